@@ -1,0 +1,234 @@
+"""The number contract: every rounding, saturation, table and tie-break of the project, defined once, on integers.
+
+numpy here, `rtl/` and `hls/` are compared to these functions bit for bit. All functions are vectorised, take and return
+int64 arrays (or ints) and never use floating point; floats appear only where a table or a multiplier is built.
+
+Formats
+    weights, activations   int8 in [-127, 127]          residual stream   int16 in [-32767, 32767]
+    accumulator            int32                        multiplier        unsigned 16 bits, shift 1..47
+    pre-activation         int16, unit 2**-11           score, logit      int16, unit 2**-8 in the log2 domain
+    attention probability  unsigned 8 bits, un-normalised (255 = the row maximum)
+    router score           unsigned 16 bits, unit 2**-16
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+ACC_BITS = 32
+MULT_BITS = 16
+MAX_SHIFT = 47
+PRE_ACT_FRAC = 11        # fraction bits of a pre-activation
+DELTA_FRAC = 16          # fraction bits of the delta table and of the activation result
+DELTA_STEP_BITS = 6      # pre-activation units per table step: 2**6 * 2**-11 = 2**-5
+SCORE_FRAC = 8           # fraction bits of scores and logits, log2 domain
+MEAN_FRAC = 4            # fraction bits of the LayerNorm mean
+ONE = 1 << 15            # 1.0 of the router's exponentials
+
+
+def sat(x, bits):
+    """Saturate to the symmetric range ±(2**(bits-1) - 1)."""
+    limit = (1 << (bits - 1)) - 1
+    return np.clip(x, -limit, limit)
+
+
+def round_shift(x, shift):
+    """``(x + half) >> shift``: round half towards +infinity; shift 0 is allowed."""
+    return (x + ((1 << np.asarray(shift, np.int64)) >> 1)) >> shift
+
+
+def requantize(acc, mult, shift, bits):
+    """acc * mult / 2**shift, rounded half up, saturated to ``bits``. The only rounding rule of the project."""
+    return sat(round_shift(np.asarray(acc, np.int64) * mult, shift), bits)
+
+
+def quantize_multiplier(ratio: float) -> tuple[int, int]:
+    """The (mult, shift) nearest to a positive real ratio, mult in [2**15, 2**16), shift in 1..47.
+
+    Raises ValueError when the ratio cannot be represented (it is 0, not finite, or outside 2**-32 .. 2**15).
+    A ratio below 2**-31 loses mantissa bits rather than being refused.
+    """
+    if not (math.isfinite(ratio) and ratio > 0):
+        raise ValueError(f"ratio {ratio!r} is not a positive number")
+    mantissa, exponent = math.frexp(ratio)              # ratio = mantissa * 2**exponent, mantissa in [0.5, 1)
+    shift = MULT_BITS - exponent
+    mult = round(mantissa * (1 << MULT_BITS))
+    if mult == 1 << MULT_BITS:
+        mult, shift = mult >> 1, shift - 1
+    if shift > MAX_SHIFT:
+        mult, shift = mult >> min(shift - MAX_SHIFT, MULT_BITS), MAX_SHIFT
+    if shift < 1 or mult == 0:
+        raise ValueError(f"ratio {ratio!r} is outside the range of a 16-bit multiplier and a shift of 1..{MAX_SHIFT}")
+    return mult, shift
+
+
+# ---------------------------------------------------------------- tables (read by numpy, RTL and C++ alike)
+
+def _delta(relu_minus_f, entries):
+    x = np.arange(entries) * 2.0 ** (DELTA_STEP_BITS - PRE_ACT_FRAC)
+    return np.round(np.array([relu_minus_f(v) for v in x]) * (1 << DELTA_FRAC)).astype(np.int64)
+
+
+def delta_table(kind: str) -> np.ndarray:
+    """delta(|x|) = ReLU(x) - f(x), unit 2**-16, step 2**-5, length a power of two; zero beyond the table.
+
+    ``kind`` is an `ir.Act` value. The function is even for all of them, so one half suffices (Edge-MoE, ICCAD'23).
+    """
+    if kind == "gelu":
+        return _delta(lambda x: x * 0.5 * math.erfc(x / math.sqrt(2)), 256)
+    if kind == "gelu_tanh":
+        return _delta(lambda x: x * 0.5 * (1 - math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))), 256)
+    if kind == "silu":
+        return _delta(lambda x: x / (1 + math.exp(x)), 512)
+    if kind == "relu":
+        return np.zeros(256, np.int64)
+    raise ValueError(f"no delta table for {kind!r}")
+
+
+EXP_P8 = np.round(255 * 256 * 2.0 ** (-np.arange(256) / 256)).astype(np.int64)      # 255.0 * 2**-f, unit 2**-8
+EXP_Q15 = np.round(ONE * 2.0 ** (-np.arange(256) / 256)).astype(np.int64)           # 2**-f, unit 2**-15
+RECIP = np.round(2.0 ** 31 / ((256.5 + np.arange(256)) * 128)).astype(np.int64)     # 2**31 / m
+RSQRT = np.round(2.0 ** 23 / np.sqrt((np.maximum(np.arange(256), 64) + 0.5) * 256)).astype(np.int64)  # 2**23 / sqrt(m)
+
+
+# ---------------------------------------------------------------- non-linear functions
+
+def activation(x, table):
+    """f(x) = ReLU(x) - delta(|x|), linear interpolation. x int16 (unit 2**-11) -> unit 2**-16, 21 bits signed."""
+    x = np.asarray(x, np.int64)
+    padded = np.append(table, np.zeros(2, np.int64))
+    magnitude = np.abs(x)
+    index = np.minimum(magnitude >> DELTA_STEP_BITS, len(table))
+    low, high = padded[index], padded[index + 1]
+    delta = low + round_shift((high - low) * (magnitude & ((1 << DELTA_STEP_BITS) - 1)), DELTA_STEP_BITS)
+    return (np.maximum(x, 0) << (DELTA_FRAC - PRE_ACT_FRAC)) - delta
+
+
+def exp2_p8(distance):
+    """255 * 2**(-distance / 256) as an unsigned 8-bit integer; distance = row maximum - score, >= 0."""
+    distance = np.asarray(distance, np.int64)
+    whole, frac = distance >> SCORE_FRAC, distance & ((1 << SCORE_FRAC) - 1)
+    return np.where(whole >= 9, 0, round_shift(EXP_P8[frac], np.minimum(whole, 9) + 8))
+
+
+def exp2_q15(distance):
+    """2**(-distance / 256), unit 2**-15; distance >= 0. Used by the router."""
+    distance = np.asarray(distance, np.int64)
+    whole, frac = distance >> SCORE_FRAC, distance & ((1 << SCORE_FRAC) - 1)
+    return np.where(whole >= 16, 0, round_shift(EXP_Q15[frac], np.minimum(whole, 16)))
+
+
+def bit_length(x):
+    """Number of bits of a positive integer below 2**62 (exact, vectorised)."""
+    x = np.asarray(x, np.int64)
+    length = np.zeros_like(x)
+    for step in (32, 16, 8, 4, 2, 1):
+        big = (x >> step) > 0
+        length += np.where(big, step, 0)
+        x = np.where(big, x >> step, x)
+    return length + (x > 0)
+
+
+def _mantissa(x, exponent):
+    return np.where(exponent >= 0, x >> np.maximum(exponent, 0), x << np.maximum(-exponent, 0))
+
+
+def reciprocal(s):
+    """s >= 1 -> (r, e) with 1/s = r * 2**-(31 + e), r in [2**15, 2**16): table of 256 and one Newton step.
+
+    The mantissa is the leading 16 bits of s (truncated). Relative error below 2**-14.
+    """
+    s = np.asarray(s, np.int64)
+    exponent = bit_length(s) - 16
+    m = _mantissa(s, exponent)
+    r0 = RECIP[(m >> 7) & 255]
+    t = (m * r0) >> 15
+    return np.minimum((r0 * ((1 << 17) - t)) >> 16, 65535), exponent
+
+
+def rsqrt(v):
+    """v >= 1 -> (y, e) with 1/sqrt(v) = y * 2**-(23 + e), y in [2**15, 2**16): table and one Newton step."""
+    v = np.asarray(v, np.int64)
+    exponent = bit_length(v) - 16
+    exponent = exponent + (exponent & 1)
+    m = _mantissa(v, exponent)
+    y0 = RSQRT[m >> 8]
+    t = (m * ((y0 * y0) >> 16)) >> 14
+    return np.minimum((y0 * ((3 << 16) - t)) >> 17, 65535), exponent >> 1
+
+
+def scale_factor(r, exponent, frac, mult, shift):
+    """(r * 2**-(frac + exponent)) * (mult / 2**shift) as one (multiplier, shift) pair for `requantize`.
+
+    The multiplier keeps 16 bits (truncated); the shift is held in 1..47.
+    """
+    return (r * mult) >> 16, np.clip(frac + exponent + shift - 16, 1, MAX_SHIFT)
+
+
+# ---------------------------------------------------------------- composite steps
+
+def norm_coefficients(total, squares, dim, eps, inv_mult, inv_shift, mult, shift):
+    """LayerNorm statistics of a token -> (mean [unit 2**-4], multiplier, shift).
+
+    total, squares: exact sums of x and x*x over ``dim`` channels. eps: integer added to D**2 * variance, >= 1.
+    inv_mult / 2**inv_shift = 16 / D;  mult / 2**shift = D / (16 * output scale).
+    """
+    total, squares = np.asarray(total, np.int64), np.asarray(squares, np.int64)
+    mean = round_shift(total * inv_mult, inv_shift)
+    y, exponent = rsqrt(dim * squares - total * total + eps)
+    return mean, *scale_factor(y, exponent, 23, mult, shift)
+
+
+def normalize(x, mean, multiplier, shift):
+    """(x - mean) * rstd as int8; x int16, mean in unit 2**-4."""
+    return requantize((np.asarray(x, np.int64) << MEAN_FRAC) - mean, multiplier, shift, 8)
+
+
+def softmax_factor(row_sum, mult, shift):
+    """Row sum of `exp2_p8` values -> (multiplier, shift) that turns an un-normalised P @ V into the output scale."""
+    r, exponent = reciprocal(row_sum)
+    return scale_factor(r, exponent, 31, mult, shift)
+
+
+def online_softmax(logits):
+    """One pass over the last axis: running maximum b and sum s (unit 2**-15).
+
+    ``x > b``: s = s * 2**(b - x) + 1, b = x; else s += 2**(x - b). Returns (b, s).
+    """
+    logits = np.asarray(logits, np.int64)
+    b = logits[..., 0].copy()
+    s = np.full_like(b, ONE)
+    for i in range(1, logits.shape[-1]):
+        x = logits[..., i]
+        e = exp2_q15(np.abs(x - b))
+        s = np.where(x > b, round_shift(s * e, 15) + ONE, s + e)
+        b = np.maximum(b, x)
+    return b, s
+
+
+def route(logits, top_k, renormalize):
+    """Router: logits [..., E] -> (experts [..., k], scores [..., k] unit 2**-16, at most 65535).
+
+    Softmax over all experts by `online_softmax`, the k largest logits in descending order; the lowest index wins a tie.
+    With ``renormalize`` the scores are divided by the sum of the k chosen ones instead of the sum over all.
+    """
+    logits = np.asarray(logits, np.int64)
+    experts = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k]
+    b, s = online_softmax(logits)
+    e = exp2_q15(b[..., None] - np.take_along_axis(logits, experts, -1))
+    if renormalize:
+        s = e.sum(-1)
+    r, exponent = reciprocal(s)
+    return experts, np.minimum(round_shift(e * r[..., None], (15 + exponent)[..., None]), 65535)
+
+
+def weigh(y, score):
+    """An expert's output (int16) times its router score."""
+    return round_shift(np.asarray(y, np.int64) * score, 16)
+
+
+def matmul(x, w):
+    """Exact integer product through float64 BLAS (every partial sum stays below 2**53)."""
+    return (np.asarray(x, np.float64) @ np.asarray(w, np.float64)).astype(np.int64)
