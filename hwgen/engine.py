@@ -1,0 +1,76 @@
+"""The engine's configuration: one record that generates the hardware, sizes the program and describes the driver."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+import hashlib
+import json
+
+from .errors import CapacityError
+
+NUM_CONTEXTS = 4         # instructions in flight between feed and retire
+NUM_PARAM_BANKS = 4      # column parameter banks (bias, multiplier, shift)
+MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-modify-write distance)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Sizes of one engine. Lane counts are powers of two times the group; words are addresses of one memory.
+
+    A *chunk* is Ti channels of one token: one word of a memory. Channel c of token t of a tensor lies in word
+    ``base + (c // Ti) * stride + t``, lane ``c % Ti``. Memories are banked by groups of ``group`` lanes so that a window of
+    To lanes that starts at any group is written or read in one cycle.
+    """
+
+    ti: int                  # reduction lanes (array rows), 8 / 16 / 32 / 64
+    to: int                  # output lanes (array columns), <= ti, multiple of group
+    max_tokens: int          # accumulator depth, rows of the statistics memories
+    act_words: int           # int8 activation memory, words of ti lanes
+    kv_words: int            # int8 keys and values, words of ti lanes
+    score_words: int         # int16 scores, words of ti lanes
+    res_words: int           # int16 residual stream, words of ti lanes
+    program_words: int       # instructions
+    max_experts: int         # router width, <= to; 0 = no router in the hardware
+    max_top_k: int
+    axi_data_bits: int       # <= 32 * to
+    fifo_beats: int          # depth of the weight stream FIFO, AXI beats
+    activation: str = "gelu"  # delta table in the drain (an ir.Act value)
+    banks: int = 2           # stationary tile buffers
+    packed: bool = False     # two products per DSP48E2
+
+    @property
+    def group(self) -> int:
+        """Lanes per memory bank."""
+        return min(16, self.to if self.ti % self.to == 0 else 16)
+
+    @property
+    def groups(self) -> int:
+        """Banks of a memory word."""
+        return self.ti // self.group
+
+    @property
+    def segment(self) -> int:
+        """Rows of one DSP cascade."""
+        return min(16, self.ti)
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.ti * self.to
+
+    def __post_init__(self):
+        def require(ok, text):
+            if not ok:
+                raise CapacityError(f"engine configuration: {text}")
+        require(self.ti in (8, 16, 32, 64), f"ti = {self.ti} is not 8, 16, 32 or 64")
+        require(8 <= self.to <= self.ti and self.to % self.group == 0, f"to = {self.to} does not fit ti = {self.ti}")
+        require(self.max_experts <= self.to, f"{self.max_experts} experts exceed the {self.to} output lanes")
+        require(self.axi_data_bits % 32 == 0 and 32 * self.to % self.axi_data_bits == 0,
+                f"an output word of {32 * self.to} bits is not a whole number of {self.axi_data_bits}-bit beats")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name this configuration (register CONFIG holds the first eight)."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
