@@ -1,0 +1,19 @@
+// Delay line: q is d as it was N cycles ago (N >= 1). Maps to shift registers (SRL) on an FPGA.
+module delay #(parameter [31:0] W = 8, parameter [31:0] N = 1) (
+  input  logic         clk,
+  input  logic         rst,      // clears the line
+  input  logic [W-1:0] d,
+  output logic [W-1:0] q
+);
+  logic [W-1:0] line [0:N-1];
+  assign q = line[N-1];
+  initial for (int unsigned i = 0; i < N; i++) line[i] = 0;
+  /* verilator lint_off BLKSEQ */
+  always_ff @(posedge clk)
+    if (rst) for (int unsigned i = 0; i < N; i++) line[i] = 0;
+    else begin
+      for (int unsigned i = N-1; i > 0; i--) line[i] = line[i-1];
+      line[0] = d;
+    end
+  /* verilator lint_on BLKSEQ */
+endmodule
