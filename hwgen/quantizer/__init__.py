@@ -1,0 +1,46 @@
+"""Post-training quantizer: float `ir.Model` + calibration images -> integer `qir.QModel`, checked by `verify`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import ir
+from ..errors import ModelError
+from ..qir import QModel
+from . import calibration as calib
+from .lower import Lowering
+from .structure import find_residual
+from .verify import verify
+from .weights import Pool
+
+__all__ = ["METHODS", "quantize", "verify"]
+
+METHODS = ("percentile", "mse")
+RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
+
+
+def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "mse",
+             random: bool = False) -> QModel:
+    """Quantize every task of a network; weights the tasks share stay one object.
+
+    calibration: {input name: float [images, ...]}, or None together with ``random`` (seeded normal images: no accuracy is
+    promised). method: how an int8 range is taken from the histogram, "percentile" or "mse".
+    Raises CalibrationError (set missing or unfit) and ModelError (a structure the engine has no step for).
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is none of {METHODS}")
+    model.verify()
+    streams = [find_residual(graph) for graph in model.tasks]
+    ranges = calib.collect(model, calib.checked(model, calibration, random))
+    sites = calib.sites(model)
+    top = max(ranges[known[value], calib.Role.OUT].maximum
+              for known, stream in zip(sites, streams) for value in stream.values)
+    top = max([top, *(float(np.abs(stream.table).max()) for stream in streams)])
+    if top == 0.0:
+        raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
+                         hint="give calibration images like the ones the model was trained on")
+    pool = Pool()
+    tasks = tuple(
+        verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool).run())
+        for graph, stream, known in zip(model.tasks, streams, sites))
+    return QModel(tasks, "random" if random else "data")

@@ -1,0 +1,246 @@
+"""Float graph + ranges -> integer graph: one small method an operator, in the order of the float nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+import math
+
+import numpy as np
+
+from .. import ir, numerics
+from ..errors import ModelError
+from ..qir import (QActivation, QAttention, QGraph, QHead, QLinear, QMoE, QNode, QNorm, QPatches, QResidualInit,
+                   QResidualLinear)
+from .calibration import Range, Role, Site
+from .structure import SUPPORTED, ResidualStream, consumers
+from .weights import Pool, multiplier, quantize_linear
+
+PRE_ACT_SCALE = 2.0 ** -numerics.PRE_ACT_FRAC
+ACT_RESULT_SCALE = 2.0 ** -numerics.DELTA_FRAC
+LOGIT_SCALE = math.log(2) * 2.0 ** -numerics.SCORE_FRAC     # natural-log value of one unit of a log2-domain logit
+MAX_EPS_BITS = 48                                           # width of the instruction field
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a float value is in the integer graph: ``value * scale * gamma + beta``, of ``tokens`` (a head's choice).
+
+    gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map that was applied after
+    the choice of tokens or before it, still to be emitted as a head.
+    """
+
+    value: str
+    scale: float
+    gamma: np.ndarray | None = None
+    beta: np.ndarray | None = None
+    tokens: tuple[int, int] | None = None
+    linear: ir.Linear | None = None
+
+
+class Lowering:
+    """Builds one `QGraph`. ``method`` and ``ranges`` give scales, ``known`` maps values to sites, ``pool`` shares weights."""
+
+    def __init__(self, graph: ir.Graph, stream: ResidualStream, residual_scale: float, ranges: dict[Site, Range],
+                 known: dict[str, int], method: str, pool: Pool):
+        self.graph, self.stream, self.residual_scale = graph, stream, residual_scale
+        self.ranges, self.known, self.method, self.pool = ranges, known, method, pool
+        self.readers = consumers(graph)
+        self.float_shapes = graph.shapes()
+        self.producers = {node.output: node for node in graph.nodes}
+        self.branches = {branch.output for _, branch in stream.updates.values()}
+        self.nodes: list[QNode] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.operands: dict[str, Operand] = {}
+
+    def run(self) -> QGraph:
+        """Raises ModelError at the first node that does not fit."""
+        self._start()
+        rules = {ir.LayerNorm: self._norm, ir.Linear: self._linear, ir.Activation: self._activation,
+                 ir.Attention: self._attention, ir.MoE: self._moe, ir.Add: self._add, ir.Select: self._select,
+                 ir.Mean: self._mean}
+        for node in self.graph.nodes:
+            if node.output in self.stream.start_nodes:
+                continue
+            rule = rules.get(type(node))
+            if rule is None:
+                raise node.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)
+            rule(node)
+        for onnx_name, value in self.graph.outputs.items():
+            self._head(onnx_name, value)
+        return QGraph(self.graph.name, tuple(self.nodes), self.shapes, self.residual_scale)
+
+    # ---------------------------------------------------------------- helpers
+
+    def _scale(self, value: str, role: Role = Role.OUT) -> float:
+        return self.ranges[self.known[value], role].scale(self.method)
+
+    def _emit(self, node: QNode, shape: tuple[int, ...]) -> None:
+        self.nodes.append(node)
+        self.shapes[node.output] = shape
+
+    def _operand(self, node: ir.Node, value: str) -> Operand:
+        if value not in self.operands:
+            raise node.fail(f"reads {value!r} of {type(self.producers.get(value)).__name__} without a LayerNorm in between: "
+                            "only int8 values can be computed with, and this one stays in 16 bits or inside another step",
+                            hint=SUPPORTED)
+        operand = self.operands[value]
+        if operand.linear is not None:
+            raise node.fail(f"reads {value!r}, which is a Linear after the choice of tokens: only one Linear may follow it",
+                            hint="heads are a single Linear")
+        return operand
+
+    def _plain(self, node: ir.Node, value: str) -> Operand:
+        """An operand of all tokens with no gamma left to fold."""
+        operand = self._operand(node, value)
+        if operand.gamma is not None:
+            raise node.fail(f"reads the LayerNorm result {value!r} without a Linear in between", hint=SUPPORTED)
+        return operand
+
+    def _weights(self, node: ir.Node, what: str, x: Operand, weight, bias, out_scale: float | None, repeat: int = 1):
+        weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+        if x.gamma is not None:
+            weight, bias = x.gamma[:, None] * weight, bias + x.beta @ weight
+        return quantize_linear(node, what, self.pool, weight, bias, x.scale, out_scale, repeat=repeat)
+
+    def _activation_step(self, node: ir.Node, kind: ir.Act, out_scale: float) -> QActivation:
+        try:
+            numerics.delta_table(kind.value)
+        except ValueError as error:
+            raise node.fail(f"activation {kind.value!r} has no table", hint="use GELU, SiLU or ReLU") from error
+        return QActivation(kind, *multiplier(node, "activation", ACT_RESULT_SCALE / out_scale))
+
+    # ---------------------------------------------------------------- rules
+
+    def _start(self) -> None:
+        stream, embed = self.stream, self.stream.embed
+        (source,) = self.graph.inputs
+        patches, start = f"{source}.int8", f"{embed.output}.start"
+        tokens, dim = self.float_shapes[embed.output]
+        if isinstance(embed, ir.PatchEmbed):
+            patch = embed.weight.shape[2:]
+            weight = embed.weight.reshape(dim, -1).T
+        else:
+            patch, weight = (0, 0), embed.weight
+        x_scale = self._scale(source)
+        self._emit(QPatches(embed.name, patches, source, tuple(patch), x_scale), (tokens, weight.shape[0]))
+        table = np.rint(stream.table / self.residual_scale)
+        self._emit(QResidualInit(embed.name, start, self.pool.array(numerics.sat(table, 16).astype(np.int16))), table.shape)
+        w = self._weights(embed, "embedding", Operand(patches, x_scale), weight, embed.bias, self.residual_scale)
+        self._emit(QResidualLinear(embed.name, stream.values[0], patches, start, w, stream.first_token), table.shape)
+
+    def _norm(self, node: ir.LayerNorm) -> None:
+        x, tokens = node.x, None
+        producer = self.producers[x]
+        if isinstance(producer, ir.Select) and producer.x in self.stream.values:
+            x, tokens = producer.x, (producer.index, producer.index + 1)
+        if x not in self.stream.values:
+            reason = ("normalises the mean of tokens, the engine normalises each token"
+                      if isinstance(producer, ir.Mean) else f"normalises {node.x!r}, which is not the residual stream")
+            raise node.fail(reason, hint=SUPPORTED)
+        dim = self.float_shapes[x][-1]
+        scale = self._scale(node.output, Role.NORM)
+        eps = max(1, round(node.eps * (dim / self.residual_scale) ** 2))
+        if eps >= 1 << MAX_EPS_BITS:
+            raise node.fail(f"eps = {node.eps} is too large for a residual scale of {self.residual_scale:.3g}")
+        self._emit(QNorm(node.name, node.output, x, dim, eps, *multiplier(node, "16 / D", 16 / dim),
+                         *multiplier(node, "normalise", dim / (16 * scale)), scale), self.float_shapes[x])
+        self.operands[node.output] = Operand(node.output, scale, np.asarray(node.gamma, np.float64),
+                                             np.asarray(node.beta, np.float64), tokens)
+
+    def _linear(self, node: ir.Linear) -> None:
+        if node.output in self.branches:
+            return                                                  # emitted by its Add
+        x = self._operand(node, node.x)
+        readers = self.readers[node.output]
+        if x.tokens is not None or node.output in self.graph.outputs.values() \
+                or (readers and all(isinstance(r, (ir.Select, ir.Mean)) for r in readers)):
+            self.operands[node.output] = replace(x, linear=node)    # a head
+            return
+        if any(isinstance(r, ir.Activation) for r in readers):
+            if len(readers) > 1:
+                raise node.fail(f"its result {node.output!r} is read by an activation and by something else", hint=SUPPORTED)
+            return                                                  # emitted by its Activation
+        self._emit_linear(node, node.output, x, None)
+
+    def _emit_linear(self, node: ir.Linear, output: str, x: Operand, act: ir.Activation | None) -> None:
+        scale = self._scale(output)
+        step = self._activation_step(act, act.kind, scale) if act else None
+        w = self._weights(node, "linear", x, node.weight, node.bias, PRE_ACT_SCALE if act else scale)
+        self._emit(QLinear(node.name, output, x.value, w, step, scale), (self.shapes[x.value][0], node.weight.shape[1]))
+        self.operands[output] = Operand(output, scale)
+
+    def _activation(self, node: ir.Activation) -> None:
+        linear = self.producers.get(node.x)
+        if not isinstance(linear, ir.Linear) or node.x in self.operands:
+            raise node.fail(f"reads {node.x!r} of {type(linear).__name__}; an activation must follow a Linear of all tokens",
+                            hint=SUPPORTED)
+        self._emit_linear(linear, node.output, self._operand(linear, linear.x), node)
+
+    def _attention(self, node: ir.Attention) -> None:
+        q, k, v = (self._plain(node, value) for value in node.inputs)
+        scale = self._scale(node.output)
+        score = multiplier(node, "scores", q.scale * k.scale * node.scale / LOGIT_SCALE)
+        self._emit(QAttention(node.name, node.output, q.value, k.value, v.value, node.num_heads, *score,
+                              *multiplier(node, "output", v.scale / scale), scale), self.float_shapes[node.output])
+        self.operands[node.output] = Operand(node.output, scale)
+
+    def _moe(self, node: ir.MoE) -> None:
+        if node.output not in self.branches:
+            raise node.fail("its result is not added to the residual stream", hint=SUPPORTED)
+
+    def _add(self, node: ir.Add) -> None:
+        if node.output not in self.stream.updates:
+            norms = [v for v in node.inputs if isinstance(self.producers.get(v), ir.LayerNorm)]
+            raise node.fail(f"adds {node.x!r} and {node.y!r}, neither of which is the residual stream"
+                            + (": post-norm is not supported" if norms else ""), hint=SUPPORTED)
+        residual, branch = self.stream.updates[node.output]
+        x = self._operand(branch, branch.x)
+        if isinstance(branch, ir.Linear):
+            w = self._weights(branch, "linear", x, branch.weight, branch.bias, self.residual_scale)
+            new: QNode = QResidualLinear(branch.name, node.output, x.value, residual, w, 0)
+        else:
+            new = self._experts(branch, node.output, residual, x)
+        self._emit(new, self.float_shapes[node.output])
+
+    def _experts(self, node: ir.MoE, output: str, residual: str, x: Operand) -> QMoE:
+        scale = self._scale(node.output, Role.HIDDEN)
+        hidden = Operand("", scale)
+        experts = range(node.num_experts)
+        return QMoE(
+            node.name, output, x.value, residual,
+            gate=self._weights(node, "gate", x, node.gate, node.gate_bias, LOGIT_SCALE),
+            first=tuple(self._weights(node, f"expert {e}, layer 1", x, node.w1[e], node.b1[e], PRE_ACT_SCALE)
+                        for e in experts),
+            second=tuple(self._weights(node, f"expert {e}, layer 2", hidden, node.w2[e], node.b2[e], self.residual_scale)
+                         for e in experts),
+            act=self._activation_step(node, node.act, scale), top_k=node.top_k, renormalize=node.renormalize)
+
+    def _select(self, node: ir.Select) -> None:
+        self._choose(node, (node.index, node.index + 1))
+
+    def _mean(self, node: ir.Mean) -> None:
+        self._choose(node, (node.start, self.float_shapes[node.x][0]))
+
+    def _choose(self, node: ir.Select | ir.Mean, tokens: tuple[int, int]) -> None:
+        if node.x in self.operands:
+            self.operands[node.output] = replace(self.operands[node.x], tokens=tokens)
+        elif node.x not in self.stream.values:
+            raise node.fail(f"takes tokens of {node.x!r}, which is not a value of its own in hardware", hint=SUPPORTED)
+        # else: tokens of the residual stream; the LayerNorm or the error follows at the reader
+
+    def _head(self, onnx_name: str, value: str) -> None:
+        where = f"output {onnx_name!r} of graph {self.graph.name!r}"
+        head = self.operands.get(value)
+        if head is None or head.linear is None:
+            raise ModelError(f"value {value!r} of {type(self.producers.get(value)).__name__} cannot leave the engine: "
+                             "an output must be a Linear of one token or of the mean of tokens", where=where, hint=SUPPORTED)
+        if head.tokens is None:
+            raise ModelError(f"value {value!r} keeps all {self.shapes[head.value][0]} tokens", where=where,
+                             hint="select a token or take the mean before or after the last Linear")
+        node = head.linear
+        repeat = head.tokens[1] - head.tokens[0]
+        w = self._weights(node, "head", head, node.weight, node.bias, None, repeat)
+        shape = tuple(self.graph.output_shapes.get(onnx_name, (1, node.weight.shape[1])))
+        if int(np.prod(shape[1:])) != node.weight.shape[1]:
+            raise ModelError(f"output shape {shape} does not hold {node.weight.shape[1]} channels", where=where)
+        self._emit(QHead(node.name, onnx_name, head.value, w, head.tokens, onnx_name, shape), (node.weight.shape[1],))

@@ -1,0 +1,88 @@
+"""Finds the residual stream of a float graph: how it starts and what is added to it. Everything else hangs off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import ir
+from ..errors import ModelError
+
+SUPPORTED = ("supported is a pre-norm encoder: an embedding starts the residual stream, each block adds a Linear or MoE "
+             "result of its normalised value, heads read a normalised value")
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualStream:
+    """``values``: names of the stream's states in order, the first one after the embedding.
+
+    table: constant [T, D] of the start (position embedding, class tokens). updates: output of an Add -> (the state it
+    reads, the Linear or MoE node whose result it adds).
+    """
+
+    embed: ir.PatchEmbed | ir.Linear
+    table: np.ndarray
+    first_token: int
+    values: tuple[str, ...]
+    start_nodes: frozenset[str]
+    updates: dict[str, tuple[str, ir.Linear | ir.MoE]]
+
+
+def consumers(graph: ir.Graph) -> dict[str, list[ir.Node]]:
+    """Nodes that read each value (twice if they read it twice)."""
+    readers: dict[str, list[ir.Node]] = {name: [] for name in graph.inputs}
+    for node in graph.nodes:
+        readers.setdefault(node.output, [])
+        for value in node.inputs:
+            readers[value].append(node)
+    return readers
+
+
+def find_residual(graph: ir.Graph) -> ResidualStream:
+    """Follow the stream from the input; raises ModelError with the node where the structure departs from a pre-norm encoder."""
+    readers, shapes = consumers(graph), graph.shapes()
+    producers = {node.output: node for node in graph.nodes}
+    if len(graph.inputs) != 1:
+        raise ModelError(f"the network has {len(graph.inputs)} inputs {sorted(graph.inputs)}, one is supported",
+                         where=f"graph {graph.name!r}", hint="make the other inputs constants before export")
+    (source,) = graph.inputs
+    first = readers[source]
+    if len(first) != 1 or not isinstance(first[0], (ir.PatchEmbed, ir.Linear)):
+        raise ModelError(f"input {source!r} is read by {[type(n).__name__ for n in first]}, not by one patch embedding or Linear",
+                         where=f"graph {graph.name!r}", hint=SUPPORTED)
+    embed, state, start_nodes = first[0], first[0].output, {first[0].output}
+    table = np.zeros(shapes[state], np.float64)
+    if table.ndim != 2:
+        raise embed.fail(f"the embedding gives {shapes[state]}, not a token sequence", hint=SUPPORTED)
+    first_token = 0
+    while len(readers[state]) == 1 and isinstance(node := readers[state][0], (ir.ConcatTokens, ir.AddConst)):
+        if isinstance(node, ir.ConcatTokens):
+            table = np.concatenate([node.tokens.astype(np.float64), table])
+            first_token += len(node.tokens)
+        else:
+            table = table + node.value
+        state = node.output
+        start_nodes.add(state)
+    values, updates = [state], {}
+    while adds := [node for node in readers[state] if isinstance(node, ir.Add)]:
+        if len(adds) > 1:
+            raise adds[1].fail(f"value {state!r} is added to several values: the residual stream forks", hint=SUPPORTED)
+        (add,) = adds
+        other = add.y if add.x == state else add.x
+        branch = producers.get(other)
+        if isinstance(branch, ir.LayerNorm):
+            raise add.fail(f"adds the LayerNorm result {other!r}: post-norm is not supported", hint=SUPPORTED)
+        if not isinstance(branch, (ir.Linear, ir.MoE)):
+            raise add.fail(f"adds {other!r} from {type(branch).__name__} to the residual stream; only the result of a "
+                           "Linear or MoE can be added", hint=SUPPORTED)
+        if len(readers[other]) > 1 or other in graph.outputs.values():
+            raise branch.fail(f"its result {other!r} is added to the residual stream and used elsewhere too",
+                              hint="compute it twice in the model, or take the other use from the sum")
+        updates[add.output] = (state, branch)
+        state = add.output
+        values.append(state)
+    if not updates:
+        raise ModelError(f"no residual connection starts at {state!r}: it is read by "
+                         f"{[type(n).__name__ for n in readers[state]]}", where=f"graph {graph.name!r}", hint=SUPPORTED)
+    return ResidualStream(embed, table, first_token, tuple(values), frozenset(start_nodes), updates)
