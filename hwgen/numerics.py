@@ -47,8 +47,8 @@ def requantize(acc, mult, shift, bits):
 def quantize_multiplier(ratio: float) -> tuple[int, int]:
     """The (mult, shift) nearest to a positive real ratio, mult in [2**15, 2**16), shift in 1..47.
 
-    Raises ValueError when the ratio cannot be represented (it is 0, not finite, or outside 2**-32 .. 2**15).
-    A ratio below 2**-31 loses mantissa bits rather than being refused.
+    Raises ValueError when the ratio cannot be represented (it is 0, not finite, or outside 2**-48 .. 2**15).
+    A ratio below 2**-32 loses mantissa bits rather than being refused.
     """
     if not (math.isfinite(ratio) and ratio > 0):
         raise ValueError(f"ratio {ratio!r} is not a positive number")
@@ -58,7 +58,7 @@ def quantize_multiplier(ratio: float) -> tuple[int, int]:
     if mult == 1 << MULT_BITS:
         mult, shift = mult >> 1, shift - 1
     if shift > MAX_SHIFT:
-        mult, shift = mult >> min(shift - MAX_SHIFT, MULT_BITS), MAX_SHIFT
+        mult, shift = round(math.ldexp(ratio, MAX_SHIFT)), MAX_SHIFT
     if shift < 1 or mult == 0:
         raise ValueError(f"ratio {ratio!r} is outside the range of a 16-bit multiplier and a shift of 1..{MAX_SHIFT}")
     return mult, shift
