@@ -97,7 +97,7 @@ def _attention(node: QAttention, q, k, v, inner: dict):
     b, t, d = q.shape
 
     def heads(x):                                                           # [B, T, H*d] -> [B, H, T, d]
-        return x.reshape(b, -1, node.num_heads, d // node.num_heads).transpose(0, 2, 1, 3)
+        return x.reshape(b, x.shape[1], node.num_heads, d // node.num_heads).transpose(0, 2, 1, 3)
 
     acc = nx.matmul(heads(q), heads(k).transpose(0, 1, 3, 2))
     scores = nx.requantize(acc, node.score_mult, node.score_shift, 16)      # [B, H, T, T]
@@ -186,7 +186,7 @@ def check_accumulators(graph: QGraph) -> dict[str, float]:
         for what, bound in bounds:
             if bound > ACC_LIMIT:
                 raise ModelError(f"the accumulator of {what} can reach {bound}, an int32 holds {ACC_LIMIT}",
-                                 where=f"{type(node).__name__} {node.name!r}",
+                                 where=f"{type(node).__name__} node {node.name!r}",
                                  hint="the layer is too wide or its bias too large for int32 accumulators")
         if bounds:
             usage[node.output] = max(bound for _, bound in bounds) / ACC_LIMIT
