@@ -1,0 +1,1 @@
+"""Amaranth library of the engine: one component a file; the wide regular arrays are SystemVerilog in rtl/sv."""

@@ -1,0 +1,68 @@
+"""Amaranth side of the SystemVerilog modules in rtl/sv: one function per module, ports as keyword arguments.
+
+Each returns an Instance to be added as a submodule; the module's file documents ports, latency and arithmetic.
+"""
+
+from amaranth.hdl import C, ClockSignal, Const, Instance, Signal
+
+from hwgen import numerics
+from hwgen.engine import EngineConfig, NUM_PARAM_BANKS
+
+
+def packed_table(values, bits=16) -> int:
+    """A table as one wide constant, entry 0 in the lowest bits."""
+    return sum(int(v) << bits * i for i, v in enumerate(values))
+
+
+def _ports(inputs, outputs):
+    return {f"i_{k}": v for k, v in inputs.items()} | {f"o_{k}": v for k, v in outputs.items()}
+
+
+def pe_array(config: EngineConfig, *, sum, **inputs):
+    """rtl/sv/pe_array.sv: sum = SEG + 1 cycles after a."""
+    return Instance("pe_array", p_TI=C(config.ti, 32), p_TO=C(config.to, 32), p_BANKS=C(config.banks, 32), p_SEG=C(config.segment, 32),
+                    i_clk=ClockSignal(), **_ports(inputs, {"sum": sum}))
+
+
+def accumulator(config: EngineConfig, *, acc, acc_valid, **inputs):
+    """rtl/sv/accumulator.sv: acc = 2 cycles after sum."""
+    return Instance("accumulator", p_TO=C(config.to, 32), p_DEPTH=C(config.max_tokens, 32), i_clk=ClockSignal(),
+                    **_ports(inputs, {"acc": acc, "acc_valid": acc_valid}))
+
+
+def feed_lanes(config: EngineConfig, *, a, psum, **inputs):
+    """rtl/sv/feed_lanes.sv: a = 3, psum = 5 cycles after the input."""
+    return Instance("feed_lanes", p_TI=C(config.ti, 32), p_EXP_TABLE=Const(packed_table(numerics.EXP_P8), 256 * 16),
+                    i_clk=ClockSignal(), **_ports(inputs, {"a": a, "psum": psum}))
+
+
+DRAIN_OUTPUTS = ("out_valid", "out_word", "valid8", "word8", "word16", "d_sum", "d_squares", "lane_max")
+
+
+def drain_lanes(config: EngineConfig, **ports):
+    """rtl/sv/drain_lanes.sv: words 8, statistics 9 cycles after acc."""
+    table = numerics.delta_table(config.activation)
+    outputs = {k: ports.pop(k) for k in DRAIN_OUTPUTS}
+    return Instance("drain_lanes", p_TI=C(config.ti, 32), p_TO=C(config.to, 32), p_BANKS=C(NUM_PARAM_BANKS, 32), p_ENTRIES=C(len(table), 32),
+                    p_DELTA_TABLE=Const(packed_table(table), 16 * len(table)), i_clk=ClockSignal(), **_ports(ports, outputs))
+
+
+def lane_memory(config: EngineConfig, bits: int, depth: int, *, rdata, **inputs):
+    """rtl/sv/lane_memory.sv: a memory of words of Ti lanes written in windows of To lanes; rdata 1 cycle after raddr."""
+    return Instance("lane_memory", p_W=C(bits, 32), p_G=C(config.group, 32), p_GROUPS=C(config.groups, 32),
+                    p_WGROUPS=C(config.to // config.group, 32), p_DEPTH=C(depth, 32), i_clk=ClockSignal(),
+                    **_ports(inputs, {"rdata": rdata}))
+
+
+def delayed(m, value, cycles: int, rst, name: str):
+    """``value`` as it was ``cycles`` ago, through rtl/sv/delay.sv in slices of at most 64 bits; ``rst`` clears it."""
+    if cycles == 0:
+        return value
+    result = Signal(len(value), name=name)
+    for low in range(0, len(value), 64):
+        part = result[low:low + 64]
+        out = Signal(len(part), name=f"{name}_{low}")
+        m.submodules[f"{name}_{low}_line"] = Instance(
+            "delay", p_W=C(len(part), 32), p_N=C(cycles, 32), i_clk=ClockSignal(), i_rst=rst, i_d=value[low:low + 64], o_q=out)
+        m.d.comb += part.eq(out)
+    return result

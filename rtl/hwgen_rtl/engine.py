@@ -1,0 +1,265 @@
+"""The engine: program memory, loader, feed, array, accumulators, drain, router and memories wired together.
+
+Time is counted from the cycle in which the feeder's token record is valid (T = 0); docs/reference/engine.md has the picture:
+
+    0           statistics read            L0 = 1 + norm latency   lanes in      L0 + 3           array in
+    L0 + 5      row sum                    D0 = L0 + SEG + 6       drain in      D0 + 8           results written
+    D0 + 9      statistics written         D0 + 10                 retired
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hwgen.engine import EngineConfig
+from hwgen.program import Dst, Src, WORD_BITS
+
+from . import arrays
+from .arrays import delayed
+from .coefficients import NormCoefficients, SoftmaxFactor
+from .feeder import Feeder, SOURCE, TOKEN
+from .fetch import Fetch
+from .fields import BITS, Fields, Record
+from .loader import Loader
+from .router import Router
+
+COUNTERS = ("issue", "wait_tile", "wait_hazard", "wait_output", "starved", "loader_tiles", "instructions", "spare")
+
+
+class Engine(wiring.Component):
+    """Runs ``frames`` frames of the program from the vector stream; results leave on ``out_*``.
+
+    start        pulse; the engine must have been cleared by `clear` (one cycle, resets all control state) since the last run
+    prog_*       write one 32-bit word of the program memory
+    vec_*        weight stream (valid/ready, Ti bytes)
+    out_*        valid and To x int32; out_free = free words of the receiving FIFO (no ready: space is reserved ahead)
+    frame_done   pulse when every result of a frame has left
+    illegal      an unknown instruction was met; the engine stands still until cleared
+    trace_*      for benches: pc of the instruction that starts, index (modulo 256) of the one that retires
+    """
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        self.pc_bits = max(1, (config.program_words - 1).bit_length())
+        super().__init__({
+            "start": In(1), "clear": In(1), "frames": In(16), "tasks": In(32),
+            "prog_we": In(1), "prog_addr": In(self.pc_bits), "prog_word": In(4), "prog_data": In(32),
+            "vec_valid": In(1), "vec_ready": Out(1), "vec_data": In(8 * config.ti),
+            "out_valid": Out(1), "out_word": Out(32 * config.to), "out_free": In(16),
+            "frame_done": Out(1), "illegal": Out(1), "starved": Out(1),
+            "trace_start": Out(1), "trace_pc": Out(self.pc_bits), "trace_retire": Out(1), "trace_retired": Out(8),
+            **{f"count_{name}": Out(1) for name in COUNTERS}})
+
+    def elaborate(self, platform):
+        m = Module()
+        c = self.config
+        group_bits = max(1, (c.groups - 1).bit_length())
+
+        # ---------------------------------------------------------------- program, fetch, sequencers
+        m.submodules.feed_fetch = feed_fetch = Fetch(self.pc_bits, skip=True)
+        m.submodules.load_fetch = load_fetch = Fetch(self.pc_bits, skip=False)
+        for name, fetch in (("feed", feed_fetch), ("load", load_fetch)):
+            m.submodules[f"{name}_program"] = memory = Memory(shape=WORD_BITS, depth=c.program_words, init=[])
+            write, read = memory.write_port(granularity=32), memory.read_port()
+            m.d.comb += [write.addr.eq(self.prog_addr), write.data.eq(self.prog_data.replicate(WORD_BITS // 32)),
+                         write.en.eq(self.prog_we << self.prog_word),
+                         read.addr.eq(fetch.mem_addr), read.en.eq(1), fetch.mem_data.eq(read.data),
+                         fetch.start.eq(self.start), fetch.frames.eq(self.frames), fetch.tasks.eq(self.tasks)]
+        m.submodules.loader = loader = Loader(c)
+        m.submodules.feeder = feeder = Feeder(c)
+        m.d.comb += [
+            loader.instr_valid.eq(load_fetch.valid), load_fetch.ready.eq(loader.instr_ready), loader.instr_word.eq(load_fetch.word),
+            loader.instr_active.eq(load_fetch.active), loader.retired.eq(feeder.retired),
+            feeder.instr_valid.eq(feed_fetch.valid), feed_fetch.ready.eq(feeder.instr_ready), feeder.instr_word.eq(feed_fetch.word),
+            loader.vec_valid.eq(self.vec_valid), loader.vec_data.eq(self.vec_data), self.vec_ready.eq(loader.vec_ready),
+            feeder.tile_ready.eq(loader.tile_ready), feeder.word_valid.eq(loader.word_valid), loader.word_ready.eq(feeder.word_ready),
+            feeder.out_free.eq(self.out_free), feeder.out_push.eq(self.out_valid),
+            self.frame_done.eq(feeder.frame_done), self.illegal.eq(feed_fetch.illegal | load_fetch.illegal),
+            self.trace_start.eq(feeder.start_instr), self.trace_pc.eq(feed_fetch.pc), self.trace_retire.eq(feeder.retire),
+            self.trace_retired.eq(feeder.retired), self.starved.eq(loader.starved),
+            self.count_issue.eq(feeder.issue), self.count_wait_tile.eq(feeder.wait_tile), self.count_wait_hazard.eq(feeder.wait_hazard),
+            self.count_wait_output.eq(feeder.wait_output), self.count_starved.eq(loader.starved),
+            self.count_loader_tiles.eq(loader.tile_ready), self.count_instructions.eq(feeder.start_instr)]
+
+        # instruction contexts: what later stages need to know about the instruction of a token
+        kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
+                "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_stride")
+        contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
+        word = Fields(feeder.context_word)
+        for i, context in enumerate(contexts):
+            with m.If(feeder.context_write & (feeder.context_id == i)):
+                m.d.sync += context.word.eq(Cat(getattr(word, k) for k in kept))
+
+        def context_fields(select, name, *keys):
+            record = Record({k: BITS[k] for k in keys}, name)
+            m.d.comb += record.word.eq(Array(Cat(getattr(x, k) for k in keys) for x in contexts)[select])
+            return record
+
+        def at(value, cycles, name):
+            return delayed(m, value, cycles, self.clear, name)
+
+        def as_record(layout, value, name):
+            record = Record(layout, name)
+            m.d.comb += record.word.eq(value)
+            return record
+
+        # ---------------------------------------------------------------- feed
+        m.submodules.norm = norm = NormCoefficients()
+        wait = NormCoefficients.LATENCY
+        token0 = as_record(TOKEN, feeder.token, "token0")
+        source0 = as_record(SOURCE, feeder.source, "source0")
+        feed_valid = token0.valid & ~feeder.inject
+        m.submodules.statistics = statistics = Memory(shape=80, depth=c.max_tokens, init=[])
+        stat_feed, stat_old, stat_write = statistics.read_port(), statistics.read_port(), statistics.write_port()
+        m.d.comb += [stat_feed.addr.eq(source0.row), stat_feed.en.eq(feed_valid & (source0.mode == Src.NORM))]
+        context1 = Signal(2)
+        m.d.sync += context1.eq(token0.context)
+        coefficient = context_fields(context1, "norm_fields", "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift")
+        m.d.comb += [
+            norm.total.eq(stat_feed.data[:32]), norm.squares.eq(stat_feed.data[32:]), norm.dim.eq(coefficient.norm_dim),
+            norm.eps.eq(coefficient.norm_eps), norm.inv_mult.eq(coefficient.inv_mult), norm.inv_shift.eq(coefficient.inv_shift),
+            norm.mult.eq(coefficient.norm_mult), norm.shift.eq(coefficient.norm_shift)]
+
+        feed_layout = {"valid": 1, **SOURCE}
+        feed_address = as_record(feed_layout, at(Cat(feed_valid, source0.word), wait, "feed_address_line"), "feed_address")
+        lane = as_record(feed_layout, at(feed_address.word, 1, "feed_lane_line"), "feed_lane")
+        words = {}
+        writes = {}
+        for name, bits, depth in (("act", 8, c.act_words), ("score", 16, c.score_words), ("res", 16, c.res_words),
+                                  ("old", 16, c.res_words), ("kv", 8, c.kv_words)):
+            address_bits = max(1, (depth - 1).bit_length())
+            ports = {"wen": Signal(name=f"{name}_wen"), "waddr": Signal(address_bits, name=f"{name}_waddr"),
+                     "wstride": Signal(address_bits, name=f"{name}_wstride"), "wgroup": Signal(group_bits, name=f"{name}_wgroup"),
+                     "wmask": Signal(c.to // c.group, name=f"{name}_wmask"), "wdata": Signal(bits * c.to, name=f"{name}_wdata"),
+                     "ren": Signal(name=f"{name}_ren"), "raddr": Signal(address_bits, name=f"{name}_raddr"),
+                     "rstride": Signal(address_bits, name=f"{name}_rstride"), "rgroup": Signal(group_bits, name=f"{name}_rgroup")}
+            words[name] = Signal(bits * c.ti, name=f"{name}_word")
+            m.submodules[f"{name}_memory"] = arrays.lane_memory(c, bits, depth, rdata=words[name], **ports)
+            writes[name] = ports
+        for name, mode in (("act", Src.ACT), ("score", Src.EXP), ("res", Src.NORM)):
+            m.d.comb += [writes[name]["ren"].eq(feed_address.valid & (feed_address.mode == mode)),
+                         writes[name]["raddr"].eq(feed_address.address)]
+        m.d.comb += [writes["kv"]["ren"].eq(loader.kv_ren), writes["kv"]["raddr"].eq(loader.kv_addr),
+                     writes["kv"]["rstride"].eq(loader.kv_stride), writes["kv"]["rgroup"].eq(loader.kv_group),
+                     loader.kv_data.eq(words["kv"])]
+        m.submodules.row_maximum = row_maximum = Memory(shape=signed(16), depth=2 * c.max_tokens, init=[])
+        max_feed, max_old, max_write = row_maximum.read_port(), row_maximum.read_port(), row_maximum.write_port()
+        m.d.comb += [max_feed.addr.eq(feed_address.row), max_feed.en.eq(feed_address.valid & (feed_address.mode == Src.EXP))]
+
+        a, psum, sums = Signal(8 * c.ti), Signal(32), Signal(32 * c.to)
+        m.submodules.feed_lanes = arrays.feed_lanes(
+            c, a=a, psum=psum, valid=lane.valid, mode=lane.mode, act=words["act"], res=words["res"], score=words["score"],
+            mean=norm.mean, mult=norm.multiplier, shift=norm.out_shift, row_max=max_feed.data, lanes=lane.lanes)
+
+        # ---------------------------------------------------------------- array and accumulators
+        lane_at = wait + 1
+        pipe = {**TOKEN}
+        tagged = Cat(feeder.token[0] & ~feeder.inject, feeder.token[1:])
+        entry = as_record(pipe, at(tagged, lane_at + 3, "array_line"), "array_token")
+        m.submodules.array = arrays.pe_array(
+            c, a=a, bank=entry.bank[:(c.banks - 1).bit_length()], load_en=loader.load_en, load_clear=loader.load_clear,
+            load_row=loader.load_row, load_bank=loader.load_bank[:(c.banks - 1).bit_length()], load_index=loader.load_index,
+            load_data=loader.load_data, sum=sums)
+        total = as_record(pipe, at(entry.word, c.segment + 1, "sum_line"), "sum_token")
+        m.d.comb += loader.bank_free.eq(total.tile_last)
+        acc, acc_valid = Signal(32 * c.to), Signal()
+        token_bits = max(1, (c.max_tokens - 1).bit_length())
+        m.submodules.accumulator = arrays.accumulator(
+            c, valid=total.valid, first=total.first_k, last=total.last_k, addr=total.slot[:token_bits], sum=sums,
+            acc=acc, acc_valid=acc_valid)
+
+        # ---------------------------------------------------------------- row sums of the attention probabilities
+        m.submodules.factor = factor = SoftmaxFactor()
+        m.submodules.row_sum = row_sum = Memory(shape=32, depth=c.max_tokens, init=[])
+        m.submodules.row_factor = row_factor = Memory(shape=22, depth=c.max_tokens, init=[])
+        sum_read, sum_write = row_sum.read_port(), row_sum.write_port()
+        factor_read, factor_write = row_factor.read_port(), row_factor.write_port()
+        row_layout = {"valid": 1, "exp": 1, "first_k": 1, "last_k": 1, "context": 2, "slot": 12}
+        row_in = Cat(feed_valid, source0.mode == Src.EXP, token0.first_k, token0.last_k, token0.context, token0.slot)
+        row4 = as_record(row_layout, at(row_in, lane_at + 4, "row_line"), "row4")
+        row5 = as_record(row_layout, at(row4.word, 1, "row5_line"), "row5")
+        row_total = Signal(32)
+        row_fields = context_fields(row5.context, "row_fields", "mult", "shift")
+        m.d.comb += [sum_read.addr.eq(row4.slot), sum_read.en.eq(row4.valid & row4.exp),
+                     row_total.eq(psum + Mux(row5.first_k, 0, sum_read.data)),
+                     sum_write.addr.eq(row5.slot), sum_write.data.eq(row_total), sum_write.en.eq(row5.valid & row5.exp),
+                     factor.row_sum.eq(row_total), factor.mult.eq(row_fields.mult), factor.shift.eq(row_fields.shift)]
+        row_done = as_record(row_layout, at(row5.word, SoftmaxFactor.LATENCY, "row_done_line"), "row_done")
+        m.d.comb += [factor_write.addr.eq(row_done.slot), factor_write.data.eq(Cat(factor.multiplier, factor.out_shift)),
+                     factor_write.en.eq(row_done.valid & row_done.exp & row_done.last_k)]
+        if SoftmaxFactor.LATENCY > c.segment - 1:
+            raise ValueError(f"softmax factor latency {SoftmaxFactor.LATENCY} exceeds the array's {c.segment - 1} cycles")
+
+        # ---------------------------------------------------------------- drain
+        before = as_record(pipe, at(total.word, 1, "before_line"), "before_token")     # D0 - 1
+        arrived = as_record(pipe, at(before.word, 1, "drain_line"), "arrived_token")
+        m.d.comb += [factor_read.addr.eq(before.slot), factor_read.en.eq(before.valid & before.last_k)]
+        drain = Record(pipe, "drain_token")
+        m.d.comb += drain.word.eq(Mux(feeder.inject, feeder.token, arrived.word))
+        stream_word = Signal(16 * c.to)         # stream data waits the two cycles its token spends in the feeder
+        stream_wait = Signal(16 * c.to)
+        with m.If(loader.word_valid & loader.word_ready):
+            m.d.sync += stream_wait.eq(loader.word)
+        m.d.sync += stream_word.eq(stream_wait)
+        fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
+                                "mult", "shift", "mult2", "shift2", "dst_stride")
+        drain_valid = Signal()
+        m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
+        outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
+                   "word16": Signal(16 * c.to), "d_sum": Signal(signed(32)), "d_squares": Signal(signed(48)), "lane_max": Signal(signed(16))}
+        is_residual = (fields.dst == Dst.RES_ADD) | (fields.dst == Dst.RES_SET)
+        m.submodules.drain_lanes = arrays.drain_lanes(
+            c, load_en=loader.par_en, load_bank=loader.par_bank, load_index=loader.par_index, load_data=loader.par_data,
+            valid=drain_valid, acc=acc, bank=drain.param_bank, column_params=fields.column_params & ~feeder.inject,
+            mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
+            to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject,
+            second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
+            shift2=Mux(fields.act, fields.shift2, 16), residual=is_residual, fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
+            out=fields.dst == Dst.OUT, mean=fields.mean, first_token=drain.first_token, last_token=drain.last_token,
+            old=words["old"][:16 * c.to], **outputs)
+
+        done_layout = {"valid": 1, "instr_last": 1, "first_n": 1, "dst": 3, "stride": 16, "row": 16, "address": 20, "group": 3, "lanes": 7}
+        at_drain = Cat(drain_valid, drain.instr_last & (drain.last_k | ~drain.valid), drain.first_n, fields.dst, fields.dst_stride, drain.row,
+                       drain.address, drain.group, drain.lanes)
+        m.d.comb += loader.par_free.eq(arrived.param_last)
+        read_old = as_record(done_layout, at(at_drain, 6, "old_line"), "read_old")
+        done = as_record(done_layout, at(read_old.word, 2, "done_line"), "done")
+        post = as_record(done_layout, at(done.word, 1, "post_line"), "post")
+        m.d.comb += [writes["old"]["ren"].eq(read_old.valid & (read_old.dst == Dst.RES_ADD)), writes["old"]["raddr"].eq(read_old.address),
+                     writes["old"]["rstride"].eq(read_old.stride), writes["old"]["rgroup"].eq(read_old.group)]
+        residual = (done.dst == Dst.RES_ADD) | (done.dst == Dst.RES_SET)
+        for name, when, data in (("act", done.dst == Dst.ACT, outputs["word8"]), ("kv", done.dst == Dst.KV, outputs["word8"]),
+                                 ("score", done.dst == Dst.SCORE, outputs["word16"]), ("res", residual, outputs["word16"]),
+                                 ("old", residual, outputs["word16"])):
+            m.d.comb += [writes[name]["wen"].eq(done.valid & when), writes[name]["waddr"].eq(done.address),
+                         writes[name]["wstride"].eq(done.stride), writes[name]["wgroup"].eq(done.group), writes[name]["wdata"].eq(data),
+                         writes[name]["wmask"].eq(Cat(c.group * i < done.lanes for i in range(c.to // c.group)))]
+
+        # statistics: sum and sum of squares of the residual, row maxima of the scores
+        post_residual = (post.dst == Dst.RES_ADD) | (post.dst == Dst.RES_SET)
+        fresh = (post.dst == Dst.RES_SET) & post.first_n
+        m.d.comb += [
+            stat_old.addr.eq(done.row), stat_old.en.eq(done.valid & residual),
+            stat_write.addr.eq(post.row), stat_write.en.eq(post.valid & post_residual),
+            stat_write.data.eq(Cat((Mux(fresh, 0, stat_old.data[:32]) + outputs["d_sum"])[:32],
+                                   (Mux(fresh, 0, stat_old.data[32:]) + outputs["d_squares"])[:48])),
+            max_old.addr.eq(done.row), max_old.en.eq(done.valid & (done.dst == Dst.SCORE)),
+            max_write.addr.eq(post.row), max_write.en.eq(post.valid & (post.dst == Dst.SCORE)),
+            max_write.data.eq(Mux(post.first_n | (outputs["lane_max"] > max_old.data), outputs["lane_max"], max_old.data))]
+
+        # ---------------------------------------------------------------- router, retire
+        retire = Signal()
+        m.d.sync += retire.eq(post.instr_last & (post.dst != Dst.ROUTER))
+        if c.max_experts:
+            m.submodules.router = router = Router(c.max_experts, c.max_top_k, c.max_tokens)
+            with m.If(feeder.router_reset):
+                m.d.sync += [router.num_experts.eq(word.num_experts), router.top_k.eq(word.top_k), router.renorm.eq(word.renorm)]
+            m.d.comb += [router.reset_queues.eq(feeder.router_reset), router.valid.eq(done.valid & (done.dst == Dst.ROUTER)),
+                         router.token.eq(done.row), router.last.eq(done.instr_last & (done.dst == Dst.ROUTER)),
+                         router.logits.eq(outputs["word16"][:16 * c.max_experts]),
+                         router.q_expert.eq(feeder.q_expert), router.q_index.eq(feeder.q_index), feeder.q_token.eq(router.q_token),
+                         feeder.q_score.eq(router.q_score), feeder.counts.eq(router.counts), feeder.retire.eq(retire | router.done)]
+        else:
+            m.d.comb += feeder.retire.eq(retire)
+        return m

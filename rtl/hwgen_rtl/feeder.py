@@ -1,0 +1,221 @@
+"""Sequencer of the feed: the tile loops, hazards and token addresses of the running instruction."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.engine import EngineConfig, MIN_PASS, NUM_CONTEXTS
+from hwgen.program import Dst, Op
+
+from .fields import Fields, Record, WORD_BITS
+
+TOKEN = {            # what one streamed token carries from the feed to the write of its result
+    "valid": 1,      # a real token (padding slots of short passes are 0)
+    "tile_last": 1,  # last slot of a tile: its bank is free once it has passed
+    "param_last": 1, # ... of the last reduction tile of a tile with column parameters
+    "instr_last": 1, # last slot of the instruction
+    "first_k": 1, "last_k": 1, "first_n": 1, "first_token": 1, "last_token": 1,
+    "context": 2, "bank": 2, "param_bank": 2,
+    "slot": 12,      # accumulator row
+    "row": 16,       # statistics row of the result
+    "address": 20,   # word of the result
+    "group": 3,      # its first group
+    "lanes": 7,      # valid lanes of the output tile
+    "score": 16,     # router score (scatter)
+}
+SOURCE = {           # what only the feed needs
+    "mode": 2, "address": 20, "row": 16, "lanes": 7,
+}
+
+
+class Feeder(wiring.Component):
+    """Issues one token per cycle as long as the next stationary tile is loaded; no bubble between tiles or instructions.
+
+    instr_*      from its own `Fetch` (skipped instructions left out)
+    token/source (`TOKEN`, `SOURCE` records) appear 2 cycles after issue, when the queue read has answered
+    q_*          expert queue: address now, token and score 1 cycle later; counts: 16 bits per expert
+    word_*       STREAM words from the loader; ``inject``: `token` belongs to a stream word this cycle (enters at the drain)
+    context_*    instruction word to store for context ``context_id``
+    out_free     free words of the output FIFO; out_push: one was written
+    retire       pulse: one instruction has written everything;  retired: their number modulo 256
+    router_reset pulse at the start of an instruction that fills the queues
+    wait_*       why no token is issued (counters)
+    """
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        super().__init__({
+            "instr_valid": In(1), "instr_ready": Out(1), "instr_word": In(WORD_BITS),
+            "tile_ready": In(1), "retire": In(1), "retired": Out(8),
+            "q_expert": Out(8), "q_index": Out(12), "q_token": In(16), "q_score": In(16), "counts": In(16 * max(config.max_experts, 1)),
+            "word_valid": In(1), "word_ready": Out(1), "inject": Out(1),
+            "context_write": Out(1), "context_id": Out(2), "context_word": Out(WORD_BITS),
+            "out_free": In(16), "out_push": In(1), "router_reset": Out(1),
+            "token": Out(sum(TOKEN.values())), "source": Out(sum(SOURCE.values())),
+            "issue": Out(1), "start_instr": Out(1), "frame_done": Out(1), "drained": Out(1),
+            "wait_tile": Out(1), "wait_hazard": Out(1), "wait_output": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        c = self.config
+        groups_out = c.to // c.group
+        new, cur_word = Fields(self.instr_word), Signal(WORD_BITS)
+        cur = Fields(cur_word)
+
+        # hazards: instructions issued and not yet retired
+        issued = Signal(8)
+        pending = Signal(8)
+        m.d.comb += pending.eq(issued - self.retired)
+        m.d.sync += self.retired.eq(self.retired + self.retire)
+        m.d.comb += self.drained.eq(pending == 0)
+        safe = Signal()
+        m.d.comb += safe.eq((pending <= new.slack) & (pending < NUM_CONTEXTS))
+
+        tiles = Signal(3)                       # loaded tiles not yet taken
+        take_tile = Signal()
+        m.d.sync += tiles.eq(tiles + self.tile_ready - take_tile)
+        have_tile = Signal()
+        m.d.comb += have_tile.eq(tiles != 0)
+
+        reserved = Signal(16)                   # output words under way
+        reserve = Signal(16)
+        m.d.sync += reserved.eq(reserved + reserve - self.out_push)
+
+        # the running tile
+        busy = Signal()                         # a tile is being streamed
+        more = Signal()                         # the instruction has further tiles
+        k, j, t = Signal(12), Signal(12), Signal(16)
+        count, length = Signal(16), Signal(16)
+        bank, param_bank = Signal(2, init=c.banks - 1), Signal(2)
+        context = Signal(2)
+        src_chunk, dst_chunk, dst_group = Signal(20), Signal(20), Signal(5)
+        end = Signal()
+        m.d.comb += end.eq(busy & (t == length - 1))
+        k_end, j_end = Signal(), Signal()
+        m.d.comb += [k_end.eq(k == cur.k_tiles - 1), j_end.eq(j == cur.n_tiles - 1)]
+
+        # candidate for the next tile: of this instruction, or the first one of the next
+        nk_last = Signal()                      # the candidate is the last reduction tile
+        new_count = Signal(16)
+        with m.If(new.gather | new.scatter):
+            m.d.comb += new_count.eq(self.counts.word_select(new.expert[:max(1, (max(c.max_experts, 1) - 1).bit_length())], 16))
+        with m.Else():
+            m.d.comb += new_count.eq(new.tokens)
+        free_slot = Signal()
+        m.d.comb += free_slot.eq(~busy | end)
+        last_tile = Signal()
+        m.d.comb += last_tile.eq(k_end & j_end)
+        room = Signal()
+        need = Signal(16)
+        is_out, is_last = Signal(), Signal()
+        m.d.comb += [
+            is_out.eq(Mux(more, cur.dst == Dst.OUT, new.dst == Dst.OUT)),
+            need.eq(Mux(more, Mux(cur.mean, 1, count), Mux(new.mean, 1, new_count))),
+            is_last.eq(Mux(more, nk_last, new.k_tiles == 1)),
+            nk_last.eq(Mux(k_end, cur.k_tiles == 1, k + 2 == cur.k_tiles)),
+            room.eq(~is_out | ~is_last | (self.out_free >= reserved + need)),
+        ]
+        streaming = Signal()                    # a STREAM instruction runs
+        remaining = Signal()                    # the current MATMUL is not finished
+        m.d.comb += more.eq(remaining & ~last_tile)
+        with m.If(self.start_instr):
+            m.d.sync += remaining.eq(new.op == Op.MATMUL)
+        with m.Elif(end & last_tile):
+            m.d.sync += remaining.eq(0)
+
+        def next_window():
+            wrapped = dst_group + groups_out >= c.groups
+            m.d.sync += [dst_group.eq(Mux(wrapped, dst_group + groups_out - c.groups, dst_group + groups_out)),
+                         dst_chunk.eq(dst_chunk + Mux(wrapped, cur.dst_stride, 0))]
+
+        def next_tile():
+            with m.If(k_end):
+                m.d.sync += [k.eq(0), j.eq(j + 1), src_chunk.eq(cur.src_base), param_bank.eq(param_bank + cur.column_params)]
+                next_window()
+            with m.Else():
+                m.d.sync += [k.eq(k + 1), src_chunk.eq(src_chunk + cur.src_stride)]
+
+        def take():
+            m.d.comb += take_tile.eq(1)
+            m.d.sync += [busy.eq(1), t.eq(0), bank.eq(Mux(bank == c.banks - 1, 0, bank + 1))]
+            with m.If(is_out & is_last):
+                m.d.comb += reserve.eq(need)
+
+        with m.If(busy):
+            m.d.sync += t.eq(t + 1)
+        with m.If(free_slot):
+            with m.If(more):
+                with m.If(have_tile & room):
+                    take()
+                    next_tile()
+                with m.Else():
+                    m.d.sync += busy.eq(0)
+                    m.d.comb += [self.wait_tile.eq(~busy & ~have_tile), self.wait_output.eq(~busy & have_tile)]
+            with m.Else():
+                m.d.sync += busy.eq(0)
+                with m.If(self.instr_valid & ~streaming):
+                    with m.If(new.op == Op.END):
+                        with m.If((pending == 0) & ~busy):
+                            m.d.comb += [self.instr_ready.eq(1), self.frame_done.eq(1)]
+                        m.d.comb += self.wait_hazard.eq(~busy)
+                    with m.Elif(new.op == Op.STREAM):
+                        with m.If((pending == 0) & ~busy):
+                            m.d.comb += [self.instr_ready.eq(1), self.start_instr.eq(1)]
+                            m.d.sync += [streaming.eq(1), count.eq(new.tokens)]
+                        with m.Else():
+                            m.d.comb += self.wait_hazard.eq(~busy)
+                    with m.Elif(safe & have_tile & room):
+                        m.d.comb += [self.instr_ready.eq(1), self.start_instr.eq(1)]
+                        take()
+                        m.d.sync += [count.eq(new_count), length.eq(Mux(new_count < MIN_PASS, MIN_PASS, new_count))]
+                    with m.Else():
+                        m.d.comb += [self.wait_hazard.eq(~busy & ~safe), self.wait_tile.eq(~busy & safe & ~have_tile),
+                                     self.wait_output.eq(~busy & safe & have_tile)]
+        with m.If(self.start_instr):
+            m.d.sync += [cur_word.eq(self.instr_word), issued.eq(issued + 1), context.eq(issued[:2]), k.eq(0), j.eq(0), t.eq(0),
+                         src_chunk.eq(new.src_base), dst_chunk.eq(new.dst_base), dst_group.eq(new.dst_group)]
+            with m.If((new.op == Op.MATMUL) & new.column_params):
+                m.d.sync += param_bank.eq(param_bank + 1)
+            m.d.comb += self.router_reset.eq((new.op == Op.MATMUL) & (new.dst == Dst.ROUTER))
+        m.d.comb += [self.context_write.eq(self.start_instr), self.context_id.eq(issued[:2]), self.context_word.eq(self.instr_word)]
+
+        # stage 0: latch the issued slot; the queue is read with it
+        lanes = Signal(7)
+        m.d.comb += lanes.eq(Mux(j_end, cur.n_last, c.to))
+        f0 = Record({**TOKEN, "chunk": 20, "src_chunk": 20, "src_row": 16, "dst_row": 16, "gather": 1, "scatter": 1,
+                     "k_lanes": 7, "mode": 2, "inject": 1}, "stage0")
+        push = Signal()
+        m.d.comb += [push.eq(streaming & self.word_valid), self.word_ready.eq(streaming)]
+        stream_last = Signal()
+        m.d.comb += stream_last.eq(t == count - 1)
+        with m.If(push):
+            m.d.sync += t.eq(t + 1)
+            with m.If(stream_last):
+                m.d.sync += [t.eq(0), j.eq(j + 1)]
+                next_window()
+                with m.If(j_end):
+                    m.d.sync += streaming.eq(0)
+        value, statements = f0.pack(
+            valid=push | (busy & (t < count)), tile_last=end, param_last=end & k_end & cur.column_params,
+            instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=k == 0, last_k=k_end | streaming, first_n=j == 0,
+            first_token=t == 0, last_token=t == count - 1, context=context, bank=bank, param_bank=param_bank - 1, slot=t,
+            group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row, dst_row=cur.dst_row,
+            gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push)
+        m.d.comb += statements
+        m.d.sync += f0.word.eq(value)
+        m.d.comb += [self.q_expert.eq(cur.expert), self.q_index.eq(t), self.issue.eq(busy | push)]
+
+        # stage 1: addresses
+        source_row, result_row = Signal(16), Signal(16)
+        m.d.comb += [source_row.eq(Mux(f0.gather, self.q_token, f0.slot)), result_row.eq(Mux(f0.scatter, self.q_token, f0.slot))]
+        token, source = Record(TOKEN, "token_out"), Record(SOURCE, "source_out")
+        value, statements = token.pack(
+            **{key: getattr(f0, key) for key in TOKEN if key not in ("row", "address", "score")},
+            row=f0.dst_row + result_row, address=f0.chunk + result_row, score=self.q_score)
+        m.d.comb += statements
+        m.d.sync += token.word.eq(value)
+        value, statements = source.pack(mode=f0.mode, address=f0.src_chunk + source_row, row=f0.src_row + source_row, lanes=f0.k_lanes)
+        m.d.comb += statements
+        m.d.sync += [source.word.eq(value), self.inject.eq(f0.inject)]
+        m.d.comb += [self.token.eq(token.word), self.source.eq(source.word)]
+        return m

@@ -1,0 +1,70 @@
+"""Instruction fetch: walks the program once per frame and offers one decoded instruction at a time."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.program import Op
+
+from .fields import Fields, WORD_BITS
+
+
+class Fetch(wiring.Component):
+    """One walker over the program memory; the engine has two (loader and feeder).
+
+    start: begin at frame 0. mem_addr/mem_data: program memory, 1 cycle latency. valid/ready: the offered instruction,
+    ``active`` = not skipped by its task predicate, ``task`` = the frame's. With ``skip`` skipped instructions are not offered.
+    illegal: unknown operation or an empty tile loop, held until reset; nothing is offered any more.
+    Latency 3 cycles from ready to the next valid.
+    """
+
+    def __init__(self, address_bits: int, skip: bool):
+        self.skip = skip
+        super().__init__({
+            "start": In(1), "frames": In(16), "tasks": In(32), "mem_addr": Out(address_bits), "mem_data": In(WORD_BITS),
+            "valid": Out(1), "ready": In(1), "word": Out(WORD_BITS), "active": Out(1), "pc": Out(address_bits),
+            "illegal": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        frame = Signal(16)
+        pc = Signal.like(self.mem_addr)
+        data = Fields(self.mem_data)
+        m.d.comb += self.mem_addr.eq(pc)
+        task = Signal(4)
+        m.d.comb += task.eq(self.tasks.word_select(frame[:3], 4))
+        active = Signal()
+        m.d.comb += active.eq(~data.pred | (data.task == task))
+        with m.If(self.valid & self.ready):
+            m.d.sync += self.valid.eq(0)
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [frame.eq(0), pc.eq(0)]
+                    m.next = "READ"
+            with m.State("READ"):
+                m.next = "DECODE"
+            with m.State("DECODE"):
+                bad = Signal()
+                m.d.comb += bad.eq((data.op > Op.MATMUL) | ((data.op == Op.MATMUL) & ((data.n_tiles == 0) | (data.k_tiles == 0)))
+                                   | ((data.op == Op.STREAM) & ((data.n_tiles == 0) | (data.tokens == 0))))
+                with m.If(bad):
+                    m.d.sync += self.illegal.eq(1)
+                    m.next = "HALT"
+                with m.Elif(~active & (1 if self.skip else 0)):
+                    m.d.sync += pc.eq(pc + 1)
+                    m.next = "READ"
+                with m.Elif(~self.valid | self.ready):
+                    m.d.sync += [self.valid.eq(1), self.word.eq(self.mem_data), self.active.eq(active), self.pc.eq(pc)]
+                    with m.If(data.op == Op.END):
+                        m.d.sync += [frame.eq(frame + 1), pc.eq(0)]
+                        with m.If(frame + 1 == self.frames):
+                            m.next = "IDLE"
+                        with m.Else():
+                            m.next = "READ"
+                    with m.Else():
+                        m.d.sync += pc.eq(pc + 1)
+                        m.next = "READ"
+            with m.State("HALT"):
+                pass
+        return m
