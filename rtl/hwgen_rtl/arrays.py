@@ -47,10 +47,10 @@ def drain_lanes(config: EngineConfig, **ports):
                     p_DELTA_TABLE=Const(packed_table(table), 16 * len(table)), i_clk=ClockSignal(), **_ports(ports, outputs))
 
 
-def lane_memory(config: EngineConfig, bits: int, depth: int, *, rdata, **inputs):
-    """rtl/sv/lane_memory.sv: a memory of words of Ti lanes written in windows of To lanes; rdata 1 cycle after raddr."""
+def lane_memory(config: EngineConfig, bits: int, depth: int, window: int, *, rdata, **inputs):
+    """rtl/sv/lane_memory.sv: a memory of words of Ti lanes written in windows of ``window`` groups; rdata 1 cycle after raddr."""
     return Instance("lane_memory", p_W=C(bits, 32), p_G=C(config.group, 32), p_GROUPS=C(config.groups, 32),
-                    p_WGROUPS=C(config.to // config.group, 32), p_DEPTH=C(depth, 32), i_clk=ClockSignal(),
+                    p_WGROUPS=C(window, 32), p_DEPTH=C(depth, 32), i_clk=ClockSignal(),
                     **_ports(inputs, {"rdata": rdata}))
 
 

@@ -57,8 +57,8 @@ class Engine(wiring.Component):
         group_bits = max(1, (c.groups - 1).bit_length())
 
         # ---------------------------------------------------------------- program, fetch, sequencers
-        m.submodules.feed_fetch = feed_fetch = Fetch(self.pc_bits, skip=True)
-        m.submodules.load_fetch = load_fetch = Fetch(self.pc_bits, skip=False)
+        m.submodules.feed_fetch = feed_fetch = Fetch(c.program_words, skip=True)
+        m.submodules.load_fetch = load_fetch = Fetch(c.program_words, skip=False)
         for name, fetch in (("feed", feed_fetch), ("load", load_fetch)):
             m.submodules[f"{name}_program"] = memory = Memory(shape=WORD_BITS, depth=c.program_words, init=[])
             write, read = memory.write_port(granularity=32), memory.read_port()
@@ -84,7 +84,7 @@ class Engine(wiring.Component):
 
         # instruction contexts: what later stages need to know about the instruction of a token
         kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
-                "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_stride")
+                "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep")
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
         for i, context in enumerate(contexts):
@@ -129,13 +129,15 @@ class Engine(wiring.Component):
         for name, bits, depth in (("act", 8, c.act_words), ("score", 16, c.score_words), ("res", 16, c.res_words),
                                   ("old", 16, c.res_words), ("kv", 8, c.kv_words)):
             address_bits = max(1, (depth - 1).bit_length())
+            window = c.groups if name == "act" and c.max_experts else c.to // c.group
             ports = {"wen": Signal(name=f"{name}_wen"), "waddr": Signal(address_bits, name=f"{name}_waddr"),
                      "wstride": Signal(address_bits, name=f"{name}_wstride"), "wgroup": Signal(group_bits, name=f"{name}_wgroup"),
-                     "wmask": Signal(c.to // c.group, name=f"{name}_wmask"), "wdata": Signal(bits * c.to, name=f"{name}_wdata"),
+                     "wmask": Signal(window, name=f"{name}_wmask"),
+                     "wdata": Signal(bits * c.group * window, name=f"{name}_wdata"),
                      "ren": Signal(name=f"{name}_ren"), "raddr": Signal(address_bits, name=f"{name}_raddr"),
                      "rstride": Signal(address_bits, name=f"{name}_rstride"), "rgroup": Signal(group_bits, name=f"{name}_rgroup")}
             words[name] = Signal(bits * c.ti, name=f"{name}_word")
-            m.submodules[f"{name}_memory"] = arrays.lane_memory(c, bits, depth, rdata=words[name], **ports)
+            m.submodules[f"{name}_memory"] = arrays.lane_memory(c, bits, depth, window, rdata=words[name], **ports)
             writes[name] = ports
         for name, mode in (("act", Src.ACT), ("score", Src.EXP), ("res", Src.NORM)):
             m.d.comb += [writes[name]["ren"].eq(feed_address.valid & (feed_address.mode == mode)),
@@ -236,6 +238,14 @@ class Engine(wiring.Component):
                          writes[name]["wstride"].eq(done.stride), writes[name]["wgroup"].eq(done.group), writes[name]["wdata"].eq(data),
                          writes[name]["wmask"].eq(Cat(c.group * i < done.lanes for i in range(c.to // c.group)))]
 
+        # the gate's normalised tokens, kept for the experts
+        if c.max_experts:
+            kept_address = at(lane.address, 3, "keep_line")
+            keep_fields = context_fields(entry.context, "keep_fields", "keep", "dst_base")
+            with m.If(entry.valid & entry.first_n & keep_fields.keep):
+                m.d.comb += [writes["act"]["wen"].eq(1), writes["act"]["waddr"].eq(keep_fields.dst_base + kept_address),
+                             writes["act"]["wgroup"].eq(0), writes["act"]["wmask"].eq(-1), writes["act"]["wdata"].eq(a)]
+
         # statistics: sum and sum of squares of the residual, row maxima of the scores
         post_residual = (post.dst == Dst.RES_ADD) | (post.dst == Dst.RES_SET)
         fresh = (post.dst == Dst.RES_SET) & post.first_n
@@ -250,7 +260,7 @@ class Engine(wiring.Component):
 
         # ---------------------------------------------------------------- router, retire
         retire = Signal()
-        m.d.sync += retire.eq(post.instr_last & (post.dst != Dst.ROUTER))
+        m.d.sync += retire.eq(post.instr_last & ((post.dst != Dst.ROUTER) if c.max_experts else 1))
         if c.max_experts:
             m.submodules.router = router = Router(c.max_experts, c.max_top_k, c.max_tokens)
             with m.If(feeder.router_reset):

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.program import Op
+from hwgen.program import Dst, Op
 
 from .fields import Fields, WORD_BITS
 
@@ -14,12 +14,13 @@ class Fetch(wiring.Component):
 
     start: begin at frame 0. mem_addr/mem_data: program memory, 1 cycle latency. valid/ready: the offered instruction,
     ``active`` = not skipped by its task predicate, ``task`` = the frame's. With ``skip`` skipped instructions are not offered.
-    illegal: unknown operation or an empty tile loop, held until reset; nothing is offered any more.
+    illegal: unknown operation, an empty tile loop, several tokens to OUT without ``mean``, or a program without END; held until reset; nothing is offered any more.
     Latency 3 cycles from ready to the next valid.
     """
 
-    def __init__(self, address_bits: int, skip: bool):
-        self.skip = skip
+    def __init__(self, depth: int, skip: bool):
+        self.depth, self.skip = depth, skip
+        address_bits = max(1, (depth - 1).bit_length())
         super().__init__({
             "start": In(1), "frames": In(16), "tasks": In(32), "mem_addr": Out(address_bits), "mem_data": In(WORD_BITS),
             "valid": Out(1), "ready": In(1), "word": Out(WORD_BITS), "active": Out(1), "pc": Out(address_bits),
@@ -47,7 +48,9 @@ class Fetch(wiring.Component):
             with m.State("DECODE"):
                 bad = Signal()
                 m.d.comb += bad.eq((data.op > Op.MATMUL) | ((data.op == Op.MATMUL) & ((data.n_tiles == 0) | (data.k_tiles == 0)))
-                                   | ((data.op == Op.STREAM) & ((data.n_tiles == 0) | (data.tokens == 0))))
+                                   | ((data.op == Op.STREAM) & ((data.n_tiles == 0) | (data.tokens == 0)))
+                                   | ((data.op == Op.MATMUL) & (data.dst == Dst.OUT) & ~data.mean & (data.tokens > 1))
+                                   | ((data.op != Op.END) & (pc == self.depth - 1)))
                 with m.If(bad):
                     m.d.sync += self.illegal.eq(1)
                     m.next = "HALT"
