@@ -1,0 +1,32 @@
+# make demo    compile the bundled M3ViT, run real digits through the generated RTL, print the table
+# make test    every test
+# make clean   remove what make made (the environment included)
+#
+# Both set everything up first: system tools, a virtual environment, pinned dependencies. The second time that is instant.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+IMAGES ?= 100
+BIN     = $(VENV)/bin
+STAMP   = $(VENV)/.installed
+
+.PHONY: demo test tools clean
+
+demo: $(STAMP)
+	@$(BIN)/python examples/demo.py --images $(IMAGES)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(TESTFLAGS)
+
+tools:
+	@scripts/system-tools $(PYTHON)
+
+$(STAMP): requirements.txt pyproject.toml setup.py | tools
+	@echo "installing pinned dependencies into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis hwgen.egg-info

@@ -1,0 +1,226 @@
+"""Where results are written: a build directory appears whole or not at all, single files are replaced in one step.
+
+    with OutputDir("build") as out:
+        out.write("rtl/top.v", text)             # text or bytes
+        store.save(qmodel, out.path("model.npz"))
+        out.manifest(config=config.to_dict())    # further keys of manifest.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path, PurePosixPath
+import shutil
+import tempfile
+
+from . import __version__
+from .errors import BuildVersionError, InputError, OutputError
+
+GENERATOR = "hwgen"
+MANIFEST = "manifest.json"
+OWN_KEYS = ("generator", "version", "files")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class OutputDir:
+    """A build directory under construction.
+
+    Files go to a temporary directory beside the target, which takes the target's name when the block ends without an
+    exception; otherwise it is removed and the target is as it was. An earlier hwgen build at the target is replaced: a file
+    whose content is the same keeps its modification time, and files hwgen did not write (objects compiled there, waveforms)
+    stay, so make rebuilds only what changed.
+
+    Raises OutputError when the target is a file, a directory that holds something else, or not writable.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.target = Path(path).resolve()
+        self.work: Path | None = None
+        self._extra: dict = {}
+
+    def __enter__(self) -> "OutputDir":
+        _check_target(self.target)
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.work = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".part", dir=self.target.parent))
+            self.work.chmod(0o777 & ~_umask())
+        except OSError as error:
+            raise _not_writable(self.target, error) from error
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as failure:
+            raise _not_writable(self.target, failure) from failure
+        finally:
+            shutil.rmtree(self.work, ignore_errors=True)
+            self.work = None
+
+    def path(self, name: str) -> Path:
+        """Where to write the file ``name`` (relative, forward slashes); its folder exists afterwards."""
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or not parts.parts or name == MANIFEST:
+            raise ValueError(f"{name!r} is not the name of a file inside the build directory")
+        if self.work is None:
+            raise ValueError("a file is written outside the with block")
+        path = self.work.joinpath(*parts.parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Writes one file; text as UTF-8."""
+        self.path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def manifest(self, **extra) -> None:
+        """Adds keys to manifest.json; values must be JSON-able."""
+        taken = [key for key in OWN_KEYS if key in extra]
+        if taken:
+            raise ValueError(f"manifest key {taken[0]!r} is written by OutputDir itself")
+        self._extra.update(extra)
+
+    def _finish(self) -> None:
+        files = {}
+        for path in sorted(p for p in self.work.rglob("*") if p.is_file()):
+            name = path.relative_to(self.work).as_posix()
+            files[name] = sha256(path)
+            old = self.target / name
+            if old.is_file() and old.stat().st_size == path.stat().st_size and sha256(old) == files[name]:
+                stat = old.stat()
+                os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        content = {"generator": GENERATOR, "version": __version__, "files": files, **self._extra}
+        (self.work / MANIFEST).write_text(_json_text(content))
+        self._replace_target()
+
+    def _replace_target(self) -> None:
+        if not self.target.exists():
+            self.work.rename(self.target)
+            return
+        written = _files_of(self.target)
+        backup = self.work.with_suffix(".old")
+        self.target.rename(backup)
+        try:
+            self.work.rename(self.target)
+        except BaseException:
+            backup.rename(self.target)
+            raise
+        for path in [p for p in backup.rglob("*") if p.is_file() or p.is_symlink()]:
+            name = path.relative_to(backup)
+            new = self.target / name
+            if name.as_posix() not in written and not new.exists() and _room(new, self.target):
+                new.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(new)
+        shutil.rmtree(backup)
+
+
+def _files_of(build: Path) -> set[str]:
+    """Names an earlier build's manifest lists, itself included."""
+    manifest = build / MANIFEST
+    return {MANIFEST, *json.loads(manifest.read_text())["files"]} if manifest.is_file() else {MANIFEST}
+
+
+def _room(path: Path, root: Path) -> bool:
+    """No part of the way to ``path`` below ``root`` is a file."""
+    return all(parent.is_dir() or not parent.exists() for parent in path.parents if parent.is_relative_to(root))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir():
+        if any(target.iterdir()) and not _is_build(target):
+            raise OutputError("the output directory already holds something that is not a hwgen build", where=str(target),
+                              hint="choose another directory with -o, or empty this one")
+    elif target.exists():
+        raise OutputError("the output directory is a file", where=str(target), hint="choose another directory with -o")
+    parent = target.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise OutputError(f"{parent} is a file, so no directory can be made in it", where=str(target),
+                          hint="choose another directory with -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{parent} is not writable", where=str(target), hint="choose another directory with -o")
+
+
+def _is_build(path: Path) -> bool:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("generator") == GENERATOR and isinstance(manifest.get("files"), dict)
+
+
+def _not_writable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write: {error.strerror or error}", where=str(path),
+                       hint="check the rights and the free space there, or choose another place")
+
+
+def read_manifest(path: str | os.PathLike) -> dict:
+    """manifest.json of a build directory, after every file in it was found with its digest.
+
+    Raises InputError for something that is no build, BuildVersionError for a build of another version or a damaged one.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError("there is no such build directory", where=str(root), hint="make one with hwgen compile ... -o DIRECTORY")
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"not a hwgen build: it has no {MANIFEST}", where=str(root),
+                         hint="give the directory hwgen compile wrote with -o") from error
+    except (OSError, ValueError) as error:
+        raise BuildVersionError(f"the build is damaged: {MANIFEST} cannot be read ({error})", where=str(root),
+                                hint="compile again") from error
+    if not isinstance(manifest, dict) or manifest.get("generator") != GENERATOR:
+        raise InputError(f"not a hwgen build: its {MANIFEST} was written by something else", where=str(root),
+                         hint="give the directory hwgen compile wrote with -o")
+    if manifest.get("version") != __version__:
+        raise BuildVersionError(f"the build was made by hwgen {manifest.get('version')}, this is hwgen {__version__}",
+                                where=str(root), hint="compile again, or install that version")
+    for name, digest in manifest["files"].items():
+        file = root / name
+        if not file.is_file():
+            raise BuildVersionError(f"the build is damaged: {name} is missing", where=str(root), hint="compile again")
+        if sha256(file) != digest:
+            raise BuildVersionError(f"the build is damaged: {name} is not what hwgen wrote", where=str(root), hint="compile again")
+    return manifest
+
+
+def _json_text(data) -> str:
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def write_file(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a single file in one step: it is there whole, or as it was before. Raises OutputError."""
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.resolve().parent)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, data) -> None:
+    """`write_file` of JSON text with two spaces of indent; NaN and infinity are refused (ValueError)."""
+    write_file(path, _json_text(data))

@@ -1,0 +1,203 @@
+"""The output directory: whole or not at all, never over somebody else's files, unchanged files keep their time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from hwgen import __version__, output
+from hwgen.errors import BuildVersionError, InputError, OutputError
+from hwgen.output import OutputDir, read_manifest, write_file, write_json
+
+
+def build(path, files={"rtl/top.v": "module top;", "weights.bin": b"\x00\x01"}, **extra):
+    with OutputDir(path) as out:
+        for name, content in files.items():
+            out.write(name, content)
+        out.manifest(**extra)
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """Every file below ``path``; directories that are empty appear as None."""
+    return {p.relative_to(path).as_posix(): p.read_bytes() if p.is_file() else None
+            for p in sorted(path.rglob("*")) if p.is_file() or not any(p.iterdir())}
+
+
+def test_writes_files_and_manifest(tmp_path):
+    build(tmp_path / "a" / "b", tasks=2)
+    manifest = read_manifest(tmp_path / "a" / "b")
+    assert (manifest["generator"], manifest["version"], manifest["tasks"]) == ("hwgen", __version__, 2)
+    assert set(manifest["files"]) == {"rtl/top.v", "weights.bin"}
+    assert (tmp_path / "a/b/rtl/top.v").read_text() == "module top;"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_files_written_by_path_are_in_the_manifest(tmp_path):
+    with OutputDir(tmp_path / "b") as out:
+        out.path("x/model.npz").write_bytes(b"123")
+    assert "x/model.npz" in read_manifest(tmp_path / "b")["files"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
+def test_nothing_is_left_after_an_exception(tmp_path, error):
+    with pytest.raises(error):
+        with OutputDir(tmp_path / "b") as out:
+            out.write("x", "half")
+            raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_the_earlier_build_alone(tmp_path):
+    build(tmp_path / "b")
+    before = tree(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        with OutputDir(tmp_path / "b") as out:
+            out.write("rtl/top.v", "half")
+            raise KeyboardInterrupt
+    assert tree(tmp_path) == before
+
+
+def test_a_failing_swap_restores_the_earlier_build(tmp_path, monkeypatch):
+    build(tmp_path / "b")
+    before = tree(tmp_path)
+    rename = Path.rename
+
+    def broken(self, target):
+        if self.suffix == ".part":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OutputError, match="No space left on device"):
+        build(tmp_path / "b", {"new": "1"})
+    assert tree(tmp_path) == before
+
+
+def test_unchanged_files_keep_their_time_and_foreign_files_stay(tmp_path):
+    target = tmp_path / "b"
+    build(target, {"same": "1", "changed": "1", "gone": "1"})
+    for name in ("same", "changed"):
+        os.utime(target / name, (1000, 1000))
+    (target / "obj").mkdir()
+    (target / "obj/top.o").write_bytes(b"object")
+    build(target, {"same": "1", "changed": "2"})
+    assert (target / "same").stat().st_mtime == 1000
+    assert (target / "changed").stat().st_mtime > 1000
+    assert tree(target).keys() == {"same", "changed", "obj/top.o", "manifest.json"}
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_foreign_file_gives_way_to_a_new_one(tmp_path):
+    build(tmp_path / "b", {"one": "1"})
+    (tmp_path / "b/two").write_text("foreign")
+    (tmp_path / "b/dir").write_text("foreign")
+    build(tmp_path / "b", {"two": "2", "dir/x": "3"})
+    assert tree(tmp_path / "b").keys() == {"two", "dir/x", "manifest.json"}
+    assert (tmp_path / "b/two").read_text() == "2"
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    (tmp_path / "b").mkdir()
+    build(tmp_path / "b")
+    assert read_manifest(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name, content", [("notes.txt", "mine"), ("manifest.json", "{}"), ("manifest.json", "["),
+                                           ("manifest.json", '{"generator": "other", "files": {}}')])
+def test_refuses_a_directory_with_something_else(tmp_path, name, content):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / name).write_text(content)
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match="already holds something that is not a hwgen build") as error:
+        build(tmp_path / "b")
+    assert str(tmp_path / "b") in str(error.value) and "next:" in str(error.value)
+    assert tree(tmp_path) == before
+
+
+def test_refuses_a_file(tmp_path):
+    (tmp_path / "b").write_text("mine")
+    with pytest.raises(OutputError, match="the output directory is a file"):
+        build(tmp_path / "b")
+    with pytest.raises(OutputError, match="is a file, so no directory can be made in it"):
+        build(tmp_path / "b" / "c" / "d")
+    assert tree(tmp_path) == {"b": b"mine"}
+
+
+def test_refuses_what_is_not_writable(tmp_path, monkeypatch):
+    """Root may write everywhere, so the answer of the system is replaced."""
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(output.os, "access", lambda path, mode: Path(path) != tmp_path / "locked")
+    with pytest.raises(OutputError, match="locked is not writable"):
+        build(tmp_path / "locked" / "x" / "y")
+    assert tree(tmp_path) == {"locked": None}
+
+
+def test_an_error_of_the_system_is_reported():
+    with pytest.raises(OutputError, match="cannot write"):
+        build("/proc/hwgen-test/build")
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "", "manifest.json"])
+def test_only_names_inside(tmp_path, name):
+    with pytest.raises(ValueError, match="not the name of a file inside"):
+        with OutputDir(tmp_path / "b") as out:
+            out.write(name, "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifest_keys_are_protected(tmp_path):
+    with pytest.raises(ValueError, match="'files' is written by OutputDir"):
+        with OutputDir(tmp_path / "b") as out:
+            out.manifest(files={})
+
+
+def test_read_manifest_refuses_what_is_no_build(tmp_path):
+    with pytest.raises(InputError, match="no such build directory"):
+        read_manifest(tmp_path / "missing")
+    with pytest.raises(InputError, match="it has no manifest.json"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"generator": "other"}')
+    with pytest.raises(InputError, match="written by something else"):
+        read_manifest(tmp_path)
+
+
+def edit(path, **changes):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def test_read_manifest_refuses_another_version(tmp_path):
+    build(tmp_path / "b")
+    edit(tmp_path / "b", version="0.0.9")
+    with pytest.raises(BuildVersionError, match=f"made by hwgen 0.0.9, this is hwgen {__version__}"):
+        read_manifest(tmp_path / "b")
+
+
+def test_read_manifest_sees_damage(tmp_path):
+    build(tmp_path / "b")
+    (tmp_path / "b/weights.bin").write_bytes(b"\x00\x02")
+    with pytest.raises(BuildVersionError, match="weights.bin is not what hwgen wrote"):
+        read_manifest(tmp_path / "b")
+    (tmp_path / "b/weights.bin").unlink()
+    with pytest.raises(BuildVersionError, match="weights.bin is missing"):
+        read_manifest(tmp_path / "b")
+    (tmp_path / "b/manifest.json").write_text("{")
+    with pytest.raises(BuildVersionError, match="manifest.json cannot be read"):
+        read_manifest(tmp_path / "b")
+
+
+def test_single_files_are_replaced_in_one_step(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    write_json(tmp_path / "x.json", {"a": [2]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [2]}
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [2]}
+    with pytest.raises(OutputError, match="cannot write: No such file or directory"):
+        write_file(tmp_path / "no" / "x", b"1")
+    with pytest.raises(OutputError, match="cannot write"):
+        write_file(tmp_path, b"1")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
