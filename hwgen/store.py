@@ -1,0 +1,201 @@
+"""A `qir.QModel` in one file: an .npz without pickle, equal bytes for equal models.
+
+The archive is stored, not compressed, with fixed time stamps. Member ``model.npy`` holds JSON (UTF-8, as uint8): the nodes
+as ``{"type": class name, field: value, ...}``. An array is ``{"array": i}``, member ``a<i>.npy``; `qir.Weights` are
+``{"weights": i}``, an index into a table. Both are written once per object, so what two tasks share is one object after `load`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from enum import Enum
+import io
+import json
+from pathlib import Path
+import types
+import typing
+import zipfile
+
+import numpy as np
+
+from . import qir
+from .errors import BuildVersionError, OutputError
+from .ir import Act
+
+FORMAT = "hwgen.qmodel"
+FORMAT_VERSION = 1
+RECORDS = {cls.__name__: cls for cls in (
+    qir.QModel, qir.QGraph, qir.QPatches, qir.QResidualInit, qir.QNorm, qir.QLinear, qir.QResidualLinear, qir.QAttention,
+    qir.QMoE, qir.QHead, qir.QActivation, qir.Weights)}
+HINTS = {cls: typing.get_type_hints(cls) for cls in RECORDS.values()}
+TIME_STAMP = (1980, 1, 1, 0, 0, 0)      # the least a zip file can hold
+HEADER = "model.npy"
+
+
+def save(model: qir.QModel, path: str | Path) -> Path:
+    """Write ``model`` to ``path`` (usually ``model.npz``) and return the path; raises OutputError when it cannot be written.
+
+    The file appears whole or not at all.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(encode(model))
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path.name!r}: {error.strerror}", where=str(path),
+                          hint="choose a folder that exists and can be written") from error
+    return path
+
+
+def load(path: str | Path) -> qir.QModel:
+    """Read what `save` wrote. Raises BuildVersionError when the file is missing, damaged, foreign or of another version."""
+    path = Path(path)
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    except _Unreadable as error:
+        reason = str(error)
+    raise BuildVersionError(f"model file {path.name!r} {reason}", where=str(path), hint="compile the model again")
+
+
+# ---------------------------------------------------------------- bytes
+
+def encode(model: qir.QModel) -> bytes:
+    """The file's content; equal models (same values, same sharing) give equal bytes."""
+    writer = _Writer()
+    root = writer.value(model)
+    header = {"format": FORMAT, "version": FORMAT_VERSION, "arrays": len(writer.arrays), "weights": writer.weights, "model": root}
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False)
+    members = {HEADER: np.frombuffer(text.encode(), np.uint8)}
+    members |= {_member(i): array for i, array in enumerate(writer.arrays)}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in members.items():
+            info = zipfile.ZipInfo(name, TIME_STAMP)
+            info.create_system, info.external_attr = 3, 0o644 << 16         # the same on every platform
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
+            archive.writestr(info, content.getvalue())
+    return buffer.getvalue()
+
+
+class _Unreadable(Exception):
+    """Why a file is not a model; the text continues "model file 'x' ..."."""
+
+
+def decode(content: bytes) -> qir.QModel:
+    """The model in ``content``; raises an exception only `load` needs to know when there is none."""
+    # the reader of a damaged archive raises whatever the damaged field led it to; every one means the same to the user
+    damage = (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, OSError, OverflowError)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = set(archive.namelist())
+            if HEADER not in names:
+                raise _Unreadable("is not an hwgen model")
+            header = json.loads(_array(archive, HEADER).tobytes())
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise _Unreadable("is not an hwgen model")
+            if header.get("version") != FORMAT_VERSION:
+                raise _Unreadable(f"has format version {header.get('version')!r}, this hwgen reads {FORMAT_VERSION}")
+            members = [_member(i) for i in range(header["arrays"])]
+            if names != {HEADER, *members}:
+                raise _Unreadable(f"is damaged: it should hold {len(members) + 1} arrays and holds {len(names)}")
+            reader = _Reader([_array(archive, name) for name in members])
+        reader.weights = [reader.value(item, qir.Weights) for item in header["weights"]]
+        return reader.value(header["model"], qir.QModel)
+    except damage as error:
+        raise _Unreadable(f"is damaged or not an hwgen model: {error}") from error
+
+
+def _member(index: int) -> str:
+    return f"a{index}.npy"
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    return np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)     # read() checks the CRC
+
+
+# ---------------------------------------------------------------- records <-> JSON
+
+class _Writer:
+    """Turns records into JSON values, collecting arrays and Weights once per object."""
+
+    def __init__(self):
+        self.arrays: list[np.ndarray] = []
+        self.weights: list[dict] = []
+        self._seen: dict[int, int] = {}         # id -> index; the model keeps the objects alive
+
+    def value(self, x):
+        match x:
+            case np.ndarray():
+                if id(x) not in self._seen:
+                    self._seen[id(x)] = len(self.arrays)
+                    self.arrays.append(x)
+                return {"array": self._seen[id(x)]}
+            case qir.Weights():
+                if id(x) not in self._seen:
+                    record = self._record(x)
+                    self._seen[id(x)] = len(self.weights)
+                    self.weights.append(record)
+                return {"weights": self._seen[id(x)]}
+            case Enum():
+                return x.value
+            case dict():
+                return {key: self.value(item) for key, item in x.items()}
+            case tuple():
+                return [self.value(item) for item in x]
+            case None | bool() | str():
+                return x
+            case int() | np.integer():
+                return int(x)
+            case float() | np.floating():
+                return float(x)
+        return self._record(x)
+
+    def _record(self, x):
+        if type(x) not in HINTS:
+            raise TypeError(f"a model file cannot hold {type(x).__name__}")
+        return {"type": type(x).__name__} | {f.name: self.value(getattr(x, f.name)) for f in fields(x)}
+
+
+class _Reader:
+    """Turns JSON values into records, each value checked against its field's annotation."""
+
+    def __init__(self, arrays: list[np.ndarray]):
+        self.arrays = arrays
+        self.weights: list[qir.Weights] = []
+
+    def value(self, x, hint):
+        """``x`` as an instance of ``hint``; raises _Unreadable when it is none."""
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if origin is types.UnionType:                                       # X | None
+            return None if x is None else self.value(x, args[0])
+        if origin is tuple and isinstance(x, list):
+            hints = [args[0]] * len(x) if args[-1] is Ellipsis else args
+            if len(hints) == len(x):
+                return tuple(self.value(item, h) for item, h in zip(x, hints))
+        elif origin is dict and isinstance(x, dict):
+            return {key: self.value(item, args[1]) for key, item in x.items()}
+        elif hint is Act:
+            return Act(x)
+        elif hint is float and isinstance(x, (int, float)) and not isinstance(x, bool):
+            return float(x)
+        elif hint in (int, str, bool) and type(x) is hint:
+            return x
+        elif hint is np.ndarray and isinstance(x, dict) and x.keys() == {"array"}:
+            return self._entry(self.arrays, x["array"])
+        elif hint is qir.Weights and isinstance(x, dict) and x.keys() == {"weights"}:
+            return self._entry(self.weights, x["weights"])
+        elif is_dataclass(hint) and isinstance(x, dict) and issubclass(RECORDS.get(x.get("type"), object), hint):
+            cls = RECORDS[x["type"]]
+            if x.keys() - {"type"} == HINTS[cls].keys():
+                return cls(**{key: self.value(x[key], h) for key, h in HINTS[cls].items()})
+        raise _Unreadable(f"is damaged: {str(x)[:60]!r} is not {getattr(hint, '__name__', hint)}")
+
+    @staticmethod
+    def _entry(table, index):
+        if type(index) is not int or not 0 <= index < len(table):
+            raise _Unreadable(f"is damaged: entry {index!r} of a table of {len(table)}")
+        return table[index]
