@@ -1,0 +1,1 @@
+"""Generators of the files of a build: RTL and HLS."""

