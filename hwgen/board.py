@@ -1,0 +1,167 @@
+"""Boards as data: one YAML file a board, read into a frozen record. Adding a board changes no Python.
+
+This is the only module that knows YAML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+import difflib
+from enum import Enum
+from pathlib import Path
+import types
+import typing
+
+import yaml
+
+from .engine import EngineConfig
+from .errors import CapacityError, TargetError
+from .paths import data_dir
+
+DEFAULT_EFFICIENCY = 0.85
+
+
+class Family(Enum):
+    """Decides what a multiplier and a look-up table can hold (`hwgen.resources`)."""
+
+    ZYNQ_ULTRASCALE_PLUS = "zynq-ultrascale+"
+    ECP5 = "ecp5"
+    SIM = "sim"
+
+
+@dataclass(frozen=True)
+class Board:
+    """One target. Numbers are what the chip has, for which ``sources`` names the documents; None: no limit (simulation)."""
+
+    name: str
+    title: str
+    part: str
+    family: Family
+    lut: int | None              # LUT6, on the ECP5 LUT4
+    ff: int | None
+    dsp: int | None              # DSP48E2, on the ECP5 18x18 multipliers
+    bram36: int | None           # 36 kbit each, on the ECP5 pairs of EBR blocks
+    uram: int | None             # 288 kbit each
+    memory_gb_s: float           # peak of the external memory, 1e9 bytes per second
+    axi_data_bits: int           # width of the memory port
+    clock_mhz: float             # default clock of the engine
+    arrays: tuple[tuple[int, int], ...]     # (ti, to) in order of preference
+    packed: bool                 # two products per DSP
+    sources: dict[str, str]      # key or group of keys -> where the numbers come from
+    memory_efficiency: float = DEFAULT_EFFICIENCY   # share of the peak that a long sequential read gets
+    path: Path | None = None     # the file it was read from
+
+    def bytes_per_cycle(self, clock_mhz: float | None = None) -> float:
+        """What the external memory delivers per engine cycle, at most one beat of the port."""
+        sustained = self.memory_gb_s * 1000 * self.memory_efficiency / (clock_mhz or self.clock_mhz)
+        return min(sustained, self.axi_data_bits / 8)
+
+    def axi_bits(self, to: int) -> int:
+        """Width for an engine with ``to`` output lanes: the port's, or less so that an output word is whole beats."""
+        bits = self.axi_data_bits
+        while 32 * to % bits:
+            bits //= 2
+        return bits
+
+
+def load_board(target: str | Path) -> Board:
+    """The board called ``target`` (see `boards`), or the one in the file ``target`` when that is a path to a .yaml file.
+
+    Raises TargetError: unknown name (with the nearest known one), or a file that is missing or wrong.
+    """
+    text = str(target)
+    if isinstance(target, Path) or text.endswith((".yaml", ".yml")):
+        return _read(Path(target))
+    files = _files()
+    if text in files:
+        return _read(files[text])
+    near = difflib.get_close_matches(text.lower(), files, n=1, cutoff=0.5)
+    known = "known: " + ", ".join(files) + "; or give a path to a .yaml file"
+    raise TargetError(f"unknown target {text!r}" + (f", did you mean {near[0]!r}?" if near else ""), hint=known)
+
+
+def boards() -> list[Board]:
+    """All bundled boards, by name."""
+    return [_read(path) for path in _files().values()]
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(data_dir("boards").glob("*.yaml"))}
+
+
+# ---------------------------------------------------------------- reading
+
+_KINDS = {int: "a whole number, 0 or more", float: "a number above 0", str: "text", bool: "true or false", dict: "a map of texts",
+          tuple: "a list of pairs of whole numbers, not empty", Family: "one of " + ", ".join(f.value for f in Family)}
+
+
+def _read(path: Path) -> Board:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TargetError(f"board file {path.name!r} cannot be read: {error.strerror}", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TargetError(f"board file {path.name!r} is not YAML: {' '.join(str(error).split())}", where=str(path)) from error
+    if not isinstance(data, dict):
+        raise TargetError(f"board file {path.name!r} holds {type(data).__name__}, expected a map of keys", where=str(path),
+                          hint="take boards/zcu104.yaml as a pattern")
+    hints = typing.get_type_hints(Board)
+    known = [f.name for f in fields(Board) if f.name != "path"]
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            raise _wrong(path, f"key {key!r} is unknown", f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+    values = {}
+    for key in known:
+        if key in data:
+            values[key] = _convert(path, key, data[key], hints[key])
+        elif key != "memory_efficiency":
+            raise _wrong(path, f"key {key!r} is missing", f"expected {_expected(hints[key])}")
+    board = Board(**values, path=path)
+    if board.memory_efficiency > 1:
+        raise _wrong(path, f"key 'memory_efficiency' is {board.memory_efficiency!r}", "it is a share of the peak, at most 1")
+    bits = board.axi_data_bits
+    if not 32 <= bits <= 1024 or bits & (bits - 1):
+        raise _wrong(path, f"key 'axi_data_bits' is {bits!r}", "expected a power of two from 32 to 1024")
+    for ti, to in board.arrays:
+        try:
+            EngineConfig(ti=ti, to=to, max_tokens=16, act_words=16, kv_words=16, score_words=16, res_words=16, program_words=16,
+                         max_experts=0, max_top_k=0, axi_data_bits=board.axi_bits(to) if to > 0 else bits, fifo_beats=16)
+        except CapacityError as error:
+            raise _wrong(path, f"key 'arrays' has {[ti, to]}", error.message) from error
+    return board
+
+
+def _wrong(path: Path, what: str, hint: str) -> TargetError:
+    return TargetError(f"board file {path.name!r}: {what}", where=str(path), hint=hint)
+
+
+def _kind(hint) -> tuple[type, bool]:
+    """(plain type, may be null) of an annotation."""
+    if typing.get_origin(hint) is types.UnionType:
+        return typing.get_args(hint)[0], True
+    return typing.get_origin(hint) or hint, False
+
+
+def _expected(hint) -> str:
+    kind, optional = _kind(hint)
+    return _KINDS[kind] + (", or null for no limit" if optional else "")
+
+
+def _convert(path: Path, key: str, value, hint):
+    kind, optional = _kind(hint)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None and optional:
+        return None
+    if kind is int and type(value) is int and value >= 0 or kind in (str, bool) and type(value) is kind:
+        return value
+    if kind is float and number and 0 < value < float("inf"):
+        return float(value)
+    if kind is Family and value in [f.value for f in Family]:
+        return Family(value)
+    if kind is dict and isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair):
+        return value
+    if kind is tuple and isinstance(value, list) and value and all(
+            isinstance(pair, list) and len(pair) == 2 and all(type(x) is int for x in pair) for pair in value):
+        return tuple((ti, to) for ti, to in value)
+    raise _wrong(path, f"key {key!r} is {value!r}", f"expected {_expected(hint)}")

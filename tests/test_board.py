@@ -1,0 +1,187 @@
+"""Boards: every bundled file reads, its numbers are what the documents say, and every mistake in a file is named."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import yaml
+
+from hwgen import paths
+from hwgen.board import Board, Family, boards, load_board
+from hwgen.engine import EngineConfig
+from hwgen.errors import TargetError, ToolError
+
+NAMES = ["kv260", "sim", "ulx3s-85f", "zcu102", "zcu104"]
+CHIPS = {       # LUT, FF, DSP, BRAM36, URAM
+    "zcu102": (274_080, 548_160, 2_520, 912, 0),
+    "zcu104": (230_400, 460_800, 1_728, 312, 96),
+    "kv260": (117_120, 234_240, 1_248, 144, 64),
+    "ulx3s-85f": (83_640, 83_640, 156, 104, 0),
+    "sim": (None,) * 5,
+}
+
+
+@pytest.fixture(scope="module")
+def pattern() -> dict:
+    """The content of a good board file."""
+    return yaml.safe_load((paths.data_dir("boards") / "zcu104.yaml").read_text())
+
+
+def board_file(tmp_path, data):
+    path = tmp_path / "mine.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    return path
+
+
+def test_names():
+    assert [board.name for board in boards()] == NAMES
+    assert all(board.path.stem == board.name for board in boards())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chip(name):
+    board = load_board(name)
+    assert (board.lut, board.ff, board.dsp, board.bram36, board.uram) == CHIPS[name]
+    assert board == load_board(board.path) == load_board(str(board.path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_has_a_source(name):
+    board = load_board(name)
+    wanted = {"resources", "memory", "efficiency", "clock_mhz", "arrays"} | ({"part", "axi_data_bits"} if board.lut else set())
+    assert wanted <= board.sources.keys()
+    assert all(len(text) > 20 for text in board.sources.values())
+
+
+@pytest.mark.parametrize("name, transfers_mt_s, bits", [
+    ("zcu102", 33.333 * 64 / 2 * 2, 64), ("zcu104", 33.333 * 64 / 2 * 2, 64), ("kv260", 2400, 64), ("ulx3s-85f", 166.6, 16)])
+def test_memory_bandwidth_follows_from_its_derivation(name, transfers_mt_s, bits):
+    assert load_board(name).memory_gb_s == pytest.approx(transfers_mt_s * bits / 8 / 1000, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_array_makes_an_engine(name):
+    board = load_board(name)
+    for ti, to in board.arrays:
+        bits = board.axi_bits(to)
+        config = EngineConfig(ti=ti, to=to, max_tokens=64, act_words=64, kv_words=64, score_words=64, res_words=64, program_words=64,
+                              max_experts=0, max_top_k=0, axi_data_bits=bits, fifo_beats=64, packed=board.packed)
+        assert config.macs_per_cycle == ti * to
+        assert bits == board.axi_data_bits or 32 * to % (2 * bits) != 0
+
+
+def test_bytes_per_cycle():
+    assert load_board("zcu104").bytes_per_cycle() == pytest.approx(17.07e9 * 0.85 / 300e6)
+    assert load_board("zcu104").bytes_per_cycle(150) == 64, "the port is the limit"
+    assert load_board("sim").bytes_per_cycle() == 64
+    assert load_board("ulx3s-85f").bytes_per_cycle() == pytest.approx(3.774, abs=1e-3)
+
+
+def test_axi_bits():
+    sim = load_board("sim")
+    assert [sim.axi_bits(to) for to in (8, 16, 32, 48, 64)] == [256, 512, 512, 512, 512]
+
+
+def test_frozen():
+    with pytest.raises(FrozenInstanceError):
+        load_board("sim").lut = 3
+
+
+# ---------------------------------------------------------------- mistakes
+
+@pytest.mark.parametrize("name, near", [("zcu140", "zcu104"), ("ZCU102", "zcu102"), ("ulx3s", "ulx3s-85f"), ("kv26", "kv260")])
+def test_unknown_name_suggests_the_nearest(name, near):
+    with pytest.raises(TargetError) as info:
+        load_board(name)
+    assert info.value.message == f"unknown target {name!r}, did you mean {near!r}?"
+    assert info.value.hint == "known: kv260, sim, ulx3s-85f, zcu102, zcu104; or give a path to a .yaml file"
+
+
+def test_unknown_name_with_nothing_near():
+    with pytest.raises(TargetError) as info:
+        load_board("xyz")
+    assert info.value.message == "unknown target 'xyz'"
+    assert "zcu104" in info.value.hint
+
+
+def test_own_file(tmp_path, pattern):
+    del pattern["memory_efficiency"]
+    board = load_board(board_file(tmp_path, pattern | {"name": "mine", "dsp": 900, "uram": None}))
+    assert (board.name, board.dsp, board.uram, board.memory_efficiency) == ("mine", 900, None, 0.85)
+    assert board.family is Family.ZYNQ_ULTRASCALE_PLUS and isinstance(board, Board)
+
+
+def refused(path) -> TargetError:
+    with pytest.raises(TargetError) as info:
+        load_board(path)
+    assert "mine.yaml" in info.value.message and info.value.where == str(path)
+    return info.value
+
+
+@pytest.mark.parametrize("change, message, hint", [
+    ({"dsp": "many"}, "key 'dsp' is 'many'", "expected a whole number, 0 or more, or null for no limit"),
+    ({"dsp": -1}, "key 'dsp' is -1", "expected a whole number"),
+    ({"dsp": True}, "key 'dsp' is True", "expected a whole number"),
+    ({"dsp": 1.5}, "key 'dsp' is 1.5", "expected a whole number"),
+    ({"clock_mhz": 0}, "key 'clock_mhz' is 0", "expected a number above 0"),
+    ({"clock_mhz": float("inf")}, "key 'clock_mhz' is inf", "expected a number above 0"),
+    ({"clock_mhz": None}, "key 'clock_mhz' is None", "expected a number above 0"),
+    ({"memory_efficiency": 1.1}, "key 'memory_efficiency' is 1.1", "at most 1"),
+    ({"part": 7}, "key 'part' is 7", "expected text"),
+    ({"packed": "yes"}, "key 'packed' is 'yes'", "expected true or false"),
+    ({"family": "ecp7"}, "key 'family' is 'ecp7'", "expected one of zynq-ultrascale+, ecp5, sim"),
+    ({"sources": {"part": 3}}, "key 'sources' is {'part': 3}", "expected a map of texts"),
+    ({"arrays": []}, "key 'arrays' is []", "expected a list of pairs"),
+    ({"arrays": [[64]]}, "key 'arrays' is [[64]]", "expected a list of pairs"),
+    ({"arrays": [[60, 30]]}, "key 'arrays' has [60, 30]", "ti = 60 is not 8, 16, 32 or 64"),
+    ({"arrays": [[64, 0]]}, "key 'arrays' has [64, 0]", "to = 0 does not fit"),
+    ({"axi_data_bits": 96}, "key 'axi_data_bits' is 96", "expected a power of two from 32 to 1024"),
+    ({"axi_data_bits": 0}, "key 'axi_data_bits' is 0", "expected a power of two from 32 to 1024"),
+    ({"dps": 3}, "key 'dps' is unknown", "did you mean 'dsp'?"),
+    ({"colour": 3}, "key 'colour' is unknown", "known: name, title, part"),
+    ({"path": "x"}, "key 'path' is unknown", ""),
+])
+def test_wrong_value_names_file_key_and_expectation(tmp_path, pattern, change, message, hint):
+    error = refused(board_file(tmp_path, pattern | change))
+    assert error.message == f"board file 'mine.yaml': {message}"
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize("key", ["name", "lut", "memory_gb_s", "arrays", "sources"])
+def test_missing_key(tmp_path, pattern, key):
+    error = refused(board_file(tmp_path, {k: v for k, v in pattern.items() if k != key}))
+    assert error.message == f"board file 'mine.yaml': key {key!r} is missing"
+    assert error.hint.startswith("expected ")
+
+
+def test_not_yaml(tmp_path):
+    assert "is not YAML" in refused(board_file(tmp_path, "a: [1, 2")).message
+    assert "line 1" in refused(board_file(tmp_path, "a: [1, 2")).message
+    assert "holds list, expected a map" in refused(board_file(tmp_path, "- 1")).message
+    assert "holds NoneType" in refused(board_file(tmp_path, "")).message
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "is not YAML" in refused(path).message
+
+
+def test_no_file(tmp_path):
+    assert "cannot be read: No such file" in refused(tmp_path / "mine.yaml").message
+
+
+# ---------------------------------------------------------------- paths
+
+def test_data_dir_prefers_the_wheel_and_trusts_only_a_checkout(tmp_path):
+    package = tmp_path / "hwgen"
+    package.mkdir()
+    (tmp_path / "boards").mkdir()
+    with pytest.raises(ToolError, match="'boards' of hwgen is missing"):
+        paths.data_dir("boards", package)
+    (tmp_path / "pyproject.toml").touch()
+    assert paths.data_dir("boards", package) == tmp_path / "boards"
+    (package / "_data" / "boards").mkdir(parents=True)
+    assert paths.data_dir("boards", package) == package / "_data" / "boards"
+
+
+def test_data_dir_of_this_project():
+    assert (paths.data_dir("rtl/sv") / "pe_array.sv").is_file()
