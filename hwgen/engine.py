@@ -11,6 +11,8 @@ from .errors import CapacityError
 NUM_CONTEXTS = 4         # instructions in flight between feed and retire
 NUM_PARAM_BANKS = 4      # column parameter banks (bias, multiplier, shift)
 MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-modify-write distance)
+NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
+FACTOR_LATENCY = 7       # pipeline of the softmax factor, hidden behind the array's
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,8 @@ class EngineConfig:
     def digest(self) -> str:
         """16 hex digits that name this configuration (register CONFIG holds the first eight)."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def retire_latency(config: EngineConfig) -> int:
+    """Cycles from the issue of an instruction's last token to the issue of one that waits for its results."""
+    return 2 + (NORM_LATENCY + 1) + (config.segment + 6) + 10 + 2

@@ -1,0 +1,197 @@
+"""Scheduler: integer network + array size -> `Program`: engine configuration, instructions, memory map, weight image.
+
+    steps.py    what an instruction is before addresses        lower.py   integer graph -> steps
+    order.py    tasks merged, hazards                          memory.py  memory map
+    image.py    weight image and frame input                   cycles.py  cycle model
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..engine import EngineConfig
+from ..errors import CapacityError
+from ..golden.integer_model import quantize_input
+from ..ir import Act
+from ..program import Dst, Instr, Op, Src, words
+from ..qir import QGraph, QLinear, QModel, QMoE, QPatches
+from ..registers import MAX_PROGRAM_WORDS
+from . import cycles, image, memory, order
+from .lower import Lowering
+from .memory import MemoryMap
+from .order import Slot
+from .steps import ACT, KV, RES, SCORE
+
+__all__ = ["OutputSlice", "Program", "schedule"]
+
+PAGE = 4096
+MAX_TOKENS = 4096         # accumulator rows an instruction can address
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSlice:
+    """Where an output lies in a frame's output of one task: first word (of ``to`` int32) and number of channels."""
+
+    name: str
+    word: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything the hardware and its driver need to run one network.
+
+    instrs, slots     instructions and the steps they came from (END has none)
+    image             weight image, bytes
+    input_bytes, input_stride, output_bytes   of one frame
+    outputs           per task
+    """
+
+    config: EngineConfig
+    instrs: tuple[Instr, ...]
+    slots: tuple[Slot, ...]
+    memory: MemoryMap
+    image: bytes
+    input_bytes: int
+    output_bytes: int
+    outputs: tuple[tuple[OutputSlice, ...], ...]
+
+    @property
+    def input_stride(self) -> int:
+        return -(-self.input_bytes // PAGE) * PAGE
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.outputs)
+
+    def binary(self) -> bytes:
+        """Program memory: 64 bytes an instruction, little endian."""
+        return b"".join(word.to_bytes(4, "little") for instr in self.instrs for word in words(instr))
+
+    def disassembly(self) -> str:
+        """One numbered line per instruction."""
+        return "".join(f"{pc:4} {instr}\n" for pc, instr in enumerate(self.instrs))
+
+    def useful_macs(self, task: int = 0) -> int:
+        """Multiply-accumulates of one frame without any padding; experts as dispatched."""
+        return sum(slot.step.macs for slot in self.slots if slot.task in (None, task))
+
+    def rows(self, dispatched: dict[int, int] | None = None) -> list[int]:
+        """Tokens streamed per tile, per instruction; ``dispatched`` {pc: tokens} overrides the expected ones of experts."""
+        return [(dispatched or {}).get(pc, slot.step.rows or slot.step.instr.tokens) for pc, slot in enumerate(self.slots)] + [0]
+
+    def estimate(self, bytes_per_cycle: float, latency: int = 100, task: int = 0,
+                 dispatched: dict[int, int] | None = None) -> list[cycles.Timing]:
+        """Cycle model of one frame, stage "estimate"."""
+        return cycles.estimate(self.config, list(self.instrs), self.rows(dispatched), task, bytes_per_cycle, latency)
+
+    def frames(self, graph: QGraph, images: np.ndarray) -> bytes:
+        """Inputs of a run: frame f at ``f * input_stride``."""
+        patches = next(node for node in graph.nodes if isinstance(node, QPatches))
+        rows = image.input_vectors(quantize_input(patches, images), self.config.ti, self.config.to)
+        padded = np.zeros((len(rows), self.input_stride), np.uint8)
+        padded[:, :self.input_bytes] = rows
+        return padded.tobytes()
+
+    def read_outputs(self, data: bytes, tasks: list[int]) -> list[dict[str, np.ndarray]]:
+        """Output memory of a run -> per frame {ONNX output: int32 [channels]}; tasks: of each frame."""
+        frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1)
+        to = self.config.to
+        return [{o.name: frame[o.word * to:o.word * to + o.channels] for o in self.outputs[task]} for frame, task in zip(frames, tasks)]
+
+
+def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False) -> Program:
+    """Schedule a network on an array of ti x to. Raises CapacityError when the instruction set's limits are exceeded."""
+    graphs = model.tasks
+    group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
+    slots = order.merge([Lowering(graph, ti, to, group).run() for graph in graphs])
+    placed = memory.allocate(slots, ti)
+    config = EngineConfig(
+        ti=ti, to=to, max_tokens=_max_tokens(slots), act_words=_round(placed.words[ACT]), kv_words=_round(placed.words[KV]),
+        score_words=_round(placed.words[SCORE]), res_words=_round(placed.words[RES]), program_words=len(slots) + 1,
+        max_experts=max((slot.step.instr.num_experts for slot in slots), default=0),
+        max_top_k=max((slot.step.instr.top_k for slot in slots), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
+        activation=_activation(graphs), packed=packed)
+    if config.program_words > MAX_PROGRAM_WORDS:
+        raise CapacityError(f"the program has {config.program_words} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}")
+    limits = order.slacks(slots, len(graphs))
+    instrs = [_place(slot, pair, placed, config) for slot, pair in zip(slots, limits)] + [Instr(op=Op.END)]
+    outputs, output_words = _outputs(slots, len(graphs))
+    return Program(config, tuple(instrs), tuple(slots), placed, _image(slots, ti, to), _input_bytes(slots, ti),
+                   output_words * 4 * to, outputs)
+
+
+def _round(count: int) -> int:
+    """Memory depth: at least 16 words, a multiple of 16."""
+    return max(16, -(-count // 16) * 16)
+
+
+def _max_tokens(slots: list[Slot]) -> int:
+    tokens = max(slot.step.instr.tokens for slot in slots)
+    if tokens > MAX_TOKENS:
+        raise CapacityError(f"{tokens} tokens, the engine's accumulators address {MAX_TOKENS}", hint="use a shorter sequence")
+    return max(16, 1 << (tokens - 1).bit_length())
+
+
+def _activation(graphs: tuple[QGraph, ...]) -> str:
+    kinds = {node.act.kind for graph in graphs for node in graph.nodes
+             if isinstance(node, (QLinear, QMoE)) and node.act is not None}
+    if len(kinds) > 1:
+        raise CapacityError(f"the network uses the activations {sorted(k.value for k in kinds)}, the engine has one table",
+                            hint="use one activation function in the whole network")
+    return (kinds.pop() if kinds else Act.GELU).value
+
+
+def _place(slot: Slot, limits: tuple[int, int], placed: MemoryMap, config: EngineConfig) -> Instr:
+    step = slot.step
+    fields: dict[str, int] = dict(slack=limits[0], load_slack=limits[1])
+
+    def base(place, token=0):
+        return placed.bases[place.buffer] + place.position // config.ti * place.buffer.tokens + token
+
+    if step.source is not None:
+        fields.update(src_base=base(step.source, step.source.token), src_stride=step.source.buffer.tokens)
+        if step.instr.src == Src.EXP:
+            fields.update(src_row=step.source.buffer.parity * config.max_tokens)
+    if step.target is not None:
+        fields.update(dst_base=base(step.target, step.target.token), dst_stride=step.target.buffer.tokens,
+                      dst_group=step.target.position % config.ti // config.group)
+        if step.instr.dst == Dst.SCORE:
+            fields.update(dst_row=step.target.buffer.parity * config.max_tokens)
+    if step.stationary is not None:
+        fields.update(stat_base=base(step.stationary), stat_stride=step.stationary.buffer.tokens,
+                      stat_group=step.stationary.position % config.ti // config.group)
+    return order.predicated(slot, replace(step.instr, **fields))
+
+
+def _image(slots: list[Slot], ti: int, to: int) -> bytes:
+    parts: list[bytes] = []
+    for slot in slots:
+        step = slot.step
+        if step.operand is not None:
+            channels = (step.instr.n_tiles - 1) * to + step.instr.n_last
+            parts.append(image.matmul_vectors(step.operand, channels, ti, to))
+        elif step.constant is not None:
+            parts.append(image.constant_vectors(step.constant, ti, to))
+    return b"".join(parts)
+
+
+def _input_bytes(slots: list[Slot], ti: int) -> int:
+    return sum(s.step.instr.tokens * s.step.instr.n_tiles * ti for s in slots if s.step.instr.op == Op.STREAM and s.step.constant is None)
+
+
+def _outputs(slots: list[Slot], num_tasks: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
+    """Outputs of each task, and the words a frame's output needs at most."""
+    outputs, most = [], 0
+    for task in range(num_tasks):
+        word, found = 0, []
+        for slot in slots:
+            if slot.step.output is not None and slot.task in (None, task):
+                name, channels = slot.step.output
+                found.append(OutputSlice(name, word, channels))
+                word += slot.step.instr.n_tiles
+        outputs.append(tuple(found))
+        most = max(most, word)
+    return tuple(outputs), most

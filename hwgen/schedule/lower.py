@@ -1,0 +1,236 @@
+"""Integer graph of one task -> steps in program order. One method a node; the order inside attention and MoE hides latency."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import CapacityError, ModelError
+from ..program import Dst, Instr, Op, Src, Stat
+from ..qir import (QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit, QResidualLinear, Weights)
+from .steps import ACT, KV, RES, ROUTER, SCORE, Buffer, HeadMap, Operand, Place, Step
+
+KEYS, VALUES, DATA = "keys", "values", "data"
+
+
+class Lowering:
+    """``ti``, ``to``: array rows and columns; ``group``: lanes of a memory bank."""
+
+    def __init__(self, graph: QGraph, ti: int, to: int, group: int):
+        self.graph, self.ti, self.to, self.group = graph, ti, to, group
+        self.steps: list[Step] = []
+        self.buffers: dict[tuple[str, str], tuple[Buffer, np.ndarray]] = {}     # (value, role) -> buffer, channel positions
+        self.norms: dict[str, QNorm] = {}
+        self.counter = 0
+        self.uses = self._uses()
+
+    def run(self) -> list[Step]:
+        rules = {QPatches: self._patches, QResidualInit: self._init, QNorm: self._norm, QLinear: self._linear,
+                 QResidualLinear: self._residual_linear, QAttention: self._attention, QMoE: self._moe, QHead: self._head}
+        nodes, index = self.graph.nodes, 0
+        while index < len(nodes):
+            group = self._attention_inputs(index)               # K, Q, V in this order before their attention
+            for node in group or (nodes[index],):
+                rules[type(node)](node)
+            index += len(group) or 1
+        return self.steps
+
+    # ---------------------------------------------------------------- helpers
+
+    def _uses(self) -> dict[str, dict[str, HeadMap | None]]:
+        """Value -> the roles it is read in; VALUES and the results of attention carry the padding of their heads."""
+        uses: dict[str, dict[str, HeadMap | None]] = {}
+        for node in self.graph.nodes:
+            match node:
+                case QAttention():
+                    heads = HeadMap(node.num_heads, self.graph.shapes[node.q][1] // node.num_heads, self.group)
+                    uses.setdefault(node.q, {})[DATA] = None
+                    uses.setdefault(node.k, {})[KEYS] = None
+                    uses.setdefault(node.v, {})[VALUES] = heads
+                case QLinear() | QResidualLinear() | QHead() | QMoE():
+                    uses.setdefault(node.x, {})[DATA] = None
+        return uses
+
+    def _attention_inputs(self, index: int) -> tuple[QLinear, ...]:
+        """The linears at ``index``.. that give k, q and v of one attention, reordered, or () if that is not what is here."""
+        nodes = self.graph.nodes[index:index + 4]
+        if len(nodes) < 4 or not isinstance(nodes[3], QAttention) or not all(isinstance(n, QLinear) for n in nodes[:3]):
+            return ()
+        by_value = {n.output: n for n in nodes[:3]}
+        wanted = (nodes[3].k, nodes[3].q, nodes[3].v)
+        return tuple(by_value[v] for v in wanted) if set(by_value) == set(wanted) else ()
+
+    def _new(self, memory: str, tokens: int, channels: int, parity: int = 0) -> Buffer:
+        self.counter += 1
+        return Buffer(f"{memory}{self.counter}", memory, tokens, channels, parity)
+
+    def _define(self, value: str, role: str, memory: str, tokens: int, channels: int, heads: HeadMap | None) -> Buffer:
+        positions = heads.positions if heads else np.arange(channels)
+        buffer = self._new(memory, tokens, heads.heads * heads.pitch if heads else channels)
+        self.buffers[value, role] = buffer, positions
+        return buffer
+
+    def _residual(self) -> Buffer:
+        tokens, dim = next(self.graph.shapes[n.output] for n in self.graph.nodes if isinstance(n, QResidualInit))
+        return Buffer(RES, RES, tokens, dim)
+
+    def _tiles(self, count: int, lanes: int) -> tuple[int, int]:
+        """Number of tiles and valid lanes of the last one."""
+        tiles = -(-count // lanes)
+        return tiles, count - (tiles - 1) * lanes
+
+    def _source(self, value: str, first_token: int = 0) -> tuple[dict, Place, tuple[str, ...], np.ndarray]:
+        """Instruction fields, place, what it waits for, and row positions of an int8 operand."""
+        if value in self.norms:
+            norm = self.norms[value]
+            k_tiles, k_hi = self._tiles(norm.dim, self.ti)
+            fields = dict(src=Src.NORM, k_tiles=k_tiles, k_hi=k_hi, norm_dim=norm.dim, norm_eps=norm.eps, inv_mult=norm.inv_mult,
+                          inv_shift=norm.inv_shift, norm_mult=norm.mult, norm_shift=norm.shift, src_row=first_token)
+            return fields, Place(self._residual(), 0, first_token), (RES,), np.arange(norm.dim)
+        if (value, DATA) not in self.buffers:
+            raise ModelError(f"value {value!r} is not in the activation memory", where=f"graph {self.graph.name!r}")
+        buffer, rows = self.buffers[value, DATA]
+        k_tiles, k_hi = self._tiles(buffer.channels, self.ti)
+        return dict(src=Src.ACT, k_tiles=k_tiles, k_hi=k_hi), Place(buffer, 0, first_token), (buffer.name,), rows
+
+    def _matmul(self, node, w: Weights, source, columns: np.ndarray, channels: int, **fields) -> Instr:
+        n_tiles, n_last = self._tiles(channels, self.to)
+        return Instr(op=Op.MATMUL, stat=Stat.WEIGHTS, column_params=1, n_tiles=n_tiles, n_last=n_last, **source[0], **fields)
+
+    # ---------------------------------------------------------------- nodes
+
+    def _patches(self, node: QPatches) -> None:
+        tokens, channels = self.graph.shapes[node.output]
+        buffer = self._define(node.output, DATA, ACT, tokens, channels, None)
+        n_tiles, n_last = self._tiles(channels, self.to)
+        self.steps.append(Step(Instr(op=Op.STREAM, src=Src.ACT, dst=Dst.ACT, tokens=tokens, n_tiles=n_tiles, n_last=n_last,
+                                     note=f"input {node.input}"), target=Place(buffer), writes=(buffer.name,), node=node.name))
+
+    def _init(self, node: QResidualInit) -> None:
+        tokens, dim = node.table.shape
+        n_tiles, n_last = self._tiles(dim, self.to)
+        self.steps.append(Step(Instr(op=Op.STREAM, src=Src.NORM, dst=Dst.RES_SET, tokens=tokens, n_tiles=n_tiles, n_last=n_last,
+                                     note=f"{node.name}: residual start"), target=Place(self._residual()), constant=node.table,
+                               writes=(RES,), node=node.name))
+
+    def _norm(self, node: QNorm) -> None:
+        self.norms[node.output] = node
+
+    def _linear(self, node: QLinear) -> None:
+        tokens, channels = self.graph.shapes[node.output]
+        source = self._source(node.x)
+        for role, heads in self.uses.get(node.output, {}).items():
+            buffer = self._define(node.output, role, ACT if role == DATA else KV, tokens, channels, heads)
+            positions = self.buffers[node.output, role][1]
+            fields = dict(act=1, to16=1, mult2=node.act.mult, shift2=node.act.shift) if node.act else {}
+            instr = self._matmul(node, node.w, source, positions, buffer.channels, tokens=tokens, note=node.name,
+                                 dst=Dst.ACT if role == DATA else Dst.KV, **fields)
+            self.steps.append(Step(instr, source[1], Place(buffer), operand=Operand(node.w, source[3], positions), reads=source[2],
+                                   writes=(buffer.name,), macs=tokens * node.w.weight.size, node=node.name))
+
+    def _residual_linear(self, node: QResidualLinear) -> None:
+        tokens = self.graph.shapes[node.x][0]
+        source = self._source(node.x)
+        dim = node.w.weight.shape[1]
+        instr = self._matmul(node, node.w, source, np.arange(dim), dim, tokens=tokens, dst=Dst.RES_ADD, to16=1,
+                             dst_row=node.first_token, note=node.name)
+        self.steps.append(Step(instr, source[1], Place(self._residual(), 0, node.first_token), reads=source[2], writes=(RES,),
+                               operand=Operand(node.w, source[3], np.arange(dim)), macs=tokens * node.w.weight.size, node=node.name))
+
+    def _attention(self, node: QAttention) -> None:
+        tokens, channels = self.graph.shapes[node.q]
+        keys = self.graph.shapes[node.k][0]
+        dim = channels // node.num_heads
+        heads = HeadMap(node.num_heads, dim, self.group)
+        q, k, v = self.buffers[node.q, DATA][0], self.buffers[node.k, KEYS][0], self.buffers[node.v, VALUES][0]
+        roles = self.uses.get(node.output, {DATA: None})
+        if set(roles) != {DATA}:
+            raise ModelError("its result is used as keys or values of another attention without a Linear in between",
+                             where=f"QAttention node {node.name!r}")
+        out = self._define(node.output, DATA, ACT, tokens, channels, heads)
+        scores = [self._new(SCORE, tokens, keys, parity) for parity in range(min(2, node.num_heads))]
+        n_tiles, n_last = self._tiles(keys, self.to)
+        v_tiles, v_last = self._tiles(dim, self.to)
+        p_tiles, p_hi = self._tiles(keys, self.ti)
+
+        def score(h):
+            first, last = h * dim // self.ti, (h * dim + dim - 1) // self.ti
+            buffer = scores[h % 2]
+            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.K_COLUMNS, dst=Dst.SCORE, to16=1, tokens=tokens,
+                          k_tiles=last - first + 1, k_lo=h * dim % self.ti, k_hi=(h * dim + dim - 1) % self.ti + 1, n_tiles=n_tiles,
+                          n_last=n_last, stat_count=keys, mult=node.score_mult, shift=node.score_shift, note=f"{node.name}: Q K, head {h}")
+            self.steps.append(Step(instr, Place(q, first * self.ti), Place(buffer), Place(k, first * self.ti), reads=(q.name,),
+                                   loads=(k.name,), writes=(buffer.name,), macs=tokens * keys * dim, node=node.name))
+
+        def weigh(h):
+            buffer, position = scores[h % 2], h * heads.pitch
+            instr = Instr(op=Op.MATMUL, src=Src.EXP, stat=Stat.V_ROWS, dst=Dst.ACT, row_scale=1, tokens=tokens, k_tiles=p_tiles,
+                          k_hi=p_hi, n_tiles=v_tiles, n_last=v_last, stat_count=keys, mult=node.out_mult, shift=node.out_shift,
+                          note=f"{node.name}: P V, head {h}")
+            self.steps.append(Step(instr, Place(buffer), Place(out, position), Place(v, position), reads=(buffer.name,),
+                                   loads=(v.name,), writes=(out.name,), macs=tokens * keys * dim, node=node.name))
+
+        score(0)                                    # scores run one head ahead of P V: neither waits for the other
+        for h in range(node.num_heads):
+            if h + 1 < node.num_heads:
+                score(h + 1)
+            weigh(h)
+
+    def _moe(self, node: QMoE) -> None:
+        tokens = self.graph.shapes[node.x][0]
+        experts = len(node.first)
+        if experts > self.to:
+            raise CapacityError(f"{experts} experts, but a router row is one output tile of {self.to} lanes",
+                                where=f"QMoE node {node.name!r}", hint="choose a larger array with --array")
+        source = self._source(node.x)
+        gate = self._matmul(node, node.gate, source, np.arange(experts), experts, tokens=tokens, dst=Dst.ROUTER, to16=1,
+                            top_k=node.top_k, num_experts=experts, renorm=int(node.renormalize), note=f"{node.name}: gate")
+        if node.x in self.norms:                    # the experts change the residual stream under the norm: keep its result
+            x, rows = self._new(ACT, tokens, self.norms[node.x].dim), source[3]
+            gate, target, writes = replace(gate, keep=1), Place(x), (ROUTER, x.name)
+        else:
+            (x, rows), target, writes = self.buffers[node.x, DATA], None, (ROUTER,)
+        self.steps.append(Step(gate, source[1], target, operand=Operand(node.gate, source[3], np.arange(experts)), reads=source[2],
+                               writes=writes, macs=tokens * node.gate.weight.size, node=node.name))
+        hidden = [self._new(ACT, tokens, max(w.weight.shape[1] for w in node.first)) for _ in range(min(2, experts))]
+        residual = self._residual()
+        k_tiles, k_hi = self._tiles(x.channels, self.ti)
+        expected = -(-tokens * node.top_k // experts)
+
+        def first(e):
+            w, buffer = node.first[e], hidden[e % 2]
+            channels = w.weight.shape[1]
+            n_tiles, n_last = self._tiles(channels, self.to)
+            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.WEIGHTS, column_params=1, dst=Dst.ACT, gather=1, act=1, to16=1,
+                          expert=e, tokens=tokens, k_tiles=k_tiles, k_hi=k_hi, n_tiles=n_tiles, n_last=n_last, mult2=node.act.mult,
+                          shift2=node.act.shift, note=f"{node.name}: expert {e}, layer 1")
+            self.steps.append(Step(instr, Place(x), Place(buffer), operand=Operand(w, rows, np.arange(channels)),
+                                   reads=(x.name, ROUTER), writes=(buffer.name,), node=node.name,
+                                   rows=expected, macs=expected * w.weight.size))
+
+        def second(e):
+            w, buffer = node.second[e], hidden[e % 2]
+            h_tiles, h_hi = self._tiles(w.weight.shape[0], self.ti)
+            n_tiles, n_last = self._tiles(w.weight.shape[1], self.to)
+            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.WEIGHTS, column_params=1, dst=Dst.RES_ADD, scatter=1, to16=1,
+                          expert=e, tokens=tokens, k_tiles=h_tiles, k_hi=h_hi, n_tiles=n_tiles, n_last=n_last,
+                          note=f"{node.name}: expert {e}, layer 2")
+            self.steps.append(Step(instr, Place(buffer), Place(residual), reads=(buffer.name, ROUTER), writes=(RES,),
+                                   operand=Operand(w, np.arange(w.weight.shape[0]), np.arange(w.weight.shape[1])), node=node.name,
+                                   rows=expected, macs=expected * w.weight.size))
+
+        first(0)                                    # layer 1 runs one expert ahead
+        for e in range(experts):
+            if e + 1 < experts:
+                first(e + 1)
+            second(e)
+
+    def _head(self, node: QHead) -> None:
+        start, stop = node.tokens
+        source = self._source(node.x, start)
+        channels = node.w.weight.shape[1]
+        instr = self._matmul(node, node.w, source, np.arange(channels), channels, tokens=stop - start, dst=Dst.OUT, mean=1,
+                             note=f"{node.name}: output {node.onnx_name}")
+        self.steps.append(Step(instr, source[1], operand=Operand(node.w, source[3], np.arange(channels)), reads=source[2],
+                               macs=(stop - start) * node.w.weight.size, node=node.name, output=(node.onnx_name, channels)))
