@@ -1,0 +1,118 @@
+"""Reports for people: the same sections as a terminal table and as one self-contained HTML page.
+
+The input is JSON-able data (``acc.report()``, ``result.to_dict()``); docs/reference/json.md has its keys. Nothing is computed
+here but the formatting. A ``stage`` (estimate, rtl simulation, ...) goes into the heading of its section, so that no figure
+stands without the stage it comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+import math
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+UNITS = {"_ms": "ms", "_mhz": "MHz", "_bytes": "bytes", "_mb": "MB", "_gb_s": "GB/s", "_percent": "%"}
+FRACTIONS = ("utilization", "accuracy")         # shown in percent
+MATRIX = ("used", "available")                  # a section with these keys is a table with a percentage
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table. ``columns`` empty: rows are (label, value)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def label(key: str) -> str:
+    """``latency_ms`` -> ``latency [ms]``."""
+    for suffix, unit in UNITS.items():
+        if key.endswith(suffix):
+            return f"{key.removesuffix(suffix).replace('_', ' ')} [{unit}]".lstrip()
+    return key.replace("_", " ")
+
+
+def text(key: str, value) -> str:
+    """A value as people read it: thousands separated, four significant digits, fractions in percent."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float() if key in FRACTIONS:
+            return f"{100 * value:.1f} %"
+        case float():
+            digits = max(0, 3 - math.floor(math.log10(abs(value)))) if value and math.isfinite(value) else 1
+            return f"{value:,.{min(digits, 6)}f}"
+        case dict():
+            return ", ".join(f"{k}: {text(k, v)}" for k, v in value.items())
+        case list() | tuple():
+            return ", ".join(text(key, v) for v in value)
+    return str(value)
+
+
+def sections(data: dict, title: str = "build") -> list[Section]:
+    """Single values first (under ``title``), then one section a nested record, then one a list of records."""
+    plain = {k: v for k, v in data.items() if not isinstance(v, dict) and not _records(v)}
+    result = [Section(title, (), tuple((label(k), text(k, v)) for k, v in plain.items()))] if plain else []
+    result += [_section(key, value) for key, value in data.items() if isinstance(value, dict) and value]
+    for key, value in data.items():
+        if _records(value):
+            columns = tuple(dict.fromkeys(k for row in value for k in row))
+            rows = tuple(tuple(text(k, row.get(k, "")) for k in columns) for row in value)
+            result.append(Section(label(key), tuple(label(k) for k in columns), rows))
+    return result
+
+
+def _records(value) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _section(key: str, value: dict) -> Section:
+    stage = value.get("stage")
+    title = f"{label(key)} ({stage})" if stage else label(key)
+    if all(isinstance(value.get(k), dict) for k in MATRIX):
+        used, available = (value[k] for k in MATRIX)
+        rows = tuple((k, text(k, n), text(k, available.get(k)), f"{100 * n / available[k]:.1f} %" if available.get(k) else "–")
+                     for k, n in used.items())
+        return Section(title, ("", *MATRIX, "share"), rows)
+    return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in value.items() if k != "stage"))
+
+
+def show(data: dict, console: Console, title: str = "build", leave_out: tuple[str, ...] = ()) -> None:
+    """Prints the sections; keys of ``leave_out`` are skipped (long tables)."""
+    for section in sections({k: v for k, v in data.items() if k not in leave_out}, title):
+        table = Table(title=section.title, title_justify="left", show_header=bool(section.columns), title_style="bold")
+        for column in section.columns or ("", ""):
+            table.add_column(column)
+        for row in section.rows:
+            table.add_row(*map(Text, row))        # Text: names with brackets are no markup
+        console.print(table)
+
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:0 0 1.5rem}td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}
+th{background:#f2f2f2}h2{font-size:1.1rem;margin:1.2rem 0 .4rem}.warning{background:#fde8c8;padding:.5rem 1rem}"""
+
+
+def html(data: dict, title: str) -> str:
+    """One page without outside resources."""
+    parts = [f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+             f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"]
+    if data.get("calibration") == "random":
+        parts.append('<p class="warning">Calibrated with random images: no accuracy is promised.</p>')
+    for section in sections(data):
+        parts.append(f"<h2>{escape(section.title)}</h2><table>")
+        if section.columns:
+            parts.append("<tr>" + "".join(f"<th>{escape(c)}</th>" for c in section.columns) + "</tr>")
+        for row in section.rows:
+            parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+        parts.append("</table>")
+    return "\n".join([*parts, "</body></html>\n"])

@@ -1,0 +1,358 @@
+"""Commands: what they pass to the API, what they print, the JSON keys, exit codes, and that every error is one message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+import json
+from pathlib import Path
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hwgen import cli, errors, progress
+from hwgen.errors import HwgenError, InputError
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
+REPORT = {
+    "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952,
+    "network": {"name": "m3vit", "tasks": ["digit", "parity"], "tokens": 17},
+    "array": {"ti": 64, "to": 32, "macs_per_cycle": 2048},
+    "resources": {"stage": "estimate", "used": {"lut": 1000, "uram": 0}, "available": {"lut": 4000, "uram": 0}},
+    "estimate": {"stage": "estimate", "cycles_per_image": 5000.0, "latency_ms": 0.0166, "utilization": 0.25},
+    "instructions": [{"index": 0, "note": "patch [embed]", "cycles": 100}, {"index": 1, "note": "<qkv>", "cycles": 200}],
+}
+
+
+class Status(Enum):
+    SUPPORTED = "supported"
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass
+class Result:
+    outputs: dict
+    images: int
+    mismatches: int = 0
+    bit_exact: bool | None = True
+    cycles_per_image: float = 1234.5
+
+    def to_dict(self):
+        return {"images": self.images, "bit_exact": self.bit_exact, "mismatches": self.mismatches,
+                "cycles_per_image": self.cycles_per_image, "utilization": 0.5, "frames": [{"cycles": 3}], "per_instruction": []}
+
+
+@dataclass
+class Fake:
+    """Stands for `hwgen.api`; records the calls."""
+
+    calls: list = field(default_factory=list)
+    mismatches: int = 0
+    error: HwgenError | None = None
+    inputs = {"x": (1, 8, 8)}
+    outputs = {"digit": (10,), "parity": (2,)}
+    MemoryModel = staticmethod(lambda **kw: kw)
+
+    def check(self, model, shapes):
+        self.calls.append((model, shapes))
+        verdicts = [SimpleNamespace(node="/a/Gelu [0]", op="Gelu", status=Status.SUPPORTED, into="mlp", reason=""),
+                    SimpleNamespace(node="/b/Foo", op="Foo", status=Status.UNSUPPORTED, into="", reason="no such operator")]
+        return SimpleNamespace(verdicts=verdicts[:1 if self.error is None else 2], ok=self.error is None, error=self.error, model=None)
+
+    def compile(self, model, **options):
+        options.pop("progress")("quantize", 1, 2)
+        self.calls.append((model, options))
+        if self.error:
+            raise self.error
+        return self
+
+    def load(self, path):
+        self.calls.append(path)
+        if self.error:
+            raise self.error
+        return self
+
+    def report(self):
+        return REPORT
+
+    def simulate(self, inputs, **options):
+        options.pop("progress")("simulate", 0, 0)
+        self.calls.append((inputs, options))
+        images = len(inputs["x"])
+        digit = np.eye(10, dtype=np.float32)[np.arange(images) % 10]
+        return Result({"digit": digit, "parity": np.ones((images, 2), np.float32)}, images, self.mismatches, self.mismatches == 0)
+
+
+@pytest.fixture
+def api(monkeypatch):
+    fake = Fake()
+    monkeypatch.setattr(cli, "_api", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """run("check", ...) -> (exit code, stdout, stderr), at a terminal 200 columns wide."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli, "out", cli.Console(width=200))
+
+    def call(*args):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(a) for a in args])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return stop.value.code or 0, captured.out, captured.err
+    return call
+
+
+@pytest.fixture
+def images(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.zeros((6, 1, 8, 8), np.float32), digit=np.array([0, 1, 2, 3, 4, 9]), stray=np.zeros(3))
+    return path
+
+
+def documented(heading: str) -> set[str]:
+    """Keys that docs/reference/json.md lists in the tables under ``heading``."""
+    text = (DOCS / "json.md").read_text()
+    part = re.split(r"^## ", text.split(f"## {heading}\n", 1)[1], flags=re.M)[0]
+    return set(re.findall(r"^\| `([\w.\[\]]+)` \|", part, flags=re.M))
+
+
+# ---------------------------------------------------------------- the command line as a whole
+
+def test_help_lists_all_commands_and_each_has_an_example(run):
+    code, text, _ = run("--help")
+    commands = {"check", "compile", "simulate", "verify", "report", "targets"}
+    assert code == 0 and all(name in text for name in commands) and "Exit codes" in text
+    for name in commands:
+        code, text, _ = run(name, "--help")
+        assert code == 0 and "Example" in text and "--json" in text, name
+    assert commands == {re.match(r"## hwgen (\w+)", line)[1] for line in (DOCS / "cli.md").read_text().splitlines()
+                        if line.startswith("## hwgen ")}
+
+
+def test_cli_reference_names_every_option(run):
+    sections = dict(re.findall(r"^## hwgen (\w+)\n(.*?)(?=^## |\Z)", (DOCS / "cli.md").read_text(), flags=re.M | re.S))
+    for command in cli.typer.main.get_command(cli.app).commands.values():
+        options = {option for p in command.params for option in p.opts if option.startswith("--")} - {"--help"}
+        assert options == set(re.findall(r"^\| `(--[a-z-]+)", sections[command.name], flags=re.M)), command.name
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, "hwgen 0.1.0\n")
+
+
+@pytest.mark.parametrize("args", [("compile",), ("simulate", "b"), ("nonsense",), ("targets", "--json"),
+                                  ("simulate", "b", "--input", "x", "--engine", "vcs"),
+                                  ("simulate", "b", "--input", "x", "--stall", "1")])
+def test_usage_errors_are_2(run, api, args):
+    assert run(*args)[0] == 2
+    assert api.calls == []
+
+
+@pytest.mark.parametrize("kind", [v for v in vars(errors).values() if isinstance(v, type)])
+def test_every_error_is_one_message_with_its_exit_code(run, api, tmp_path, kind):
+    api.error = kind("it is [bad]", where="node 'a[0]'", hint="do [this]")
+    code, text, message = run("compile", "m.onnx", "--json", tmp_path / "r.json")
+    assert (code, text) == (kind.exit_code, "")
+    assert message.endswith("error: it is [bad]\n  at:   node 'a[0]'\n  next: do [this]\n")
+    assert code == {"MismatchError": 1, "ToolError": 3}.get(kind.__name__, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_into_a_missing_directory(run, api, tmp_path):
+    code, _, message = run("report", "b", "--json", tmp_path / "no" / "r.json")
+    assert code == 2 and "cannot write: No such file or directory" in message and str(tmp_path / "no") in message
+
+
+# ---------------------------------------------------------------- check, compile, report
+
+def test_check_lists_nodes(run, api, tmp_path):
+    code, text, _ = run("check", "m.onnx", "--shape", "x=1x3x224x224", "--json", tmp_path / "c.json")
+    assert code == 0
+    assert api.calls == [(Path("m.onnx"), {"x": (1, 3, 224, 224)})]
+    assert "/a/Gelu [0]" in text and "m.onnx: supported  (1 supported)" in text
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert data["ok"] is True and data["error"] is None and data["counts"] == {"supported": 1}
+    assert data["nodes"] == [{"node": "/a/Gelu [0]", "op": "Gelu", "status": "supported", "into": "mlp", "reason": ""}]
+    assert documented("hwgen check") == {*data, *(f"nodes[].{key}" for key in data["nodes"][0])}
+
+
+def test_check_of_an_unsupported_model_still_writes_json(run, api, tmp_path):
+    api.error = errors.ModelError("Foo is not supported", where="node '/b/Foo'", hint="remove it")
+    code, text, message = run("check", "m.onnx", "--json", tmp_path / "c.json")
+    assert code == 2 and "no such operator" in text and "not supported  (1 supported, 1 unsupported)" in text
+    assert message == "error: Foo is not supported\n  at:   node '/b/Foo'\n  next: remove it\n"
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert data["ok"] is False and data["error"] == {"message": "Foo is not supported", "where": "node '/b/Foo'", "hint": "remove it"}
+
+
+@pytest.mark.parametrize("item", ["x", "x=", "=1x2", "x=1x-2", "x=1x0", "x=1,2", "x=1xN"])
+def test_bad_shape(run, api, item):
+    code, _, message = run("check", "m.onnx", "--shape", item)
+    assert code == 2 and f"{item!r} is not a shape" in message and "--shape x=1x3x224x224" in message and api.calls == []
+
+
+def test_shape_names_may_hold_equal_signs():
+    assert cli.parse_shapes(["a=b=2x3", "c=4"]) == {"a=b": (2, 3), "c": (4,)}
+    assert cli.parse_shapes([]) is None
+
+
+def test_compile_passes_everything_on(run, api, tmp_path):
+    code, text, message = run("compile", "m.onnx", "--target", "zcu104", "--calib", "c.npz", "-o", tmp_path / "b", "--array", "16x8",
+                              "--method", "mse", "--shape", "x=1x2", "--json", tmp_path / "r.json")
+    assert code == 0 and message == ""
+    assert api.calls == [(Path("m.onnx"), {"target": "zcu104", "calib": "c.npz", "out": tmp_path / "b", "shapes": {"x": (1, 2)},
+                                           "array": (16, 8), "method": "mse"})]
+    assert "weight [bytes]" in text and "resources (estimate)" in text and "25.0 %" in text and "patch" not in text
+    assert json.loads((tmp_path / "r.json").read_text()) == REPORT
+
+
+def test_compile_defaults_and_random(run, api):
+    code, _, message = run("compile", "m.onnx", "--calib", "random")
+    assert code == 0 and "no accuracy is promised" in message
+    assert api.calls[0][1] == {"target": "sim", "calib": "random", "out": Path("build"), "shapes": None, "array": None,
+                               "method": "percentile"}
+
+
+@pytest.mark.parametrize("size", ["16", "16x", "ax16", "16x16x16"])
+def test_bad_array(run, api, size):
+    code, _, message = run("compile", "m.onnx", "--array", size)
+    assert code == 2 and f"{size!r} is not an array size" in message and api.calls == []
+
+
+def test_report_as_text_html_and_json(run, api, tmp_path):
+    code, text, _ = run("report", "b", "--html", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    assert code == 0 and api.calls == [Path("b")]
+    assert "patch [embed]" in text and "<qkv>" in text and "253,952" in text
+    page = (tmp_path / "r.html").read_text()
+    assert page.startswith("<!doctype html>") and "&lt;qkv&gt;" in page and "http" not in page and "no accuracy" not in page
+    assert json.loads((tmp_path / "r.json").read_text()) == REPORT
+    assert "no accuracy is promised" in cli.reporting.html(REPORT | {"calibration": "random"}, "t")
+
+
+# ---------------------------------------------------------------- simulate, verify
+
+def test_simulate_passes_everything_on(run, api, tmp_path, images):
+    code, text, message = run("simulate", tmp_path / "b", "--input", images, "--task", "1", "--engine", "icarus", "--images", "5", "--waves",
+                              "--latency", "7", "--bytes-per-cycle", "64", "--stall", "0.3", "--seed", "9",
+                              "--output", tmp_path / "y.npz", "--json", tmp_path / "r.json")
+    assert code == 0
+    assert api.calls[0] == tmp_path / "b"
+    inputs, options = api.calls[1]
+    assert inputs.keys() == {"x"} and inputs["x"].shape == (5, 1, 8, 8)
+    assert options == {"task": 1, "engine": "icarus", "waves": tmp_path / "b" / "waves.fst",
+                       "memory": {"latency": 7, "bytes_per_cycle": 64, "stall": 0.3, "seed": 9}}
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert (data["images"], data["bit_exact"], data["accuracy"]) == (5, True, {"digit": 1.0})
+    assert "simulation (icarus)" in text and "cycles per image" in text
+    assert message == "note: ignoring 'stray': neither an input nor an output of the network\n"
+    with np.load(tmp_path / "y.npz") as y:
+        assert y["digit"].shape == (5, 10) and y["parity"].dtype == np.float32
+
+
+def test_simulate_defaults(run, api, images):
+    code, text, _ = run("simulate", "b", "--input", images)
+    assert code == 0 and "83.3 %" in text
+    assert api.calls[1][1] == {"task": None, "engine": "verilator", "waves": None,
+                               "memory": {"latency": 100, "bytes_per_cycle": None, "stall": 0.0, "seed": 0}}
+
+
+def test_a_mismatch_is_exit_1_and_still_writes_the_results(run, api, tmp_path, images):
+    api.mismatches = 1234
+    code, _, message = run("simulate", "b", "--input", images, "--json", tmp_path / "r.json", "--output", tmp_path / "y.npz")
+    assert code == 1 and "error: 1,234 output words differ from the integer model" in message
+    assert json.loads((tmp_path / "r.json").read_text())["bit_exact"] is False and (tmp_path / "y.npz").exists()
+
+
+def test_inputs_are_found_by_name(run, api, tmp_path):
+    np.savez(tmp_path / "x.npz", image=np.zeros((2, 1, 8, 8)))
+    code, _, message = run("simulate", "b", "--input", tmp_path / "x.npz")
+    assert code == 2 and "the file holds 'image', the network takes 'x'" in message and len(api.calls) == 1
+
+
+@pytest.mark.parametrize("count", [0, -1, 7])
+def test_number_of_images(run, api, images, count):
+    code, _, message = run("simulate", "b", "--input", images, "--images", count)
+    assert code == 2 and f"{count} images are asked for, the file holds 6" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04half", None])
+def test_input_file_that_is_no_npz(run, api, tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.npz").write_bytes(content)
+    code, _, message = run("simulate", "b", "--input", tmp_path / "x.npz")
+    assert code == 2 and "the input cannot be read as .npz" in message and "next: write it with numpy.savez" in message
+
+
+def test_input_file_with_one_array_or_with_pickles(run, api, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    assert "one array, not an .npz" in run("simulate", "b", "--input", tmp_path / "x.npy")[2]
+    np.savez(tmp_path / "o.npz", x=np.array([{}], dtype=object))
+    assert "cannot be read as .npz: Object arrays" in run("simulate", "b", "--input", tmp_path / "o.npz")[2]
+
+
+def test_truncated_npz(run, api, tmp_path, images):
+    (tmp_path / "t.npz").write_bytes(images.read_bytes()[:-60])
+    assert run("simulate", "b", "--input", tmp_path / "t.npz")[0] == 2
+
+
+def test_accuracy_takes_only_labels():
+    outputs = {"a": np.eye(3, dtype=np.float32)[:, None], "b": np.ones((3, 2), np.float32)}
+    labels = {"a": np.array([0, 1, 0]), "b": np.ones((3, 2)), "c": np.array([1, 2, 3])}
+    assert cli.accuracy(outputs, labels) == {"a": pytest.approx(2 / 3)}
+    assert cli.accuracy(outputs, {"a": np.array([0, 1])}) == {}
+
+
+def test_verify_uses_three_memories(run, api, tmp_path, images):
+    code, text, _ = run("verify", "b", "--input", images, "--images", "2", "--json", tmp_path / "v.json")
+    assert code == 0 and "random stalls" in text
+    memories = [options["memory"] for _, options in api.calls[1:]]
+    assert [(m["latency"], m["stall"]) for m in memories] == [(0, 0.0), (100, 0.0), (20, 0.3)]
+    data = json.loads((tmp_path / "v.json").read_text())
+    assert data["bit_exact"] is True and len(data["runs"]) == 3
+    assert documented("hwgen verify") == {*data, *(f"runs[].{key}" for key in data["runs"][0])}
+
+
+def test_verify_makes_its_own_images_and_fails_on_a_mismatch(run, api):
+    api.mismatches = 3
+    code, text, message = run("verify", "b")
+    assert code == 1 and "differs from the integer model with memory: ideal, latency 100, random stalls" in message
+    assert api.calls[1][0]["x"].shape == (4, 1, 8, 8) and api.calls[1][0]["x"].dtype == np.float32
+    assert run("verify", "b", "--engine", "golden")[0] == 2
+
+
+def test_targets_lists_the_boards(run, tmp_path):
+    code, text, _ = run("targets", "--json", tmp_path / "t.json")
+    data = json.loads((tmp_path / "t.json").read_text())["targets"]
+    names = {"zcu104", "zcu102", "kv260", "ulx3s-85f", "sim"}
+    assert code == 0 and {board["name"] for board in data} == names and all(name in text for name in names)
+    zcu104 = next(board for board in data if board["name"] == "zcu104")
+    assert f"{zcu104['dsp']:,}" in text and zcu104["clock_mhz"] > 0 and zcu104["sources"]
+
+
+# ---------------------------------------------------------------- progress
+
+def test_a_bar_is_shown_only_for_a_long_stage(monkeypatch):
+    console = cli.Console(width=100, force_terminal=True, record=True, stderr=True)
+    now = [0.0]
+    bars = progress.Bars(console)
+    bars._bars.get_time = lambda: now[0]
+    for task in bars._bars.tasks:
+        task._get_time = bars._bars.get_time
+    with bars:
+        bars("short stage", 0, 10)
+        now[0] += 0.5
+        bars("long stage", 0, 10)
+        now[0] += 5.0
+        bars("long stage", 3, 10)
+        assert not bars._bars.finished
+    text = console.export_text()
+    assert "long stage" in text and "short stage" not in text
+
+
+def test_input_error_is_a_bad_input():
+    assert InputError("x").exit_code == 2

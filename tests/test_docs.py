@@ -1,0 +1,44 @@
+"""The documents say what is true: generated pages are up to date, every field is explained, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+import re
+
+import pytest
+
+from hwgen import program
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["registers.md", "cli.md", "encoding.md"])
+def test_generated_pages_are_up_to_date(name):
+    assert (ROOT / "docs" / "reference" / name).read_text() == generator().PAGES[name](), "run: python docs/generate.py"
+
+
+def test_every_instruction_field_is_explained():
+    text = (ROOT / "docs" / "reference" / "engine.md").read_text()
+    assert [name for name, _ in program.FIELDS if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not link.startswith("http") and not (page.parent / link).exists()] == []
+
+
+def test_decisions_have_the_same_parts():
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        text = page.read_text()
+        assert re.match(r"\d{4}-[a-z0-9-]+\.md", page.name), page.name
+        assert [h for h in ("## Why", "## What it costs") if h not in text] == [], page.name
