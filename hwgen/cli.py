@@ -85,11 +85,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz``; raises InputError for anything else."""
     hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
     try:
-        file = np.load(path)
-        if isinstance(file, np.ndarray):
-            raise InputError("the input is one array, not an .npz of named arrays", where=str(path), hint=hint)
-        with file:
-            return {name: file[name] for name in file.files}
+        with open(path, "rb") as file:              # opened here: numpy leaves its own file open after an error
+            arrays = np.load(file)
+            if isinstance(arrays, np.ndarray):
+                raise InputError("the input is one array, not an .npz of named arrays", where=str(path), hint=hint)
+            return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"the input cannot be read as .npz: {error}", where=str(path), hint=hint) from error
 
@@ -190,7 +190,7 @@ def simulate(
     output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", help="Write the dequantized outputs under their ONNX names.")] = None,
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
     latency: Annotated[int, typer.Option(min=0, help="Memory latency, cycles.")] = 100,
-    bytes_per_cycle: Annotated[Optional[int], typer.Option(min=1, help="Memory bandwidth; otherwise the board's.")] = None,
+    bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise the board's.")] = None,
     stall: Annotated[float, typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the stalls.")] = 0,
     json: Json = None,
