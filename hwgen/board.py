@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 import difflib
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-import types
 import typing
 
 import yaml
@@ -21,7 +20,7 @@ from .paths import data_dir
 DEFAULT_EFFICIENCY = 0.85
 
 
-class Family(Enum):
+class Family(StrEnum):
     """Decides what a multiplier and a look-up table can hold (`hwgen.resources`)."""
 
     ZYNQ_ULTRASCALE_PLUS = "zynq-ultrascale+"
@@ -31,17 +30,17 @@ class Family(Enum):
 
 @dataclass(frozen=True)
 class Board:
-    """One target. Numbers are what the chip has, for which ``sources`` names the documents; None: no limit (simulation)."""
+    """One target. Numbers are what the chip has; ``sources`` names the documents they come from."""
 
     name: str
     title: str
     part: str
     family: Family
-    lut: int | None              # LUT6, on the ECP5 LUT4
-    ff: int | None
-    dsp: int | None              # DSP48E2, on the ECP5 18x18 multipliers
-    bram36: int | None           # 36 kbit each, on the ECP5 pairs of EBR blocks
-    uram: int | None             # 288 kbit each
+    lut: int                     # LUT6, on the ECP5 LUT4
+    ff: int
+    dsp: int                     # DSP48E2, on the ECP5 18x18 multipliers
+    bram36: int                  # 36 kbit each, on the ECP5 pairs of EBR blocks
+    uram: int                    # 288 kbit each
     memory_gb_s: float           # peak of the external memory, 1e9 bytes per second
     axi_data_bits: int           # width of the memory port
     clock_mhz: float             # default clock of the engine
@@ -49,7 +48,6 @@ class Board:
     packed: bool                 # two products per DSP
     sources: dict[str, str]      # key or group of keys -> where the numbers come from
     memory_efficiency: float = DEFAULT_EFFICIENCY   # share of the peak that a long sequential read gets
-    path: Path | None = None     # the file it was read from
 
     def bytes_per_cycle(self, clock_mhz: float | None = None) -> float:
         """What the external memory delivers per engine cycle, at most one beat of the port."""
@@ -105,8 +103,8 @@ def _read(path: Path) -> Board:
     if not isinstance(data, dict):
         raise TargetError(f"board file {path.name!r} holds {type(data).__name__}, expected a map of keys", where=str(path),
                           hint="take boards/zcu104.yaml as a pattern")
-    hints = typing.get_type_hints(Board)
-    known = [f.name for f in fields(Board) if f.name != "path"]
+    hints = {key: typing.get_origin(hint) or hint for key, hint in typing.get_type_hints(Board).items()}
+    known = [f.name for f in fields(Board)]
     for key in data:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -116,8 +114,8 @@ def _read(path: Path) -> Board:
         if key in data:
             values[key] = _convert(path, key, data[key], hints[key])
         elif key != "memory_efficiency":
-            raise _wrong(path, f"key {key!r} is missing", f"expected {_expected(hints[key])}")
-    board = Board(**values, path=path)
+            raise _wrong(path, f"key {key!r} is missing", f"expected {_KINDS[hints[key]]}")
+    board = Board(**values)
     if board.memory_efficiency > 1:
         raise _wrong(path, f"key 'memory_efficiency' is {board.memory_efficiency!r}", "it is a share of the peak, at most 1")
     bits = board.axi_data_bits
@@ -136,23 +134,9 @@ def _wrong(path: Path, what: str, hint: str) -> TargetError:
     return TargetError(f"board file {path.name!r}: {what}", where=str(path), hint=hint)
 
 
-def _kind(hint) -> tuple[type, bool]:
-    """(plain type, may be null) of an annotation."""
-    if typing.get_origin(hint) is types.UnionType:
-        return typing.get_args(hint)[0], True
-    return typing.get_origin(hint) or hint, False
-
-
-def _expected(hint) -> str:
-    kind, optional = _kind(hint)
-    return _KINDS[kind] + (", or null for no limit" if optional else "")
-
-
-def _convert(path: Path, key: str, value, hint):
-    kind, optional = _kind(hint)
+def _convert(path: Path, key: str, value, kind: type):
+    """``value`` as the type ``kind`` of the field ``key``."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is None and optional:
-        return None
     if kind is int and type(value) is int and value >= 0 or kind in (str, bool) and type(value) is kind:
         return value
     if kind is float and number and 0 < value < float("inf"):
@@ -164,4 +148,4 @@ def _convert(path: Path, key: str, value, hint):
     if kind is tuple and isinstance(value, list) and value and all(
             isinstance(pair, list) and len(pair) == 2 and all(type(x) is int for x in pair) for pair in value):
         return tuple((ti, to) for ti, to in value)
-    raise _wrong(path, f"key {key!r} is {value!r}", f"expected {_expected(hint)}")
+    raise _wrong(path, f"key {key!r} is {value!r}", f"expected {_KINDS[kind]}")
