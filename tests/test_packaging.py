@@ -1,0 +1,109 @@
+"""The built wheel works as the checkout does: every module imports from it, every data folder is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DATA = {"boards": "*.yaml", "templates": "**/*", "rtl/sv": "*.sv", "sim/tb": "**/*"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built by the backend in this environment (no network), from a copy: the backend leaves files behind."""
+    base = tmp_path_factory.mktemp("wheel")
+    skip = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "examples", "docs")
+    shutil.copytree(ROOT, base / "source", ignore=skip)
+    subprocess.run([sys.executable, "-c", "from setuptools import build_meta; build_meta.build_wheel('..')"],
+                   cwd=base / "source", check=True, capture_output=True, timeout=60)
+    [path] = base.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(wheel) -> Path:
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(wheel.parent / "site")
+    return wheel.parent / "site"
+
+
+def test_only_our_packages_land_in_site_packages(site):
+    assert {p.name for p in site.iterdir() if not p.name.endswith(".dist-info")} == {"hwgen", "hwgen_rtl", "hwgen_sim"}
+
+
+@pytest.mark.parametrize("folder", DATA)
+def test_data_folders_are_in_the_wheel(site, folder):
+    names = {p.relative_to(ROOT / folder).as_posix() for p in (ROOT / folder).glob(DATA[folder])
+             if p.is_file() and "__pycache__" not in p.parts}
+    assert names and names == {p.relative_to(site / "hwgen/_data" / folder).as_posix()
+                               for p in (site / "hwgen/_data" / folder).rglob("*") if p.is_file()}
+
+
+def test_every_module_is_in_the_wheel(site):
+    for package, base in (("hwgen", ROOT), ("hwgen_rtl", ROOT / "rtl"), ("hwgen_sim", ROOT / "sim")):
+        ours = {p.relative_to(base).as_posix() for p in (base / package).rglob("*.py")}
+        assert ours and ours <= {p.relative_to(site).as_posix() for p in (site / package).rglob("*.py")}
+
+
+def test_the_wheel_runs(site, tmp_path):
+    code = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import hwgen, hwgen_rtl, hwgen_sim\n"
+            "assert all(m.__file__.startswith(sys.path[0]) for m in (hwgen, hwgen_rtl, hwgen_sim)), hwgen.__file__\n"
+            "from hwgen.paths import data_dir\n"
+            "assert str(data_dir('boards')).startswith(sys.path[0])\n"
+            "from hwgen.cli import main; main(['targets'])\n")
+    done = subprocess.run([sys.executable, "-I", "-c", code, str(site)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "zcu104" in done.stdout, done.stderr
+
+
+def test_metadata(site):
+    [info] = site.glob("*.dist-info")
+    metadata = (info / "METADATA").read_text()
+    assert f"Version: {info.name.split('-')[1].removesuffix('.dist')}" in metadata and "License-Expression: Apache-2.0" in metadata
+    assert "hwgen = hwgen.cli:main" in (info / "entry_points.txt").read_text()
+    assert (info / "licenses" / "LICENSE").is_file()
+
+
+def test_every_dependency_is_pinned_and_in_the_lock():
+    lock = {line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()} - {""}
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lock)
+    project = PYPROJECT["project"]
+    wanted = {*project["dependencies"], *project["optional-dependencies"]["test"], *PYPROJECT["build-system"]["requires"]}
+    assert wanted <= lock
+
+
+def test_every_dependency_says_why():
+    text = (ROOT / "pyproject.toml").read_text()
+    part = text[text.index("\ndependencies"):text.index("[project.scripts]")]
+    lines = [line for line in part.splitlines() if line.startswith('    "')]
+    assert len(lines) > 15 and all(re.search(r'",\s+# \w.{15,}', line) for line in lines)
+
+
+@pytest.mark.parametrize("missing, line", [("iverilog", "iverilog"), ("c++", "g++"), ("perl", "perl")])
+def test_a_missing_system_tool_is_named_with_the_line_to_type(tmp_path, missing, line):
+    """As a user without rights: `id` says so, and the tool is not on the path."""
+    for tool in {"sh", "c++", "make", "perl", "iverilog"} - {missing}:
+        (tmp_path / tool).symlink_to("/bin/sh" if tool == "sh" else "/bin/true")
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    done = subprocess.run(["/bin/sh", ROOT / "scripts" / "system-tools", sys.executable], env=os.environ | {"PATH": str(tmp_path)},
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert f"error: these tools are missing: {line}\n" in done.stderr
+    assert f"  next: sudo apt-get update && sudo apt-get install -y {line}\n" in done.stderr
+
+
+def test_an_old_python_is_refused(tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(["/bin/sh", ROOT / "scripts" / "system-tools", tmp_path / "python"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3 and "is not Python 3.11 or newer" in done.stderr
