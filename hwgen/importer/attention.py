@@ -1,0 +1,149 @@
+"""Rules for attention: the Attention operator, and ``softmax(scale * q @ k.T) @ v`` in whatever way heads are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .. import ir
+from .opgraph import Const, Op, Ref, View
+from .trial import Bound, Match, Mismatch, Trial, is_whole
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """q, k or v: columns [heads, head_dim] of the ir value ``bound``, all its tokens; ``factor`` times."""
+
+    bound: Bound
+    columns: np.ndarray
+    tokens: int
+    factor: float
+
+
+def matmul_attention(op: Op, trial: Trial) -> Match | None:
+    """``softmax(q @ k.T * scale) @ v``; the scale may sit on q, k or the scores."""
+    softmax = trial.producer(op.operand(0), "Softmax")
+    if softmax is None or not isinstance(op.operand(1), View):
+        return None
+    weights = op.operand(0)
+    if weights.scale != 1.0:
+        raise Mismatch(f"multiplies the attention weights by {weights.scale:.6g} after the softmax", op.name)
+    _check_softmax(softmax, op)
+    scores = softmax.operand(0)
+    product = trial.producer(scores, "MatMul")
+    if product is None:
+        raise Mismatch(_not_scores(trial, scores), op.name)
+    q, k, v = (_heads(trial, ref, op, name, transposed) for ref, name, transposed in
+               ((product.operand(0), "q", False), (product.operand(1), "k", True), (op.operand(1), "v", False)))
+    if q is None or k is None or v is None:
+        return None
+    trial.absorb(softmax, weights)
+    trial.absorb(product, scores)
+    return _attention(op, trial, q, k, v, scores.scale, tokens_first=False)
+
+
+def attention_operator(op: Op, trial: Trial) -> Match | None:
+    """The Attention operator of opset 23, on 4-dimensional heads or on packed ones."""
+    for position, name in ((3, "an attention mask"), (4, "a key cache"), (5, "a value cache")):
+        ref = op.operand(position)
+        if ref is not None and not (position == 3 and isinstance(ref, Const) and _lets_all_pass(ref.array)):
+            raise Mismatch(f"has {name}; only attention over all tokens is supported", op.name)
+    if op.attrs.get("is_causal", 0) or op.attrs.get("softcap", 0.0) or any(op.outputs[1:]):
+        raise Mismatch("is causal, caps its scores or returns more than the result; only plain attention is supported", op.name)
+    refs = op.inputs[:3]
+    packed = len(op.shapes[0]) == 3
+    if packed:
+        counts = op.attrs.get("q_num_heads", 0), op.attrs.get("kv_num_heads", 0)
+        if counts[0] != counts[1]:
+            raise Mismatch(f"has {counts[0]} query heads and {counts[1]} key heads; equal numbers are supported", op.name)
+        refs = [_unpacked(ref, counts[0]) for ref in refs]
+    found = [_heads(trial, ref, op, name, False) for ref, name in zip(refs, "qkv")]
+    if any(part is None for part in found):
+        return None
+    scale = op.attrs.get("scale") or 1 / math.sqrt(found[0].columns.shape[1])
+    return _attention(op, trial, *found, scale, tokens_first=packed)
+
+
+def _check_softmax(softmax: Op, op: Op) -> None:
+    rank = len(softmax.shapes[0])
+    if softmax.attrs.get("axis", -1) % rank != rank - 1:
+        raise Mismatch(f"its Softmax {softmax.name!r} works over axis {softmax.attrs['axis']}, not the last", op.name)
+
+
+def _not_scores(trial: Trial, scores: Ref) -> str:
+    """Why what goes into the softmax is not a product of q and k."""
+    producer = trial.graph.producers.get(scores.base) if isinstance(scores, View) else None
+    if producer is None:
+        return "the softmax reads no product of q and k"
+    if producer.kind == "Add" and any(isinstance(ref, Const) for ref in producer.inputs):
+        return (f"adds a constant to the scores in {producer.name!r} (an attention mask or a position bias); only attention over "
+                "all tokens without a bias is supported")
+    if producer.kind == "Where":
+        return f"masks the scores in {producer.name!r}; only attention over all tokens is supported"
+    return f"the softmax reads {producer.kind} node {producer.name!r}, not a product of q and k"
+
+
+def _lets_all_pass(mask: np.ndarray) -> bool:
+    return bool(mask.all()) if mask.dtype == np.bool_ else not mask.any()
+
+
+def _unpacked(ref: Ref | None, heads: int) -> Ref | None:
+    """[B, T, heads * d] -> [B, heads, T, d]"""
+    if not isinstance(ref, View) or not heads or ref.shape[2] % heads:
+        return ref
+    index = ref.positions().reshape(ref.shape[0], ref.shape[1], heads, -1).transpose(0, 2, 1, 3)
+    return replace(ref, shape=index.shape, index=index)
+
+
+def _heads(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -> Heads | None:
+    """Reads [1, heads, T, d] ([1, heads, d, T] if transposed) as columns of a token sequence; None if it is not bound."""
+    found = trial.where(ref)
+    if found is None:
+        return None
+    bound, positions = found
+    if len(bound.shape) != 2 or positions.ndim < 3 or math.prod(positions.shape[:-3]) != 1:
+        raise Mismatch(f"{name} is {list(positions.shape)} of {bound.value!r} {list(bound.shape)}; expected are [1, heads, tokens, "
+                       "channels] of one token sequence", op.name)
+    positions = positions.reshape(positions.shape[-3:])
+    positions = positions.swapaxes(1, 2) if transposed else positions                   # [heads, T, d]
+    tokens, channels = bound.shape
+    columns = positions[:, 0, :]
+    expected = np.arange(tokens)[None, :, None] * channels + columns[:, None, :]
+    if columns.max() >= channels or positions.shape[1] != tokens or not np.array_equal(positions, expected):
+        raise Mismatch(f"{name} does not take the tokens of {bound.value!r} {list(bound.shape)} whole and in order (windows, shifts "
+                       "and key or value sequences of other lengths are not supported)", op.name)
+    return Heads(bound, columns, tokens, bound.factor * ref.scale)
+
+
+def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, tokens_first: bool) -> Match:
+    if q.columns.shape != k.columns.shape or k.columns.shape != v.columns.shape:
+        raise Mismatch(f"q, k and v have {q.columns.shape}, {k.columns.shape} and {v.columns.shape} heads and channels; equal ones "
+                       "are supported", op.name)
+    scale *= q.factor * k.factor
+    if not scale > 0:
+        raise Mismatch(f"the scores are multiplied by {scale!r}", op.name)
+    if v.factor != 1.0:
+        raise Mismatch(f"v is multiplied by {v.factor:.6g}", op.name)
+    values = [_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv")]
+    heads, head_dim = q.columns.shape
+    node = ir.Attention(op.name, op.outputs[0], *values, heads, float(scale))
+    size = q.tokens * heads * head_dim
+    order = np.arange(size, dtype=np.int32).reshape(q.tokens, heads, head_dim).transpose(1, 0, 2).ravel()
+    return Match((node,), order=None if tokens_first else order)
+
+
+def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
+    """The ir value that holds just these columns: all of an existing one, or a Linear with these columns of the weight."""
+    columns = part.columns.ravel()
+    if is_whole(columns) and columns.size == part.bound.shape[1]:
+        return part.bound.value
+    linear = part.bound.node
+    if not isinstance(linear, ir.Linear):
+        raise Mismatch(f"{name} is made of some channels of {part.bound.value!r}, which is no Linear", op.name)
+    trial.absorbed.append(part.bound.anchor)
+    node = replace(linear, output=f"{op.outputs[0]}.{name}", weight=trial.array(linear.weight[:, columns]),
+                   bias=trial.array(linear.bias[columns]))
+    trial.nodes.append(node)
+    return node.output

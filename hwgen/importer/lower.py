@@ -1,0 +1,265 @@
+"""`OpGraph` -> `ir.Graph`s: tries the rules on every operator in order, then keeps what the outputs need.
+
+Also the verdict on each ONNX node. An operator no rule takes gets an opaque result, so that what follows is judged too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from .. import ir
+from ..errors import ModelError
+from .opgraph import Const, Op, OpGraph, Pool, View
+from .rules import PARTS, RULES
+from .trial import Bound, Match, Mismatch, Trial
+
+
+class Status(Enum):
+    """What becomes of an ONNX node."""
+
+    SUPPORTED = "supported"        # an ir node computes it
+    FUSED = "fused"                # part of an ir node
+    FOLDED = "folded"              # a constant, or it changes nothing
+    HOST = "host"                  # left to the host
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``into``: the ONNX node it became part of, or the ir operator; ``reason``: why it is folded or unsupported."""
+
+    node: str
+    op: str
+    status: Status
+    into: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A match and what it used."""
+
+    nodes: tuple[ir.Node, ...]
+    absorbed: frozenset[str]
+    moved: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """graphs is empty when a node is unsupported."""
+
+    graphs: tuple[ir.Graph, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+def lower(graph: OpGraph, name: str | None, pool: Pool) -> Lowered:
+    """``name``: of the one graph (a task chosen by an input); None for one graph for each group of outputs."""
+    return _Lowering(graph, pool).run(name)
+
+
+class _Lowering:
+    def __init__(self, graph: OpGraph, pool: Pool):
+        self.graph, self.pool = graph, pool
+        self.bound = {name: Bound(name, shape[1:], None) for name, shape in graph.inputs.items()}
+        self.shapes = {name: shape[1:] for name, shape in graph.inputs.items()}     # of ir values
+        self.nodes: dict[str, ir.Node] = {}                                          # ir value -> node, in order
+        self.taken: dict[str, Taken] = {}
+        self.declined: dict[str, str] = {}                                           # ONNX node -> reason
+        self.opaque: set[str] = set()                                                # ONNX nodes given up
+        self.ops = _needed(graph)
+
+    def run(self, name: str | None) -> Lowered:
+        for op in self.ops:
+            self._try(op)
+        while (gap := self._first_gap()) is not None:
+            self._give_up(gap)
+            for op in self.ops:
+                if op.name not in self.taken and op.name not in self.opaque:
+                    self._try(op)
+        outputs = self._outputs()
+        verdicts = self._verdicts(outputs)
+        if any(verdict.status is Status.UNSUPPORTED for verdict in verdicts):
+            return Lowered((), verdicts)
+        groups = [list(outputs)] if name is not None else self._groups(outputs)
+        return Lowered(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
+                       verdicts)
+
+    # ---------------------------------------------------------------- the sweep
+
+    def _try(self, op: Op) -> None:
+        if any(shape is None for shape in op.shapes):
+            self.declined[op.name] = f"the shape of its result is not known: operator {op.kind} is not supported"
+        for rule in RULES.get(op.kind, ()) if op.name not in self.declined else ():
+            trial = Trial(op, self.graph, self.bound, self.pool)
+            try:
+                match = rule(op, trial)
+                if match is not None:
+                    self._take(op, trial, match)
+                    return
+            except Mismatch as mismatch:
+                self.declined.setdefault(op.name, mismatch.reason)
+            except ModelError as error:                              # an ir node whose shapes do not fit
+                self.declined.setdefault(op.name, error.message)
+        if op.name in self.declined or op.kind not in RULES and op.kind not in PARTS:
+            self._give_up(op)
+
+    def _take(self, op: Op, trial: Trial, match: Match) -> None:
+        self.shapes.update(trial.assumed)
+        for node in (*trial.nodes, *match.nodes):
+            self.shapes[node.output] = node.shape(*(self.shapes[value] for value in node.inputs))
+            self.nodes.setdefault(node.output, node)
+        node = match.nodes[-1]
+        self.declined.pop(op.name, None)
+        self.bound[op.outputs[0]] = Bound(node.output, self.shapes[node.output], node, match.factor, match.order, op.name)
+        self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
+
+    def _give_up(self, op: Op) -> None:
+        """Bind the results to nothing, so that what follows is judged as if they were there."""
+        self.opaque.add(op.name)
+        for output, shape in zip(op.outputs, op.shapes):
+            if output and shape:
+                self.shapes[output] = shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
+                self.bound[output] = Bound(output, self.shapes[output], None, anchor=op.name)
+
+    def _first_gap(self) -> Op | None:
+        """The first operator that is neither taken, nor absorbed, nor a part of one that was declined with a reason."""
+        absorbed = {name for taken in self.taken.values() for name in taken.absorbed}
+        explained = self._explained()
+        for op in self.ops:
+            if not (op.name in self.taken or op.name in absorbed or op.name in self.opaque or op.name in explained):
+                return op
+        return None
+
+    def _explained(self) -> dict[str, str]:
+        """ONNX nodes that no rule took because they belong to one that was declined -> that one."""
+        found: dict[str, str] = {}
+        for op in reversed(self.ops):
+            owner = op.name if op.name in self.declined else found.get(op.name)
+            for ref in op.inputs if owner is not None else ():
+                part = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
+                if part is not None and part.name not in self.taken and part.name not in self.opaque:
+                    found.setdefault(part.name, owner)
+        return found
+
+    # ---------------------------------------------------------------- outputs
+
+    def _outputs(self) -> dict[str, str]:
+        """ONNX output -> ir value."""
+        values = {}
+        for name, ref in self.graph.outputs.items():
+            if isinstance(ref, Const):
+                raise ModelError(f"output {name!r} is a constant: it does not depend on an input",
+                                 hint="was the right part of the network exported?")
+            producer = self.graph.producers.get(ref.base)
+            blamed = ref.trail[-1] if ref.trail else producer.name if producer is not None else ref.base
+            trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool)
+            try:
+                operand = trial.plain(ref)
+            except Mismatch as mismatch:
+                self.declined[blamed] = f"is the output {name!r}: it {mismatch.reason}"
+                self.opaque.add(blamed)
+                continue
+            if operand is not None:
+                for node in trial.nodes:
+                    self.shapes[node.output] = node.shape(*(self.shapes[value] for value in node.inputs))
+                    self.nodes.setdefault(node.output, node)
+                self.taken[f"output {name}"] = Taken(tuple(trial.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
+                values[name] = operand.value
+        return values
+
+    def _cone(self, values) -> set[str]:
+        """The ir values the given ones are computed from, themselves included."""
+        found, waiting = set(), list(values)
+        while waiting:
+            value = waiting.pop()
+            if value not in found:
+                found.add(value)
+                if value in self.nodes:
+                    waiting.extend(self.nodes[value].inputs)
+        return found
+
+    def _groups(self, outputs: dict[str, str]) -> list[list[str]]:
+        """Outputs of one trunk form one graph: the attentions, experts and residual sums of one are those of the other."""
+        trunks: list[set[str]] = []
+        groups: list[list[str]] = []
+        for name, value in outputs.items():
+            trunk = {v for v in self._cone([value]) if isinstance(self.nodes.get(v), (ir.Attention, ir.MoE, ir.Add))}
+            for place, other in enumerate(trunks):
+                if trunk <= other or other <= trunk:
+                    groups[place].append(name)
+                    trunks[place] = trunk | other
+                    break
+            else:
+                groups.append([name])
+                trunks.append(trunk)
+        return groups
+
+    def _graph(self, name: str, outputs: dict[str, str]) -> ir.Graph:
+        cone = self._cone(outputs.values())
+        return ir.Graph(name, {key: shape[1:] for key, shape in self.graph.inputs.items()},
+                        tuple(node for value, node in self.nodes.items() if value in cone), outputs,
+                        {key: self.graph.outputs[key].shape for key in outputs})
+
+    # ---------------------------------------------------------------- verdicts
+
+    def _verdicts(self, outputs: dict[str, str]) -> tuple[Verdict, ...]:
+        explained = self._explained()
+        live = self._live(outputs)
+        computing: dict[str, set[str]] = {}
+        fused: dict[str, str] = {}
+        for anchor, taken in live.items():
+            for node in taken.nodes:
+                computing.setdefault(node.name, set()).add(type(node).__name__)
+            for part in (*taken.absorbed, *taken.moved):
+                fused.setdefault(part, anchor)
+        readers = {part: op.name for op in reversed(self.ops) for ref in op.inputs if isinstance(ref, View) for part in ref.trail}
+        verdicts = []
+        for node, kind in self.graph.kinds.items():
+            if node in self.graph.folded:
+                verdict = Verdict(node, kind, Status.FOLDED, reason=self.graph.folded[node])
+            elif node in self.opaque:
+                reason = self.declined.get(node) or (f"is only supported as part of {PARTS[kind]}" if kind in PARTS else
+                                                     f"operator {kind} is not supported")
+                verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=reason)
+            elif node in explained:
+                owner = explained[node]
+                verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=f"belongs to {owner!r}, which {self.declined[owner]}")
+            elif node in computing:
+                verdict = Verdict(node, kind, Status.SUPPORTED, into=", ".join(sorted(computing[node])))
+            elif node in fused or node in readers:
+                verdict = Verdict(node, kind, Status.FUSED, into=fused.get(node) or readers[node])
+            else:
+                verdict = Verdict(node, kind, Status.FOLDED, reason="its result is not used")
+            verdicts.append(verdict)
+        return tuple(verdicts)
+
+    def _live(self, outputs: dict[str, str]) -> dict[str, Taken]:
+        """The matches whose nodes are needed, and those that became part of them; all that stand alone if a node is opaque."""
+        if self.opaque:
+            absorbed = {name for taken in self.taken.values() for name in taken.absorbed}
+            live = {name: taken for name, taken in self.taken.items() if name not in absorbed}
+        else:
+            cone = self._cone(outputs.values())
+            live = {name: taken for name, taken in self.taken.items()
+                    if name.startswith("output ") or any(node.output in cone for node in taken.nodes[-1:])}
+        parts = {}
+        waiting = list(live.values())
+        while waiting:
+            for name in waiting.pop().absorbed:
+                if name in self.taken and name not in live and name not in parts:
+                    old = self.taken[name]
+                    parts[name] = Taken((), old.absorbed, old.moved)
+                    waiting.append(old)
+        return live | parts
+
+
+def _needed(graph: OpGraph) -> tuple[Op, ...]:
+    """The operators the outputs depend on, in order."""
+    needed = {ref.base for ref in graph.outputs.values() if isinstance(ref, View)}
+    kept = []
+    for op in reversed(graph.ops):
+        if needed.intersection(op.outputs):
+            kept.append(op)
+            needed.update(ref.base for ref in op.inputs if isinstance(ref, View))
+    return tuple(reversed(kept))

@@ -1,0 +1,101 @@
+"""The normalised form of an ONNX graph that the rewrite rules work on: static shapes, constants folded, moves resolved.
+
+Exporters spell one thing in many ways: qkv may be split by Split, Slice, Gather or unbind, heads may be made by any chain
+of Reshape and Transpose. Here every such chain is gone: a rule sees a `View`, which says for each element which element
+of an operator's result it is, so a rule checks what a chain does and not how it is spelled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A constant operand. Equal constants of one import are one array."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def key(self) -> tuple:
+        return ("const", id(self.array))
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """``scale`` times elements of the value ``base``, moved about.
+
+    base: result of an `Op`, or an input of the network. index: int32 of shape ``shape``, flat positions in base; None when
+    they are 0, 1, 2, ... trail: ONNX nodes the chain consists of.
+    """
+
+    base: str
+    shape: tuple[int, ...]
+    index: np.ndarray | None = None
+    scale: float = 1.0
+    trail: tuple[str, ...] = ()
+
+    def positions(self) -> np.ndarray:
+        """Flat positions in base, of shape ``shape``."""
+        return np.arange(math.prod(self.shape), dtype=np.int32).reshape(self.shape) if self.index is None else self.index
+
+    def key(self) -> tuple:
+        moved = None if self.index is None else hashlib.sha256(self.index.tobytes()).digest()
+        return (self.base, self.shape, moved, self.scale)
+
+
+Ref = Const | View
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An ONNX node that computes something. An omitted input is None; shapes are static, or None when they are unknown."""
+
+    name: str
+    kind: str
+    inputs: tuple[Ref | None, ...]
+    outputs: tuple[str, ...]
+    attrs: dict[str, object]
+    shapes: tuple[tuple[int, ...] | None, ...]
+
+    def operand(self, position: int) -> Ref | None:
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def constant(self, position: int) -> np.ndarray | None:
+        """The array of a constant operand, else None."""
+        ref = self.operand(position)
+        return ref.array if isinstance(ref, Const) else None
+
+
+@dataclass(frozen=True, eq=False)
+class OpGraph:
+    """``folded``: ONNX node -> why nothing is left of it. ``moves``: ONNX nodes that only move or scale data."""
+
+    inputs: dict[str, tuple[int, ...]]
+    ops: tuple[Op, ...]
+    outputs: dict[str, Ref]
+    folded: dict[str, str]
+    moves: frozenset[str]
+    kinds: dict[str, str]                     # every ONNX node, in order -> operator
+    producers: dict[str, Op] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.producers.update({output: op for op in self.ops for output in op.outputs})
+
+
+class Pool:
+    """Hands out one object per content: an array met twice, in one task or in two, becomes one array."""
+
+    def __init__(self):
+        self._found: dict[tuple, np.ndarray] = {}
+
+    def array(self, array: np.ndarray) -> np.ndarray:
+        data = np.ascontiguousarray(array).reshape(np.shape(array))      # ascontiguousarray makes a scalar 1-dimensional
+        return self._found.setdefault((str(data.dtype), data.shape, hashlib.sha256(data.tobytes()).digest()), data)

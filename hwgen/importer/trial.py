@@ -1,0 +1,176 @@
+"""What a rewrite rule works with: one try of one rule on one operator, and the two ways it ends beside "not my business".
+
+A rule is a function ``rule(op: Op, trial: Trial) -> Match | None``: a `Match` with the ir nodes that compute the operator's
+result, None when the operator is not its business, and a raised `Mismatch` when it almost fits, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .. import ir
+from .opgraph import Const, Op, OpGraph, Pool, Ref, View
+
+TOLERANCE = 1e-5            # relative, for constants that must be a certain number (1/sqrt(2), 0.044715, ...)
+
+
+class Mismatch(Exception):
+    """Why a rule declines an operator it is meant for, and the ONNX node that is to blame."""
+
+    def __init__(self, reason: str, node: str):
+        super().__init__(reason)
+        self.reason, self.node = reason, node
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """What an ONNX value is in the ir: ``factor`` times the ir value ``value`` of shape ``shape``.
+
+    node: the ir node that computes it; None for an input, and for the result of an operator that is not supported. order:
+    flat position in the ONNX value -> flat position in the ir value; None when equal. anchor: the ONNX node.
+    """
+
+    value: str
+    shape: tuple[int, ...]
+    node: ir.Node | None
+    factor: float = 1.0
+    order: np.ndarray | None = None
+    anchor: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """``nodes``: new ir nodes, the last one computes the operator's result. factor, order: see `Bound`."""
+
+    nodes: tuple[ir.Node, ...]
+    factor: float = 1.0
+    order: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A whole ir value, or one token of it, as a rule reads it. The ONNX operand is ``factor`` times ``value``."""
+
+    value: str
+    shape: tuple[int, ...]
+    factor: float
+    node: ir.Node | None
+
+
+def close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=TOLERANCE)
+
+
+class Trial:
+    """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` and ``moved`` ONNX nodes."""
+
+    def __init__(self, op: Op, graph: OpGraph, bound: dict[str, Bound], pool: Pool):
+        self.op, self.graph, self.bound, self.pool = op, graph, bound, pool
+        self.nodes: list[ir.Node] = []
+        self.absorbed: list[str] = []
+        self.moved: list[str] = []
+        self.assumed: dict[str, tuple[int, ...]] = {}       # ir values that stand for results of unsupported operators
+
+    # ---------------------------------------------------------------- reading the ONNX graph
+
+    def producer(self, ref: Ref | None, *kinds: str) -> Op | None:
+        """The operator whose whole result, in its own order, the operand is (times a scale); None if it is of other kinds."""
+        if not isinstance(ref, View) or not is_whole(ref.positions()):
+            return None
+        op = self.graph.producers.get(ref.base)
+        return op if op is not None and (not kinds or op.kind in kinds) else None
+
+    def absorb(self, op: Op, *refs: Ref | None) -> None:
+        """The operator becomes part of the match, with the moves of the operands through which it was reached."""
+        self.absorbed.append(op.name)
+        for ref in (*refs, *op.inputs):
+            if isinstance(ref, View):
+                self.moved.extend(ref.trail)
+
+    def array(self, array: np.ndarray) -> np.ndarray:
+        """A float32 array for an ir node, shared with every equal one."""
+        return self.pool.array(np.asarray(array, np.float32))
+
+    # ---------------------------------------------------------------- reading ir values
+
+    def where(self, ref: Ref | None) -> tuple[Bound, np.ndarray] | None:
+        """(what the operand's base is in the ir, flat positions in that ir value of the operand's shape); None if not bound."""
+        if not isinstance(ref, View) or ref.base not in self.bound:
+            return None
+        bound = self.bound[ref.base]
+        self.moved.extend(ref.trail)
+        positions = ref.positions()
+        return bound, positions if bound.order is None else bound.order[positions]
+
+    def operand(self, ref: Ref | None) -> Operand | None:
+        """A whole ir value in its own order, or one token of a sequence (makes the Select); None if the value is not bound.
+
+        Raises Mismatch for any other part or order.
+        """
+        found = self.where(ref)
+        if found is None:
+            return None
+        bound, positions = found
+        factor = bound.factor * ref.scale
+        if bound.node is None and bound.anchor:                 # an unsupported operator: its layout is anyone's guess
+            shape = ref.shape[1:] if ref.shape[0] == 1 and len(ref.shape) > 1 else ref.shape
+            value = f"{bound.value} {list(shape)}"
+            self.assumed[value] = shape
+            return Operand(value, shape, 1.0, None)
+        channels = bound.shape[-1]
+        if is_whole(positions) and positions.size == math.prod(bound.shape):
+            if positions.shape[-1] != channels:
+                raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} reshaped to {list(ref.shape)}, which mixes tokens and "
+                               "channels", self.op.name)
+            return Operand(bound.value, bound.shape, factor, bound.node)
+        first = int(positions.flat[0])
+        if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
+            node = ir.Select((ref.trail or (self.op.name,))[-1], f"{bound.value}.token{first // channels}", bound.value,
+                             first // channels)
+            self.nodes.append(node)
+            return Operand(node.output, (channels,), factor, node)
+        via = f" (through {', '.join(map(repr, ref.trail))})" if ref.trail else ""
+        raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; supported "
+                       "are the whole sequence, one token, and the heads of an attention", self.op.name)
+
+    def plain(self, ref: Ref | None) -> Operand | None:
+        """Like `operand`, with factor 1: a factor behind a Linear goes into its weights, any other is a Mismatch."""
+        operand = self.operand(ref)
+        if operand is None or close(operand.factor, 1.0):
+            return operand
+        if not isinstance(operand.node, ir.Linear):
+            raise Mismatch(f"reads {operand.value!r} times {operand.factor:.6g}; only behind a Linear can a factor be absorbed",
+                           self.op.name)
+        node = self.scaled(operand.node, f"{operand.value}.scaled", np.float32(operand.factor))
+        self.absorbed.append(self.bound[ref.base].anchor)
+        self.nodes.append(node)
+        return Operand(node.output, operand.shape, 1.0, node)
+
+    def scaled(self, node: ir.Linear, output: str, factor: np.ndarray) -> ir.Linear:
+        """The Linear with ``factor`` (a number, or one a channel) on its result."""
+        return replace(node, output=output, weight=self.array(node.weight * factor), bias=self.array(node.bias * factor))
+
+    def per_channel(self, const: Ref | None, view: Ref | None) -> np.ndarray | None:
+        """A constant that broadcasts over all but the last dimension of the view, as [channels]; else None."""
+        if not isinstance(const, Const) or not isinstance(view, View) or not view.shape:
+            return None
+        array = const.array
+        if array.ndim > len(view.shape) or array.size not in (1, view.shape[-1]) or array.shape[-1:] not in ((), (array.size,)):
+            return None
+        return np.broadcast_to(array.ravel(), view.shape[-1:])
+
+
+def is_whole(positions: np.ndarray) -> bool:
+    """0, 1, 2, ... in this order."""
+    return np.array_equal(positions.ravel(), np.arange(positions.size))
+
+
+def split_operands(op: Op) -> tuple[View, Const] | None:
+    """The operands of a commutative operator with one constant."""
+    for view, const in (op.inputs, reversed(op.inputs)):
+        if isinstance(view, View) and isinstance(const, Const):
+            return view, const
+    return None
