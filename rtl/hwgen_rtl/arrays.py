@@ -19,8 +19,9 @@ def _ports(inputs, outputs):
 
 
 def pe_array(config: EngineConfig, *, sum, **inputs):
-    """rtl/sv/pe_array.sv: sum = SEG + 1 cycles after a."""
-    return Instance("pe_array", p_TI=C(config.ti, 32), p_TO=C(config.to, 32), p_BANKS=C(config.banks, 32), p_SEG=C(config.segment, 32),
+    """rtl/sv/pe_array.sv or pe_array_packed.sv: sum = SEG + 1 cycles after a."""
+    name = "pe_array_packed" if config.packed else "pe_array"
+    return Instance(name, p_TI=C(config.ti, 32), p_TO=C(config.to, 32), p_BANKS=C(config.banks, 32), p_SEG=C(config.segment, 32),
                     i_clk=ClockSignal(), **_ports(inputs, {"sum": sum}))
 
 

@@ -1,0 +1,98 @@
+// Weight-stationary PE array with two products per DSP slice: ports, latency and results of pe_array.sv, bit for bit.
+//
+// Columns 2 j and 2 j + 1 share one multiplication: ((w1 << 19) + w0) * a, a 27 x 18 multiplier behind its pre-adder (DSP48E2:
+// A = w1 << 19, D = w0, B = a, cascade through PCIN). A cascade of SEG <= 16 rows keeps |sum of w0 * a| <= 16 * 127 * 128 < 2**18,
+// so the low 19 bits are the sum of column 2 j as a signed number, and the rest plus the borrow (bit 18) is that of column 2 j + 1.
+// Weights must be within -127 .. 127 (the number contract); a may be -128. TO must be even.
+module pe_array_packed #(
+  parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 2, parameter [31:0] SEG = 16,
+  parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
+) (
+  input  logic            clk,
+  input  logic [8*TI-1:0] a,
+  input  logic [BW-1:0]   bank,
+  input  logic            load_en,
+  input  logic            load_clear,
+  input  logic            load_row,
+  input  logic [BW-1:0]   load_bank,
+  input  logic [IW-1:0]   load_index,
+  input  logic [8*TI-1:0] load_data,
+  output logic [32*TO-1:0] sum
+);
+  localparam [31:0] PAIRS = TO / 2;
+
+  logic signed [7:0]  even   [0:BANKS-1][0:TI-1][0:PAIRS-1];   // weights of columns 2 j
+  logic signed [7:0]  odd    [0:BANKS-1][0:TI-1][0:PAIRS-1];   // and 2 j + 1
+  logic signed [31:0] column [0:BANKS-1][0:TO-1];      // 128 * column sums of a row-loaded tile
+  logic signed [47:0] p      [0:TI-1][0:PAIRS-1];
+  logic signed [31:0] total  [0:TO-1];
+  logic signed [7:0]  skew   [0:SEG*TI-1];             // the last SEG tokens, newest last
+  logic signed [17:0] x;
+  logic signed [26:0] w;
+  logic [BW-1:0]      bank_q [0:SEG-1];
+  logic [BW-1:0]      b;
+  logic signed [7:0]  lane   [0:TI-1];
+  logic signed [7:0]  data   [0:TI-1];
+
+  for (genvar g = 0; g < TI; g++) begin : g_lane
+    assign lane[g] = a[8*g +: 8];
+    assign data[g] = load_data[8*g +: 8];
+  end
+  for (genvar g = 0; g < TO; g++) begin : g_sum
+    assign sum[32*g +: 32] = total[g];
+  end
+
+  initial begin
+    for (int unsigned n = 0; n < BANKS; n++) begin
+      for (int unsigned j = 0; j < TO; j++) column[n][j] = 0;
+      for (int unsigned i = 0; i < TI; i++) for (int unsigned j = 0; j < PAIRS; j++) begin even[n][i][j] = 0; odd[n][i][j] = 0; end
+    end
+    for (int unsigned i = 0; i < TI; i++) for (int unsigned j = 0; j < PAIRS; j++) p[i][j] = 0;
+    for (int unsigned j = 0; j < TO; j++) total[j] = 0;
+    for (int unsigned i = 0; i < SEG*TI; i++) skew[i] = 0;
+    x = 0;
+    w = 0;
+    b = 0;
+    for (int unsigned d = 0; d < SEG; d++) bank_q[d] = 0;
+  end
+
+  /* verilator lint_off BLKSEQ */
+  always_ff @(posedge clk) begin
+    // sums of the segments and the column correction (p and bank_q as they were before this edge)
+    for (int unsigned j = 0; j < TO; j++) total[j] = column[bank_q[SEG-1]][j];
+    for (int unsigned i = SEG-1; i < TI; i += SEG)
+      for (int unsigned j = 0; j < PAIRS; j++) begin
+        total[2*j]   = total[2*j] + 32'($signed(p[i][j][18:0]));
+        total[2*j+1] = total[2*j+1] + 32'($signed(p[i][j][47:19])) + 32'(p[i][j][18]);
+      end
+    // skew: row i works on the token that came i % SEG cycles ago
+    for (int unsigned d = SEG-1; d > 0; d--) bank_q[d] = bank_q[d-1];
+    bank_q[0] = bank;
+    for (int unsigned i = 0; i < TI*SEG - TI; i++) skew[i] = skew[i+TI];
+    for (int unsigned i = 0; i < TI; i++) skew[TI*SEG - TI + i] = lane[i];
+    // cascades, last row first: every row adds to the value its upper neighbour had before this edge
+    for (int unsigned i = TI-1; i < TI; i--) begin
+      x = 18'(skew[(SEG-1 - (i & (SEG-1)))*TI + i]);
+      b = bank_q[i & (SEG-1)];
+      for (int unsigned j = 0; j < PAIRS; j++) begin
+        w = (27'(odd[b][i][j]) <<< 19) + 27'(even[b][i][j]);
+        if ((i & (SEG-1)) == 0) p[i][j] = 48'(x) * 48'(w);
+        else                    p[i][j] = p[i-1][j] + 48'(x) * 48'(w);
+      end
+    end
+    // stationary loading
+    if (load_clear) for (int unsigned j = 0; j < TO; j++) column[load_bank][j] = 0;
+    if (load_en && load_row) begin
+      for (int unsigned j = 0; j < PAIRS; j++) begin
+        even[load_bank][load_index][j] = data[2*j];
+        odd[load_bank][load_index][j] = data[2*j+1];
+      end
+      for (int unsigned j = 0; j < TO; j++) column[load_bank][j] = column[load_bank][j] + (32'(data[j]) <<< 7);
+    end
+    if (load_en && !load_row)
+      for (int unsigned i = 0; i < TI; i++)
+        if (load_index[0]) odd[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[i];
+        else               even[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[i];
+  end
+  /* verilator lint_on BLKSEQ */
+endmodule

@@ -1,0 +1,95 @@
+"""The designs of the component benches: name -> configuration, Verilog files, bench."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hwgen.backends.rtl import to_verilog
+from hwgen.engine import EngineConfig
+from hwgen_rtl import harness
+from hwgen_rtl.axi import OutputWriter, StreamDma
+from hwgen_rtl.coefficients import NormCoefficients, SoftmaxFactor
+from hwgen_rtl.registers import AxiLiteRegisters
+from hwgen_rtl.router import Router
+
+from .runner import Design
+
+SV = Path(harness.__file__).resolve().parent.parent / "sv"
+
+SQUARE = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, score_words=32, res_words=32, program_words=16, max_experts=4,
+                      max_top_k=2, axi_data_bits=64, fifo_beats=32)
+NARROW = replace(SQUARE, ti=16, to=8, banks=3)                  # Ti != To, one segment
+TALL = replace(SQUARE, ti=32, to=16, banks=2, activation="silu")  # two segments
+THREE_QUARTERS = replace(SQUARE, ti=64, to=48)                  # windows of three groups of four
+
+
+@dataclass(frozen=True)
+class BenchDesign:
+    """One component with one set of parameters. ``make`` gives the Amaranth top; ``own`` goes to the bench."""
+
+    name: str
+    module: str                          # in sim/tb
+    make: Callable
+    sv: tuple[str, ...] = ()             # modules of rtl/sv it instantiates
+    config: EngineConfig | None = None
+    own: dict = field(default_factory=dict)
+
+    def design(self) -> Design:
+        component = self.make()
+        inputs = tuple(name for name, member in component.signature.members.items() if member.is_port and member.flow.name == "In")
+        files = {f"{name}.sv": (SV / f"{name}.sv").read_text() for name in self.sv}
+        return Design(self.name, {**files, f"{self.name}_top.sv": to_verilog(component, self.name)}, inputs)
+
+    @property
+    def parameters(self) -> dict:
+        return {**({"config": self.config.to_dict()} if self.config else {}), **self.own}
+
+
+def _array(name, config, make, label):
+    return BenchDesign(f"{name}_{label}", f"tb.{name}", lambda: make(config), (name,), config)
+
+
+def _pe(config, label):
+    config = replace(config, packed=label.startswith("packed"))
+    return BenchDesign(f"pe_array_{label}", "tb.pe_array", lambda: harness.pe_array(config),
+                       ("pe_array_packed",) if config.packed else ("pe_array",), config)
+
+
+def _memory(config, bits, depth, label):
+    return BenchDesign(f"lane_memory_{label}", "tb.lane_memory", lambda: harness.lane_memory(config, bits, depth), ("lane_memory",), config,
+                       {"bits": bits, "depth": depth})
+
+
+def _router(experts, top_k, tokens, label):
+    return BenchDesign(f"router_{label}", "tb.router", lambda: Router(experts, top_k, tokens), ("router_chain",), None,
+                       {"max_experts": experts, "max_top_k": top_k, "max_tokens": tokens})
+
+
+def _dma(axi_bits, vector_bytes, fifo_beats, label):
+    return BenchDesign(f"dma_{label}", "tb.stream_dma",
+                       lambda: harness.AxiTop(StreamDma(axi_bits, vector_bytes, fifo_beats), ("ar", "r"), "m_axi_", True), (), None,
+                       {"axi_bits": axi_bits, "vector_bytes": vector_bytes})
+
+
+def _writer(axi_bits, word_bits, fifo_words, label):
+    return BenchDesign(f"writer_{label}", "tb.output_writer",
+                       lambda: harness.AxiTop(OutputWriter(axi_bits, word_bits, fifo_words), ("aw", "w", "b"), "m_axi_", True), (), None,
+                       {"axi_bits": axi_bits, "word_bits": word_bits, "fifo_words": fifo_words})
+
+
+DESIGNS: tuple[BenchDesign, ...] = (
+    _pe(SQUARE, "square"), _pe(NARROW, "narrow"), _pe(TALL, "tall"), _pe(NARROW, "packed_narrow"), _pe(TALL, "packed_tall"),
+    _array("accumulator", SQUARE, harness.accumulator, "square"),
+    _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", TALL, harness.feed_lanes, "tall"),
+    _array("drain_lanes", SQUARE, harness.drain_lanes, "square"), _array("drain_lanes", TALL, harness.drain_lanes, "tall"),
+    _memory(SQUARE, 16, 32, "one"), _memory(NARROW, 8, 32, "two"), _memory(THREE_QUARTERS, 8, 16, "four"),
+    BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
+    BenchDesign("softmax_factor", "tb.coefficients", SoftmaxFactor),
+    _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"),
+    _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"),
+    _writer(64, 256, 8, "four"), _writer(128, 128, 4, "one"),
+    BenchDesign("registers", "tb.registers",
+                lambda: harness.AxiTop(AxiLiteRegisters(16, 0x1234ABCD), ("aw", "w", "b", "ar", "r"), "s_axil_", False), (), None,
+                {"program_words": 16, "config_id": 0x1234ABCD}),
+)
+BY_NAME = {design.name: design for design in DESIGNS}

@@ -1,0 +1,120 @@
+"""Build a design for a simulator and run a cocotb bench on it. Builds are kept in a cache, so that an unchanged design is built once."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+import hashlib
+import json
+import os
+from pathlib import Path
+import sys
+from xml.etree import ElementTree
+
+from cocotb_tools.runner import get_runner
+
+from hwgen.errors import ToolError
+from hwgen.tools import icarus, verilator
+
+from .bench import VARIABLE
+
+SIM = Path(__file__).resolve().parent.parent           # holds the package of benches, `tb`
+
+
+class Simulator(Enum):
+    VERILATOR = "verilator"
+    ICARUS = "icarus"
+
+    def version(self) -> str:
+        """Of the installed tool. Raises ToolError when it is missing."""
+        return str(verilator.find().version) if self is Simulator.VERILATOR else str(icarus.find())
+
+    @property
+    def build_args(self) -> list[str]:
+        if self is Simulator.ICARUS:
+            return []
+        # -O1 of the C++: benches are short, so compiling is most of the time; unused bits and the like are of no interest here
+        return ["--unroll-count", "0", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-CFLAGS", "-O1", "--no-timing"]
+
+
+@dataclass(frozen=True)
+class Design:
+    """What to simulate: file name -> text, the top module, its input ports but clk and rst."""
+
+    top: str
+    files: Mapping[str, str]
+    inputs: tuple[str, ...]
+
+
+def cache_folder() -> Path:
+    """$HWGEN_SIM_CACHE, or a folder beside the repaired Verilator."""
+    return Path(os.environ.get("HWGEN_SIM_CACHE") or verilator.cache_folder() / "benches")
+
+
+@contextmanager
+def _environment(simulator: Simulator) -> Iterator[None]:
+    """cocotb's runner looks at os.environ only."""
+    added = verilator.find().environment if simulator is Simulator.VERILATOR else {}
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def run(design: Design, module: str, simulator: Simulator, folder: Path, waves: bool = False, seed: int = 1, **parameters) -> int:
+    """Run bench ``module`` (``tb.x``) on ``design``; returns the number of tests that passed.
+
+    ``parameters`` (JSON values) and the design's inputs reach the bench through `bench.parameters`. ``folder`` gets results.xml, the
+    log and the waves. Raises ToolError when a tool is missing, the build fails, a test fails, or no test ran.
+    """
+    version = simulator.version()
+    text = json.dumps([design.top, sorted(design.files.items()), simulator.value, version, simulator.build_args, waves, sys.prefix])
+    build_dir = cache_folder() / f"{design.top}_{simulator.value}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    build_dir.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for name, content in design.files.items():
+        path = build_dir / name
+        if not path.exists() or path.read_text() != content:
+            path.write_text(content)
+        sources.append(path)
+    log = folder / "run.log"
+    environment = {VARIABLE: json.dumps({**parameters, "inputs": design.inputs}), "COCOTB_ANSI_OUTPUT": "0"}
+    with _environment(simulator):
+        runner = get_runner(simulator.value)
+        done = build_dir / "built"
+        try:
+            if not done.exists():
+                runner.build(sources=sources, hdl_toplevel=design.top, build_dir=build_dir, build_args=simulator.build_args,
+                             timescale=("1ns", "1ps"), waves=waves, log_file=folder / "build.log")
+                done.touch()
+            results = runner.test(test_module=module, hdl_toplevel=design.top, hdl_toplevel_lang="verilog", build_dir=build_dir, seed=seed,
+                                  test_dir=folder, results_xml=str(folder.resolve() / "results.xml"), extra_env=environment, waves=waves,
+                                  log_file=log, timescale=("1ns", "1ps"))
+        except (RuntimeError, SystemExit) as error:
+            raise ToolError(f"bench {module} on {simulator.value}: {error}\n{_tail(folder)}", where=str(folder)) from error
+    return read_results(results, f"bench {module} on {simulator.value}")
+
+
+def read_results(path: Path, name: str) -> int:
+    """Number of tests in a results.xml of cocotb. Raises ToolError if one failed, or none ran, or there is no file."""
+    if not path.exists():
+        raise ToolError(f"{name} ended without results\n{_tail(path.parent)}", where=str(path))
+    cases = list(ElementTree.parse(path).getroot().iter("testcase"))
+    skipped = [case for case in cases if case.find("skipped") is not None]
+    failed = [case.get("name") for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    if failed:
+        raise ToolError(f"{name}: {len(failed)} of {len(cases)} tests failed: {', '.join(failed)}\n{_tail(path.parent)}", where=str(path))
+    if len(cases) == len(skipped):
+        raise ToolError(f"{name}: no test ran", where=str(path))
+    return len(cases) - len(skipped)
+
+
+def _tail(folder: Path, lines: int = 40) -> str:
+    for name in ("run.log", "build.log"):
+        if (folder / name).exists():
+            return "\n".join((folder / name).read_text(errors="replace").splitlines()[-lines:])
+    return ""

@@ -1,0 +1,133 @@
+"""Drain lanes: every mode, mixed token by token, with column parameters loaded meanwhile."""
+
+from dataclasses import dataclass
+import random
+
+import cocotb
+import numpy as np
+
+from hwgen import numerics
+from hwgen.engine import NUM_PARAM_BANKS
+from hwgen_sim.bench import config
+from hwgen_sim.checker import TimedChecker
+from hwgen_sim.endpoints import TimedDriver, run_timeline, start
+from hwgen_sim.lanes import pack
+from hwgen_sim.stalls import PATTERNS
+
+
+@dataclass
+class Columns:
+    """Parameters of one bank: [to] each."""
+
+    bias: np.ndarray
+    mult: np.ndarray
+    shift: np.ndarray
+
+
+def random_columns(rng: random.Random, to: int) -> Columns:
+    return Columns(np.array([rng.randint(-(1 << 20), 1 << 20) for _ in range(to)]), np.array([rng.randint(0, 65535) for _ in range(to)]),
+                   np.array([rng.choice([1, 47, rng.randint(14, 30)]) for _ in range(to)]))
+
+
+def plan_load(driver, c, cycle: int, bank: int, columns: Columns) -> int:
+    per_vector = c.ti // 8
+    for n in range(-(-c.to // per_vector)):
+        words = [int(columns.bias[j]) & 0xFFFFFFFF | int(columns.mult[j]) << 32 | int(columns.shift[j]) << 48 | 0x2A9 << 54
+                 for j in range(n * per_vector, min(c.to, (n + 1) * per_vector))]       # the bits above are not looked at
+        driver.at(cycle, load_en=1, load_bank=bank, load_index=n, load_data=pack(words, 64))
+        cycle += 1
+    driver.at(cycle, load_en=0)
+    return cycle
+
+
+def accumulators(rng: random.Random, to: int) -> np.ndarray:
+    size = rng.choice([8, 16, 24, 30])
+    return np.array([rng.choice([rng.randint(-(1 << size), 1 << size), 0, (1 << size) - 1]) for _ in range(to)])
+
+
+class Token:
+    """Inputs of one token and what the golden functions make of them."""
+
+    def __init__(self, rng: random.Random, c, table: np.ndarray, banks: list[Columns], usable: list[int]):
+        self.stream, self.columns = rng.random() < 0.15, rng.random() < 0.6
+        self.bank = rng.choice(usable)
+        self.act = rng.random() < 0.35 and not self.stream
+        self.scatter = not self.act and rng.random() < 0.4
+        self.to16 = self.act or rng.random() < 0.6
+        self.residual = rng.random() < 0.6 and not self.act
+        self.fresh = self.residual and rng.random() < 0.4
+        self.out = rng.random() < 0.3
+        self.mult, self.shift = rng.randint(0, 65535), rng.choice([1, 47, rng.randint(10, 32)])
+        self.mult2, self.shift2 = (rng.randint(1, 65535), rng.choice([1, rng.randint(16, 40), 47])) if self.act else (rng.randint(0, 65535), 16)
+        self.lanes = rng.choice([c.to, rng.randint(1, c.to)])
+        self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
+        self.old = np.array([rng.choice([-32767, 32767, rng.randint(-32767, 32767), 0]) for _ in range(c.to)])
+        p = banks[self.bank]
+        self.biased = self.acc + (p.bias if self.columns else 0)
+        bits = 16 if self.to16 else 8
+        r = numerics.requantize(self.biased, p.mult if self.columns else self.mult, p.shift if self.columns else self.shift, bits)
+        r = self.data if self.stream else r
+        if self.act:
+            r = numerics.requantize(numerics.activation(r, table), self.mult2, self.shift2, 8)
+        elif self.scatter:
+            r = numerics.sat(numerics.weigh(r, self.mult2), 16)
+        self.result = r
+        before = self.old if self.residual and not self.fresh else np.zeros(c.to, np.int64)
+        self.word = numerics.sat(before + r, 16)
+        valid = np.arange(c.to) < self.lanes
+        self.d_sum = int((self.word - before)[valid].sum())
+        self.d_squares = int((self.word ** 2 - before ** 2)[valid].sum())
+        self.lane_max = int(self.word[valid].max())
+
+    def inputs(self) -> dict[str, int]:
+        flags = {"column_params": self.columns, "to16": self.to16, "stream": self.stream, "act": self.act, "residual": self.residual,
+                 "second": self.act or self.scatter, "fresh": self.fresh, "out": self.out}
+        return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.acc, 32), "data": pack(self.data, 16), "bank": self.bank, "mult": self.mult,
+                "shift": self.shift, "mult2": self.mult2, "shift2": self.shift2, "lanes": self.lanes}
+
+    def __str__(self) -> str:
+        return f"({', '.join(k for k in ('stream', 'columns', 'act', 'scatter', 'to16', 'residual', 'fresh', 'out') if getattr(self, k))})"
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.parametrize(pattern=["never", "often"])
+async def matches_golden(dut, pattern):
+    c = config()
+    table = numerics.delta_table(c.activation)
+    rng, stall = random.Random(13), PATTERNS[pattern](13)
+    driver, checker = TimedDriver(dut), TimedChecker()
+    banks = [random_columns(rng, c.to) for _ in range(NUM_PARAM_BANKS)]
+    cycle = 0
+    for bank, columns in enumerate(banks):
+        cycle = plan_load(driver, c, cycle, bank, columns)
+    mean_sum, mean_left = None, 0
+    loading, loading_bank = 0, 0               # first cycle after a load under way, and its bank
+    for cycle in range(cycle, cycle + 500):
+        checker.expect(cycle + 2, out_valid=0)
+        if next(stall):
+            driver.at(cycle, valid=0)
+            checker.expect(cycle + 8, valid8=0)
+            continue
+        t = Token(rng, c, table, banks, [b for b in range(len(banks)) if cycle >= loading or b != loading_bank])
+        first_token = last_token = rng.random() < 0.5
+        if t.out and mean_left == 0 and rng.random() < 0.5:
+            mean_left, mean_sum = rng.randint(1, 5), np.zeros(c.to, np.int64)
+            first_token = True
+        elif mean_left:
+            first_token = False
+        if mean_left:
+            t.out, mean_left, mean_sum = True, mean_left - 1, mean_sum + t.biased
+            last_token = mean_left == 0
+        driver.at(cycle, valid=1, mean=int(mean_sum is not None), first_token=int(first_token), last_token=int(last_token), **t.inputs())
+        if t.out and (mean_sum is None or last_token):
+            checker.expected[cycle + 2] = {"out_valid": (1, ""), "out_word": (pack(t.biased if mean_sum is None else mean_sum, 32), "(mean)")}
+        if mean_sum is not None and last_token:
+            mean_sum = None
+        driver.at(cycle + 7, old=pack(t.old, 16))
+        checker.expect(cycle + 8, str(t), valid8=1, word8=pack(t.result, 8), word16=pack(t.word, 16))
+        checker.expect(cycle + 9, str(t), d_sum=t.d_sum & 0xFFFFFFFF, d_squares=t.d_squares & (1 << 48) - 1, lane_max=t.lane_max & 0xFFFF)
+        if cycle >= loading and rng.random() < 0.2 and t.columns:          # reload the bank that was just read
+            banks[t.bank] = random_columns(rng, c.to)
+            loading, loading_bank = plan_load(driver, c, cycle + 1, t.bank, banks[t.bank]), t.bank
+    await start(dut)
+    await run_timeline(dut, driver, checker)

@@ -1,0 +1,56 @@
+"""Feed lanes: pass, normalise and exp, mixed cycle by cycle."""
+
+import random
+
+import cocotb
+import numpy as np
+
+from hwgen import numerics
+from hwgen.program import Src
+from hwgen_sim.bench import config
+from hwgen_sim.checker import TimedChecker
+from hwgen_sim.endpoints import TimedDriver, run_timeline, start
+from hwgen_sim.lanes import pack
+from hwgen_sim.stalls import PATTERNS
+
+
+def lane_values(rng: random.Random, count: int, bits: int) -> np.ndarray:
+    limit = (1 << (bits - 1)) - 1
+    return np.array([rng.choice([-limit, limit, 0, rng.randint(-limit, limit), rng.randint(-300, 300) % limit]) for _ in range(count)])
+
+
+def inputs(rng: random.Random, ti: int) -> dict:
+    """One token's inputs; all of them are driven, whatever the mode."""
+    res, row_max = lane_values(rng, ti, 16), rng.choice([32767, -32767, 0, rng.randint(-32767, 32767)])
+    # distances of every size: equal to the maximum, within the table, at the edge where the result becomes 0
+    distance = np.array([rng.choice([0, 1, 255, 256, 2047, 2048, 2303, 2304, 65534, rng.randint(0, 2600)]) for _ in range(ti)])
+    shift = rng.choice([1, 47, rng.randint(1, 47), 20])
+    return {"act": lane_values(rng, ti, 8), "res": res, "score": np.maximum(row_max - distance, -32768), "row_max": row_max,
+            "mean": rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)]),
+            "mult": rng.choice([0, 32768, 65535, rng.randint(32768, 65535)]), "shift": shift, "lanes": rng.choice([ti, rng.randint(1, ti)])}
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.parametrize(pattern=["never", "often"])
+async def matches_numerics(dut, pattern):
+    c = config()
+    rng, stall = random.Random(5), PATTERNS[pattern](5)
+    driver, checker = TimedDriver(dut), TimedChecker()
+    for cycle in range(500):
+        v, mode, valid = inputs(rng, c.ti), rng.choice(list(Src)), not next(stall)
+        driver.at(cycle, valid=int(valid), mode=int(mode), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
+                  mean=v["mean"] & 0xFFFFFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])
+        if not valid:
+            continue
+        match mode:
+            case Src.ACT:
+                a = v["act"]
+            case Src.NORM:
+                a = numerics.normalize(v["res"], v["mean"], v["mult"], v["shift"])
+            case Src.EXP:
+                p = np.where(np.arange(c.ti) < v["lanes"], numerics.exp2_p8(v["row_max"] - v["score"]), 0)
+                checker.expect(cycle + 5, str(v), psum=int(p.sum()))
+                a = p - 128
+        checker.expect(cycle + 3, f"({mode.name}) {v}", a=pack(a, 8))
+    await start(dut)
+    await run_timeline(dut, driver, checker)
