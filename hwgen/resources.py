@@ -1,0 +1,212 @@
+"""Resource estimate of an engine from its structure, before any tool has run; and whether it fits a board.
+
+Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`):
+
+Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
+counts the multipliers a product is cut into: 27x18 signed on UltraScale+ (DSP48E2), 18x18 on the ECP5. The array takes one per
+int8 product, half as many when packed. A drain lane takes 5 (requantize 32x17: 2; activation scale or router score 22x17;
+interpolation 17x7; sum of squares 18x18), a feed lane 1 (normalise 21x17).
+
+Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately. A block RAM of 36 kbit is
+two halves of 512 x 36, 1024 x 18, 2048 x 9, ... bits (an ECP5 EBR is one half); 64 words or less go into LUTs. On a board with
+UltraRAM (4096 x 72) the memories that free most block RAM per UltraRAM go there.
+
+LUTs and flip-flops. `COSTS`: per processing element, lane, output column, ... mostly as Yosys counted them (see there).
+The ECP5 has LUT4 instead of LUT6: its LUTs count `LUT4_PER_LUT6` times. Place and route needs room: 80 % of the LUTs of a chip
+is a full chip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from math import ceil
+
+from .board import Board, Family
+from .engine import EngineConfig
+from .errors import CapacityError
+from .program import WORD_BITS
+
+OUT_WORDS = 16           # queue of the output writer
+LUT4_PER_LUT6 = 1.8
+LUTRAM_WORDS = 64        # memories of so many words or less go into LUTs: 8 LUTs hold 32 words of 14 bits (RAM32M16)
+URAM_WIDTH, URAM_DEPTH = 72, 4096
+URAM_LEAST_GAIN = 4      # block RAMs an UltraRAM must free, unless block RAM lacks; it holds as much as 8
+BRAM_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))      # half a BRAM36: width, depth
+MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: (27, 18), Family.SIM: (27, 18), Family.ECP5: (18, 18)}    # signed operands
+
+COSTS = {       # unit: (LUT, flip-flops) of one. Yosys 0.70, synth_xilinx -family xcup, of one unit, divided by its lanes
+    "processing element": (4, 16),       # bank multiplexer, two weights; multiply-add in the DSP (by structure: Yosys leaves
+    "processing element, ECP5": (60, 52),     # the adder in LUTs, as it must on the ECP5; that was counted)
+    "array row": (8, 8),
+    "array column": (96, 96),
+    "packed column": (32, 0),            # splits the two sums of a cascade; by structure, no such array has been synthesized
+    "accumulator column": (32, 64),
+    "drain lane": (1300, 440),
+    "feed lane": (500, 150),
+    "router expert": (400, 250),
+    "router place": (200, 150),
+    "memory lane bit": (1, 0),           # rotation of a read word and of a written window
+    "stream byte": (4, 24),              # DMA, FIFO output, loader, load port
+    "control": (4000, 9000),             # sequencers, fetch, contexts, delay lines, registers, coefficients: not per lane
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Numbers of cells; ``by_unit`` splits them, its sums are the totals (block RAM rounded up per unit)."""
+
+    lut: int = 0
+    ff: int = 0
+    dsp: int = 0
+    bram36: int = 0
+    uram: int = 0
+    by_unit: dict[str, "Resources"] = field(default_factory=dict)
+
+
+KINDS = {"dsp": "DSPs", "bram36": "block RAMs", "uram": "UltraRAMs", "lut": "LUTs", "ff": "flip-flops"}   # order of `check_fit`
+
+
+def estimate(config: EngineConfig, board: Board | None = None) -> Resources:
+    """Cells of one engine. ``board`` decides on multiplier, LUT and UltraRAM; None: UltraScale+ without UltraRAM."""
+    family = board.family if board else Family.ZYNQ_ULTRASCALE_PLUS
+    lut, ff, dsp, halves, uram = ({} for _ in range(5))
+
+    def add(table, unit, amount):
+        table[unit] = table.get(unit, 0) + amount
+
+    for unit, what, count in _logic(config, family):
+        add(lut, unit, COSTS[what][0] * count)
+        add(ff, unit, COSTS[what][1] * count)
+    for product in _products(config):
+        add(dsp, product.unit, product.count * _tiles(product.bits, MULTIPLIER[family]))
+    memories = _memories(config)
+    for memory, urams in zip(memories, _to_uram(memories, board)):
+        if urams:
+            add(uram, memory.unit, urams)
+        elif memory.depth <= LUTRAM_WORDS:
+            add(lut, memory.unit, memory.count * 8 * ceil(memory.width / 14) * ceil(memory.depth / 32))
+        else:
+            add(halves, memory.unit, memory.count * _bram_halves(memory.width, memory.depth))
+    factor = LUT4_PER_LUT6 if family is Family.ECP5 else 1
+    units = {unit: Resources(ceil(lut.get(unit, 0) * factor), ff.get(unit, 0), dsp.get(unit, 0), ceil(halves.get(unit, 0) / 2),
+                             uram.get(unit, 0)) for unit in {**lut, **ff, **dsp, **halves, **uram}}
+    totals = {kind: sum(getattr(r, kind) for r in units.values()) for kind in KINDS}
+    return Resources(**totals, by_unit=units)
+
+
+def check_fit(config: EngineConfig, board: Board) -> Resources:
+    """The estimate; raises CapacityError for the first resource of which the board has too little."""
+    need = estimate(config, board)
+    for kind, name in KINDS.items():
+        needed, available = getattr(need, kind), getattr(board, kind)
+        if needed > available:
+            unit, part = max(((u, getattr(r, kind)) for u, r in need.by_unit.items()), key=lambda item: item[1])
+            raise CapacityError(
+                f"an engine of {config.ti}x{config.to} needs {needed:,} {name}, {board.name} has {available:,}",
+                where=f"most of them in: {unit} ({part:,})",
+                hint=f"use a smaller array (fewer than {config.ti}x{config.to} lanes) or a larger board" if kind != "bram36" else
+                     "use a network with fewer tokens or narrower layers, or a board with more memory")
+    return need
+
+
+# ---------------------------------------------------------------- the engine's structure
+
+@dataclass(frozen=True)
+class _Product:
+    unit: str
+    count: int
+    bits: tuple[int, int]        # signed operands
+
+
+@dataclass(frozen=True)
+class _Memory:
+    unit: str
+    count: int                   # banks x copies
+    width: int                   # bits
+    depth: int                   # words
+    wide: bool = True            # may be an UltraRAM (whole words are written)
+
+
+def _products(c: EngineConfig) -> list[_Product]:
+    pairs = c.ti * c.to
+    products = [
+        _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
+        _Product("drain", c.to, (32, 17)), _Product("drain", c.to, (22, 17)),       # requantize; activation scale, router score
+        _Product("drain", c.to, (17, 7)), _Product("drain", c.to, (18, 18)),        # interpolation; sum of squares
+        _Product("feed", c.ti, (21, 17)),
+        _Product("coefficients", 1, (49, 13)), _Product("coefficients", 1, (32, 32)),   # variance
+        _Product("coefficients", 1, (32, 17)), _Product("coefficients", 6, (17, 17)), _Product("coefficients", 2, (19, 17)),
+        _Product("sequencer", 1, (17, 13)),
+    ]
+    if c.max_experts:
+        products += [_Product("router", _router_lanes(c), (23, 17)), _Product("router", c.max_top_k, (17, 17)),
+                     _Product("router", 1, (17, 17)), _Product("router", 1, (19, 17))]
+    return products
+
+
+def _memories(c: EngineConfig) -> list[_Memory]:
+    bank = c.group
+    queues = [_Memory("router", c.max_experts, 32, c.max_tokens)] if c.max_experts else []
+    return [
+        _Memory("activations", c.groups, 8 * bank, c.act_words),
+        _Memory("keys and values", c.groups, 8 * bank, c.kv_words),
+        _Memory("scores", c.groups, 16 * bank, c.score_words),
+        _Memory("residual", 2 * c.groups, 16 * bank, c.res_words),          # one to feed, one to add to
+        _Memory("accumulators", 1, 32 * c.to, c.max_tokens),
+        _Memory("program", 2, WORD_BITS, c.program_words, wide=False),      # loader and feeder walk it apart; 32-bit writes
+        _Memory("weight FIFO", 1, c.axi_data_bits, c.fifo_beats),
+        _Memory("statistics", 2, 80, c.max_tokens), _Memory("statistics", 2, 16, 2 * c.max_tokens),
+        _Memory("statistics", 1, 32, c.max_tokens), _Memory("statistics", 1, 22, c.max_tokens),
+        _Memory("coefficients", 2, 16, 256),
+        _Memory("output", 1, 32 * c.to, OUT_WORDS), _Memory("output", 1, 64, OUT_WORDS),
+        *queues,
+    ]
+
+
+def _logic(c: EngineConfig, family: Family) -> list[tuple[str, str, int]]:
+    """(unit, entry of `COSTS`, how many)."""
+    element = "processing element, ECP5" if family is Family.ECP5 else "processing element"
+    segments = c.ti // c.segment
+    logic = [
+        ("array", element, c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to * segments),
+        ("array", "packed column", c.to * segments if c.packed else 0),
+        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to), ("feed", "feed lane", c.ti),
+        ("sequencer", "control", 1), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
+    ]
+    if c.groups > 1:
+        logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in
+                  (("activations", 8), ("keys and values", 8), ("scores", 16), ("residual", 32))]
+    if c.max_experts:
+        logic += [("router", "router expert", _router_lanes(c)), ("router", "router place", c.max_top_k * _router_lanes(c))]
+    return logic
+
+
+def _router_lanes(c: EngineConfig) -> int:
+    return max(c.max_experts, 4)
+
+
+# ---------------------------------------------------------------- cells
+
+def _tiles(bits: tuple[int, int], multiplier: tuple[int, int]) -> int:
+    """Multipliers a signed product is cut into: all pieces but the highest are unsigned and one bit shorter."""
+    (a, b), (wide, narrow) = bits, multiplier
+    return min(ceil((x - 1) / (wide - 1)) * ceil((y - 1) / (narrow - 1)) for x, y in ((a, b), (b, a)))
+
+
+def _bram_halves(width: int, depth: int) -> int:
+    return min(ceil(width / w) * ceil(depth / d) for w, d in BRAM_SHAPES)
+
+
+def _to_uram(memories: list[_Memory], board: Board | None) -> list[int]:
+    """UltraRAMs of each memory, 0 for those that stay in block RAM: the best gain first, the rest while block RAM lacks."""
+    result = [0] * len(memories)
+    if board is None or board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
+        return result
+    halves = [m.count * _bram_halves(m.width, m.depth) if m.depth > LUTRAM_WORDS else 0 for m in memories]
+    urams = [m.count * ceil(m.width / URAM_WIDTH) * ceil(m.depth / URAM_DEPTH) for m in memories]
+    movable = [i for i, m in enumerate(memories) if m.wide and halves[i]]
+    available, missing = board.uram, sum(halves) / 2 - board.bram36
+    for i in sorted(movable, key=lambda i: (-halves[i] / urams[i], i)):
+        if urams[i] <= available and (halves[i] / 2 >= URAM_LEAST_GAIN * urams[i] or missing > 0):
+            result[i], available, missing = urams[i], available - urams[i], missing - halves[i] / 2
+    return result

@@ -1,0 +1,157 @@
+"""Resource estimate: counted by hand where that can be done, monotonic elsewhere; refusals name both numbers and the unit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hwgen import resources
+from hwgen.board import boards, load_board
+from hwgen.engine import EngineConfig
+from hwgen.errors import CapacityError
+from hwgen.resources import KINDS, check_fit, estimate
+
+# the example on a small engine, and DeiT-T on large ones
+SMALL = EngineConfig(ti=16, to=16, max_tokens=32, act_words=256, kv_words=256, score_words=128, res_words=128, program_words=128,
+                     max_experts=8, max_top_k=2, axi_data_bits=512, fifo_beats=512)
+LARGE = EngineConfig(ti=64, to=64, max_tokens=256, act_words=4096, kv_words=1280, score_words=1664, res_words=640,
+                     program_words=400, max_experts=0, max_top_k=0, axi_data_bits=512, fifo_beats=1024, packed=True)
+
+
+def test_by_unit_adds_up():
+    for config in (SMALL, LARGE):
+        for board in (None, *boards()):
+            total = estimate(config, board)
+            for kind in KINDS:
+                assert getattr(total, kind) == sum(getattr(r, kind) for r in total.by_unit.values())
+                assert all(getattr(r, kind) >= 0 for r in total.by_unit.values())
+            assert all(r.by_unit == {} for r in total.by_unit.values())
+
+
+def test_dsps_by_hand():
+    """Array 16*16; drain 16 lanes * (2 + 1 + 1 + 1); feed 16; router 8 experts, 2 places, reciprocal 2; coefficients."""
+    units = {unit: r.dsp for unit, r in estimate(SMALL).by_unit.items() if r.dsp}
+    assert units == {"array": 256, "drain": 80, "feed": 16, "router": 12, "coefficients": 2 + 4 + 2 + 6 + 2, "sequencer": 1}
+    assert estimate(LARGE).by_unit["array"].dsp == 64 * 64 // 2
+    assert estimate(replace(LARGE, packed=False)).by_unit["array"].dsp == 64 * 64
+    assert "router" not in estimate(LARGE).by_unit
+
+
+def test_dsps_of_the_ecp5():
+    """18x18: the scale of a drain lane (22x17) and the normalisation of a feed lane (21x17) take two multipliers."""
+    config = replace(SMALL, ti=8, to=8, axi_data_bits=32)
+    units = estimate(config, load_board("ulx3s-85f")).by_unit
+    assert (units["array"].dsp, units["drain"].dsp, units["feed"].dsp) == (64, 8 * 6, 8 * 2)
+
+
+def test_block_rams_by_hand():
+    """Halves per bank of 128 bits: 1280 words = 4 wide, 3 deep (512 x 36); 4096 words = 15 wide, 2 deep (2048 x 9)."""
+    units = {unit: r.bram36 for unit, r in estimate(LARGE).by_unit.items()}
+    assert units["keys and values"] == 4 * 4 * 3 / 2
+    assert units["accumulators"] == 29             # 2048 bits of 256 words: 57 halves of 512 x 36
+    assert units["program"] == 2 * 15 / 2         # 512 bits: 15 halves of 512 x 36
+    assert units["activations"] == 4 * 15 * 2 / 2
+    assert estimate(LARGE).uram == 0
+
+
+def test_no_memory_is_smaller_than_its_bits():
+    memories = resources._memories(LARGE)
+    for m in memories:
+        if m.depth > resources.LUTRAM_WORDS:
+            halves = m.count * resources._bram_halves(m.width, m.depth)
+            assert 2 * 18 * 1024 * halves >= 2 * m.count * m.width * m.depth
+
+
+def test_memories_of_the_engine_are_all_counted():
+    """Every memory depth of the configuration changes the estimate."""
+    base = estimate(LARGE).bram36
+    for field, factor in [("act_words", 2), ("kv_words", 2), ("score_words", 2), ("res_words", 4), ("program_words", 4),
+                          ("fifo_beats", 4), ("max_tokens", 4)]:
+        assert estimate(replace(LARGE, **{field: factor * getattr(LARGE, field)})).bram36 > base, field
+
+
+def test_uram_takes_the_deep_memories_and_no_more_than_there_are():
+    board = load_board("zcu104")
+    here, there = estimate(LARGE, board), estimate(LARGE)
+    assert here.by_unit["activations"].uram == 4 * 2            # a bank of 128 x 4096 is two UltraRAMs
+    assert here.by_unit["activations"].bram36 == 0
+    assert here.bram36 < there.bram36 - 4 * here.uram + 1
+    few = estimate(LARGE, replace(board, uram=7))
+    assert few.uram == 0 and few.by_unit["activations"].bram36 == 60
+    assert estimate(LARGE, load_board("zcu102")).uram == 0
+
+
+def test_uram_takes_shallow_memories_where_block_ram_lacks():
+    board = load_board("kv260")
+    here, there = estimate(replace(LARGE, to=32), board), estimate(replace(LARGE, to=32), load_board("zcu104"))
+    assert there.uram < here.uram <= board.uram
+    assert here.bram36 <= board.bram36 < there.bram36
+
+
+@pytest.mark.parametrize("field, value", [("to", 48), ("to", 32), ("ti", 64), ("max_experts", 16), ("banks", 3)])
+def test_estimate_needs_no_tool_and_no_board(field, value):
+    config = replace(LARGE, **{field: value}) if field != "max_experts" else replace(LARGE, max_experts=value, max_top_k=2)
+    assert all(getattr(estimate(config), kind) > 0 for kind in ("lut", "ff", "dsp", "bram36"))
+
+
+def test_more_lanes_need_more():
+    sizes = [(16, 16), (32, 16), (32, 32), (64, 32), (64, 48), (64, 64)]
+    results = [estimate(replace(LARGE, ti=ti, to=to)) for ti, to in sizes]
+    for smaller, larger in zip(results, results[1:]):
+        assert smaller.dsp < larger.dsp and smaller.lut < larger.lut and smaller.ff < larger.ff
+
+
+# ---------------------------------------------------------------- fit
+
+def test_design_sizes_fit_their_boards():
+    assert check_fit(LARGE, load_board("zcu102")).dsp > 2048
+    assert check_fit(replace(LARGE, to=32), load_board("zcu104")).dsp > 1024
+    assert check_fit(replace(LARGE, ti=32, to=32), load_board("kv260")).dsp > 512
+    small = replace(SMALL, ti=8, to=8, axi_data_bits=32, max_experts=0, max_top_k=0)
+    assert check_fit(small, load_board("ulx3s-85f")).dsp > 64
+    assert check_fit(replace(LARGE, packed=False), load_board("sim")).dsp > 4096
+
+
+def test_one_array_of_every_board_fits():
+    """A small network, with the first array that fits: the way the compiler chooses. No router on the smallest board."""
+    for board in boards():
+        experts = 0 if board.name == "ulx3s-85f" else 8
+
+        def fits(ti, to):
+            config = replace(SMALL, ti=ti, to=to, axi_data_bits=board.axi_bits(to), packed=board.packed, max_experts=experts)
+            try:
+                check_fit(config, board)
+            except CapacityError:
+                return False
+            return True
+        assert any(fits(ti, to) for ti, to in board.arrays), board.name
+
+
+@pytest.mark.parametrize("board, change, message, where", [
+    ("zcu104", {}, r"an engine of 64x64 needs 2,\d{3} DSPs, zcu104 has 1,728", "most of them in: array (2,048)"),
+    ("zcu102", {"act_words": 65536}, r"an engine of 64x64 needs 1,\d{3} block RAMs, zcu102 has 912",
+     "most of them in: activations (960)"),
+    ("ulx3s-85f", {"ti": 8, "to": 8, "packed": False, "max_experts": 8, "max_top_k": 2, "axi_data_bits": 32},
+     "an engine of 8x8 needs 169 DSPs, ulx3s-85f has 156", "most of them in: array (64)"),
+    ("ulx3s-85f", {"ti": 16, "to": 16, "packed": False}, r"needs \d{3} DSPs, ulx3s-85f has 156", "most of them in: array (256)"),
+])
+def test_refusal_names_both_numbers_and_the_largest_unit(board, change, message, where):
+    with pytest.raises(CapacityError, match=message) as info:
+        check_fit(replace(LARGE, **change), load_board(board))
+    assert info.value.where == where
+    assert info.value.hint.startswith("use a ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_resource_is_checked(kind):
+    board = load_board("zcu104")
+    config = replace(LARGE, to=32)
+    need = getattr(check_fit(config, board), kind)
+    if kind == "uram":
+        assert need <= board.uram
+        return
+    exact = replace(board, **{kind: need, "uram": 8})       # no UltraRAM to spare: none takes over for block RAM
+    assert check_fit(config, exact) == check_fit(config, board)
+    with pytest.raises(CapacityError, match=f"needs {need:,} {KINDS[kind]}, zcu104 has {need - 1:,}"):
+        check_fit(config, replace(exact, **{kind: need - 1}))
