@@ -62,8 +62,8 @@ def _gelu(op: Op, trial: Trial, x: View, gate: View, add: Op) -> Activated | Non
     inner = function.operand(0)
     one = found[1].array
     if one.size != 1 or not close(float(one.ravel()[0]), found[0].scale):
-        raise Mismatch(f"looks like a GELU, but the constant added to {found[0].scale:.6g} * {function.kind.lower()} in {add.name!r} is "
-                       f"{one.ravel()[:4].tolist()}, not {found[0].scale:.6g}", op.name)
+        raise Mismatch(f"looks like a GELU, but {add.name!r} adds {one.ravel()[:4].tolist()} to {found[0].scale:.6g} * "
+                       f"{function.kind.lower()}, not {found[0].scale:.6g}", op.name)
     factor = 2 * found[0].scale * gate.scale
     if function.kind == "Erf":
         t = _multiple(inner, x)
@@ -77,7 +77,7 @@ def _gelu(op: Op, trial: Trial, x: View, gate: View, add: Op) -> Activated | Non
             t = inner.scale * linear / math.sqrt(2 / math.pi)
             cubic = inner.scale * cubed.scale * cube[1] / (math.sqrt(2 / math.pi) * t ** 3)
             if not close(cubic, 0.044715):
-                raise Mismatch(f"looks like a tanh GELU, but the cubic term has the factor {cubic:.6g}, not 0.044715", op.name)
+                raise Mismatch(f"looks like a tanh GELU, but the third power has the factor {cubic:.6g}, not 0.044715", op.name)
             return _activated(Act.GELU_TANH, x, t, factor, (op, add, function, total, *cube[0]))
     return None
 

@@ -69,20 +69,20 @@ def attention_operator(op: Op, trial: Trial) -> Match | None:
 def _check_softmax(softmax: Op, op: Op) -> None:
     rank = len(softmax.shapes[0])
     if softmax.attrs.get("axis", -1) % rank != rank - 1:
-        raise Mismatch(f"its Softmax {softmax.name!r} works over axis {softmax.attrs['axis']}, not the last", op.name)
+        raise Mismatch(f"has a Softmax {softmax.name!r} over axis {softmax.attrs['axis']}, not the last", op.name)
 
 
 def _not_scores(trial: Trial, scores: Ref) -> str:
     """Why what goes into the softmax is not a product of q and k."""
     producer = trial.graph.producers.get(scores.base) if isinstance(scores, View) else None
     if producer is None:
-        return "the softmax reads no product of q and k"
+        return "has a softmax that reads no product of q and k"
     if producer.kind == "Add" and any(isinstance(ref, Const) for ref in producer.inputs):
         return (f"adds a constant to the scores in {producer.name!r} (an attention mask or a position bias); only attention over "
                 "all tokens without a bias is supported")
     if producer.kind == "Where":
         return f"masks the scores in {producer.name!r}; only attention over all tokens is supported"
-    return f"the softmax reads {producer.kind} node {producer.name!r}, not a product of q and k"
+    return f"has a softmax that reads {producer.kind} node {producer.name!r}, not a product of q and k"
 
 
 def _lets_all_pass(mask: np.ndarray) -> bool:
@@ -104,28 +104,28 @@ def _heads(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -
         return None
     bound, positions = found
     if len(bound.shape) != 2 or positions.ndim < 3 or math.prod(positions.shape[:-3]) != 1:
-        raise Mismatch(f"{name} is {list(positions.shape)} of {bound.value!r} {list(bound.shape)}; expected are [1, heads, tokens, "
-                       "channels] of one token sequence", op.name)
+        raise Mismatch(f"has {name} {list(positions.shape)} of {bound.value!r} {list(bound.shape)}; expected are [1, heads, "
+                       "tokens, channels] of one token sequence", op.name)
     positions = positions.reshape(positions.shape[-3:])
     positions = positions.swapaxes(1, 2) if transposed else positions                   # [heads, T, d]
     tokens, channels = bound.shape
     columns = positions[:, 0, :]
     expected = np.arange(tokens)[None, :, None] * channels + columns[:, None, :]
     if columns.max() >= channels or positions.shape[1] != tokens or not np.array_equal(positions, expected):
-        raise Mismatch(f"{name} does not take the tokens of {bound.value!r} {list(bound.shape)} whole and in order (windows, shifts "
-                       "and key or value sequences of other lengths are not supported)", op.name)
+        raise Mismatch(f"has {name} that does not take the tokens of {bound.value!r} {list(bound.shape)} whole and in order "
+                       "(windows, shifts and sequences of another length are not supported)", op.name)
     return Heads(bound, columns, tokens, bound.factor * ref.scale)
 
 
 def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, tokens_first: bool) -> Match:
     if q.columns.shape != k.columns.shape or k.columns.shape != v.columns.shape:
-        raise Mismatch(f"q, k and v have {q.columns.shape}, {k.columns.shape} and {v.columns.shape} heads and channels; equal ones "
-                       "are supported", op.name)
+        shown = ", ".join(str(list(part.columns.shape)) for part in (q, k, v))
+        raise Mismatch(f"has q, k and v with [heads, channels] {shown}; equal ones are supported", op.name)
     scale *= q.factor * k.factor
     if not scale > 0:
-        raise Mismatch(f"the scores are multiplied by {scale!r}", op.name)
+        raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
     if v.factor != 1.0:
-        raise Mismatch(f"v is multiplied by {v.factor:.6g}", op.name)
+        raise Mismatch(f"multiplies v by {v.factor:.6g}", op.name)
     values = [_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv")]
     heads, head_dim = q.columns.shape
     node = ir.Attention(op.name, op.outputs[0], *values, heads, float(scale))
@@ -141,7 +141,7 @@ def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
         return part.bound.value
     linear = part.bound.node
     if not isinstance(linear, ir.Linear):
-        raise Mismatch(f"{name} is made of some channels of {part.bound.value!r}, which is no Linear", op.name)
+        raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which is no Linear", op.name)
     trial.absorbed.append(part.bound.anchor)
     node = replace(linear, output=f"{op.outputs[0]}.{name}", weight=trial.array(linear.weight[:, columns]),
                    bias=trial.array(linear.bias[columns]))

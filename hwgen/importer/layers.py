@@ -26,10 +26,10 @@ def linear(op: Op, trial: Trial) -> Match | None:
     else:
         weight, bias = op.constant(1), op.constant(2)
         if weight is None or op.attrs.get("transA", 0) or (op.operand(2) is not None and bias is None):
-            raise Mismatch("a Gemm is supported with a constant weight and bias and without transA", op.name)
+            raise Mismatch("has a transposed input, or a weight or bias that is no constant", op.name)
         weight = (weight.T if op.attrs.get("transB", 0) else weight) * np.float32(op.attrs.get("alpha", 1.0))
     if weight.ndim != 2:
-        raise Mismatch(f"the weight has the shape {list(weight.shape)}, not [K, N]", op.name)
+        raise Mismatch(f"has a weight of shape {list(weight.shape)}, not [K, N]", op.name)
     x = trial.operand(op.operand(0))
     if x is None:
         return None
@@ -37,7 +37,7 @@ def linear(op: Op, trial: Trial) -> Match | None:
     if bias is None:
         bias = np.zeros(n, np.float32)
     elif bias.size not in (1, n):
-        raise Mismatch(f"the bias has the shape {list(bias.shape)}, not [{n}]", op.name)
+        raise Mismatch(f"has a bias of shape {list(bias.shape)}, not [{n}]", op.name)
     bias = np.broadcast_to(bias.ravel(), (n,)) * np.float32(op.attrs.get("beta", 1.0))
     return Match((ir.Linear(op.name, op.outputs[0], x.value, trial.array(weight * np.float32(x.factor)), trial.array(bias)),))
 
@@ -74,20 +74,20 @@ def patch_embed(op: Op, trial: Trial) -> Match | None:
     """Conv with stride = kernel -> PatchEmbed; its tokens stand in the ONNX value channel by channel."""
     x, weight, bias = op.operand(0), op.constant(1), op.constant(2)
     if weight is None or weight.ndim != 4:
-        raise Mismatch("a Conv is supported with a constant weight [D, C, h, w]", op.name)
+        raise Mismatch("has a weight that is no constant [D, C, h, w]", op.name)
     kernel = list(weight.shape[2:])
     found = {"strides": op.attrs.get("strides", [1, 1]), "pads": op.attrs.get("pads", [0] * 4), "group": op.attrs.get("group", 1),
              "dilations": op.attrs.get("dilations", [1, 1])}
     wanted = {"strides": kernel, "pads": [0] * 4, "group": 1, "dilations": [1, 1]}
     if found != wanted or op.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         wrong = ", ".join(f"{key} {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key])
-        raise Mismatch(f"only a patch embedding is supported, a Conv with stride = kernel {kernel}: this one has "
-                       f"{wrong or op.attrs.get('auto_pad')}", op.name)
+        raise Mismatch(f"is no patch embedding, a Conv with stride = kernel {kernel}: it has "
+                       f"{wrong or op.attrs['auto_pad']}", op.name)
     image = trial.operand(x)
     if image is None:
         return None
     if len(image.shape) != 3 or image.shape[1] % kernel[0] or image.shape[2] % kernel[1]:
-        raise Mismatch(f"the image {list(image.shape)} does not divide into patches {kernel}", op.name)
+        raise Mismatch(f"has an image {list(image.shape)} that does not divide into patches {kernel}", op.name)
     dim, tokens = weight.shape[0], (image.shape[1] // kernel[0]) * (image.shape[2] // kernel[1])
     bias = np.zeros(dim, np.float32) if bias is None else bias
     node = ir.PatchEmbed(op.name, op.outputs[0], image.value, trial.array(weight * np.float32(image.factor)), trial.array(bias))
@@ -103,7 +103,7 @@ def layer_norm(op: Op, trial: Trial) -> Match | None:
     if not isinstance(view, View) or axis not in (-1, len(view.shape) - 1):
         raise Mismatch(f"normalises from axis {axis} on; only the last dimension is supported", op.name)
     if gamma is None or (op.operand(2) is not None and beta is None):
-        raise Mismatch("scale and bias must be constants", op.name)
+        raise Mismatch("has a scale or bias that is no constant", op.name)
     return _norm(op, trial, view, np.broadcast_to(gamma.ravel(), view.shape[-1:]),
                  np.zeros(view.shape[-1:]) if beta is None else np.broadcast_to(beta.ravel(), view.shape[-1:]),
                  op.attrs.get("epsilon", 1e-5))
@@ -155,7 +155,9 @@ def reduced_axes(op: Op) -> list[int]:
     """Axes a Reduce operator works on, not negative, sorted; attribute or constant operand; all when none are given."""
     rank = len(op.operand(0).shape)
     given = op.attrs.get("axes") if op.constant(1) is None else op.constant(1).ravel().tolist()
-    return sorted(axis % rank for axis in (given or range(rank)))
+    if not given:
+        given = () if op.attrs.get("noop_with_empty_axes", 0) else range(rank)
+    return sorted(axis % rank for axis in given)
 
 
 # ---------------------------------------------------------------- sums, tokens
@@ -203,7 +205,7 @@ def concat_tokens(op: Op, trial: Trial) -> Match | None:
     views = [ref for ref in op.inputs if isinstance(ref, View)]
     rank, axis = len(op.shapes[0]), op.attrs["axis"] % len(op.shapes[0])
     if len(views) != 1:
-        raise Mismatch(f"joins {len(views)} computed values; only constant tokens in front of the sequence are supported", op.name)
+        raise Mismatch(f"joins {len(views)} computed values; only constant tokens in front of a sequence are supported", op.name)
     x = trial.plain(views[0])
     if x is None:
         return None
@@ -226,5 +228,6 @@ def mean(op: Op, trial: Trial) -> Match | None:
     channels = bound.shape[-1]
     if len(bound.shape) != 2 or reduced_axes(op) != [len(view.shape) - 2] or view.shape[-1] != channels \
             or first % channels or not is_whole(positions - first) or first + positions.size != math.prod(bound.shape):
-        raise Mismatch(f"averages axes {reduced_axes(op)} of {list(view.shape)}, which are not the last tokens of a sequence", op.name)
+        raise Mismatch(f"averages axes {reduced_axes(op)} of {list(view.shape)}, not the tokens of a sequence up to the last",
+                       op.name)
     return Match((ir.Mean(op.name, op.outputs[0], bound.value, first // channels),), factor=bound.factor * view.scale)

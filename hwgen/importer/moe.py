@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,26 +49,27 @@ def moe(op: Op, trial: Trial) -> Match | None:
     num_experts, dim = shape[axis], shape[-1]
     score_index, result_index = (index.reshape(num_experts, -1, dim) for index in expert_major)
     num_tokens = score_index.shape[1]
-    if axis == len(shape) - 1 or scatter.shapes[0] != (num_tokens, num_experts) \
-            or not np.array_equal(score_index, np.broadcast_to(np.arange(num_tokens * num_experts).reshape(num_tokens, num_experts)
-                                                               .T[:, :, None], score_index.shape)):
-        raise Mismatch(f"sums over axis {axis} of {list(shape)}, but the scores of {scatter.name!r} {list(scatter.shapes[0])} do not "
-                       "stand as [tokens, experts] along it", op.name)
+    token_major = np.arange(num_tokens * num_experts).reshape(num_tokens, num_experts)
+    if axis == len(shape) - 1 or scatter.shapes[0][-1] != num_experts or math.prod(scatter.shapes[0]) != token_major.size \
+            or not (score_index == token_major.T[:, :, None]).all():
+        raise Mismatch(f"sums over axis {axis} of {list(shape)}, but the scores of {scatter.name!r} {list(scatter.shapes[0])} "
+                       "do not stand as [tokens, experts] along it", op.name)
     router = _router(op, trial, scatter)
     if router is None:
         return None
-    second = _stack(op, trial, View(results.base, result_index.shape, result_index, results.scale), num_tokens, "the second layer")
+    second = _stack(op, trial, View(results.base, result_index.shape, result_index, results.scale), "the second layer")
     inner = trial.producer(second.x)
     activated = recognize(inner, trial) if inner is not None else None
     if activated is None:
         found = f"{inner.kind} node {inner.name!r}" if inner is not None else f"{second.x.base!r}"
-        raise Mismatch(f"between the layers of its experts is {found}; supported are GELU, SiLU and ReLU", op.name)
-    first = _stack(op, trial, activated.x, num_tokens, "the first layer")
+        raise Mismatch(f"has {found} between the layers of its experts; supported are GELU, SiLU and ReLU", op.name)
+    first = _stack(op, trial, activated.x, "the first layer")
     x = _input(op, trial, first.x, num_tokens)
     if x is None:
         return None
     if x.value != router.gate.x:
-        raise Mismatch(f"its router reads {router.gate.x!r}, its experts read {x.value!r}; both must read the same value", op.name)
+        raise Mismatch(f"has a router that reads {router.gate.x!r} and experts that read {x.value!r}; both must read one value",
+                       op.name)
     if router.num_tokens != num_tokens or first.weight.shape[0] != num_experts:
         raise Mismatch(f"routes {router.num_tokens} tokens to {num_experts} experts, but {first.weight.shape[0]} experts compute "
                        f"{num_tokens}", op.name)
@@ -91,10 +93,10 @@ def _base(trial: Trial, ref: Ref | None, kind: str) -> Op | None:
     return op if op is not None and op.kind == kind else None
 
 
-def _stack(op: Op, trial: Trial, view: View, num_tokens: int, what: str) -> Stack:
+def _stack(op: Op, trial: Trial, view: View, what: str) -> Stack:
     """The expert layer that gives ``view``: MatMul with a constant [E, K, N] and perhaps an Add of [E, 1, N]."""
     if not is_whole(view.positions()):
-        raise Mismatch(f"{what} of its experts does not stand as [experts, tokens, channels]", op.name)
+        raise Mismatch(f"reads {what} of its experts in another order than [experts, tokens, channels]", op.name)
     producer = trial.graph.producers.get(view.base)
     bias = None
     scale, source = view.scale, view
@@ -106,13 +108,14 @@ def _stack(op: Op, trial: Trial, view: View, num_tokens: int, what: str) -> Stac
     weight = producer.constant(1) if producer is not None and producer.kind == "MatMul" else None
     if weight is None or weight.ndim != 3 or not isinstance(producer.operand(0), View):
         found = f"{producer.kind} node {producer.name!r}" if producer is not None else f"{view.base!r}"
-        raise Mismatch(f"{what} of its experts is {found}; supported is MatMul with a constant stack [experts, K, N]", op.name)
+        raise Mismatch(f"has {found} as {what} of its experts; supported is MatMul with a constant stack [experts, K, N]",
+                       op.name)
     trial.absorb(producer, source)
     num_experts, _, n = weight.shape
     if bias is None:
         bias = np.zeros((num_experts, n), np.float32)
     elif bias.ndim > 3 or (bias.ndim == 3 and bias.shape[1] != 1) or (bias.ndim == 2 and bias.shape[0] != 1):
-        raise Mismatch(f"the bias {list(bias.shape)} of {what} is not one [experts, 1, {n}]", op.name)
+        raise Mismatch(f"has a bias {list(bias.shape)} in {what} of its experts, not [experts, 1, {n}]", op.name)
     bias = np.broadcast_to(bias, (num_experts, 1, n)).reshape(num_experts, n)
     return Stack(producer.operand(0), weight * np.float32(scale), bias)
 
@@ -125,7 +128,8 @@ def _input(op: Op, trial: Trial, view: View, num_tokens: int) -> Operand | None:
     bound, positions = found
     copies = positions.reshape(-1, num_tokens * bound.shape[-1])
     if not all(is_whole(copy) for copy in copies) or copies.shape[1] != int(np.prod(bound.shape)):
-        raise Mismatch(f"its experts read {bound.value!r} {list(bound.shape)} as {list(view.shape)}, in another order or in part", op.name)
+        raise Mismatch(f"has experts that read {bound.value!r} {list(bound.shape)} as {list(view.shape)}, in another order or in "
+                       "part", op.name)
     return Operand(bound.value, bound.shape, bound.factor * view.scale, bound.node)
 
 
@@ -136,12 +140,12 @@ def _router(op: Op, trial: Trial, scatter: Op) -> Router | None:
     rank = len(scatter.shapes[0])
     if not isinstance(zeros, Const) or zeros.array.any() or scatter.attrs.get("reduction", "none") != "none" \
             or scatter.attrs.get("axis", 0) % rank != rank - 1:
-        raise Mismatch(f"{scatter.name!r} does not put scores into zeros along the experts", op.name)
+        raise Mismatch(f"has a router whose {scatter.name!r} does not put scores into zeros along the experts", op.name)
     if top is None or index.base != top.outputs[1] or not is_whole(index.positions()):
-        raise Mismatch(f"{scatter.name!r} does not take its indices from a TopK", op.name)
+        raise Mismatch(f"has a router whose {scatter.name!r} does not take its indices from a TopK", op.name)
     k = top.constant(1)
     if k is None or top.attrs.get("axis", -1) % rank != rank - 1 or not top.attrs.get("largest", 1):
-        raise Mismatch(f"{top.name!r} is not a constant top-k of the largest over the experts", op.name)
+        raise Mismatch(f"has a router whose {top.name!r} is not a constant top-k of the largest over the experts", op.name)
     softmax = trial.producer(top.operand(0), "Softmax")
     before = softmax is not None
     if before:
@@ -149,26 +153,27 @@ def _router(op: Op, trial: Trial, scatter: Op) -> Router | None:
     else:                                                           # softmax over the k chosen logits: the same as renormalising
         softmax = trial.producer(updates, "Softmax")
         if softmax is None or not _is_top(softmax.operand(0), top) or updates.scale != 1.0:
-            raise Mismatch(f"the scores of {top.name!r} do not come from a Softmax", op.name)
+            raise Mismatch(f"has a router whose scores {top.name!r} do not come from a Softmax", op.name)
         renormalize = True
     if softmax.attrs.get("axis", -1) % rank != rank - 1:
-        raise Mismatch(f"the router's Softmax {softmax.name!r} works over axis {softmax.attrs['axis']}, not over the experts", op.name)
+        raise Mismatch(f"has a router Softmax {softmax.name!r} over axis {softmax.attrs['axis']}, not over the experts", op.name)
     logits = softmax.operand(0) if before else top.operand(0)
     bound = trial.bound.get(logits.base) if isinstance(logits, View) else None
     if bound is None:
         return None
     if not isinstance(bound.node, ir.Linear) or bound.order is not None or not is_whole(logits.positions()):
-        raise Mismatch(f"the router's softmax reads {bound.value!r}, which is no Linear", op.name)
+        raise Mismatch(f"has a router that reads {bound.value!r}, which is no Linear", op.name)
     for part, ref in ((scatter, index), (top, updates), (softmax, top.operand(0))):
         trial.absorb(part, ref)
     trial.absorbed.append(bound.anchor)
-    return Router(bound.node, _positive(op, logits, bound), int(k.ravel()[0]), renormalize, scatter.shapes[0][0])
+    return Router(bound.node, _positive(op, logits, bound), int(k.ravel()[0]), renormalize,
+                  math.prod(scatter.shapes[0][:-1]))
 
 
 def _positive(op: Op, logits: View, bound: Bound) -> float:
     factor = bound.factor * logits.scale
     if factor <= 0:
-        raise Mismatch(f"the router's logits are multiplied by {factor:.6g}", op.name)
+        raise Mismatch(f"multiplies the logits of its router by {factor:.6g}", op.name)
     return factor
 
 
@@ -185,8 +190,8 @@ def _renormalized(op: Op, trial: Trial, updates: Ref | None, top: Op) -> bool:
     if total is None or not _is_top(division.operand(0), top) or not _is_top(total.operand(0), top) \
             or reduced_axes(total) != [len(top.shapes[0]) - 1] or {updates.scale, division.operand(1).scale} != {1.0}:
         name = division.name if division is not None else updates.base if isinstance(updates, View) else "a constant"
-        raise Mismatch(f"changes the top-k scores in {name!r}; supported are the scores themselves and the scores divided by their sum",
-                       op.name)
+        raise Mismatch(f"changes the top-k scores in {name!r}; supported are the scores themselves, and the scores divided by "
+                       "their sum", op.name)
     trial.absorb(division, updates)
     trial.absorb(total)
     return True

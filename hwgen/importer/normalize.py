@@ -109,8 +109,9 @@ class _Normalizer:
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=ids)
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
             shown = ", ".join(f"{value} {list(self.shapes[value])}" for value in node.input if value)
-            raise ShapeError(f"the shapes of {node.op_type} node {name!r} do not fit: {shown}", where=str(self.file.path),
-                             hint=f"is a shape given by --shape the one the model was made for? ({str(error).strip()})") from error
+            raise ShapeError(f"the shapes of {node.op_type} node {name!r} do not fit: {shown} ({str(error).strip()})",
+                             where=f"{self.file.path}: {node.op_type} node {name!r}",
+                             hint="is a shape given by --shape one the model was made for?") from error
         return [_static(found.get(output)) for output in node.output]
 
     def _declared(self, node: onnx.NodeProto) -> list[tuple[int, tuple[int, ...] | None]]:
@@ -123,6 +124,8 @@ class _Normalizer:
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name != "body"}
         attrs = {key: value.decode() if isinstance(value, bytes) else value for key, value in attrs.items()}
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        if kind == "Softmax" and self.opsets.get(node.domain, 0) < 13:
+            attrs.setdefault("axis", 1)                                # the default of that time
         key = (kind, repr(sorted(attrs.items())), tuple(ref if ref is None else ref.key() for ref in inputs), len(node.output))
         if key in self.ops and kind not in NOT_FOLDED:
             twin = self.ops[key]
@@ -143,6 +146,8 @@ class _Normalizer:
         x, shape = inputs[0], types[0][1]
         views: list[View | None] = []
         match node.op_type:
+            case "Dropout" if any(isinstance(ref, View) or ref is not None and ref.array.any() for ref in inputs[2:3]):
+                return False                                           # training mode
             case op if op in RESHAPES and isinstance(x, View):
                 views = [replace(x, shape=shape, index=None if x.index is None else x.index.reshape(shape))]
             case op if op in MOVES and isinstance(x, View) and all(isinstance(ref, Const) for ref in inputs[1:]):
@@ -224,7 +229,7 @@ def task_count(graph: OpGraph, name: str, path: str) -> int:
                 data = op.constant(0)
                 if op.kind != "Gather" or place != 1 or data is None:
                     raise ModelError(f"the integer input {name!r} goes into {op.kind} node {op.name!r}", where=path,
-                                     hint="a task input may only select constants: gates[task], or torch.index_select(gates, 0, task)")
+                                     hint="a task may only select constants: torch.index_select(gates, 0, task)")
                 sizes[op.name] = data.shape[op.attrs.get("axis", 0)]
     if len(set(sizes.values())) != 1:
         raise ModelError(f"the integer input {name!r} selects nothing" if not sizes else

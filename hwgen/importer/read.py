@@ -117,7 +117,7 @@ def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...
             tasks.append(value)
         elif kind != FLOAT:
             raise ModelError(f"input {value.name!r} is {_dtype(kind)} {list(shape)}; an input is float32, or one integer that "
-                             "selects the task", where=str(path), hint="export the model in float32, with embedded tokens as input")
+                             "selects the task", where=str(path), hint="export the model in float32, without a token embedding")
         elif not shape or shape[0] != 1:
             raise ShapeError(f"input {value.name!r} has the shape {list(shape)}; the first dimension is the batch and must be 1",
                              where=str(path), hint="export with a batch of 1; hwgen streams any number of images")

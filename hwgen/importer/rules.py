@@ -30,10 +30,21 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 # Operators that are only supported as a part of something, and of what.
 PARTS: dict[str, str] = {
-    "Softmax": "an attention or a router", "TopK": "a router", "ScatterElements": "a router", "Erf": "a GELU", "Tanh": "a GELU",
-    "Sigmoid": "a SiLU", "Sqrt": "a LayerNorm", "Pow": "a LayerNorm or a GELU", "Sub": "a LayerNorm", "ReduceMean": "a LayerNorm or "
-    "the mean of tokens", "ReduceSum": "a mixture of experts", "IsNaN": "an attention", "Where": "an attention",
-    "Mul": "an activation, an attention, a mixture of experts or a scale behind a Linear", "Div": "a LayerNorm or a router",
     "Add": "a Linear, a residual connection, an activation or a mixture of experts",
+    "Div": "a LayerNorm or a router",
+    "Erf": "a GELU",
+    "IsNaN": "an attention",
     "MatMul": "a Linear, an attention or a mixture of experts",
+    "Mul": "an activation, an attention, a mixture of experts or a scale behind a Linear",
+    "Pow": "a LayerNorm or a GELU",
+    "ReduceMean": "a LayerNorm or the mean of tokens",
+    "ReduceSum": "a mixture of experts",
+    "ScatterElements": "a router",
+    "Sigmoid": "a SiLU",
+    "Softmax": "an attention or a router",
+    "Sqrt": "a LayerNorm",
+    "Sub": "a LayerNorm",
+    "Tanh": "a GELU",
+    "TopK": "a router",
+    "Where": "an attention",
 }

@@ -133,8 +133,8 @@ class Trial:
             self.nodes.append(node)
             return Operand(node.output, (channels,), factor, node)
         via = f" (through {', '.join(map(repr, ref.trail))})" if ref.trail else ""
-        raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; supported "
-                       "are the whole sequence, one token, and the heads of an attention", self.op.name)
+        raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "
+                       "supported are the whole sequence, one token, and the heads of an attention", self.op.name)
 
     def plain(self, ref: Ref | None) -> Operand | None:
         """Like `operand`, with factor 1: a factor behind a Linear goes into its weights, any other is a Mismatch."""
