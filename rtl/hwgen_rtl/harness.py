@@ -54,10 +54,10 @@ def drain_lanes(c: EngineConfig) -> ArrayTop:
                      "d_squares": 48, "lane_max": 16})
 
 
-def lane_memory(c: EngineConfig, bits: int, depth: int) -> ArrayTop:
+def lane_memory(c: EngineConfig, bits: int, depth: int, window: int) -> ArrayTop:
     address, group = (depth - 1).bit_length(), max(1, (c.groups - 1).bit_length())
-    return ArrayTop(lambda **ports: arrays.lane_memory(c, bits, depth, **ports),
-                    {"wen": 1, "waddr": address, "wstride": address, "wgroup": group, "wmask": c.to // c.group, "wdata": bits * c.to,
+    return ArrayTop(lambda **ports: arrays.lane_memory(c, bits, depth, window, **ports),
+                    {"wen": 1, "waddr": address, "wstride": address, "wgroup": group, "wmask": window, "wdata": bits * c.group * window,
                      "ren": 1, "raddr": address, "rstride": address, "rgroup": group}, {"rdata": bits * c.ti})
 
 

@@ -5,15 +5,20 @@ module delay #(parameter [31:0] W = 8, parameter [31:0] N = 1) (
   input  logic [W-1:0] d,
   output logic [W-1:0] q
 );
-  logic [W-1:0] line [0:N-1];
-  assign q = line[N-1];
-  initial for (int unsigned i = 0; i < N; i++) line[i] = 0;
+  logic [W-1:0] line [0:N-1];            // the last one is q itself
+  initial begin
+    for (int unsigned i = 0; i < N; i++) line[i] = 0;
+    q = 0;
+  end
   /* verilator lint_off BLKSEQ */
   always_ff @(posedge clk)
-    if (rst) for (int unsigned i = 0; i < N; i++) line[i] = 0;
-    else begin
+    if (rst) begin
+      for (int unsigned i = 0; i < N; i++) line[i] = 0;
+      q <= 0;
+    end else begin
       for (int unsigned i = N-1; i > 0; i--) line[i] = line[i-1];
       line[0] = d;
+      q <= line[N-1];
     end
   /* verilator lint_on BLKSEQ */
 endmodule

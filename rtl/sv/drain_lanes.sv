@@ -81,12 +81,14 @@ module drain_lanes #(
   logic signed [31:0] g5      [0:TO-1];
   logic signed [63:0] x6      [0:TO-1];
   logic signed [31:0] y7      [0:TO-1];
-  logic signed [31:0] y8      [0:TO-1];
   logic signed [31:0] n8      [0:TO-1];
   logic signed [31:0] o8      [0:TO-1];
   logic signed [31:0] sum1    [0:TO-1];
   control_t           c1, c2, c3, c4, c5, c6, c7, c8;
   logic               out1, mean1, first1, last1;
+  logic [8*TO-1:0]    next8;
+  logic [16*TO-1:0]   next16;
+  logic [32*TO-1:0]   next_out;
   logic signed [63:0] half, y;
   logic signed [31:0] limit, w, total;
   logic signed [47:0] squares;
@@ -96,14 +98,10 @@ module drain_lanes #(
     assign acc_i[g] = acc[32*g +: 32];
     assign data_i[g] = data[16*g +: 16];
     assign old_i[g] = old[16*g +: 16];
-    assign out_word[32*g +: 32] = sum1[g];
-    assign word8[8*g +: 8] = y8[g][7:0];
-    assign word16[16*g +: 16] = n8[g][15:0];
   end
   for (genvar g = 0; g < PER_VECTOR; g++) begin : g_param
     assign param[g] = load_data[64*g +: 64];
   end
-  assign valid8 = c8.valid;
   logic unused;
   assign unused = &{1'b0, c1, c2, c3, c4, c5, c6, c7, c8};
 
@@ -116,10 +114,11 @@ module drain_lanes #(
       end
     for (int unsigned j = 0; j < TO; j++) begin
       data_1[j] = 0; data_2[j] = 0; a1[j] = 0; m1[j] = 0; s1[j] = 0; s2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; low4[j] = 0;
-      step4[j] = 0; frac4[j] = 0; g5[j] = 0; x6[j] = 0; y7[j] = 0; y8[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
+      step4[j] = 0; frac4[j] = 0; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
     end
     c1 = '0; c2 = '0; c3 = '0; c4 = '0; c5 = '0; c6 = '0; c7 = '0; c8 = '0;
     out1 = 0; mean1 = 0; first1 = 0; last1 = 0; out_valid = 0; d_sum = 0; d_squares = 0; lane_max = 0;
+    valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
     half = 0; y = 0; limit = 0; w = 0; total = 0; squares = 0; index = 0;
   end
 
@@ -133,15 +132,20 @@ module drain_lanes #(
           squares = squares + 48'(n8[j] - o8[j]) * 48'(n8[j] + o8[j]);
           w = n8[j] > w ? n8[j] : w;
         end
-      d_sum = total; d_squares = squares; lane_max = w[15:0];
+      d_sum <= total; d_squares <= squares; lane_max <= w[15:0];
     end
-    if (c7.valid)
+    valid8 <= c7.valid;
+    if (c7.valid) begin
       for (int unsigned j = 0; j < TO; j++) begin
-        y8[j] = y7[j];
         o8[j] = c7.residual && !c7.fresh ? 32'(old_i[j]) : 32'sd0;
         w = o8[j] + y7[j];
         n8[j] = w > 32767 ? 32'sd32767 : w < -32767 ? -32'sd32767 : w;
+        next8[8*j +: 8] = y7[j][7:0];
+        next16[16*j +: 16] = n8[j][15:0];
       end
+      word8 <= next8;
+      word16 <= next16;
+    end
     if (c6.valid)
       if (c6.second) begin
         half = (64'sd1 <<< c6.shift2) >>> 1;
@@ -191,9 +195,14 @@ module drain_lanes #(
       end
       if (c1.stream) for (int unsigned j = 0; j < TO; j++) data_2[j] = data_1[j];
     end
-    out_valid = c1.valid && out1 && (last1 || !mean1);
-    if (c1.valid && out1)
-      for (int unsigned j = 0; j < TO; j++) sum1[j] = (mean1 && !first1 ? sum1[j] : 32'sd0) + a1[j];
+    out_valid <= c1.valid && out1 && (last1 || !mean1);
+    if (c1.valid && out1) begin
+      for (int unsigned j = 0; j < TO; j++) begin
+        sum1[j] = (mean1 && !first1 ? sum1[j] : 32'sd0) + a1[j];
+        next_out[32*j +: 32] = sum1[j];
+      end
+      out_word <= next_out;
+    end
     c8 = c7; c7 = c6; c6 = c5; c5 = c4; c4 = c3; c3 = c2; c2 = c1;
     if (valid) begin
       if (column_params)

@@ -27,12 +27,11 @@ module feed_lanes #(
   logic signed [7:0]  act_i [0:TI-1];
   logic signed [15:0] res_i [0:TI-1];
   logic signed [15:0] score_i [0:TI-1];
-  logic signed [7:0]  out [0:TI-1];
+  logic [8*TI-1:0]    word;
   for (genvar g = 0; g < TI; g++) begin : g_lane
     assign act_i[g] = act[8*g +: 8];
     assign res_i[g] = res[16*g +: 16];
     assign score_i[g] = score[16*g +: 16];
-    assign a[8*g +: 8] = out[g];
   end
 
   logic               v1, v2, v3, v4;
@@ -52,11 +51,11 @@ module feed_lanes #(
   initial begin
     for (int unsigned i = 0; i < 256; i++) exp_table[i] = EXP_TABLE[16*i +: 16];
     for (int unsigned i = 0; i < TI; i++) begin
-      x1[i] = 0; x2[i] = 0; e2[i] = 0; q2[i] = 0; p3[i] = 0; out[i] = 0;
+      x1[i] = 0; x2[i] = 0; e2[i] = 0; q2[i] = 0; p3[i] = 0;
     end
     for (int unsigned i = 0; i < TI/LEAF; i++) s4[i] = 0;
     v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; shift1 = 0; shift2 = 0; lanes1 = 0; lanes2 = 0;
-    psum = 0; half = 0; y = 0; total = 0;
+    a = 0; psum = 0; word = 0; half = 0; y = 0; total = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -64,7 +63,7 @@ module feed_lanes #(
     if (v4) begin
       total = 0;
       for (int unsigned i = 0; i < TI/LEAF; i++) total = total + s4[i];
-      psum = total;
+      psum <= total;
     end
     v4 = v3 && mode3 == 2;
     if (v4)
@@ -72,20 +71,22 @@ module feed_lanes #(
         s4[i] = 0;
         for (int unsigned j = 0; j < LEAF; j++) s4[i] = s4[i] + p3[LEAF*i + j];
       end
+    word = a;
     if (v2 && mode2 == 0)
-      for (int unsigned i = 0; i < TI; i++) out[i] = q2[i][7:0];
+      for (int unsigned i = 0; i < TI; i++) word[8*i +: 8] = q2[i][7:0];
     if (v2 && mode2 == 1) begin
       half = (64'sd1 <<< shift2) >>> 1;
       for (int unsigned i = 0; i < TI; i++) begin
         y = (x2[i] + half) >>> shift2;
-        out[i] = y > 127 ? 8'sd127 : y < -127 ? -8'sd127 : y[7:0];
+        word[8*i +: 8] = y > 127 ? 8'd127 : y < -127 ? 8'h81 : y[7:0];
       end
     end
     if (v2 && mode2 == 2)
       for (int unsigned i = 0; i < TI; i++) begin
         p3[i] = q2[i] > 8 || i >= 32'(lanes2) ? 32'd0 : (32'(e2[i]) + (32'd128 << q2[i])) >> (q2[i] + 8);
-        out[i] = p3[i][7:0] ^ 8'h80;
+        word[8*i +: 8] = p3[i][7:0] ^ 8'h80;
       end
+    a <= word;
     v3 = v2;
     mode3 = mode2;
     if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) q2[i] = x1[i];

@@ -28,6 +28,7 @@ module pe_array #(
   logic signed [31:0] column [0:BANKS-1][0:TO-1];      // 128 * column sums of a row-loaded tile
   logic signed [31:0] p      [0:TI-1][0:TO-1];
   logic signed [31:0] total  [0:TO-1];
+  logic [32*TO-1:0]   word;
   logic signed [7:0]  skew   [0:SEG*TI-1];             // the last SEG tokens, newest last
   logic signed [31:0] x;
   logic [BW-1:0]      bank_q [0:SEG-1];
@@ -39,9 +40,6 @@ module pe_array #(
     assign lane[g] = a[8*g +: 8];
     assign data[g] = load_data[8*g +: 8];
   end
-  for (genvar g = 0; g < TO; g++) begin : g_sum
-    assign sum[32*g +: 32] = total[g];
-  end
 
   initial begin
     for (int unsigned n = 0; n < BANKS; n++) begin
@@ -50,6 +48,8 @@ module pe_array #(
     end
     for (int unsigned i = 0; i < TI; i++) for (int unsigned j = 0; j < TO; j++) p[i][j] = 0;
     for (int unsigned j = 0; j < TO; j++) total[j] = 0;
+    word = 0;
+    sum = 0;
     for (int unsigned i = 0; i < SEG*TI; i++) skew[i] = 0;
     x = 0;
     b = 0;
@@ -62,6 +62,8 @@ module pe_array #(
     for (int unsigned j = 0; j < TO; j++) total[j] = column[bank_q[SEG-1]][j] + p[SEG-1][j];
     if (TI > SEG) for (int unsigned i = 2*SEG-1; i < TI; i += SEG)
       for (int unsigned j = 0; j < TO; j++) total[j] = total[j] + p[i][j];
+    for (int unsigned j = 0; j < TO; j++) word[32*j +: 32] = total[j];
+    sum <= word;
     // skew: row i works on the token that came i % SEG cycles ago
     for (int unsigned d = SEG-1; d > 0; d--) bank_q[d] = bank_q[d-1];
     bank_q[0] = bank;

@@ -26,6 +26,7 @@ module pe_array_packed #(
   logic signed [31:0] column [0:BANKS-1][0:TO-1];      // 128 * column sums of a row-loaded tile
   logic signed [47:0] p      [0:TI-1][0:PAIRS-1];
   logic signed [31:0] total  [0:TO-1];
+  logic [32*TO-1:0]   word;
   logic signed [7:0]  skew   [0:SEG*TI-1];             // the last SEG tokens, newest last
   logic signed [17:0] x;
   logic signed [26:0] w;
@@ -38,9 +39,6 @@ module pe_array_packed #(
     assign lane[g] = a[8*g +: 8];
     assign data[g] = load_data[8*g +: 8];
   end
-  for (genvar g = 0; g < TO; g++) begin : g_sum
-    assign sum[32*g +: 32] = total[g];
-  end
 
   initial begin
     for (int unsigned n = 0; n < BANKS; n++) begin
@@ -49,6 +47,8 @@ module pe_array_packed #(
     end
     for (int unsigned i = 0; i < TI; i++) for (int unsigned j = 0; j < PAIRS; j++) p[i][j] = 0;
     for (int unsigned j = 0; j < TO; j++) total[j] = 0;
+    word = 0;
+    sum = 0;
     for (int unsigned i = 0; i < SEG*TI; i++) skew[i] = 0;
     x = 0;
     w = 0;
@@ -65,6 +65,8 @@ module pe_array_packed #(
         total[2*j]   = total[2*j] + 32'($signed(p[i][j][18:0]));
         total[2*j+1] = total[2*j+1] + 32'($signed(p[i][j][47:19])) + 32'(p[i][j][18]);
       end
+    for (int unsigned j = 0; j < TO; j++) word[32*j +: 32] = total[j];
+    sum <= word;
     // skew: row i works on the token that came i % SEG cycles ago
     for (int unsigned d = SEG-1; d > 0; d--) bank_q[d] = bank_q[d-1];
     bank_q[0] = bank;

@@ -29,7 +29,7 @@ module router_chain #(
 
   logic [15:0]        exp_table [0:255];
   logic [15:0]        recip_table [0:255];
-  logic [LW-1:0]      at;                           // write position of every line
+  logic [LW-1:0]      at, from;                     // write and read position of a line; both wrap
   logic [15:0]        x_line [0:E-1][0:LINE-1];     // logits
   logic [16:0]        e_line [0:E-1][0:LINE-1];     // {x > b, exponential}
   logic [31:0]        chosen_line [0:LINE-1];
@@ -68,6 +68,8 @@ module router_chain #(
   logic [7:0]         i5     [0:K-1];
   logic signed [15:0] x;
   logic [16:0]        e;
+  logic [8*K-1:0]     next_expert;
+  logic [16*K-1:0]    next_score;
   logic signed [31:0] diff;
 
   initial begin
@@ -85,8 +87,8 @@ module router_chain #(
     for (int unsigned j = 0; j < K; j++) begin
       pd1[j] = 0; pt2[j] = 0; pn2[j] = 0; pe3[j] = 0; pi1[j] = 0; pi2[j] = 0; pi3[j] = 0; p5[j] = 0; w[j] = 0; i5[j] = 0;
     end
-    at = 0; chosen = 0; total = 0; m1 = 0; m2 = 0; r2 = 0; r3 = 0; r4 = 0; w3 = 0; diff = 0; x = 0; e = 0; place = 0;
-    out_token = 0; out_expert = 0; out_score = 0;
+    at = 0; from = 0; chosen = 0; total = 0; m1 = 0; m2 = 0; r2 = 0; r3 = 0; r4 = 0; w3 = 0; diff = 0; x = 0; e = 0; place = 0;
+    out_token = 0; out_expert = 0; out_score = 0; next_expert = 0; next_score = 0;
     ex1 = 0; ex2 = 0; ex3 = 0; ex4 = 0; ex5 = 0;
   end
 
@@ -94,14 +96,18 @@ module router_chain #(
   always_ff @(posedge clk) begin               // last step first: every step reads what the one before held
     if (run) begin
       // step 2 E + 7: scores
-      out_token = token_line[at - LW'(2*E + 7)];
+      from = at - LW'(2*E + 7);
+      out_token <= token_line[from];
       for (int unsigned j = 0; j < K; j++) begin
         w[j] = (p5[j] + (32'd16384 << ex5)) >> (15 + 32'(ex5));
-        out_score[16*j +: 16] = w[j] > 65535 ? 16'hffff : w[j][15:0];
-        out_expert[8*j +: 8] = i5[j];
+        next_score[16*j +: 16] = w[j] > 65535 ? 16'hffff : w[j][15:0];
+        next_expert[8*j +: 8] = i5[j];
       end
+      out_expert <= next_expert;
+      out_score <= next_score;
       // step 2 E + 6: exponential times reciprocal
-      place = place_line[at - LW'(E + 3)];
+      from = at - LW'(E + 3);
+      place = place_line[from];
       for (int unsigned j = 0; j < K; j++) begin
         p5[j] = 32'(place[24*j +: 16]) * r4;
         i5[j] = place[24*j + 16 +: 8];
@@ -117,14 +123,16 @@ module router_chain #(
       r2 = 32'(recip_table[m1[14:7]]);
       m2 = m1;
       ex2 = ex1;
-      total = renorm ? chosen_line[at - LW'(E - 2)] : s[E-1];
+      from = at - LW'(E - 2);
+      total = renorm ? chosen_line[from] : s[E-1];
       ex1 = 0;
       for (int unsigned n = 1; n < 7; n++) if ((total >> (15 + n)) != 0) ex1 = n[2:0];
       m1 = total >> ex1;
       // running sum: step 2 i + 3 add, step 2 i + 2 multiply
       for (int unsigned i = E-1; i > 0; i--) begin
         s[i] = gt4[i] ? 32'((prod[i] + 16384) >> 15) + ONE : plus[i];
-        e = i == 1 ? {gt3[i], e3[i]} : e_line[i][at - LW'(i - 1)];
+        from = at - LW'(i - 1);
+        e = i == 1 ? {gt3[i], e3[i]} : e_line[i][from];
         e_line[i][at] = {gt3[i], e3[i]};
         prod[i] = 64'(s[i-1]) * 64'(e[15:0]);
         plus[i] = s[i-1] + 32'(e[15:0]);
@@ -160,7 +168,8 @@ module router_chain #(
           value[i][j] = value[i-1][j];
           index[i][j] = index[i-1][j];
         end
-        x = x_line[i][at - LW'(i)];
+        from = at - LW'(i);
+        x = x_line[i][from];
         x_line[i][at] = logits[16*i +: 16];
         if (i < 32'(num_experts)) begin
           diff = 32'(x) - 32'(b[i-1]);
