@@ -55,8 +55,8 @@ def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     _load_external(path, proto, digest)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    _check(path, proto)
     inputs, task = _inputs(path, proto, shapes or {})
+    _check(path, proto)
     return OnnxFile(path, proto, digest.hexdigest(), inputs, task)
 
 
@@ -76,10 +76,14 @@ def _load_external(path: Path, proto: onnx.ModelProto, digest) -> None:
             continue
         raise ModelError(f"weight {tensor.name!r} is kept in the file {info.get('location')!r}, {problem}", where=str(path),
                          hint="copy the data file that was exported with the model into the same directory")
-    if tensors:
+    names = sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"})
+    try:
         onnx.load_external_data_for_model(proto, str(path.parent))
-        for name in sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"}):
-            digest.update((path.parent / name).read_bytes())
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"cannot read the weights kept in {', '.join(map(repr, names))}: {error}", where=str(path),
+                         hint="the data file must be a plain file in the directory of the model") from error
+    for name in names:
+        digest.update((path.parent / name).read_bytes())
 
 
 def _check(path: Path, proto: onnx.ModelProto) -> None:
