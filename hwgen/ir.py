@@ -246,7 +246,7 @@ class Graph:
                 array = getattr(node, key)
                 if isinstance(array, np.ndarray) and not np.isfinite(array).all():
                     bad = int(np.flatnonzero(~np.isfinite(array.ravel()))[0])
-                    raise node.fail(f"{key} holds {array.ravel()[bad]!r} at flat index {bad}",
+                    raise node.fail(f"{key} holds {float(array.ravel()[bad])!r} at flat index {bad}",
                                     hint="export the model again; a quantizer needs finite weights")
         return self
 

@@ -89,7 +89,7 @@ class _Lowering:
 
     def _try(self, op: Op) -> None:
         if any(shape is None for shape in op.shapes):
-            self.declined[op.name] = f"the shape of its result is not known: operator {op.kind} is not supported"
+            self.declined[op.name] = self._unknown_shape(op)
         for rule in RULES.get(op.kind, ()) if op.name not in self.declined else ():
             trial = Trial(op, self.graph, self.bound, self.pool)
             try:
@@ -103,6 +103,13 @@ class _Lowering:
                 self.declined.setdefault(op.name, error.message)
         if op.name in self.declined or op.kind not in RULES and op.kind not in PARTS:
             self._give_up(op)
+
+    def _unknown_shape(self, op: Op) -> str:
+        for ref in op.inputs:
+            part = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
+            if part is not None and part.name in self.opaque and any(shape is None for shape in part.shapes):
+                return f"the shape of its result is not known, because that of {part.kind} node {part.name!r} is not"
+        return f"the shape of its result is not known: operator {op.kind} is not supported"
 
     def _take(self, op: Op, trial: Trial, match: Match) -> None:
         self.shapes.update(trial.assumed)
