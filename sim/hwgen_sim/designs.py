@@ -55,9 +55,9 @@ def _pe(config, label):
                        ("pe_array_packed",) if config.packed else ("pe_array",), config)
 
 
-def _memory(config, bits, depth, label):
-    return BenchDesign(f"lane_memory_{label}", "tb.lane_memory", lambda: harness.lane_memory(config, bits, depth), ("lane_memory",), config,
-                       {"bits": bits, "depth": depth})
+def _memory(config, bits, depth, window, label):
+    return BenchDesign(f"lane_memory_{label}", "tb.lane_memory", lambda: harness.lane_memory(config, bits, depth, window), ("lane_memory",),
+                       config, {"bits": bits, "depth": depth, "window": window})
 
 
 def _router(experts, top_k, tokens, label):
@@ -82,7 +82,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", TALL, harness.feed_lanes, "tall"),
     _array("drain_lanes", SQUARE, harness.drain_lanes, "square"), _array("drain_lanes", TALL, harness.drain_lanes, "tall"),
-    _memory(SQUARE, 16, 32, "one"), _memory(NARROW, 8, 32, "two"), _memory(THREE_QUARTERS, 8, 16, "four"),
+    _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"), _memory(THREE_QUARTERS, 8, 16, 3, "four"),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
     BenchDesign("softmax_factor", "tb.coefficients", SoftmaxFactor),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"),

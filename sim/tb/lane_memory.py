@@ -14,17 +14,19 @@ from hwgen_sim.stalls import PATTERNS
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 @cocotb.parametrize(pattern=["never", "bursts"])
 async def keeps_windows(dut, pattern):
-    c, bits, depth = config(), parameters()["bits"], parameters()["depth"]
-    window, group_bits = c.to // c.group, bits * c.group
+    c, bits, depth, window = config(), *(parameters()[name] for name in ("bits", "depth", "window"))
+    group_bits = bits * c.group
     rng, stall = random.Random(11), PATTERNS[pattern](11)
     driver, checker = TimedDriver(dut), TimedChecker()
-    stored = {(word, g): 0 for word in range(depth) for g in range(c.groups)}
+    stored = {(word, g): rng.getrandbits(group_bits) for word in range(depth) for g in range(c.groups)}
+    for cycle, ((word, g), data) in enumerate(stored.items()):           # fill it, one group a cycle
+        driver.at(cycle, wen=1, waddr=word, wstride=0, wgroup=g, wmask=1, wdata=data)
 
     def places(word, stride, first, count):
         """(word, group) of ``count`` groups from ``first`` on; those past the end of the word are in word + stride."""
         return [((word + stride * ((first + n) // c.groups)) % depth, (first + n) % c.groups) for n in range(count)]
 
-    for cycle in range(600):
+    for cycle in range(len(stored), len(stored) + 600):
         write, read = not next(stall), rng.random() < 0.7
         word, stride, first = rng.randrange(depth), rng.choice([1, 4, rng.randrange(depth)]), rng.randrange(c.groups)
         raddr, rstride, rfirst = rng.randrange(depth), rng.choice([1, 4, rng.randrange(depth)]), rng.randrange(c.groups)

@@ -1,0 +1,92 @@
+"""Router: several instructions with different numbers of experts, ties, every stall pattern; queues read back and compared."""
+
+from collections import defaultdict
+import random
+
+import cocotb
+from cocotb.triggers import FallingEdge
+import numpy as np
+
+from hwgen import numerics
+from hwgen_rtl.router import MIN_LANES
+from hwgen_sim.bench import parameters
+from hwgen_sim.checker import BenchFailure, StreamChecker
+from hwgen_sim.endpoints import sample, start
+from hwgen_sim.lanes import pack, unpack
+from hwgen_sim.stalls import PATTERNS
+
+DONE_WITHIN = 1000       # cycles
+
+
+def random_logits(rng: random.Random, num_tokens: int, num_experts: int) -> np.ndarray:
+    """[tokens, experts] int16: near each other, ties, rising, falling, extremes."""
+    rows = []
+    for _ in range(num_tokens):
+        spread = rng.choice([1, 3, 300, 3000, 32767])
+        row = [rng.randint(-spread, spread) for _ in range(num_experts)]
+        match rng.randrange(6):
+            case 0: row.sort()
+            case 1: row.sort(reverse=True)
+            case 2: row = [rng.choice([-32767, 32767])] * num_experts
+            case 3: row = [rng.choice([-32767, 32767]) for _ in range(num_experts)]
+        rows.append(row)
+    return np.array(rows)
+
+
+async def run_instruction(dut, rng, stall, num_experts: int, top_k: int, renorm: bool, last_alone: bool) -> None:
+    """One instruction from the queue reset to the comparison of all queues."""
+    p = parameters()
+    num_tokens = rng.choice([1, 2, p["max_tokens"]])
+    ids = rng.sample(range(1 << 16), num_tokens)
+    logits = random_logits(rng, num_tokens, num_experts)
+    dut.num_experts.value, dut.top_k.value, dut.renorm.value = num_experts, top_k, int(renorm)
+    dut.reset_queues.value = 1
+    await FallingEdge(dut.clk)
+    dut.reset_queues.value = 0
+    for n in range(num_tokens):
+        while next(stall):
+            dut.valid.value, dut.token.value, dut.logits.value = 0, rng.getrandbits(16), rng.getrandbits(16 * p["max_experts"])
+            await FallingEdge(dut.clk)
+        junk = [rng.randint(-32768, 32767) for _ in range(p["max_experts"] - num_experts)]
+        dut.valid.value, dut.token.value, dut.logits.value = 1, ids[n], pack([*logits[n], *junk], 16)
+        dut.last.value = int(n == num_tokens - 1 and not last_alone)
+        await FallingEdge(dut.clk)
+    dut.valid.value, dut.last.value = 0, int(last_alone)
+    cycles = 0 if last_alone else 1
+    while sample(dut.done) == 0 and cycles < DONE_WITHIN:
+        await FallingEdge(dut.clk)
+        dut.last.value = 0
+        cycles += 1
+    latency = 2 * max(p["max_experts"], MIN_LANES) + 10
+    if cycles != latency:
+        raise BenchFailure(f"done came {cycles} cycles after last, not {latency}")
+
+    experts, scores = numerics.route(logits, top_k, renorm)
+    queues = defaultdict(list)
+    for token, chosen, weights in zip(ids, experts, scores, strict=True):
+        for e, score in zip(chosen, weights, strict=True):
+            queues[int(e)].append((token, int(score)))
+    counts = unpack(sample(dut.counts), 16, p["max_experts"], signed=False)
+    if counts != [len(queues[e]) for e in range(p["max_experts"])]:
+        raise BenchFailure(f"counts are {counts}, not {[len(queues[e]) for e in range(p['max_experts'])]}")
+    checker = StreamChecker(f"queues ({num_experts} experts, top {top_k}, renorm {renorm})")
+    for e, queue in list(queues.items()):
+        for index, entry in enumerate(queue):
+            dut.q_expert.value, dut.q_index.value = e, index
+            await FallingEdge(dut.clk)
+            checker.expect((e, index, *entry))
+            dut.q_expert.value = rng.getrandbits(8)                  # the answer belongs to the address of the cycle before
+            checker.observe((e, index, sample(dut.q_token), sample(dut.q_score)))
+    checker.finish()
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.parametrize(pattern=list(PATTERNS))
+async def fills_queues(dut, pattern):
+    p, rng, stall = parameters(), random.Random(17), PATTERNS[pattern](17)
+    await start(dut)
+    for renorm in (False, True):
+        for last_alone in (False, True):
+            for num_experts in sorted({1, p["max_experts"], rng.randint(1, p["max_experts"])}):
+                for top_k in sorted({1, min(p["max_top_k"], num_experts)}):
+                    await run_instruction(dut, rng, stall, num_experts, top_k, renorm, last_alone)
