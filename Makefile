@@ -21,11 +21,9 @@ test: $(STAMP)
 tools:
 	@scripts/system-tools $(PYTHON)
 
-$(STAMP): requirements.txt pyproject.toml setup.py | tools
-	@echo "installing pinned dependencies into $(VENV) ..."
+$(STAMP): requirements.txt pyproject.toml setup.py scripts/install.py | tools
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python scripts/install.py
 	@touch $@
 
 clean:

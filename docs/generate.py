@@ -29,7 +29,8 @@ def registers_page() -> str:
     return "\n".join([
         NOTE, "# Registers\n", r.__doc__.strip().split("\n", 1)[1].strip() + "\n",
         f"The program memory lies at `0x{r.PROGRAM_BASE:05X}`: word w (32 bits, least significant first) of instruction i at "
-        f"`0x{r.PROGRAM_BASE:05X} + {r.INSTRUCTION_BYTES} * i + 4 * w`. It is write only and must not be written while the engine is busy.\n",
+        f"`0x{r.PROGRAM_BASE:05X} + {r.INSTRUCTION_BYTES} * i + 4 * w`. It is write only and must not be written while the "
+        "engine is busy.\n",
         table(("offset", "name", "access", "meaning"), rows),
         "Access: RO read only; WO write only; RW read and write; W1C read, and write 1 to clear a bit.\n",
         "## STATUS bits\n", table(("bit", "name"), bits),
@@ -71,8 +72,8 @@ def cli_page() -> str:
 def instruction_page() -> str:
     rows = [(f"`{name}`", bits, f"{program.OFFSETS[name] + bits - 1}:{program.OFFSETS[name]}") for name, bits in program.FIELDS]
     return "\n".join([NOTE, "# Instruction encoding\n",
-                      f"One instruction is {program.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field does is "
-                      "in [engine.md](engine.md).\n", table(("field", "bits", "position"), rows)])
+                      f"One instruction is {program.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field does "
+                      "is in [engine.md](engine.md).\n", table(("field", "bits", "position"), rows)])
 
 
 PAGES = {"registers.md": registers_page, "cli.md": cli_page, "encoding.md": instruction_page}

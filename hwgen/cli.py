@@ -158,11 +158,12 @@ def check(model: Model, shape: Shapes = None, json: Json = None) -> None:
 def compile_command(
     model: Model,
     target: Annotated[str, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file.")] = "sim",
-    calib: Annotated[Optional[str], typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input name. "
-                     "`random` is for speed and size only; the report says so.")] = None,
+    calib: Annotated[Optional[str], typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input "
+                     "name. `random` is for speed and size only; the report says so.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
     shape: Shapes = None,
-    array: Annotated[Optional[str], typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board decides.")] = None,
+    array: Annotated[Optional[str], typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board "
+                                                 "decides.")] = None,
     method: Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")] = Method.PERCENTILE,
     json: Json = None,
 ) -> None:
@@ -182,12 +183,13 @@ def compile_command(
 @app.command(epilog="Example: `hwgen simulate build/ --input test.npz --images 100 --task 1 --waves --json result.json`")
 def simulate(
     build: Build,
-    input: Annotated[Path, typer.Option("--input", metavar="FILE.npz", show_default=False, help="Arrays keyed by ONNX input name, images "
-                     "along the first axis. Integer arrays named like an output are labels: accuracy is printed.")],
+    input: Annotated[Path, typer.Option("--input", metavar="FILE.npz", show_default=False, help="Arrays keyed by ONNX input name, "
+                     "images along the first axis. Integer arrays named like an output are labels: accuracy is printed.")],
     task: Annotated[Optional[int], typer.Option(min=0, help="Run this task only; otherwise all of them.")] = None,
     engine: Annotated[Engine, typer.Option(help="`golden` is the integer model; it simulates no cycles.")] = Engine.VERILATOR,
     images: Annotated[Optional[int], typer.Option(help="Use the first N images.")] = None,
-    output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", help="Write the dequantized outputs under their ONNX names.")] = None,
+    output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", help="Write the dequantized outputs under their "
+                                                   "ONNX names.")] = None,
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
     latency: Annotated[int, typer.Option(min=0, help="Memory latency, cycles.")] = 100,
     bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise the board's.")] = None,
@@ -219,13 +221,16 @@ def simulate(
 
 
 MEMORIES = {                                    # of `verify`: ideal, slow, unsteady
-    "ideal": {"latency": 0, "stall": 0.0}, "latency 100": {"latency": 100, "stall": 0.0}, "random stalls": {"latency": 20, "stall": 0.3}}
+    "ideal": {"latency": 0, "stall": 0.0}, "latency 100": {"latency": 100, "stall": 0.0},
+    "random stalls": {"latency": 20, "stall": 0.3},
+}
 
 
 @app.command(epilog="Example: `hwgen verify build/ --input test.npz --images 20`")
 def verify(
     build: Build,
-    input: Annotated[Optional[Path], typer.Option("--input", metavar="FILE.npz", help="Images to use; otherwise seeded noise.")] = None,
+    input: Annotated[Optional[Path], typer.Option("--input", metavar="FILE.npz", help="Images to use; otherwise "
+                                                  "seeded noise.")] = None,
     images: Annotated[Optional[int], typer.Option(help="Use the first N images (of the noise: 4).")] = None,
     engine: Annotated[Engine, typer.Option(help="The simulator of the RTL.")] = Engine.VERILATOR,
     json: Json = None,
@@ -234,7 +239,8 @@ def verify(
     api = _api()
     acc = api.load(build)
     if engine is Engine.GOLDEN:
-        raise InputError("the integer model cannot be compared with itself", where="option --engine", hint="choose verilator or icarus")
+        raise InputError("the integer model cannot be compared with itself", where="option --engine",
+                         hint="choose verilator or icarus")
     if input:
         inputs, _ = split_arrays(load_arrays(input), acc, input, images)
     else:
@@ -274,13 +280,16 @@ def report(
 @app.command(epilog="Example: `hwgen targets --json boards.json`")
 def targets(json: Json = None) -> None:
     """List the boards `--target` knows."""
-    from .board import boards
+    from .board import Family, boards
     known = boards()
+
+    def amount(board, number):
+        return "no limit" if board.family == Family.SIM else f"{number:,}"
     table("name", "board", "part", "LUT", "DSP", "BRAM36", "URAM", "memory GB/s", "clock MHz",
-          rows=[(b.name, b.title, b.part, *(reporting.text("", n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}",
+          rows=[(b.name, b.title, b.part, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}",
                  f"{b.clock_mhz:g}") for b in known])
     if json:
-        write_json(json, {"targets": [asdict(b) | {"family": b.family.value, "path": str(b.path)} for b in known]})
+        write_json(json, {"targets": [asdict(b) for b in known]})
 
 
 def _print_version(wanted: bool) -> None:
@@ -290,7 +299,8 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False):
+def _options(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                                                   help="Print the version.")] = False):
     pass
 
 

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import shutil
 import tempfile
 
+import numpy as np
+
 from . import __version__
 from .errors import BuildVersionError, InputError, OutputError
 
@@ -195,12 +197,23 @@ def read_manifest(path: str | os.PathLike) -> dict:
         if not file.is_file():
             raise BuildVersionError(f"the build is damaged: {name} is missing", where=str(root), hint="compile again")
         if sha256(file) != digest:
-            raise BuildVersionError(f"the build is damaged: {name} is not what hwgen wrote", where=str(root), hint="compile again")
+            raise BuildVersionError(f"the build is damaged: {name} is not what hwgen wrote", where=str(root),
+                                    hint="compile again")
     return manifest
 
 
 def _json_text(data) -> str:
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+    return json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n"
+
+
+def _plain(value):
+    """Paths and numpy values as JSON knows them."""
+    match value:
+        case Path():
+            return str(value)
+        case np.generic() | np.ndarray():
+            return value.tolist()
+    raise TypeError(f"{value!r} cannot be written as JSON")
 
 
 def write_file(path: str | os.PathLike, content: str | bytes) -> None:

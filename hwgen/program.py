@@ -61,7 +61,8 @@ _position = 0
 for _name, _bits in FIELDS:
     OFFSETS[_name] = _position
     _position += _bits
-assert _position <= WORD_BITS, _position
+if _position > WORD_BITS:
+    raise ValueError(f"the instruction fields need {_position} bits, a word has {WORD_BITS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ stands without the stage it comes from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 import math
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from .render import render
 
 UNITS = {"_ms": "ms", "_mhz": "MHz", "_bytes": "bytes", "_mb": "MB", "_gb_s": "GB/s", "_percent": "%"}
 FRACTIONS = ("utilization", "accuracy")         # shown in percent
@@ -83,7 +84,8 @@ def _section(key: str, value: dict) -> Section:
         rows = tuple((k, text(k, n), text(k, available.get(k)), f"{100 * n / available[k]:.1f} %" if available.get(k) else "–")
                      for k, n in used.items())
         return Section(title, ("", *MATRIX, "share"), rows)
-    return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in value.items() if k != "stage"))
+    rows = ((k, v) for k, v in value.items() if k != "stage")
+    return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in rows))
 
 
 def show(data: dict, console: Console, title: str = "build", leave_out: tuple[str, ...] = ()) -> None:
@@ -97,22 +99,7 @@ def show(data: dict, console: Console, title: str = "build", leave_out: tuple[st
         console.print(table)
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:0 0 1.5rem}td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}
-th{background:#f2f2f2}h2{font-size:1.1rem;margin:1.2rem 0 .4rem}.warning{background:#fde8c8;padding:.5rem 1rem}"""
-
-
 def html(data: dict, title: str) -> str:
     """One page without outside resources."""
-    parts = [f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-             f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"]
-    if data.get("calibration") == "random":
-        parts.append('<p class="warning">Calibrated with random images: no accuracy is promised.</p>')
-    for section in sections(data):
-        parts.append(f"<h2>{escape(section.title)}</h2><table>")
-        if section.columns:
-            parts.append("<tr>" + "".join(f"<th>{escape(c)}</th>" for c in section.columns) + "</tr>")
-        for row in section.rows:
-            parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-        parts.append("</table>")
-    return "\n".join([*parts, "</body></html>\n"])
+    warning = "Calibrated with random images: no accuracy is promised." if data.get("calibration") == "random" else ""
+    return render("report.html.j2", title=title, warning=warning, sections=sections(data))

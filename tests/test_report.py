@@ -1,0 +1,52 @@
+"""Reports: what the numbers look like, and that a stage and a warning are never lost."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from hwgen import report
+
+
+@pytest.mark.parametrize("key, value, shown", [
+    ("cycles", 1234567, "1,234,567"), ("cycles", 1234.5, "1,234"), ("cycles", 12.3456, "12.35"), ("x", 0.000123456, "0.000123"),
+    ("x", 0.0, "0.0"), ("utilization", 0.9312, "93.1 %"), ("bit_exact", True, "yes"), ("bit_exact", False, "no"), ("waves", None, "–"),
+    ("tasks", ["digit", "parity"], "digit, parity"), ("inputs", {"x": [1, 8, 8]}, "x: 1, 8, 8"), ("x", float("inf"), "inf"),
+    ("speed", 2.7e9, "2,700,000,000"), ("name", "a [b]", "a [b]")])
+def test_text(key, value, shown):
+    assert report.text(key, value) == shown
+
+
+@pytest.mark.parametrize("key, shown", [("latency_ms", "latency [ms]"), ("clock_mhz", "clock [MHz]"), ("weight_bytes", "weight [bytes]"),
+                                        ("cycles_per_image", "cycles per image")])
+def test_label(key, shown):
+    assert report.label(key) == shown
+
+
+def test_sections_in_order_with_stage_and_share():
+    data = {"records": [{"a": 1}, {"a": 2, "b": 3}], "version": "1", "empty": {},
+            "resources": {"stage": "estimate", "used": {"dsp": 50, "uram": 0, "ff": 1}, "available": {"dsp": 200, "uram": 0, "ff": None}}}
+    assert report.sections(data, "build") == [
+        report.Section("build", (), (("version", "1"),)),
+        report.Section("resources (estimate)", ("", "used", "available", "share"),
+                       (("dsp", "50", "200", "25.0 %"), ("uram", "0", "0", "–"), ("ff", "1", "–", "–"))),
+        report.Section("records", ("a", "b"), (("1", ""), ("2", "3")))]
+
+
+def test_a_nested_fraction_is_a_percentage():
+    [section] = report.sections({"accuracy": {"digit": 0.994}})
+    assert section == report.Section("accuracy", (), (("digit", "99.4 %"),))
+
+
+def test_show_takes_names_literally_and_leaves_out():
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    with console.file:
+        report.show({"rows": [{"note": "[red]x[/red]"}], "long": [{"a": 1}]}, console, leave_out=("long",))
+        text = console.export_text()
+    assert "[red]x[/red]" in text and "long" not in text
+
+
+def test_html_escapes_and_warns():
+    page = report.html({"calibration": "random", "rows": [{"<a>": "&"}]}, "t < u")
+    assert "t &lt; u" in page and "<th>&lt;a&gt;</th>" in page and "<td>&amp;</td>" in page and "no accuracy is promised" in page
+    assert "no accuracy" not in report.html({"calibration": "data"}, "t")
