@@ -5,11 +5,18 @@ from __future__ import annotations
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
+from hwgen_rtl.top import Top
+
+from ..engine import EngineConfig
+from ..paths import data_dir
 from ..tools import yosys
 
-# Full `proc`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator agree from
+TOP = "hwgen_top"
+ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "router_chain.sv")
+
+# Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator agree from
 # time 0 on. Attributes (source places) are dropped: the text must not depend on where the project lies.
-COMMANDS = ("read_rtlil design.il", "proc", "opt_clean -purge", "memory_collect", "write_verilog -norename -noattr -sv design.sv")
+COMMANDS = ("read_rtlil design.il", "proc", "pmuxtree", "opt_clean -purge", "memory_collect", "write_verilog -norename -noattr -sv design.sv")
 
 
 def to_verilog(component: wiring.Component, name: str) -> str:
@@ -19,3 +26,12 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     """
     outputs, _ = yosys.script(COMMANDS, {"design.il": rtlil.convert(component, name=name, emit_src=False)}, ("design.sv",))
     return outputs["design.sv"]
+
+
+def files(config: EngineConfig) -> dict[str, str]:
+    """Every source file of the engine: {relative path: text}; ``rtl/filelist.f`` lists them for a tool, top module `TOP` last."""
+    names = (*ARRAYS, "pe_array_packed.sv" if config.packed else "pe_array.sv")
+    result = {f"rtl/{name}": (data_dir("rtl/sv") / name).read_text() for name in sorted(names)}
+    result[f"rtl/{TOP}.sv"] = to_verilog(Top(config), TOP)
+    result["rtl/filelist.f"] = "".join(f"{name.removeprefix('rtl/')}\n" for name in result)
+    return result

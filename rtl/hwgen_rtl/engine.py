@@ -157,7 +157,7 @@ class Engine(wiring.Component):
         # ---------------------------------------------------------------- array and accumulators
         lane_at = wait + 1
         pipe = {**TOKEN}
-        tagged = Cat(feeder.token[0] & ~feeder.inject, feeder.token[1:])
+        tagged = Mux(feeder.inject, 0, feeder.token)       # a stream word enters at the drain, not here
         entry = as_record(pipe, at(tagged, lane_at + 3, "array_line"), "array_token")
         m.submodules.array = arrays.pe_array(
             c, a=a, bank=entry.bank[:(c.banks - 1).bit_length()], load_en=loader.load_en, load_clear=loader.load_clear,

@@ -43,12 +43,13 @@ class Top(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.config = config
-        dma = StreamDma(config.axi_data_bits, config.ti, config.fifo_beats).signature.members
-        writer = OutputWriter(config.axi_data_bits, 32 * config.to, OUT_WORDS).signature.members
+        self.dma = StreamDma(config.axi_data_bits, config.ti, config.fifo_beats)
+        self.writer = OutputWriter(config.axi_data_bits, 32 * config.to, OUT_WORDS)
         pc_bits = max(1, (config.program_words - 1).bit_length())
         super().__init__({
             **{f"s_axil_{name}": member for name, member in AXIL_PORTS.items()},
-            **{f"m_axi_{name}": dma[name] for name in READ_PORTS}, **{f"m_axi_{name}": writer[name] for name in WRITE_PORTS},
+            **{f"m_axi_{name}": self.dma.signature.members[name] for name in READ_PORTS},
+            **{f"m_axi_{name}": self.writer.signature.members[name] for name in WRITE_PORTS},
             "irq": Out(1), "trace_start": Out(1), "trace_pc": Out(pc_bits), "trace_retire": Out(1), "trace_frame": Out(1),
             "trace_issue": Out(1), "trace_wait_tile": Out(1), "trace_wait_hazard": Out(1), "trace_wait_output": Out(1)})
 
@@ -56,8 +57,8 @@ class Top(wiring.Component):
         m = Module()
         c = self.config
         m.submodules.registers = regs = AxiLiteRegisters(c.program_words, int(c.digest[:8], 16))
-        m.submodules.dma = dma = StreamDma(c.axi_data_bits, c.ti, c.fifo_beats)
-        m.submodules.writer = writer = OutputWriter(c.axi_data_bits, 32 * c.to, OUT_WORDS)
+        m.submodules.dma = dma = self.dma
+        m.submodules.writer = writer = self.writer
         engine = Engine(c)
         clear = Signal()
         m.submodules.engine = ResetInserter(clear)(engine)

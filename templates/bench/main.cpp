@@ -183,8 +183,10 @@ public:
             while (!top_->irq) {
                 tick();
                 if (cycle_ >= limit) {
-                    std::fprintf(stderr, "bench: not done after %llu cycles (frame %u, %zu instructions started, %zu retired)\n",
-                                 static_cast<unsigned long long>(options_.number("max-cycles")), frame_, events_.size(), retired_);
+                    std::fprintf(stderr, "bench: not done after %llu cycles: frame %u, %zu instructions started, %zu retired, waiting for"
+                                 " tile %u, hazard %u, output %u cycles\n",
+                                 static_cast<unsigned long long>(options_.number("max-cycles")), frame_, events_.size(), retired_,
+                                 waits_[0], waits_[1], waits_[2]);
                     return 1;
                 }
             }
@@ -278,7 +280,10 @@ private:
         waits_[1] += top_->trace_wait_hazard;
         waits_[2] += top_->trace_wait_output;
         if (top_->trace_retire && retired_ < events_.size()) events_[retired_++].retire = cycle_;
-        if (top_->trace_frame) ++frame_;
+        if (top_->trace_frame) {
+            std::printf("frame %u\n", ++frame_);
+            std::fflush(stdout);
+        }
         if (top_->trace_start) {
             if (events_.empty()) first_cycle_ = cycle_;
             events_.push_back({frame_, top_->trace_pc, cycle_, 0, 0, 0, 0, 0});

@@ -1,0 +1,36 @@
+"""Runs a compiled native bench (templates/bench/main.cpp): options in, one line of JSON out, a line per finished frame before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+import shlex
+import subprocess
+
+from ..errors import ToolError
+
+
+def run(executable: Path, options: dict[str, object], on_frame: Callable[[int], None] | None = None) -> dict:
+    """Start ``executable --key value ...`` (underscores become dashes); ``on_frame`` is called with the number of frames done.
+
+    Returns the JSON of the last line. Raises ToolError when the bench fails, with what it printed.
+    """
+    words = [str(executable)]
+    for key, value in options.items():
+        words += [f"--{key.replace('_', '-')}", str(value)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True) as process:
+        lines: list[str] = []
+        try:
+            for line in process.stdout:
+                if line.startswith("frame "):
+                    if on_frame is not None:
+                        on_frame(int(line.split()[1]))
+                else:
+                    lines.append(line.rstrip())
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0 or not lines:
+        raise ToolError("\n".join([f"the simulation failed with exit code {process.returncode}", *lines[-10:]]), where=shlex.join(words))
+    return json.loads(lines[-1])
