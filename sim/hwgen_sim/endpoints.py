@@ -74,19 +74,19 @@ async def run_timeline(dut, driver: TimedDriver, checker: TimedChecker) -> None:
 class StreamMonitor:
     """Valid / ready / data stream: sets ``ready`` by a stall pattern and reports every word that is taken.
 
-    Also checks that a waiting word stays, and stays the same. ``valid`` must not depend on ``ready`` within a cycle.
+    Also checks that a waiting word stays, and stays the same, unless ``may_drop`` is set. ``valid`` must not depend on ``ready`` within a cycle.
     """
 
     def __init__(self, dut, prefix: str, report: Callable[[int], None], stall: Iterator[bool]):
         self.clk, self.prefix = dut.clk, prefix
         self.valid, self.ready, self.data = (getattr(dut, prefix + name) for name in ("valid", "ready", "data"))
-        self.report, self.stall, self.waiting = report, stall, None
+        self.report, self.stall, self.waiting, self.may_drop = report, stall, None, False
 
     async def run(self) -> None:
         """Endless: for ``cocotb.start_soon``, right after a falling edge."""
         while True:
             word = sample(self.data) if sample(self.valid) == 1 else None
-            if self.waiting is not None and word != self.waiting:
+            if self.waiting is not None and word != self.waiting and not self.may_drop:
                 raise BenchFailure(f"{self.prefix}data changed from {self.waiting:#x} to {word} before it was taken")
             pause = next(self.stall)
             self.ready.value = not pause
