@@ -1,0 +1,89 @@
+"""What `make demo` runs: the bundled M3ViT, from ONNX to the generated RTL, on real handwritten digits.
+
+    python examples/demo.py [--images 100] [--target zcu104] [--output build/demo]
+
+Prints one table. Exit codes as of the hwgen command: 1 when one output word of the RTL differs from the integer model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import sys
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import hwgen
+from hwgen.cli import accuracy
+from hwgen.errors import HwgenError
+from hwgen.golden import float_model
+from hwgen.progress import Bars
+
+MODEL = Path(__file__).resolve().parent / "m3vit_digits"
+
+
+def float_outputs(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of the float model, all tasks: {ONNX output: [images, ...]}."""
+    checked = hwgen.check(MODEL / "model.onnx")
+    if checked.error:
+        raise checked.error
+    outputs = {}
+    for graph in checked.model.tasks:
+        outputs |= float_model.run(graph, inputs)
+    return outputs
+
+
+def rows(build: Path, labels: dict, floats: dict, golden, rtl, waves: Path):
+    """(name, value) lines of the table; the words compared are the int32 accumulators of all tasks."""
+    words = sum(array.size for array in rtl.outputs.values())
+    yield "images", f"{rtl.images}"
+    yield "RTL = integer model", f"{words - rtl.mismatches:,} of {words:,} output words"
+    scores = [accuracy(outputs, labels) for outputs in (floats, golden.outputs, rtl.outputs)]
+    for task in labels:
+        yield f"accuracy, {task}: float / integer / RTL", "  /  ".join(f"{100 * score[task]:.1f} %" for score in scores)
+    yield "cycles per image (RTL simulation)", f"{rtl.cycles_per_image:,.0f}"
+    yield "utilisation of the array", f"{100 * rtl.utilization:.1f} % of {rtl.array_macs_per_cycle:,} MACs per cycle"
+    yield f"latency at {rtl.clock_mhz:g} MHz (simulated cycles; clock not synthesized)", f"{rtl.latency_ms:.3f} ms"
+    yield "simulation speed", (f"{rtl.simulated_cycles_per_second:,.0f} cycles per second, "
+                               f"{rtl.simulated_macs_per_second / 1e6:,.0f} million useful MACs per second")
+    yield "artifacts", str(build)
+    yield "waveform of one image", str(waves)
+
+
+def run(images: int, target: str, build: Path) -> int:
+    """Compiles, simulates and prints; returns the exit code."""
+    with np.load(MODEL / "test.npz") as file:
+        data = {name: file[name][:images] for name in file.files}
+    inputs, labels = {"x": data.pop("x")}, data
+    waves = build / "waves.fst"
+    with Bars(Console(stderr=True)) as bars:
+        acc = hwgen.compile(MODEL / "model.onnx", target=target, calib=MODEL / "calib.npz", out=build, progress=bars)
+        bars("float model")
+        floats = float_outputs(inputs)
+        golden = acc.simulate(inputs, engine="golden", progress=bars)
+        rtl = acc.simulate(inputs, progress=bars)
+        acc.simulate({"x": inputs["x"][:1]}, waves=waves, progress=bars)
+    table = Table("", "", title=f"M³ViT on handwritten digits, generated RTL for {target}, simulated by Verilator", show_header=False)
+    for row in rows(build, labels, floats, golden, rtl, waves):
+        table.add_row(*row)
+    Console().print(table)
+    return 0 if rtl.bit_exact else 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compile the bundled model and run digits through its RTL.")
+    parser.add_argument("--images", type=int, default=100, help="how many of the 500 test images")
+    parser.add_argument("--target", default="zcu104")
+    parser.add_argument("--output", type=Path, default=Path("build") / "demo")
+    options = parser.parse_args()
+    try:
+        sys.exit(run(options.images, options.target, options.output))
+    except HwgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
