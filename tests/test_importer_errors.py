@@ -31,9 +31,9 @@ def both_refuse(kind: type, path: Path, shapes=None) -> list[str]:
     return lines
 
 
-def only_imports_refuse(path: Path, shapes=None) -> list[str]:
+def only_imports_refuse(path: Path, shapes=None, kind: type = ModelError) -> list[str]:
     """For a file that can be read: `check_model` returns the error instead."""
-    lines = refused(ModelError, path, shapes)
+    lines = refused(kind, path, shapes)
     checked = check_model(path, shapes)
     assert not checked.ok and checked.model is None
     assert str(checked.error).replace(f"{path.parent}/", "").split("\n") == lines
@@ -334,6 +334,17 @@ def test_a_constant_output(path):
     assert only_imports_refuse(path) == [
         "output 'y' is a constant: it does not depend on an input", "  at:   net.onnx",
         "  next: was the right part of the network exported?"]
+
+
+def test_an_output_without_batch(path):
+    net = Net()
+    t = net.embed(net.image())
+    net.op("Reshape", net.head(net.norm(net.add(t, net.mlp(net.norm(t))))), net.ints(CLASSES))
+    net.save(path, {"y": result(net)}, (CLASSES,))
+    assert only_imports_refuse(path, kind=ShapeError) == [
+        "output 'y' has the shape [5]; the first dimension is the batch and must be 1", "  at:   net.onnx",
+        "  next: keep the batch dimension in the outputs of the exported network"]
+    assert all(verdict.status is not Status.UNSUPPORTED for verdict in check_model(path).verdicts)
 
 
 def test_an_output_in_another_order(path):

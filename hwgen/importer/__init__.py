@@ -65,10 +65,13 @@ def _check(file: OnnxFile) -> Checked:
         parts = _lower(file)
     except ModelError as error:
         return Checked((), False, error, None)
-    verdicts = next((part.verdicts for part in parts if not part.graphs), parts[0].verdicts)
+    failed = next((part for part in parts if not part.graphs), None)
+    verdicts = (failed or parts[0]).verdicts
     bad = [verdict for verdict in verdicts if verdict.status is Status.UNSUPPORTED]
     if bad:
         return Checked(verdicts, False, _unsupported(file, bad), None)
+    if failed is not None:
+        return Checked(verdicts, False, type(failed.error)(failed.error.message, str(file.path), failed.error.hint), None)
     try:
         model = ir.Model(tuple(graph for part in parts for graph in part.graphs)).verify()
     except ModelError as error:

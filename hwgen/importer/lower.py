@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .. import ir
-from ..errors import ModelError
+from ..errors import HwgenError, ModelError, ShapeError
 from .opgraph import Const, Op, OpGraph, Pool, View
 from .rules import PARTS, RULES
 from .trial import Bound, Match, Mismatch, Trial
@@ -47,10 +47,11 @@ class Taken:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """graphs is empty when a node is unsupported."""
+    """graphs is empty when a node is unsupported, or with an ``error``."""
 
     graphs: tuple[ir.Graph, ...]
     verdicts: tuple[Verdict, ...]
+    error: HwgenError | None = None
 
 
 def lower(graph: OpGraph, name: str | None, pool: Pool) -> Lowered:
@@ -68,6 +69,7 @@ class _Lowering:
         self.declined: dict[str, str] = {}                                           # ONNX node -> reason
         self.opaque: set[str] = set()                                                # ONNX nodes given up
         self.ops = _needed(graph)
+        self.error: HwgenError | None = None                                         # an output that cannot be one
 
     def run(self, name: str | None) -> Lowered:
         for op in self.ops:
@@ -81,6 +83,8 @@ class _Lowering:
         verdicts = self._verdicts(outputs)
         if any(verdict.status is Status.UNSUPPORTED for verdict in verdicts):
             return Lowered((), verdicts)
+        if self.error is not None:
+            return Lowered((), verdicts, self.error)
         groups = [list(outputs)] if name is not None else self._groups(outputs)
         return Lowered(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
                        verdicts)
@@ -156,8 +160,12 @@ class _Lowering:
         values = {}
         for name, ref in self.graph.outputs.items():
             if isinstance(ref, Const):
-                raise ModelError(f"output {name!r} is a constant: it does not depend on an input",
-                                 hint="was the right part of the network exported?")
+                self.error = ModelError(f"output {name!r} is a constant: it does not depend on an input",
+                                        hint="was the right part of the network exported?")
+                continue
+            if ref.shape[:1] != (1,):
+                self.error = ShapeError(f"output {name!r} has the shape {list(ref.shape)}; the first dimension is the batch and must "
+                                        "be 1", hint="keep the batch dimension in the outputs of the exported network")
             producer = self.graph.producers.get(ref.base)
             blamed = ref.trail[-1] if ref.trail else producer.name if producer is not None else ref.base
             trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool)
