@@ -80,6 +80,7 @@ class TrainConfig:
     warmup_steps: int = 100
     label_smoothing: float = 0.05
     balance_weight: float = 0.02
+    augmented: float = 0.5  # share of the images of a batch; the others stay sharp, as test images are
     max_shift: float = 1.0  # pixels
     max_rotation: float = 0.15  # radians
     max_zoom: float = 0.1  # fraction
@@ -233,14 +234,15 @@ def load_split() -> tuple[Split, Split]:
 
 
 def augment(x: Tensor, config: TrainConfig) -> Tensor:
-    """Shift, turn and zoom each image [B, 1, H, W] by its own small random amount, bilinear, zeros outside."""
+    """Shift, turn and zoom some images [B, 1, H, W], each by its own small random amount, bilinear, zeros outside."""
     b, width = x.shape[0], x.shape[-1]
     uniform = torch.rand(b, 4) * 2 - 1
     angle, zoom = uniform[:, 0] * config.max_rotation, 1 + uniform[:, 1] * config.max_zoom
     shift = uniform[:, 2:] * config.max_shift * 2 / width  # affine_grid's image is 2 wide
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).reshape(b, 2, 3)
-    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    moved = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    return torch.where(torch.rand(b, 1, 1, 1) < config.augmented, moved, x)
 
 
 def balance_loss(probs: Tensor, top_k: int) -> Tensor:
