@@ -5,7 +5,8 @@ Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`):
 Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
 counts the multipliers a product is cut into: 27x18 signed on UltraScale+ (DSP48E2), 18x18 on the ECP5. The array takes one per
 int8 product, half as many when packed. A drain lane takes 5 (requantize 32x17: 2; activation scale or router score 22x17;
-interpolation 17x7; sum of squares 18x18), a feed lane 1 (normalise 21x17).
+interpolation 17x7; sum of squares 18x18), a feed lane 1 (normalise 21x17): Yosys finds the same numbers when the operands are
+declared that narrow, and twice as many when they are declared 32 bits wide.
 
 Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately. A block RAM of 36 kbit is
 two halves of 512 x 36, 1024 x 18, 2048 x 9, ... bits (an ECP5 EBR is one half); 64 words or less go into LUTs. On a board with
@@ -34,20 +35,22 @@ URAM_LEAST_GAIN = 4      # block RAMs an UltraRAM must free, unless block RAM la
 BRAM_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))      # half a BRAM36: width, depth
 MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: (27, 18), Family.SIM: (27, 18), Family.ECP5: (18, 18)}    # signed operands
 
-COSTS = {       # unit: (LUT, flip-flops) of one. Yosys 0.70, synth_xilinx -family xcup, of one unit, divided by its lanes
-    "processing element": (4, 16),       # bank multiplexer, two weights; multiply-add in the DSP (by structure: Yosys leaves
-    "processing element, ECP5": (60, 52),     # the adder in LUTs, as it must on the ECP5; that was counted)
+# unit: (LUT, flip-flops) of one. Counted with Yosys 0.70 (synth_xilinx -family xcup, per lane): drain, feed, accumulator,
+# processing element of the ECP5. By structure, without a tool: all others.
+COSTS = {
+    "processing element": (4, 16),       # bank multiplexer, two weights; multiplier, adder and cascade in the DSP
+    "processing element, ECP5": (60, 52),     # the adder is made of LUTs, which is what Yosys does on either family
     "array row": (8, 8),
     "array column": (96, 96),
-    "packed column": (32, 0),            # splits the two sums of a cascade; by structure, no such array has been synthesized
+    "packed column": (32, 0),            # splits the two sums of a cascade
     "accumulator column": (32, 64),
-    "drain lane": (1300, 440),
-    "feed lane": (500, 150),
+    "drain lane": (1320, 440),
+    "feed lane": (400, 135),
     "router expert": (400, 250),
     "router place": (200, 150),
     "memory lane bit": (1, 0),           # rotation of a read word and of a written window
     "stream byte": (4, 24),              # DMA, FIFO output, loader, load port
-    "control": (4000, 9000),             # sequencers, fetch, contexts, delay lines, registers, coefficients: not per lane
+    "control": (4000, 9000),             # sequencers, fetch, contexts, delay lines, registers, coefficients
 }
 
 
