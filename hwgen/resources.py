@@ -19,7 +19,7 @@ is a full chip.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from math import ceil
 
 from .board import Board, Family
