@@ -107,9 +107,16 @@ def check_fit(config: EngineConfig, board: Board) -> Resources:
             raise CapacityError(
                 f"an engine of {config.ti}x{config.to} needs {needed:,} {name}, {board.name} has {available:,}",
                 where=f"most of them in: {unit} ({part:,})",
-                hint=f"use a smaller array (fewer than {config.ti}x{config.to} lanes) or a larger board" if kind != "bram36" else
-                     "use a network with fewer tokens or narrower layers, or a board with more memory")
+                hint=_hint(config, kind))
     return need
+
+
+def _hint(config: EngineConfig, kind: str) -> str:
+    if kind in ("bram36", "uram"):
+        return "use a network with fewer tokens or narrower layers, or a board with more memory"
+    if config.ti == config.to == 8:
+        return "use a larger board: 8x8 is the smallest array"
+    return f"use an array smaller than {config.ti}x{config.to} (--array), or a larger board"
 
 
 # ---------------------------------------------------------------- the engine's structure
