@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from hwgen import program
+from hwgen import errors, program
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -42,3 +42,12 @@ def test_decisions_have_the_same_parts():
         text = page.read_text()
         assert re.match(r"\d{4}-[a-z0-9-]+\.md", page.name), page.name
         assert [h for h in ("## Why", "## What it costs") if h not in text] == [], page.name
+
+
+def test_no_figure_is_left_open():
+    assert [f"{page.relative_to(ROOT)}: {mark}" for page in PAGES for mark in re.findall(r"\[\[FILL [^]]*\]\]", page.read_text())] == []
+
+
+def test_the_error_tree_in_the_docstring_is_the_real_one():
+    drawn = set(re.findall(r"(\w+Error)\b", errors.__doc__))
+    assert drawn == {name for name, value in vars(errors).items() if isinstance(value, type)}
