@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 from hwgen import ir
 from hwgen.golden import float_model
@@ -56,6 +58,33 @@ def test_every_operator_without_rule_of_its_own_says_where_it_belongs():
 
 
 # ---------------------------------------------------------------- Linear
+
+def test_a_weight_that_is_a_vector_is_declined(path):
+    net = Net()
+    net.op("MatMul", tokens(net), net.random(K), name="dot")
+    assert declined(net, path, rank=2) == {"dot": "has a weight of shape [6], not [K, N]"}
+
+
+def test_a_gemm_with_a_bias_for_each_token_is_declined(path):
+    net = Net()
+    rows = net.op("Squeeze", tokens(net), net.ints(0))
+    net.op("Gemm", rows, net.random(K, 4), net.random(5, 1), name="gemm")
+    assert declined(net, path, rank=2) == {"gemm": "has a bias of shape [5, 1], not [4]"}
+
+
+def test_a_norm_with_a_computed_scale_is_declined(path):
+    net = Net()
+    x = tokens(net)
+    scale = net.op("Gather", x, net.const(0, np.int64), axis=1)
+    net.op("LayerNormalization", x, net.op("Reshape", scale, net.ints(K)), name="norm")
+    assert declined(net, path) == {"norm": "has a scale or bias that is no constant"}
+
+
+def test_a_mean_over_everything_is_declined(path):
+    net = Net()
+    net.op("ReduceMean", tokens(net), name="mean")
+    assert declined(net, path) == {"mean": "averages axes [0, 1, 2] of [1, 5, 6], not the tokens of a sequence up to the last"}
+
 
 def test_linear_of_matmul_alone(path):
     net = Net()
@@ -298,6 +327,23 @@ def test_another_cubic_term_in_tanh_gelu_is_declined(path):
     assert declined(net, path)["gelu"] == "looks like a tanh GELU, but the third power has the factor 0.05, not 0.044715"
 
 
+def test_a_cube_of_products(path):
+    net = Net()
+    x = net.linear(tokens(net), K, 4)
+    cube = net.op("Mul", net.op("Pow", x, net.const(2.0)), x)
+    inner = net.op("Add", net.op("Mul", cube, net.const(0.044715)), x)
+    tanh = net.op("Tanh", net.op("Mul", inner, net.const(math.sqrt(2 / math.pi))))
+    net.op("Mul", net.op("Add", tanh, net.const(1.0)), net.op("Mul", x, net.const(0.5)))
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear", "Activation"] and graph.nodes[1].kind is ir.Act.GELU_TANH
+
+
+def test_swish_with_another_slope_is_declined(path):
+    net = Net(24)
+    net.op("Swish", net.linear(tokens(net), K, 4), alpha=2.0, name="swish")
+    assert declined(net, path) == {"swish": "alpha is 2.0, not 1"}
+
+
 @pytest.mark.parametrize("kind, whole", [("Sigmoid", "a SiLU"), ("Tanh", "a GELU"), ("Erf", "a GELU"), ("Sqrt", "a LayerNorm"),
                                          ("Softmax", "an attention or a router")])
 def test_parts_alone_are_declined(path, kind, whole):
@@ -505,6 +551,25 @@ def test_grouped_heads_of_the_operator_are_declined(path):
     assert declined(net, path) == {"attention": "has 2 query heads and 1 key heads; equal numbers are supported"}
 
 
+def test_q_and_k_of_other_sizes_are_declined(path):
+    net = Net()
+    x = tokens(net)
+    q, k, v = net.linear(x, K, 4), net.linear(x, K, 4), net.linear(x, K, K)
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    net.op("MatMul", weights, v, name="attention")
+    assert declined(net, path)["attention"] == "has q, k and v with [heads, channels] [1, 4], [1, 4], [1, 6]; equal ones are supported"
+
+
+def test_attention_over_a_vector_is_declined(path):
+    net = Net()
+    x = net.input("x", [1, K])
+    q, k, v = (net.op("Reshape", net.linear(x, K, K), net.ints(1, 1, 1, K)) for _ in range(3))
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    net.op("MatMul", weights, v, name="attention")
+    assert declined(net, path, rank=4)["attention"] == ("has q [1, 1, 1, 6] of 'add_0.out' [6]; expected are [1, heads, tokens, channels] "
+                                                        "of one token sequence")
+
+
 # ---------------------------------------------------------------- mixture of experts
 
 def moe(net: Net, **change) -> str:
@@ -573,7 +638,98 @@ def test_a_sum_that_is_no_mixture_is_declined(path):
     assert declined(net, path, rank=2) == {"sum": "is only supported as part of a mixture of experts"}
 
 
+def test_moe_sums_over_the_axis_of_the_experts_only(path):
+    net = Net()
+    moe(net)
+    total = next(node for node in net.nodes if node.name == "moe")
+    total.input[1] = net.ints(1)                    # the tokens
+    assert declined(net, path)["moe"].startswith(f"sums over axis 1 of [{EXPERTS}, {TOKENS}, {DIM}], but the scores of 'scatter' "
+                                                 f"[{TOKENS}, {EXPERTS}] do not stand as [tokens, experts] along it")
+
+
+def test_moe_without_biases(path):
+    net = Net()
+    moe(net)
+    for node in list(net.nodes):
+        if node.op_type == "Add":
+            net.nodes.remove(node)
+            for reader in net.nodes:
+                reader.input[:] = [node.input[0] if name == node.output[0] else name for name in reader.input]
+    graph = accepted(net, path)
+    assert kinds(graph) == ["MoE"] and not graph.nodes[0].b1.any() and not graph.nodes[0].b2.any()
+
+
+def test_a_router_with_indices_from_elsewhere_is_declined(path):
+    net = Net()
+    moe(net)
+    scatter = next(node for node in net.nodes if node.name == "scatter")
+    scatter.input[1] = net.const(np.zeros((TOKENS, 2)), np.int64)
+    assert declined(net, path)["moe"] == "has a router whose 'scatter' does not take its indices from a TopK"
+
+
+def test_a_router_without_softmax_is_declined(path):
+    net = Net()
+    moe(net)
+    topk = next(node for node in net.nodes if node.name == "topk")
+    softmax = next(node for node in net.nodes if node.name == "softmax")
+    topk.input[0] = softmax.input[0]
+    assert declined(net, path)["moe"] == "has a router whose scores 'topk' do not come from a Softmax"
+
+
+def test_experts_that_read_other_tokens_are_declined(path):
+    net = Net()
+    shift = net.ints(*range(1, TOKENS), 0)
+    moe(net, read=lambda rows: net.op("Unsqueeze", net.op("Gather", rows, shift, axis=0), net.ints(0)))
+    assert declined(net, path)["moe"] == (f"has experts that read 'x' [{TOKENS}, {DIM}] as [1, {TOKENS}, {DIM}], in another order or in "
+                                          "part")
+
+
 # ---------------------------------------------------------------- what does nothing
+
+def test_moves_that_do_nothing(path):
+    net = Net()
+    x = net.op("Cast", net.op("Pad", tokens(net), net.ints(0, 0, 0, 0, 0, 0)), to=1)
+    y, _ = net.op("Dropout", x, net.const(0.5), outputs=2)
+    net.linear(net.op("Where", net.const(np.zeros((5, K)), np.bool_), net.const(1.0), y), K, 4)
+    assert kinds(accepted(net, path)) == ["Linear"]
+
+
+def test_an_output_may_be_one_token(path):
+    net = Net()
+    net.op("Gather", net.linear(tokens(net), K, 4), net.const(3, np.int64), axis=1)
+    graph = accepted(net, path, rank=2)
+    assert kinds(graph) == ["Linear", "Select"] and graph.nodes[1].index == 3
+
+
+def test_functions_are_inlined(path):
+    net = Net()
+    x = tokens(net)
+    net.nodes.append(helper.make_node("Twice", [x], ["twice"], name="call", domain="local"))
+    net.op("MatMul", "twice", net.random(K, 4))
+    model = net.model({"y": result(net)}, ("a", "b", "c"))
+    body = [helper.make_node("Constant", [], ["two"], value_float=2.0), helper.make_node("Mul", ["a", "two"], ["b"])]
+    model.functions.append(helper.make_function("local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 20)]))
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    onnx.save(model, path)
+    (graph,) = import_model(path).model.tasks
+    (node,) = graph.nodes
+    np.testing.assert_array_equal(node.weight, 2 * onnx.numpy_helper.to_array(net.weights[0]))
+
+
+def test_what_the_reference_cannot_evaluate_is_declined(path):
+    net = Net()
+    index = net.op("Gather", net.const([1.0, 2.0]), net.ints(5), name="beyond")
+    net.op("Mul", tokens(net), net.op("Reshape", index, net.ints(1, 1)), name="mul")
+    assert declined(net, path)["beyond"] == "operator Gather is not supported"
+
+
+def test_old_softmax_works_on_the_last_axis_only_when_told_so(path):
+    net = Net(12)
+    x = tokens(net)
+    q, k, v = (net.linear(x, K, K) for _ in range(3))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1]))
+    net.op("MatMul", net.op("Softmax", scores, name="softmax"), v, name="attention")
+    assert declined(net, path)["attention"] == "has a Softmax 'softmax' over axis 1, not the last"
 
 def test_training_dropout_is_declined(path):
     net = Net()

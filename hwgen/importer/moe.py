@@ -113,7 +113,7 @@ def _stack(op: Op, trial: Trial, view: View, what: str) -> Stack:
     trial.absorb(producer, source)
     num_experts, _, n = weight.shape
     if bias is None:
-        bias = np.zeros((num_experts, n), np.float32)
+        bias = np.zeros((num_experts, 1, n), np.float32)
     elif bias.ndim > 3 or (bias.ndim == 3 and bias.shape[1] != 1) or (bias.ndim == 2 and bias.shape[0] != 1):
         raise Mismatch(f"has a bias {list(bias.shape)} in {what} of its experts, not [experts, 1, {n}]", op.name)
     bias = np.broadcast_to(bias, (num_experts, 1, n)).reshape(num_experts, n)

@@ -79,24 +79,35 @@ class _Normalizer:
         shaped = all(self.shapes[value] is not None for value in node.input if value)
         subgraph = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
         simple = shaped and not subgraph and known_operator(self.file.proto, node)
-        if simple and node.op_type == "Shape":
-            self._fold(node, name, [np.zeros(self.shapes[node.input[0]], np.bool_)])
-        elif simple and all(ref is None or isinstance(ref, Const) for ref in inputs) and node.op_type not in NOT_FOLDED:
-            self._fold(node, name, [ref if ref is None else ref.array for ref in inputs])
-        else:
-            types = self._infer(node, name) if simple else self._declared(node)
-            if not (simple and all(shape is not None for _, shape in types) and self._simplify(node, name, inputs, types)):
-                self._keep(node, name, inputs, types)
+        if simple and self._fold(node, name, inputs):
+            return
+        types = self._infer(node, name) if simple else self._declared(node)
+        if not (simple and all(shape is not None for _, shape in types) and self._simplify(node, name, inputs, types)):
+            self._keep(node, name, inputs, types)
 
-    def _evaluate(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
+    def _evaluate(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
+        """What the node computes from these arrays; None when the reference implementation cannot."""
         feeds = {value: array for value, array in zip(node.input, arrays) if value}
-        with np.errstate(all="ignore"):
-            return ReferenceEvaluator(node, opsets=self.opsets).run(None, feeds)
+        try:
+            with np.errstate(all="ignore"):
+                return ReferenceEvaluator(node, opsets=self.opsets).run(None, feeds)
+        except (RuntimeError, TypeError, ValueError, LookupError):          # NotImplementedError is a RuntimeError
+            return None
 
-    def _fold(self, node: onnx.NodeProto, name: str, arrays: list[np.ndarray | None]) -> None:
-        self.folded[name] = "constant"
-        for output, array in zip(node.output, self._evaluate(node, arrays)):
+    def _fold(self, node: onnx.NodeProto, name: str, inputs: list[Ref | None]) -> bool:
+        """Make constants of the results when the operands are, or only a shape is asked for."""
+        if node.op_type == "Shape":
+            arrays = [np.zeros(self.shapes[node.input[0]], np.bool_)]
+        elif any(isinstance(ref, View) for ref in inputs) or node.op_type in NOT_FOLDED:
+            return False
+        else:
+            arrays = [ref if ref is None else ref.array for ref in inputs]
+        results = self._evaluate(node, arrays)
+        for output, array in zip(node.output, results or ()):
             self._constant(output, array)
+        if results is not None:
+            self.folded[name] = "constant"
+        return results is not None
 
     def _infer(self, node: onnx.NodeProto, name: str) -> list[tuple[int, tuple[int, ...] | None]]:
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -152,7 +163,7 @@ class _Normalizer:
                 views = [replace(x, shape=shape, index=None if x.index is None else x.index.reshape(shape))]
             case op if op in MOVES and isinstance(x, View) and all(isinstance(ref, Const) for ref in inputs[1:]):
                 moved = self._evaluate(node, [x.positions(), *(ref.array for ref in inputs[1:])])
-                views = [replace(x, shape=part.shape, index=_plain(part, x)) for part in moved]
+                views = [replace(x, shape=part.shape, index=_plain(part, x)) for part in moved or ()]
             case "Cast" if isinstance(x, View) and types[0][0] == self.types[node.input[0]]:
                 views = [x]
             case "Pad" if isinstance(x, View) and isinstance(inputs[1], Const) and not inputs[1].array.any():

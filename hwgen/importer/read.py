@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
@@ -26,10 +27,6 @@ class OnnxFile:
     digest: str
     inputs: dict[str, tuple[int, ...]]
     task: onnx.ValueInfoProto | None
-
-    @property
-    def opset(self) -> int:
-        return next(entry.version for entry in self.proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
