@@ -1,14 +1,14 @@
 """Clock, drivers and monitors of the benches.
 
-Everything happens at the falling edge: outputs are sampled, then inputs are set. So cycle n lasts from falling edge n to n + 1 with
-the active edge in its middle, simulators cannot disagree about the order, and a value L register stages after an input of
-cycle n is seen in cycle n + L.
+Cycle n lasts from falling edge n to n + 1 with the active edge in its middle: inputs are set at the falling edge, outputs are
+sampled after that and before the active edge. So simulators cannot disagree about the order, and a value L register stages after
+an input of cycle n is seen in cycle n + L.
 """
 
 from collections.abc import Callable, Iterator
 
 from cocotb.clock import Clock
-from cocotb.triggers import FallingEdge
+from cocotb.triggers import FallingEdge, ReadOnly
 
 from .bench import parameters
 from .checker import BenchFailure, TimedChecker
@@ -65,8 +65,9 @@ async def run_timeline(dut, driver: TimedDriver, checker: TimedChecker) -> None:
     """Cycle 0 is now; runs until every planned and expected cycle has passed, then `finish`es the checker."""
     monitor = TimedMonitor(dut, checker)
     for cycle in range(max((*driver.plan, *checker.expected)) + 2):
-        monitor.look(cycle)
         driver.drive(cycle)
+        await ReadOnly()
+        monitor.look(cycle)
         await FallingEdge(dut.clk)
     checker.finish()
 

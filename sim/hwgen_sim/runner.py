@@ -81,40 +81,45 @@ def run(design: Design, module: str, simulator: Simulator, folder: Path, waves: 
         if not path.exists() or path.read_text() != content:
             path.write_text(content)
         sources.append(path)
-    log = folder / "run.log"
     environment = {VARIABLE: json.dumps({**parameters, "inputs": design.inputs}), "COCOTB_ANSI_OUTPUT": "0"}
+    name, results = f"bench {module} on {simulator.value}", folder.resolve() / "results.xml"
     with _environment(simulator):
         runner = get_runner(simulator.value)
         done = build_dir / "built"
-        try:
-            if not done.exists():
+        if not done.exists():
+            try:
                 runner.build(sources=sources, hdl_toplevel=design.top, build_dir=build_dir, build_args=simulator.build_args,
                              timescale=("1ns", "1ps"), waves=waves, log_file=folder / "build.log")
-                done.touch()
-            results = runner.test(test_module=module, hdl_toplevel=design.top, hdl_toplevel_lang="verilog", build_dir=build_dir, seed=seed,
-                                  test_dir=folder, results_xml=str(folder.resolve() / "results.xml"), extra_env=environment, waves=waves,
-                                  log_file=log, timescale=("1ns", "1ps"))
-        except (RuntimeError, SystemExit) as error:
-            raise ToolError(f"bench {module} on {simulator.value}: {error}\n{_tail(folder)}", where=str(folder)) from error
-    return read_results(results, f"bench {module} on {simulator.value}")
+            except (RuntimeError, SystemExit) as error:
+                raise ToolError(f"{name}: the build failed: {error}\n{_tail(folder / 'build.log')}", where=str(build_dir)) from error
+            done.touch()
+        try:
+            runner.test(test_module=module, hdl_toplevel=design.top, hdl_toplevel_lang="verilog", build_dir=build_dir, seed=seed,
+                        test_dir=folder, results_xml=str(results), extra_env=environment, waves=waves, log_file=folder / "run.log",
+                        timescale=("1ns", "1ps"))
+        except SystemExit:                      # a test failed: told below, with its name
+            pass
+        except RuntimeError as error:
+            raise ToolError(f"{name}: {error}\n{_tail(folder / 'run.log')}", where=str(folder)) from error
+    return read_results(results, name)
 
 
 def read_results(path: Path, name: str) -> int:
     """Number of tests in a results.xml of cocotb. Raises ToolError if one failed, or none ran, or there is no file."""
     if not path.exists():
-        raise ToolError(f"{name} ended without results\n{_tail(path.parent)}", where=str(path))
+        raise ToolError(f"{name} ended without results\n{_tail(path.parent / 'run.log')}", where=str(path))
     cases = list(ElementTree.parse(path).getroot().iter("testcase"))
     skipped = [case for case in cases if case.find("skipped") is not None]
     failed = [case.get("name") for case in cases if case.find("failure") is not None or case.find("error") is not None]
     if failed:
-        raise ToolError(f"{name}: {len(failed)} of {len(cases)} tests failed: {', '.join(failed)}\n{_tail(path.parent)}", where=str(path))
+        log = path.parent / "run.log"
+        reasons = [line.strip() for line in log.read_text(errors="replace").splitlines() if "BenchFailure: " in line] if log.exists() else []
+        raise ToolError(f"{name}: {len(failed)} of {len(cases)} tests failed: {', '.join(failed)}\n" + ("\n".join(reasons) or _tail(log)),
+                        where=str(path.parent))
     if len(cases) == len(skipped):
         raise ToolError(f"{name}: no test ran", where=str(path))
     return len(cases) - len(skipped)
 
 
-def _tail(folder: Path, lines: int = 40) -> str:
-    for name in ("run.log", "build.log"):
-        if (folder / name).exists():
-            return "\n".join((folder / name).read_text(errors="replace").splitlines()[-lines:])
-    return ""
+def _tail(log: Path, lines: int = 40) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""

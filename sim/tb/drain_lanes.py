@@ -42,7 +42,7 @@ def plan_load(driver, c, cycle: int, bank: int, columns: Columns) -> int:
 
 def accumulators(rng: random.Random, to: int) -> np.ndarray:
     size = rng.choice([8, 16, 24, 30])
-    return np.array([rng.choice([rng.randint(-(1 << size), 1 << size), 0, (1 << size) - 1]) for _ in range(to)])
+    return np.array([rng.choice([rng.randint(-(1 << size), 1 << size), 0, (1 << size) - 1, rng.randint(-13000, 20)]) for _ in range(to)])
 
 
 class Token:
@@ -60,6 +60,8 @@ class Token:
         self.mult, self.shift = rng.randint(0, 65535), rng.choice([1, 47, rng.randint(10, 32)])
         self.mult2, self.shift2 = (rng.randint(1, 65535), rng.choice([1, rng.randint(16, 40), 47])) if self.act else (rng.randint(0, 65535), 16)
         self.lanes = rng.choice([c.to, rng.randint(1, c.to)])
+        if self.act and rng.random() < 0.5:     # where the activation is nearly 0, with a scale that shows its last bit
+            self.columns, self.mult, self.shift, self.mult2, self.shift2 = False, 1 << 15, 15, rng.choice([1, 3]), 1
         self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
         self.old = np.array([rng.choice([-32767, 32767, rng.randint(-32767, 32767), 0]) for _ in range(c.to)])
         p = banks[self.bank]

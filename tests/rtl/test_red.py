@@ -1,0 +1,77 @@
+"""Every bench turns red when its design is broken: one small fault each, on Icarus Verilog."""
+
+from dataclasses import replace
+
+import pytest
+
+from hwgen.errors import ToolError
+
+pytest.importorskip("cocotb_tools")
+
+from hwgen import numerics  # noqa: E402
+from hwgen_rtl import axi, registers  # noqa: E402
+from hwgen_sim.designs import BY_NAME, DESIGNS  # noqa: E402
+from hwgen_sim.runner import Simulator, run  # noqa: E402
+
+SV_FAULTS = (            # design, file, text, what it becomes
+    ("pe_array_narrow", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                     # column correction
+    ("pe_array_tall", "pe_array.sv", "i = 2*SEG-1; i < TI", "i = 3*SEG-1; i < TI"),                     # second segment
+    ("pe_array_packed_narrow", "pe_array_packed.sv", " + 32'(p[i][j][18])", ""),                        # borrow
+    ("pe_array_packed_tall", "pe_array_packed.sv", "if (load_index[0]) odd", "if (load_index[1]) odd"),
+    ("accumulator_square", "accumulator.sv", "first_q ? 32'd0", "last_q ? 32'd0"),
+    ("feed_lanes_square", "feed_lanes.sv", "q2[i] > 8", "q2[i] > 7"),
+    ("feed_lanes_square", "feed_lanes.sv", "y < -127 ? 8'h81", "y < -128 ? 8'h80"),
+    ("feed_lanes_tall", "feed_lanes.sv", "p3[LEAF*i + j]", "p3[j]"),
+    ("drain_lanes_square", "drain_lanes.sv", ">>> 1)) >>> s2[j]", ">>> 2)) >>> s2[j]"),                 # rounding
+    ("drain_lanes_square", "drain_lanes.sv", "frac4[j] + 32) >>> 6", "frac4[j]) >>> 6"),                # interpolation
+    ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
+    ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
+    ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),
+    ("lane_memory_one", "lane_memory.sv", "wen & wmask[0]", "wen"),
+    ("lane_memory_two", "lane_memory.sv", "waddr + wstride : waddr", "waddr : waddr"),
+    ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
+    ("router_five", "router_chain.sv", "value[i-1][j-1] >= x)", "value[i-1][j-1] > x)"),                # ties
+    ("router_five", "router_chain.sv", "j < 32'(top_k)) chosen", "j < K) chosen"),
+    ("router_sixteen", "router_chain.sv", "(prod[i] + 16384) >> 15", "prod[i] >> 15"),
+    ("router_all", "router_chain.sv", "n2[i] > 15", "n2[i] > 14"),
+)
+
+
+def must_fail(design, bench, folder):
+    try:
+        Simulator.ICARUS.version()
+    except ToolError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+    with pytest.raises(ToolError, match="tests failed"):
+        run(design, bench.module, Simulator.ICARUS, folder, **bench.parameters)
+
+
+@pytest.mark.parametrize("name, file, text, fault", SV_FAULTS)
+def test_faults_of_the_arrays_are_seen(name, file, text, fault, tmp_path):
+    bench = BY_NAME[name]
+    design = bench.design()
+    source = design.files[file]
+    assert source.count(text) == 1, f"{text!r} is not in {file} once"
+    must_fail(replace(design, files={**design.files, file: source.replace(text, fault)}), bench, tmp_path)
+
+
+@pytest.mark.parametrize("name, owner, attribute, value", (
+    ("norm_coefficients", numerics, "RSQRT", numerics.RSQRT + (numerics.RSQRT > 60000)),
+    ("norm_coefficients", numerics, "MAX_SHIFT", 46),
+    ("softmax_factor", numerics, "RECIP", numerics.RECIP - 600 * (numerics.RECIP > 64000)),
+    ("router_one", numerics, "RECIP", numerics.RECIP - 600 * (numerics.RECIP > 64000)),
+    ("dma_equal", axi, "INCR", 2),
+    ("writer_four", axi, "PAGE_BYTES", 8192),
+    ("registers", registers, "SLVERR", 0),
+))
+def test_faults_of_the_components_are_seen(name, owner, attribute, value, tmp_path, monkeypatch):
+    bench = BY_NAME[name]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, attribute, value)
+        design = bench.design()
+    must_fail(design, bench, tmp_path)
+
+
+def test_every_bench_has_a_fault():
+    broken = {name for name, *_ in SV_FAULTS} | {"norm_coefficients", "softmax_factor", "dma_equal", "writer_four", "registers"}
+    assert {design.module for design in DESIGNS} == {BY_NAME[name].module for name in broken}
