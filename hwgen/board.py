@@ -46,6 +46,7 @@ class Board:
     clock_mhz: float             # default clock of the engine
     arrays: tuple[tuple[int, int], ...]     # (ti, to) in order of preference
     packed: bool                 # two products per DSP
+    fifo_kb: int                 # weight FIFO, 1024 bytes each: how far the stream may run ahead of the array
     sources: dict[str, str]      # key or group of keys -> where the numbers come from
     memory_efficiency: float = DEFAULT_EFFICIENCY   # share of the peak that a long sequential read gets
 
@@ -53,6 +54,10 @@ class Board:
         """What the external memory delivers per engine cycle, at most one beat of the port."""
         sustained = self.memory_gb_s * 1000 * self.memory_efficiency / (clock_mhz or self.clock_mhz)
         return min(sustained, self.axi_data_bits / 8)
+
+    def fifo_beats(self, to: int) -> int:
+        """Depth of the weight FIFO for an engine with ``to`` output lanes, beats."""
+        return self.fifo_kb * 1024 * 8 // self.axi_bits(to)
 
     def axi_bits(self, to: int) -> int:
         """Width for an engine with ``to`` output lanes: the port's, or less so that an output word is whole beats."""

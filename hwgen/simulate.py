@@ -1,18 +1,23 @@
-"""Runs a program on a simulated accelerator: the native Verilator bench."""
+"""Runs images through a build: the integer model, the RTL in Verilator (native bench), the RTL in Icarus (cocotb bench)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import tempfile
+import time
 
 import numpy as np
 
+from .build import Build
 from .errors import InputError, ToolError
+from .golden import integer_model
 from .registers import StatusBit
 from .schedule import Program
 from .tools import native, verilator
+
+ENGINES = ("verilator", "icarus", "golden")
 
 MAX_FRAMES = 65535        # FRAMES register
 TASK_SLOTS = 8            # TASKS register
@@ -47,7 +52,8 @@ def build_bench(build: Path, trace: bool) -> Path:
     """Compile the native bench of a build directory; returns the executable. A second call compiles only what changed."""
     names = (build / "rtl" / "filelist.f").read_text().split()
     return verilator.build([build / "rtl" / name for name in names], "hwgen_top", build / "bench" / "main.cpp",
-                           build / "bench" / ("waves" if trace else "fast"), trace=trace)
+                           build / "bench" / ("waves" if trace else "fast"), trace=trace,
+                           cflags=f"-O3 -march=native -I{build.resolve() / 'driver'}")
 
 
 def _cycle_limit(program: Program, frames: int, memory: MemoryModel) -> int:
@@ -72,7 +78,6 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
         (work / "input.bin").write_bytes(frames)
         options = dict(program=build / "program.bin", weights=build / "weights.bin", input=work / "input.bin", output=work / "output.bin",
                        events=work / "events.bin", frames=len(tasks), tasks=hex(sum(t << 4 * i for i, t in enumerate(slots))),
-                       input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
                        latency=memory.latency, bytes_per_cycle=memory.bytes_per_cycle, stall=memory.stall, seed=memory.seed, runs=runs, max_cycles=_cycle_limit(program, len(tasks), memory))
         if waves is not None:
             options["waves"] = waves
@@ -84,3 +89,129 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
         outputs = program.read_outputs((work / "output.bin").read_bytes(), tasks)
         events = np.fromfile(work / "events.bin", EVENT)
     return Run(outputs, result["cycles"], result["seconds"], result["read_bytes"], events)
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """Outputs and figures of a simulation; stage "rtl simulation" for the cycles. See docs/reference/json.md.
+
+    A frame is one image for one task; ``cycles_per_image`` are the busy cycles of the run over its frames.
+    outputs: float32 [images, ...] under their ONNX names. bit_exact is None for the integer model itself, which has no cycles.
+    """
+
+    images: int
+    outputs: dict[str, np.ndarray]
+    bit_exact: bool | None
+    mismatches: int
+    words: int
+    cycles_per_image: float
+    useful_macs_per_image: int
+    array_macs_per_cycle: int
+    utilization: float
+    simulated_macs_per_second: float
+    simulated_cycles_per_second: float
+    clock_mhz: float
+    latency_ms: float
+    frames: list = field(default_factory=list)
+    per_instruction: list = field(default_factory=list)
+    waves: Path | None = None
+
+    def to_dict(self) -> dict:
+        """JSON-able, without the outputs."""
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("outputs", "waves")}
+        return data | {"waves": None if self.waves is None else str(self.waves)}
+
+
+def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str, waves, memory: MemoryModel, progress) -> SimulationResult:
+    """See `api.Accelerator.simulate`."""
+    say = progress or (lambda stage, done=0, total=0: None)
+    program, model = build.program, build.model
+    if engine not in ENGINES:
+        raise InputError(f"there is no engine {engine!r}", hint=f"choose one of {', '.join(ENGINES)}")
+    if task is not None and not 0 <= task < program.num_tasks:
+        raise InputError(f"there is no task {task}: the network has {program.num_tasks}", hint=f"choose 0 to {program.num_tasks - 1}")
+    if waves is not None and engine != "verilator":
+        raise InputError("waveforms are written by the engine verilator only", where="option --waves")
+    tasks = [task] if task is not None else list(range(program.num_tasks))
+    say("integer model", 0, 0)
+    begin = time.monotonic()
+    golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
+    golden_seconds = time.monotonic() - begin
+    macs = sum(program.useful_macs(t) for t in tasks) // len(tasks)
+    common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz)
+    if engine == "golden":
+        return SimulationResult(
+            outputs=_dequantized(model, golden), bit_exact=None, mismatches=0, words=0, cycles_per_image=0.0, utilization=0.0,
+            simulated_macs_per_second=macs * len(images) * len(tasks) / max(golden_seconds, 1e-9), simulated_cycles_per_second=0.0,
+            latency_ms=0.0, **common)
+    if memory.bytes_per_cycle is None:
+        memory = replace(memory, bytes_per_cycle=build.bytes_per_cycle)
+    run = _run_verilator if engine == "verilator" else _run_icarus
+    # all tasks of an image in a row, if their pattern fits the eight slots of the TASKS register; else a run a task
+    orders = [tasks] if TASK_SLOTS % len(tasks) == 0 or len(images) * len(tasks) <= TASK_SLOTS else [[t] for t in tasks]
+    found: dict[int, list[dict[str, np.ndarray]]] = {t: [] for t in tasks}
+    runs = []
+    for order in orders:
+        sequence = order * len(images)
+        done = run(build, program.frames(model.tasks[0], np.repeat(images, len(order), axis=0)), sequence, memory,
+                   None if waves is None else Path(waves), say)
+        runs.append((sequence, done))
+        for t, outputs in zip(sequence, done.outputs):
+            found[t].append(outputs)
+    hardware = {t: {name: np.stack([frame[name] for frame in found[t]]) for name in golden[t]} for t in tasks}
+    mismatches = sum(int((hardware[t][name] != golden[t][name]).sum()) for t in tasks for name in golden[t])
+    frames = sum(len(sequence) for sequence, _ in runs)
+    cycles = sum(done.cycles for _, done in runs)
+    seconds = max(sum(done.seconds for _, done in runs), 1e-9)
+    return SimulationResult(
+        outputs=_dequantized(model, hardware), bit_exact=mismatches == 0, mismatches=mismatches,
+        words=sum(golden[t][name].size for t in tasks for name in golden[t]), cycles_per_image=cycles / frames,
+        utilization=macs * frames / (program.config.macs_per_cycle * cycles), simulated_macs_per_second=macs * frames / seconds,
+        simulated_cycles_per_second=cycles / seconds, latency_ms=cycles / frames / build.clock_mhz / 1000,
+        frames=[row for sequence, done in runs for row in _frame_table(sequence, done)],
+        per_instruction=_instruction_table(program, [done.events for _, done in runs]), waves=None if waves is None else Path(waves), **common)
+
+
+def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:
+    say("compile the simulation (once)", 0, 0)
+    executable = build_bench(build.path, trace=waves is not None)
+    say("simulate RTL", 0, len(tasks))
+    return run_bench(executable, build.path, build.program, frames, tasks, memory, waves=waves,
+                     on_frame=lambda done: say("simulate RTL", done, len(tasks)))
+
+
+def _dequantized(model, words: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Real outputs. An output that several tasks have (one pass each) is given for the last of them."""
+    result: dict[str, np.ndarray] = {}
+    for task, outputs in words.items():
+        result |= integer_model.dequantize(model.tasks[task], outputs)
+    return result
+
+
+def _frame_table(tasks: list[int], run: Run) -> list[dict]:
+    """Per frame: task, first and last cycle, from the start of the run."""
+    rows = []
+    for frame, task in enumerate(tasks):
+        events = run.events[run.events["frame"] == frame]
+        if len(events):
+            rows.append(dict(frame=frame, task=task, start=int(events["start"][0] - run.events["start"][0]),
+                             stop=int(events["retire"][-1] - run.events["start"][0])))
+    return rows
+
+
+def _instruction_table(program: Program, runs: list[np.ndarray]) -> list[dict]:
+    """Per instruction, averages over the frames that ran it; cycles: from its start to the start of the next."""
+    sums = {}
+    for events in runs:
+        spans = np.append(events["start"][1:], events["retire"][-1:]).astype(np.int64) - events["start"].astype(np.int64)
+        for event, cycles in zip(events, spans):
+            row = sums.setdefault(int(event["pc"]), np.zeros(6))
+            row += (1, cycles, event["issue"], event["wait_tile"], event["wait_hazard"], event["wait_output"])
+    table = []
+    for pc, (count, *values) in sorted(sums.items()):
+        cycles, issue, tile, hazard, output = (value / count for value in values)
+        macs = program.infos[pc].macs
+        table.append(dict(pc=pc, instruction=program.instrs[pc].note, node=program.infos[pc].node, cycles=cycles, issue=issue, wait_tile=tile,
+                          wait_hazard=hazard, wait_output=output, useful_macs=macs,
+                          utilization=macs / (cycles * program.config.macs_per_cycle) if cycles else 0.0))
+    return table

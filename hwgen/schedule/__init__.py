@@ -24,7 +24,7 @@ from .memory import MemoryMap
 from .order import Slot
 from .steps import ACT, KV, RES, SCORE
 
-__all__ = ["OutputSlice", "Program", "schedule"]
+__all__ = ["BufferInfo", "InstrInfo", "OutputSlice", "Program", "schedule"]
 
 PAGE = 4096
 MAX_TOKENS = 4096         # accumulator rows an instruction can address
@@ -39,11 +39,34 @@ class OutputSlice:
     channels: int
 
 
+@dataclass(frozen=True, slots=True)
+class InstrInfo:
+    """What is known of an instruction besides its encoding. node: the ONNX node; macs: useful multiply-accumulates of a frame;
+    rows: tokens streamed per tile (experts: the expected number)."""
+
+    node: str
+    macs: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class BufferInfo:
+    """A line of the memory map: words ``base`` .. ``base + words - 1`` from instruction ``first`` to ``last``."""
+
+    name: str
+    memory: str
+    base: int
+    words: int
+    first: int
+    last: int
+
+
 @dataclass(frozen=True)
 class Program:
     """Everything the hardware and its driver need to run one network.
 
-    instrs, slots     instructions and the steps they came from (END has none)
+    instrs, infos     instructions, the last one END, and what is known of each
+    buffers           memory map of the activation memories
     image             weight image, bytes
     input_bytes, input_stride, output_bytes   of one frame
     outputs           per task
@@ -51,8 +74,8 @@ class Program:
 
     config: EngineConfig
     instrs: tuple[Instr, ...]
-    slots: tuple[Slot, ...]
-    memory: MemoryMap
+    infos: tuple[InstrInfo, ...]
+    buffers: tuple[BufferInfo, ...]
     image: bytes
     input_bytes: int
     output_bytes: int
@@ -76,11 +99,11 @@ class Program:
 
     def useful_macs(self, task: int = 0) -> int:
         """Multiply-accumulates of one frame without any padding; experts as dispatched."""
-        return sum(slot.step.macs for slot in self.slots if slot.task in (None, task))
+        return sum(info.macs for instr, info in zip(self.instrs, self.infos) if not instr.pred or instr.task == task)
 
     def rows(self, dispatched: dict[int, int] | None = None) -> list[int]:
         """Tokens streamed per tile, per instruction; ``dispatched`` {pc: tokens} overrides the expected ones of experts."""
-        return [(dispatched or {}).get(pc, slot.step.rows or slot.step.instr.tokens) for pc, slot in enumerate(self.slots)] + [0]
+        return [(dispatched or {}).get(pc, info.rows) for pc, info in enumerate(self.infos)]
 
     def estimate(self, bytes_per_cycle: float, latency: int = 100, task: int = 0,
                  dispatched: dict[int, int] | None = None) -> list[cycles.Timing]:
@@ -119,8 +142,10 @@ def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats:
     limits = order.slacks(slots, len(graphs))
     instrs = [_place(slot, pair, placed, config) for slot, pair in zip(slots, limits)] + [Instr(op=Op.END)]
     outputs, output_words = _outputs(slots, len(graphs))
-    return Program(config, tuple(instrs), tuple(slots), placed, _image(slots, ti, to), _input_bytes(slots, ti),
-                   output_words * 4 * to, outputs)
+    infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows or slot.step.instr.tokens) for slot in slots]
+    buffers = [BufferInfo(b.name, b.memory, placed.bases[b], memory.size(b, ti), *life) for b, life in placed.lives.items()]
+    return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), tuple(buffers), _image(slots, ti, to),
+                   _input_bytes(slots, ti), output_words * 4 * to, outputs)
 
 
 def _round(count: int) -> int:

@@ -207,7 +207,7 @@ class Lowering:
                           shift2=node.act.shift, note=f"{node.name}: expert {e}, layer 1")
             self.steps.append(Step(instr, Place(x), Place(buffer), operand=Operand(w, rows, np.arange(channels)),
                                    reads=(x.name, ROUTER), writes=(buffer.name,), node=node.name,
-                                   rows=expected, macs=expected * w.weight.size))
+                                   rows=expected, macs=tokens * node.top_k * w.weight.size // experts))
 
         def second(e):
             w, buffer = node.second[e], hidden[e % 2]
@@ -218,7 +218,7 @@ class Lowering:
                           note=f"{node.name}: expert {e}, layer 2")
             self.steps.append(Step(instr, Place(buffer), Place(residual), reads=(buffer.name, ROUTER), writes=(RES,),
                                    operand=Operand(w, np.arange(w.weight.shape[0]), np.arange(w.weight.shape[1])), node=node.name,
-                                   rows=expected, macs=expected * w.weight.size))
+                                   rows=expected, macs=tokens * node.top_k * w.weight.size // experts))
 
         first(0)                                    # layer 1 runs one expert ahead
         for e in range(experts):

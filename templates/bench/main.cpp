@@ -13,7 +13,7 @@
 #include <vector>
 #include "Vhwgen_top.h"
 #include "verilated.h"
-#include "registers.h"
+#include "hwgen.h"
 #if VM_TRACE
 #include "verilated_fst_c.h"
 #endif
@@ -30,7 +30,7 @@ using Bytes = std::vector<uint8_t>;
 struct Options {
     std::map<std::string, std::string> values{
         {"program", "program.bin"}, {"weights", "weights.bin"}, {"input", ""}, {"output", "output.bin"}, {"events", ""}, {"waves", ""},
-        {"frames", "1"}, {"tasks", "0"}, {"input-bytes", "0"}, {"input-stride", "0"}, {"output-bytes", "0"}, {"latency", "100"},
+        {"frames", "1"}, {"tasks", "0"}, {"latency", "100"},
         {"bytes-per-cycle", "64"}, {"stall", "0"}, {"seed", "1"}, {"max-cycles", "2000000000"}, {"runs", "1"}};
     Options(int argc, char** argv) {
         for (int i = 1; i < argc; ++i) {
@@ -141,36 +141,19 @@ public:
         tick();
         return value;
     }
-    void write64(uint32_t address, uint64_t value) {
-        write(address, static_cast<uint32_t>(value));
-        write(address + 4, static_cast<uint32_t>(value >> 32));
-    }
+    static uint32_t read_register(void* self, uint32_t address) { return static_cast<Bench*>(self)->read(address); }
+    static void write_register(void* self, uint32_t address, uint32_t value) { static_cast<Bench*>(self)->write(address, value); }
 
     int run() {
         const Bytes program = read_file(options_.text("program"));
         const uint32_t frames = static_cast<uint32_t>(options_.number("frames"));
-        const uint64_t out_bytes = options_.number("output-bytes");
         weights_ = {0x100000000ull, read_file(options_.text("weights"))};
         input_ = {0x200000000ull, options_.text("input").empty() ? Bytes() : read_file(options_.text("input"))};
-        output_ = {0x300000000ull, Bytes(out_bytes * frames, 0xA5)};
-        const std::size_t weight_bytes = weights_.bytes.size();
+        output_ = {0x300000000ull, Bytes(std::size_t{HWGEN_OUTPUT_BYTES} * frames, 0xA5)};
         for (Region* region : {&weights_, &input_}) region->bytes.resize((region->bytes.size() / 4096 + 1) * 4096);
-        if (read(HWGEN_REG_ID) != HWGEN_ID_VALUE) fail("register ID holds another value: is this an hwgen accelerator?");
-        for (std::size_t i = 0; i + 4 <= program.size(); i += 4) {
-            uint32_t word;
-            std::memcpy(&word, &program[i], 4);
-            write(HWGEN_PROGRAM_BASE + static_cast<uint32_t>(i), word);
-        }
-        write(HWGEN_REG_TASKS, static_cast<uint32_t>(options_.number("tasks")));
-        write(HWGEN_REG_FRAMES, frames);
-        write64(HWGEN_REG_INPUT_ADDR_LO, input_.base);
-        write(HWGEN_REG_INPUT_BYTES, static_cast<uint32_t>(options_.number("input-bytes")));
-        write(HWGEN_REG_INPUT_STRIDE, static_cast<uint32_t>(options_.number("input-stride")));
-        write64(HWGEN_REG_WEIGHT_ADDR_LO, weights_.base);
-        write(HWGEN_REG_WEIGHT_BYTES, static_cast<uint32_t>(weight_bytes));
-        write64(HWGEN_REG_OUTPUT_ADDR_LO, output_.base);
-        write(HWGEN_REG_OUTPUT_STRIDE, static_cast<uint32_t>(out_bytes));
-        write(HWGEN_REG_IRQ_ENABLE, 1);
+        hwgen_device device{read_register, write_register, this};          // the driver that ships with the build
+        const hwgen_buffers buffers{input_.base, weights_.base, output_.base};
+        if (hwgen_load(&device, program.data(), program.size())) fail("the accelerator or the program is not what the driver was made for");
         uint64_t cycles = 0;
         uint32_t status = 0;
         const auto begin = std::chrono::steady_clock::now();
@@ -178,7 +161,7 @@ public:
             std::fill(output_.bytes.begin(), output_.bytes.end(), 0xA5);
             events_.clear();
             retired_ = frame_ = 0;
-            write(HWGEN_REG_CONTROL, 1);
+            hwgen_start(&device, &buffers, frames, static_cast<uint32_t>(options_.number("tasks")));
             const uint64_t limit = cycle_ + options_.number("max-cycles");
             while (!top_->irq) {
                 tick();
@@ -190,10 +173,7 @@ public:
                     return 1;
                 }
             }
-            status = read(HWGEN_REG_STATUS);
-            cycles = read(HWGEN_REG_CYCLES_LO);
-            cycles |= static_cast<uint64_t>(read(HWGEN_REG_CYCLES_HI)) << 32;
-            write(HWGEN_REG_STATUS, 0xFFFFFFFF);
+            status = hwgen_finish(&device, &cycles);
         }
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         std::ofstream(options_.text("output"), std::ios::binary)

@@ -1,0 +1,164 @@
+"""The Python API; the commands call nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+import zipfile
+
+import numpy as np
+
+from . import __version__, build as builds, quantizer, resources
+from .backends import bench, driver, rtl
+from .board import Board, load_board
+from .errors import CalibrationError, CapacityError, InputError
+from .golden import integer_model
+from .importer import Checked, check_model, import_model
+from .qir import QModel
+from .schedule import Program, schedule
+from .simulate import MemoryModel, SimulationResult, simulate
+
+__all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
+
+Progress = Callable[[str, float, float], None]
+LATENCY = 100            # cycles of memory latency assumed by estimates
+
+
+def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
+    """Verdict on every node of an ONNX file. Raises ModelError only when the file cannot be read."""
+    return check_model(model, shapes)
+
+
+def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
+            array: tuple[int, int] | None = None, method: str = "percentile", progress: Progress | None = None) -> "Accelerator":
+    """Turn an ONNX file into a build directory.
+
+    target: a board's name or YAML file. calib: an .npz file, a dict of arrays, or "random". array: (rows, columns) instead of the
+    board's choice. Raises the errors of `hwgen.errors`; then nothing is written.
+    """
+    say = progress or (lambda stage, done=0, total=0: None)
+    board = load_board(target)
+    say("import", 0, 0)
+    imported = import_model(model, shapes)
+    say("quantize", 0, 0)
+    random = isinstance(calib, str) and calib == "random"
+    quantized = quantizer.quantize(imported.model, None if random or calib is None else _calibration(calib), method=method, random=random)
+    say("schedule", 0, 0)
+    program = choose(quantized, board, array)
+    say("generate", 0, 0)
+    files = {**rtl.files(program.config), **bench.files(), **driver.files(program, Path(model).stem)}
+    report = _report(Path(model).name, quantized, program, board)
+    builds.write(Path(out), files, quantized, program, report, inputs=dict(imported.model.tasks[0].inputs), target=board.name,
+                 clock_mhz=board.clock_mhz, bytes_per_cycle=board.bytes_per_cycle())
+    return Accelerator(builds.load(out))
+
+
+def load(path: str | Path) -> "Accelerator":
+    """Open a build directory. Raises InputError, BuildVersionError."""
+    return Accelerator(builds.load(path))
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A compiled network. ``acc(x)`` runs it in RTL simulation; x: one array, or a dict by ONNX input name."""
+
+    build: builds.Build
+    inputs: dict[str, tuple[int, ...]] = field(init=False)
+    outputs: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "inputs", self.build.inputs)
+        object.__setattr__(self, "outputs", tuple(dict.fromkeys(o.name for task in self.build.program.outputs for o in task)))
+
+    def __call__(self, x, task: int | None = None) -> dict[str, np.ndarray]:
+        """Outputs float32 [images, ...] under their ONNX names, dequantized from what the RTL computed."""
+        inputs = x if isinstance(x, dict) else {next(iter(self.inputs)): np.asarray(x)}
+        return self.simulate(inputs, task=task).outputs
+
+    def simulate(self, inputs: dict[str, np.ndarray], *, task: int | None = None, engine: str = "verilator",
+                 waves: str | Path | None = None, memory: MemoryModel = MemoryModel(), progress: Progress | None = None) -> SimulationResult:
+        """Run images through ``engine`` ("verilator", "icarus", "golden") and compare every output word with the integer model.
+
+        Without ``task`` each image runs once for each task. Raises InputError, ToolError.
+        """
+        return simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory, progress=progress)
+
+    def report(self) -> dict:
+        """What report.json holds."""
+        return self.build.report
+
+    def _images(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        ((name, shape),) = self.inputs.items()
+        wanted = f"give a float array [images, {', '.join(map(str, shape))}] under the name {name!r}"
+        if name not in inputs:
+            raise InputError(f"the network's input {name!r} is missing; given are {sorted(inputs)}", hint=wanted)
+        images = np.asarray(inputs[name])
+        if images.dtype.kind != "f":
+            raise InputError(f"input {name!r} has dtype {images.dtype}", hint=f"{wanted}, scaled as in training")
+        if images.ndim != len(shape) + 1 or images.shape[1:] != tuple(shape):
+            raise InputError(f"input {name!r} has shape {images.shape}", hint=wanted)
+        if not len(images):
+            raise InputError(f"input {name!r} holds no image", hint=wanted)
+        if not np.isfinite(images).all():
+            raise InputError(f"input {name!r} holds NaN or infinite values", hint="clean the data")
+        return images
+
+
+def choose(model: QModel, board: Board, array: tuple[int, int] | None = None) -> Program:
+    """The program for the array of the board that the cycle model finds fastest, or for ``array``.
+
+    Raises CapacityError of the first candidate when none fits.
+    """
+    best: tuple[float, Program] | None = None
+    refusal: CapacityError | None = None
+    for ti, to in (array,) if array else board.arrays:
+        try:
+            program = schedule(model, ti=ti, to=to, axi_data_bits=board.axi_bits(to), fifo_beats=board.fifo_beats(to), packed=board.packed)
+            resources.check_fit(program.config, board)
+        except CapacityError as error:
+            refusal = refusal or error
+            continue
+        cycles = program.estimate(board.bytes_per_cycle(), LATENCY)[-1].stop
+        if best is None or cycles < best[0]:
+            best = cycles, program
+    if best is None:
+        raise refusal
+    return best[1]
+
+
+def _calibration(calib) -> dict[str, np.ndarray]:
+    if isinstance(calib, dict):
+        return calib
+    hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
+    try:
+        with np.load(calib, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"the calibration set cannot be read as .npz: {error}", where=str(calib), hint=hint) from error
+
+
+def _report(name: str, model: QModel, program: Program, board: Board) -> dict:
+    config = program.config
+    timing = program.estimate(board.bytes_per_cycle(), LATENCY)
+    cycles = timing[-1].stop
+    macs = program.useful_macs()
+    used = resources.estimate(config, board)
+    kinds = ("lut", "ff", "dsp", "bram36", "uram")
+    ends = [*(t.start for t in timing[1:]), timing[-1].stop]
+    instructions = [dict(pc=pc, instruction=instr.note or "end of frame", node=info.node, task=instr.task if instr.pred else None, start=t.start,
+                         cycles=end - t.start, wait_tile=t.wait_tile, wait_hazard=t.wait_hazard, useful_macs=info.macs)
+                    for pc, (instr, info, t, end) in enumerate(zip(program.instrs, program.infos, timing, ends))]
+    return dict(
+        version=__version__, calibration=model.calibration, weight_bytes=len(program.image),
+        network=dict(name=name, tasks=len(model.tasks), outputs=[o.name for task in program.outputs for o in task],
+                     useful_macs_per_image=macs, residual_scale=model.tasks[0].residual_scale),
+        board=dict(name=board.name, part=board.part, clock_mhz=board.clock_mhz, memory_bytes_per_cycle=board.bytes_per_cycle()),
+        array=dict(ti=config.ti, to=config.to, packed=config.packed, macs_per_cycle=config.macs_per_cycle),
+        resources=dict(stage="estimate", used={k: getattr(used, k) for k in kinds}, available={k: getattr(board, k) for k in kinds}),
+        estimate=dict(stage="estimate", cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000,
+                      utilization=macs / (config.macs_per_cycle * cycles),
+                      accumulator_use=max(max(integer_model.check_accumulators(graph).values()) for graph in model.tasks)),
+        memory={name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),
+                                                                        ("scores", "score"), ("residual", "res"))},
+        instructions=instructions)
