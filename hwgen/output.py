@@ -48,7 +48,7 @@ class OutputDir:
         self._extra: dict = {}
 
     def __enter__(self) -> "OutputDir":
-        _check_target(self.target)
+        check_target(self.target)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self.work = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".part", dir=self.target.parent))
@@ -140,7 +140,9 @@ def _umask() -> int:
     return mask
 
 
-def _check_target(target: Path) -> None:
+def check_target(path: str | os.PathLike) -> None:
+    """Raises OutputError when a build cannot be written to ``path``; to be asked before long work."""
+    target = Path(path).resolve()
     if target.is_dir():
         if any(target.iterdir()) and not _is_build(target):
             raise OutputError("the output directory already holds something that is not a hwgen build", where=str(target),

@@ -78,7 +78,7 @@ def _records(value) -> bool:
 
 def _section(key: str, value: dict) -> Section:
     stage = value.get("stage")
-    title = f"{label(key)} ({stage})" if stage else label(key)
+    title = f"{label(key)} ({stage})" if stage not in (None, key) else label(key)
     if all(isinstance(value.get(k), dict) for k in MATRIX):
         used, available = (value[k] for k in MATRIX)
         rows = tuple((k, text(k, n), text(k, available.get(k)), f"{100 * n / available[k]:.1f} %" if available.get(k) else "–")
