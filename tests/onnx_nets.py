@@ -47,9 +47,9 @@ class Net:
 
     def model(self, outputs: dict[str, str], shape=("batch", "classes")) -> onnx.ModelProto:
         """outputs: ONNX output name -> value."""
-        nodes = [*self.nodes, *(helper.make_node("Identity", [value], [name], name=f"out_{name}") for name, value in outputs.items())]
+        last = [helper.make_node("Identity", [value], [name], name=f"out_{name}") for name, value in outputs.items()]
         infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name in outputs]
-        graph = helper.make_graph(nodes, "net", self.inputs, infos, self.weights)
+        graph = helper.make_graph([*self.nodes, *last], "net", self.inputs, infos, self.weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
 
     def save(self, path: Path, outputs: dict[str, str], shape=("batch", "classes")) -> Path:
@@ -63,7 +63,8 @@ class Net:
 
     def embed(self, x: str, batch=1) -> str:
         """Patches, class token, position embedding: [1, TOKENS, DIM]"""
-        conv = self.op("Conv", x, self.random(DIM, 1, PATCH, PATCH), self.random(DIM), kernel_shape=[PATCH] * 2, strides=[PATCH] * 2)
+        conv = self.op("Conv", x, self.random(DIM, 1, PATCH, PATCH), self.random(DIM),
+                       kernel_shape=[PATCH] * 2, strides=[PATCH] * 2)
         tokens = self.op("Transpose", self.op("Reshape", conv, self.ints(0, DIM, -1)), perm=[0, 2, 1])
         cls = self.random(1, 1, DIM)
         if batch != 1:
@@ -87,16 +88,19 @@ class Net:
             return self.op("ReduceMean", x, axes=[axis], keepdims=keepdims)
         return self.op("ReduceMean", x, self.ints(axis), keepdims=keepdims)
 
+    def heads_of(self, x: str) -> str:
+        """[1, T, DIM] -> [1, HEADS, T, d]"""
+        return self.op("Transpose", self.op("Reshape", x, self.ints(1, -1, HEADS, DIM // HEADS)), perm=[0, 2, 1, 3])
+
     def heads(self, x: str, split: str) -> list[str]:
         """q, k and v as [1, HEADS, T, d], in one of the spellings of exporters."""
         d = DIM // HEADS
         if split == "separate":
-            return [self.op("Transpose", self.op("Reshape", self.linear(x, DIM, DIM), self.ints(1, -1, HEADS, d)), perm=[0, 2, 1, 3])
-                    for _ in range(3)]
+            return [self.heads_of(self.linear(x, DIM, DIM)) for _ in range(3)]
         qkv = self.linear(x, DIM, 3 * DIM)
         if split == "chunk":
             parts = self.op("Split", qkv, self.ints(DIM, DIM, DIM), outputs=3, axis=2)
-            return [self.op("Transpose", self.op("Reshape", part, self.ints(1, -1, HEADS, d)), perm=[0, 2, 1, 3]) for part in parts]
+            return [self.heads_of(part) for part in parts]
         stacked = self.op("Transpose", self.op("Reshape", qkv, self.ints(1, -1, 3, HEADS, d)), perm=[2, 0, 3, 1, 4])
         if split == "split":
             return [self.op("Squeeze", part, self.ints(0))
@@ -191,9 +195,9 @@ class Net:
         return self.op("Gemm", token, self.random(classes, DIM), self.random(classes), transB=1)
 
 
-def vit(opset: int = 20, *, split: str = "slice", scale: str = "scores", guard: bool = False, act: str = "Gelu", norm: bool = False,
-        layer_scale: bool = False, pool: str = "class token", router: str | None = None, combine: str = "experts first",
-        batch=1) -> Net:
+def vit(opset: int = 20, *, split: str = "slice", scale: str = "scores", guard: bool = False, act: str = "Gelu",
+        norm: bool = False, layer_scale: bool = False, pool: str = "class token", router: str | None = None,
+        combine: str = "experts first", batch=1) -> Net:
     """A one-block encoder with every choice of spelling; its result is the last value of the net (see `result`)."""
     net = Net(opset)
     t = net.embed(net.image(batch), batch)

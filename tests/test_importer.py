@@ -92,8 +92,8 @@ def test_every_spelling_imports_exactly(options, tmp_path):
     assert {verdict.status for verdict in imported.verdicts} <= {Status.SUPPORTED, Status.FUSED, Status.FOLDED}
 
 
-@pytest.mark.parametrize("options", [dict(), dict(opset=14, norm=True, act="erf"), dict(layer_scale=True), dict(router="renormalized"),
-                                     dict(pool="mean of patches")], ids=str)
+@pytest.mark.parametrize("options", [dict(), dict(opset=14, norm=True, act="erf"), dict(layer_scale=True),
+                                     dict(router="renormalized"), dict(pool="mean of patches")], ids=str)
 def test_the_quantizer_takes_what_the_importer_gives(options, tmp_path):
     net = vit(**options)
     imported = import_model(net.save(tmp_path / "net.onnx", {"y": result(net)}))

@@ -164,8 +164,8 @@ class _Lowering:
                                         hint="was the right part of the network exported?")
                 continue
             if ref.shape[:1] != (1,):
-                self.error = ShapeError(f"output {name!r} has the shape {list(ref.shape)}; the first dimension is the batch and must "
-                                        "be 1", hint="keep the batch dimension in the outputs of the exported network")
+                self.error = ShapeError(f"output {name!r} has the shape {list(ref.shape)}; the first dimension is the batch and "
+                                        "must be 1", hint="keep the batch dimension in the outputs of the exported network")
             producer = self.graph.producers.get(ref.base)
             blamed = ref.trail[-1] if ref.trail else producer.name if producer is not None else ref.base
             trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool)
