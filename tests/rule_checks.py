@@ -1,0 +1,42 @@
+"""Import of a small net and comparison with onnxruntime: what every test of a rewrite rule does."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+
+from hwgen import ir
+from hwgen.golden import float_model
+from hwgen.importer import Status, check_model, import_model
+from onnx_nets import Net, result
+
+MAX_ERROR = 1e-4
+K = 6                                              # channels of the token input
+
+
+def tokens(net: Net, count: int = 5, channels: int = K) -> str:
+    return net.input("x", [1, count, channels])
+
+
+def accepted(net: Net, path, *, rank: int = 3) -> ir.Graph:
+    """Imports the net, compares its last value with onnxruntime, returns the graph."""
+    net.save(path, {"y": result(net)}, [f"d{i}" for i in range(rank)])
+    (graph,) = import_model(path).model.tasks
+    (name, shape), = graph.inputs.items()
+    x = np.random.default_rng(7).normal(size=(3, *shape)).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    want = np.concatenate([session.run(["y"], {name: x[i:i + 1]})[0] for i in range(3)])
+    assert np.abs(float_model.run(graph, {name: x})["y"].reshape(want.shape) - want).max() <= MAX_ERROR
+    return graph
+
+
+def kinds(graph: ir.Graph) -> list[str]:
+    return [type(node).__name__ for node in graph.nodes]
+
+
+def declined(net: Net, path, *, rank: int = 3) -> dict[str, str]:
+    """ONNX node -> reason of every node that is not supported."""
+    net.save(path, {"y": result(net)}, [f"d{i}" for i in range(rank)])
+    checked = check_model(path)
+    assert not checked.ok
+    return {verdict.node: verdict.reason for verdict in checked.verdicts if verdict.status is Status.UNSUPPORTED}

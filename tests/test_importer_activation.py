@@ -1,0 +1,95 @@
+"""Rewrite rules for activation functions: accepted ones give the numbers of onnxruntime, declined ones a reason."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hwgen import ir
+from onnx_nets import HIDDEN, Net
+from rule_checks import K, accepted, declined, kinds, tokens
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.onnx"
+
+
+@pytest.mark.parametrize("kind, act", [
+    ("Relu", ir.Act.RELU), ("Gelu", ir.Act.GELU), ("Gelu tanh", ir.Act.GELU_TANH),
+    ("erf", ir.Act.GELU), ("half first", ir.Act.GELU),
+    ("tanh pow", ir.Act.GELU_TANH), ("tanh mul", ir.Act.GELU_TANH), ("silu", ir.Act.SILU), ("quick gelu", ir.Act.SILU)])
+def test_activations(path, kind, act):
+    net = Net()
+    net.linear(net.act(net.linear(tokens(net), K, HIDDEN), kind), HIDDEN, 4)
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear", "Activation", "Linear"] and graph.nodes[1].kind is act
+
+
+def test_the_half_may_sit_in_the_gate(path):
+    net = Net()
+    x = net.linear(tokens(net), K, 4)
+    erf = net.op("Erf", net.op("Mul", x, net.const(math.sqrt(0.5))))
+    net.op("Mul", net.op("Mul", net.const(0.5), net.op("Add", erf, net.const(1.0))), x)
+    assert kinds(accepted(net, path)) == ["Linear", "Activation"]
+
+
+def test_twice_a_gelu_needs_a_linear_behind(path):
+    net = Net()
+    x = net.linear(tokens(net), K, 4)
+    net.op("Mul", x, net.op("Add", net.op("Erf", net.op("Mul", x, net.const(math.sqrt(0.5)))), net.const(1.0)), name="gelu")
+    reason = declined(net, path)["out_y"]
+    assert reason == "is the output 'y': it reads 'gelu.out' times 2; only behind a Linear can a factor be absorbed"
+
+
+def test_another_constant_in_erf_gelu_is_declined(path):
+    net = Net()
+    x = net.linear(tokens(net), K, 4)
+    net.op("Mul", x, net.op("Add", net.op("Erf", x), net.const(0.9), name="one"), name="gelu")
+    found = declined(net, path)
+    assert found["gelu"].startswith("looks like a GELU, but 'one' adds [0.89999997")
+    assert found["gelu"].endswith("] to 1 * erf, not 1")
+    assert found["erf_0"] == f"belongs to 'gelu', which {found['gelu']}"
+
+
+def test_another_cubic_term_in_tanh_gelu_is_declined(path):
+    net = Net()
+    x = net.linear(tokens(net), K, 4)
+    inner = net.op("Add", x, net.op("Mul", net.const(0.05), net.op("Pow", x, net.const(3.0))))
+    tanh = net.op("Tanh", net.op("Mul", net.const(math.sqrt(2 / math.pi)), inner))
+    net.op("Mul", x, net.op("Add", tanh, net.const(1.0)), name="gelu")
+    assert declined(net, path)["gelu"] == "looks like a tanh GELU, but the third power has the factor 0.05, not 0.044715"
+
+
+def test_a_cube_of_products(path):
+    net = Net()
+    x = net.linear(tokens(net), K, 4)
+    cube = net.op("Mul", net.op("Pow", x, net.const(2.0)), x)
+    inner = net.op("Add", net.op("Mul", cube, net.const(0.044715)), x)
+    tanh = net.op("Tanh", net.op("Mul", inner, net.const(math.sqrt(2 / math.pi))))
+    net.op("Mul", net.op("Add", tanh, net.const(1.0)), net.op("Mul", x, net.const(0.5)))
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear", "Activation"] and graph.nodes[1].kind is ir.Act.GELU_TANH
+
+
+def test_swish_with_another_slope_is_declined(path):
+    net = Net(24)
+    net.op("Swish", net.linear(tokens(net), K, 4), alpha=2.0, name="swish")
+    assert declined(net, path) == {"swish": "alpha is 2.0, not 1"}
+
+
+@pytest.mark.parametrize("kind, whole", [("Sigmoid", "a SiLU"), ("Tanh", "a GELU"), ("Erf", "a GELU"), ("Sqrt", "a LayerNorm"),
+                                         ("Softmax", "an attention or a router")])
+def test_parts_alone_are_declined(path, kind, whole):
+    net = Net()
+    net.op(kind, net.linear(tokens(net), K, 4), name="lone")
+    assert declined(net, path) == {"lone": f"is only supported as part of {whole}"}
+
+
+def test_a_gate_that_is_another_value_is_declined(path):
+    net = Net()
+    x = tokens(net)
+    net.op("Mul", net.linear(x, K, 4), net.op("Sigmoid", net.linear(x, K, 4)), name="glu")
+    assert declined(net, path)["glu"] == (
+        "is only supported as part of an activation, an attention, a mixture of experts or a scale behind a Linear")

@@ -1,0 +1,157 @@
+"""Rewrite rules for attention: accepted ones give the numbers of onnxruntime, declined ones a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_nets import DIM, HEADS, TOKENS, Net
+from rule_checks import K, accepted, declined, kinds, tokens
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.onnx"
+
+
+def attention(net: Net, x: str, **change) -> str:
+    """Attention of a token sequence [1, 5, K] with two heads of three channels; ``change`` says what is done otherwise."""
+    def heads(value):
+        return net.op("Transpose", net.op("Reshape", value, net.ints(1, -1, 2, 3)), perm=[0, 2, 1, 3])
+    q, k, v = (net.linear(x, K, K) for _ in range(3))
+    q, k, v = heads(q), heads(change.get("k", lambda k: k)(k)), heads(change.get("v", lambda v: v)(v))
+    if "repeat" in change:
+        first = [net.op("Slice", part, net.ints(0), net.ints(1), net.ints(1)) for part in (k, v)]
+        k, v = (net.op("Expand", part, net.ints(1, 2, 5, 3)) for part in first)
+    scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(change.get("scale", 0.6)))
+    scores = change.get("scores", lambda s: s)(scores)
+    weights = change.get("weights", lambda w: w)(net.op("Softmax", scores, axis=change.get("axis", -1), name="softmax"))
+    y = net.op("MatMul", weights, v, name="attention")
+    return net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(1, -1, K))
+
+
+def test_attention_with_one_key_head_for_all(path):
+    net = Net()
+    attention(net, tokens(net), repeat=True)
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear"] * 3 + ["Attention"]
+    np.testing.assert_array_equal(graph.nodes[1].weight[:, :3], graph.nodes[1].weight[:, 3:])
+
+
+def test_attention_with_one_head(path):
+    net = Net()
+    x = tokens(net)
+    q, k, v = (net.linear(x, K, K) for _ in range(3))
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    net.op("MatMul", weights, v)
+    graph = accepted(net, path)
+    assert graph.nodes[-1].num_heads == 1 and graph.nodes[-1].scale == 1.0
+
+
+def test_a_mask_that_lets_all_pass_does_nothing(path):
+    net = Net()
+    zeros = net.const(np.zeros((5, 5)))
+    attention(net, tokens(net), scores=lambda s: net.op("Where", net.const(np.ones((5, 5)), np.bool_), net.op("Add", s, zeros),
+                                                        net.const(-1e9)))
+    assert kinds(accepted(net, path)) == ["Linear"] * 3 + ["Attention"]
+
+
+def test_a_bias_on_the_scores_is_declined(path):
+    net = Net()
+    attention(net, tokens(net), scores=lambda s: net.op("Add", s, net.random(1, 1, 5, 5), name="bias"))
+    found = declined(net, path)
+    assert found["attention"] == (
+        "adds a constant to the scores in 'bias' (an attention mask or a position bias); only attention over all tokens "
+        "without a bias is supported")
+    assert found["softmax"] == f"belongs to 'attention', which {found['attention']}"
+    assert set(found) == {"attention", "softmax", "bias", "matmul_3"}
+
+
+def test_a_mask_on_the_scores_is_declined(path):
+    net = Net()
+    causal = net.const(np.tril(np.ones((5, 5))), np.bool_)
+    attention(net, tokens(net), scores=lambda s: net.op("Where", causal, s, net.const(-1e9), name="mask"))
+    assert declined(net, path)["attention"] == "masks the scores in 'mask'; only attention over all tokens is supported"
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda net: dict(axis=2), "has a Softmax 'softmax' over axis 2, not the last"),
+    (lambda net: dict(scale=-1.0), "multiplies the scores by -1"),
+    (lambda net: dict(weights=lambda w: net.op("Mul", w, net.const(0.5))),
+     "multiplies the attention weights by 0.5 after the softmax"),
+    (lambda net: dict(v=lambda v: net.op("Mul", v, net.const(2.0))), "multiplies v by 2"),
+    (lambda net: dict(scores=lambda s: net.op("Relu", s, name="relu")),
+     "has a softmax that reads Relu node 'relu', not a product of q and k"),
+    (lambda net: dict(k=lambda k: net.op("Gather", k, net.ints(1, 2, 3, 4, 0), axis=1)),
+     "has k that does not take the tokens of 'add_1.out' [5, 6] whole and in order (windows, shifts and sequences of another "
+     "length are not supported)"),
+], ids=["axis", "negative", "weights", "v", "relu", "shift"])
+def test_other_attentions_are_declined(path, change, reason):
+    net = Net()
+    x = tokens(net)
+    attention(net, x, **change(net))
+    assert declined(net, path)["attention"] == reason
+
+
+def test_heads_that_are_no_linear(path):
+    net = Net()
+    x = net.op("Relu", net.linear(tokens(net), K, 3 * K))
+    q, k, v = net.op("Split", x, net.ints(K, K, K), outputs=3, axis=2)
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    net.op("MatMul", weights, v, name="attention")
+    assert declined(net, path)["attention"] == "makes q of some channels of 'relu_0.out', which is no Linear"
+
+
+def attention_operator(net: Net, *extra, heads=(HEADS, HEADS), packed=True, **attrs) -> str:
+    x = net.input("x", [1, TOKENS, DIM])
+    q, k, v = (net.linear(x, DIM, DIM) for _ in range(3))
+    return net.op("Attention", q, k, v, *extra, name="attention", q_num_heads=heads[0], kv_num_heads=heads[1], **attrs)
+
+
+def test_attention_operator_on_packed_heads(path):
+    net = Net(23)
+    attention_operator(net, net.const(np.zeros((TOKENS, TOKENS))), scale=0.3)
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear"] * 3 + ["Attention"] and graph.nodes[-1].scale == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("build, reason", [
+    (lambda net: attention_operator(net, net.random(TOKENS, TOKENS)),
+     "has an attention mask; only attention over all tokens is supported"),
+    (lambda net: attention_operator(net, is_causal=1), "is causal, caps its scores or returns more than the result; only plain "
+     "attention is supported"),
+    (lambda net: attention_operator(net, softcap=3.0), "is causal, caps its scores or returns more than the result; only plain "
+     "attention is supported"),
+], ids=["mask", "causal", "softcap"])
+def test_other_attention_operators_are_declined(path, build, reason):
+    net = Net(23)
+    build(net)
+    assert declined(net, path) == {"attention": reason}
+
+
+def test_grouped_heads_of_the_operator_are_declined(path):
+    net = Net(23)
+    x = net.input("x", [1, TOKENS, DIM])
+    net.op("Attention", net.linear(x, DIM, DIM), net.linear(x, DIM, 8), net.linear(x, DIM, 8), q_num_heads=2, kv_num_heads=1,
+           name="attention")
+    assert declined(net, path) == {"attention": "has 2 query heads and 1 key heads; equal numbers are supported"}
+
+
+def test_q_and_k_of_other_sizes_are_declined(path):
+    net = Net()
+    x = tokens(net)
+    q, k, v = net.linear(x, K, 4), net.linear(x, K, 4), net.linear(x, K, K)
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    net.op("MatMul", weights, v, name="attention")
+    assert declined(net, path)["attention"] == (
+        "has q, k and v with [heads, channels] [1, 4], [1, 4], [1, 6]; equal ones are supported")
+
+
+def test_attention_over_a_vector_is_declined(path):
+    net = Net()
+    x = net.input("x", [1, K])
+    q, k, v = (net.op("Reshape", net.linear(x, K, K), net.ints(1, 1, 1, K)) for _ in range(3))
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    net.op("MatMul", weights, v, name="attention")
+    assert declined(net, path, rank=4)["attention"] == (
+        "has q [1, 1, 1, 6] of 'add_0.out' [6]; expected are [1, heads, tokens, channels] of one token sequence")
