@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,9 +73,9 @@ class Step:
 
     @property
     def identity(self) -> tuple:
-        """Equal for steps of two tasks that can be one instruction."""
+        """Equal for steps of two tasks that can be one instruction; the names of their nodes do not count."""
         w, constant = self.operand, self.constant
-        return (self.instr, self.source, self.target, self.stationary, self.reads, self.loads, self.writes, self.output,
+        return (replace(self.instr, note=""), self.source, self.target, self.stationary, self.reads, self.loads, self.writes, self.output,
                 None if w is None else (id(w.weights), w.rows.tobytes(), w.columns.tobytes()),
                 None if constant is None else id(constant))
 
