@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import onnx
 import pytest
 
 from hwgen import ir
@@ -71,6 +73,15 @@ def test_a_cube_of_products(path):
     net.op("Mul", net.op("Add", tanh, net.const(1.0)), net.op("Mul", x, net.const(0.5)))
     graph = accepted(net, path)
     assert kinds(graph) == ["Linear", "Activation"] and graph.nodes[1].kind is ir.Act.GELU_TANH
+
+
+@pytest.mark.parametrize("kind", ["tanh pow", "tanh mul", "erf", "silu"])
+def test_a_factor_in_front_of_an_activation_goes_into_the_linear(path, kind):
+    net = Net()
+    net.act(net.op("Mul", net.linear(tokens(net), K, 4), net.const(1.7)), kind)
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear", "Activation"]
+    np.testing.assert_allclose(graph.nodes[0].weight, 1.7 * onnx.numpy_helper.to_array(net.weights[0]), rtol=1e-6)
 
 
 def test_swish_with_another_slope_is_declined(path):

@@ -56,6 +56,15 @@ def test_a_mask_that_lets_all_pass_does_nothing(path):
     assert kinds(accepted(net, path)) == ["Linear"] * 3 + ["Attention"]
 
 
+def test_a_nan_guard_by_another_softmax_is_declined(path):
+    net = Net()
+    x = tokens(net)
+    other = net.op("Softmax", net.linear(x, K, 5), axis=-1, name="other")
+    guard = net.op("IsNaN", net.op("Expand", net.op("Unsqueeze", other, net.ints(1)), net.ints(1, 2, 5, 5)), name="isnan")
+    attention(net, x, weights=lambda w: net.op("Where", guard, net.const(0.0), w, name="where"))
+    assert {"other", "isnan", "where"} <= set(declined(net, path))
+
+
 def test_a_bias_on_the_scores_is_declined(path):
     net = Net()
     attention(net, tokens(net), scores=lambda s: net.op("Add", s, net.random(1, 1, 5, 5), name="bias"))

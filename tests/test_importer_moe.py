@@ -28,7 +28,7 @@ def moe(net: Net, **change) -> str:
     read = change.get("read", lambda rows: net.op("Unsqueeze", rows, net.ints(0)))(rows)
     hidden = change.get("act", lambda h: net.op("Gelu", h))(net.op("Add", net.op("MatMul", read, w1), b1))
     y = change.get("y", same)(net.op("Add", net.op("MatMul", hidden, w2), change.get("b2", same)(b2)))
-    scores = net.op("Unsqueeze", net.op("Transpose", scores, perm=[1, 0]), net.ints(-1))
+    scores = net.op("Unsqueeze", net.op("Transpose", change.get("scores", same)(scores), perm=[1, 0]), net.ints(-1))
     y = net.op("ReduceSum", net.op("Mul", scores, y), net.ints(0), keepdims=0, name="moe")
     return net.op("Unsqueeze", y, net.ints(0))
 
@@ -39,7 +39,8 @@ def moe(net: Net, **change) -> str:
     lambda net: dict(read=lambda rows: net.op("Expand", rows, net.ints(EXPERTS, TOKENS, DIM))),
     lambda net: dict(y=lambda y: net.op("Mul", y, net.const(0.25))),
     lambda net: dict(top=lambda top: net.op("Mul", top, net.const(1.0))),
-], ids=["plain", "gate with bias and temperature", "repeated tokens", "scaled", "times one"])
+    lambda net: dict(scores=lambda s: net.op("Mul", s, net.const(2.5))),
+], ids=["plain", "gate with bias and temperature", "repeated tokens", "scaled", "times one", "scaled scores"])
 def test_moe(path, change):
     net = Net()
     moe(net, **change(net))
@@ -87,6 +88,13 @@ def test_moe_sums_over_the_axis_of_the_experts_only(path):
     total.input[1] = net.ints(1)                    # the tokens
     assert declined(net, path)["moe"].startswith(f"sums over axis 1 of [{EXPERTS}, {TOKENS}, {DIM}], but the scores of 'scatter' "
                                                  f"[{TOKENS}, {EXPERTS}] do not stand as [tokens, experts] along it")
+
+
+@pytest.mark.parametrize("axis, count", [(0, TOKENS), (1, EXPERTS)], ids=["tokens", "experts"])
+def test_scores_in_another_order_are_declined(path, axis, count):
+    net = Net()
+    moe(net, scores=lambda s: net.op("Gather", s, net.ints(*range(1, count), 0), axis=axis))
+    assert declined(net, path)["moe"].endswith("do not stand as [tokens, experts] along it")
 
 
 def test_moe_without_biases(path):

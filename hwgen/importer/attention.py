@@ -111,7 +111,7 @@ def _heads(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -
     tokens, channels = bound.shape
     columns = positions[:, 0, :]
     expected = np.arange(tokens)[None, :, None] * channels + columns[:, None, :]
-    if columns.max() >= channels or positions.shape[1] != tokens or not np.array_equal(positions, expected):
+    if columns.max() >= channels or not np.array_equal(positions, expected):
         raise Mismatch(f"has {name} that does not take the tokens of {bound.value!r} {list(bound.shape)} whole and in order "
                        "(windows, shifts and sequences of another length are not supported)", op.name)
     return Heads(bound, columns, tokens, bound.factor * ref.scale)
