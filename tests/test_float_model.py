@@ -125,10 +125,10 @@ def test_moe_token_by_token(top_k, renormalize):
 
 
 def test_the_lowest_expert_wins_a_tie():
-    bias = np.array([1] + 63 * [3], np.float32)             # many, so that an unstable sort shows
-    node = replace(moe(2, False, 64), gate=np.zeros((6, 64), np.float32), gate_bias=bias)
+    bias = np.tile(np.array([1, 3, 2, 3], np.float32), 64)         # many experts, so that an unstable sort shows
+    node = replace(moe(4, False, 256), gate=np.zeros((6, 256), np.float32), gate_bias=bias)
     experts, scores = float_model.route(node, normal(3, 6))
-    np.testing.assert_array_equal(experts, [[1, 2]] * 3)
+    np.testing.assert_array_equal(experts, [[1, 3, 5, 7]] * 3)
     assert (scores[:, 0] == scores[:, 1]).all() and scores.dtype == np.float32
 
 
