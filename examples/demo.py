@@ -36,18 +36,16 @@ def float_outputs(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def rows(build: Path, labels: dict, floats: dict, golden, rtl, waves: Path):
-    """(name, value) lines of the table; the words compared are the int32 accumulators of all tasks."""
-    words = sum(array.size for array in rtl.outputs.values())
-    yield "images", f"{rtl.images}"
-    yield "RTL = integer model", f"{words - rtl.mismatches:,} of {words:,} output words"
+    """(name, value) lines of the table. A frame is one image for one task."""
+    yield "images", f"{rtl.images}, each for {len(labels)} tasks"
+    yield "RTL = integer model", f"{rtl.words - rtl.mismatches:,} of {rtl.words:,} output words bit-exact"
     scores = [accuracy(outputs, labels) for outputs in (floats, golden.outputs, rtl.outputs)]
     for task in labels:
-        yield f"accuracy, {task}: float / integer / RTL", "  /  ".join(f"{100 * score[task]:.1f} %" for score in scores)
+        yield f"accuracy of {task}: float / integer / RTL", "  /  ".join(f"{100 * score[task]:.1f} %" for score in scores)
     yield "cycles per image (RTL simulation)", f"{rtl.cycles_per_image:,.0f}"
     yield "utilisation of the array", f"{100 * rtl.utilization:.1f} % of {rtl.array_macs_per_cycle:,} MACs per cycle"
-    yield f"latency at {rtl.clock_mhz:g} MHz (simulated cycles; clock not synthesized)", f"{rtl.latency_ms:.3f} ms"
-    yield "simulation speed", (f"{rtl.simulated_cycles_per_second:,.0f} cycles per second, "
-                               f"{rtl.simulated_macs_per_second / 1e6:,.0f} million useful MACs per second")
+    yield "latency of one image", f"{1000 * rtl.latency_ms:.1f} µs at {rtl.clock_mhz:g} MHz (clock assumed, not synthesized)"
+    yield "simulation speed", f"{rtl.simulated_cycles_per_second:,.0f} cycles, {rtl.simulated_macs_per_second:,.0f} MACs per second"
     yield "artifacts", str(build)
     yield "waveform of one image", str(waves)
 

@@ -1,0 +1,226 @@
+"""The commands on the bundled example, nothing replaced: results, documented JSON keys, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+from hwgen import cli
+from test_cli import documented
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
+MODEL, CALIB, TEST = EXAMPLE / "model.onnx", EXAMPLE / "calib.npz", EXAMPLE / "test.npz"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """run("check", ...) -> (exit code, stdout, stderr)."""
+    monkeypatch.setattr(cli, "out", cli.Console(width=200))
+
+    def call(*args):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(a) for a in args])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return stop.value.code or 0, captured.out, captured.err
+    return call
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    """A build of the example on an 8x8 array."""
+    build = tmp_path_factory.mktemp("example") / "build"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compile", str(MODEL), "--target", "sim", "--array", "8x8", "--calib", str(CALIB), "-o", str(build),
+                  "--json", str(build.parent / "report.json")])
+    assert not stop.value.code
+    return build
+
+
+def keys(data: dict, open_records=()) -> set[str]:
+    """Keys of a JSON record as docs/reference/json.md writes them: a, a.b, a[].b."""
+    found = set()
+    for key, value in data.items():
+        found.add(key)
+        if isinstance(value, dict) and key not in open_records:
+            found |= {f"{key}.{inner}" for inner in value}
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            found |= {f"{key}[].{inner}" for row in value for inner in row}
+    return found
+
+
+def test_check(run, tmp_path):
+    code, text, _ = run("check", MODEL, "--json", tmp_path / "c.json")
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert code == 0 and data["ok"] is True and "model.onnx: supported" in text
+    names = [node.name for node in onnx.load(MODEL).graph.node]
+    assert [node["node"] for node in data["nodes"]] == names
+    assert set(data["counts"]) <= {"supported", "fused", "folded", "host"}
+
+
+def test_compile_report_and_its_documented_keys(compiled, run, tmp_path):
+    data = json.loads((compiled.parent / "report.json").read_text())
+    assert keys(data, {"memory"}) == documented("hwgen compile")
+    assert (data["array"]["ti"], data["array"]["to"], data["calibration"]) == (8, 8, "data")
+    assert data["weight_bytes"] == (compiled / "weights.bin").stat().st_size
+    code, text, _ = run("report", compiled, "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
+    assert code == 0 and json.loads((tmp_path / "r.json").read_text()) == data == json.loads((compiled / "report.json").read_text())
+    assert "resources (estimate)" in text and "expert 0" in (tmp_path / "r.html").read_text()
+
+
+def test_simulate_with_verilator_both_tasks(compiled, run, tmp_path):
+    code, text, _ = run("simulate", compiled, "--input", TEST, "--images", "4", "--json", tmp_path / "s.json", "--output", tmp_path / "y.npz")
+    data = json.loads((tmp_path / "s.json").read_text())
+    assert code == 0 and (data["bit_exact"], data["mismatches"], data["words"]) == (True, 0, 4 * 12)
+    assert keys(data, {"accuracy"}) == documented("hwgen simulate")
+    assert data["utilization"] == pytest.approx(
+        data["useful_macs_per_image"] / (data["array_macs_per_cycle"] * data["cycles_per_image"]))
+    assert data["latency_ms"] == pytest.approx(data["cycles_per_image"] / data["clock_mhz"] / 1000)
+    assert data["accuracy"].keys() == {"digit", "parity"} and len(data["frames"]) == 8
+    code, _, _ = run("simulate", compiled, "--input", TEST, "--images", "4", "--engine", "golden", "--output", tmp_path / "g.npz")
+    with np.load(tmp_path / "y.npz") as y, np.load(tmp_path / "g.npz") as g:
+        assert code == 0 and set(y.files) == {"digit", "parity"}
+        assert y["digit"].shape == (4, 10) and y["digit"].dtype == np.float32
+        assert all((y[name] == g[name]).all() for name in y.files)
+
+
+def test_simulate_golden_one_task(compiled, run, tmp_path):
+    code, _, _ = run("simulate", compiled, "--input", TEST, "--engine", "golden", "--task", "1", "--json", tmp_path / "s.json")
+    data = json.loads((tmp_path / "s.json").read_text())
+    assert code == 0 and data["bit_exact"] is None and data["accuracy"].keys() == {"parity"} and data["accuracy"]["parity"] > 0.97
+
+
+def test_random_calibration_is_marked(run, tmp_path):
+    code, _, message = run("compile", MODEL, "--array", "8x8", "--calib", "random", "-o", tmp_path / "b", "--json", tmp_path / "r.json")
+    assert code == 0 and "no accuracy is promised" in message
+    assert json.loads((tmp_path / "r.json").read_text())["calibration"] == "random"
+
+
+# ---------------------------------------------------------------- bad input: one message, exit code 2, nothing written
+
+def bad_compile(run, tmp_path, *args, code=2, model=MODEL):
+    """Runs compile with a fresh output directory; returns stderr, after seeing that it failed and left nothing."""
+    before = set(tmp_path.rglob("*"))
+    got, text, message = run("compile", model, "-o", tmp_path / "out", *args)
+    assert got == code and message.startswith("error: ") and text == ""
+    assert set(tmp_path.rglob("*")) == before
+    return message
+
+
+def test_no_calibration(run, tmp_path):
+    message = bad_compile(run, tmp_path)
+    assert "calib" in message and "next:" in message
+
+
+def test_calibration_of_the_wrong_shape(run, tmp_path):
+    np.savez(tmp_path / "c.npz", x=np.zeros((4, 3, 8, 8), np.float32))
+    message = bad_compile(run, tmp_path, "--calib", tmp_path / "c.npz")
+    assert "'x'" in message and "3, 8, 8" in message and "1, 8, 8" in message
+
+
+@pytest.mark.parametrize("content", [None, b"not an npz"])
+def test_calibration_that_cannot_be_read(run, tmp_path, content):
+    if content:
+        (tmp_path / "c.npz").write_bytes(content)
+    assert "cannot be read as .npz" in bad_compile(run, tmp_path, "--calib", tmp_path / "c.npz")
+
+
+def test_unknown_target_suggests_the_nearest(run, tmp_path):
+    message = bad_compile(run, tmp_path, "--target", "zcu140", "--calib", CALIB)
+    assert "unknown target 'zcu140', did you mean 'zcu104'?" in message
+
+
+def test_a_board_that_is_too_small_names_both_numbers(run, tmp_path):
+    message = bad_compile(run, tmp_path, "--target", "ulx3s-85f", "--array", "32x32", "--calib", CALIB)
+    assert "156" in message and "ulx3s" in message.lower()
+
+
+@pytest.mark.parametrize("content", [b"", b"plain text", "half"])
+def test_files_that_are_no_onnx(run, tmp_path, content):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(MODEL.read_bytes()[:5000] if content == "half" else content)
+    message = bad_compile(run, tmp_path, "--calib", CALIB, model=path)
+    assert "m.onnx" in message
+
+
+def test_a_missing_model(run, tmp_path):
+    assert "m.onnx" in bad_compile(run, tmp_path, "--calib", CALIB, model=tmp_path / "m.onnx")
+
+
+def test_a_weight_that_is_not_finite(run, tmp_path):
+    model = onnx.load(MODEL)
+    weight = next(t for t in model.graph.initializer if t.name.endswith("weight"))
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array.flat[7] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    message = bad_compile(run, tmp_path, "--calib", CALIB, model=tmp_path / "m.onnx")
+    assert "nan" in message.lower()
+
+
+def test_a_dynamic_batch_is_named_and_can_be_given(run, tmp_path):
+    model = onnx.load(MODEL)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, tmp_path / "m.onnx")
+    message = bad_compile(run, tmp_path, "--calib", CALIB, model=tmp_path / "m.onnx")
+    assert "batch" in message and "--shape" in message
+    assert run("check", tmp_path / "m.onnx", "--shape", "x=1x1x8x8")[0] == 0
+
+
+def test_an_unsupported_operator(run, tmp_path):
+    model = onnx.load(MODEL)
+    out = model.graph.output[0]
+    last = next(node for node in model.graph.node if out.name in node.output)
+    last.output[list(last.output).index(out.name)] = "before"
+    model.graph.node.append(onnx.helper.make_node("Softsign", ["before"], [out.name], name="strange"))
+    onnx.save(model, tmp_path / "m.onnx")
+    message = bad_compile(run, tmp_path, "--calib", CALIB, model=tmp_path / "m.onnx")
+    assert "Softsign" in message and "strange" in message
+    assert run("check", tmp_path / "m.onnx")[0] == 2
+
+
+def test_an_output_directory_with_something_else(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    assert "already holds something that is not a hwgen build" in bad_compile(run, tmp_path, "--array", "8x8", "--calib", CALIB)
+
+
+@pytest.mark.parametrize("array, words", [
+    (np.zeros((2, 1, 9, 8), np.float32), "(2, 1, 9, 8)"), (np.zeros((2, 8, 8), np.float32), "(2, 8, 8)"),
+    (np.zeros((0, 1, 8, 8), np.float32), "no image"), (np.zeros((2, 1, 8, 8), np.int64), "int64"),
+    (np.full((2, 1, 8, 8), np.nan, np.float32), "NaN")])
+def test_images_of_the_wrong_kind(compiled, run, tmp_path, array, words):
+    np.savez(tmp_path / "x.npz", x=array)
+    code, _, message = run("simulate", compiled, "--input", tmp_path / "x.npz", "--engine", "golden", "--output", tmp_path / "y.npz")
+    assert code == 2 and words in message and "next:" in message and not (tmp_path / "y.npz").exists()
+
+
+def test_a_task_that_is_not_there(compiled, run):
+    code, _, message = run("simulate", compiled, "--input", TEST, "--engine", "golden", "--task", "2")
+    assert code == 2 and "there is no task 2" in message
+
+
+def test_a_missing_compiler_is_exit_3(compiled, run, tmp_path, monkeypatch):
+    shutil.copytree(compiled, tmp_path / "b", ignore=shutil.ignore_patterns("fast", "waves"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    code, _, message = run("simulate", tmp_path / "b", "--input", TEST, "--images", "1")
+    assert code == 3 and "compiler" in message and "apt-get install" in message
+
+
+def test_builds_that_cannot_be_used(compiled, run, tmp_path):
+    shutil.copytree(compiled, tmp_path / "b", ignore=shutil.ignore_patterns("fast", "waves"))
+    manifest = json.loads((tmp_path / "b/manifest.json").read_text())
+    (tmp_path / "b/manifest.json").write_text(json.dumps(manifest | {"version": "0.0.1"}))
+    code, _, message = run("simulate", tmp_path / "b", "--input", TEST)
+    assert code == 2 and "made by hwgen 0.0.1" in message and "compile again" in message
+    (tmp_path / "b/manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "b/weights.bin").write_bytes(b"0")
+    code, _, message = run("report", tmp_path / "b")
+    assert code == 2 and "weights.bin is not what hwgen wrote" in message
+    assert run("report", tmp_path)[0] == 2 and run("simulate", tmp_path / "none", "--input", TEST)[0] == 2
