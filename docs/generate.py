@@ -72,8 +72,8 @@ def cli_page() -> str:
 def instruction_page() -> str:
     rows = [(f"`{name}`", bits, f"{program.OFFSETS[name] + bits - 1}:{program.OFFSETS[name]}") for name, bits in program.FIELDS]
     return "\n".join([NOTE, "# Instruction encoding\n",
-                      f"One instruction is {program.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field does "
-                      "is in [engine.md](engine.md).\n", table(("field", "bits", "position"), rows)])
+                      f"One instruction is {program.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field "
+                      "does is in [engine.md](engine.md).\n", table(("field", "bits", "position"), rows)])
 
 
 PAGES = {"registers.md": registers_page, "cli.md": cli_page, "encoding.md": instruction_page}

@@ -45,7 +45,8 @@ def rows(build: Path, labels: dict, floats: dict, golden, rtl, waves: Path):
     yield "cycles per image (RTL simulation)", f"{rtl.cycles_per_image:,.0f}"
     yield "utilisation of the array", f"{100 * rtl.utilization:.1f} % of {rtl.array_macs_per_cycle:,} MACs per cycle"
     yield "latency of one image", f"{1000 * rtl.latency_ms:.1f} µs at {rtl.clock_mhz:g} MHz (clock assumed, not synthesized)"
-    yield "simulation speed", f"{rtl.simulated_cycles_per_second:,.0f} cycles, {rtl.simulated_macs_per_second:,.0f} MACs per second"
+    yield "simulation speed", (f"{rtl.simulated_cycles_per_second:,.0f} cycles, {rtl.simulated_macs_per_second:,.0f} useful MACs "
+                               "per second")
     yield "artifacts", str(build)
     yield "waveform of one image", str(waves)
 
@@ -63,7 +64,8 @@ def run(images: int, target: str, build: Path) -> int:
         golden = acc.simulate(inputs, engine="golden", progress=bars)
         rtl = acc.simulate(inputs, progress=bars)
         acc.simulate({"x": inputs["x"][:1]}, waves=waves, progress=bars)
-    table = Table("", "", title=f"M³ViT on handwritten digits, generated RTL for {target}, simulated by Verilator", show_header=False)
+    title = f"M³ViT on handwritten digits, generated RTL for {target}, simulated by Verilator"
+    table = Table("", "", title=title, show_header=False)
     for row in rows(build, labels, floats, golden, rtl, waves):
         table.add_row(*row)
     Console().print(table)

@@ -183,8 +183,8 @@ def compile_command(
 @app.command(epilog="Example: `hwgen simulate build/ --input test.npz --images 100 --task 1 --waves --json result.json`")
 def simulate(
     build: Build,
-    input: Annotated[Path, typer.Option("--input", metavar="FILE.npz", show_default=False, help="Arrays keyed by ONNX input name, "
-                     "images along the first axis. Integer arrays named like an output are labels: accuracy is printed.")],
+    input: Annotated[Path, typer.Option("--input", metavar="FILE.npz", show_default=False, help="Arrays keyed by ONNX input "
+                     "name, images along the first axis. Integer arrays named like an output are labels: accuracy is printed.")],
     task: Annotated[Optional[int], typer.Option(min=0, help="Run this task only; otherwise all of them.")] = None,
     engine: Annotated[Engine, typer.Option(help="`golden` is the integer model; it simulates no cycles.")] = Engine.VERILATOR,
     images: Annotated[Optional[int], typer.Option(help="Use the first N images.")] = None,

@@ -59,7 +59,8 @@ class Fake:
         self.calls.append((model, shapes))
         verdicts = [SimpleNamespace(node="/a/Gelu [0]", op="Gelu", status=Status.SUPPORTED, into="mlp", reason=""),
                     SimpleNamespace(node="/b/Foo", op="Foo", status=Status.UNSUPPORTED, into="", reason="no such operator")]
-        return SimpleNamespace(verdicts=verdicts[:1 if self.error is None else 2], ok=self.error is None, error=self.error, model=None)
+        return SimpleNamespace(verdicts=verdicts[:1 if self.error is None else 2], ok=self.error is None, error=self.error,
+                               model=None)
 
     def compile(self, model, **options):
         options.pop("progress")("quantize", 1, 2)
@@ -187,7 +188,8 @@ def test_check_of_an_unsupported_model_still_writes_json(run, api, tmp_path):
     assert code == 2 and "no such operator" in text and "not supported  (1 supported, 1 unsupported)" in text
     assert message == "error: Foo is not supported\n  at:   node '/b/Foo'\n  next: remove it\n"
     data = json.loads((tmp_path / "c.json").read_text())
-    assert data["ok"] is False and data["error"] == {"message": "Foo is not supported", "where": "node '/b/Foo'", "hint": "remove it"}
+    assert data["ok"] is False
+    assert data["error"] == {"message": "Foo is not supported", "where": "node '/b/Foo'", "hint": "remove it"}
 
 
 @pytest.mark.parametrize("item", ["x", "x=", "=1x2", "x=1x-2", "x=1x0", "x=1,2", "x=1xN"])
@@ -202,8 +204,8 @@ def test_shape_names_may_hold_equal_signs():
 
 
 def test_compile_passes_everything_on(run, api, tmp_path):
-    code, text, message = run("compile", "m.onnx", "--target", "zcu104", "--calib", "c.npz", "-o", tmp_path / "b", "--array", "16x8",
-                              "--method", "mse", "--shape", "x=1x2", "--json", tmp_path / "r.json")
+    code, text, message = run("compile", "m.onnx", "--target", "zcu104", "--calib", "c.npz", "-o", tmp_path / "b",
+                              "--array", "16x8", "--method", "mse", "--shape", "x=1x2", "--json", tmp_path / "r.json")
     assert code == 0 and message == ""
     assert api.calls == [(Path("m.onnx"), {"target": "zcu104", "calib": "c.npz", "out": tmp_path / "b", "shapes": {"x": (1, 2)},
                                            "array": (16, 8), "method": "mse"})]
@@ -237,8 +239,8 @@ def test_report_as_text_html_and_json(run, api, tmp_path):
 # ---------------------------------------------------------------- simulate, verify
 
 def test_simulate_passes_everything_on(run, api, tmp_path, images):
-    code, text, message = run("simulate", tmp_path / "b", "--input", images, "--task", "1", "--engine", "icarus", "--images", "5", "--waves",
-                              "--latency", "7", "--bytes-per-cycle", "64", "--stall", "0.3", "--seed", "9",
+    code, text, message = run("simulate", tmp_path / "b", "--input", images, "--task", "1", "--engine", "icarus", "--images", "5",
+                              "--waves", "--latency", "7", "--bytes-per-cycle", "64", "--stall", "0.3", "--seed", "9",
                               "--output", tmp_path / "y.npz", "--json", tmp_path / "r.json")
     assert code == 0
     assert api.calls[0] == tmp_path / "b"

@@ -69,12 +69,14 @@ def test_compile_report_and_its_documented_keys(compiled, run, tmp_path):
     assert (data["array"]["ti"], data["array"]["to"], data["calibration"]) == (8, 8, "data")
     assert data["weight_bytes"] == (compiled / "weights.bin").stat().st_size
     code, text, _ = run("report", compiled, "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
-    assert code == 0 and json.loads((tmp_path / "r.json").read_text()) == data == json.loads((compiled / "report.json").read_text())
+    assert code == 0
+    assert json.loads((tmp_path / "r.json").read_text()) == data == json.loads((compiled / "report.json").read_text())
     assert "resources (estimate)" in text and "expert 0" in (tmp_path / "r.html").read_text()
 
 
 def test_simulate_with_verilator_both_tasks(compiled, run, tmp_path):
-    code, text, _ = run("simulate", compiled, "--input", TEST, "--images", "4", "--json", tmp_path / "s.json", "--output", tmp_path / "y.npz")
+    code, text, _ = run("simulate", compiled, "--input", TEST, "--images", "4", "--json", tmp_path / "s.json",
+                        "--output", tmp_path / "y.npz")
     data = json.loads((tmp_path / "s.json").read_text())
     assert code == 0 and (data["bit_exact"], data["mismatches"], data["words"]) == (True, 0, 4 * 12)
     assert keys(data, {"accuracy"}) == documented("hwgen simulate")
@@ -96,7 +98,8 @@ def test_simulate_golden_one_task(compiled, run, tmp_path):
 
 
 def test_random_calibration_is_marked(run, tmp_path):
-    code, _, message = run("compile", MODEL, "--array", "8x8", "--calib", "random", "-o", tmp_path / "b", "--json", tmp_path / "r.json")
+    code, _, message = run("compile", MODEL, "--array", "8x8", "--calib", "random", "-o", tmp_path / "b",
+                           "--json", tmp_path / "r.json")
     assert code == 0 and "no accuracy is promised" in message
     assert json.loads((tmp_path / "r.json").read_text())["calibration"] == "random"
 
@@ -196,7 +199,8 @@ def test_an_output_directory_with_something_else(run, tmp_path):
     (np.full((2, 1, 8, 8), np.nan, np.float32), "NaN")])
 def test_images_of_the_wrong_kind(compiled, run, tmp_path, array, words):
     np.savez(tmp_path / "x.npz", x=array)
-    code, _, message = run("simulate", compiled, "--input", tmp_path / "x.npz", "--engine", "golden", "--output", tmp_path / "y.npz")
+    code, _, message = run("simulate", compiled, "--input", tmp_path / "x.npz", "--engine", "golden",
+                           "--output", tmp_path / "y.npz")
     assert code == 2 and words in message and "next:" in message and not (tmp_path / "y.npz").exists()
 
 
