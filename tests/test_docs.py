@@ -9,6 +9,7 @@ import re
 import pytest
 
 from hwgen import errors, program
+from hwgen.board import Board
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -51,3 +52,8 @@ def test_no_figure_is_left_open():
 def test_the_error_tree_in_the_docstring_is_the_real_one():
     drawn = set(re.findall(r"(\w+Error)\b", errors.__doc__))
     assert drawn == {name for name, value in vars(errors).items() if isinstance(value, type)}
+
+
+def test_every_key_of_a_board_is_explained():
+    text = (ROOT / "docs" / "how-to" / "add-a-board.md").read_text()
+    assert [f for f in Board.__dataclass_fields__ if f"`{f}`" not in text] == []
