@@ -9,6 +9,7 @@ from hwgen.engine import EngineConfig
 from hwgen_rtl import harness
 from hwgen_rtl.axi import OutputWriter, StreamDma
 from hwgen_rtl.coefficients import NormCoefficients, SoftmaxFactor
+from hwgen_rtl.loader import Loader
 from hwgen_rtl.registers import AxiLiteRegisters
 from hwgen_rtl.router import Router
 
@@ -85,6 +86,9 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"), _memory(THREE_QUARTERS, 8, 16, 3, "four"),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
     BenchDesign("softmax_factor", "tb.coefficients", SoftmaxFactor),
+    BenchDesign("loader_square", "tb.loader", lambda: Loader(SQUARE), (), SQUARE),
+    BenchDesign("loader_narrow", "tb.loader", lambda: Loader(NARROW), (), NARROW),
+    BenchDesign("loader_three_quarters", "tb.loader", lambda: Loader(THREE_QUARTERS), (), THREE_QUARTERS),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"),
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"),
     _writer(64, 256, 8, "four"), _writer(128, 128, 4, "one"),

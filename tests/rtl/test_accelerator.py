@@ -1,0 +1,51 @@
+"""Whole accelerators on small networks over AXI4 and AXI4-Lite, with random stalls, on Verilator and Icarus: every output word."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.backends import rtl
+from hwgen.golden import integer_model
+from hwgen.schedule import schedule
+from qgraphs import random_images, random_model, random_qgraph
+
+pytest.importorskip("cocotb_tools")
+
+from hwgen_sim.runner import Design, Simulator, run  # noqa: E402
+
+FRAMES, TASKS = 3, [0, 1, 0]
+NETWORK = dict(seed=5, tokens=6, dim=24, heads=3, hidden=16, experts=3, top_k=2, expert_hidden=8, classes=(5, 9), patch=2)
+ENGINE = dict(ti=8, to=8, axi_data_bits=64, fifo_beats=64)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(design, bench parameters, program, golden outputs per frame)."""
+    folder = tmp_path_factory.mktemp("accelerator")
+    model = random_qgraph(**NETWORK)
+    program = schedule(model, **ENGINE)
+    images = random_images(random_model(**NETWORK), FRAMES)
+    for name, content in (("program", program.binary()), ("weights", program.image), ("input", program.frames(model.tasks[0], images))):
+        (folder / name).write_bytes(content)
+    golden = [integer_model.run(model.tasks[task], images[i:i + 1]) for i, task in enumerate(TASKS)]
+    parameters = dict(program=str(folder / "program"), weights=str(folder / "weights"), input=str(folder / "input"), frames=FRAMES,
+                      tasks=sum(task << 4 * i for i, task in enumerate(TASKS)), input_bytes=program.input_bytes,
+                      input_stride=program.input_stride, output_bytes=program.output_bytes)
+    files = {Path(name).name: text for name, text in rtl.files(program.config).items() if name.endswith(".sv")}
+    return Design(rtl.TOP, files, ()), parameters, program, golden
+
+
+@pytest.mark.parametrize("simulator, pattern, faults", [
+    (Simulator.VERILATOR, "never", True), (Simulator.VERILATOR, "often", False), (Simulator.ICARUS, "seldom", False)],
+    ids=lambda value: getattr(value, "value", str(value)))
+def test_accelerator(built, simulator, pattern, faults, tmp_path):
+    design, parameters, program, golden = built
+    simulator.version()
+    run(design, "tb.accelerator", simulator, tmp_path, **parameters, pattern=pattern, seed=3, runs=2, faults=faults,
+        output=str(tmp_path / "output"), result=str(tmp_path / "result"))
+    found = program.read_outputs((tmp_path / "output").read_bytes(), TASKS)
+    for frame, outputs in enumerate(found):
+        assert outputs.keys() == golden[frame].keys()
+        for name, words in outputs.items():
+            np.testing.assert_array_equal(words, golden[frame][name][0], err_msg=f"frame {frame}, {name}, {simulator}")

