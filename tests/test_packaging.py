@@ -88,18 +88,48 @@ def test_every_dependency_says_why():
     assert len(lines) > 15 and all(re.search(r'",\s+# \w.{10,}', line) for line in lines)
 
 
-@pytest.mark.parametrize("missing, line", [("iverilog", "iverilog"), ("c++", "g++"), ("perl", "perl")])
-def test_a_missing_system_tool_is_named_with_the_line_to_type(tmp_path, missing, line):
-    """As a user without rights: `id` says so, and the tool is not on the path."""
-    for tool in {"sh", "c++", "make", "perl", "iverilog"} - {missing}:
-        (tmp_path / tool).symlink_to("/bin/sh" if tool == "sh" else "/bin/true")
-    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
-    (tmp_path / "id").chmod(0o755)
-    done = subprocess.run(["/bin/sh", ROOT / "scripts" / "system-tools", sys.executable], env=os.environ | {"PATH": str(tmp_path)},
+TOOLS = ("sh", "c++", "make", "perl", "iverilog", "id", "apt-get")
+
+
+def system_tools(folder: Path, python=sys.executable, *, user=1000, apt="exit 1", **scripts: str) -> subprocess.CompletedProcess:
+    """Runs scripts/system-tools where only these tools exist: all do nothing, but those with a script; "" for a missing one."""
+    scripts = {"id": f"echo {user}", "apt-get": apt} | scripts
+    for tool in TOOLS:
+        if tool == "sh":
+            (folder / tool).symlink_to("/bin/sh")
+        elif scripts.get(tool) != "":
+            (folder / tool).write_text(f"#!/bin/sh\n{scripts.get(tool, 'exit 0')}\n")
+            (folder / tool).chmod(0o755)
+    return subprocess.run(["/bin/sh", ROOT / "scripts" / "system-tools", python], env=os.environ | {"PATH": str(folder)},
                           capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("missing, package", [
+    ({"iverilog": ""}, "iverilog"), ({"c++": ""}, "g++"), ({"perl": ""}, "perl"),
+    ({"c++": "read -r line; case $line in *lz4*) exit 1;; esac"}, "liblz4-dev"),
+    ({"c++": "read -r line; case $line in *zlib*) exit 1;; esac"}, "zlib1g-dev")], ids=lambda x: x if isinstance(x, str) else "")
+def test_a_missing_system_tool_is_named_with_the_line_to_type(tmp_path, missing, package):
+    done = system_tools(tmp_path, **missing)
     assert done.returncode == 3
-    assert f"error: these tools are missing: {line}\n" in done.stderr
-    assert f"  next: sudo apt-get update && sudo apt-get install -y {line}\n" in done.stderr
+    assert f"error: these tools are missing: {package}\n" in done.stderr
+    assert f"  next: sudo apt-get update && sudo apt-get install -y {package}\n" in done.stderr
+
+
+def test_nothing_missing_is_silent(tmp_path):
+    done = system_tools(tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_root_installs_what_is_missing(tmp_path):
+    done = system_tools(tmp_path, user=0, apt='echo "apt-get $*" >> "$0.log"', iverilog="", perl="")
+    assert done.returncode == 0 and "installing with apt-get: perl iverilog" in done.stdout
+    update, install = (tmp_path / "apt-get.log").read_text().splitlines()
+    assert update.startswith("apt-get update") and install.endswith(" perl iverilog") and " install " in install and " -y " in install
+
+
+def test_a_failing_installation_says_what_to_type(tmp_path):
+    done = system_tools(tmp_path, user=0, iverilog="")
+    assert done.returncode == 3 and "apt-get could not install: iverilog" in done.stderr and "apt-get install -y iverilog" in done.stderr
 
 
 def test_an_old_python_is_refused(tmp_path):
