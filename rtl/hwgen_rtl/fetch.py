@@ -14,7 +14,8 @@ class Fetch(wiring.Component):
 
     start: begin at frame 0. mem_addr/mem_data: program memory, 1 cycle latency. valid/ready: the offered instruction,
     ``active`` = not skipped by its task predicate, ``task`` = the frame's. With ``skip`` skipped instructions are not offered.
-    illegal: unknown operation, an empty tile loop, several tokens to OUT without ``mean``, or a program without END; held until reset; nothing is offered any more.
+    illegal: unknown operation, an empty tile loop, several tokens to OUT without ``mean``, or a program without END;
+    held until reset; nothing is offered any more.
     Latency 3 cycles from ready to the next valid.
     """
 

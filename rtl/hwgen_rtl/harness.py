@@ -64,7 +64,8 @@ def lane_memory(c: EngineConfig, bits: int, depth: int, window: int) -> ArrayTop
 class AxiTop(wiring.Component):
     """A component whose AXI channels (``channels``: "ar", "r", ...) get the ports ``prefix`` + name, so that bus models find them.
 
-    An array of ports becomes ports ``name_0``, ``name_1``, ... With ``ids`` the channels also have a one-bit ID: requests send 0, IDs of answers are not looked at.
+    An array of ports becomes ports ``name_0``, ``name_1``, ... With ``ids`` the channels also have a one-bit ID:
+    requests send 0, IDs of answers are not looked at.
     """
 
     def __init__(self, inner: wiring.Component, channels: tuple[str, ...], prefix: str, ids: bool):
