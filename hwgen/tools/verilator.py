@@ -67,7 +67,8 @@ def find() -> Verilator:
         found = re.search(r"Verilator (\d+)\.(\d+)", text)
         version = (int(found[1]), int(found[2])) if found else (0, 0)
         if version < MIN_VERSION:
-            raise ToolError(f"Verilator {MIN_VERSION[0]}.{MIN_VERSION[1]:03d} or later is needed, found {text.strip()!r}", where=path, hint=INSTALL)
+            raise ToolError(f"Verilator {MIN_VERSION[0]}.{MIN_VERSION[1]:03d} or later is needed, found {text.strip()!r}",
+                            where=path, hint=INSTALL)
         return Verilator(Path(path), Path(run([path, "--getenv", "VERILATOR_ROOT"]).strip()), version)
     raise ToolError("Verilator not found", hint=INSTALL)
 

@@ -1,4 +1,4 @@
-"""Components as tops of their own benches: the SystemVerilog arrays exactly as the engine instantiates them, and AXI port names."""
+"""Components as tops of their own benches: the SystemVerilog arrays as the engine instantiates them, and AXI port names."""
 
 from collections.abc import Callable
 

@@ -39,7 +39,8 @@ class TimedChecker:
         missing = {cycle: tuple(ports) for cycle, ports in self.expected.items() if ports}
         if missing:
             cycle = min(missing)
-            raise BenchFailure(f"{sum(map(len, missing.values()))} expected values were never looked at, first {missing[cycle]} at cycle {cycle}")
+            number = sum(map(len, missing.values()))
+            raise BenchFailure(f"{number} expected values were never looked at, first {missing[cycle]} at cycle {cycle}")
         if self.num_checked == 0:
             raise BenchFailure("nothing was checked")
 

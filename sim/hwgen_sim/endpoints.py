@@ -75,7 +75,8 @@ async def run_timeline(dut, driver: TimedDriver, checker: TimedChecker) -> None:
 class StreamMonitor:
     """Valid / ready / data stream: sets ``ready`` by a stall pattern and reports every word that is taken.
 
-    Also checks that a waiting word stays, and stays the same, unless ``may_drop`` is set. ``valid`` must not depend on ``ready`` within a cycle.
+    Also checks that a waiting word stays, and stays the same, unless ``may_drop`` is set. ``valid`` must not depend on
+    ``ready`` within a cycle.
     """
 
     def __init__(self, dut, prefix: str, report: Callable[[int], None], stall: Iterator[bool]):

@@ -54,7 +54,8 @@ class Model:
                 instr = Instr(**size, column_params=rng.randint(0, 1))
                 self.expect_weights(instr, active)
             case Stat.K_COLUMNS | Stat.V_ROWS:
-                instr = Instr(**size, k_lo=rng.choice([0, rng.randrange(c.ti // 2)]), k_hi=rng.choice([c.ti, rng.randint(c.ti // 2 + 1, c.ti)]),
+                instr = Instr(**size, k_lo=rng.choice([0, rng.randrange(c.ti // 2)]),
+                              k_hi=rng.choice([c.ti, rng.randint(c.ti // 2 + 1, c.ti)]),
                               stat_base=rng.randrange(c.kv_words), stat_stride=rng.randint(1, 40), stat_count=rng.randint(1, 3 * c.to),
                               stat_group=rng.randrange(c.groups) if stat is Stat.V_ROWS else 0)
                 if active:
@@ -135,8 +136,9 @@ class Array:
             self.model.tiles.observe((self.rows, self.tile.tobytes()))
             self.full, self.bank = self.full + 1, (self.bank + 1) % c.banks
         if sample(dut.par_en):
-            if self.parameters_full == NUM_PARAM_BANKS or sample(dut.par_bank) != self.parameter_bank or sample(dut.par_index) != len(self.parameters):
-                raise BenchFailure(f"parameter load {sample(dut.par_index)} of bank {sample(dut.par_bank)}, {self.parameters_full} banks are full")
+            bank, index = sample(dut.par_bank), sample(dut.par_index)
+            if self.parameters_full == NUM_PARAM_BANKS or (bank, index) != (self.parameter_bank, len(self.parameters)):
+                raise BenchFailure(f"parameter load {index} of bank {bank} while {self.parameters_full} banks are full")
             self.parameters.append(sample(dut.par_data))
             if len(self.parameters) == -(-8 * c.to // c.ti):
                 self.model.parameters.observe(tuple(self.parameters))

@@ -76,7 +76,8 @@ async def streams_regions(dut, pattern, stall):
     await start(dut)
     bench = Bench(dut, pattern, stall, 23)
     await FallingEdge(dut.clk)
-    runs = [(2, (0, 4 * bench.beat * bench.vector), (4096 - bench.beat, 6 * bench.beat * bench.vector)), (0, (0, bench.vector), (64, bench.vector))]
+    runs = [(2, (0, 4 * bench.beat * bench.vector), (4096 - bench.beat, 6 * bench.beat * bench.vector)),
+            (0, (0, bench.vector), (64, bench.vector))]
     runs += [(bench.rng.randint(1, 3), bench.region(40), bench.region(80)) for _ in range(6)]
     for frames, given, weights in runs:
         regions = bench.set(frames, given, weights, bench.beat * bench.rng.randrange(32))

