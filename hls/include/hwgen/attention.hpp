@@ -1,0 +1,163 @@
+// Reordered attention with exact softmax (Edge-MoE, ICCAD'23, technique 1, in the wrapped form).
+//
+// QUERIES queries are resident, keys and values stream past them, one token a step, so the bandwidth is constant whatever
+// QUERIES is. In the wrapped form query j starts at key j and wraps around: in every step at most one resident query is replaced,
+// so one query load a step suffices and no step waits for a block of queries.
+//
+// Softmax needs the row maximum before the first exponential. Hence each slot works on two queries: while the scores of the new
+// one are written, the scores of the one before are read from the same place, turned into un-normalised 8-bit probabilities and
+// multiplied with the values. The one division of a row comes last, when its P * V is complete.
+#ifndef HWGEN_ATTENTION_HPP
+#define HWGEN_ATTENTION_HPP
+
+#include "hwgen/softmax.hpp"
+
+namespace hwgen {
+
+/// Sizes of the unit.
+struct AttentionConfig {
+    static constexpr unsigned LANES = 16;
+    static constexpr unsigned MAX_TOKENS = 64;
+    static constexpr unsigned QUERIES = 4;           ///< resident queries
+    static constexpr unsigned HEAD_WORDS = 2;        ///< words a head touches, at most
+};
+
+/// One attention layer. Head h occupies channels h * head_dim .. of q, k, v and of the result.
+struct AttentionJob {
+    unsigned tokens;
+    unsigned heads;
+    unsigned head_dim;
+    unsigned q;                                      ///< word addresses
+    unsigned k;
+    unsigned v;
+    unsigned dst;
+    Factor score;
+    Factor out;
+};
+
+/// What a slot knows of the query whose scores it writes, and of the two before.
+struct Slot {
+    Res maximum;                                     ///< of the scores so far
+    Res last_maximum;                                ///< of the query whose P * V is under way
+    std::int32_t row_sum;                            ///< of that query's probabilities so far
+    std::int32_t last_sum;                           ///< of the query to be written
+};
+
+/// act [word][token]: q, k, v -> dst.
+template <class Config>
+void attention(const AttentionJob &job, Act act[][Config::LANES])
+{
+#pragma HLS INLINE off
+    constexpr unsigned LANES = Config::LANES;
+    constexpr unsigned QUERIES = Config::QUERIES;
+    constexpr unsigned WORDS = Config::HEAD_WORDS;
+    static Act keys[WORDS][Config::MAX_TOKENS][LANES];
+    static Act values[WORDS][Config::MAX_TOKENS][LANES];
+    static Act query[QUERIES][WORDS][LANES];
+    static Res scores[QUERIES][Config::MAX_TOKENS];
+    static Acc weighted[QUERIES][WORDS][LANES];      // P * V
+    static Acc score[QUERIES];
+    static Slot slots[QUERIES];
+    static std::uint8_t probability[QUERIES];
+#pragma HLS ARRAY_PARTITION variable = keys complete dim = 3
+#pragma HLS ARRAY_PARTITION variable = values complete dim = 3
+#pragma HLS ARRAY_PARTITION variable = query complete dim = 0
+#pragma HLS ARRAY_PARTITION variable = scores complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = weighted complete dim = 0
+#pragma HLS ARRAY_PARTITION variable = score complete
+#pragma HLS ARRAY_PARTITION variable = slots complete
+#pragma HLS ARRAY_PARTITION variable = probability complete
+    const unsigned period = job.tokens > QUERIES ? job.tokens : QUERIES;
+    const unsigned blocks = words_of(job.tokens, QUERIES);
+    for (unsigned h = 0; h < job.heads; ++h) {
+        const unsigned low = h * job.head_dim;
+        const unsigned high = low + job.head_dim;
+        const unsigned first = low / LANES;
+        const unsigned words = (high - 1) / LANES - first + 1;
+        for (unsigned w = 0; w < words; ++w) {
+            for (unsigned t = 0; t < job.tokens; ++t) {
+#pragma HLS PIPELINE II = 1
+                for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+                    keys[w][t][lane] = act[job.k + (first + w) * job.tokens + t][lane];
+                    values[w][t][lane] = act[job.v + (first + w) * job.tokens + t][lane];
+                }
+            }
+        }
+        // A round replaces every slot's query; one more ends the last P * V, and the first steps of another write the results.
+        const unsigned steps = ((blocks + 1) * period + QUERIES) * words;
+        unsigned w = 0;
+        unsigned step = 0;                           // key and value now streamed; slot whose query changes
+        unsigned row = 0;                            // first query of the round
+        for (unsigned i = 0; i < steps; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS DEPENDENCE variable = scores inter false
+#pragma HLS DEPENDENCE variable = act inter false
+            const unsigned word = first + w;
+            if (step < QUERIES) {
+                Slot &slot = slots[step];
+                if (w == 0) {
+                    slot.last_maximum = slot.maximum;
+                    slot.last_sum = slot.row_sum;
+                    slot.maximum = -32767;
+                    slot.row_sum = 0;
+                }
+                const unsigned load = row + step;
+                const unsigned store = load - 2 * QUERIES;
+                const bool stores = load >= 2 * QUERIES && store < job.tokens;
+                const Scale scale = stores ? softmax_factor(slot.last_sum, job.out) : Scale{Mult(0), Shift(1)};
+                for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+                    const unsigned channel = word * LANES + lane;
+                    const bool mine = channel >= low && channel < high;
+                    if (load < job.tokens) {
+                        query[step][w][lane] = static_cast<Act>(mine ? act[job.q + word * job.tokens + load][lane] : 0);
+                    }
+                    if (stores && mine) {
+                        act[job.dst + word * job.tokens + store][lane] =
+                            static_cast<Act>(requantize<8>(weighted[step][w][lane], scale.mult, scale.shift));
+                    }
+                    weighted[step][w][lane] = 0;
+                }
+            }
+            if (step < job.tokens) {
+                for (unsigned j = 0; j < QUERIES; ++j) {
+#pragma HLS UNROLL
+                    Slot &slot = slots[j];
+                    if (w == 0) {
+                        const int distance = slot.last_maximum - scores[j][step];      // below 0 only before the first query
+                        probability[j] = static_cast<std::uint8_t>(distance < 0 ? 0 : exp2_p8(static_cast<unsigned>(distance)));
+                        slot.row_sum += probability[j];
+                        score[j] = 0;
+                    }
+                    for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+                        weighted[j][w][lane] += static_cast<Acc>(probability[j]) * values[w][step][lane];
+                    }
+                    Acc part = 0;
+                    for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+                        part += static_cast<Acc>(query[j][w][lane]) * keys[w][step][lane];
+                    }
+                    score[j] += part;
+                    if (w + 1 == words) {
+                        const auto s = static_cast<Res>(requantize<16>(score[j], job.score.mult, job.score.shift));
+                        scores[j][step] = s;
+                        slot.maximum = s > slot.maximum ? s : slot.maximum;
+                    }
+                }
+            }
+            if (++w == words) {
+                w = 0;
+                if (++step == period) {
+                    step = 0;
+                    row += QUERIES;
+                }
+            }
+        }
+    }
+}
+
+}  // namespace hwgen
+
+#endif

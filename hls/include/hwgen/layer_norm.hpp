@@ -1,0 +1,80 @@
+// LayerNorm of the residual stream: one pass for the sum and the sum of squares, reciprocal square root by table and a Newton
+// step, one pass to normalise. Gamma and beta are folded into the layer that reads the result.
+#ifndef HWGEN_LAYER_NORM_HPP
+#define HWGEN_LAYER_NORM_HPP
+
+#include "hwgen/softmax.hpp"
+
+namespace hwgen {
+
+/// Sizes of the unit.
+struct LayerNormConfig {
+    static constexpr unsigned LANES = 16;            ///< channels per word
+    static constexpr unsigned MAX_TOKENS = 64;
+};
+
+/// One normalisation: `channels` of `tokens`, read at word 0 of the residual memory, written to `dst`.
+struct LayerNormJob {
+    unsigned tokens;
+    unsigned channels;
+    unsigned dst;
+    std::int64_t eps;                                ///< added to channels**2 * variance
+    Factor inverse;                                  ///< 16 / channels
+    Factor out;                                      ///< channels / (16 * output scale)
+};
+
+/// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
+inline std::int64_t rsqrt(std::int64_t v, int &exponent)
+{
+#pragma HLS INLINE off
+    const int raw = bit_length(v) - 16;
+    const int even = raw + (raw & 1);
+    const std::int64_t m = mantissa(v, even);
+    const std::int64_t y0 = RSQRT[m >> 8];
+    const std::int64_t t = (m * ((y0 * y0) >> 16)) >> 14;
+    const std::int64_t y = (y0 * ((3 << 16) - t)) >> 17;
+    exponent = even / 2;
+    return y < 65535 ? y : 65535;
+}
+
+/// residual [word][token] -> act [word][token], int8.
+template <class Config>
+void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Act act[][Config::LANES])
+{
+#pragma HLS INLINE off
+    static std::int32_t mean[Config::MAX_TOKENS];    // unit 2**-4
+    static Scale scale[Config::MAX_TOKENS];
+    const unsigned words = words_of(job.channels, Config::LANES);
+    for (unsigned t = 0; t < job.tokens; ++t) {
+        std::int64_t total = 0;
+        std::int64_t squares = 0;
+        for (unsigned w = 0; w < words; ++w) {
+#pragma HLS PIPELINE II = 1
+            for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+#pragma HLS UNROLL
+                const std::int32_t x = w * Config::LANES + lane < job.channels ? residual[w * job.tokens + t][lane] : 0;
+                total += x;
+                squares += static_cast<std::int64_t>(x) * x;
+            }
+        }
+        mean[t] = static_cast<std::int32_t>(round_shift(total * job.inverse.mult, job.inverse.shift));
+        int exponent = 0;
+        const std::int64_t y = rsqrt(static_cast<std::int64_t>(job.channels) * squares - total * total + job.eps, exponent);
+        scale[t] = scale_factor(y, 23 + exponent, job.out);
+    }
+    for (unsigned w = 0; w < words; ++w) {
+        for (unsigned t = 0; t < job.tokens; ++t) {
+#pragma HLS PIPELINE II = 1
+            for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+#pragma HLS UNROLL
+                const std::int32_t x = static_cast<std::int32_t>(residual[w * job.tokens + t][lane]) * 16 - mean[t];
+                const int y = requantize<8>(x, scale[t].mult, scale[t].shift);
+                act[job.dst + w * job.tokens + t][lane] = static_cast<Act>(w * Config::LANES + lane < job.channels ? y : 0);
+            }
+        }
+    }
+}
+
+}  // namespace hwgen
+
+#endif

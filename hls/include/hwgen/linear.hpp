@@ -1,0 +1,212 @@
+// The unified linear unit: one instance serves every matrix product with weights, with dimensions and flags at run time.
+//
+// Weight-stationary: for each output tile of LANES columns and each reduction tile of LANES rows, the tile is held and one token
+// streams through per cycle. The next tile (and the next columns' parameters) arrives from the weight stream meanwhile, in the
+// other half of a ping-pong buffer, so only the first tile of a layer is waited for.
+//
+// The stream, in words of LANES bytes, is what hwgen/schedule/image.py writes: per output tile 8 words of column parameters
+// (bias int32, multiplier uint16, shift uint16), then per reduction tile LANES words, a column each.
+#ifndef HWGEN_LINEAR_HPP
+#define HWGEN_LINEAR_HPP
+
+#include "hwgen/gelu.hpp"
+#include "hwgen/router.hpp"
+
+namespace hwgen {
+
+/// Sizes of the unit.
+struct LinearConfig : ActivationConfig, RouterConfig {
+    static constexpr unsigned LANES = 16;            ///< rows and columns of a weight tile
+    static constexpr unsigned MAX_TOKENS = 64;
+};
+
+/// Where results go.
+enum class Target : std::uint8_t {
+    ACT,         ///< requantized to 8 bits, to the activation memory
+    ACTIVATED,   ///< requantized to 16 bits, activation function, 8 bits, to the activation memory
+    RESIDUAL,    ///< requantized to 16 bits, added to the residual stream
+    WEIGHED,     ///< the same, times the router's score, for the tokens of an expert's queue
+    LOGITS,      ///< requantized to 16 bits, to the logits memory
+    OUTPUT,      ///< accumulators of all tokens added up, to the output
+};
+
+/// One matrix product.
+struct LinearJob {
+    unsigned tokens;             ///< rows of the source in memory
+    unsigned first_token;        ///< of the source; RESIDUAL: of the target
+    unsigned rows;               ///< tokens to compute, at most `tokens`
+    unsigned in_channels;
+    unsigned out_channels;
+    unsigned src;                ///< word address
+    unsigned dst;                ///< word address, or place in the output
+    unsigned dst_tokens;         ///< rows of the target in memory
+    Target target;
+    bool gather;                 ///< read the tokens of expert `expert`'s queue
+    unsigned expert;             ///< whose queue gather and WEIGHED use
+    Factor out;                  ///< after the activation function
+};
+
+/// Parameters of an output column.
+struct Column {
+    Acc bias;
+    Mult mult;
+    Shift shift;
+};
+
+constexpr unsigned COLUMN_BYTES = 8;
+
+/// Words of the weight stream one product takes.
+constexpr unsigned linear_words(unsigned in_channels, unsigned out_channels, unsigned lanes)
+{
+    return words_of(out_channels, lanes) * (COLUMN_BYTES + words_of(in_channels, lanes) * lanes);
+}
+
+/// Takes a word of column parameters apart.
+template <class Config>
+inline void load_columns(const Word<Config::LANES> &word, unsigned place, Column columns[Config::LANES])
+{
+#pragma HLS INLINE
+    constexpr unsigned PER_WORD = Config::LANES / COLUMN_BYTES;
+    for (unsigned i = 0; i < PER_WORD; ++i) {
+#pragma HLS UNROLL
+        Column &column = columns[place * PER_WORD + i];
+        const unsigned half = 4 * i;
+        const auto low = static_cast<std::uint16_t>(half_of<Config::LANES>(word, half));
+        column.bias = static_cast<Acc>(half_of<Config::LANES>(word, half + 1)) * 65536 + low;
+        column.mult = Mult(static_cast<std::uint16_t>(half_of<Config::LANES>(word, half + 2)));
+        column.shift = Shift(half_of<Config::LANES>(word, half + 3));
+    }
+}
+
+/// act, residual: [word][token]; logits the same; weights: the stream; output: int32 words.
+template <class Config>
+void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act act[][Config::LANES], Res residual[][Config::LANES],
+            Res logits[][Config::LANES], const Queues<Config> &queues, Acc output[])
+{
+#pragma HLS INLINE off
+    constexpr unsigned LANES = Config::LANES;
+    static Act tile[2][LANES][LANES];                // [half][column][row]
+    static Column columns[2][LANES];
+    static Acc acc[Config::MAX_TOKENS][LANES];
+#pragma HLS ARRAY_PARTITION variable = tile complete dim = 0
+#pragma HLS ARRAY_PARTITION variable = columns complete dim = 0
+#pragma HLS ARRAY_PARTITION variable = acc complete dim = 2
+    const unsigned k_tiles = words_of(job.in_channels, LANES);
+    const unsigned n_tiles = words_of(job.out_channels, LANES);
+    const unsigned rows = job.gather || job.target == Target::WEIGHED ? queues.count[job.expert] : job.rows;
+    if (rows == 0) {                                 // an expert nobody chose: its weights are in the stream all the same
+        for (unsigned i = 0; i < linear_words(job.in_channels, job.out_channels, LANES); ++i) {
+#pragma HLS PIPELINE II = 1
+            (void)weights.read();
+        }
+        return;
+    }
+    for (unsigned i = 0; i < COLUMN_BYTES + LANES; ++i) {
+#pragma HLS PIPELINE II = 1
+        const Word<LANES> word = weights.read();
+        if (i < COLUMN_BYTES) {
+            load_columns<Config>(word, i, columns[0]);
+        } else {
+            for (unsigned r = 0; r < LANES; ++r) {
+#pragma HLS UNROLL
+                tile[0][i - COLUMN_BYTES][r] = lane_of<LANES>(word, r);
+            }
+        }
+    }
+    unsigned half = 0;
+    for (unsigned n = 0; n < n_tiles; ++n) {
+        for (unsigned k = 0; k < k_tiles; ++k) {
+            const bool next_columns = k + 1 == k_tiles;
+            const unsigned head = next_columns ? COLUMN_BYTES : 0;
+            const unsigned loads = next_columns && n + 1 == n_tiles ? 0 : head + LANES;
+            const unsigned steps = rows > loads ? rows : loads;
+            for (unsigned t = 0; t < steps; ++t) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS DEPENDENCE variable = acc inter false
+                if (t < loads) {
+                    const Word<LANES> word = weights.read();
+                    if (t < head) {
+                        load_columns<Config>(word, t, columns[(n + 1) % 2]);
+                    } else {
+                        for (unsigned r = 0; r < LANES; ++r) {
+#pragma HLS UNROLL
+                            tile[1 - half][t - head][r] = lane_of<LANES>(word, r);
+                        }
+                    }
+                }
+                if (t < rows) {
+                    const unsigned token = job.gather ? queues.tickets[job.expert][t].token : t;
+                    const Act *x = act[job.src + k * job.tokens + token +
+                                       (job.target == Target::OUTPUT ? job.first_token : 0)];
+                    for (unsigned c = 0; c < LANES; ++c) {
+#pragma HLS UNROLL
+                        Acc sum = 0;
+                        for (unsigned r = 0; r < LANES; ++r) {
+#pragma HLS UNROLL
+                            sum += static_cast<Acc>(x[r]) * tile[half][c][r];
+                        }
+                        acc[t][c] = (k == 0 ? columns[n % 2][c].bias : acc[t][c]) + sum;
+                    }
+                }
+            }
+            half = 1 - half;
+        }
+        Acc total[LANES];                            // of an OUTPUT
+#pragma HLS ARRAY_PARTITION variable = total complete
+        for (unsigned c = 0; c < LANES; ++c) {
+#pragma HLS UNROLL
+            total[c] = 0;
+        }
+        for (unsigned t = 0; t < rows; ++t) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS DEPENDENCE variable = residual inter false
+            const unsigned place = job.dst + n * job.dst_tokens + t;
+            const Ticket ticket = queues.tickets[job.expert][t];
+            for (unsigned c = 0; c < LANES; ++c) {
+#pragma HLS UNROLL
+                const Column &column = columns[n % 2][c];
+                const bool used = n * LANES + c < job.out_channels;
+                const auto wide = static_cast<Res>(requantize<16>(acc[t][c], column.mult, column.shift));
+                switch (job.target) {
+                case Target::ACT:
+                    act[place][c] = static_cast<Act>(used ? requantize<8>(acc[t][c], column.mult, column.shift) : 0);
+                    break;
+                case Target::ACTIVATED: {
+                    const std::int64_t f = activation<Config>(wide).to_int64();
+                    act[place][c] = static_cast<Act>(used ? requantize<8>(f, job.out.mult, job.out.shift) : 0);
+                    break;
+                }
+                case Target::RESIDUAL: {
+                    Res &target = residual[n * job.dst_tokens + job.first_token + t][c];
+                    target = static_cast<Res>(used ? saturate<16>(target + wide) : 0);
+                    break;
+                }
+                case Target::WEIGHED: {
+                    Res &target = residual[n * job.dst_tokens + ticket.token][c];
+                    const std::int64_t part = round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16);
+                    target = static_cast<Res>(used ? saturate<16>(target + part) : 0);
+                    break;
+                }
+                case Target::LOGITS:
+                    logits[n * job.dst_tokens + t][c] = wide;
+                    break;
+                case Target::OUTPUT:
+                    total[c] += acc[t][c];
+                    break;
+                }
+            }
+        }
+        if (job.target == Target::OUTPUT) {
+            for (unsigned c = 0; c < LANES; ++c) {
+#pragma HLS PIPELINE II = 1
+                if (n * LANES + c < job.out_channels) {
+                    output[job.dst + n * LANES + c] = total[c];
+                }
+            }
+        }
+    }
+}
+
+}  // namespace hwgen
+
+#endif

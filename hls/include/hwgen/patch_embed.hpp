@@ -1,0 +1,48 @@
+// Patch embedding, the device's part: the host cuts the image into int8 patches (hwgen/golden/integer_model.py, quantize_input)
+// and lays them out word by word; here they are copied into the activation memory, from where the linear unit embeds them.
+// The residual stream starts with a constant (position embedding, class token) that comes with the weights.
+#ifndef HWGEN_PATCH_EMBED_HPP
+#define HWGEN_PATCH_EMBED_HPP
+
+#include "hwgen/types.hpp"
+
+namespace hwgen {
+
+/// Sizes of the unit.
+struct PatchEmbedConfig {
+    static constexpr unsigned LANES = 16;
+};
+
+/// input, `count` words of a frame -> act [word][token] from word `dst` on.
+template <class Config>
+void load_patches(const Word<Config::LANES> *input, unsigned count, unsigned dst, Act act[][Config::LANES])
+{
+#pragma HLS INLINE off
+    for (unsigned i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II = 1
+        const Word<Config::LANES> word = input[i];
+        for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+#pragma HLS UNROLL
+            act[dst + i][lane] = lane_of<Config::LANES>(word, lane);
+        }
+    }
+}
+
+/// `count` residual words of LANES int16, two words of the stream each.
+template <class Config>
+void load_residual(hls::stream<Word<Config::LANES>> &weights, unsigned count, Res residual[][Config::LANES])
+{
+#pragma HLS INLINE off
+    for (unsigned i = 0; i < 2 * count; ++i) {
+#pragma HLS PIPELINE II = 1
+        const Word<Config::LANES> word = weights.read();
+        for (unsigned half = 0; half < Config::LANES / 2; ++half) {
+#pragma HLS UNROLL
+            residual[i / 2][(i % 2) * (Config::LANES / 2) + half] = half_of<Config::LANES>(word, half);
+        }
+    }
+}
+
+}  // namespace hwgen
+
+#endif

@@ -1,0 +1,44 @@
+// The only rounding rule of the project: multiply, round half up, shift, saturate. See hwgen/numerics.py.
+#ifndef HWGEN_REQUANTIZE_HPP
+#define HWGEN_REQUANTIZE_HPP
+
+#include "hwgen/types.hpp"
+
+namespace hwgen {
+
+/// A requantizer with a constant factor.
+struct Factor {
+    std::uint16_t mult;
+    std::uint8_t shift;
+};
+
+/// A number kept between the symmetric limits of BITS bits.
+template <int BITS>
+inline int saturate(std::int64_t x)
+{
+#pragma HLS INLINE
+    constexpr std::int64_t LIMIT = (std::int64_t{1} << (BITS - 1)) - 1;
+    return static_cast<int>(x > LIMIT ? LIMIT : (x < -LIMIT ? -LIMIT : x));
+}
+
+/// x / 2**shift, rounded half towards +infinity; shift 0 is allowed.
+inline std::int64_t round_shift(std::int64_t x, unsigned shift)
+{
+#pragma HLS INLINE
+    const std::int64_t half = (std::int64_t{1} << shift) >> 1;
+    return (x + half) >> shift;
+}
+
+/// acc * mult / 2**shift, rounded half up, saturated to BITS bits.
+template <int BITS>
+inline int requantize(std::int64_t acc, Mult mult, Shift shift)
+{
+#pragma HLS INLINE
+    const ap_int<36> narrow = acc;                                  // widest user: int32 accumulators and the norm's int20
+    const ap_int<52> product = narrow.to_int64() * mult.to_int64();
+    return saturate<BITS>(round_shift(product.to_int64(), shift.to_uint()));
+}
+
+}  // namespace hwgen
+
+#endif

@@ -1,0 +1,100 @@
+// Mixture of experts, the routing part: softmax over all experts in one pass, the k largest logits (the lowest expert wins a
+// tie), and a queue of tokens per expert. No token is dropped.
+#ifndef HWGEN_ROUTER_HPP
+#define HWGEN_ROUTER_HPP
+
+#include "hwgen/softmax.hpp"
+
+namespace hwgen {
+
+/// Sizes of the unit.
+struct RouterConfig {
+    static constexpr unsigned LANES = 16;
+    static constexpr unsigned MAX_TOKENS = 64;
+    static constexpr unsigned MAX_EXPERTS = 16;
+    static constexpr unsigned MAX_TOP_K = 4;
+};
+
+/// Tokens of one expert, in token order, and their scores in unit 2**-16.
+struct Ticket {
+    std::uint16_t token;
+    std::uint16_t score;
+};
+
+/// What the router decided. count[e] tickets of expert e are valid.
+template <class Config>
+struct Queues {
+    Ticket tickets[Config::MAX_EXPERTS][Config::MAX_TOKENS];
+    unsigned count[Config::MAX_EXPERTS];
+};
+
+/// One routing: logits [word][token] of `tokens` tokens and `experts` experts.
+struct RouterJob {
+    unsigned tokens;
+    unsigned experts;
+    unsigned top_k;
+    bool renormalize;                                ///< scores are divided by the sum of the k chosen ones
+};
+
+/// Fills the queues from the logits.
+template <class Config>
+void route(const RouterJob &job, const Res logits[][Config::LANES], Queues<Config> &queues)
+{
+#pragma HLS INLINE off
+    for (unsigned e = 0; e < job.experts; ++e) {
+        queues.count[e] = 0;
+    }
+    for (unsigned t = 0; t < job.tokens; ++t) {
+        Res best[Config::MAX_TOP_K] = {};            // descending
+        unsigned chosen[Config::MAX_TOP_K] = {};
+#pragma HLS ARRAY_PARTITION variable = best complete
+#pragma HLS ARRAY_PARTITION variable = chosen complete
+        OnlineSoftmax softmax;
+        for (unsigned e = 0; e < job.experts; ++e) {
+#pragma HLS PIPELINE
+            const Res x = logits[(e / Config::LANES) * job.tokens + t][e % Config::LANES];
+            if (e == 0) {
+                softmax.first(x);
+            } else {
+                softmax.next(x);
+            }
+            Res carry = x;
+            unsigned owner = e;
+            bool inserted = false;                   // from there on everything moves down one place
+            for (unsigned i = 0; i < Config::MAX_TOP_K; ++i) {
+#pragma HLS UNROLL
+                inserted = inserted || i >= e || carry > best[i];
+                if (inserted) {
+                    const Res old = best[i];
+                    const unsigned old_owner = chosen[i];
+                    best[i] = carry;
+                    chosen[i] = owner;
+                    carry = old;
+                    owner = old_owner;
+                }
+            }
+        }
+        std::int64_t sum = softmax.sum;
+        if (job.renormalize) {
+            sum = 0;
+            for (unsigned i = 0; i < job.top_k; ++i) {
+                sum += exp2_q15(static_cast<unsigned>(softmax.bias - best[i]));
+            }
+        }
+        int exponent = 0;
+        const std::int64_t r = reciprocal(sum, exponent);
+        for (unsigned i = 0; i < job.top_k; ++i) {
+            const std::int64_t e = exp2_q15(static_cast<unsigned>(softmax.bias - best[i]));
+            const std::int64_t score = round_shift(e * r, static_cast<unsigned>(15 + exponent));
+            const unsigned expert = chosen[i];
+            const unsigned place = queues.count[expert];
+            queues.tickets[expert][place].token = static_cast<std::uint16_t>(t);
+            queues.tickets[expert][place].score = static_cast<std::uint16_t>(score < 65535 ? score : 65535);
+            queues.count[expert] = place + 1;
+        }
+    }
+}
+
+}  // namespace hwgen
+
+#endif

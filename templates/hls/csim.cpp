@@ -1,0 +1,148 @@
+// C simulation bench: runs frames through hwgen_top and writes its output words; with --trace also every value.
+//
+//     csim --weights weights.bin --input input.bin --output output.bin --frames 3 --tasks 0,1 [--trace trace.bin]
+//
+// Frame f runs for task f modulo the list. It prints a line per frame and at the end one line of JSON. Exit code 2: bad input.
+// The trace: per step and frame two uint32, step and bytes, then the words of the value the step wrote, as in memory.
+#include <chrono>
+#include <cstdlib>
+#include <map>
+
+#include "hwgen/weight_file.hpp"
+#include "hwgen_program.hpp"
+#include "hwgen_top.hpp"
+
+namespace {
+
+std::FILE *trace_file = nullptr;
+
+[[noreturn]] void fail(const std::string &message)
+{
+    std::fprintf(stderr, "error: %s\n", message.c_str());
+    std::exit(2);
+}
+
+void dump(unsigned step, const void *data, std::size_t bytes)
+{
+    const std::uint32_t head[2] = {step, static_cast<std::uint32_t>(bytes)};
+    if (std::fwrite(head, sizeof head, 1, trace_file) != 1 || std::fwrite(data, 1, bytes, trace_file) != bytes) {
+        fail("the trace cannot be written");
+    }
+}
+
+/// Writes the value a step produced; an output is in the output file.
+void observe(unsigned index, const hwgen::Memories<Config> &m)
+{
+    const hwgen::Step &s = PROGRAM[index];
+    const unsigned in_words = hwgen::words_of(s.in_channels, Config::LANES);
+    const unsigned out_words = hwgen::words_of(s.out_channels, Config::LANES);
+    switch (s.kind) {
+    case hwgen::Kind::PATCHES:
+    case hwgen::Kind::LAYER_NORM:
+        dump(index, m.act[s.dst], in_words * s.tokens * sizeof m.act[0]);
+        break;
+    case hwgen::Kind::ATTENTION:
+        dump(index, m.act[s.dst], hwgen::words_of(1U * s.count * s.size, Config::LANES) * s.tokens * sizeof m.act[0]);
+        break;
+    case hwgen::Kind::RESIDUAL_INIT:
+    case hwgen::Kind::EXPERTS:
+        dump(index, m.residual, sizeof m.residual);
+        break;
+    case hwgen::Kind::ROUTE:
+        dump(index, m.logits, out_words * s.tokens * sizeof m.logits[0]);
+        break;
+    case hwgen::Kind::LINEAR:
+        if (s.target == hwgen::Target::RESIDUAL) {
+            dump(index, m.residual, sizeof m.residual);
+        } else if (s.target != hwgen::Target::OUTPUT) {
+            dump(index, m.act[s.dst], out_words * s.tokens * sizeof m.act[0]);
+        }
+        break;
+    }
+}
+
+std::vector<BusWord> to_words(const std::vector<unsigned char> &bytes)
+{
+    std::vector<BusWord> words(bytes.size() / Config::LANES);
+    for (std::size_t i = 0; i < words.size(); ++i) {
+        for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+            const int low = static_cast<int>(8 * lane);
+            words[i].range(low + 7, low) = bytes[i * Config::LANES + lane];
+        }
+    }
+    return words;
+}
+
+std::vector<int> numbers(const std::string &text)
+{
+    std::vector<int> result;
+    const char *place = text.c_str();
+    while (*place != '\0') {
+        char *end = nullptr;
+        result.push_back(static_cast<int>(std::strtol(place, &end, 0)));
+        if (end == place) {
+            fail("'" + text + "' is no list of numbers");
+        }
+        place = *end == ',' ? end + 1 : end;
+    }
+    return result;
+}
+
+}  // namespace
+
+int main(int argc, char **argv)
+{
+    std::map<std::string, std::string> options;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        options[argv[i]] = argv[i + 1];
+    }
+    for (const char *name : {"--weights", "--input", "--output", "--frames", "--tasks"}) {
+        if (options.count(name) == 0) {
+            fail(std::string("the option ") + name + " is missing");
+        }
+    }
+    std::vector<unsigned char> bytes;
+    const std::string problem = hwgen::read_weights(options["--weights"], Config::LANES, std::uint64_t{WEIGHT_WORDS} * Config::LANES,
+                                                    WEIGHT_DIGEST, bytes);
+    if (!problem.empty()) {
+        fail(problem);
+    }
+    const std::vector<BusWord> weights = to_words(bytes);
+    const auto frames = static_cast<std::size_t>(numbers(options["--frames"]).front());
+    const std::vector<int> tasks = numbers(options["--tasks"]);
+    for (const int task : tasks) {
+        if (task < 0 || task >= static_cast<int>(NUM_TASKS)) {
+            fail("there is no task " + std::to_string(task));
+        }
+    }
+    constexpr std::size_t FRAME_BYTES = std::size_t{INPUT_WORDS} * Config::LANES;
+    if (!hwgen::read_file(options["--input"], bytes) || bytes.size() != frames * FRAME_BYTES) {
+        fail(options["--input"] + ": holds " + std::to_string(bytes.size()) + " bytes, " + std::to_string(frames) + " frames need " +
+             std::to_string(frames * FRAME_BYTES));
+    }
+    const std::vector<BusWord> input = to_words(bytes);
+    if (options.count("--trace") != 0) {
+        trace_file = std::fopen(options["--trace"].c_str(), "wb");
+        if (trace_file == nullptr) {
+            fail(options["--trace"] + ": cannot be written");
+        }
+        hwgen::Observer<Config>::function = observe;
+    }
+    std::vector<hwgen::Acc> output(frames * OUTPUT_WORDS, 0);
+    const auto begin = std::chrono::steady_clock::now();
+    for (std::size_t f = 0; f < frames; ++f) {
+        hwgen_top(weights.data(), &input[f * INPUT_WORDS], &output[f * OUTPUT_WORDS], tasks[f % tasks.size()]);
+        std::printf("frame %zu\n", f + 1);
+        (void)std::fflush(stdout);
+    }
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    std::FILE *file = std::fopen(options["--output"].c_str(), "wb");
+    if (file == nullptr || std::fwrite(output.data(), sizeof output[0], output.size(), file) != output.size() || std::fclose(file) != 0) {
+        fail(options["--output"] + ": cannot be written");
+    }
+    if (trace_file != nullptr && std::fclose(trace_file) != 0) {
+        fail("the trace cannot be written");
+    }
+    std::printf("{\"frames\": %zu, \"seconds\": %.6f}\n", frames, seconds.count());
+    return 0;
+}
