@@ -15,7 +15,7 @@ from .errors import InputError, ToolError
 from .golden import integer_model
 from .registers import StatusBit
 from .schedule import Program
-from .tools import native, verilator
+from .tools import cosim, native, verilator
 
 ENGINES = ("verilator", "icarus", "golden")
 
@@ -56,6 +56,14 @@ def build_bench(build: Path, trace: bool) -> Path:
                            cflags=f"-O3 -march=native -I{build.resolve() / 'driver'}")
 
 
+def _task_register(tasks: list[int]) -> int:
+    """The TASKS register for these frames. Raises InputError when their tasks do not repeat every eight frames."""
+    slots = [tasks[i % len(tasks)] for i in range(TASK_SLOTS)] if len(tasks) < TASK_SLOTS else tasks[:TASK_SLOTS]
+    if any(task != slots[i % TASK_SLOTS] for i, task in enumerate(tasks)):
+        raise InputError("the tasks of the frames do not repeat every eight frames")
+    return sum(task << 4 * i for i, task in enumerate(slots))
+
+
 def _cycle_limit(program: Program, frames: int, memory: MemoryModel) -> int:
     """Cycles after which a run has hung: twenty times the estimate, and what the stalls cost."""
     expected = program.estimate(memory.bytes_per_cycle, memory.latency)[-1].stop
@@ -70,14 +78,12 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
     """
     if not 0 < len(tasks) <= MAX_FRAMES:
         raise InputError(f"{len(tasks)} frames in one run, 1 to {MAX_FRAMES} are possible")
-    slots = [tasks[i % len(tasks)] for i in range(TASK_SLOTS)] if len(tasks) < TASK_SLOTS else tasks[:TASK_SLOTS]
-    if any(task != slots[i % TASK_SLOTS] for i, task in enumerate(tasks)):
-        raise InputError("the tasks of the frames do not repeat every eight frames")
+    register = _task_register(tasks)
     with tempfile.TemporaryDirectory(prefix="hwgen_run_") as folder:
         work = Path(folder)
         (work / "input.bin").write_bytes(frames)
         options = dict(program=build / "program.bin", weights=build / "weights.bin", input=work / "input.bin", output=work / "output.bin",
-                       events=work / "events.bin", frames=len(tasks), tasks=hex(sum(t << 4 * i for i, t in enumerate(slots))),
+                       events=work / "events.bin", frames=len(tasks), tasks=hex(register),
                        latency=memory.latency, bytes_per_cycle=memory.bytes_per_cycle, stall=memory.stall, seed=memory.seed, runs=runs, max_cycles=_cycle_limit(program, len(tasks), memory))
         if waves is not None:
             options["waves"] = waves
@@ -180,6 +186,24 @@ def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: Memory
                      on_frame=lambda done: say("simulate RTL", done, len(tasks)))
 
 
+def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:
+    """cocotb bench on Icarus: real AXI transactions. The memory answers at once; ``memory.stall`` chooses the pattern of pauses."""
+    program = build.program
+    say("simulate RTL in Icarus (slow)", 0, 0)
+    with tempfile.TemporaryDirectory(prefix="hwgen_run_") as folder:
+        work = Path(folder)
+        (work / "input.bin").write_bytes(frames)
+        begin = time.monotonic()
+        result = cosim.simulate(build.path, work, dict(
+            program=str(build.path.resolve() / "program.bin"), weights=str(build.path.resolve() / "weights.bin"), input=str(work / "input.bin"),
+            output=str(work / "output.bin"), input_bytes=program.input_bytes, input_stride=program.input_stride,
+            output_bytes=program.output_bytes, frames=len(tasks), tasks=_task_register(tasks), stall_seed=memory.seed, runs=1, timeout_ms=10_000,
+            pattern="never" if memory.stall == 0 else "seldom" if memory.stall < 0.4 else "often"))
+        seconds = time.monotonic() - begin
+        outputs = program.read_outputs((work / "output.bin").read_bytes(), tasks)
+    return Run(outputs, result["cycles"], seconds, 0, np.zeros(0, EVENT))
+
+
 def _dequantized(model, words: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Real outputs. An output that several tasks have (one pass each) is given for the last of them."""
     result: dict[str, np.ndarray] = {}
@@ -203,6 +227,8 @@ def _instruction_table(program: Program, runs: list[np.ndarray]) -> list[dict]:
     """Per instruction, averages over the frames that ran it; cycles: from its start to the start of the next."""
     sums = {}
     for events in runs:
+        if not len(events):
+            continue
         spans = np.append(events["start"][1:], events["retire"][-1:]).astype(np.int64) - events["start"].astype(np.int64)
         for event, cycles in zip(events, spans):
             row = sums.setdefault(int(event["pc"]), np.zeros(6))

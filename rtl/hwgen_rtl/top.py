@@ -31,7 +31,8 @@ class Top(wiring.Component):
 
     clk, rst     one clock, synchronous reset (active high)
     s_axil_*     AXI4-Lite slave, 32 bits: `hwgen.registers`
-    m_axi_*      AXI4 master, ``axi_data_bits`` wide, 64-bit addresses, one ID: reads input and weights, writes outputs
+    m_axi_*      AXI4 master, ``axi_data_bits`` wide, 64-bit addresses: reads input and weights, writes outputs. One ID: requests
+                 carry 0, the IDs of answers are not looked at
     irq          level: STATUS.DONE and IRQ_ENABLE
     trace_*      for benches, may stay open: an instruction starts (its number in the program), one retires, a frame ends,
                  and why no token was issued this cycle (``trace_wait_tile``, ``trace_wait_hazard``, ``trace_wait_output``)
@@ -50,7 +51,8 @@ class Top(wiring.Component):
             **{f"s_axil_{name}": member for name, member in AXIL_PORTS.items()},
             **{f"m_axi_{name}": self.dma.signature.members[name] for name in READ_PORTS},
             **{f"m_axi_{name}": self.writer.signature.members[name] for name in WRITE_PORTS},
-            "irq": Out(1), "trace_start": Out(1), "trace_pc": Out(pc_bits), "trace_retire": Out(1), "trace_frame": Out(1),
+            "m_axi_arid": Out(1), "m_axi_rid": In(1), "m_axi_awid": Out(1), "m_axi_bid": In(1), "irq": Out(1),
+            "trace_start": Out(1), "trace_pc": Out(pc_bits), "trace_retire": Out(1), "trace_frame": Out(1),
             "trace_issue": Out(1), "trace_wait_tile": Out(1), "trace_wait_hazard": Out(1), "trace_wait_output": Out(1)})
 
     def elaborate(self, platform):

@@ -11,14 +11,12 @@ from pathlib import Path
 import sys
 from xml.etree import ElementTree
 
-from cocotb_tools.runner import get_runner
+from cocotb_tools.runner import Runner, Verilator, get_runner
 
 from hwgen.errors import ToolError
 from hwgen.tools import icarus, verilator
 
 from .bench import VARIABLE
-
-SIM = Path(__file__).resolve().parent.parent           # holds the package of benches, `tb`
 
 
 class Simulator(Enum):
@@ -35,6 +33,13 @@ class Simulator(Enum):
             return []
         # -O1 of the C++: benches are short, so compiling is most of the time; unused bits and the like are of no interest here
         return ["--unroll-count", "0", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-CFLAGS", "-O1", "--no-timing"]
+
+
+class _PortsOnly(Verilator):
+    """cocotb's Verilator runner without ``--public-flat-rw``: a public signal in every module makes a model ten times as long to compile."""
+
+    def _build_command(self):
+        return [[word for word in command if word != "--public-flat-rw"] for command in super()._build_command()]
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def run(design: Design, module: str, simulator: Simulator, folder: Path, waves: 
     log and the waves. Raises ToolError when a tool is missing, the build fails, a test fails, or no test ran.
     """
     version = simulator.version()
-    text = json.dumps([design.top, sorted(design.files.items()), simulator.value, version, simulator.build_args, waves, sys.prefix])
+    text = json.dumps(["ports only", design.top, sorted(design.files.items()), simulator.value, version, simulator.build_args, waves, sys.prefix])
     build_dir = cache_folder() / f"{design.top}_{simulator.value}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     build_dir.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,10 +86,14 @@ def run(design: Design, module: str, simulator: Simulator, folder: Path, waves: 
         if not path.exists() or path.read_text() != content:
             path.write_text(content)
         sources.append(path)
+    if simulator is Simulator.VERILATOR:        # what a bench looks at: the signals of the top module
+        public = build_dir / "public.vlt"
+        public.write_text(f'`verilator_config\npublic_flat_rw -module "{design.top}" -var "*"\n')
+        sources.append(public)
     environment = {VARIABLE: json.dumps({**parameters, "inputs": design.inputs}), "COCOTB_ANSI_OUTPUT": "0"}
     name, results = f"bench {module} on {simulator.value}", folder.resolve() / "results.xml"
     with _environment(simulator):
-        runner = get_runner(simulator.value)
+        runner: Runner = _PortsOnly() if simulator is Simulator.VERILATOR else get_runner(simulator.value)
         done = build_dir / "built"
         if not done.exists():
             try:

@@ -1,6 +1,6 @@
 """A whole accelerator over AXI4 and AXI4-Lite: loads a build, runs frames, and hands back the output memory.
 
-Parameters: program, weights, input (files), input_bytes, input_stride, output_bytes, frames, tasks (register), pattern, seed, runs,
+Parameters: program, weights, input (files), input_bytes, input_stride, output_bytes, frames, tasks (register), pattern, stall_seed, runs,
 output (file written: the output memory of the last run), result (file written: JSON with cycles and status), and for the tests of this
 project faults = true, which adds the tests of error flags.
 """
@@ -86,7 +86,7 @@ async def prepare(dut, pattern: str, seed: int = 1) -> Accelerator:
 async def runs(dut):
     """Every run (without a reset in between) gives the same output, which goes to the caller."""
     p = parameters()
-    a = await prepare(dut, p["pattern"], p["seed"])
+    a = await prepare(dut, p["pattern"], p["stall_seed"])
     await a.load(Path(p["program"]).read_bytes())
     await a.configure()
     found = []
@@ -105,7 +105,7 @@ async def runs(dut):
 async def errors_set_a_flag_and_never_hang(dut):
     """Start while busy, an unknown instruction, a program without end, a stream too short, a bus error; a good run follows each."""
     p = parameters()
-    a = await prepare(dut, p["pattern"], p["seed"])
+    a = await prepare(dut, p["pattern"], p["stall_seed"])
     good = Path(p["program"]).read_bytes()
     await a.load(good)
     await a.configure()

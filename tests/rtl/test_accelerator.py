@@ -42,7 +42,7 @@ def built(tmp_path_factory):
 def test_accelerator(built, simulator, pattern, faults, tmp_path):
     design, parameters, program, golden = built
     simulator.version()
-    run(design, "tb.accelerator", simulator, tmp_path, **parameters, pattern=pattern, seed=3, runs=2, faults=faults,
+    run(design, "tb.accelerator", simulator, tmp_path, **parameters, pattern=pattern, stall_seed=3, runs=2, faults=faults,
         output=str(tmp_path / "output"), result=str(tmp_path / "result"))
     found = program.read_outputs((tmp_path / "output").read_bytes(), TASKS)
     for frame, outputs in enumerate(found):
