@@ -10,21 +10,25 @@ from hwgen_rtl.top import Top
 from ..engine import EngineConfig
 from ..paths import data_dir
 from ..tools import yosys
+from .rtlil import explicit_widths
 
 TOP = "hwgen_top"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "router_chain.sv")
 
 # Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator agree from
-# time 0 on. Attributes (source places) are dropped: the text must not depend on where the project lies.
-COMMANDS = ("read_rtlil design.il", "proc", "pmuxtree", "opt_clean -purge", "memory_collect", "write_verilog -norename -noattr -sv design.sv")
+# time 0 on. `wreduce` drops carry bits nobody reads. Attributes (source places) are dropped: the text must not depend on where the project lies.
+LOWER = ("read_rtlil design.il", "proc", "pmuxtree", "opt_clean -purge", "memory_collect", "wreduce", "opt_clean -purge", "write_rtlil lower.il")
+WRITE = ("read_rtlil lower.il", "write_verilog -norename -noattr -sv design.sv")
 
 
 def to_verilog(component: wiring.Component, name: str) -> str:
-    """Verilog of ``component`` with top module ``name``; modules of rtl/sv stay instances.
+    """Verilog of ``component`` with top module ``name``; modules of rtl/sv stay instances. Operators have explicit widths.
 
     Raises ToolError when Yosys is missing.
     """
-    outputs, _ = yosys.script(COMMANDS, {"design.il": rtlil.convert(component, name=name, emit_src=False)}, ("design.sv",))
+    text = rtlil.convert(component, name=name, emit_src=False)
+    lowered, _ = yosys.script(LOWER, {"design.il": text}, ("lower.il",))
+    outputs, _ = yosys.script(WRITE, {"lower.il": explicit_widths(lowered["lower.il"])}, ("design.sv",))
     return outputs["design.sv"]
 
 
