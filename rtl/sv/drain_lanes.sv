@@ -152,7 +152,7 @@ module drain_lanes #(
         limit = c6.act ? 127 : 32767;
         for (int unsigned j = 0; j < TO; j++) begin
           y = (x6[j] + half) >>> c6.shift2;
-          y7[j] = y > 64'(limit) ? limit : y < -64'(limit) ? -limit : y[31:0];
+          y7[j] = y > 64'(limit) ? limit : y < -(64'(limit)) ? -limit : y[31:0];
         end
       end else for (int unsigned j = 0; j < TO; j++) y7[j] = x6[j][31:0];
     if (c5.valid)
@@ -185,7 +185,7 @@ module drain_lanes #(
         limit = c2.to16 ? 32767 : 127;
         for (int unsigned j = 0; j < TO; j++) begin
           y = (x2[j] + ((64'sd1 <<< s2[j]) >>> 1)) >>> s2[j];
-          r3[j] = y > 64'(limit) ? limit : y < -64'(limit) ? -limit : y[31:0];
+          r3[j] = y > 64'(limit) ? limit : y < -(64'(limit)) ? -limit : y[31:0];
         end
       end
     if (c1.valid) begin
