@@ -24,6 +24,8 @@ AXIL_PORTS = {
 READ_PORTS = ("arvalid", "arready", "araddr", "arlen", "arsize", "arburst", "rvalid", "rready", "rdata", "rresp", "rlast")
 WRITE_PORTS = ("awvalid", "awready", "awaddr", "awlen", "awsize", "awburst", "wvalid", "wready", "wdata", "wstrb", "wlast",
                "bvalid", "bready", "bresp")
+INPUTS = (*(f"s_axil_{name}" for name, member in AXIL_PORTS.items() if member.flow is In),      # all but clk and rst
+          *(f"m_axi_{name}" for name in ("arready", "rvalid", "rdata", "rresp", "rlast", "rid", "awready", "wready", "bvalid", "bresp", "bid")))
 
 
 class Top(wiring.Component):

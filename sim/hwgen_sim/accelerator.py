@@ -8,6 +8,7 @@ from pathlib import Path
 import sys
 
 from hwgen.errors import HwgenError
+from hwgen_rtl.top import INPUTS
 
 from .runner import Design, Simulator, run
 
@@ -17,7 +18,7 @@ TOP = "hwgen_top"
 def design(build: Path) -> Design:
     """The RTL of a build directory."""
     names = (build / "rtl" / "filelist.f").read_text().split()
-    return Design(TOP, {name: (build / "rtl" / name).read_text() for name in names}, ())
+    return Design(TOP, {name: (build / "rtl" / name).read_text() for name in names}, INPUTS)
 
 
 def main(options: dict) -> int:

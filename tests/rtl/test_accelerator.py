@@ -8,6 +8,7 @@ import pytest
 from hwgen.backends import rtl
 from hwgen.golden import integer_model
 from hwgen.schedule import schedule
+from hwgen_rtl.top import INPUTS
 from qgraphs import random_images, random_model, random_qgraph
 
 pytest.importorskip("cocotb_tools")
@@ -33,7 +34,7 @@ def built(tmp_path_factory):
                       tasks=sum(task << 4 * i for i, task in enumerate(TASKS)), input_bytes=program.input_bytes,
                       input_stride=program.input_stride, output_bytes=program.output_bytes)
     files = {Path(name).name: text for name, text in rtl.files(program.config).items() if name.endswith(".sv")}
-    return Design(rtl.TOP, files, ()), parameters, program, golden
+    return Design(rtl.TOP, files, INPUTS), parameters, program, golden
 
 
 @pytest.mark.parametrize("simulator, pattern, faults", [
