@@ -5,8 +5,8 @@
 // out_*    2 E + 8 cycles later: experts and scores of the K places in falling order (places from top_k on: anything)
 //
 // In step i of a token expert i meets the running maximum (b) and the sorted list; its exponential is ready in step i + 3.
-// The running sum takes two steps an expert (multiply, add), so the exponentials wait i - 1 steps in a line: short memories
-// that all lanes address with one write position, nothing is shifted.
+// The running sum takes two steps an expert (multiply, add), so the exponentials wait i - 1 steps. What waits is in short memories
+// with one common write position; nothing is shifted.
 module router_chain #(
   parameter [31:0] E = 16, parameter [31:0] K = 2, parameter [31:0] TW = 8,
   parameter [256*16-1:0] EXP_TABLE = '0, parameter [256*16-1:0] RECIP_TABLE = '0
@@ -22,19 +22,19 @@ module router_chain #(
   output logic [8*K-1:0]  out_expert,
   output logic [16*K-1:0] out_score
 );
-  localparam [31:0] LW = $clog2(2*E + 8);           // address bits of a line
-  localparam [31:0] LINE = 1 << LW;
+  localparam [31:0] LW = $clog2(2*E + 8);           // address bits of a long line
+  localparam [31:0] SW = $clog2(E);                 // and of a short one
   localparam [31:0] PLACE = K*24;                   // place line: exponential and expert of every place
   localparam signed [31:0] ONE = 32768;
 
   logic [15:0]        exp_table [0:255];
   logic [15:0]        recip_table [0:255];
-  logic [LW-1:0]      at, from;                     // write and read position of a line; both wrap
-  logic [15:0]        x_line [0:E-1][0:LINE-1];     // logits
-  logic [16:0]        e_line [0:E-1][0:LINE-1];     // {x > b, exponential}
-  logic [31:0]        chosen_line [0:LINE-1];
-  logic [PLACE-1:0]   place_line [0:LINE-1];
-  logic [TW-1:0]      token_line [0:LINE-1];
+  logic [LW-1:0]      at;                           // write position of the lines
+  logic [16*E-1:0]    x_late;                       // logit of expert i for the token in step i
+  logic [17*E-1:0]    e_word, e_late;               // {x > b, exponential} of expert i: in step i + 3, in step 2 i + 2
+  logic [31:0]        chosen, chosen_late;          // sum of the first top_k exponentials: in step E + 4, in step 2 E + 2
+  logic [PLACE-1:0]   place, place_late;            // exponential and expert of every place: in step E + 3, in step 2 E + 6
+  logic [TW-1:0]      token_late;                   // in step 2 E + 7
 
   logic signed [15:0] b      [0:E-1];
   logic signed [15:0] value  [0:E-1][0:K-1];
@@ -42,10 +42,8 @@ module router_chain #(
   logic [16:0]        d1     [0:E-1];               // |x - b|
   logic [15:0]        t2     [0:E-1];               // table value
   logic [8:0]         n2     [0:E-1];               // shift of it
-  logic [15:0]        e3     [0:E-1];
   logic               gt1    [0:E-1];
   logic               gt2    [0:E-1];
-  logic               gt3    [0:E-1];
   logic [63:0]        prod   [0:E-1];
   logic [31:0]        plus   [0:E-1];
   logic               gt4    [0:E-1];
@@ -54,12 +52,11 @@ module router_chain #(
   logic [16:0]        pd1    [0:K-1];               // the same for the places of the finished list
   logic [15:0]        pt2    [0:K-1];
   logic [8:0]         pn2    [0:K-1];
-  logic [15:0]        pe3    [0:K-1];
   logic [7:0]         pi1    [0:K-1];
   logic [7:0]         pi2    [0:K-1];
-  logic [7:0]         pi3    [0:K-1];
-  logic [31:0]        chosen;                       // sum of the first top_k exponentials
-  logic [PLACE-1:0]   place;
+  logic [PLACE-1:0]   next_place;
+  logic [17*E-1:0]    next_e;
+  logic [31:0]        next_chosen;
 
   logic [31:0]        total, m1, m2, r2, r3, r4, w3;
   logic [2:0]         ex1, ex2, ex3, ex4, ex5;
@@ -72,22 +69,81 @@ module router_chain #(
   logic [16*K-1:0]    next_score;
   logic signed [31:0] diff;
 
+  // lines: what was written n steps ago comes out of a memory that is read one step ahead, through a register
+  assign x_late[15:0] = logits[15:0];
+  for (genvar g = 1; g < E; g++) begin : g_logit
+    logic [15:0] q;
+    assign x_late[16*g +: 16] = q;
+    initial q = 0;
+    if (g == 1) begin : g_one
+      always_ff @(posedge clk) if (run) q <= logits[16*g +: 16];
+    end else begin : g_line
+      logic [15:0]   line [0:2**SW-1];
+      logic [SW-1:0] from;
+      assign from = at[SW-1:0] - SW'(g - 1);
+      initial for (int unsigned i = 0; i < 2**SW; i++) line[i] = 0;
+      always_ff @(posedge clk)
+        if (run) begin
+          line[at[SW-1:0]] <= logits[16*g +: 16];
+          q <= line[from];
+        end
+    end
+  end
+  assign e_late[33:0] = e_word[33:0];
+  for (genvar g = 2; g < E; g++) begin : g_exp
+    logic [16:0] q;
+    assign e_late[17*g +: 17] = q;
+    initial q = 0;
+    if (g == 2) begin : g_one
+      always_ff @(posedge clk) if (run) q <= e_word[17*g +: 17];
+    end else begin : g_line
+      logic [16:0]   line [0:2**SW-1];
+      logic [SW-1:0] from;
+      assign from = at[SW-1:0] - SW'(g - 2);
+      initial for (int unsigned i = 0; i < 2**SW; i++) line[i] = 0;
+      always_ff @(posedge clk)
+        if (run) begin
+          line[at[SW-1:0]] <= e_word[17*g +: 17];
+          q <= line[from];
+        end
+    end
+  end
+  logic [31:0]      chosen_line [0:2**LW-1];
+  logic [PLACE-1:0] place_line [0:2**LW-1];
+  logic [TW-1:0]    token_line [0:2**LW-1];
+  logic [LW-1:0]    chosen_from, place_from, token_from;
+  assign chosen_from = at - LW'(E - 3);
+  assign place_from = at - LW'(E + 2);
+  assign token_from = at - LW'(2*E + 6);
+  initial begin
+    for (int unsigned i = 0; i < 2**LW; i++) begin chosen_line[i] = 0; place_line[i] = 0; token_line[i] = 0; end
+    at = 0; chosen_late = 0; place_late = 0; token_late = 0;
+  end
+  always_ff @(posedge clk)
+    if (run) begin
+      at <= at + 1'b1;
+      chosen_line[at] <= chosen;
+      chosen_late <= chosen_line[chosen_from];
+      place_line[at] <= place;
+      place_late <= place_line[place_from];
+      token_line[at] <= token;
+      token_late <= token_line[token_from];
+    end
+
   initial begin
     for (int unsigned i = 0; i < 256; i++) begin
       exp_table[i] = EXP_TABLE[16*i +: 16];
       recip_table[i] = RECIP_TABLE[16*i +: 16];
     end
-    for (int unsigned i = 0; i < LINE; i++) begin token_line[i] = 0; chosen_line[i] = 0; place_line[i] = 0; end
     for (int unsigned i = 0; i < E; i++) begin
-      b[i] = 0; d1[i] = 0; t2[i] = 0; n2[i] = 0; e3[i] = 0; gt1[i] = 0; gt2[i] = 0; gt3[i] = 0; prod[i] = 0; plus[i] = 0; gt4[i] = 0;
+      b[i] = 0; d1[i] = 0; t2[i] = 0; n2[i] = 0; gt1[i] = 0; gt2[i] = 0; prod[i] = 0; plus[i] = 0; gt4[i] = 0;
       s[i] = ONE;
       for (int unsigned j = 0; j < K; j++) begin value[i][j] = 0; index[i][j] = 0; end
-      for (int unsigned j = 0; j < LINE; j++) begin x_line[i][j] = 0; e_line[i][j] = 0; end
     end
     for (int unsigned j = 0; j < K; j++) begin
-      pd1[j] = 0; pt2[j] = 0; pn2[j] = 0; pe3[j] = 0; pi1[j] = 0; pi2[j] = 0; pi3[j] = 0; p5[j] = 0; w[j] = 0; i5[j] = 0;
+      pd1[j] = 0; pt2[j] = 0; pn2[j] = 0; pi1[j] = 0; pi2[j] = 0; p5[j] = 0; w[j] = 0; i5[j] = 0;
     end
-    at = 0; from = 0; chosen = 0; total = 0; m1 = 0; m2 = 0; r2 = 0; r3 = 0; r4 = 0; w3 = 0; diff = 0; x = 0; e = 0; place = 0;
+    chosen = 0; next_chosen = 0; e_word = 0; next_e = 0; next_place = 0; total = 0; m1 = 0; m2 = 0; r2 = 0; r3 = 0; r4 = 0; w3 = 0; diff = 0; x = 0; e = 0; place = 0;
     out_token = 0; out_expert = 0; out_score = 0; next_expert = 0; next_score = 0;
     ex1 = 0; ex2 = 0; ex3 = 0; ex4 = 0; ex5 = 0;
   end
@@ -96,8 +152,7 @@ module router_chain #(
   always_ff @(posedge clk) begin               // last step first: every step reads what the one before held
     if (run) begin
       // step 2 E + 7: scores
-      from = at - LW'(2*E + 7);
-      out_token <= token_line[from];
+      out_token <= token_late;
       for (int unsigned j = 0; j < K; j++) begin
         w[j] = (p5[j] + (32'd16384 << ex5)) >> (15 + 32'(ex5));
         next_score[16*j +: 16] = w[j] > 65535 ? 16'hffff : w[j][15:0];
@@ -106,11 +161,9 @@ module router_chain #(
       out_expert <= next_expert;
       out_score <= next_score;
       // step 2 E + 6: exponential times reciprocal
-      from = at - LW'(E + 3);
-      place = place_line[from];
       for (int unsigned j = 0; j < K; j++) begin
-        p5[j] = 32'(place[24*j +: 16]) * r4;
-        i5[j] = place[24*j + 16 +: 8];
+        p5[j] = 32'(place_late[24*j +: 16]) * r4;
+        i5[j] = place_late[24*j + 16 +: 8];
       end
       ex5 = ex4;
       // steps 2 E + 2 .. 2 E + 5: reciprocal of the sum, 2**15 <= sum < 2**22 (numerics.reciprocal)
@@ -123,30 +176,25 @@ module router_chain #(
       r2 = 32'(recip_table[m1[14:7]]);
       m2 = m1;
       ex2 = ex1;
-      from = at - LW'(E - 2);
-      total = renorm ? chosen_line[from] : s[E-1];
+      total = renorm ? chosen_late : s[E-1];
       ex1 = 0;
       for (int unsigned n = 1; n < 7; n++) if ((total >> (15 + n)) != 0) ex1 = n[2:0];
       m1 = total >> ex1;
       // running sum: step 2 i + 3 add, step 2 i + 2 multiply
       for (int unsigned i = E-1; i > 0; i--) begin
         s[i] = gt4[i] ? 32'((prod[i] + 16384) >> 15) + ONE : plus[i];
-        from = at - LW'(i - 1);
-        e = i == 1 ? {gt3[i], e3[i]} : e_line[i][from];
-        e_line[i][at] = {gt3[i], e3[i]};
+        e = e_late[17*i +: 17];
         prod[i] = 64'(s[i-1]) * 64'(e[15:0]);
         plus[i] = s[i-1] + 32'(e[15:0]);
         gt4[i] = e[16];
       end
       // places of the finished list, steps E .. E + 3
-      for (int unsigned j = 0; j < K; j++) place[24*j +: 24] = {pi3[j], pe3[j]};
-      place_line[at] = place;
-      chosen_line[at] = chosen;
-      chosen = 0;
-      for (int unsigned j = 0; j < K; j++) if (j < 32'(top_k)) chosen = chosen + 32'(pe3[j]);
+      next_chosen = 0;
+      for (int unsigned j = 0; j < K; j++) if (j < 32'(top_k)) next_chosen = next_chosen + 32'(place[24*j +: 16]);
+      chosen <= next_chosen;
       for (int unsigned j = 0; j < K; j++) begin
-        pe3[j] = pn2[j] > 15 ? 16'd0 : 16'((32'(pt2[j]) + ((32'd1 << pn2[j]) >> 1)) >> pn2[j]);
-        pi3[j] = pi2[j];
+        next_place[24*j +: 16] = pn2[j] > 15 ? 16'd0 : 16'((32'(pt2[j]) + ((32'd1 << pn2[j]) >> 1)) >> pn2[j]);
+        next_place[24*j + 16 +: 8] = pi2[j];
         pt2[j] = exp_table[pd1[j][7:0]];
         pn2[j] = pd1[j][16:8];
         pi2[j] = pi1[j];
@@ -154,10 +202,11 @@ module router_chain #(
         pd1[j] = diff[16:0];
         pi1[j] = index[E-1][j];
       end
+      place <= next_place;
       // exponential of expert i, steps i .. i + 2; maximum and list, step i
       for (int unsigned i = E-1; i > 0; i--) begin
-        e3[i] = n2[i] > 15 ? 16'd0 : 16'((32'(t2[i]) + ((32'd1 << n2[i]) >> 1)) >> n2[i]);
-        gt3[i] = gt2[i];
+        next_e[17*i +: 16] = n2[i] > 15 ? 16'd0 : 16'((32'(t2[i]) + ((32'd1 << n2[i]) >> 1)) >> n2[i]);
+        next_e[17*i + 16] = gt2[i];
         t2[i] = exp_table[d1[i][7:0]];
         n2[i] = d1[i][16:8];
         gt2[i] = gt1[i];
@@ -168,9 +217,7 @@ module router_chain #(
           value[i][j] = value[i-1][j];
           index[i][j] = index[i-1][j];
         end
-        from = at - LW'(i);
-        x = x_line[i][from];
-        x_line[i][at] = logits[16*i +: 16];
+        x = x_late[16*i +: 16];
         if (i < 32'(num_experts)) begin
           diff = 32'(x) - 32'(b[i-1]);
           gt1[i] = diff > 0;
@@ -190,8 +237,7 @@ module router_chain #(
       b[0] = logits[15:0];
       value[0][0] = logits[15:0];
       index[0][0] = 0;
-      token_line[at] = token;
-      at = at + 1'b1;
+      e_word <= next_e;
     end
   end
   /* verilator lint_on BLKSEQ */

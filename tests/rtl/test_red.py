@@ -31,7 +31,7 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("lane_memory_two", "lane_memory.sv", "waddr + wstride : waddr", "waddr : waddr"),
     ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
     ("router_five", "router_chain.sv", "value[i-1][j-1] >= x)", "value[i-1][j-1] > x)"),                # ties
-    ("router_five", "router_chain.sv", "j < 32'(top_k)) chosen", "j < K) chosen"),
+    ("router_five", "router_chain.sv", "j < 32'(top_k)) next_chosen", "j < K) next_chosen"),
     ("router_sixteen", "router_chain.sv", "(prod[i] + 16384) >> 15", "prod[i] >> 15"),
     ("router_all", "router_chain.sv", "n2[i] > 15", "n2[i] > 14"),
 )
