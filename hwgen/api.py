@@ -9,19 +9,20 @@ import zipfile
 
 import numpy as np
 
-from . import __version__, build as builds, quantizer, resources
-from .backends import bench, driver, rtl
+from . import __version__, build as builds, csim, difference, quantizer, resources
+from .backends import bench, driver, hls, hls_estimate, rtl
 from .board import Board, load_board
 from .errors import CalibrationError, CapacityError, InputError
 from .golden import integer_model
 from .importer import Checked, check_model, import_model
 from .qir import QModel
 from .schedule import Program, schedule
-from .simulate import MemoryModel, SimulationResult, simulate
+from .simulate import MemoryModel, SimulationResult, has_rtl, simulate
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
 
 Progress = Callable[[str, float, float], None]
+BACKENDS = ("rtl", "hls", "both")
 LATENCY = 100            # cycles of memory latency assumed by estimates
 
 
@@ -31,12 +32,16 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -
 
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
-            array: tuple[int, int] | None = None, method: str = "percentile", progress: Progress | None = None) -> "Accelerator":
+            array: tuple[int, int] | None = None, method: str = "percentile", backend: str = "rtl",
+            progress: Progress | None = None) -> "Accelerator":
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file, a dict of arrays, or "random". array: (rows, columns) instead of the
-    board's choice. Raises the errors of `hwgen.errors`; then nothing is written.
+    board's choice. backend: "rtl", "hls" (a Vitis HLS project in ``hls/``) or "both". Raises the errors of `hwgen.errors`; then
+    nothing is written.
     """
+    if backend not in BACKENDS:
+        raise InputError(f"there is no backend {backend!r}", hint=f"choose one of {', '.join(BACKENDS)}")
     say = progress or (lambda stage, done=0, total=0: None)
     board = load_board(target)
     say("import", 0, 0)
@@ -47,8 +52,14 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     say("schedule", 0, 0)
     program = choose(quantized, board, array)
     say("generate", 0, 0)
-    files = {**rtl.files(program.config), **bench.files(), **driver.files(program, Path(model).stem)}
     report = _report(Path(model).name, quantized, program, board)
+    files = driver.files(program, Path(model).stem)
+    if backend != "hls":
+        files |= {**rtl.files(program.config), **bench.files()}
+    if backend != "rtl":
+        plan = hls_estimate.choose(quantized, board)
+        files |= hls.files(plan, quantized, Path(model).stem, board)
+        report["hls"] = hls_estimate.report(plan, board)
     builds.write(Path(out), files, quantized, program, report, inputs=dict(imported.model.tasks[0].inputs), target=board.name,
                  clock_mhz=board.clock_mhz, bytes_per_cycle=board.bytes_per_cycle())
     return Accelerator(builds.load(out))
@@ -78,11 +89,23 @@ class Accelerator:
 
     def simulate(self, inputs: dict[str, np.ndarray], *, task: int | None = None, engine: str = "verilator",
                  waves: str | Path | None = None, memory: MemoryModel = MemoryModel(), progress: Progress | None = None) -> SimulationResult:
-        """Run images through ``engine`` ("verilator", "icarus", "golden") and compare every output word with the integer model.
+        """Run images through ``engine`` ("verilator", "icarus", "csim", "golden") and compare every output word with the integer model.
 
         Without ``task`` each image runs once for each task. Raises InputError, ToolError.
         """
         return simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory, progress=progress)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """What the build can run besides the integer model: "rtl", "csim"."""
+        return tuple(name for name, there in (("rtl", has_rtl(self.build)), ("csim", csim.has_hls(self.build.report))) if there)
+
+    def first_differences(self, inputs: dict[str, np.ndarray], progress: Progress | None = None) -> list[difference.Difference]:
+        """Where C simulation (every value) and RTL simulation (outputs), as far as the build has them, first leave the integer model.
+
+        At most one entry for each level and task. Raises InputError, ToolError.
+        """
+        return difference.search(self.build, self._images(inputs), progress)
 
     def report(self) -> dict:
         """What report.json holds."""

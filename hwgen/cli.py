@@ -36,7 +36,16 @@ class Engine(str, Enum):
 
     VERILATOR = "verilator"
     ICARUS = "icarus"
+    CSIM = "csim"
     GOLDEN = "golden"
+
+
+class Backend(str, Enum):
+    """What `compile` generates."""
+
+    RTL = "rtl"
+    HLS = "hls"
+    BOTH = "both"
 
 
 class Method(str, Enum):
@@ -165,12 +174,13 @@ def compile_command(
     array: Annotated[Optional[str], typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board "
                                                  "decides.")] = None,
     method: Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")] = Method.PERCENTILE,
+    backend: Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")] = Backend.RTL,
     json: Json = None,
 ) -> None:
-    """Turn a model into RTL, a program, a weight image, a driver and a simulation bench."""
+    """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
     with Bars(err) as bars:
         acc = _api().compile(model, target=target, calib=calib, out=output, shapes=parse_shapes(shape), array=parse_array(array),
-                             method=method.value, progress=bars)
+                             method=method.value, backend=backend.value, progress=bars)
     data = acc.report()
     reporting.show(data, out, leave_out=("instructions",))
     if calib == "random":
@@ -186,7 +196,8 @@ def simulate(
     input: Annotated[Path, typer.Option("--input", metavar="FILE.npz", show_default=False, help="Arrays keyed by ONNX input "
                      "name, images along the first axis. Integer arrays named like an output are labels: accuracy is printed.")],
     task: Annotated[Optional[int], typer.Option(min=0, help="Run this task only; otherwise all of them.")] = None,
-    engine: Annotated[Engine, typer.Option(help="`golden` is the integer model; it simulates no cycles.")] = Engine.VERILATOR,
+    engine: Annotated[Engine, typer.Option(help="`csim` is the HLS project run as C++, `golden` the integer model; neither "
+                                          "simulates cycles.")] = Engine.VERILATOR,
     images: Annotated[Optional[int], typer.Option(help="Use the first N images.")] = None,
     output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", help="Write the dequantized outputs under their "
                                                    "ONNX names.")] = None,
@@ -217,7 +228,8 @@ def simulate(
         write_json(json, data)
     if result.bit_exact is False:
         raise MismatchError(f"{result.mismatches:,} output words differ from the integer model", where=str(build),
-                            hint="run again with --waves --images 1, and report it: this must not happen")
+                            hint="run again with --waves --images 1, and report it: this must not happen" if engine is not Engine.CSIM
+                            else f"hwgen verify {build} --trace finds the first value that differs")
 
 
 MEMORIES = {                                    # of `verify`: ideal, slow, unsteady
@@ -233,33 +245,46 @@ def verify(
                                                   "seeded noise.")] = None,
     images: Annotated[Optional[int], typer.Option(help="Use the first N images (of the noise: 4).")] = None,
     engine: Annotated[Engine, typer.Option(help="The simulator of the RTL.")] = Engine.VERILATOR,
+    trace: Annotated[bool, typer.Option("--trace", help="Also compare every intermediate value (of the RTL the outputs) and show the "
+                                        "first that differs.")] = False,
     json: Json = None,
 ) -> None:
-    """Compare the RTL with the integer model, bit for bit, under three memory models."""
+    """Compare what the build holds with the integer model, bit for bit: the RTL under three memory models, the C simulation."""
     api = _api()
     acc = api.load(build)
-    if engine is Engine.GOLDEN:
-        raise InputError("the integer model cannot be compared with itself", where="option --engine",
-                         hint="choose verilator or icarus")
+    if engine not in (Engine.VERILATOR, Engine.ICARUS):
+        raise InputError(f"{engine.value} does not simulate the RTL", where="option --engine",
+                         hint="choose verilator or icarus; the C simulation is compared whenever the build holds it")
     if input:
         inputs, _ = split_arrays(load_arrays(input), acc, input, images)
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
+    runs = [("rtl", engine, name, memory) for name, memory in MEMORIES.items()] if "rtl" in acc.levels else []
+    runs += [("csim", Engine.CSIM, "", {})] if "csim" in acc.levels else []
     rows = []
     with Bars(err) as bars:
-        for name, memory in MEMORIES.items():
-            result = acc.simulate(inputs, engine=engine.value, memory=api.MemoryModel(**memory), progress=bars)
-            rows.append({"memory": name, "images": result.images, "bit_exact": result.bit_exact, "mismatches": result.mismatches,
-                         "cycles_per_image": result.cycles_per_image})
-    table("memory", "images", "bit-exact", "mismatches", "cycles per image",
-          rows=[(r["memory"], r["images"], "yes" if r["bit_exact"] else "no", r["mismatches"], f"{r['cycles_per_image']:,.1f}")
+        for level, simulator, name, memory in runs:
+            result = acc.simulate(inputs, engine=simulator.value, memory=api.MemoryModel(**memory), progress=bars)
+            rows.append({"level": level, "memory": name, "images": result.images, "bit_exact": result.bit_exact,
+                         "mismatches": result.mismatches, "cycles_per_image": result.cycles_per_image})
+        differences = acc.first_differences(inputs, progress=bars) if trace else None
+    table("level", "memory", "images", "bit-exact", "mismatches", "cycles per image",
+          rows=[(r["level"], r["memory"], r["images"], "yes" if r["bit_exact"] else "no", r["mismatches"], f"{r['cycles_per_image']:,.1f}")
                 for r in rows])
+    for difference in differences or ():
+        say(out, str(difference))
+    if differences == []:
+        say(out, "every traced value equals the integer model's")
     if json:
-        write_json(json, {"engine": engine.value, "bit_exact": all(r["bit_exact"] for r in rows), "runs": rows})
-    if failed := [r["memory"] for r in rows if not r["bit_exact"]]:
+        write_json(json, {"engine": engine.value, "bit_exact": all(r["bit_exact"] for r in rows), "runs": rows,
+                          "differences": None if differences is None else [d.to_dict() for d in differences]})
+    if failed := [r["memory"] for r in rows if r["level"] == "rtl" and not r["bit_exact"]]:
         raise MismatchError(f"the RTL differs from the integer model with memory: {', '.join(failed)}", where=str(build),
                             hint="run hwgen simulate --waves --images 1, and report it: this must not happen")
+    if differences or not all(r["bit_exact"] for r in rows):
+        raise MismatchError("the C simulation differs from the integer model", where=str(build),
+                            hint="see the value above" if trace else f"hwgen verify {build} --trace finds the first value that differs")
 
 
 @app.command(epilog="Example: `hwgen report build/ --html report.html`")

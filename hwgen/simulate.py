@@ -1,4 +1,5 @@
-"""Runs images through a build: the integer model, the RTL in Verilator (native bench), the RTL in Icarus (cocotb bench)."""
+"""Runs images through a build: the integer model, the RTL in Verilator (native bench), the RTL in Icarus (cocotb bench),
+the HLS project as C++."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import time
 
 import numpy as np
 
+from . import csim
 from .build import Build
 from .errors import InputError, ToolError
 from .golden import integer_model
@@ -17,7 +19,7 @@ from .registers import StatusBit
 from .schedule import Program
 from .tools import cosim, native, verilator
 
-ENGINES = ("verilator", "icarus", "golden")
+ENGINES = ("verilator", "icarus", "csim", "golden")
 
 MAX_FRAMES = 65535        # FRAMES register
 TASK_SLOTS = 8            # TASKS register
@@ -84,7 +86,8 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
         (work / "input.bin").write_bytes(frames)
         options = dict(program=build / "program.bin", weights=build / "weights.bin", input=work / "input.bin", output=work / "output.bin",
                        events=work / "events.bin", frames=len(tasks), tasks=hex(register),
-                       latency=memory.latency, bytes_per_cycle=memory.bytes_per_cycle, stall=memory.stall, seed=memory.seed, runs=runs, max_cycles=_cycle_limit(program, len(tasks), memory))
+                       latency=memory.latency, bytes_per_cycle=memory.bytes_per_cycle, stall=memory.stall, seed=memory.seed, runs=runs,
+                       max_cycles=_cycle_limit(program, len(tasks), memory))
         if waves is not None:
             options["waves"] = waves
         result = native.run(executable, options, on_frame)
@@ -150,21 +153,11 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
             outputs=_dequantized(model, golden), bit_exact=None, mismatches=0, words=0, cycles_per_image=0.0, utilization=0.0,
             simulated_macs_per_second=macs * len(images) * len(tasks) / max(golden_seconds, 1e-9), simulated_cycles_per_second=0.0,
             latency_ms=0.0, **common)
-    if memory.bytes_per_cycle is None:
-        memory = replace(memory, bytes_per_cycle=build.bytes_per_cycle)
-    run = _run_verilator if engine == "verilator" else _run_icarus
-    # all tasks of an image in a row, if their pattern fits the eight slots of the TASKS register; else a run a task
-    orders = [tasks] if TASK_SLOTS % len(tasks) == 0 or len(images) * len(tasks) <= TASK_SLOTS else [[t] for t in tasks]
-    found: dict[int, list[dict[str, np.ndarray]]] = {t: [] for t in tasks}
-    runs = []
-    for order in orders:
-        sequence = order * len(images)
-        done = run(build, program.frames(model.tasks[0], np.repeat(images, len(order), axis=0)), sequence, memory,
-                   None if waves is None else Path(waves), say)
-        runs.append((sequence, done))
-        for t, outputs in zip(sequence, done.outputs):
-            found[t].append(outputs)
-    hardware = {t: {name: np.stack([frame[name] for frame in found[t]]) for name in golden[t]} for t in tasks}
+    if engine == "csim":
+        return _csim(build, images, golden, common, say)
+    if not has_rtl(build):
+        raise InputError("the build holds no RTL", where=str(build.path), hint="use --engine csim, or compile with --backend rtl or both")
+    hardware, runs = run_rtl(build, images, tasks, memory, say, engine=engine, waves=waves)
     mismatches = sum(int((hardware[t][name] != golden[t][name]).sum()) for t in tasks for name in golden[t])
     frames = sum(len(sequence) for sequence, _ in runs)
     cycles = sum(done.cycles for _, done in runs)
@@ -176,6 +169,44 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         simulated_cycles_per_second=cycles / seconds, latency_ms=cycles / frames / build.clock_mhz / 1000,
         frames=[row for sequence, done in runs for row in _frame_table(sequence, done)],
         per_instruction=_instruction_table(program, [done.events for _, done in runs]), waves=None if waves is None else Path(waves), **common)
+
+
+def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryModel, say, *, engine: str = "verilator",
+            waves=None) -> tuple[dict[int, dict[str, np.ndarray]], list[tuple[list[int], Run]]]:
+    """Every image for every task through the RTL: ({task: {ONNX output: int32 [images, channels]}}, runs with their tasks)."""
+    if memory.bytes_per_cycle is None:
+        memory = replace(memory, bytes_per_cycle=build.bytes_per_cycle)
+    run = _run_verilator if engine == "verilator" else _run_icarus
+    # all tasks of an image in a row, if their pattern fits the eight slots of the TASKS register; else a run a task
+    orders = [tasks] if TASK_SLOTS % len(tasks) == 0 or len(images) * len(tasks) <= TASK_SLOTS else [[t] for t in tasks]
+    found: dict[int, list[dict[str, np.ndarray]]] = {t: [] for t in tasks}
+    runs = []
+    for order in orders:
+        sequence = order * len(images)
+        done = run(build, build.program.frames(build.model.tasks[0], np.repeat(images, len(order), axis=0)), sequence, memory,
+                   None if waves is None else Path(waves), say)
+        runs.append((sequence, done))
+        for t, outputs in zip(sequence, done.outputs):
+            found[t].append(outputs)
+    return {t: {o.name: np.stack([frame[o.name] for frame in found[t]]) for o in build.program.outputs[t]} for t in tasks}, runs
+
+
+def has_rtl(build: Build) -> bool:
+    """Whether the build was compiled with the RTL backend."""
+    return (build.path / "rtl" / "filelist.f").is_file()
+
+
+def _csim(build: Build, images: np.ndarray, golden: dict[int, dict[str, np.ndarray]], common: dict, say) -> SimulationResult:
+    """The HLS project, compiled and run as C++: outputs, no cycles."""
+    run = csim.simulate(build.path, build.model, build.report, images, list(golden), say)
+    found = {t: {name: np.stack([run.outputs[i][name] for i in range(n, len(run.outputs), len(golden))]) for name in golden[t]}
+             for n, t in enumerate(golden)}
+    mismatches = sum(int((found[t][name] != golden[t][name]).sum()) for t in golden for name in golden[t])
+    return SimulationResult(
+        outputs=_dequantized(build.model, found), bit_exact=mismatches == 0, mismatches=mismatches,
+        words=sum(golden[t][name].size for t in golden for name in golden[t]), cycles_per_image=0.0, utilization=0.0,
+        simulated_macs_per_second=common["useful_macs_per_image"] * len(run.outputs) / max(run.seconds, 1e-9),
+        simulated_cycles_per_second=0.0, latency_ms=0.0, **common)
 
 
 def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:

@@ -53,6 +53,7 @@ class Fake:
     error: HwgenError | None = None
     inputs = {"x": (1, 8, 8)}
     outputs = {"digit": (10,), "parity": (2,)}
+    levels = ("rtl",)
     MemoryModel = staticmethod(lambda **kw: kw)
 
     def check(self, model, shapes):
@@ -77,6 +78,9 @@ class Fake:
 
     def report(self):
         return REPORT
+
+    def first_differences(self, inputs, progress):
+        return []
 
     def simulate(self, inputs, **options):
         options.pop("progress")("simulate", 0, 0)
@@ -208,7 +212,7 @@ def test_compile_passes_everything_on(run, api, tmp_path):
                               "--array", "16x8", "--method", "mse", "--shape", "x=1x2", "--json", tmp_path / "r.json")
     assert code == 0 and message == ""
     assert api.calls == [(Path("m.onnx"), {"target": "zcu104", "calib": "c.npz", "out": tmp_path / "b", "shapes": {"x": (1, 2)},
-                                           "array": (16, 8), "method": "mse"})]
+                                           "array": (16, 8), "method": "mse", "backend": "rtl"})]
     assert "weight [bytes]" in text and "resources (estimate)" in text and "25.0 %" in text and "patch" not in text
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
 
@@ -217,7 +221,7 @@ def test_compile_defaults_and_random(run, api):
     code, _, message = run("compile", "m.onnx", "--calib", "random")
     assert code == 0 and "no accuracy is promised" in message
     assert api.calls[0][1] == {"target": "sim", "calib": "random", "out": Path("build"), "shapes": None, "array": None,
-                               "method": "percentile"}
+                               "method": "percentile", "backend": "rtl"}
 
 
 @pytest.mark.parametrize("size", ["16", "16x", "ax16", "16x16x16"])
@@ -316,7 +320,8 @@ def test_verify_uses_three_memories(run, api, tmp_path, images):
     assert [(m["latency"], m["stall"]) for m in memories] == [(0, 0.0), (100, 0.0), (20, 0.3)]
     data = json.loads((tmp_path / "v.json").read_text())
     assert data["bit_exact"] is True and len(data["runs"]) == 3
-    assert documented("hwgen verify") == {*data, *(f"runs[].{key}" for key in data["runs"][0])}
+    assert data["differences"] is None
+    assert documented("hwgen verify") - {k for k in documented("hwgen verify") if k.startswith("differences[]")} == {*data, *(f"runs[].{key}" for key in data["runs"][0])}
 
 
 def test_verify_makes_its_own_images_and_fails_on_a_mismatch(run, api):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .. import __version__, numerics
+from ..board import Board
 from ..ir import Act
 from ..paths import data_dir
 from ..qir import QAttention, QHead, QLinear, QMoE, QModel, QNorm, QPatches, QResidualInit, QResidualLinear
@@ -18,7 +19,7 @@ FIFO_BYTES = 128 * 1024           # weight stream: how far the loader runs ahead
 BURST_BYTES = 4096                # AXI4: a burst does not cross a 4 KiB boundary
 
 
-def files(plan: Plan, model: QModel, name: str) -> dict[str, str | bytes]:
+def files(plan: Plan, model: QModel, name: str, board: Board) -> dict[str, str | bytes]:
     """{path relative to the build directory: content}. name: of the network, for comments."""
     kernels = data_dir("hls")
     result: dict[str, str | bytes] = {f"hls/{path.relative_to(kernels).as_posix()}": path.read_text()

@@ -41,7 +41,7 @@ class Value:
 class Step:
     """One row of the step table. Fields as in hls/include/hwgen/engine.hpp, `Value` for addresses.
 
-    node: the ONNX node; output: the value of the integer graph the step completes, None for a router; macs: useful ones.
+    node: of the integer graph (of the first task that has the step); macs: useful multiply-accumulates.
     """
 
     kind: str
@@ -59,10 +59,7 @@ class Step:
     place: int = 0                  # of a head in the output
     weights: int = 0                # first word in the image
     macs: int = 0
-
-    @property
-    def output(self) -> str | None:
-        return None if self.kind == "ROUTE" else self.node.output
+    names: tuple[str, ...] = ()     # per task: the value of the integer graph the step completes ("" when it does not run)
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,8 @@ def plan(model: QModel, lanes: int = 32, queries: int = 8) -> Plan:
                 place = sum(c for _, _, c in outputs[t])
                 outputs[t].append((rows[t][i][1].onnx_name, place, channels))
             step = replace(step, place=place)
-        steps.append(replace(step, task=ALL_TASKS if len(model.tasks) == 1 else slot_task))
+        names_of = tuple(rows[t][i][1].output if slot_task in (ALL_TASKS, t) else "" for t in range(len(model.tasks)))
+        steps.append(replace(step, task=ALL_TASKS if len(model.tasks) == 1 else slot_task, names=names_of))
     placed, act_words = _allocate(steps, sizes, lanes)
     steps = [replace(step, **{field: placed[getattr(step, field)] for field in ("dst", "src", "keys", "values")
                               if getattr(step, field) is not None}) for step in steps]

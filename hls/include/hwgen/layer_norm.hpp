@@ -26,7 +26,7 @@ struct LayerNormJob {
 /// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
 inline std::int64_t rsqrt(std::int64_t v, int &exponent)
 {
-#pragma HLS INLINE off
+#pragma HLS INLINE
     const int raw = bit_length(v) - 16;
     const int even = raw + (raw & 1);
     const std::int64_t m = mantissa(v, even);
@@ -42,24 +42,38 @@ template <class Config>
 void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Act act[][Config::LANES])
 {
 #pragma HLS INLINE off
+    static std::int64_t total[Config::MAX_TOKENS];
+    static std::int64_t squares[Config::MAX_TOKENS];
     static std::int32_t mean[Config::MAX_TOKENS];    // unit 2**-4
     static Scale scale[Config::MAX_TOKENS];
     const unsigned words = words_of(job.channels, Config::LANES);
-    for (unsigned t = 0; t < job.tokens; ++t) {
-        std::int64_t total = 0;
-        std::int64_t squares = 0;
-        for (unsigned w = 0; w < words; ++w) {
+    std::int64_t sum = 0;
+    std::int64_t sum_squares = 0;
+    unsigned token = 0;
+    unsigned word = 0;
+    for (unsigned i = 0; i < job.tokens * words; ++i) {
 #pragma HLS PIPELINE II = 1
-            for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+        for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
-                const std::int32_t x = w * Config::LANES + lane < job.channels ? residual[w * job.tokens + t][lane] : 0;
-                total += x;
-                squares += static_cast<std::int64_t>(x) * x;
-            }
+            const std::int32_t x = word * Config::LANES + lane < job.channels ? residual[word * job.tokens + token][lane] : 0;
+            sum += x;
+            sum_squares += static_cast<std::int64_t>(x) * x;
         }
-        mean[t] = static_cast<std::int32_t>(round_shift(total * job.inverse.mult, job.inverse.shift));
+        if (++word == words) {
+            total[token] = sum;
+            squares[token] = sum_squares;
+            sum = 0;
+            sum_squares = 0;
+            word = 0;
+            ++token;
+        }
+    }
+    for (unsigned t = 0; t < job.tokens; ++t) {
+#pragma HLS PIPELINE II = 1
+        mean[t] = static_cast<std::int32_t>(round_shift(total[t] * job.inverse.mult, job.inverse.shift));
         int exponent = 0;
-        const std::int64_t y = rsqrt(static_cast<std::int64_t>(job.channels) * squares - total * total + job.eps, exponent);
+        const std::int64_t v = static_cast<std::int64_t>(job.channels) * squares[t] - total[t] * total[t] + job.eps;
+        const std::int64_t y = rsqrt(v, exponent);
         scale[t] = scale_factor(y, 23 + exponent, job.out);
     }
     for (unsigned w = 0; w < words; ++w) {

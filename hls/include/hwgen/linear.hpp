@@ -78,6 +78,54 @@ inline void load_columns(const Word<Config::LANES> &word, unsigned place, Column
     }
 }
 
+/// Takes a word of weights apart: a column of the tile.
+template <class Config>
+inline void load_tile(const Word<Config::LANES> &word, Act column[Config::LANES])
+{
+#pragma HLS INLINE
+    for (unsigned r = 0; r < Config::LANES; ++r) {
+#pragma HLS UNROLL
+        column[r] = lane_of<Config::LANES>(word, r);
+    }
+}
+
+/// What leaves the accumulators of one token and output tile `n`.
+template <class Config>
+inline void drain(const LinearJob &job, unsigned n, unsigned t, const Ticket &ticket, const Acc acc[Config::LANES],
+                  const Column columns[Config::LANES], Act act[][Config::LANES], Res residual[][Config::LANES],
+                  Res logits[][Config::LANES], Acc total[Config::LANES])
+{
+#pragma HLS INLINE
+    const unsigned word = n * job.dst_tokens;
+    for (unsigned c = 0; c < Config::LANES; ++c) {
+#pragma HLS UNROLL
+        const bool used = n * Config::LANES + c < job.out_channels;
+        const auto wide = static_cast<Res>(requantize<16>(acc[c], columns[c].mult, columns[c].shift));
+        const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide).to_int64();
+        const Mult mult = job.target == Target::ACT ? columns[c].mult : Mult(job.out.mult);
+        const Shift shift = job.target == Target::ACT ? columns[c].shift : Shift(job.out.shift);
+        const auto narrow = static_cast<Act>(used ? requantize<8>(f, mult, shift) : 0);
+        const std::int64_t part = job.target == Target::WEIGHED ? round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16) : wide;
+        const unsigned row = job.target == Target::WEIGHED ? ticket.token : job.first_token + t;
+        switch (job.target) {
+        case Target::ACT:
+        case Target::ACTIVATED:
+            act[job.dst + word + t][c] = narrow;
+            break;
+        case Target::RESIDUAL:
+        case Target::WEIGHED:
+            residual[word + row][c] = static_cast<Res>(used ? saturate<16>(residual[word + row][c] + part) : 0);
+            break;
+        case Target::LOGITS:
+            logits[word + t][c] = wide;
+            break;
+        case Target::OUTPUT:
+            total[c] += acc[c];
+            break;
+        }
+    }
+}
+
 /// act, residual: [word][token]; logits the same; weights: the stream; output: int32 words.
 template <class Config>
 void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act act[][Config::LANES], Res residual[][Config::LANES],
@@ -88,9 +136,11 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
     static Act tile[2][LANES][LANES];                // [half][column][row]
     static Column columns[2][LANES];
     static Acc acc[Config::MAX_TOKENS][LANES];
+    static Acc total[LANES];                         // of an OUTPUT
 #pragma HLS ARRAY_PARTITION variable = tile complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = columns complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = acc complete dim = 2
+#pragma HLS ARRAY_PARTITION variable = total complete
     const unsigned k_tiles = words_of(job.in_channels, LANES);
     const unsigned n_tiles = words_of(job.out_channels, LANES);
     const unsigned rows = job.gather || job.target == Target::WEIGHED ? queues.count[job.expert] : job.rows;
@@ -101,100 +151,58 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
         }
         return;
     }
-    for (unsigned i = 0; i < COLUMN_BYTES + LANES; ++i) {
+    for (unsigned i = 0; i < COLUMN_BYTES + LANES; ++i) {        // the first columns and the first tile
 #pragma HLS PIPELINE II = 1
         const Word<LANES> word = weights.read();
         if (i < COLUMN_BYTES) {
             load_columns<Config>(word, i, columns[0]);
         } else {
-            for (unsigned r = 0; r < LANES; ++r) {
-#pragma HLS UNROLL
-                tile[0][i - COLUMN_BYTES][r] = lane_of<LANES>(word, r);
-            }
+            load_tile<Config>(word, tile[0][i - COLUMN_BYTES]);
         }
     }
     unsigned half = 0;
     for (unsigned n = 0; n < n_tiles; ++n) {
+        for (unsigned c = 0; c < LANES; ++c) {
+#pragma HLS UNROLL
+            total[c] = 0;
+        }
         for (unsigned k = 0; k < k_tiles; ++k) {
-            const bool next_columns = k + 1 == k_tiles;
-            const unsigned head = next_columns ? COLUMN_BYTES : 0;
-            const unsigned loads = next_columns && n + 1 == n_tiles ? 0 : head + LANES;
+            const bool last = k + 1 == k_tiles;
+            const unsigned head = last ? COLUMN_BYTES : 0;       // words of columns before the next tile
+            const unsigned loads = last && n + 1 == n_tiles ? 0 : head + LANES;
             const unsigned steps = rows > loads ? rows : loads;
             for (unsigned t = 0; t < steps; ++t) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = acc inter false
+#pragma HLS DEPENDENCE variable = act inter false
+#pragma HLS DEPENDENCE variable = residual inter false
                 if (t < loads) {
                     const Word<LANES> word = weights.read();
                     if (t < head) {
                         load_columns<Config>(word, t, columns[(n + 1) % 2]);
                     } else {
-                        for (unsigned r = 0; r < LANES; ++r) {
-#pragma HLS UNROLL
-                            tile[1 - half][t - head][r] = lane_of<LANES>(word, r);
-                        }
+                        load_tile<Config>(word, tile[1 - half][t - head]);
                     }
                 }
                 if (t < rows) {
-                    const unsigned token = job.gather ? queues.tickets[job.expert][t].token : t;
-                    const Act *x = act[job.src + k * job.tokens + token +
-                                       (job.target == Target::OUTPUT ? job.first_token : 0)];
+                    const Ticket ticket = queues.tickets[job.expert][t];
+                    const unsigned token = job.gather ? ticket.token : (job.target == Target::OUTPUT ? job.first_token + t : t);
+                    const unsigned address = job.src + k * job.tokens + token;
                     for (unsigned c = 0; c < LANES; ++c) {
 #pragma HLS UNROLL
                         Acc sum = 0;
                         for (unsigned r = 0; r < LANES; ++r) {
 #pragma HLS UNROLL
-                            sum += static_cast<Acc>(x[r]) * tile[half][c][r];
+                            sum += static_cast<Acc>(act[address][r]) * tile[half][c][r];
                         }
                         acc[t][c] = (k == 0 ? columns[n % 2][c].bias : acc[t][c]) + sum;
+                    }
+                    if (last) {
+                        drain<Config>(job, n, t, ticket, acc[t], columns[n % 2], act, residual, logits, total);
                     }
                 }
             }
             half = 1 - half;
-        }
-        Acc total[LANES];                            // of an OUTPUT
-#pragma HLS ARRAY_PARTITION variable = total complete
-        for (unsigned c = 0; c < LANES; ++c) {
-#pragma HLS UNROLL
-            total[c] = 0;
-        }
-        for (unsigned t = 0; t < rows; ++t) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS DEPENDENCE variable = residual inter false
-            const unsigned place = job.dst + n * job.dst_tokens + t;
-            const Ticket ticket = queues.tickets[job.expert][t];
-            for (unsigned c = 0; c < LANES; ++c) {
-#pragma HLS UNROLL
-                const Column &column = columns[n % 2][c];
-                const bool used = n * LANES + c < job.out_channels;
-                const auto wide = static_cast<Res>(requantize<16>(acc[t][c], column.mult, column.shift));
-                switch (job.target) {
-                case Target::ACT:
-                    act[place][c] = static_cast<Act>(used ? requantize<8>(acc[t][c], column.mult, column.shift) : 0);
-                    break;
-                case Target::ACTIVATED: {
-                    const std::int64_t f = activation<Config>(wide).to_int64();
-                    act[place][c] = static_cast<Act>(used ? requantize<8>(f, job.out.mult, job.out.shift) : 0);
-                    break;
-                }
-                case Target::RESIDUAL: {
-                    Res &target = residual[n * job.dst_tokens + job.first_token + t][c];
-                    target = static_cast<Res>(used ? saturate<16>(target + wide) : 0);
-                    break;
-                }
-                case Target::WEIGHED: {
-                    Res &target = residual[n * job.dst_tokens + ticket.token][c];
-                    const std::int64_t part = round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16);
-                    target = static_cast<Res>(used ? saturate<16>(target + part) : 0);
-                    break;
-                }
-                case Target::LOGITS:
-                    logits[n * job.dst_tokens + t][c] = wide;
-                    break;
-                case Target::OUTPUT:
-                    total[c] += acc[t][c];
-                    break;
-                }
-            }
         }
         if (job.target == Target::OUTPUT) {
             for (unsigned c = 0; c < LANES; ++c) {

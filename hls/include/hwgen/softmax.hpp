@@ -69,7 +69,7 @@ inline Scale scale_factor(std::int64_t r, int frac_and_exponent, Factor factor)
 /// s >= 1 -> r in [2**15, 2**16) and exponent with 1/s = r * 2**-(31 + exponent).
 inline std::int64_t reciprocal(std::int64_t s, int &exponent)
 {
-#pragma HLS INLINE off
+#pragma HLS INLINE
     exponent = bit_length(s) - 16;
     const std::int64_t m = mantissa(s, exponent);
     const std::int64_t r0 = RECIP[(m >> 7) & 255];

@@ -1,0 +1,141 @@
+"""Cycles and resources of the HLS engine, from its loop structure. Stage "estimate": no tool has seen the code.
+
+Cycles: every pipelined loop takes its trip count (initiation interval 1, `ROUTER_II` in the router's softmax) and `DEPTH` to fill.
+Weights flow in a process of their own, so a frame takes the longer of computing and reading its weights.
+Resources: what the unrolled loops multiply and the arrays hold, by the counts below; LUT and FF per lane are planning figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..board import Board, Family
+from ..errors import CapacityError
+from ..qir import QModel
+from .hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
+
+DEPTH = 20                    # cycles to fill a pipelined loop
+ROUTER_II = 4                 # the running sum of the softmax: a multiplication and an addition before the next expert
+WIDE = 2                      # DSP slices of a 32 x 16-bit or 16 x 16-bit-square product
+BRAM36_BYTES = 4608
+LUT_PER_MAC, FF_PER_MAC = 25, 30          # adder trees and operand registers of one multiplier
+LUT_PER_LANE, FF_PER_LANE = 900, 1100     # requantizer, activation, saturation, byte selection
+LUT_BASE, FF_BASE = 12_000, 16_000        # control, AXI masters, table of steps
+LANES, QUERIES = (64, 32, 16, 8), (16, 8, 4, 2)
+
+
+@dataclass(frozen=True)
+class HlsResources:
+    """Estimated use of a device."""
+
+    lut: int
+    ff: int
+    dsp: int
+    bram36: int
+
+
+def step_cycles(step: Step, plan: Plan) -> int:
+    """Cycles of one step, the weights being there in time. Experts: tokens spread evenly."""
+    lanes = plan.lanes
+    match step.kind:
+        case "PATCHES":
+            return step.dst.tokens * _words(step.dst.channels, lanes) + DEPTH
+        case "RESIDUAL_INIT":
+            tokens, channels = step.node.table.shape
+            return 2 * tokens * _words(channels, lanes) + DEPTH
+        case "LAYER_NORM":
+            return 2 * step.dst.tokens * _words(step.dst.channels, lanes) + step.dst.tokens + 3 * DEPTH
+        case "LINEAR":
+            return _linear(step.rows, step.src.channels, step.out_channels, lanes)
+        case "ROUTE":
+            tokens, experts = step.src.tokens, step.out_channels
+            return _linear(tokens, step.src.channels, experts, lanes) + tokens * (experts * ROUTER_II + 2 * step.node.top_k + 2 * DEPTH)
+        case "EXPERTS":
+            experts = len(step.node.first)
+            rows = -(-step.src.tokens * step.node.top_k // experts)
+            hidden = step.dst.channels
+            return experts * (_linear(rows, step.src.channels, hidden, lanes) + _linear(rows, hidden, step.src.channels, lanes))
+    return _attention(step, plan)
+
+
+def _words(channels: int, lanes: int) -> int:
+    return -(-channels // lanes)
+
+
+def _linear(rows: int, k: int, n: int, lanes: int) -> int:
+    k_tiles, n_tiles = _words(k, lanes), _words(n, lanes)
+    first = 8 + lanes + DEPTH
+    inner = n_tiles * (k_tiles - 1) * (max(rows, lanes) + DEPTH) + (n_tiles - 1) * (max(rows, lanes + 8) + DEPTH) + rows + DEPTH
+    return first + inner
+
+
+def _attention(step: Step, plan: Plan) -> int:
+    tokens, heads = step.src.tokens, step.node.num_heads
+    dim = step.src.channels // heads
+    period, blocks = max(tokens, plan.queries), -(-tokens // plan.queries)
+    total = 0
+    for h in range(heads):
+        words = ((h + 1) * dim - 1) // plan.lanes - h * dim // plan.lanes + 1
+        total += words * tokens + ((blocks + 1) * period + plan.queries) * words + 2 * DEPTH
+    return total
+
+
+def frame_cycles(plan: Plan, bytes_per_cycle: float, task: int = 0) -> int:
+    """Cycles of one frame."""
+    active = [step for step in plan.steps if step.task in (ALL_TASKS, task)]
+    return max(sum(step_cycles(step, plan) for step in active), round(len(plan.image) / bytes_per_cycle))
+
+
+def resources(plan: Plan) -> HlsResources:
+    """Estimated resources of the whole engine."""
+    lanes, queries = plan.lanes, plan.queries
+    macs = lanes * lanes + 2 * queries * lanes
+    per_lane = 3 * WIDE + 1 + 2 * WIDE                        # linear: two requantizers, score; interpolation; norm: square, requantizer
+    dsp = macs + lanes * (per_lane + WIDE) + queries * WIDE + 40           # attention's division per lane; router, rsqrt, reciprocal
+    arrays = [(plan.act_words, lanes, 1), (plan.residual_words, lanes, 2), (plan.logit_words, lanes, 2), (plan.max_tokens, lanes, 4),
+              (plan.head_words * plan.max_tokens, 2 * lanes, 1), (plan.max_tokens, queries, 2), (plan.max_tokens * plan.max_experts, 1, 4),
+              (128 * 1024 // lanes, lanes // 8, 8)]
+    bram = sum(_bram(words, width) * banks for words, banks, width in arrays)
+    return HlsResources(LUT_BASE + macs * LUT_PER_MAC + lanes * LUT_PER_LANE, FF_BASE + macs * FF_PER_MAC + lanes * FF_PER_LANE, dsp,
+                        round(bram))
+
+
+def _bram(words: int, width: int) -> float:
+    """Block RAMs of 36 kbit for a bank of ``words`` of ``width`` bytes, in halves."""
+    return -(-words * width // (BRAM36_BYTES // 2)) / 2
+
+
+def choose(model: QModel, board: Board) -> Plan:
+    """The plan the estimate finds fastest on the board. Raises CapacityError when the smallest does not fit."""
+    if board.family is Family.SIM:
+        return make_plan(model, 32, 8)
+    if board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
+        raise CapacityError(f"Vitis HLS has no devices of the family {board.family}, as {board.name} is", hint="use --backend rtl")
+    best, refusal = None, None
+    for lanes in LANES:
+        for queries in QUERIES:
+            candidate = make_plan(model, lanes, queries)
+            used = resources(candidate)
+            over = [(name, getattr(used, name), getattr(board, name)) for name in ("lut", "ff", "dsp", "bram36")
+                    if getattr(used, name) > getattr(board, name)]
+            if over:
+                name, needed, there = over[-1]
+                refusal = CapacityError(f"the HLS engine with {lanes} lanes needs {needed:,} {name}, {board.name} has {there:,}",
+                                        hint="choose a larger board, a smaller network, or --backend rtl")
+                continue
+            cycles = frame_cycles(candidate, board.bytes_per_cycle())
+            if best is None or cycles < best[0]:
+                best = cycles, candidate
+    if best is None:
+        raise refusal
+    return best[1]
+
+
+def report(plan: Plan, board: Board) -> dict:
+    """The part of report.json about the HLS engine."""
+    used = resources(plan)
+    cycles = frame_cycles(plan, board.bytes_per_cycle())
+    macs = sum(step.macs for step in plan.steps if step.task in (ALL_TASKS, 0))
+    return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries, macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries,
+                useful_macs_per_image=macs, cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000,
+                weight_bytes=len(plan.image), resources={name: getattr(used, name) for name in ("lut", "ff", "dsp", "bram36")})

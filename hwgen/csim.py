@@ -1,0 +1,144 @@
+"""C simulation of an HLS project: compiles the bench with the C++ compiler, runs frames, reads back outputs and traces.
+
+The environment variable HWGEN_AP_TYPES names a folder with other ap_int.h and hls_stream.h (those of Vitis HLS or the open copies);
+otherwise the small ones of hls/stub serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import hashlib
+import os
+from pathlib import Path
+import tempfile
+
+import numpy as np
+
+from .backends.hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
+from .errors import InputError
+from .golden.integer_model import quantize_input
+from .qir import QHead, QModel, QPatches
+from .schedule import image
+from .tools import cxx, native
+
+FLAGS = ("-std=c++14", "-O2")
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wno-unknown-pragmas")      # g++ does not know "#pragma HLS"
+SOURCES = ("hwgen_top.cpp", "csim/main.cpp")
+
+
+@dataclass(frozen=True)
+class CsimRun:
+    """outputs: per frame {ONNX output: int32 [channels]}; traces: per frame {value: int64 [T, C]}, empty unless asked for."""
+
+    outputs: list[dict[str, np.ndarray]]
+    traces: list[dict[str, np.ndarray]]
+    seconds: float
+
+
+def compiler_flags(hls: Path, extra: Sequence[str] = ()) -> tuple[str, ...]:
+    """Options for a source that includes kernels. Raises InputError when HWGEN_AP_TYPES names no such folder."""
+    types = [hls / "stub"]
+    if named := os.environ.get("HWGEN_AP_TYPES"):
+        if not (Path(named) / "ap_int.h").is_file():
+            raise InputError(f"there is no ap_int.h in {named!r}", where="environment variable HWGEN_AP_TYPES",
+                             hint="name the folder that holds it, or unset the variable")
+        types.insert(0, Path(named).resolve())
+    includes = [word for folder in types for word in ("-isystem", str(folder))]
+    return (*FLAGS, *WARNINGS, *extra, f"-I{hls}", f"-I{hls / 'include'}", *includes)
+
+
+def build_bench(hls: Path, extra: Sequence[str] = ()) -> Path:
+    """Compile the bench of an HLS project; returns the executable. The same sources and options are not compiled again.
+
+    Raises ToolError, InputError.
+    """
+    hls = hls.resolve()
+    flags = compiler_flags(hls, extra)
+    state = hashlib.sha256("\0".join([str(cxx.find()), *flags]).encode())
+    for path in sorted(p for p in hls.rglob("*") if p.suffix in (".hpp", ".cpp", ".h")):
+        state.update(path.read_bytes())
+    executable = hls / "csim" / f"bin-{state.hexdigest()[:16]}" / "csim"
+    if not executable.exists():
+        cxx.compile([hls / name for name in SOURCES], executable, flags)
+    return executable
+
+
+def frame_bytes(plan: Plan, model: QModel, images: np.ndarray) -> np.ndarray:
+    """Images float [B, ...] -> uint8 [B, bytes]: each frame as the top function reads it."""
+    patches = next(node for node in model.tasks[0].nodes if isinstance(node, QPatches))
+    return image.input_vectors(quantize_input(patches, images), plan.lanes, plan.lanes)
+
+
+def simulate(build: Path, model: QModel, report: dict, images: np.ndarray, tasks: list[int], say: Callable[[str, int, int], None], *,
+             trace: bool = False) -> CsimRun:
+    """Run every image for every task through the HLS project of a build directory: frames image by image, all tasks of each in a row.
+
+    report: the build's. Raises InputError when the build has no HLS project, ToolError when it does not compile or run.
+    """
+    if not has_hls(report):
+        raise InputError("the build holds no HLS project", where=str(build), hint="compile with --backend hls or both")
+    plan = make_plan(model, report["hls"]["lanes"], report["hls"]["queries"])
+    say("compile the C simulation (once)", 0, 0)
+    executable = build_bench(build / "hls")
+    frames = np.repeat(frame_bytes(plan, model, images), len(tasks), axis=0)
+    say("C simulation", 0, len(frames))
+    return run(executable, build / "hls" / "weights.bin", plan, frames, tasks * len(images), trace=trace,
+               on_frame=lambda done: say("C simulation", done, len(frames)))
+
+
+def has_hls(report: dict) -> bool:
+    """Whether the build of this report was compiled with the HLS backend."""
+    return "hls" in report
+
+
+def run(executable: Path, weights: Path, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,
+        on_frame: Callable[[int], None] | None = None, extra: dict[str, Path] | None = None) -> CsimRun:
+    """Run frames uint8 [F, bytes]; frame f for ``tasks[f]``. ``extra``: more options of the bench. Raises ToolError when the bench fails."""
+    with tempfile.TemporaryDirectory(prefix="hwgen_csim_") as folder:
+        work = Path(folder)
+        frames.tofile(work / "input.bin")
+        options: dict[str, object] = dict(weights=weights, input=work / "input.bin", output=work / "output.bin", frames=len(tasks),
+                                          tasks=",".join(map(str, tasks)), **(extra or {}))
+        if trace:
+            options["trace"] = work / "trace.bin"
+        result = native.run(executable, options, on_frame)
+        words = np.fromfile(work / "output.bin", "<i4").reshape(len(tasks), -1)
+        outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]} for row, task in zip(words, tasks)]
+        traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
+    for values, row, task in zip(traces, words, tasks):
+        values |= {step.names[task]: row[step.place:step.place + step.out_channels].astype(np.int64) for step in plan.steps
+                   if isinstance(step.node, QHead) and step.task in (ALL_TASKS, task)}
+    return CsimRun(outputs, traces, result["seconds"])
+
+
+def read_trace(data: bytes, plan: Plan, tasks: list[int]) -> list[dict[str, np.ndarray]]:
+    """What the bench wrote -> per frame {value: int64 [T, C]}; a router's logits under ``<value>.logits``.    """
+    frames: list[dict[str, np.ndarray]] = []
+    place, last = 0, len(plan.steps)
+    while place < len(data):
+        index, count = np.frombuffer(data, "<u4", 2, place).tolist()
+        if index <= last:
+            frames.append({})
+        last = index
+        step = plan.steps[index]
+        kind, tokens, channels = _traced(step)
+        name = step.names[tasks[len(frames) - 1]] + (".logits" if step.kind == "ROUTE" else "")
+        words = np.frombuffer(data[place + 8:place + 8 + count], kind).reshape(-1, tokens, plan.lanes)
+        frames[-1][name] = words.transpose(1, 0, 2).reshape(tokens, -1)[:, :channels].astype(np.int64)
+        place += 8 + count
+    return frames
+
+
+def _traced(step: Step) -> tuple[str, int, int]:
+    """(element type, tokens, channels) of what a step leaves in the trace."""
+    match step.kind, step.target:
+        case ("RESIDUAL_INIT", _):
+            return "<i2", *step.node.table.shape
+        case ("ROUTE", _):
+            return "<i2", step.src.tokens, step.out_channels
+        case ("EXPERTS", _):
+            return "<i2", step.src.tokens, step.node.second[0].weight.shape[1]
+        case ("LINEAR", "RESIDUAL"):
+            return "<i2", step.dst_tokens, step.out_channels
+    return "i1", step.dst.tokens, step.dst.channels

@@ -1,0 +1,97 @@
+"""Finds the first value at which C simulation, RTL simulation and the integer model part."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from . import csim
+from .build import Build
+from .golden import integer_model
+from .qir import QGraph, QHead
+from .simulate import MemoryModel, has_rtl, run_rtl
+
+NEAR = 3                # neighbours shown on either side
+
+
+@dataclass(frozen=True)
+class Difference:
+    """level: "csim" or "rtl"; value: of the integer graph, [tokens, channels], made by ``node``; index: the first that differs.
+
+    near: (index, expected, found) along the last dimension; count: differing words of this value.
+    """
+
+    level: str
+    task: int
+    image: int
+    node: str
+    value: str
+    index: tuple[int, ...]
+    expected: int
+    found: int
+    count: int
+    size: int
+    near: tuple[tuple[tuple[int, ...], int, int], ...]
+
+    def __str__(self) -> str:
+        """A few lines for people."""
+        lines = [f"{self.level} leaves the integer model at node {self.node!r}, value {self.value!r} (task {self.task}, image {self.image}): "
+                 f"{self.count:,} of {self.size:,} words differ",
+                 f"  first at {list(self.index)}: {self.found}, the integer model has {self.expected}"]
+        for index, expected, found in self.near:
+            lines.append(f"    {list(index)}  {found:>7}  {expected:>7}{'' if expected == found else '  <'}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict:
+        """JSON-able."""
+        return asdict(self)
+
+
+def compare(graph: QGraph, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, level: str, task: int, image: int) -> Difference | None:
+    """The first value, in the order of the graph, of which ``found`` has another content.
+
+    Values that ``found`` does not have are passed over; a router's logits count before the value they lead to.
+    """
+    for node in graph.nodes:
+        for suffix in (".logits", ""):
+            value = node.output + suffix
+            other = found.get(value)
+            if other is None or value not in expected:
+                continue
+            wrong = np.argwhere(other != expected[value])
+            if len(wrong):
+                return _difference(node.name, value, expected[value], other, wrong, level, task, image)
+    return None
+
+
+def _difference(node, value, expected, found, wrong, level, task, image) -> Difference:
+    index = tuple(int(i) for i in wrong[0])
+    *row, last = index
+    near = tuple(((*row, c), int(expected[(*row, c)]), int(found[(*row, c)]))
+                 for c in range(max(0, last - NEAR), min(expected.shape[-1], last + NEAR + 1)))
+    return Difference(level, task, image, node, value, index, int(expected[index]), int(found[index]), len(wrong), expected.size, near)
+
+
+def search(build: Build, images: np.ndarray, progress=None) -> list[Difference]:
+    """See `api.Accelerator.first_differences`."""
+    say = progress or (lambda stage, done=0, total=0: None)
+    tasks = list(range(len(build.model.tasks)))
+    result: list[Difference] = []
+    traces = csim.simulate(build.path, build.model, build.report, images, tasks, say, trace=True).traces if csim.has_hls(build.report) else []
+    hardware = run_rtl(build, images, tasks, MemoryModel(), say)[0] if has_rtl(build) else {}
+    for task in tasks:
+        graph = build.model.tasks[task]
+        pending = {level for level, there in (("csim", traces), ("rtl", hardware)) if there}
+        for image in range(len(images)):
+            expected = {name: value[0] for name, value in integer_model.trace(graph, images[image:image + 1], detail=True).items()}
+            for level in sorted(pending):
+                if level == "csim":
+                    found = traces[image * len(tasks) + task]
+                else:
+                    found = {node.output: hardware[task][node.onnx_name][image] for node in graph.nodes if isinstance(node, QHead)}
+                difference = compare(graph, expected, found, level=level, task=task, image=image)
+                if difference is not None:
+                    result.append(difference)
+                    pending.remove(level)
+    return result
