@@ -76,9 +76,9 @@ module drain_lanes #(
   logic signed [31:0] r3      [0:TO-1];
   logic signed [31:0] r4      [0:TO-1];
   logic signed [31:0] low4    [0:TO-1];
-  logic signed [31:0] step4   [0:TO-1];
-  logic signed [31:0] frac4   [0:TO-1];
-  logic signed [31:0] g5      [0:TO-1];
+  logic signed [16:0] step4   [0:TO-1];       // operands of products are as narrow as their values: one multiplier each
+  logic signed [6:0]  frac4   [0:TO-1];
+  logic signed [21:0] g5      [0:TO-1];
   logic signed [63:0] x6      [0:TO-1];
   logic signed [31:0] y7      [0:TO-1];
   logic signed [31:0] n8      [0:TO-1];
@@ -89,9 +89,10 @@ module drain_lanes #(
   logic [8*TO-1:0]    next8;
   logic [16*TO-1:0]   next16;
   logic [32*TO-1:0]   next_out;
-  logic signed [63:0] half, y;
-  logic signed [31:0] limit, w, total;
+  logic signed [63:0] half, limit, y;
+  logic signed [31:0] w, total;
   logic signed [47:0] squares;
+  logic signed [17:0] change, both;
   logic [31:0]        index;
 
   for (genvar g = 0; g < TO; g++) begin : g_lane
@@ -119,7 +120,7 @@ module drain_lanes #(
     c1 = '0; c2 = '0; c3 = '0; c4 = '0; c5 = '0; c6 = '0; c7 = '0; c8 = '0;
     out1 = 0; mean1 = 0; first1 = 0; last1 = 0; out_valid = 0; d_sum = 0; d_squares = 0; lane_max = 0;
     valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
-    half = 0; y = 0; limit = 0; w = 0; total = 0; squares = 0; index = 0;
+    half = 0; y = 0; limit = 0; w = 0; total = 0; squares = 0; change = 0; both = 0; index = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -129,7 +130,9 @@ module drain_lanes #(
       for (int unsigned j = 0; j < TO; j++)
         if (j < 32'(c8.lanes)) begin
           total = total + (n8[j] - o8[j]);
-          squares = squares + 48'(n8[j] - o8[j]) * 48'(n8[j] + o8[j]);
+          change = 18'(n8[j] - o8[j]);
+          both = 18'(n8[j] + o8[j]);
+          squares = squares + 48'(change) * 48'(both);
           w = n8[j] > w ? n8[j] : w;
         end
       d_sum <= total; d_squares <= squares; lane_max <= w[15:0];
@@ -161,18 +164,18 @@ module drain_lanes #(
     if (c4.valid)
       if (c4.act)
         for (int unsigned j = 0; j < TO; j++)
-          g5[j] = ((r4[j] < 0 ? 32'sd0 : r4[j]) <<< 5) - low4[j] - ((step4[j] * frac4[j] + 32) >>> 6);
-      else for (int unsigned j = 0; j < TO; j++) g5[j] = r4[j];
+          g5[j] = 22'(((r4[j] < 0 ? 32'sd0 : r4[j]) <<< 5) - low4[j] - ((32'(step4[j]) * 32'(frac4[j]) + 32) >>> 6));
+      else for (int unsigned j = 0; j < TO; j++) g5[j] = 22'(r4[j]);
     if (c3.valid) begin
       for (int unsigned j = 0; j < TO; j++) r4[j] = r3[j];
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
           index = r3[j] < 0 ? -r3[j] : r3[j];
-          frac4[j] = 32'(index[5:0]);
+          frac4[j] = {1'b0, index[5:0]};
           index = index >> 6;
           if (index < ENTRIES) begin
             low4[j] = 32'(delta_table[index[INDEX_BITS:0]]);
-            step4[j] = 32'(delta_table[index[INDEX_BITS:0] + 1'b1]) - low4[j];
+            step4[j] = 17'(32'(delta_table[index[INDEX_BITS:0] + 1'b1]) - low4[j]);
           end else begin
             low4[j] = 0;
             step4[j] = 0;

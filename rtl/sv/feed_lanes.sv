@@ -39,7 +39,7 @@ module feed_lanes #(
   logic [15:0]        mult1;
   logic [5:0]         shift1, shift2;
   logic [6:0]         lanes1, lanes2;
-  logic signed [31:0] x1 [0:TI-1];            // pass: value; normalise: x - mean; exp: distance
+  logic signed [20:0] x1 [0:TI-1];            // pass: value; normalise: x - mean; exp: distance
   logic signed [63:0] x2 [0:TI-1];            // product (normalise)
   logic [15:0]        e2 [0:TI-1];            // table value (exp)
   logic [31:0]        q2 [0:TI-1];            // shift of it, or value (pass)
@@ -89,7 +89,7 @@ module feed_lanes #(
     a <= word;
     v3 = v2;
     mode3 = mode2;
-    if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) q2[i] = x1[i];
+    if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) q2[i] = 32'(x1[i]);
     if (v1 && mode1 == 1) for (int unsigned i = 0; i < TI; i++) x2[i] = 64'(x1[i]) * 64'({1'b0, mult1});
     if (v1 && mode1 == 2)
       for (int unsigned i = 0; i < TI; i++) begin
@@ -100,9 +100,9 @@ module feed_lanes #(
     mode2 = mode1;
     shift2 = shift1;
     lanes2 = lanes1;
-    if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) x1[i] = 32'(act_i[i]);
-    if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = (32'(res_i[i]) <<< 4) - mean;
-    if (valid && mode == 2) for (int unsigned i = 0; i < TI; i++) x1[i] = 32'(row_max) - 32'(score_i[i]);
+    if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) x1[i] = 21'(act_i[i]);
+    if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = 21'((32'(res_i[i]) <<< 4) - mean);
+    if (valid && mode == 2) for (int unsigned i = 0; i < TI; i++) x1[i] = 21'(row_max) - 21'(score_i[i]);
     v1 = valid;
     mode1 = mode;
     mult1 = mult;

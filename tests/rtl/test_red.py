@@ -23,7 +23,7 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("feed_lanes_square", "feed_lanes.sv", "y < -127 ? 8'h81", "y < -128 ? 8'h80"),
     ("feed_lanes_tall", "feed_lanes.sv", "p3[LEAF*i + j]", "p3[j]"),
     ("drain_lanes_square", "drain_lanes.sv", ">>> 1)) >>> s2[j]", ">>> 2)) >>> s2[j]"),                 # rounding
-    ("drain_lanes_square", "drain_lanes.sv", "frac4[j] + 32) >>> 6", "frac4[j]) >>> 6"),                # interpolation
+    ("drain_lanes_square", "drain_lanes.sv", "32'(frac4[j]) + 32) >>> 6", "32'(frac4[j])) >>> 6"),      # interpolation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
     ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),
