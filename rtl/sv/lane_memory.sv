@@ -40,6 +40,7 @@ module lane_memory #(
     always_ff @(posedge clk) if (ren) rgroup_q <= rgroup;
     for (genvar b = 0; b < GROUPS; b++) begin : g_bank
       logic [G*W-1:0] mem [0:DEPTH-1];
+      localparam [31:0] MW = WGROUPS > 1 ? $clog2(WGROUPS) : 1;
       logic [GW-1:0]  index, rindex;                      // which group of the window this bank holds
       logic [AW-1:0]  wa, ra;
       logic [G*W-1:0] q;
@@ -54,7 +55,7 @@ module lane_memory #(
         q = 0;
       end
       always_ff @(posedge clk) begin
-        if (wen && 32'(index) < WGROUPS && wmask[index]) mem[wa] <= wdata[index*G*W +: G*W];
+        if (wen && 32'(index) < WGROUPS && wmask[index[MW-1:0]]) mem[wa] <= wdata[index*G*W +: G*W];
         if (ren) q <= mem[ra];
       end
     end
