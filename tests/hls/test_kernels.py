@@ -1,0 +1,180 @@
+"""Every kernel header on its own, compiled by the C++ compiler, against the numpy functions: every word equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import subprocess
+
+import numpy as np
+import pytest
+
+from hwgen import csim, numerics as nx
+from hwgen.backends import hls
+from hwgen.golden import fused_attention, integer_model
+from hwgen.ir import Act
+from hwgen.paths import data_dir
+from hwgen.qir import QAttention, QNorm, Weights
+from hwgen.schedule import image
+from hwgen.schedule.steps import Operand
+from hwgen.tools import cxx
+
+HEADERS = sorted((data_dir("hls") / "include" / "hwgen").glob("*.hpp"))
+LANES = (8, 16)
+TARGETS = {"ACT": 0, "ACTIVATED": 1, "RESIDUAL": 2, "LOGITS": 4, "OUTPUT": 5}
+rng = np.random.default_rng(20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """An HLS folder: kernels, stub, tables."""
+    root = tmp_path_factory.mktemp("kernels")
+    for name in ("include", "stub"):
+        (root / name).symlink_to(data_dir("hls") / name)
+    (root / "hwgen_tables.hpp").write_text(hls.tables(Act.GELU))
+    return root
+
+
+@pytest.fixture(scope="module")
+def kernel(folder):
+    """kernel("name", arrays...) -> int64 words the C++ wrote."""
+    executable = cxx.compile([data_dir("hls") / "tests" / "kernels.cpp"], folder / "kernels", csim.compiler_flags(folder, ["-Werror"]))
+
+    def run(name, *arrays):
+        data = np.concatenate([np.ravel(np.asarray(a, np.int64)) for a in arrays]).tobytes()
+        return np.frombuffer(subprocess.run([executable, name], input=data, capture_output=True, check=True).stdout, np.int64)
+    return run
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda path: path.name)
+def test_a_header_stands_alone(header, folder):
+    """Compiles without any other, without a warning."""
+    (folder / "alone.cpp").write_text(f'#include "hwgen/{header.name}"\n')
+    subprocess.run([cxx.find(), *csim.compiler_flags(folder, ["-Werror"]), "-fsyntax-only", folder / "alone.cpp"], check=True)
+
+
+def test_requantize(kernel):
+    acc = np.concatenate([rng.integers(-2**31, 2**31, 4000), [2**31 - 1, -2**31, 0, 1, -1]])
+    mult, shift = rng.integers(0, 2**16, len(acc)), rng.integers(1, 48, len(acc))
+    wanted = np.stack([nx.requantize(acc, mult, shift, bits) for bits in (8, 16)], axis=1)
+    assert np.array_equal(kernel("requantize", np.stack([acc, mult, shift], axis=1)), wanted.ravel())
+
+
+def test_activation_every_input(kernel):
+    x = np.arange(-32767, 32768)
+    assert np.array_equal(kernel("activation", x), nx.activation(x, nx.delta_table("gelu")))
+
+
+def test_exponentials_every_distance(kernel):
+    x = np.arange(65535)
+    assert np.array_equal(kernel("exponentials", x), np.stack([nx.exp2_p8(x), nx.exp2_q15(x)], axis=1).ravel())
+
+
+@pytest.mark.parametrize("name, function, top", [("reciprocal", nx.reciprocal, 2**31), ("rsqrt", nx.rsqrt, 2**58)])
+def test_table_and_newton_step(kernel, name, function, top):
+    x = np.unique(np.concatenate([np.arange(1, 3000), 2 ** rng.uniform(0, np.log2(top), 20000)]).astype(np.int64))
+    assert np.array_equal(kernel(name, x), np.stack(function(x), axis=1).ravel())
+
+
+def test_online_softmax(kernel):
+    x = rng.integers(-32767, 32768, (500, 9)) // np.array([1, 16, 64, 256, 1024])[:, None].repeat(100, 0)
+    assert np.array_equal(kernel("online_softmax", 9, x), np.stack(nx.online_softmax(x), axis=1).ravel())
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("tokens, channels", [(1, 8), (9, 20), (40, 48)])
+def test_layer_norm(kernel, lanes, tokens, channels):
+    inverse, out = nx.quantize_multiplier(16 / channels), nx.quantize_multiplier(channels / 16 / 0.02)
+    x = rng.integers(-20000, 20000, (tokens, channels))
+    x[0] = 77                                               # a constant row: only eps is left
+    node = QNorm("n", "n", "x", channels, 5, *inverse, *out, 0.02)
+    wanted = integer_model._step(node, {"x": x[None]}, None, {})
+    assert np.array_equal(kernel(f"layer_norm{lanes}", tokens, channels, 5, inverse, out, x), wanted.ravel())
+
+
+def weights(k: int, n: int) -> Weights:
+    return Weights(rng.integers(-127, 128, (k, n)).astype(np.int8), rng.integers(-5000, 5000, n).astype(np.int32),
+                   rng.integers(2**15, 2**16, n), rng.integers(20, 26, n), np.ones(n))
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("tokens, k, n", [(3, 16, 16), (33, 40, 20), (12, 7, 50)])
+def test_linear(kernel, lanes, target, tokens, k, n):
+    """Tiles that are not full, fewer and more tokens than lanes; stream read to its end."""
+    w, x = weights(k, n), rng.integers(-127, 128, (tokens, k))
+    out, residual = (40000, 26), rng.integers(-32767, 32768, (tokens + 2, n))
+    acc = nx.matmul(x, w.weight) + w.bias
+    wide = nx.requantize(acc, w.mult, w.shift, 16)
+    rows, first, dst_tokens = tokens, 0, tokens
+    match target:
+        case "ACT":
+            wanted = nx.requantize(acc, w.mult, w.shift, 8)
+        case "ACTIVATED":
+            wanted = nx.requantize(nx.activation(wide, nx.delta_table("gelu")), *out, 8)
+        case "RESIDUAL":
+            first, dst_tokens, wanted = 1, tokens + 2, residual.copy()
+            wanted[1:1 + tokens] = nx.sat(wanted[1:1 + tokens] + wide, 16)
+        case "LOGITS":
+            wanted = wide
+        case "OUTPUT":
+            first, rows, dst_tokens, wanted = 1, tokens - 1, 1, acc[1:].sum(0)
+    stream = np.frombuffer(image.matmul_vectors(Operand(w, np.arange(k), np.arange(n)), n, lanes, lanes), np.uint8)
+    found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target], out, x,
+                   residual if target == "RESIDUAL" else [], stream)
+    assert np.array_equal(found, [1, *wanted.ravel()])
+
+
+def attention_case(tokens, heads, dim):
+    q, k, v = (rng.integers(-127, 128, (tokens, heads * dim)) for _ in range(3))
+    score, out = nx.quantize_multiplier(900 / (127 * 127 * dim ** 0.5)), nx.quantize_multiplier(1.7)
+    return q, k, v, score, out
+
+
+ATTENTIONS = [(1, 1, 8), (2, 2, 16), (9, 3, 12), (40, 2, 24), (17, 4, 5)]
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("tokens, heads, dim", ATTENTIONS)
+def test_attention(kernel, lanes, tokens, heads, dim):
+    """Heads inside a word, across words, fewer tokens than resident queries."""
+    q, k, v, score, out = attention_case(tokens, heads, dim)
+    node = QAttention("a", "a", "q", "k", "v", heads, *score, *out, 1.0)
+    wanted = integer_model._attention(node, q[None], k[None], v[None], {})
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, heads, dim, score, out, q, k, v), wanted.ravel())
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("tokens, heads, dim", ATTENTIONS)
+def test_fused_attention(kernel, lanes, tokens, heads, dim):
+    q, k, v, score, out = attention_case(tokens, heads, dim)
+    wanted = fused_attention.attention(q, k, v, heads, score, out)
+    assert np.array_equal(kernel(f"fused{lanes}", tokens, heads, dim, score, out, q, k, v), wanted.ravel())
+
+
+def test_fused_attention_is_close_to_the_exact_one():
+    q, k, v, score, out = attention_case(40, 2, 24)
+    exact = integer_model._attention(QAttention("a", "a", "q", "k", "v", 2, *score, *out, 1.0), q[None], k[None], v[None], {})[0]
+    error = fused_attention.attention(q, k, v, 2, score, out) - exact
+    assert 0 < np.abs(error).max() <= 2
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("tokens, experts, top_k, renormalize, span", [
+    (1, 1, 1, False, 100), (30, 4, 2, True, 2000), (40, 16, 4, False, 3), (25, 20, 3, True, 30000), (12, 3, 3, False, 1)])
+def test_router(kernel, lanes, tokens, experts, top_k, renormalize, span):
+    """A span of 1 or 3: ties everywhere, the lowest expert wins."""
+    logits = rng.integers(-span, span + 1, (tokens, experts))
+    chosen, scores = nx.route(logits, top_k, renormalize)
+    wanted = []
+    for e in range(experts):
+        t, slot = np.nonzero(chosen == e)
+        wanted += [len(t), *np.stack([t, scores[t, slot]], axis=1).ravel()]
+    assert np.array_equal(kernel(f"router{lanes}", tokens, experts, top_k, renormalize, logits), wanted)
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_patches_and_residual(kernel, lanes):
+    patches, table = rng.integers(-127, 128, (1, 9, 20)).astype(np.int8), rng.integers(-32767, 32768, (9, 20)).astype(np.int16)
+    stream = image.input_vectors(patches, lanes, lanes).tobytes() + image.constant_vectors(table, lanes, lanes)
+    found = kernel(f"patches{lanes}", 9, 20, np.frombuffer(stream, np.uint8))
+    assert np.array_equal(found, [*patches.ravel(), *table.ravel()])
