@@ -50,7 +50,7 @@ def write(path: Path, files: dict[str, str | bytes], model: QModel, program: Pro
         out.manifest(
             target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle, inputs={k: list(v) for k, v in inputs.items()},
             engine=program.config.to_dict(),
-            program=dict(input_bytes=program.input_bytes, output_bytes=program.output_bytes,
+            program=dict(batch=program.batch, input_bytes=program.input_bytes, output_bytes=program.output_bytes,
                          outputs=[[asdict(o) for o in task] for task in program.outputs], infos=[asdict(info) for info in program.infos],
                          notes=[instr.note for instr in program.instrs], buffers=[asdict(b) for b in program.buffers]))
 
@@ -66,7 +66,7 @@ def load(path: str | Path) -> Build:
         program = Program(
             EngineConfig(**manifest["engine"]), instrs, tuple(InstrInfo(**info) for info in facts["infos"]),
             tuple(BufferInfo(**b) for b in facts["buffers"]), (path / "weights.bin").read_bytes(), facts["input_bytes"],
-            facts["output_bytes"], tuple(tuple(OutputSlice(**o) for o in task) for task in facts["outputs"]))
+            facts["output_bytes"], tuple(tuple(OutputSlice(**o) for o in task) for task in facts["outputs"]), facts["batch"])
         return Build(path, store.load(path / "model.npz"), program, {k: tuple(v) for k, v in manifest["inputs"].items()},
                      manifest["target"], manifest["clock_mhz"], manifest["bytes_per_cycle"], json.loads((path / "report.json").read_text()))
     except (KeyError, TypeError, ValueError, OSError) as error:

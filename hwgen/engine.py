@@ -11,6 +11,7 @@ from .errors import CapacityError
 NUM_CONTEXTS = 4         # instructions in flight between feed and retire
 NUM_PARAM_BANKS = 4      # column parameter banks (bias, multiplier, shift)
 MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-modify-write distance)
+OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 FACTOR_LATENCY = 7       # pipeline of the softmax factor, hidden behind the array's
 
@@ -39,6 +40,7 @@ class EngineConfig:
     activation: str = "gelu"  # delta table in the drain (an ir.Act value)
     banks: int = 2           # stationary tile buffers
     packed: bool = False     # two products per DSP48E2
+    load_columns: int = 1    # columns of a stationary tile loaded per cycle: 1 or 2
 
     @property
     def group(self) -> int:
@@ -49,6 +51,11 @@ class EngineConfig:
     def groups(self) -> int:
         """Banks of a memory word."""
         return self.ti // self.group
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one vector of the weight stream: what the loader takes per cycle."""
+        return self.ti * self.load_columns
 
     @property
     def segment(self) -> int:
@@ -65,6 +72,7 @@ class EngineConfig:
                 raise CapacityError(f"engine configuration: {text}")
         require(self.ti in (8, 16, 32, 64), f"ti = {self.ti} is not 8, 16, 32 or 64")
         require(8 <= self.to <= self.ti and self.to % self.group == 0, f"to = {self.to} does not fit ti = {self.ti}")
+        require(self.load_columns in (1, 2), f"{self.load_columns} columns loaded per cycle, 1 or 2 are possible")
         require(self.max_experts <= self.to, f"{self.max_experts} experts exceed the {self.to} output lanes")
         require(self.axi_data_bits % 32 == 0 and 32 * self.to % self.axi_data_bits == 0,
                 f"an output word of {32 * self.to} bits is not a whole number of {self.axi_data_bits}-bit beats")

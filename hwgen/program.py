@@ -49,7 +49,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("op", 4), ("pred", 1), ("task", 4), ("src", 2), ("stat", 2), ("dst", 3),
     ("gather", 1), ("scatter", 1), ("act", 1), ("row_scale", 1), ("column_params", 1), ("mean", 1), ("renorm", 1),
     ("keep", 1), ("to16", 1), ("slack", 3), ("load_slack", 3), ("expert", 8), ("top_k", 4), ("num_experts", 8),
-    ("tokens", 16), ("k_tiles", 12), ("n_tiles", 12), ("k_lo", 7), ("k_hi", 7), ("n_last", 7),
+    ("tokens", 16), ("step", 12), ("k_tiles", 12), ("n_tiles", 12), ("k_lo", 7), ("k_hi", 7), ("n_last", 7),
     ("src_base", 20), ("src_stride", 16), ("src_row", 16), ("dst_base", 20), ("dst_stride", 16), ("dst_group", 4),
     ("dst_row", 16), ("stat_base", 20), ("stat_stride", 16), ("stat_group", 4), ("stat_count", 16),
     ("mult", 16), ("shift", 6), ("mult2", 16), ("shift2", 6),
@@ -71,6 +71,7 @@ class Instr:
 
     pred, task       run only when the frame's task is ``task``; a skipped instruction's weights are read and discarded
     tokens           tokens streamed per tile (with gather or scatter: taken from the expert's queue instead)
+    step             distance of the streamed tokens in the source: 1, or the tokens of an image to take one token of each
     k_tiles, n_tiles reduction and output tiles
     k_lo, k_hi       valid lanes of the first / last reduction tile: lane >= k_lo in the first, < k_hi in the last
                      (K_COLUMNS: other rows are loaded as 0; EXP: other lanes give probability 0)
@@ -84,7 +85,7 @@ class Instr:
     act              result = requantize(activation(r), mult2, shift2, 8)
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
-    mean             OUT: accumulators of all tokens are added up, one word per output tile leaves
+    mean             OUT: accumulators of all tokens are added up, one word per output tile leaves; else one per token
     slack            the feed starts when at most ``slack`` earlier instructions have not retired (0..3)
     load_slack       the same for loading the first stationary tile from the kv memory
     """
@@ -110,6 +111,7 @@ class Instr:
     top_k: int = 0
     num_experts: int = 0
     tokens: int = 0
+    step: int = 1
     k_tiles: int = 0
     n_tiles: int = 0
     k_lo: int = 0
@@ -162,7 +164,7 @@ class Instr:
         if self.op == Op.MATMUL:
             head += f"x {Stat(self.stat).name.lower():10}"
         rest = " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self)
-                        if f.name not in enums and f.name != "note" and getattr(self, f.name))
+                        if f.name not in enums and f.name != "note" and getattr(self, f.name) != f.default)
         return f"{head} {rest}" + (f"    ; {self.note}" if self.note else "")
 
 

@@ -104,7 +104,8 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
 class SimulationResult:
     """Outputs and figures of a simulation; stage "rtl simulation" for the cycles. See docs/reference/json.md.
 
-    A frame is one image for one task; ``cycles_per_image`` are the busy cycles of the run over its frames.
+    A frame is one image (with --batch several) for one task; ``cycles_per_image`` are the busy cycles of the run over the images of
+    all its frames.
     outputs: float32 [images, ...] under their ONNX names. bit_exact is None for the integer model itself, which has no cycles.
     """
 
@@ -159,7 +160,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         raise InputError("the build holds no RTL", where=str(build.path), hint="use --engine csim, or compile with --backend rtl or both")
     hardware, runs = run_rtl(build, images, tasks, memory, say, engine=engine, waves=waves)
     mismatches = sum(int((hardware[t][name] != golden[t][name]).sum()) for t in tasks for name in golden[t])
-    frames = sum(len(sequence) for sequence, _ in runs)
+    frames = program.batch * sum(len(sequence) for sequence, _ in runs)
     cycles = sum(done.cycles for _, done in runs)
     seconds = max(sum(done.seconds for _, done in runs), 1e-9)
     return SimulationResult(
@@ -177,17 +178,22 @@ def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryMo
     if memory.bytes_per_cycle is None:
         memory = replace(memory, bytes_per_cycle=build.bytes_per_cycle)
     run = _run_verilator if engine == "verilator" else _run_icarus
+    batch = build.program.batch
+    groups = np.zeros((-(-len(images) // batch) * batch, *images.shape[1:]), images.dtype)
+    groups[:len(images)] = images
+    groups = groups.reshape(-1, batch, *images.shape[1:])
     # all tasks of an image in a row, if their pattern fits the eight slots of the TASKS register; else a run a task
-    orders = [tasks] if TASK_SLOTS % len(tasks) == 0 or len(images) * len(tasks) <= TASK_SLOTS else [[t] for t in tasks]
+    orders = [tasks] if TASK_SLOTS % len(tasks) == 0 or len(groups) * len(tasks) <= TASK_SLOTS else [[t] for t in tasks]
     found: dict[int, list[dict[str, np.ndarray]]] = {t: [] for t in tasks}
     runs = []
     for order in orders:
-        sequence = order * len(images)
-        done = run(build, build.program.frames(build.model.tasks[0], np.repeat(images, len(order), axis=0)), sequence, memory,
-                   None if waves is None else Path(waves), say)
+        sequence = order * len(groups)
+        inputs = np.repeat(groups, len(order), axis=0).reshape(-1, *images.shape[1:])
+        done = run(build, build.program.frames(build.model.tasks[0], inputs), sequence, memory, None if waves is None else Path(waves), say)
         runs.append((sequence, done))
-        for t, outputs in zip(sequence, done.outputs):
-            found[t].append(outputs)
+        for i, outputs in enumerate(done.outputs):
+            found[sequence[i // batch]].append(outputs)
+    found = {t: outputs[:len(images)] for t, outputs in found.items()}
     return {t: {o.name: np.stack([frame[o.name] for frame in found[t]]) for o in build.program.outputs[t]} for t in tasks}, runs
 
 

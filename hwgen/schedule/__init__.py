@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..engine import EngineConfig
+from ..engine import EngineConfig, OUT_WORDS
 from ..errors import CapacityError
 from ..golden.integer_model import quantize_input
 from ..ir import Act
@@ -19,7 +19,7 @@ from ..program import Dst, Instr, Op, Src, words
 from ..qir import QGraph, QLinear, QModel, QMoE, QPatches
 from ..registers import MAX_PROGRAM_WORDS
 from . import cycles, image, memory, order
-from .lower import Lowering
+from .lower import SCORE_WORDS, Lowering
 from .memory import MemoryMap
 from .order import Slot
 from .steps import ACT, KV, RES, SCORE
@@ -32,10 +32,13 @@ MAX_TOKENS = 4096         # accumulator rows an instruction can address
 
 @dataclass(frozen=True, slots=True)
 class OutputSlice:
-    """Where an output lies in a frame's output of one task: first word (of ``to`` int32) and number of channels."""
+    """Where an output of one image lies in a frame's output of one task: words (of ``to`` int32) ``word``, ``word + step``, ... hold
+    ``channels`` values."""
 
     name: str
+    image: int
     word: int
+    step: int
     channels: int
 
 
@@ -70,6 +73,7 @@ class Program:
     image             weight image, bytes
     input_bytes, input_stride, output_bytes   of one frame
     outputs           per task
+    batch             images of a frame; the last frame of a run may be filled up with zeros
     """
 
     config: EngineConfig
@@ -80,6 +84,7 @@ class Program:
     input_bytes: int
     output_bytes: int
     outputs: tuple[tuple[OutputSlice, ...], ...]
+    batch: int = 1
 
     @property
     def input_stride(self) -> int:
@@ -98,8 +103,8 @@ class Program:
         return "".join(f"{pc:4} {instr}\n" for pc, instr in enumerate(self.instrs))
 
     def useful_macs(self, task: int = 0) -> int:
-        """Multiply-accumulates of one frame without any padding; experts as dispatched."""
-        return sum(info.macs for instr, info in zip(self.instrs, self.infos) if not instr.pred or instr.task == task)
+        """Multiply-accumulates of one image without any padding; experts as dispatched."""
+        return sum(info.macs for instr, info in zip(self.instrs, self.infos) if not instr.pred or instr.task == task) // self.batch
 
     def rows(self, dispatched: dict[int, int] | None = None) -> list[int]:
         """Tokens streamed per tile, per instruction; ``dispatched`` {pc: tokens} overrides the expected ones of experts."""
@@ -111,41 +116,58 @@ class Program:
         return cycles.estimate(self.config, list(self.instrs), self.rows(dispatched), task, bytes_per_cycle, latency)
 
     def frames(self, graph: QGraph, images: np.ndarray) -> bytes:
-        """Inputs of a run: frame f at ``f * input_stride``."""
-        patches = next(node for node in graph.nodes if isinstance(node, QPatches))
-        rows = image.input_vectors(quantize_input(patches, images), self.config.ti, self.config.to)
-        padded = np.zeros((len(rows), self.input_stride), np.uint8)
-        padded[:, :self.input_bytes] = rows
+        """Inputs of a run: frame f at ``f * input_stride``. The number of images is a multiple of ``batch``."""
+        node = next(node for node in graph.nodes if isinstance(node, QPatches))
+        patches = quantize_input(node, images)
+        if self.batch > 1:
+            stream = next(instr for instr in self.instrs if instr.op == Op.STREAM and instr.src == Src.ACT)
+            rows = np.zeros((len(patches), stream.tokens // self.batch, patches.shape[2]), np.int8)
+            rows[:, rows.shape[1] - patches.shape[1]:] = patches
+            patches = rows.reshape(-1, stream.tokens, patches.shape[2])
+        vectors = image.input_vectors(patches, self.config.vector_bytes, self.config.to)
+        padded = np.zeros((len(vectors), self.input_stride), np.uint8)
+        padded[:, :self.input_bytes] = vectors
         return padded.tobytes()
 
     def read_outputs(self, data: bytes, tasks: list[int]) -> list[dict[str, np.ndarray]]:
-        """Output memory of a run -> per frame {ONNX output: int32 [channels]}; tasks: of each frame."""
-        frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1)
+        """Output memory of a run -> per image {ONNX output: int32 [channels]}, ``batch`` images a frame; tasks: of each frame."""
         to = self.config.to
-        return [{o.name: frame[o.word * to:o.word * to + o.channels] for o in self.outputs[task]} for frame, task in zip(frames, tasks)]
+        frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1, to)
+        result = []
+        for words, task in zip(frames, tasks):
+            found: list[dict[str, np.ndarray]] = [{} for _ in range(self.batch)]
+            for o in self.outputs[task]:
+                part = words[o.word:o.word + o.step * -(-o.channels // to):o.step]
+                found[o.image][o.name] = part.reshape(-1)[:o.channels]
+            result.extend(found)
+        return result
 
 
-def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False) -> Program:
-    """Schedule a network on an array of ti x to. Raises CapacityError when the instruction set's limits are exceeded."""
+def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
+             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS) -> Program:
+    """Schedule a network on an array of ti x to, ``batch`` images a frame. Raises CapacityError when the instruction set's limits are
+    exceeded. See `EngineConfig` and `lower.Lowering` for the other parameters."""
     graphs = model.tasks
+    if not 1 <= batch <= OUT_WORDS:
+        raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch")
     group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
-    slots = order.merge([Lowering(graph, ti, to, group).run() for graph in graphs])
+    slots = order.merge([Lowering(graph, ti, to, group, batch, score_words).run() for graph in graphs])
     placed = memory.allocate(slots, ti)
     config = EngineConfig(
         ti=ti, to=to, max_tokens=_max_tokens(slots), act_words=_round(placed.words[ACT]), kv_words=_round(placed.words[KV]),
         score_words=_round(placed.words[SCORE]), res_words=_round(placed.words[RES]), program_words=len(slots) + 1,
         max_experts=max((slot.step.instr.num_experts for slot in slots), default=0),
         max_top_k=max((slot.step.instr.top_k for slot in slots), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
-        activation=_activation(graphs), packed=packed)
+        activation=_activation(graphs), packed=packed, load_columns=load_columns)
     if config.program_words > MAX_PROGRAM_WORDS:
         raise CapacityError(f"the program has {config.program_words} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}")
     limits = order.slacks(slots, len(graphs))
     instrs = [_place(slot, pair, placed, config) for slot, pair in zip(slots, limits)] + [Instr(op=Op.END)]
-    outputs, output_words = _outputs(slots, len(graphs))
+    outputs, output_words = _outputs(slots, len(graphs), batch)
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows or slot.step.instr.tokens) for slot in slots]
     buffers = [BufferInfo(b.name, b.memory, placed.bases[b], memory.size(b, ti), *life) for b, life in placed.lives.items()]
-    return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), tuple(buffers), _image(slots, ti, to),
-                   _input_bytes(slots, ti), output_words * 4 * to, outputs)
+    return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), tuple(buffers), _image(slots, config),
+                   _input_bytes(slots, config), output_words * 4 * to, outputs, batch)
 
 
 def _round(count: int) -> int:
@@ -173,15 +195,15 @@ def _place(slot: Slot, limits: tuple[int, int], placed: MemoryMap, config: Engin
     step = slot.step
     fields: dict[str, int] = dict(slack=limits[0], load_slack=limits[1])
 
-    def base(place, token=0):
-        return placed.bases[place.buffer] + place.position // config.ti * place.buffer.tokens + token
+    def base(place):
+        return placed.bases[place.buffer] + place.position // config.ti * place.buffer.tokens + place.token
 
     if step.source is not None:
-        fields.update(src_base=base(step.source, step.source.token), src_stride=step.source.buffer.tokens)
+        fields.update(src_base=base(step.source), src_stride=step.source.buffer.tokens)
         if step.instr.src == Src.EXP:
             fields.update(src_row=step.source.buffer.parity * config.max_tokens)
     if step.target is not None:
-        fields.update(dst_base=base(step.target, step.target.token), dst_stride=step.target.buffer.tokens,
+        fields.update(dst_base=base(step.target), dst_stride=step.target.buffer.tokens,
                       dst_group=step.target.position % config.ti // config.group)
         if step.instr.dst == Dst.SCORE:
             fields.update(dst_row=step.target.buffer.parity * config.max_tokens)
@@ -191,32 +213,36 @@ def _place(slot: Slot, limits: tuple[int, int], placed: MemoryMap, config: Engin
     return order.predicated(slot, replace(step.instr, **fields))
 
 
-def _image(slots: list[Slot], ti: int, to: int) -> bytes:
+def _image(slots: list[Slot], config: EngineConfig) -> bytes:
     parts: list[bytes] = []
     for slot in slots:
         step = slot.step
         if step.operand is not None:
-            channels = (step.instr.n_tiles - 1) * to + step.instr.n_last
-            parts.append(image.matmul_vectors(step.operand, channels, ti, to))
+            channels = (step.instr.n_tiles - 1) * config.to + step.instr.n_last
+            parts.append(image.matmul_vectors(step.operand, channels, config.ti, config.to, config.vector_bytes))
         elif step.constant is not None:
-            parts.append(image.constant_vectors(step.constant, ti, to))
+            parts.append(image.constant_vectors(step.constant, config.vector_bytes, config.to))
     return b"".join(parts)
 
 
-def _input_bytes(slots: list[Slot], ti: int) -> int:
-    return sum(s.step.instr.tokens * s.step.instr.n_tiles * ti for s in slots if s.step.instr.op == Op.STREAM and s.step.constant is None)
+def _input_bytes(slots: list[Slot], config: EngineConfig) -> int:
+    return sum(s.step.instr.tokens * s.step.instr.n_tiles * config.vector_bytes for s in slots
+               if s.step.instr.op == Op.STREAM and s.step.constant is None)
 
 
-def _outputs(slots: list[Slot], num_tasks: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
+def _outputs(slots: list[Slot], num_tasks: int, batch: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
     """Outputs of each task, and the words a frame's output needs at most."""
     outputs, most = [], 0
     for task in range(num_tasks):
-        word, found = 0, []
+        word, found, images = 0, [], {}
         for slot in slots:
             if slot.step.output is not None and slot.task in (None, task):
-                name, channels = slot.step.output
-                found.append(OutputSlice(name, word, channels))
-                word += slot.step.instr.n_tiles
+                instr, (name, channels) = slot.step.instr, slot.step.output
+                rows = 1 if instr.mean else instr.tokens
+                for row in range(rows):
+                    found.append(OutputSlice(name, images.setdefault(name, 0), word + row, rows, channels))
+                    images[name] += 1
+                word += instr.n_tiles * rows
         outputs.append(tuple(found))
         most = max(most, word)
     return tuple(outputs), most

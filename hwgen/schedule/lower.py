@@ -6,19 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 
+from .. import numerics
 from ..errors import CapacityError, ModelError
 from ..program import Dst, Instr, Op, Src, Stat
 from ..qir import (QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit, QResidualLinear, Weights)
 from .steps import ACT, KV, RES, ROUTER, SCORE, Buffer, HeadMap, Operand, Place, Step
 
 KEYS, VALUES, DATA = "keys", "values", "data"
+SCORE_WORDS = 4096       # words of a score buffer; longer sequences are worked on in blocks of queries
+MIN_BLOCK = 64           # queries of a block: fewer would wait for the keys to be loaded again
 
 
 class Lowering:
-    """``ti``, ``to``: array rows and columns; ``group``: lanes of a memory bank."""
+    """``ti``, ``to``: array rows and columns; ``group``: lanes of a memory bank; ``batch``: images of a frame, one after the other in
+    the token dimension; ``score_words``: words a score buffer may take before its queries are split into blocks."""
 
-    def __init__(self, graph: QGraph, ti: int, to: int, group: int):
-        self.graph, self.ti, self.to, self.group = graph, ti, to, group
+    def __init__(self, graph: QGraph, ti: int, to: int, group: int, batch: int = 1, score_words: int = SCORE_WORDS):
+        self.graph, self.ti, self.to, self.group, self.batch, self.score_words = graph, ti, to, group, batch, score_words
         self.steps: list[Step] = []
         self.buffers: dict[tuple[str, str], tuple[Buffer, np.ndarray]] = {}     # (value, role) -> buffer, channel positions
         self.norms: dict[str, QNorm] = {}
@@ -71,9 +75,18 @@ class Lowering:
         self.buffers[value, role] = buffer, positions
         return buffer
 
+    def _shape(self, value: str) -> tuple[int, int]:
+        """(tokens of all images, channels)."""
+        tokens, channels = self.graph.shapes[value]
+        return self.batch * tokens, channels
+
     def _residual(self) -> Buffer:
-        tokens, dim = next(self.graph.shapes[n.output] for n in self.graph.nodes if isinstance(n, QResidualInit))
+        tokens, dim = next(self._shape(n.output) for n in self.graph.nodes if isinstance(n, QResidualInit))
         return Buffer(RES, RES, tokens, dim)
+
+    def _embedding(self) -> QResidualLinear:
+        """The patch embedding: the first that adds to the residual stream."""
+        return next(n for n in self.graph.nodes if isinstance(n, QResidualLinear))
 
     def _tiles(self, count: int, lanes: int) -> tuple[int, int]:
         """Number of tiles and valid lanes of the last one."""
@@ -102,23 +115,39 @@ class Lowering:
 
     def _patches(self, node: QPatches) -> None:
         tokens, channels = self.graph.shapes[node.output]
+        if self.batch > 1:                          # rows of zeros in front of each image's patches, one a class token
+            tokens = self.batch * (tokens + self._embedding().first_token)
         buffer = self._define(node.output, DATA, ACT, tokens, channels, None)
         n_tiles, n_last = self._tiles(channels, self.to)
         self.steps.append(Step(Instr(op=Op.STREAM, src=Src.ACT, dst=Dst.ACT, tokens=tokens, n_tiles=n_tiles, n_last=n_last,
                                      note=f"input {node.input}"), target=Place(buffer), writes=(buffer.name,), node=node.name))
 
     def _init(self, node: QResidualInit) -> None:
-        tokens, dim = node.table.shape
+        table = node.table
+        if self.batch > 1:
+            table = np.tile(self._without_bias(table), (self.batch, 1))
+        tokens, dim = table.shape
         n_tiles, n_last = self._tiles(dim, self.to)
         self.steps.append(Step(Instr(op=Op.STREAM, src=Src.NORM, dst=Dst.RES_SET, tokens=tokens, n_tiles=n_tiles, n_last=n_last,
-                                     note=f"{node.name}: residual start"), target=Place(self._residual()), constant=node.table,
+                                     note=f"{node.name}: residual start"), target=Place(self._residual()), constant=table,
                                writes=(RES,), node=node.name))
+
+    def _without_bias(self, table: np.ndarray) -> np.ndarray:
+        """The table less what the embedding of a row of zeros adds to the class tokens, so that they come out as they should."""
+        embed = self._embedding()
+        added = numerics.requantize(embed.w.bias, embed.w.mult, embed.w.shift, 16)
+        changed = table.astype(np.int64)
+        changed[:embed.first_token] -= added
+        if np.abs(changed).max() > 32767:
+            raise CapacityError("the class token less the embedding's bias leaves the 16-bit range, a batch cannot be made",
+                                where=f"QResidualLinear node {embed.name!r}", hint="compile without --batch")
+        return changed.astype(np.int16)
 
     def _norm(self, node: QNorm) -> None:
         self.norms[node.output] = node
 
     def _linear(self, node: QLinear) -> None:
-        tokens, channels = self.graph.shapes[node.output]
+        tokens, channels = self._shape(node.output)
         source = self._source(node.x)
         for role, heads in self.uses.get(node.output, {}).items():
             buffer = self._define(node.output, role, ACT if role == DATA else KV, tokens, channels, heads)
@@ -130,13 +159,15 @@ class Lowering:
                                    writes=(buffer.name,), macs=tokens * node.w.weight.size, node=node.name))
 
     def _residual_linear(self, node: QResidualLinear) -> None:
-        tokens = self.graph.shapes[node.x][0]
+        useful, _ = self._shape(node.x)
+        first = node.first_token if self.batch == 1 else 0
+        tokens = useful + (node.first_token - first) * self.batch
         source = self._source(node.x)
         dim = node.w.weight.shape[1]
-        instr = self._matmul(node, node.w, source, np.arange(dim), dim, tokens=tokens, dst=Dst.RES_ADD, to16=1,
-                             dst_row=node.first_token, note=node.name)
-        self.steps.append(Step(instr, source[1], Place(self._residual(), 0, node.first_token), reads=source[2], writes=(RES,),
-                               operand=Operand(node.w, source[3], np.arange(dim)), macs=tokens * node.w.weight.size, node=node.name))
+        instr = self._matmul(node, node.w, source, np.arange(dim), dim, tokens=tokens, dst=Dst.RES_ADD, to16=1, dst_row=first,
+                             note=node.name)
+        self.steps.append(Step(instr, source[1], Place(self._residual(), 0, first), reads=source[2], writes=(RES,),
+                               operand=Operand(node.w, source[3], np.arange(dim)), macs=useful * node.w.weight.size, node=node.name))
 
     def _attention(self, node: QAttention) -> None:
         tokens, channels = self.graph.shapes[node.q]
@@ -148,37 +179,53 @@ class Lowering:
         if set(roles) != {DATA}:
             raise ModelError("its result is used as keys or values of another attention without a Linear in between",
                              where=f"QAttention node {node.name!r}")
-        out = self._define(node.output, DATA, ACT, tokens, channels, heads)
-        scores = [self._new(SCORE, tokens, keys, parity) for parity in range(min(2, node.num_heads))]
+        out = self._define(node.output, DATA, ACT, self.batch * tokens, channels, heads)
+        block = self._query_block(tokens, keys)
+        units = [(image, h, first, min(block, tokens - first)) for image in range(self.batch) for h in range(node.num_heads)
+                 for first in range(0, tokens, block)]
+        scores = [self._new(SCORE, block, keys, parity) for parity in range(min(2, len(units)))]
         n_tiles, n_last = self._tiles(keys, self.to)
         v_tiles, v_last = self._tiles(dim, self.to)
         p_tiles, p_hi = self._tiles(keys, self.ti)
 
-        def score(h):
+        def label(unit):
+            image, h, first, count = unit
+            return f"{f'image {image}, ' if self.batch > 1 else ''}head {h}" + (f", queries {first}.." if count < tokens else "")
+
+        def score(i):
+            image, h, query, count = units[i]
             first, last = h * dim // self.ti, (h * dim + dim - 1) // self.ti
-            buffer = scores[h % 2]
-            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.K_COLUMNS, dst=Dst.SCORE, to16=1, tokens=tokens,
+            buffer = scores[i % 2]
+            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.K_COLUMNS, dst=Dst.SCORE, to16=1, tokens=count,
                           k_tiles=last - first + 1, k_lo=h * dim % self.ti, k_hi=(h * dim + dim - 1) % self.ti + 1, n_tiles=n_tiles,
-                          n_last=n_last, stat_count=keys, mult=node.score_mult, shift=node.score_shift, note=f"{node.name}: Q K, head {h}")
-            self.steps.append(Step(instr, Place(q, first * self.ti), Place(buffer), Place(k, first * self.ti), reads=(q.name,),
-                                   loads=(k.name,), writes=(buffer.name,), macs=tokens * keys * dim, node=node.name))
+                          n_last=n_last, stat_count=keys, mult=node.score_mult, shift=node.score_shift,
+                          note=f"{node.name}: Q K, {label(units[i])}")
+            self.steps.append(Step(instr, Place(q, first * self.ti, image * tokens + query), Place(buffer),
+                                   Place(k, first * self.ti, image * keys), reads=(q.name,), loads=(k.name,), writes=(buffer.name,),
+                                   macs=count * keys * dim, node=node.name))
 
-        def weigh(h):
-            buffer, position = scores[h % 2], h * heads.pitch
-            instr = Instr(op=Op.MATMUL, src=Src.EXP, stat=Stat.V_ROWS, dst=Dst.ACT, row_scale=1, tokens=tokens, k_tiles=p_tiles,
+        def weigh(i):
+            image, h, query, count = units[i]
+            buffer, position = scores[i % 2], h * heads.pitch
+            instr = Instr(op=Op.MATMUL, src=Src.EXP, stat=Stat.V_ROWS, dst=Dst.ACT, row_scale=1, tokens=count, k_tiles=p_tiles,
                           k_hi=p_hi, n_tiles=v_tiles, n_last=v_last, stat_count=keys, mult=node.out_mult, shift=node.out_shift,
-                          note=f"{node.name}: P V, head {h}")
-            self.steps.append(Step(instr, Place(buffer), Place(out, position), Place(v, position), reads=(buffer.name,),
-                                   loads=(v.name,), writes=(out.name,), macs=tokens * keys * dim, node=node.name))
+                          note=f"{node.name}: P V, {label(units[i])}")
+            self.steps.append(Step(instr, Place(buffer), Place(out, position, image * tokens + query), Place(v, position, image * keys),
+                                   reads=(buffer.name,), loads=(v.name,), writes=(out.name,), macs=count * keys * dim, node=node.name))
 
-        score(0)                                    # scores run one head ahead of P V: neither waits for the other
-        for h in range(node.num_heads):
-            if h + 1 < node.num_heads:
-                score(h + 1)
-            weigh(h)
+        score(0)                                    # scores run one unit ahead of P V: neither waits for the other
+        for i in range(len(units)):
+            if i + 1 < len(units):
+                score(i + 1)
+            weigh(i)
+
+    def _query_block(self, tokens: int, keys: int) -> int:
+        """Queries worked on at a time: all, or as many as keep a score buffer within ``score_words``, in equal blocks."""
+        most = max(MIN_BLOCK, self.score_words // -(-keys // self.ti))
+        return -(-tokens // -(-tokens // most))
 
     def _moe(self, node: QMoE) -> None:
-        tokens = self.graph.shapes[node.x][0]
+        tokens, _ = self._shape(node.x)
         experts = len(node.first)
         if experts > self.to:
             raise CapacityError(f"{experts} experts, but a router row is one output tile of {self.to} lanes",
@@ -228,9 +275,14 @@ class Lowering:
 
     def _head(self, node: QHead) -> None:
         start, stop = node.tokens
-        source = self._source(node.x, start)
+        tokens = self.graph.shapes[node.x][0]
         channels = node.w.weight.shape[1]
-        instr = self._matmul(node, node.w, source, np.arange(channels), channels, tokens=stop - start, dst=Dst.OUT, mean=1,
-                             note=f"{node.name}: output {node.onnx_name}")
-        self.steps.append(Step(instr, source[1], operand=Operand(node.w, source[3], np.arange(channels)), reads=source[2],
-                               macs=(stop - start) * node.w.weight.size, node=node.name, output=(node.onnx_name, channels)))
+        one = stop - start == 1                     # one token an image: all images in one instruction, a word each
+        for image in range(1 if one else self.batch):
+            source = self._source(node.x, image * tokens + start)
+            fields = dict(tokens=self.batch, step=tokens) if one and self.batch > 1 else dict(tokens=stop - start, mean=1)
+            instr = self._matmul(node, node.w, source, np.arange(channels), channels, dst=Dst.OUT,
+                                 note=f"{node.name}: output {node.onnx_name}", **fields)
+            self.steps.append(Step(instr, source[1], operand=Operand(node.w, source[3], np.arange(channels)), reads=source[2],
+                                   macs=(stop - start) * node.w.weight.size * (self.batch if one else 1), node=node.name,
+                                   output=(node.onnx_name, channels)))

@@ -77,7 +77,7 @@ class Step:
         w, constant = self.operand, self.constant
         return (replace(self.instr, note=""), self.source, self.target, self.stationary, self.reads, self.loads, self.writes, self.output,
                 None if w is None else (id(w.weights), w.rows.tobytes(), w.columns.tobytes()),
-                None if constant is None else id(constant))
+                None if constant is None else constant.tobytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ class Feeder(wiring.Component):
         busy = Signal()                         # a tile is being streamed
         more = Signal()                         # the instruction has further tiles
         k, j, t = Signal(12), Signal(12), Signal(16)
+        row = Signal(16)                        # source row of token t: t * step
         count, length = Signal(16), Signal(16)
         bank, param_bank = Signal(2, init=c.banks - 1), Signal(2)
         context = Signal(2)
@@ -137,12 +138,12 @@ class Feeder(wiring.Component):
 
         def take():
             m.d.comb += take_tile.eq(1)
-            m.d.sync += [busy.eq(1), t.eq(0), bank.eq(Mux(bank == c.banks - 1, 0, bank + 1))]
+            m.d.sync += [busy.eq(1), t.eq(0), row.eq(0), bank.eq(Mux(bank == c.banks - 1, 0, bank + 1))]
             with m.If(is_out & is_last):
                 m.d.comb += reserve.eq(need)
 
         with m.If(busy):
-            m.d.sync += t.eq(t + 1)
+            m.d.sync += [t.eq(t + 1), row.eq(row + cur.step)]
         with m.If(free_slot):
             with m.If(more):
                 with m.If(have_tile & room):
@@ -183,7 +184,7 @@ class Feeder(wiring.Component):
         lanes = Signal(7)
         m.d.comb += lanes.eq(Mux(j_end, cur.n_last, c.to))
         f0 = Record({**TOKEN, "chunk": 20, "src_chunk": 20, "src_row": 16, "dst_row": 16, "gather": 1, "scatter": 1,
-                     "k_lanes": 7, "mode": 2, "inject": 1}, "stage0")
+                     "k_lanes": 7, "mode": 2, "inject": 1, "from_row": 16}, "stage0")
         push = Signal()
         m.d.comb += [push.eq(streaming & self.word_valid), self.word_ready.eq(streaming)]
         stream_last = Signal()
@@ -200,14 +201,14 @@ class Feeder(wiring.Component):
             instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=k == 0, last_k=k_end | streaming, first_n=j == 0,
             first_token=t == 0, last_token=t == count - 1, context=context, bank=bank, param_bank=param_bank - 1, slot=t,
             group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row, dst_row=cur.dst_row,
-            gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push)
+            gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push, from_row=row)
         m.d.comb += statements
         m.d.sync += f0.word.eq(value)
         m.d.comb += [self.q_expert.eq(cur.expert), self.q_index.eq(t), self.issue.eq(busy | push)]
 
         # stage 1: addresses
         source_row, result_row = Signal(16), Signal(16)
-        m.d.comb += [source_row.eq(Mux(f0.gather, self.q_token, f0.slot)), result_row.eq(Mux(f0.scatter, self.q_token, f0.slot))]
+        m.d.comb += [source_row.eq(Mux(f0.gather, self.q_token, f0.from_row)), result_row.eq(Mux(f0.scatter, self.q_token, f0.slot))]
         token, source = Record(TOKEN, "token_out"), Record(SOURCE, "source_out")
         value, statements = token.pack(
             **{key: getattr(f0, key) for key in TOKEN if key not in ("row", "address", "score")},

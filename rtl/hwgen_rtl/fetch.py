@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hwgen.engine import OUT_WORDS
 from hwgen.program import Dst, Op
 
 from .fields import Fields, WORD_BITS
@@ -50,7 +51,7 @@ class Fetch(wiring.Component):
                 bad = Signal()
                 m.d.comb += bad.eq((data.op > Op.MATMUL) | ((data.op == Op.MATMUL) & ((data.n_tiles == 0) | (data.k_tiles == 0)))
                                    | ((data.op == Op.STREAM) & ((data.n_tiles == 0) | (data.tokens == 0)))
-                                   | ((data.op == Op.MATMUL) & (data.dst == Dst.OUT) & ~data.mean & (data.tokens > 1))
+                                   | ((data.op == Op.MATMUL) & (data.dst == Dst.OUT) & ~data.mean & (data.tokens > OUT_WORDS))
                                    | ((data.op != Op.END) & (pc == self.depth - 1)))
                 with m.If(bad):
                     m.d.sync += self.illegal.eq(1)

@@ -4,14 +4,13 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.engine import EngineConfig
+from hwgen.engine import EngineConfig, OUT_WORDS
 from hwgen.registers import ADDRESS_BITS
 
 from .axi import OutputWriter, StreamDma
 from .engine import COUNTERS, Engine
 from .registers import AxiLiteRegisters
 
-OUT_WORDS = 16           # words of the output queue
 SETTLE_CYCLES = 128      # after an illegal instruction, until what is in the pipelines has left them
 STARVED_CYCLES = 64      # the stream has ended and the loader has waited so long: the program asks for more than there is
 
