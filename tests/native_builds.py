@@ -1,0 +1,108 @@
+"""Native benches for tests and for bench/: one Verilator build per engine, shared by all programs that fit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+import hashlib
+from pathlib import Path
+import shutil
+
+import numpy as np
+
+from hwgen import build as builds, simulate
+from hwgen.backends import bench, driver, rtl
+from hwgen.engine import EngineConfig
+from hwgen.golden import integer_model
+from hwgen.qir import QModel
+from hwgen.schedule import Program, schedule
+from hwgen.simulate import MemoryModel, Run
+
+IDEAL, SLOW, STALLED = MemoryModel(0, 1024), MemoryModel(100, 64), MemoryModel(20, 16, 0.3, 7)
+MEMORIES = (IDEAL, SLOW, STALLED)
+DEPTHS = dict(act_words=512, kv_words=256, score_words=256, res_words=128, program_words=128)
+
+
+def write(folder: Path, model: QModel, program: Program) -> builds.Build:
+    """A whole build directory of an integer network, as `hwgen.compile` makes it from ONNX."""
+    shape = _image_shape(model)
+    files = {**rtl.files(program.config), **bench.files(), **driver.files(program, "random")}
+    builds.write(folder, files, model, program, {}, inputs={"x": shape}, target="sim", clock_mhz=300.0, bytes_per_cycle=64.0)
+    return builds.load(folder)
+
+
+def _image_shape(model: QModel) -> tuple[int, int, int]:
+    """[C, H, W] of a network of `qgraphs`: one row of patches."""
+    patches = model.tasks[0].nodes[0]
+    count, channels = model.tasks[0].shapes[patches.output]
+    high, wide = patches.patch
+    return channels // (high * wide), high, wide * count
+
+
+@dataclass
+class Engine:
+    """One array with memories of fixed depth, compiled once. ``bench`` compiles the C++ main for a program, once per content."""
+
+    folder: Path
+    ti: int
+    to: int
+    axi_data_bits: int
+    options: dict = field(default_factory=dict)          # of `EngineConfig`, over the program's own
+    packed: bool = False
+    fifo_beats: int = 64
+
+    def program(self, model: QModel) -> Program:
+        """The network's program for this engine."""
+        program = schedule(model, ti=self.ti, to=self.to, axi_data_bits=self.axi_data_bits, fifo_beats=self.fifo_beats,
+                           packed=self.packed)
+        config = replace(program.config, **DEPTHS, **self.options)
+        small = {name: (getattr(program.config, name), value) for name, value in {**DEPTHS, **self.options}.items()
+                 if isinstance(value, int) and getattr(program.config, name) > value}
+        if small or config.max_tokens != program.config.max_tokens:
+            raise ValueError(f"the test's engine is too small: {small}, {program.config.max_tokens} tokens")
+        return replace(program, config=config)
+
+    def bench(self, program: Program) -> tuple[Path, Path]:
+        """(executable, directory with the program) of one program."""
+        files = {**rtl_files(program.config), **bench.files(), **driver.files(program, "random"), "program.bin": program.binary(),
+                 "weights.bin": program.image}
+        key = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+        place = self.folder / key
+        if not place.exists():
+            for root in (self.folder, place):
+                for name, content in files.items():
+                    put(root / name, content.encode() if isinstance(content, str) else content)
+            shutil.copy2(simulate.build_bench(self.folder, trace=False), place / "sim")
+        return place / "sim", place
+
+    def run(self, program: Program, model: QModel, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:
+        """Frames ``images`` for ``tasks`` through the RTL."""
+        executable, place = self.bench(program)
+        return simulate.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
+
+
+_RTL: dict[EngineConfig, dict[str, str]] = {}
+
+
+def rtl_files(config: EngineConfig) -> dict[str, str]:
+    """`rtl.files`, kept."""
+    if config not in _RTL:
+        _RTL[config] = rtl.files(config)
+    return _RTL[config]
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file; an equal one keeps its time, so that nothing is compiled again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
+
+
+def differences(run: Run, model: QModel, images: np.ndarray, tasks: list[int]) -> int:
+    """Output words of a run that are not the integer model's. Raises ValueError when outputs are missing."""
+    wrong = 0
+    for task, image, found in zip(tasks, images, run.outputs, strict=True):
+        wanted = integer_model.run(model.tasks[task], image[None])
+        if found.keys() != wanted.keys() or any(found[name].shape != wanted[name][0].shape for name in wanted):
+            raise ValueError(f"outputs {sorted(found)} are not {sorted(wanted)}")
+        wrong += sum(int((found[name] != wanted[name][0]).sum()) for name in wanted)
+    return wrong
