@@ -23,6 +23,7 @@ __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check",
 
 Progress = Callable[[str, float, float], None]
 BACKENDS = ("rtl", "hls", "both")
+BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 LATENCY = 100            # cycles of memory latency assumed by estimates
 
 
@@ -58,7 +59,9 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
         files |= {**rtl.files(program.config), **bench.files()}
     if backend != "rtl":
         plan = hls_estimate.choose(quantized, board)
-        files |= hls.files(plan, quantized, Path(model).stem, board)
+        (input_name, shape), = imported.model.tasks[0].inputs.items()
+        images = np.random.default_rng(0).standard_normal((BENCH_IMAGES, *shape)) if random else _calibration(calib)[input_name][:BENCH_IMAGES]
+        files |= hls.files(plan, quantized, Path(model).stem, board, images)
         report["hls"] = hls_estimate.report(plan, board)
     builds.write(Path(out), files, quantized, program, report, inputs=dict(imported.model.tasks[0].inputs), target=board.name,
                  clock_mhz=board.clock_mhz, bytes_per_cycle=board.bytes_per_cycle())

@@ -15,11 +15,10 @@ import tempfile
 
 import numpy as np
 
+from .backends import hls
 from .backends.hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
 from .errors import InputError
-from .golden.integer_model import quantize_input
-from .qir import QHead, QModel, QPatches
-from .schedule import image
+from .qir import QHead, QModel
 from .tools import cxx, native
 
 FLAGS = ("-std=c++14", "-O2")
@@ -36,38 +35,33 @@ class CsimRun:
     seconds: float
 
 
-def compiler_flags(hls: Path, extra: Sequence[str] = ()) -> tuple[str, ...]:
+def compiler_flags(folder: Path, extra: Sequence[str] = ()) -> tuple[str, ...]:
     """Options for a source that includes kernels. Raises InputError when HWGEN_AP_TYPES names no such folder."""
-    types = [hls / "stub"]
+    types = [folder / "stub"]
     if named := os.environ.get("HWGEN_AP_TYPES"):
         if not (Path(named) / "ap_int.h").is_file():
             raise InputError(f"there is no ap_int.h in {named!r}", where="environment variable HWGEN_AP_TYPES",
                              hint="name the folder that holds it, or unset the variable")
         types.insert(0, Path(named).resolve())
+        extra = (*extra, "-Wno-maybe-uninitialized", "-Wno-uninitialized")         # inside those headers
     includes = [word for folder in types for word in ("-isystem", str(folder))]
-    return (*FLAGS, *WARNINGS, *extra, f"-I{hls}", f"-I{hls / 'include'}", *includes)
+    return (*FLAGS, *WARNINGS, *extra, f"-I{folder}", f"-I{folder / 'include'}", *includes)
 
 
-def build_bench(hls: Path, extra: Sequence[str] = ()) -> Path:
+def build_bench(folder: Path, extra: Sequence[str] = ()) -> Path:
     """Compile the bench of an HLS project; returns the executable. The same sources and options are not compiled again.
 
     Raises ToolError, InputError.
     """
-    hls = hls.resolve()
-    flags = compiler_flags(hls, extra)
+    folder = folder.resolve()
+    flags = compiler_flags(folder, extra)
     state = hashlib.sha256("\0".join([str(cxx.find()), *flags]).encode())
-    for path in sorted(p for p in hls.rglob("*") if p.suffix in (".hpp", ".cpp", ".h")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".hpp", ".cpp", ".h")):
         state.update(path.read_bytes())
-    executable = hls / "csim" / f"bin-{state.hexdigest()[:16]}" / "csim"
+    executable = folder / "csim" / f"bin-{state.hexdigest()[:16]}" / "csim"
     if not executable.exists():
-        cxx.compile([hls / name for name in SOURCES], executable, flags)
+        cxx.compile([folder / name for name in SOURCES], executable, flags)
     return executable
-
-
-def frame_bytes(plan: Plan, model: QModel, images: np.ndarray) -> np.ndarray:
-    """Images float [B, ...] -> uint8 [B, bytes]: each frame as the top function reads it."""
-    patches = next(node for node in model.tasks[0].nodes if isinstance(node, QPatches))
-    return image.input_vectors(quantize_input(patches, images), plan.lanes, plan.lanes)
 
 
 def simulate(build: Path, model: QModel, report: dict, images: np.ndarray, tasks: list[int], say: Callable[[str, int, int], None], *,
@@ -81,7 +75,7 @@ def simulate(build: Path, model: QModel, report: dict, images: np.ndarray, tasks
     plan = make_plan(model, report["hls"]["lanes"], report["hls"]["queries"])
     say("compile the C simulation (once)", 0, 0)
     executable = build_bench(build / "hls")
-    frames = np.repeat(frame_bytes(plan, model, images), len(tasks), axis=0)
+    frames = np.repeat(hls.frames(plan, model, images), len(tasks), axis=0)
     say("C simulation", 0, len(frames))
     return run(executable, build / "hls" / "weights.bin", plan, frames, tasks * len(images), trace=trace,
                on_frame=lambda done: say("C simulation", done, len(frames)))

@@ -6,26 +6,37 @@
 
 from __future__ import annotations
 
+import textwrap
+
+import numpy as np
+
 from .. import __version__, numerics
-from ..board import Board
+from ..board import Board, Family
+from ..golden import integer_model
 from ..ir import Act
 from ..paths import data_dir
 from ..qir import QAttention, QHead, QLinear, QMoE, QModel, QNorm, QPatches, QResidualInit, QResidualLinear
 from ..render import render
+from . import hls_estimate, hls_image
 from .hls_names import identifier
 from .hls_plan import ALL_TASKS, Plan, Step, Value
 
 FIFO_BYTES = 128 * 1024           # weight stream: how far the loader runs ahead
+STAND_IN = "xczu7ev-ffvc1156-2-e"     # part in the scripts when the target is no chip: that of the ZCU104
+COLUMNS = 130                     # of emitted code
 BURST_BYTES = 4096                # AXI4: a burst does not cross a 4 KiB boundary
 
 
-def files(plan: Plan, model: QModel, name: str, board: Board) -> dict[str, str | bytes]:
-    """{path relative to the build directory: content}. name: of the network, for comments."""
+def files(plan: Plan, model: QModel, name: str, board: Board, images: np.ndarray) -> dict[str, str | bytes]:
+    """{path relative to the build directory: content}. name: of the network, for comments; images: a few for the bench, float [B, ...]."""
     kernels = data_dir("hls")
     result: dict[str, str | bytes] = {f"hls/{path.relative_to(kernels).as_posix()}": path.read_text()
                                       for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}
-    common = dict(name=name, version=__version__, plan=plan, num_tasks=len(model.tasks))
-    result |= {
+    tasks = list(range(len(model.tasks)))
+    part = STAND_IN if board.family is Family.SIM else board.part
+    common = dict(name=name, version=__version__, plan=plan, num_tasks=len(tasks), target=board.name, part=part, clock_mhz=f"{board.clock_mhz:g}",
+                  period_ns=f"{1000 / board.clock_mhz:.3f}", frames=len(images) * len(tasks), tasks=",".join(map(str, tasks)))
+    return result | {
         "hls/hwgen_config.hpp": render("hls/hwgen_config.hpp.j2", **common),
         "hls/hwgen_tables.hpp": tables(plan.act),
         "hls/hwgen_program.hpp": render("hls/hwgen_program.hpp.j2", values=[_value(v) for v in plan.values],
@@ -33,10 +44,32 @@ def files(plan: Plan, model: QModel, name: str, board: Board) -> dict[str, str |
         "hls/hwgen_top.hpp": render("hls/hwgen_top.hpp.j2", **common),
         "hls/hwgen_top.cpp": render("hls/hwgen_top.cpp.j2", fifo_words=FIFO_BYTES // plan.lanes,
                                     burst=min(256, BURST_BYTES // plan.lanes), **common),
-        "hls/csim/main.cpp": (data_dir("templates") / "hls" / "csim.cpp").read_text(),
         "hls/weights.bin": plan.weight_file(),
+        "hls/csim/main.cpp": (data_dir("templates") / "hls" / "csim.cpp").read_text(),
+        "hls/csim/input.bin": np.repeat(frames(plan, model, images), len(tasks), axis=0).tobytes(),
+        "hls/csim/expected.bin": _expected(plan, model, images),
+        "hls/scripts/vitis_hls.tcl": render("hls/vitis_hls.tcl.j2", **common),
+        "hls/scripts/vivado.tcl": render("hls/vivado.tcl.j2", **common),
+        "hls/driver/host.cpp": render("hls/host.cpp.j2", defaults='{{"--base", "0xA0000000"}, {"--buffer", "udmabuf0"}}',
+                                      buffer_bytes=len(plan.image), frame_bytes=plan.input_words * plan.lanes + plan.output_words * 4, **common),
+        "hls/README.md": render("hls/README.md.j2", estimate=hls_estimate.report(plan, board), **common),
     }
-    return result
+
+
+def frames(plan: Plan, model: QModel, images: np.ndarray) -> np.ndarray:
+    """Images float [B, ...] -> uint8 [B, bytes]: each frame as the top function reads it. Raises InputError."""
+    patches = next(node for node in model.tasks[0].nodes if isinstance(node, QPatches))
+    return hls_image.frames(integer_model.quantize_input(patches, images), plan.lanes)
+
+
+def _expected(plan: Plan, model: QModel, images: np.ndarray) -> bytes:
+    """Output words of the integer model, frame by frame."""
+    words = np.zeros((len(images), len(model.tasks), plan.output_words), "<i4")
+    for task, graph in enumerate(model.tasks):
+        found = integer_model.run(graph, images)
+        for name, place, channels in plan.outputs[task]:
+            words[:, task, place:place + channels] = found[name]
+    return words.tobytes()
 
 
 def tables(act: Act) -> str:
@@ -58,7 +91,8 @@ def _row(step: Step, model: QModel) -> dict[str, str]:
     call = "hwgen::" + _call(step)
     if step.task != ALL_TASKS:
         call = f"only({step.task}, {call})"
-    return dict(call=call, comment=_comment(step, model).replace("\\", "/").replace("\n", " "))
+    lines = textwrap.wrap(call, COLUMNS - 1, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
+    return dict(call="\n".join(lines), comment=_comment(step, model).replace("\\", "/").replace("\n", " "))
 
 
 def _ref(value: Value) -> str:

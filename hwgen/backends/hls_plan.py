@@ -1,7 +1,4 @@
-"""Integer network -> the step table, memory map and weight image of the HLS engine.
-
-The layout of weights is that of `hwgen.schedule.image` for a square array: one definition for the RTL and the C++.
-"""
+"""Integer network -> the step table, memory map and weight image of the HLS engine."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ import numpy as np
 from ..errors import CapacityError, ModelError
 from ..ir import Act
 from ..qir import QAttention, QGraph, QHead, QLinear, QModel, QMoE, QNode, QNorm, QPatches, QResidualInit, QResidualLinear, Weights
-from ..schedule import image
-from ..schedule.steps import Operand
+from . import hls_image
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
@@ -270,14 +266,10 @@ class _Image:
         return self.places[key]
 
     def matrices(self, weights: list[Weights]) -> int:
-        return self.add(tuple(map(id, weights)), lambda: b"".join(self._matrix(w) for w in weights))
+        return self.add(tuple(map(id, weights)), lambda: b"".join(hls_image.matrix(w, self.lanes) for w in weights))
 
     def constant(self, table: np.ndarray) -> int:
-        return self.add((id(table),), lambda: image.constant_vectors(table, self.lanes, self.lanes))
-
-    def _matrix(self, w: Weights) -> bytes:
-        k, n = w.weight.shape
-        return image.matmul_vectors(Operand(w, np.arange(k), np.arange(n)), n, self.lanes, self.lanes)
+        return self.add((id(table),), lambda: hls_image.constant(table, self.lanes))
 
     def data(self) -> bytes:
         return b"".join(self.parts)
@@ -325,9 +317,13 @@ def _allocate(steps: list[Step], sizes: dict, lanes: int) -> tuple[dict, int]:
             if key is not None:
                 lives[key] = (lives.get(key, (i, i))[0], i)
     placed: dict = {}
+    names: set[str] = set()
     total = 0
     for key, (first, last) in sorted(lives.items(), key=lambda item: item[1][0]):
         name, tokens, channels = sizes[key]
+        while name in names:                # two tasks of different structure may use one name
+            name += "'"
+        names.add(name)
         need, base = tokens * _words(channels, lanes), 0
         taken = sorted((v.address, v.address + v.tokens * _words(v.channels, lanes)) for k, v in placed.items()
                        if lives[k][0] <= last and first <= lives[k][1])

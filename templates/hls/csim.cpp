@@ -1,8 +1,9 @@
 // C simulation bench: runs frames through hwgen_top and writes its output words; with --trace also every value.
 //
-//     csim --weights weights.bin --input input.bin --output output.bin --frames 3 --tasks 0,1 [--trace trace.bin]
+//     csim --weights weights.bin --input input.bin --output output.bin --frames 3 --tasks 0,1 [--expect words.bin] [--trace trace.bin]
 //
-// Frame f runs for task f modulo the list. It prints a line per frame and at the end one line of JSON. Exit code 2: bad input.
+// Frame f runs for task f modulo the list. It prints a line per frame and at the end one line of JSON. Exit code 1: an output word
+// is not what --expect holds; 2: bad input.
 // The trace: per step and frame two uint32, step and bytes, then the words of the value the step wrote, as in memory.
 #include <chrono>
 #include <cstdlib>
@@ -88,6 +89,22 @@ std::vector<int> numbers(const std::string &text)
     return result;
 }
 
+/// Ends the program when the output words are not those of the file.
+void check(const std::vector<hwgen::Acc> &output, const std::string &path)
+{
+    std::vector<unsigned char> bytes;
+    if (!hwgen::read_file(path, bytes) || bytes.size() != output.size() * sizeof output[0]) {
+        fail(path + ": does not hold " + std::to_string(output.size()) + " words");
+    }
+    for (std::size_t i = 0; i < output.size(); ++i) {
+        const auto expected = static_cast<hwgen::Acc>(hwgen::little_endian(&bytes[4 * i], 4));
+        if (output[i] != expected) {
+            std::fprintf(stderr, "error: output word %zu is %d, expected is %d\n", i, output[i], expected);
+            std::exit(1);
+        }
+    }
+}
+
 }  // namespace
 
 int main(int argc, char **argv)
@@ -142,6 +159,9 @@ int main(int argc, char **argv)
     }
     if (trace_file != nullptr && std::fclose(trace_file) != 0) {
         fail("the trace cannot be written");
+    }
+    if (options.count("--expect") != 0) {
+        check(output, options["--expect"]);
     }
     std::printf("{\"frames\": %zu, \"seconds\": %.6f}\n", frames, seconds.count());
     return 0;

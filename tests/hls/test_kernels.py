@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from hwgen import csim, numerics as nx
-from hwgen.backends import hls
+from hwgen.backends import hls, hls_image
 from hwgen.golden import fused_attention, integer_model
 from hwgen.ir import Act
 from hwgen.paths import data_dir
 from hwgen.qir import QAttention, QNorm, Weights
-from hwgen.schedule import image
-from hwgen.schedule.steps import Operand
 from hwgen.tools import cxx
 
 HEADERS = sorted((data_dir("hls") / "include" / "hwgen").glob("*.hpp"))
@@ -118,7 +116,7 @@ def test_linear(kernel, lanes, target, tokens, k, n):
             wanted = wide
         case "OUTPUT":
             first, rows, dst_tokens, wanted = 1, tokens - 1, 1, acc[1:].sum(0)
-    stream = np.frombuffer(image.matmul_vectors(Operand(w, np.arange(k), np.arange(n)), n, lanes, lanes), np.uint8)
+    stream = np.frombuffer(hls_image.matrix(w, lanes), np.uint8)
     found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target], out, x,
                    residual if target == "RESIDUAL" else [], stream)
     assert np.array_equal(found, [1, *wanted.ravel()])
@@ -175,6 +173,6 @@ def test_router(kernel, lanes, tokens, experts, top_k, renormalize, span):
 @pytest.mark.parametrize("lanes", LANES)
 def test_patches_and_residual(kernel, lanes):
     patches, table = rng.integers(-127, 128, (1, 9, 20)).astype(np.int8), rng.integers(-32767, 32768, (9, 20)).astype(np.int16)
-    stream = image.input_vectors(patches, lanes, lanes).tobytes() + image.constant_vectors(table, lanes, lanes)
+    stream = hls_image.frames(patches, lanes).tobytes() + hls_image.constant(table, lanes)
     found = kernel(f"patches{lanes}", 9, 20, np.frombuffer(stream, np.uint8))
     assert np.array_equal(found, [*patches.ravel(), *table.ravel()])
