@@ -41,6 +41,7 @@ class EngineConfig:
     banks: int = 2           # stationary tile buffers
     packed: bool = False     # two products per DSP48E2
     load_columns: int = 1    # columns of a stationary tile loaded per cycle: 1 or 2
+    w4: bool = False         # the loader can unpack 4-bit weights
 
     @property
     def group(self) -> int:

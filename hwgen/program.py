@@ -48,7 +48,7 @@ class Dst(IntEnum):
 FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant first
     ("op", 4), ("pred", 1), ("task", 4), ("src", 2), ("stat", 2), ("dst", 3),
     ("gather", 1), ("scatter", 1), ("act", 1), ("row_scale", 1), ("column_params", 1), ("mean", 1), ("renorm", 1),
-    ("keep", 1), ("to16", 1), ("slack", 3), ("load_slack", 3), ("expert", 8), ("top_k", 4), ("num_experts", 8),
+    ("keep", 1), ("w4", 1), ("to16", 1), ("slack", 3), ("load_slack", 3), ("expert", 8), ("top_k", 4), ("num_experts", 8),
     ("tokens", 16), ("step", 12), ("k_tiles", 12), ("n_tiles", 12), ("k_lo", 7), ("k_hi", 7), ("n_last", 7),
     ("src_base", 20), ("src_stride", 16), ("src_row", 16), ("dst_base", 20), ("dst_stride", 16), ("dst_group", 4),
     ("dst_row", 16), ("stat_base", 20), ("stat_stride", 16), ("stat_group", 4), ("stat_count", 16),
@@ -85,6 +85,7 @@ class Instr:
     act              result = requantize(activation(r), mult2, shift2, 8)
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
+    w4               the weights in the stream have 4 bits: a vector holds twice as many columns, low nibble first
     mean             OUT: accumulators of all tokens are added up, one word per output tile leaves; else one per token
     slack            the feed starts when at most ``slack`` earlier instructions have not retired (0..3)
     load_slack       the same for loading the first stationary tile from the kv memory
@@ -104,6 +105,7 @@ class Instr:
     mean: int = 0
     renorm: int = 0
     keep: int = 0
+    w4: int = 0
     to16: int = 0
     slack: int = 0
     load_slack: int = 0

@@ -31,6 +31,7 @@ class Weights:
     mult: np.ndarray         # uint16 [N] (stored as int64)
     shift: np.ndarray        # 1..47 [N]
     scale: np.ndarray        # float [N]: real value of one accumulator unit
+    bits: int = 8            # 8, or 4: weights in [-7, 7], two in a byte of the weight image
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,19 +8,19 @@ from .. import ir
 from ..errors import ModelError
 from ..qir import QModel
 from . import calibration as calib
-from .lower import Lowering
+from .lower import Lowering, Precision
 from .structure import find_residual
 from .verify import verify
 from .weights import Pool
 
-__all__ = ["METHODS", "quantize", "verify"]
+__all__ = ["METHODS", "Precision", "quantize", "verify"]
 
 METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
 
 def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
-             random: bool = False) -> QModel:
+             random: bool = False, precision: str = Precision.W8A8) -> QModel:
     """Quantize every task of a network; weights the tasks share stay one object.
 
     calibration: {input name: float [images, ...]}, or None together with ``random`` (seeded normal images: no accuracy is
@@ -42,6 +42,6 @@ def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, meth
                          hint="give calibration images like the ones the model was trained on")
     pool = Pool()
     tasks = tuple(
-        verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool).run())
+        verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
         for graph, stream, known in zip(model.tasks, streams, sites))
     return QModel(tasks, "random" if random else "data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 import math
 
 import numpy as np
@@ -19,6 +20,15 @@ PRE_ACT_SCALE = 2.0 ** -numerics.PRE_ACT_FRAC
 ACT_RESULT_SCALE = 2.0 ** -numerics.DELTA_FRAC
 LOGIT_SCALE = math.log(2) * 2.0 ** -numerics.SCORE_FRAC     # natural-log value of one unit of a log2-domain logit
 MAX_EPS_BITS = 48                                           # width of the instruction field
+
+
+class Precision(StrEnum):
+    """Bits of weights and activations. W4A8: the linear maps of all blocks and experts have 4-bit weights; embedding, gates and heads keep
+    8. W4A8_EXPERTS: only the experts."""
+
+    W8A8 = "w8a8"
+    W4A8 = "w4a8"
+    W4A8_EXPERTS = "w4a8-experts"
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,8 @@ class Lowering:
     """Builds one `QGraph`. ``method`` and ``ranges`` give scales, ``known`` maps values to sites, ``pool`` shares weights."""
 
     def __init__(self, graph: ir.Graph, stream: ResidualStream, residual_scale: float, ranges: dict[Site, Range],
-                 known: dict[str, int], method: str, pool: Pool):
+                 known: dict[str, int], method: str, pool: Pool, precision: Precision):
+        self.precision = precision
         self.graph, self.stream, self.residual_scale = graph, stream, residual_scale
         self.ranges, self.known, self.method, self.pool = ranges, known, method, pool
         self.readers = consumers(graph)
@@ -96,11 +107,13 @@ class Lowering:
             raise node.fail(f"reads the LayerNorm result {value!r} without a Linear in between", hint=SUPPORTED)
         return operand
 
-    def _weights(self, node: ir.Node, what: str, x: Operand, weight, bias, out_scale: float | None, repeat: int = 1):
+    def _weights(self, node: ir.Node, what: str, x: Operand, weight, bias, out_scale: float | None, repeat: int = 1,
+                 narrow: bool = False):
         weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
         if x.gamma is not None:
             weight, bias = x.gamma[:, None] * weight, bias + x.beta @ weight
-        return quantize_linear(node, what, self.pool, weight, bias, x.scale, out_scale, repeat=repeat)
+        return quantize_linear(node, what, self.pool, weight, bias, x.scale, out_scale, repeat=repeat,
+                               bits=4 if narrow else 8)
 
     def _activation_step(self, node: ir.Node, kind: ir.Act, out_scale: float) -> QActivation:
         try:
@@ -165,7 +178,8 @@ class Lowering:
     def _emit_linear(self, node: ir.Linear, output: str, x: Operand, act: ir.Activation | None) -> None:
         scale = self._scale(output)
         step = self._activation_step(act, act.kind, scale) if act else None
-        w = self._weights(node, "linear", x, node.weight, node.bias, PRE_ACT_SCALE if act else scale)
+        w = self._weights(node, "linear", x, node.weight, node.bias, PRE_ACT_SCALE if act else scale,
+                          narrow=self.precision is Precision.W4A8)
         self._emit(QLinear(node.name, output, x.value, w, step, scale), (self.shapes[x.value][0], node.weight.shape[1]))
         self.operands[output] = Operand(output, scale)
 
@@ -196,7 +210,8 @@ class Lowering:
         residual, branch = self.stream.updates[node.output]
         x = self._operand(branch, branch.x)
         if isinstance(branch, ir.Linear):
-            w = self._weights(branch, "linear", x, branch.weight, branch.bias, self.residual_scale)
+            w = self._weights(branch, "linear", x, branch.weight, branch.bias, self.residual_scale,
+                              narrow=self.precision is Precision.W4A8)
             new: QNode = QResidualLinear(branch.name, node.output, x.value, residual, w, 0)
         else:
             new = self._experts(branch, node.output, residual, x)
@@ -205,13 +220,13 @@ class Lowering:
     def _experts(self, node: ir.MoE, output: str, residual: str, x: Operand) -> QMoE:
         scale = self._scale(node.output, Role.HIDDEN)
         hidden = Operand("", scale)
-        experts = range(node.num_experts)
+        experts, narrow = range(node.num_experts), self.precision is not Precision.W8A8
         return QMoE(
             node.name, output, x.value, residual,
             gate=self._weights(node, "gate", x, node.gate, node.gate_bias, LOGIT_SCALE),
-            first=tuple(self._weights(node, f"expert {e}, layer 1", x, node.w1[e], node.b1[e], PRE_ACT_SCALE)
+            first=tuple(self._weights(node, f"expert {e}, layer 1", x, node.w1[e], node.b1[e], PRE_ACT_SCALE, narrow=narrow)
                         for e in experts),
-            second=tuple(self._weights(node, f"expert {e}, layer 2", hidden, node.w2[e], node.b2[e], self.residual_scale)
+            second=tuple(self._weights(node, f"expert {e}, layer 2", hidden, node.w2[e], node.b2[e], self.residual_scale, narrow=narrow)
                          for e in experts),
             act=self._activation_step(node, node.act, scale), top_k=node.top_k, renormalize=node.renormalize)
 

@@ -80,7 +80,9 @@ class _Verifier:
             array = getattr(w, key)
             self._is(array.shape, (n,), f"{what} {key}")
             self._require(array.dtype == dtype, f"{what} {key} is {array.dtype}, expected {np.dtype(dtype)}")
-        self._require(w.weight.dtype == np.int8 and w.weight.min() >= -127, f"{what} weight is not int8 in [-127, 127]")
+        top = (1 << w.bits - 1) - 1
+        self._require(w.bits in (4, 8) and w.weight.dtype == np.int8 and np.abs(w.weight.astype(np.int64)).max() <= top,
+                      f"{what} weight is not an integer of {w.bits} bits in [-{top}, {top}]")
         self._require(np.isfinite(w.scale).all() and (w.scale > 0).all(), f"{what} scale is not positive")
         for mult, shift in ((w.mult.min(), w.shift.min()), (w.mult.max(), w.shift.max())):
             self._pair(int(mult), int(shift), what)

@@ -25,9 +25,9 @@ class Pool:
         key = (str(data.dtype), data.shape, hashlib.sha256(data.tobytes()).digest())
         return self._found.setdefault(key, data)
 
-    def weights(self, weight, bias, mult, shift, scale) -> Weights:
+    def weights(self, weight, bias, mult, shift, scale, bits) -> Weights:
         arrays = [self.array(a) for a in (weight, bias, mult, shift, scale)]
-        return self._found.setdefault(tuple(map(id, arrays)), Weights(*arrays))
+        return self._found.setdefault((bits, *map(id, arrays)), Weights(*arrays, bits))
 
 
 def multiplier(node: ir.Node, what: str, ratio: float) -> tuple[int, int]:
@@ -39,16 +39,17 @@ def multiplier(node: ir.Node, what: str, ratio: float) -> tuple[int, int]:
 
 
 def quantize_linear(node: ir.Node, what: str, pool: Pool, weight: np.ndarray, bias: np.ndarray, x_scale: float,
-                    out_scale: float | None, *, repeat: int = 1) -> Weights:
-    """``y = x @ weight + bias`` with weight float [K, N]: int8 per output channel in [-127, 127], bias int32.
+                    out_scale: float | None, *, repeat: int = 1, bits: int = 8) -> Weights:
+    """``y = x @ weight + bias`` with weight float [K, N]: integers per output channel in [-127, 127] (4 bits: [-7, 7]), bias int32.
 
     out_scale: real value of one output unit; None when the accumulator itself leaves (head; multiplier 1).
-    repeat: accumulators added up by a mean. A channel's scale is its largest weight / 127, or more where the bias or
-    the sum of the weights would otherwise let the int32 accumulator overflow.
+    repeat: accumulators added up by a mean. A channel's scale is its largest weight / 127 (with 4 bits the scale of the least squared
+    error), or more where the bias or the sum of the weights would otherwise let the int32 accumulator overflow.
     """
     weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+    top = (1 << bits - 1) - 1
     w_scale = np.maximum.reduce([
-        np.abs(weight).max(0) / 127,
+        np.abs(weight).max(0) / top if bits == 8 else _least_error_scale(weight, top),
         np.abs(weight).sum(0) * (128 * repeat / SUM_LIMIT),
         np.abs(bias) * (repeat / (x_scale * BIAS_LIMIT)),
         np.full(weight.shape[1], (out_scale or 0.0) * RATIO_FLOOR / x_scale)])
@@ -59,5 +60,16 @@ def quantize_linear(node: ir.Node, what: str, pool: Pool, weight: np.ndarray, bi
     else:
         pairs = [multiplier(node, f"{what}, output channel {n}", s / out_scale) for n, s in enumerate(acc_scale)]
     mult, shift = np.array(pairs, np.int64).T
-    return pool.weights(np.clip(np.rint(weight / w_scale), -127, 127).astype(np.int8),
-                        np.rint(bias / acc_scale).astype(np.int32), mult, shift, acc_scale)
+    return pool.weights(np.clip(np.rint(weight / w_scale), -top, top).astype(np.int8),
+                        np.rint(bias / acc_scale).astype(np.int32), mult, shift, acc_scale, bits)
+
+
+def _least_error_scale(weight: np.ndarray, top: int) -> np.ndarray:
+    """Per column the scale, between half and all of the largest weight / top, that gives the least squared error."""
+    largest = np.abs(weight).max(0) / top
+    best, least = largest, np.full(weight.shape[1], np.inf)
+    for factor in np.linspace(0.5, 1.0, 21):
+        scale = np.where(largest > 0, largest * factor, 1.0)
+        error = ((np.clip(np.rint(weight / scale), -top, top) * scale - weight) ** 2).sum(0)
+        best, least = np.where(error < least, largest * factor, best), np.minimum(error, least)
+    return best

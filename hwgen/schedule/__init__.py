@@ -158,7 +158,8 @@ def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats:
         score_words=_round(placed.words[SCORE]), res_words=_round(placed.words[RES]), program_words=len(slots) + 1,
         max_experts=max((slot.step.instr.num_experts for slot in slots), default=0),
         max_top_k=max((slot.step.instr.top_k for slot in slots), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
-        activation=_activation(graphs), packed=packed, load_columns=load_columns)
+        activation=_activation(graphs), packed=packed, load_columns=load_columns,
+        w4=any(slot.step.instr.w4 for slot in slots))
     if config.program_words > MAX_PROGRAM_WORDS:
         raise CapacityError(f"the program has {config.program_words} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}")
     limits = order.slacks(slots, len(graphs))

@@ -30,9 +30,12 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
              latency: int = 100) -> list[Timing]:
     """Timing of every instruction of one frame of ``task``, from start = 0; rows: tokens streamed per tile (experts: dispatched)."""
     ti, to = config.ti, config.to
-    vector_cycles = max(1.0, ti / min(bytes_per_cycle, config.axi_data_bits / 8))
+    vector = config.vector_bytes
+    vector_cycles = vector / min(bytes_per_cycle, config.axi_data_bits / 8)      # of the memory
+    load_cycles = to // config.load_columns                                     # of a column tile
+    params = -(-8 * to // vector)
     retire = retire_latency(config)
-    depth = config.fifo_beats * (config.axi_data_bits // 8) // ti
+    depth = config.fifo_beats * (config.axi_data_bits // 8) // vector
     delivered = 0.0 + latency + 8           # when the next vector can be there
     taken: deque[float] = deque(maxlen=max(1, depth))
     loader, feed = 0.0, 0.0
@@ -40,14 +43,14 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
     retired: list[float] = []
     result = []
 
-    def vectors(count: int, now: float) -> float:
-        """The loader takes ``count`` vectors from ``now`` on; returns the cycle after the last."""
+    def vectors(count: int, now: float, cycles: int = 1) -> float:
+        """The loader takes ``count`` vectors of ``cycles`` each from ``now`` on; returns the cycle after the last."""
         nonlocal delivered
         for _ in range(count):
             if len(taken) == taken.maxlen:
                 delivered = max(delivered, taken[0] + latency)
             delivered += vector_cycles
-            now = max(now + 1, delivered)
+            now = max(now + cycles, delivered)
             taken.append(now)
         return now
 
@@ -63,7 +66,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
             continue
         wait_tile = wait_hazard = 0.0
         if instr.op == Op.STREAM:
-            count = instr.tokens * instr.n_tiles * (1 if instr.src == 0 or 2 * to <= ti else 2)
+            count = instr.tokens * instr.n_tiles * (1 if instr.src == 0 or 2 * to <= vector else 2)
             start = max(feed, done(0))
             loader = vectors(count, max(loader + 2, start))
             feed = max(loader, start)
@@ -71,7 +74,8 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
             result.append(Timing(round(start), round(feed), 0, 0))
             continue
         if instr.pred and instr.task != task:           # its weights are read and discarded
-            loader = vectors(instr.n_tiles * (-(-8 * to // ti) * instr.column_params + instr.k_tiles * to), loader + 2)
+            loader = vectors(instr.n_tiles * (params * instr.column_params + instr.k_tiles * (load_cycles >> instr.w4)), loader + 2,
+                             1 + instr.w4)
             result.append(Timing(round(feed), round(feed), 0, 0))
             continue
         length = max(tokens, MIN_PASS)
@@ -84,8 +88,8 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                 bank = banks.popleft()
                 if instr.stat == Stat.WEIGHTS:
                     if k == 0 and instr.column_params:
-                        loader = vectors(-(-8 * to // ti), loader)
-                    loader = vectors(to, max(loader, bank))
+                        loader = vectors(params, loader)
+                    loader = vectors(load_cycles >> instr.w4, max(loader, bank), 1 + instr.w4)
                 else:
                     loader = max(loader, bank) + (to if instr.stat == Stat.K_COLUMNS else ti)
                 hazard = done(instr.slack) if begin is None else 0.0

@@ -3,7 +3,8 @@
 The stream is a sequence of vectors of ``ti * load_columns`` bytes:
 
     MATMUL with weights   for each output tile: column parameters (8 bytes a column: bias int32, multiplier uint16, shift
-                          uint16; little endian, padded to whole vectors), then for each reduction tile ``to`` columns of ``ti`` weights
+                          uint16; little endian, padded to whole vectors), then for each reduction tile ``to`` columns of ``ti`` weights;
+                          4-bit weights two in a byte, low nibble first
     STREAM of int16       for each output tile and token: ``to`` values, in one vector or two
     STREAM of int8        the frame's input: for each output tile and token one vector, ``to`` values
 """
@@ -22,6 +23,9 @@ def matmul_vectors(operand: Operand, channels: int, ti: int, to: int, vector_byt
     padded = np.zeros((k_tiles * ti, n_tiles * to), np.int8)
     padded[np.ix_(operand.rows, operand.columns)] = w.weight
     tiles = padded.reshape(k_tiles, ti, n_tiles, to).transpose(2, 0, 3, 1).reshape(n_tiles, -1)
+    if w.bits == 4:
+        low, high = tiles[:, 0::2] & 15, tiles[:, 1::2] & 15
+        tiles = (low | high << 4).astype(np.int8)
     params = np.zeros(n_tiles * to, np.uint64)
     params[operand.columns] = (w.bias.astype(np.int64) & 0xFFFFFFFF).astype(np.uint64) | (w.mult.astype(np.uint64) << np.uint64(32)) \
         | (w.shift.astype(np.uint64) << np.uint64(48))

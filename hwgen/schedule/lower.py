@@ -109,7 +109,8 @@ class Lowering:
 
     def _matmul(self, node, w: Weights, source, columns: np.ndarray, channels: int, **fields) -> Instr:
         n_tiles, n_last = self._tiles(channels, self.to)
-        return Instr(op=Op.MATMUL, stat=Stat.WEIGHTS, column_params=1, n_tiles=n_tiles, n_last=n_last, **source[0], **fields)
+        return Instr(op=Op.MATMUL, stat=Stat.WEIGHTS, column_params=1, n_tiles=n_tiles, n_last=n_last, w4=int(w.bits == 4),
+                     **source[0], **fields)
 
     # ---------------------------------------------------------------- nodes
 
@@ -249,7 +250,7 @@ class Lowering:
             w, buffer = node.first[e], hidden[e % 2]
             channels = w.weight.shape[1]
             n_tiles, n_last = self._tiles(channels, self.to)
-            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.WEIGHTS, column_params=1, dst=Dst.ACT, gather=1, act=1, to16=1,
+            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.WEIGHTS, column_params=1, dst=Dst.ACT, gather=1, act=1, to16=1, w4=int(w.bits == 4),
                           expert=e, tokens=tokens, k_tiles=k_tiles, k_hi=k_hi, n_tiles=n_tiles, n_last=n_last, mult2=node.act.mult,
                           shift2=node.act.shift, note=f"{node.name}: expert {e}, layer 1")
             self.steps.append(Step(instr, Place(x), Place(buffer), operand=Operand(w, rows, np.arange(channels)),
@@ -260,7 +261,7 @@ class Lowering:
             w, buffer = node.second[e], hidden[e % 2]
             h_tiles, h_hi = self._tiles(w.weight.shape[0], self.ti)
             n_tiles, n_last = self._tiles(w.weight.shape[1], self.to)
-            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.WEIGHTS, column_params=1, dst=Dst.RES_ADD, scatter=1, to16=1,
+            instr = Instr(op=Op.MATMUL, src=Src.ACT, stat=Stat.WEIGHTS, column_params=1, dst=Dst.RES_ADD, scatter=1, to16=1, w4=int(w.bits == 4),
                           expert=e, tokens=tokens, k_tiles=h_tiles, k_hi=h_hi, n_tiles=n_tiles, n_last=n_last,
                           note=f"{node.name}: expert {e}, layer 2")
             self.steps.append(Step(instr, Place(buffer), Place(residual), reads=(buffer.name, ROUTER), writes=(RES,),

@@ -39,8 +39,8 @@ class StreamDma(wiring.Component):
     clear          pulse while idle: empties FIFO and counters, clears error
 
     Beats past the end of a region's last vector are dropped: the stream has exactly bytes / vector_bytes vectors a region.
-    One vector per cycle if a vector is not longer than a beat, else one beat per cycle; one bubble cycle between regions
-    if a vector is shorter than a beat. From ``rvalid`` to ``vec_valid``: 3 cycles and the beats of the vector.
+    One vector per cycle from the FIFO, which a burst fills with one beat per cycle; one bubble cycle between regions if a vector is
+    shorter than a beat. From ``rvalid`` to ``vec_valid``: 3 cycles and the beats of the vector.
     Cost: one memory of fifo_beats x axi_data_bits, no DSP.
     """
 
@@ -50,8 +50,8 @@ class StreamDma(wiring.Component):
             raise ValueError(f"axi_data_bits = {axi_data_bits} is not 8, 16, ... 1024")
         if not _power_of_two(vector_bytes):
             raise ValueError(f"vector_bytes = {vector_bytes} is not a power of two")
-        if fifo_beats < 2:
-            raise ValueError(f"fifo_beats = {fifo_beats} is less than 2")
+        if fifo_beats < 2 * max(1, vector_bytes // beat) or fifo_beats % max(1, vector_bytes // beat):
+            raise ValueError(f"fifo_beats = {fifo_beats} is not at least 2 whole vectors")
         self.beat_bytes, self.vector_bytes, self.fifo_beats = beat, vector_bytes, fifo_beats
         self.burst_beats = BURST_BEATS
         while self.burst_beats * 2 > fifo_beats:
@@ -67,7 +67,8 @@ class StreamDma(wiring.Component):
         m = Module()
         burst, beat = self.burst_beats, self.beat_bytes
         shift = beat.bit_length() - 1
-        fifo = SyncFIFOBuffered(width=8 * beat, depth=self.fifo_beats)
+        self.num_parts = num_parts = max(1, self.vector_bytes // beat)      # beats of an entry of the FIFO
+        fifo = SyncFIFOBuffered(width=8 * beat * num_parts, depth=self.fifo_beats // num_parts)
         m.submodules.fifo = ResetInserter(self.clear)(fifo)
 
         # issue: regions alternate input, weight, input, ...; addresses count beats
@@ -89,9 +90,23 @@ class StreamDma(wiring.Component):
             retire.eq(self.rvalid & self.rlast),
             self.arsize.eq(shift), self.arburst.eq(INCR), self.rready.eq(1),
             self.idle.eq(~active & ~self.arvalid & (outstanding == 0)),
-            fifo.w_data.eq(self.rdata), fifo.w_en.eq(self.rvalid & ~dropping & ~self.abort), fifo.r_en.eq(pop),
+            fifo.r_en.eq(pop),
         ]
-        m.d.sync += [outstanding.eq(outstanding + issue - retire), credit.eq(credit - Mux(issue, length, 0) + pop)]
+        m.d.sync += [outstanding.eq(outstanding + issue - retire), credit.eq(credit - Mux(issue, length, 0) + Mux(pop, num_parts, 0))]
+        beat_in = Signal()
+        m.d.comb += beat_in.eq(self.rvalid & ~dropping & ~self.abort)
+        if num_parts == 1:
+            m.d.comb += [fifo.w_data.eq(self.rdata), fifo.w_en.eq(beat_in)]
+        else:
+            part, held = Signal(range(num_parts)), Signal(8 * beat * (num_parts - 1))
+            m.d.comb += [fifo.w_data.eq(Cat(held, self.rdata)), fifo.w_en.eq(beat_in & (part == num_parts - 1))]
+            with m.If(beat_in):
+                m.d.sync += part.eq(part + 1)
+                for n in range(num_parts - 1):
+                    with m.If(part == n):
+                        m.d.sync += held[8 * beat * n:8 * beat * (n + 1)].eq(self.rdata)
+            with m.If(self.clear):
+                m.d.sync += part.eq(0)
         with m.If(self.arready):
             m.d.sync += self.arvalid.eq(0)
         with m.If(issue):
@@ -119,32 +134,16 @@ class StreamDma(wiring.Component):
         if self.vector_bytes < beat:
             self._split_beats(m, fifo, pop)
         else:
-            self._join_beats(m, fifo, pop)
+            self._whole_entries(m, fifo, pop)
         return m
 
-    def _join_beats(self, m, fifo, pop):
-        """A vector is one beat or several."""
-        num_parts = self.vector_bytes // self.beat_bytes
-        space = Signal()
-        m.d.comb += space.eq(~self.vec_valid | self.vec_ready)
+    def _whole_entries(self, m, fifo, pop):
+        """An entry of the FIFO is a vector."""
+        m.d.comb += pop.eq(fifo.r_rdy & (~self.vec_valid | self.vec_ready))
         with m.If(self.vec_ready):
             m.d.sync += self.vec_valid.eq(0)
-        if num_parts == 1:
-            m.d.comb += pop.eq(fifo.r_rdy & space)
-            with m.If(pop):
-                m.d.sync += [self.vec_valid.eq(1), self.vec_data.eq(fifo.r_data)]
-        else:
-            part, held = Signal(range(num_parts)), Signal(8 * self.beat_bytes * (num_parts - 1))
-            last = part == num_parts - 1
-            m.d.comb += pop.eq(fifo.r_rdy & (space | ~last))
-            with m.If(pop):
-                m.d.sync += part.eq(part + 1)
-                with m.If(last):
-                    m.d.sync += [self.vec_valid.eq(1), self.vec_data.eq(Cat(held, fifo.r_data))]
-                with m.Else():
-                    m.d.sync += held.word_select(part, 8 * self.beat_bytes).eq(fifo.r_data)
-            with m.If(self.clear):
-                m.d.sync += part.eq(0)
+        with m.If(pop):
+            m.d.sync += [self.vec_valid.eq(1), self.vec_data.eq(fifo.r_data)]
         with m.If(self.clear):
             m.d.sync += self.vec_valid.eq(0)
 

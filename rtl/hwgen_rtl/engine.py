@@ -45,7 +45,7 @@ class Engine(wiring.Component):
         super().__init__({
             "start": In(1), "clear": In(1), "frames": In(16), "tasks": In(32),
             "prog_we": In(1), "prog_addr": In(self.pc_bits), "prog_word": In(4), "prog_data": In(32),
-            "vec_valid": In(1), "vec_ready": Out(1), "vec_data": In(8 * config.ti),
+            "vec_valid": In(1), "vec_ready": Out(1), "vec_data": In(8 * config.vector_bytes),
             "out_valid": Out(1), "out_word": Out(32 * config.to), "out_free": In(16),
             "frame_done": Out(1), "illegal": Out(1), "starved": Out(1),
             "trace_start": Out(1), "trace_pc": Out(self.pc_bits), "trace_retire": Out(1), "trace_retired": Out(8),
@@ -161,7 +161,7 @@ class Engine(wiring.Component):
         entry = as_record(pipe, at(tagged, lane_at + 3, "array_line"), "array_token")
         m.submodules.array = arrays.pe_array(
             c, a=a, bank=entry.bank[:(c.banks - 1).bit_length()], load_en=loader.load_en, load_clear=loader.load_clear,
-            load_row=loader.load_row, load_bank=loader.load_bank[:(c.banks - 1).bit_length()], load_index=loader.load_index,
+            load_row=loader.load_row, load_wide=loader.load_wide, load_bank=loader.load_bank[:(c.banks - 1).bit_length()], load_index=loader.load_index,
             load_data=loader.load_data, sum=sums)
         total = as_record(pipe, at(entry.word, c.segment + 1, "sum_line"), "sum_token")
         m.d.comb += loader.bank_free.eq(total.tile_last)

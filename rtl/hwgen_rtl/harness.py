@@ -27,8 +27,8 @@ class ArrayTop(wiring.Component):
 def pe_array(c: EngineConfig) -> ArrayTop:
     bank, index = (c.banks - 1).bit_length(), (c.ti - 1).bit_length()
     return ArrayTop(lambda **ports: arrays.pe_array(c, **ports),
-                    {"a": 8 * c.ti, "bank": bank, "load_en": 1, "load_clear": 1, "load_row": 1, "load_bank": bank, "load_index": index,
-                     "load_data": 8 * c.ti}, {"sum": 32 * c.to})
+                    {"a": 8 * c.ti, "bank": bank, "load_en": 1, "load_clear": 1, "load_row": 1, "load_wide": 1, "load_bank": bank, "load_index": index,
+                     "load_data": 8 * c.vector_bytes}, {"sum": 32 * c.to})
 
 
 def accumulator(c: EngineConfig) -> ArrayTop:
@@ -46,7 +46,7 @@ def feed_lanes(c: EngineConfig) -> ArrayTop:
 def drain_lanes(c: EngineConfig) -> ArrayTop:
     bank = (NUM_PARAM_BANKS - 1).bit_length()
     return ArrayTop(lambda **ports: arrays.drain_lanes(c, **ports),
-                    {"load_en": 1, "load_bank": bank, "load_index": 7, "load_data": 8 * c.ti, "valid": 1, "acc": 32 * c.to, "bank": bank,
+                    {"load_en": 1, "load_bank": bank, "load_index": 7, "load_data": 8 * c.vector_bytes, "valid": 1, "acc": 32 * c.to, "bank": bank,
                      "column_params": 1, "mult": 16, "shift": 6, "to16": 1, "stream": 1, "data": 16 * c.to, "act": 1, "second": 1,
                      "mult2": 16, "shift2": 6, "residual": 1, "fresh": 1, "lanes": 7, "out": 1, "mean": 1, "first_token": 1,
                      "last_token": 1, "old": 16 * c.to},

@@ -14,14 +14,15 @@ class Loader(wiring.Component):
     """Walks the program like the feed, at most ``banks`` tiles ahead of it.
 
     instr_*      from its own `Fetch` (skipped instructions included: their weights are read and discarded)
-    vec_*        weight stream, one vector of Ti bytes per cycle
+    vec_*        weight stream, one vector of Ti * load_columns bytes per cycle
     kv_*         read port of the key/value memory, 1 cycle latency
     load_*       array load port (rtl/sv/pe_array.sv), par_* drain parameters (rtl/sv/drain_lanes.sv)
     tile_ready   pulse: one more tile is loaded; bank_free / par_free pulses give one bank back
     word_*       assembled words of a STREAM instruction for the drain: To x int16
     retired      instructions retired so far, modulo 256
 
-    One vector or one key per cycle: To cycles a column tile, Ti cycles a row tile. starved: waits for a vector.
+    One vector or one key per cycle: To / load_columns cycles a column tile (To for keys), Ti cycles a row tile. 4-bit weights take
+    two cycles a vector. starved: waits for a vector.
     """
 
     def __init__(self, config: EngineConfig):
@@ -30,11 +31,11 @@ class Loader(wiring.Component):
         index = (c.ti - 1).bit_length()
         super().__init__({
             "instr_valid": In(1), "instr_ready": Out(1), "instr_word": In(WORD_BITS), "instr_active": In(1),
-            "vec_valid": In(1), "vec_ready": Out(1), "vec_data": In(8 * c.ti),
+            "vec_valid": In(1), "vec_ready": Out(1), "vec_data": In(8 * c.vector_bytes),
             "kv_ren": Out(1), "kv_addr": Out(20), "kv_stride": Out(20), "kv_group": Out(4), "kv_data": In(8 * c.ti),
-            "load_en": Out(1), "load_clear": Out(1), "load_row": Out(1), "load_bank": Out(2), "load_index": Out(index),
-            "load_data": Out(8 * c.ti), "tile_ready": Out(1), "bank_free": In(1),
-            "par_en": Out(1), "par_bank": Out(2), "par_index": Out(7), "par_data": Out(8 * c.ti), "par_free": In(1),
+            "load_en": Out(1), "load_clear": Out(1), "load_row": Out(1), "load_wide": Out(1), "load_bank": Out(2), "load_index": Out(index),
+            "load_data": Out(8 * c.vector_bytes), "tile_ready": Out(1), "bank_free": In(1),
+            "par_en": Out(1), "par_bank": Out(2), "par_index": Out(7), "par_data": Out(8 * c.vector_bytes), "par_free": In(1),
             "word_valid": Out(1), "word_ready": In(1), "word": Out(16 * c.to),
             "retired": In(8), "starved": Out(1)})
 
@@ -52,11 +53,11 @@ class Loader(wiring.Component):
         m.d.sync += [free.eq(free + self.bank_free - take_bank), par_free.eq(par_free + self.par_free - take_par)]
 
         # registered load port: every source lands here, one cycle before the array
-        load_data = Signal(8 * c.ti)
-        load_en, load_row, clear, ready = Signal(), Signal(), Signal(), Signal()
+        load_data = Signal(8 * c.vector_bytes)
+        load_en, load_row, load_wide, clear, ready = Signal(), Signal(), Signal(init=1), Signal(), Signal()
         load_index = Signal.like(self.load_index)
-        m.d.sync += [self.load_en.eq(load_en), self.load_clear.eq(clear), self.load_row.eq(load_row), self.load_bank.eq(bank),
-                     self.load_index.eq(load_index), self.tile_ready.eq(ready)]
+        m.d.sync += [self.load_en.eq(load_en), self.load_clear.eq(clear), self.load_row.eq(load_row), self.load_wide.eq(load_wide),
+                     self.load_bank.eq(bank), self.load_index.eq(load_index), self.tile_ready.eq(ready)]
         with m.If(load_en):
             m.d.sync += self.load_data.eq(load_data)
         with m.If(ready):
@@ -95,7 +96,8 @@ class Loader(wiring.Component):
                     m.d.sync += [group.eq(Mux(wrapped, group + groups_out - c.groups, group + groups_out)),
                                  chunk.eq(chunk + Mux(wrapped, f.stat_stride, 0))]
 
-        params = -(-8 * c.to // c.ti)
+        params = -(-8 * c.to // c.vector_bytes)
+        halves = Signal()                       # of a vector of 4-bit weights: the upper one is next
         left = Signal(32)
         half = Signal()
         with m.If(self.word_valid & self.word_ready):
@@ -114,7 +116,7 @@ class Loader(wiring.Component):
                         with m.Elif(self.instr_active):
                             m.next = "DEPENDENCY"
             with m.State("STREAM"):             # To values of 8 or 16 bits per word
-                two = 1 if 2 * c.to > c.ti else 0
+                two = 1 if 2 * c.to > c.vector_bytes else 0
                 last_half = Signal()
                 m.d.comb += last_half.eq(half | (f.src == Src.ACT) | (not two))
                 m.d.comb += self.vec_ready.eq(~self.word_valid | self.word_ready)
@@ -124,9 +126,9 @@ class Loader(wiring.Component):
                         for i in range(c.to):
                             m.d.sync += self.word[16 * i:16 * i + 16].eq(self.vec_data[8 * i:8 * i + 8].as_signed())
                     with m.Elif(half):
-                        m.d.sync += self.word[8 * c.ti:].eq(self.vec_data)
+                        m.d.sync += self.word[8 * c.vector_bytes:].eq(self.vec_data)
                     with m.Else():
-                        m.d.sync += self.word[:8 * c.ti].eq(self.vec_data)
+                        m.d.sync += self.word[:8 * c.vector_bytes].eq(self.vec_data)
                     with m.If(last_half):
                         m.d.sync += [left.eq(left - 1), self.word_valid.eq(active)]
                         with m.If(left == 1):
@@ -145,12 +147,18 @@ class Loader(wiring.Component):
                             m.d.sync += [n.eq(0), par_bank.eq(par_bank + active)]
                             m.next = "COLUMNS"
             with m.State("COLUMNS"):
-                m.d.comb += self.vec_ready.eq(~active | (free != 0))
-                m.d.comb += [load_data.eq(self.vec_data), load_index.eq(n)]
-                with m.If(self.vec_valid & self.vec_ready):
+                space = Signal()
+                m.d.comb += [space.eq(~active | (free != 0)), self.vec_ready.eq(space & ((~f.w4 | halves) if c.w4 else 1)),
+                             load_data.eq(self.vec_data), load_index.eq(n * c.load_columns)]
+                if c.w4:
+                    nibbles = self.vec_data.word_select(halves, 4 * c.vector_bytes)
+                    with m.If(f.w4):
+                        m.d.comb += load_data.eq(Cat(Cat(nibble, nibble[3].replicate(4)) for nibble in
+                                                     (nibbles[4 * i:4 * i + 4] for i in range(c.vector_bytes))))
+                with m.If(self.vec_valid & space):
                     m.d.comb += [load_en.eq(active), clear.eq(active & (n == 0))]
-                    m.d.sync += n.eq(n + 1)
-                    with m.If(n == c.to - 1):
+                    m.d.sync += [n.eq(n + 1), halves.eq(f.w4 & ~halves)]
+                    with m.If(n == c.to // c.load_columns - 1):
                         m.d.comb += [ready.eq(active), take_bank.eq(active)]
                         m.d.sync += [n.eq(0), k.eq(k + 1)]
                         with m.If(k == f.k_tiles - 1):
@@ -181,7 +189,7 @@ class Loader(wiring.Component):
             with m.State("FLUSH"):              # the last key is still on its way to the load port
                 m.next = "IDLE"
         with m.If(kv_valid):
-            m.d.comb += [load_en.eq(1), load_row.eq(kv_row), load_index.eq(kv_index), clear.eq(kv_first), ready.eq(kv_last)]
+            m.d.comb += [load_en.eq(1), load_row.eq(kv_row), load_wide.eq(0), load_index.eq(kv_index), clear.eq(kv_first), ready.eq(kv_last)]
             for i in range(c.ti):
                 m.d.comb += load_data[8 * i:8 * i + 8].eq(Mux(kv_mask[i] & kv_inside, self.kv_data[8 * i:8 * i + 8], 0))
         m.d.comb += self.starved.eq(self.vec_ready & ~self.vec_valid)

@@ -45,7 +45,7 @@ class Top(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.config = config
-        self.dma = StreamDma(config.axi_data_bits, config.ti, config.fifo_beats)
+        self.dma = StreamDma(config.axi_data_bits, config.vector_bytes, config.fifo_beats)
         self.writer = OutputWriter(config.axi_data_bits, 32 * config.to, OUT_WORDS)
         pc_bits = max(1, (config.program_words - 1).bit_length())
         super().__init__({

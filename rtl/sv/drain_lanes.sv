@@ -7,9 +7,9 @@
 // cycle 8   word8, word16          result (int8 / int16); with `residual` sat16(old + y); with `fresh` y alone
 // cycle 9   d_sum, d_squares       change of the token's sum and sum of squares over lanes < lanes;  lane_max
 //
-// Column parameters arrive through load_*: TI/8 columns per vector, 64 bits each: bias[31:0], mult[47:32], shift[53:48].
+// Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48].
 module drain_lanes #(
-  parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
+  parameter [31:0] VB = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
   parameter [31:0] ENTRIES = 256, parameter [16*ENTRIES-1:0] DELTA_TABLE = '0,
   parameter [31:0] BW = $clog2(BANKS)
 ) (
@@ -17,7 +17,7 @@ module drain_lanes #(
   input  logic               load_en,
   input  logic [BW-1:0]      load_bank,
   input  logic [6:0]         load_index,
-  input  logic [8*TI-1:0]    load_data,
+  input  logic [8*VB-1:0]    load_data,
   input  logic               valid,
   input  logic [32*TO-1:0]   acc,
   input  logic [BW-1:0]      bank,
@@ -49,7 +49,7 @@ module drain_lanes #(
   output logic signed [15:0] lane_max
 );
   localparam [31:0] INDEX_BITS = $clog2(ENTRIES);
-  localparam [31:0] PER_VECTOR = TI / 8;
+  localparam [31:0] PER_VECTOR = VB / 8;
 
   typedef struct packed {
     logic valid, to16, stream, act, second, residual, fresh;
@@ -155,7 +155,7 @@ module drain_lanes #(
         limit = c6.act ? 127 : 32767;
         for (int unsigned j = 0; j < TO; j++) begin
           y = (x6[j] + half) >>> c6.shift2;
-          y7[j] = y > 64'(limit) ? limit : y < -(64'(limit)) ? -limit : y[31:0];
+          y7[j] = 32'(y > limit ? limit : y < -limit ? -limit : y);
         end
       end else for (int unsigned j = 0; j < TO; j++) y7[j] = x6[j][31:0];
     if (c5.valid)
@@ -188,7 +188,7 @@ module drain_lanes #(
         limit = c2.to16 ? 32767 : 127;
         for (int unsigned j = 0; j < TO; j++) begin
           y = (x2[j] + ((64'sd1 <<< s2[j]) >>> 1)) >>> s2[j];
-          r3[j] = y > 64'(limit) ? limit : y < -(64'(limit)) ? -limit : y[31:0];
+          r3[j] = 32'(y > limit ? limit : y < -limit ? -limit : y);
         end
       end
     if (c1.valid) begin

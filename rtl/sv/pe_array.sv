@@ -1,7 +1,7 @@
 // Weight-stationary PE array: TI rows x TO columns of int8 x int8, column sums in DSP cascades of SEG rows.
 //
 // a, bank      one token per cycle: TI activations and the stationary bank they meet        (no stall, no valid)
-// load_*       writes one column (load_row = 0: TI weights of column load_index) or one row (load_row = 1: the first TO
+// load_*       writes LC columns (load_row = 0: TI weights each of columns load_index, load_index + 1, ...) or one row (load_row = 1: the first TO
 //              bytes of load_data into row load_index) of bank load_bank; load_clear starts a tile: its column sums are zeroed first
 // sum          TO sums of 32 bits, SEG + 1 cycles after the token. A tile loaded by rows has 128 * (sum of its column) added:
 //              the feed streams p - 128 for an unsigned p.
@@ -10,7 +10,7 @@
 // Rolled loops with blocking assignments in one clocked block: the form that simulates fastest (see docs/explanation/simulation.md).
 module pe_array #(
   parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 2, parameter [31:0] SEG = 16,
-  parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
+  parameter [31:0] LC = 1, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
 ) (
   input  logic            clk,
   input  logic [8*TI-1:0] a,
@@ -18,9 +18,10 @@ module pe_array #(
   input  logic            load_en,
   input  logic            load_clear,
   input  logic            load_row,
+  input  logic            load_wide,     // columns: all LC of load_data, else the first
   input  logic [BW-1:0]   load_bank,
   input  logic [IW-1:0]   load_index,
-  input  logic [8*TI-1:0] load_data,
+  input  logic [8*TI*LC-1:0] load_data,
   output logic [32*TO-1:0] sum
 );
 
@@ -34,10 +35,12 @@ module pe_array #(
   logic [BW-1:0]      bank_q [0:SEG-1];
   logic [BW-1:0]      b;
   logic signed [7:0]  lane   [0:TI-1];
-  logic signed [7:0]  data   [0:TI-1];
+  logic signed [7:0]  data   [0:TI*LC-1];
 
   for (genvar g = 0; g < TI; g++) begin : g_lane
     assign lane[g] = a[8*g +: 8];
+  end
+  for (genvar g = 0; g < TI*LC; g++) begin : g_data
     assign data[g] = load_data[8*g +: 8];
   end
 
@@ -84,7 +87,8 @@ module pe_array #(
         column[load_bank][j] = column[load_bank][j] + (32'(data[j]) <<< 7);
       end
     if (load_en && !load_row)
-      for (int unsigned i = 0; i < TI; i++) weight[load_bank][i][$clog2(TO)'(load_index)] = data[i];
+      for (int unsigned c = 0; c < LC; c++) if (c == 0 || load_wide)
+        for (int unsigned i = 0; i < TI; i++) weight[load_bank][i][$clog2(TO)'(load_index) + $clog2(TO)'(c)] = data[c*TI + i];
   end
   /* verilator lint_on BLKSEQ */
 endmodule

@@ -6,7 +6,7 @@
 // Weights must be within -127 .. 127 (the number contract); a may be -128. TO must be even.
 module pe_array_packed #(
   parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 2, parameter [31:0] SEG = 16,
-  parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
+  parameter [31:0] LC = 1, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
 ) (
   input  logic            clk,
   input  logic [8*TI-1:0] a,
@@ -14,9 +14,10 @@ module pe_array_packed #(
   input  logic            load_en,
   input  logic            load_clear,
   input  logic            load_row,
+  input  logic            load_wide,     // columns: all LC of load_data, else the first
   input  logic [BW-1:0]   load_bank,
   input  logic [IW-1:0]   load_index,
-  input  logic [8*TI-1:0] load_data,
+  input  logic [8*TI*LC-1:0] load_data,
   output logic [32*TO-1:0] sum
 );
   localparam [31:0] PAIRS = TO / 2;
@@ -33,10 +34,12 @@ module pe_array_packed #(
   logic [BW-1:0]      bank_q [0:SEG-1];
   logic [BW-1:0]      b;
   logic signed [7:0]  lane   [0:TI-1];
-  logic signed [7:0]  data   [0:TI-1];
+  logic signed [7:0]  data   [0:TI*LC-1];
 
   for (genvar g = 0; g < TI; g++) begin : g_lane
     assign lane[g] = a[8*g +: 8];
+  end
+  for (genvar g = 0; g < TI*LC; g++) begin : g_data
     assign data[g] = load_data[8*g +: 8];
   end
 
@@ -92,9 +95,10 @@ module pe_array_packed #(
       for (int unsigned j = 0; j < TO; j++) column[load_bank][j] = column[load_bank][j] + (32'(data[j]) <<< 7);
     end
     if (load_en && !load_row)
-      for (int unsigned i = 0; i < TI; i++)
-        if (load_index[0]) odd[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[i];
-        else               even[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[i];
+      for (int unsigned c = 0; c < LC; c++) if (c == 0 || load_wide)
+        for (int unsigned i = 0; i < TI; i++)
+          if (load_index[0] ^ c[0]) odd[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[c*TI + i];
+          else                      even[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[c*TI + i];
   end
   /* verilator lint_on BLKSEQ */
 endmodule

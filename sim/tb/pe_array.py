@@ -31,7 +31,7 @@ def plan_load(driver, c, cycle, bank, tile, by_row, order, pauses) -> int:
             driver.at(cycle, load_en=0, load_clear=0)
             cycle += 1
         lanes = np.concatenate([tile[index], np.full(c.ti - c.to, JUNK)]) if by_row else tile[:, index]
-        driver.at(cycle, load_en=1, load_clear=int(n == 0), load_row=int(by_row), load_bank=bank,
+        driver.at(cycle, load_en=1, load_clear=int(n == 0), load_wide=1, load_row=int(by_row), load_bank=bank,
                   load_index=int(index), load_data=pack(lanes, 8))
         cycle += 1
     driver.at(cycle, load_en=0, load_clear=0)
