@@ -118,7 +118,8 @@ def read_trace(data: bytes, plan: Plan, tasks: list[int]) -> list[dict[str, np.n
         step = plan.steps[index]
         kind, tokens, channels = _traced(step)
         name = step.names[tasks[len(frames) - 1]] + (".logits" if step.kind == "ROUTE" else "")
-        words = np.frombuffer(data[place + 8:place + 8 + count], kind).reshape(-1, tokens, plan.lanes)
+        held = -(-channels // plan.lanes) * tokens * plan.lanes
+        words = np.frombuffer(data, kind, held, place + 8).reshape(-1, tokens, plan.lanes)
         frames[-1][name] = words.transpose(1, 0, 2).reshape(tokens, -1)[:, :channels].astype(np.int64)
         place += 8 + count
     return frames

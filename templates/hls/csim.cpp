@@ -132,10 +132,10 @@ int main(int argc, char **argv)
             fail("there is no task " + std::to_string(task));
         }
     }
-    constexpr std::size_t FRAME_BYTES = std::size_t{INPUT_WORDS} * Config::LANES;
-    if (!hwgen::read_file(options["--input"], bytes) || bytes.size() != frames * FRAME_BYTES) {
+    const std::size_t frame_bytes = std::size_t{INPUT_WORDS} * Config::LANES;
+    if (!hwgen::read_file(options["--input"], bytes) || bytes.size() != frames * frame_bytes) {
         fail(options["--input"] + ": holds " + std::to_string(bytes.size()) + " bytes, " + std::to_string(frames) + " frames need " +
-             std::to_string(frames * FRAME_BYTES));
+             std::to_string(frames * frame_bytes));
     }
     const std::vector<BusWord> input = to_words(bytes);
     if (options.count("--trace") != 0) {

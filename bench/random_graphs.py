@@ -1,0 +1,85 @@
+"""Random small networks through both backends: ``python bench/random_graphs.py [--count 200] [--seed 0] [--no-rtl]``.
+
+Every network is quantized, compiled for the HLS engine and for the RTL engine, and run on images. The C simulation is compared with the
+integer model in every intermediate value (router logits included), the RTL (Verilator) in every output word. One C simulation and one
+Verilator model an activation function serve all networks. Exit code 1 when a word differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
+
+import hls_networks
+import native_builds
+import qgraphs
+
+from hwgen.ir import Act
+from hwgen.qir import QModel
+
+IMAGES = 2
+
+
+def options(rng: np.random.Generator, act: Act) -> dict:
+    """Sizes of one random network."""
+    heads = int(rng.choice([1, 2, 3, 4]))
+    experts = int(rng.integers(2, 9))
+    patch = int(rng.choice([1, 2]))
+    return dict(tokens=int(rng.integers(9, 17)), dim=heads * int(rng.choice([4, 8, 12, 16])), heads=heads, hidden=int(rng.choice([16, 24, 40, 64])),
+                experts=experts, top_k=int(rng.integers(1, min(3, experts) + 1)), blocks=str(rng.choice(["d", "m", "dm", "md", "mm"])),
+                classes=((5,), (10,), (4, 7), (3, 3))[int(rng.integers(4))], class_token=bool(rng.integers(2)),
+                renormalize=bool(rng.integers(2)), patch=patch, channels=int(rng.choice([1, 2, 3])), act=act,
+                pool=str(rng.choice(["select", "mean"])))
+
+
+def network(seed: int, act: Act) -> tuple[QModel, np.ndarray, dict]:
+    """(network, images, its sizes)."""
+    chosen = options(np.random.default_rng(seed), act)
+    model = qgraphs.random_model(seed, **chosen)
+    return qgraphs.random_qgraph(seed, **chosen), qgraphs.random_images(model, IMAGES, seed), chosen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-rtl", action="store_true", help="C simulation only")
+    args = parser.parse_args()
+    begin, values, words, failed = time.monotonic(), 0, 0, []
+    with tempfile.TemporaryDirectory(prefix="hwgen_random_") as folder:
+        work = Path(folder)
+        for group, act in enumerate((Act.GELU, Act.SILU, Act.GELU_TANH, Act.RELU)):
+            executable = hls_networks.build(work / act.value, act)
+            engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
+                                          dict(max_experts=8, max_top_k=3, activation=act.value))
+            for seed in range(args.seed + group, args.seed + args.count, 4):
+                model, images, chosen = network(seed, act)
+                done, tasks = hls_networks.run(executable, work / "network", model, images)
+                count, wrong = hls_networks.differing(model, images, done, tasks)
+                values += count
+                if not args.no_rtl:
+                    memory = native_builds.MEMORIES[seed // 4 % len(native_builds.MEMORIES)]
+                    program = engine.program(model)
+                    result = engine.run(program, model, np.repeat(images, len(model.tasks), axis=0), tasks, memory)
+                    rtl_wrong = native_builds.differences(result, model, np.repeat(images, len(model.tasks), axis=0), tasks)
+                    words += sum(o.size for outputs in result.outputs for o in outputs.values())
+                    wrong += [f"RTL: {rtl_wrong} output words"] if rtl_wrong else []
+                if wrong:
+                    failed.append(seed)
+                    print(f"seed {seed} {chosen}: {wrong[:3]}", flush=True)
+            print(f"{act.value}: done after {time.monotonic() - begin:.0f} s", flush=True)
+    print(f"{args.count} networks, {values:,} values of the C simulation and {words:,} output words of the RTL compared, "
+          f"{len(failed)} networks differ, {time.monotonic() - begin:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

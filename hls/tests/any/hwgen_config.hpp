@@ -1,0 +1,27 @@
+// An engine large enough for many small networks, for tests: the same top function and bench, the network read from a file.
+#ifndef HWGEN_CONFIG_HPP
+#define HWGEN_CONFIG_HPP
+
+#include "hwgen/engine.hpp"
+
+struct Config : hwgen::EngineConfig {
+    static constexpr unsigned LANES = 16;
+    static constexpr unsigned QUERIES = 4;
+    static constexpr unsigned MAX_TOKENS = 64;
+    static constexpr unsigned HEAD_WORDS = 5;
+    static constexpr unsigned MAX_EXPERTS = 16;
+    static constexpr unsigned MAX_TOP_K = 4;
+    static constexpr unsigned ACT_WORDS = 4096;
+    static constexpr unsigned RESIDUAL_WORDS = 512;
+    static constexpr unsigned LOGIT_WORDS = 64;
+};
+
+using BusWord = hwgen::Word<Config::LANES>;
+
+extern unsigned NUM_TASKS;
+extern unsigned INPUT_WORDS;
+extern unsigned OUTPUT_WORDS;
+extern unsigned WEIGHT_WORDS;
+extern unsigned WEIGHT_DIGEST;
+
+#endif
