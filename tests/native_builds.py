@@ -98,9 +98,10 @@ def put(path: Path, content: bytes) -> None:
 
 
 def differences(run: Run, model: QModel, images: np.ndarray, tasks: list[int]) -> int:
-    """Output words of a run that are not the integer model's. Raises ValueError when outputs are missing."""
+    """Output words of a run that are not the integer model's; tasks: of each frame of one image or a batch. Raises ValueError when outputs are missing."""
     wrong = 0
-    for task, image, found in zip(tasks, images, run.outputs, strict=True):
+    batch = len(images) // len(tasks)
+    for task, image, found in zip(np.repeat(tasks, batch), images, run.outputs, strict=True):
         wanted = integer_model.run(model.tasks[task], image[None])
         if found.keys() != wanted.keys() or any(found[name].shape != wanted[name][0].shape for name in wanted):
             raise ValueError(f"outputs {sorted(found)} are not {sorted(wanted)}")

@@ -1,0 +1,359 @@
+"""Programs of random networks: hazards and memory accesses against a brute-force replay, tasks, images, layouts, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings, strategies as st
+import numpy as np
+import pytest
+
+from hwgen.engine import OUT_WORDS, EngineConfig
+from hwgen.errors import CapacityError
+from hwgen.golden.integer_model import quantize_input
+from hwgen.ir import Act
+from hwgen.program import Dst, Instr, Op, Src, Stat
+from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QResidualInit, QResidualLinear
+from hwgen.schedule import PAGE, Program, order, schedule
+from hwgen.schedule.steps import Step
+from qgraphs import random_images, random_model, random_qgraph
+
+ENGINES = (dict(ti=8, to=8, axi_data_bits=64), dict(ti=16, to=8, axi_data_bits=128), dict(ti=16, to=16, axi_data_bits=512),
+           dict(ti=32, to=16, axi_data_bits=256), dict(ti=64, to=48, axi_data_bits=512))
+READ_FROM = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
+WRITTEN_TO = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
+MAX_SLACK = 3
+
+
+@st.composite
+def networks(draw) -> dict:
+    """Options of `random_qgraph`: one to three tasks, dense and expert blocks, any small sizes."""
+    heads = draw(st.sampled_from([1, 2, 3]))
+    experts = draw(st.integers(2, 8))
+    return dict(
+        seed=draw(st.integers(0, 99)), tokens=draw(st.integers(2, 11)), heads=heads, dim=heads * draw(st.integers(3, 12)),
+        hidden=draw(st.integers(3, 40)), experts=experts, top_k=draw(st.integers(1, min(experts, 4))),
+        expert_hidden=draw(st.integers(3, 20)), blocks=draw(st.text("dm", min_size=1, max_size=2)),
+        classes=tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))), class_token=draw(st.booleans()),
+        pool=draw(st.sampled_from(["select", "mean"])))
+
+
+PROGRAMS = st.tuples(networks(), st.sampled_from(ENGINES), st.sampled_from([1, 1, 3]), st.sampled_from([4096, 16]))
+
+
+def build(drawn) -> tuple[QModel, Program]:
+    options, engine, batch, score_words = drawn
+    model = random_qgraph(**options)
+    return model, schedule(model, **engine, batch=batch, score_words=score_words)
+
+
+# ---------------------------------------------------------------- what an instruction touches, from docs/reference/engine.md
+
+def window(config: EngineConfig, instr: Instr, first_group: int) -> int:
+    """Chunks that the output channels of an instruction reach into."""
+    channels = (instr.n_tiles - 1) * config.to + instr.n_last
+    return -(-(first_group * config.group + channels) // config.ti)
+
+
+def reads(config: EngineConfig, instr: Instr) -> set[tuple[str, int]]:
+    """(memory, word) read by the feed; row maxima are words of "max", queues of experts are the memory "router"."""
+    if instr.op != Op.MATMUL:
+        return set()
+    words = {(READ_FROM[instr.src], instr.src_base + k * instr.src_stride + t * instr.step)
+             for k in range(instr.k_tiles) for t in range(instr.tokens)}
+    if instr.src == Src.EXP:
+        words |= {("max", instr.src_row + t) for t in range(instr.tokens)}
+    if instr.gather or instr.scatter:
+        words.add(("router", 0))
+    return words
+
+
+def loads(config: EngineConfig, instr: Instr) -> set[tuple[str, int]]:
+    """(memory, word) read by the loader."""
+    if instr.op != Op.MATMUL or instr.stat == Stat.WEIGHTS:
+        return set()
+    chunks = instr.k_tiles if instr.stat == Stat.K_COLUMNS else window(config, instr, instr.stat_group)
+    return {("kv", instr.stat_base + c * instr.stat_stride + key) for c in range(chunks) for key in range(instr.stat_count)}
+
+
+def writes(config: EngineConfig, instr: Instr) -> set[tuple[str, int]]:
+    """(memory, word) written by the drain."""
+    if instr.op == Op.END or instr.dst == Dst.OUT:
+        return set()
+    if instr.dst == Dst.ROUTER:
+        kept = {("act", instr.dst_base + word) for memory, word in reads(config, instr) if memory == "res"} if instr.keep else set()
+        return kept | {("router", 0)}
+    words = {(WRITTEN_TO[instr.dst], instr.dst_base + c * instr.dst_stride + t)
+             for c in range(window(config, instr, instr.dst_group)) for t in range(instr.tokens)}
+    if instr.dst == Dst.SCORE:
+        words |= {("max", instr.dst_row + t) for t in range(instr.tokens)}
+    return words
+
+
+def of_task(program: Program, task: int) -> list[int]:
+    return [pc for pc, instr in enumerate(program.instrs) if not instr.pred or instr.task == task]
+
+
+def distances(program: Program, touched) -> list[int]:
+    """Per instruction: how many instructions before it may be unfinished when it begins to read what ``touched`` gives."""
+    found = [MAX_SLACK] * len(program.instrs)
+    for task in range(program.num_tasks):
+        sequence = of_task(program, task)
+        for n, pc in enumerate(sequence):
+            wanted = touched(program.config, program.instrs[pc])
+            for back in range(1, min(n, MAX_SLACK) + 1):
+                if wanted & writes(program.config, program.instrs[sequence[n - back]]):
+                    found[pc] = min(found[pc], back - 1)
+                    break
+    return found
+
+
+# ---------------------------------------------------------------- hazards and memory
+
+@settings(deadline=None, max_examples=40)
+@given(PROGRAMS)
+def test_slacks_are_those_of_a_brute_force_check(drawn):
+    """No instruction reads before the writer has retired, and none waits longer than it has to."""
+    _, program = build(drawn)
+    last = len(program.instrs) - 1
+    for name, touched in (("slack", reads), ("load_slack", loads)):
+        wanted = distances(program, touched)
+        for pc, instr in enumerate(program.instrs[:last]):
+            if instr.op == Op.MATMUL:
+                assert getattr(instr, name) == wanted[pc], f"{pc} {instr}"
+    assert program.instrs[last].op == Op.END
+
+
+@settings(deadline=None, max_examples=40)
+@given(PROGRAMS)
+def test_live_buffers_never_overlap(drawn):
+    _, program = build(drawn)
+    config = program.config
+    sizes = {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words}
+    buffers = program.buffers
+    for i, one in enumerate(buffers):
+        assert 0 <= one.base and one.base + one.words <= sizes[one.memory] and one.first <= one.last
+        for other in buffers[:i]:
+            if one.memory == other.memory and one.first <= other.last and other.first <= one.last:
+                assert one.base + one.words <= other.base or other.base + other.words <= one.base, (one, other)
+
+
+@settings(deadline=None, max_examples=40)
+@given(PROGRAMS)
+def test_accesses_stay_in_live_buffers_and_read_what_was_written(drawn):
+    _, program = build(drawn)
+    rows = {"max": 2 * program.config.max_tokens, "router": 1}
+    for task in range(program.num_tasks):
+        written: set[tuple[str, int]] = set()
+        for pc in of_task(program, task):
+            instr = program.instrs[pc]
+            live = [b for b in program.buffers if b.first <= pc <= b.last]
+            taken = reads(program.config, instr) | loads(program.config, instr)
+            given = writes(program.config, instr)
+            for memory, word in taken | given:
+                assert word < rows[memory] if memory in rows else \
+                    any(b.memory == memory and b.base <= word < b.base + b.words for b in live), f"{pc} {instr}: {memory} {word}"
+            assert taken <= written, f"{pc} {instr}: {sorted(taken - written)[:3]} never written"
+            written |= given
+
+
+def test_a_wrong_slack_and_a_wrong_base_are_seen():
+    """The checks above are not blind."""
+    program = schedule(random_qgraph(), **ENGINES[0])
+    pc = next(i for i, instr in enumerate(program.instrs) if instr.slack == 0 and instr.op == Op.MATMUL)
+    assert distances(program, reads)[pc] == 0
+    (reader,) = [i for i in program.instrs if i.note == "block0.proj"]
+    assert reads(program.config, reader) != reads(program.config, replace(reader, src_base=reader.src_base + 1))
+
+
+# ---------------------------------------------------------------- tasks
+
+def test_shared_steps_appear_once_and_the_rest_is_predicated():
+    model = random_qgraph(blocks="dm", classes=(3, 5, 7))
+    program = schedule(model, **ENGINES[0])
+    own = [(instr.task, instr.note) for instr in program.instrs if instr.pred]
+    assert own == [*((t, "block1.moe: gate") for t in range(3)), *((t, f"head: output task{t}") for t in range(3))]
+    for task in range(3):
+        alone = schedule(QModel((model.tasks[task],), "random"), **ENGINES[0])
+        assert [program.instrs[pc].note for pc in of_task(program, task)] == [instr.note for instr in alone.instrs]
+        assert program.useful_macs(task) == alone.useful_macs()
+        assert [o.name for o in program.outputs[task]] == [f"task{task}"]
+    alone = [schedule(QModel((graph,), "random"), **ENGINES[0]) for graph in model.tasks]
+    gate, head = ((8 * 8 + k_tiles * 64) for k_tiles in (4, 4))          # bytes: one output tile of a 32-row matrix
+    assert len(program.image) == len(alone[0].image) + 2 * (gate + head)
+
+
+def test_a_network_of_one_task_has_no_predicates():
+    assert not any(instr.pred or instr.task for instr in schedule(random_qgraph(blocks="dm"), **ENGINES[1]).instrs)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=4))
+def test_merge_keeps_every_tasks_order(numbers):
+    tasks = [[Step(Instr(mult=n)) for n in steps] for steps in numbers]
+    merged = order.merge(tasks)
+    for task, steps in enumerate(tasks):
+        assert [slot.step.identity for slot in merged if slot.task in (None, task)] == [step.identity for step in steps]
+
+
+@given(st.lists(st.integers(0, 6), max_size=12), st.integers(1, 4))
+def test_equal_tasks_merge_into_one(numbers, copies):
+    merged = order.merge([[Step(Instr(mult=n)) for n in numbers]] * copies)
+    assert [slot.task for slot in merged] == [None] * len(numbers)
+
+
+# ---------------------------------------------------------------- weight image, input, output
+
+def decode(program: Program) -> dict[int, dict[str, np.ndarray]]:
+    """Reads the weight image as the loader does: per instruction weight [k_tiles * ti, n_tiles * to] and column parameters, or a table."""
+    config, data, at, found = program.config, program.image, 0, {}
+    vector = config.ti * config.load_columns
+
+    def take(count: int) -> bytes:
+        nonlocal at
+        at += count
+        return data[at - count:at]
+
+    def padded(count: int) -> int:
+        return -(-count // vector) * vector
+
+    for pc, instr in enumerate(program.instrs):
+        if instr.op == Op.MATMUL and instr.stat == Stat.WEIGHTS:
+            weight = np.zeros((instr.k_tiles * config.ti, instr.n_tiles * config.to), np.int8)
+            params = []
+            for n in range(instr.n_tiles):
+                params.append(np.frombuffer(take(padded(8 * config.to))[:8 * config.to], "<i4, <u2, <u2"))
+                for k in range(instr.k_tiles):
+                    tile = np.frombuffer(take(config.to * config.ti), np.int8).reshape(config.to, config.ti)
+                    weight[k * config.ti:(k + 1) * config.ti, n * config.to:(n + 1) * config.to] = tile.T
+            bias, mult, shift = (np.concatenate([p[f] for p in params]) for f in ("f0", "f1", "f2"))
+            found[pc] = dict(weight=weight, bias=bias, mult=mult, shift=shift)
+        elif instr.op == Op.STREAM and instr.src == Src.NORM:
+            table = np.zeros((instr.tokens, instr.n_tiles * config.to), np.int16)
+            for n in range(instr.n_tiles):
+                for t in range(instr.tokens):
+                    table[t, n * config.to:(n + 1) * config.to] = np.frombuffer(take(padded(2 * config.to))[:2 * config.to], "<i2")
+            found[pc] = dict(table=table)
+    assert at == len(data)
+    return found
+
+
+def spread(matrix: np.ndarray, shape, rows=None, columns=None) -> np.ndarray:
+    """``matrix`` at the given positions of a larger one of zeros."""
+    wide = np.zeros(shape, matrix.dtype)
+    rows = np.arange(matrix.shape[0]) if rows is None else rows
+    columns = np.arange(matrix.shape[1]) if columns is None else columns
+    wide[np.ix_(rows, columns)] = matrix
+    return wide
+
+
+@settings(deadline=None, max_examples=40)
+@given(networks(), st.sampled_from(ENGINES))
+def test_the_weight_image_holds_the_networks_weights(options, engine):
+    model = random_qgraph(**options)
+    program = schedule(model, **engine)
+    found = decode(program)
+    dim, heads, group = options["dim"], options["heads"], program.config.group
+    pitch = -(-dim // heads // group) * group
+    padded = np.array([h * pitch + c for h in range(heads) for c in range(dim // heads)])       # V and what attention gives
+    for task, graph in enumerate(model.tasks):
+        maps = {node.name: node for node in graph.nodes if isinstance(node, (QLinear, QResidualLinear, QMoE, QHead))}
+        (start,) = (node for node in graph.nodes if isinstance(node, QResidualInit))
+        values = {node.v for node in graph.nodes if isinstance(node, QAttention)}
+        attention = {node.output for node in graph.nodes if isinstance(node, QAttention)}
+        for pc in of_task(program, task):
+            if pc not in found:
+                continue
+            got, instr = found[pc], program.instrs[pc]
+            if "table" in got:
+                np.testing.assert_array_equal(got["table"], spread(start.table, got["table"].shape))
+                continue
+            node = maps[program.infos[pc].node]
+            if instr.dst == Dst.ROUTER:
+                weights = node.gate
+            elif instr.gather or instr.scatter:
+                weights = (node.first if instr.gather else node.second)[instr.expert]
+            else:
+                weights = node.w
+            rows = padded if getattr(node, "x", None) in attention else None
+            columns = padded if isinstance(node, QLinear) and node.output in values else None
+            np.testing.assert_array_equal(got["weight"], spread(weights.weight, got["weight"].shape, rows, columns), err_msg=instr.note)
+            for name in ("bias", "mult", "shift"):
+                wanted = spread(getattr(weights, name)[None].astype(np.int64), (1, len(got[name])), None, columns)[0]
+                np.testing.assert_array_equal(got[name], wanted, err_msg=f"{instr.note}: {name}")
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda e: f"{e['ti']}x{e['to']}")
+def test_frames_hold_the_quantized_patches(engine):
+    options = dict(tokens=5, channels=3, patch=2)
+    model, images = random_qgraph(**options), random_images(random_model(**options), 3)
+    program = schedule(model, **engine)
+    data = np.frombuffer(program.frames(model.tasks[0], images), np.int8).reshape(3, -1)
+    assert data.shape[1] == program.input_stride and program.input_stride % PAGE == 0 and program.input_stride - program.input_bytes < PAGE
+    ti, to = engine["ti"], engine["to"]
+    vectors = data[:, :program.input_bytes].reshape(3, -1, 4, ti)                     # [frame, tile, token, lane]
+    patches = quantize_input(model.tasks[0].nodes[0], images)
+    wide = vectors[..., :to].transpose(0, 2, 1, 3).reshape(3, 4, -1)
+    np.testing.assert_array_equal(wide[..., :12], patches)
+    assert not wide[..., 12:].any() and not vectors[..., to:].any() and not data[:, program.input_bytes:].any()
+
+
+def test_outputs_are_cut_out_of_a_frames_words():
+    model = random_qgraph(classes=(10, 3, 17))
+    program = schedule(model, **ENGINES[0])
+    assert program.output_bytes == 3 * 8 * 4                                          # the task with most channels: 17 = 3 words of 8
+    data = np.arange(4 * 24, dtype="<i4")
+    found = program.read_outputs(data.tobytes(), [2, 0, 1, 0])
+    assert [list(f) for f in found] == [["task2"], ["task0"], ["task1"], ["task0"]]
+    np.testing.assert_array_equal(found[0]["task2"], np.arange(17))
+    np.testing.assert_array_equal(found[1]["task0"], 24 + np.arange(10))
+    np.testing.assert_array_equal(found[3]["task0"], 72 + np.arange(10))
+
+
+# ---------------------------------------------------------------- refusals
+
+def test_more_experts_than_lanes():
+    model = random_qgraph(blocks="m", experts=9)
+    with pytest.raises(CapacityError, match="9 experts, but a router row is one output tile of 8 lanes") as caught:
+        schedule(model, **ENGINES[0])
+    assert "block0.moe" in caught.value.where and "--array" in caught.value.hint
+    assert schedule(model, **ENGINES[2]).config.max_experts == 9
+
+
+def test_more_tokens_than_accumulators():
+    model = random_qgraph(tokens=257, dim=8, heads=1, hidden=8)
+    with pytest.raises(CapacityError, match="4112 tokens, the engine's accumulators address 4096"):
+        schedule(model, **ENGINES[0], batch=16)
+
+
+@pytest.mark.parametrize("batch", [0, OUT_WORDS + 1])
+def test_a_batch_that_is_not_possible(batch):
+    with pytest.raises(CapacityError, match=f"a batch of {batch} images; 1 to {OUT_WORDS} are possible"):
+        schedule(random_qgraph(), **ENGINES[0], batch=batch)
+
+
+def test_two_activations():
+    model = random_qgraph(blocks="dd")
+    graph = model.tasks[0]
+    nodes = tuple(replace(node, act=replace(node.act, kind=Act.SILU)) if node.name == "block1.fc1" else node for node in graph.nodes)
+    with pytest.raises(CapacityError, match=r"the network uses the activations \['gelu', 'silu'\], the engine has one table"):
+        schedule(QModel((replace(graph, nodes=nodes),), "random"), **ENGINES[0])
+    assert schedule(random_qgraph(act=Act.SILU), **ENGINES[0]).config.activation == "silu"
+
+
+def test_a_program_that_is_too_long(monkeypatch):
+    model = random_qgraph(blocks="d")
+    program = schedule(model, **ENGINES[0])
+    monkeypatch.setattr("hwgen.schedule.MAX_PROGRAM_WORDS", len(program.instrs))
+    assert schedule(model, **ENGINES[0]).instrs == program.instrs
+    monkeypatch.setattr("hwgen.schedule.MAX_PROGRAM_WORDS", len(program.instrs) - 1)
+    with pytest.raises(CapacityError, match=f"the program has {len(program.instrs)} instructions, the program memory holds at most"):
+        schedule(model, **ENGINES[0])
+
+
+@pytest.mark.parametrize("change, text", [
+    (dict(ti=24), "ti = 24 is not 8, 16, 32 or 64"), (dict(to=16), "to = 16 does not fit ti = 8"), (dict(to=4), "to = 4 does not fit"),
+    (dict(axi_data_bits=512), "an output word of 256 bits is not a whole number of 512-bit beats")])
+def test_engines_that_cannot_be(change, text):
+    with pytest.raises(CapacityError, match=text):
+        schedule(random_qgraph(), **ENGINES[0] | change)
