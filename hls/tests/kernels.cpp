@@ -89,10 +89,9 @@ void requantize()
 {
     while (more()) {
         const std::int64_t acc = next();
-        const hwgen::Mult mult(next());
-        const hwgen::Shift shift(next());
-        put(hwgen::requantize<8>(acc, mult, shift));
-        put(hwgen::requantize<16>(acc, mult, shift));
+        const hwgen::Scale scale = hwgen::scale_of(next_factor());
+        put(hwgen::requantize<8>(acc, scale));
+        put(hwgen::requantize<16>(acc, scale));
     }
 }
 
@@ -261,7 +260,7 @@ void patch_embed()
     for (unsigned i = 0; i < count; ++i) {
         words.push_back(stream.read());
     }
-    hwgen::load_patches<Config<L>>(words.data(), count, 5, memories<L>.act);
+    hwgen::load_patches<Config<L>>(words.data(), count, memories<L>.act, 5);
     hwgen::load_residual<Config<L>>(stream, count, memories<L>.residual);
     store<L>(memories<L>.act, 5, tokens, channels);
     store<L>(memories<L>.residual, 0, tokens, channels);

@@ -105,30 +105,29 @@ def _factor(mult: int, shift: int) -> str:
 
 def _call(step: Step) -> str:
     """The step in C++: a call of one of the functions in hls/include/hwgen/engine.hpp."""
-    node = step.node
+    node, weights = step.node, f"hwgen::Weights{{{step.weights}}}"
     match node:
         case QPatches():
             return f"patches({_ref(step.dst)})"
         case QResidualInit():
-            return f"residual_init({node.table.shape[0]}, {node.table.shape[1]}, {step.weights})"
+            return f"residual_init({{{node.table.shape[0]}, {node.table.shape[1]}}}, {weights})"
         case QNorm():
             return (f"layer_norm({_ref(step.dst)}, {node.eps}, {_factor(node.inv_mult, node.inv_shift)}, "
                     f"{_factor(node.mult, node.shift)})")
         case QLinear() if node.act is None:
-            return f"linear({_ref(step.dst)}, {_ref(step.src)}, {step.weights})"
+            return f"linear({_ref(step.dst)}, {_ref(step.src)}, {weights})"
         case QLinear():
-            return (f"linear_activated({_ref(step.dst)}, {_ref(step.src)}, {step.weights}, "
-                    f"{_factor(node.act.mult, node.act.shift)})")
+            return f"linear_activated({_ref(step.dst)}, {_ref(step.src)}, {weights}, {_factor(node.act.mult, node.act.shift)})"
         case QResidualLinear():
-            return f"linear_residual({_ref(step.src)}, {step.dst_tokens}, {step.out_channels}, {step.first_token}, {step.weights})"
+            return f"linear_residual({{{step.dst_tokens}, {step.out_channels}}}, {step.first_token}, {_ref(step.src)}, {weights})"
         case QHead():
-            return f"head({step.place}, {step.out_channels}, {_ref(step.src)}, {step.first_token}, {step.rows}, {step.weights})"
+            return f"head({{{step.place}, {step.out_channels}}}, {_ref(step.src)}, {{{step.first_token}, {step.rows}}}, {weights})"
         case QAttention():
             return (f"attention({_ref(step.dst)}, {_ref(step.src)}, {_ref(step.keys)}, {_ref(step.values)}, {node.num_heads}, "
                     f"{_factor(node.score_mult, node.score_shift)}, {_factor(node.out_mult, node.out_shift)})")
         case QMoE() if step.kind == "ROUTE":
-            return f"route({_ref(step.src)}, {step.out_channels}, {node.top_k}, {str(node.renormalize).lower()}, {step.weights})"
-    return (f"experts({_ref(step.src)}, {_ref(step.dst)}, {len(node.first)}, {step.weights}, "
+            return f"route({_ref(step.src)}, {{{step.out_channels}, {node.top_k}, {str(node.renormalize).lower()}}}, {weights})"
+    return (f"experts({_ref(step.src)}, {_ref(step.dst)}, {len(node.first)}, {weights}, "
             f"{_factor(node.act.mult, node.act.shift)})")
 
 

@@ -35,15 +35,15 @@ void dump(unsigned step, const void *data, std::size_t bytes)
 void observe(unsigned index, const hwgen::Memories<Config> &m)
 {
     const hwgen::Step &s = PROGRAM[index];
-    const unsigned in_words = hwgen::words_of(s.in_channels, Config::LANES);
-    const unsigned out_words = hwgen::words_of(s.out_channels, Config::LANES);
+    const std::size_t in_words = hwgen::words_of(s.in_channels, Config::LANES);
+    const std::size_t out_words = hwgen::words_of(s.out_channels, Config::LANES);
     switch (s.kind) {
     case hwgen::Kind::PATCHES:
     case hwgen::Kind::LAYER_NORM:
         dump(index, m.act[s.dst], in_words * s.tokens * sizeof m.act[0]);
         break;
     case hwgen::Kind::ATTENTION:
-        dump(index, m.act[s.dst], hwgen::words_of(1U * s.count * s.size, Config::LANES) * s.tokens * sizeof m.act[0]);
+        dump(index, m.act[s.dst], std::size_t{hwgen::words_of(1U * s.count * s.size, Config::LANES)} * s.tokens * sizeof m.act[0]);
         break;
     case hwgen::Kind::RESIDUAL_INIT:
     case hwgen::Kind::EXPERTS:
@@ -119,8 +119,8 @@ int main(int argc, char **argv)
         }
     }
     std::vector<unsigned char> bytes;
-    const std::string problem = hwgen::read_weights(options["--weights"], Config::LANES, std::uint64_t{WEIGHT_WORDS} * Config::LANES,
-                                                    WEIGHT_DIGEST, bytes);
+    const std::string problem = hwgen::read_weights(
+        options["--weights"], {Config::LANES, std::uint64_t{WEIGHT_WORDS} * Config::LANES, WEIGHT_DIGEST}, bytes);
     if (!problem.empty()) {
         fail(problem);
     }
@@ -148,7 +148,7 @@ int main(int argc, char **argv)
     std::vector<hwgen::Acc> output(frames * OUTPUT_WORDS, 0);
     const auto begin = std::chrono::steady_clock::now();
     for (std::size_t f = 0; f < frames; ++f) {
-        hwgen_top(weights.data(), &input[f * INPUT_WORDS], &output[f * OUTPUT_WORDS], tasks[f % tasks.size()]);
+        hwgen_top(weights.data(), tasks[f % tasks.size()], &input[f * INPUT_WORDS], &output[f * OUTPUT_WORDS]);
         std::printf("frame %zu\n", f + 1);
         (void)std::fflush(stdout);
     }

@@ -115,7 +115,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
                     }
                     if (stores && mine) {
                         act[job.dst + word * job.tokens + store][lane] =
-                            static_cast<Act>(requantize<8>(weighted[step][w][lane], scale.mult, scale.shift));
+                            static_cast<Act>(requantize<8>(weighted[step][w][lane], scale));
                     }
                     weighted[step][w][lane] = 0;
                 }
@@ -141,7 +141,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
                     }
                     score[j] += part;
                     if (w + 1 == words) {
-                        const auto s = static_cast<Res>(requantize<16>(score[j], job.score.mult, job.score.shift));
+                        const auto s = static_cast<Res>(requantize<16>(score[j], scale_of(job.score)));
                         scores[j][step] = s;
                         slot.maximum = s > slot.maximum ? s : slot.maximum;
                     }

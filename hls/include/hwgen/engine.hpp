@@ -57,6 +57,36 @@ struct Value {
     std::uint16_t channels;
 };
 
+/// Sizes of the residual stream.
+struct Shape {
+    std::uint16_t tokens;
+    std::uint16_t channels;
+};
+
+/// Where a step's weights start in the image.
+struct Weights {
+    std::uint32_t word;
+};
+
+/// Place and length of a network output in the output of a frame.
+struct Output {
+    std::uint32_t word;
+    std::uint16_t channels;
+};
+
+/// Rows of a value.
+struct Rows {
+    std::uint16_t first;
+    std::uint16_t count;
+};
+
+/// What a router chooses from.
+struct Choice {
+    std::uint16_t experts;
+    std::uint16_t top_k;
+    bool renormalize;
+};
+
 /// The patches of the frame -> dst.
 constexpr Step patches(Value dst)
 {
@@ -69,13 +99,13 @@ constexpr Step patches(Value dst)
 }
 
 /// The residual stream becomes the constant at `weights`.
-constexpr Step residual_init(std::uint16_t tokens, std::uint16_t channels, std::uint32_t weights)
+constexpr Step residual_init(Shape residual, Weights weights)
 {
     Step s;
     s.kind = Kind::RESIDUAL_INIT;
-    s.tokens = tokens;
-    s.out_channels = channels;
-    s.weights = weights;
+    s.tokens = residual.tokens;
+    s.out_channels = residual.channels;
+    s.weights = weights.word;
     return s;
 }
 
@@ -94,7 +124,7 @@ constexpr Step layer_norm(Value dst, std::int64_t eps, Factor inverse, Factor ou
 }
 
 /// src -> dst with the weights at `weights`.
-constexpr Step linear(Value dst, Value src, std::uint32_t weights)
+constexpr Step linear(Value dst, Value src, Weights weights)
 {
     Step s;
     s.kind = Kind::LINEAR;
@@ -106,12 +136,12 @@ constexpr Step linear(Value dst, Value src, std::uint32_t weights)
     s.out_channels = dst.channels;
     s.src = src.address;
     s.dst = dst.address;
-    s.weights = weights;
+    s.weights = weights.word;
     return s;
 }
 
 /// The same with the activation function and its output factor.
-constexpr Step linear_activated(Value dst, Value src, std::uint32_t weights, Factor out)
+constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out)
 {
     Step s = linear(dst, src, weights);
     s.target = Target::ACTIVATED;
@@ -119,23 +149,22 @@ constexpr Step linear_activated(Value dst, Value src, std::uint32_t weights, Fac
     return s;
 }
 
-/// Residual stream [tokens, channels] += src, from row `first_token` on.
-constexpr Step linear_residual(Value src, std::uint16_t tokens, std::uint16_t channels, std::uint16_t first_token, std::uint32_t weights)
+/// Residual stream += src, from row `first_token` on.
+constexpr Step linear_residual(Shape residual, std::uint16_t first_token, Value src, Weights weights)
 {
-    Step s = linear(Value{0, tokens, channels}, src, weights);
+    Step s = linear(Value{0, residual.tokens, residual.channels}, src, weights);
     s.target = Target::RESIDUAL;
     s.first_token = first_token;
     return s;
 }
 
-/// Rows `first` .. `first + rows` of src, added up -> `channels` int32 from word `place` of the output on.
-constexpr Step head(std::uint32_t place, std::uint16_t channels, Value src, std::uint16_t first_token, std::uint16_t rows,
-                    std::uint32_t weights)
+/// Rows of src, added up -> int32 words of the output.
+constexpr Step head(Output output, Value src, Rows rows, Weights weights)
 {
-    Step s = linear(Value{place, 1, channels}, src, weights);
+    Step s = linear(Value{output.word, 1, output.channels}, src, weights);
     s.target = Target::OUTPUT;
-    s.first_token = first_token;
-    s.rows = rows;
+    s.first_token = rows.first;
+    s.rows = rows.count;
     return s;
 }
 
@@ -156,20 +185,20 @@ constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t hea
     return s;
 }
 
-/// src -> the queues of `experts` experts.
-constexpr Step route(Value src, std::uint16_t experts, std::uint16_t top_k, bool renormalize, std::uint32_t weights)
+/// src -> the queues of the experts.
+constexpr Step route(Value src, Choice choice, Weights weights)
 {
-    Step s = linear(Value{0, src.tokens, experts}, src, weights);
+    Step s = linear(Value{0, src.tokens, choice.experts}, src, weights);
     s.kind = Kind::ROUTE;
     s.target = Target::LOGITS;
-    s.count = experts;
-    s.size = top_k;
-    s.renormalize = renormalize;
+    s.count = choice.experts;
+    s.size = choice.top_k;
+    s.renormalize = choice.renormalize;
     return s;
 }
 
 /// Residual stream += every expert's result for the tokens of its queue, weighed; `hidden` is room for the layer between.
-constexpr Step experts(Value src, Value hidden, std::uint16_t count, std::uint32_t weights, Factor out)
+constexpr Step experts(Value src, Value hidden, std::uint16_t count, Weights weights, Factor out)
 {
     Step s = linear_activated(hidden, src, weights, out);
     s.kind = Kind::EXPERTS;
@@ -217,7 +246,7 @@ constexpr std::uint32_t weight_words(const Step &s)
 
 /// Process 1: the weights of a frame's steps, in order.
 template <class Config>
-void load_weights(const Step steps[], unsigned num_steps, int task, const Word<Config::LANES> *weights,
+void load_weights(const Step steps[], unsigned num_steps, const Word<Config::LANES> *weights, int task,
                   hls::stream<Word<Config::LANES>> &stream)
 {
     for (unsigned i = 0; i < num_steps; ++i) {
@@ -262,7 +291,7 @@ void run_experts(const Step &s, hls::stream<Word<Config::LANES>> &stream, Memori
 
 /// Process 2: the steps of one frame.
 template <class Config>
-void run_steps(const Step steps[], unsigned num_steps, int task, hls::stream<Word<Config::LANES>> &stream,
+void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::LANES>> &stream, int task,
                const Word<Config::LANES> *input, Acc *output)
 {
     static Memories<Config> m;
@@ -279,7 +308,7 @@ void run_steps(const Step steps[], unsigned num_steps, int task, hls::stream<Wor
         }
         switch (s.kind) {
         case Kind::PATCHES:
-            load_patches<Config>(input, s.tokens * words_of(s.in_channels, Config::LANES), s.dst, m.act);
+            load_patches<Config>(input, s.tokens * words_of(s.in_channels, Config::LANES), m.act, s.dst);
             break;
         case Kind::RESIDUAL_INIT:
             load_residual<Config>(stream, s.tokens * words_of(s.out_channels, Config::LANES), m.residual);

@@ -74,7 +74,7 @@ void fused_attention(const AttentionJob &job, Act act[][Config::LANES])
 #pragma HLS UNROLL
                     if (step > 0) {
                         if (w == 0) {
-                            const auto s = static_cast<Res>(requantize<16>(score[j], job.score.mult, job.score.shift));
+                            const auto s = static_cast<Res>(requantize<16>(score[j], scale_of(job.score)));
                             const int top = step == 1 || octave(s) > bias[j] ? octave(s) : bias[j];
                             rise[j] = step == 1 ? 0 : top - bias[j];
                             rise[j] = rise[j] > 31 ? 31 : rise[j];
@@ -110,7 +110,7 @@ void fused_attention(const AttentionJob &job, Act act[][Config::LANES])
                     const unsigned channel = word * LANES + lane;
                     if (channel >= low && channel < high && row + j < job.tokens) {
                         act[job.dst + word * job.tokens + row + j][lane] =
-                            static_cast<Act>(requantize<8>(weighted[j][i % words][lane], scale.mult, scale.shift));
+                            static_cast<Act>(requantize<8>(weighted[j][i % words][lane], scale));
                     }
                 }
             }

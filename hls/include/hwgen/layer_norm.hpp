@@ -74,7 +74,7 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
         int exponent = 0;
         const std::int64_t v = static_cast<std::int64_t>(job.channels) * squares[t] - total[t] * total[t] + job.eps;
         const std::int64_t y = rsqrt(v, exponent);
-        scale[t] = scale_factor(y, 23 + exponent, job.out);
+        scale[t] = scale_factor(y, job.out, 23 + exponent);
     }
     for (unsigned w = 0; w < words; ++w) {
         for (unsigned t = 0; t < job.tokens; ++t) {
@@ -82,7 +82,7 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
             for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
                 const std::int32_t x = static_cast<std::int32_t>(residual[w * job.tokens + t][lane]) * 16 - mean[t];
-                const int y = requantize<8>(x, scale[t].mult, scale[t].shift);
+                const int y = requantize<8>(x, scale[t]);
                 act[job.dst + w * job.tokens + t][lane] = static_cast<Act>(w * Config::LANES + lane < job.channels ? y : 0);
             }
         }

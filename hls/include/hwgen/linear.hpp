@@ -49,8 +49,7 @@ struct LinearJob {
 /// Parameters of an output column.
 struct Column {
     Acc bias;
-    Mult mult;
-    Shift shift;
+    Scale scale;
 };
 
 constexpr unsigned COLUMN_BYTES = 8;
@@ -73,8 +72,8 @@ inline void load_columns(const Word<Config::LANES> &word, unsigned place, Column
         const unsigned half = 4 * i;
         const auto low = static_cast<std::uint16_t>(half_of<Config::LANES>(word, half));
         column.bias = static_cast<Acc>(half_of<Config::LANES>(word, half + 1)) * 65536 + low;
-        column.mult = Mult(static_cast<std::uint16_t>(half_of<Config::LANES>(word, half + 2)));
-        column.shift = Shift(half_of<Config::LANES>(word, half + 3));
+        column.scale.mult = Mult(static_cast<std::uint16_t>(half_of<Config::LANES>(word, half + 2)));
+        column.scale.shift = Shift(half_of<Config::LANES>(word, half + 3));
     }
 }
 
@@ -91,8 +90,8 @@ inline void load_tile(const Word<Config::LANES> &word, Act column[Config::LANES]
 
 /// What leaves the accumulators of one token and output tile `n`.
 template <class Config>
-inline void drain(const LinearJob &job, unsigned n, unsigned t, const Ticket &ticket, const Acc acc[Config::LANES],
-                  const Column columns[Config::LANES], Act act[][Config::LANES], Res residual[][Config::LANES],
+inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsigned t, const Acc acc[Config::LANES],
+                  const Column columns[Config::LANES], Res residual[][Config::LANES], Act act[][Config::LANES],
                   Res logits[][Config::LANES], Acc total[Config::LANES])
 {
 #pragma HLS INLINE
@@ -100,11 +99,10 @@ inline void drain(const LinearJob &job, unsigned n, unsigned t, const Ticket &ti
     for (unsigned c = 0; c < Config::LANES; ++c) {
 #pragma HLS UNROLL
         const bool used = n * Config::LANES + c < job.out_channels;
-        const auto wide = static_cast<Res>(requantize<16>(acc[c], columns[c].mult, columns[c].shift));
+        const auto wide = static_cast<Res>(requantize<16>(acc[c], columns[c].scale));
         const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide).to_int64();
-        const Mult mult = job.target == Target::ACT ? columns[c].mult : Mult(job.out.mult);
-        const Shift shift = job.target == Target::ACT ? columns[c].shift : Shift(job.out.shift);
-        const auto narrow = static_cast<Act>(used ? requantize<8>(f, mult, shift) : 0);
+        const Scale scale = job.target == Target::ACT ? columns[c].scale : scale_of(job.out);
+        const auto narrow = static_cast<Act>(used ? requantize<8>(f, scale) : 0);
         const std::int64_t part = job.target == Target::WEIGHED ? round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16) : wide;
         const unsigned row = job.target == Target::WEIGHED ? ticket.token : job.first_token + t;
         switch (job.target) {
@@ -198,7 +196,7 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
                         acc[t][c] = (k == 0 ? columns[n % 2][c].bias : acc[t][c]) + sum;
                     }
                     if (last) {
-                        drain<Config>(job, n, t, ticket, acc[t], columns[n % 2], act, residual, logits, total);
+                        drain<Config>(job, n, ticket, t, acc[t], columns[n % 2], residual, act, logits, total);
                     }
                 }
             }

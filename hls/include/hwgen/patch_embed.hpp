@@ -15,7 +15,7 @@ struct PatchEmbedConfig {
 
 /// input, `count` words of a frame -> act [word][token] from word `dst` on.
 template <class Config>
-void load_patches(const Word<Config::LANES> *input, unsigned count, unsigned dst, Act act[][Config::LANES])
+void load_patches(const Word<Config::LANES> *input, unsigned count, Act act[][Config::LANES], unsigned dst)
 {
 #pragma HLS INLINE off
     for (unsigned i = 0; i < count; ++i) {

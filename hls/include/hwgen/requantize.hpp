@@ -12,6 +12,19 @@ struct Factor {
     std::uint8_t shift;
 };
 
+/// The same with the types of the hardware, or computed at run time.
+struct Scale {
+    Mult mult;
+    Shift shift;
+};
+
+/// A constant factor as a scale.
+inline Scale scale_of(Factor factor)
+{
+#pragma HLS INLINE
+    return Scale{Mult(factor.mult), Shift(factor.shift)};
+}
+
 /// A number kept between the symmetric limits of BITS bits.
 template <int BITS>
 inline int saturate(std::int64_t x)
@@ -31,12 +44,12 @@ inline std::int64_t round_shift(std::int64_t x, unsigned shift)
 
 /// acc * mult / 2**shift, rounded half up, saturated to BITS bits.
 template <int BITS>
-inline int requantize(std::int64_t acc, Mult mult, Shift shift)
+inline int requantize(std::int64_t acc, const Scale &scale)
 {
 #pragma HLS INLINE
     const ap_int<36> narrow = acc;                                  // widest user: int32 accumulators and the norm's int20
-    const ap_int<52> product = narrow.to_int64() * mult.to_int64();
-    return saturate<BITS>(round_shift(product.to_int64(), shift.to_uint()));
+    const ap_int<52> product = narrow.to_int64() * scale.mult.to_int64();
+    return saturate<BITS>(round_shift(product.to_int64(), scale.shift.to_uint()));
 }
 
 }  // namespace hwgen

@@ -12,12 +12,6 @@ constexpr unsigned SCORE_FRAC = 8;
 constexpr std::int32_t ONE = 1 << 15;                ///< 1.0 of `exp2_q15`
 constexpr unsigned MAX_SHIFT = 47;
 
-/// Multiplier and shift computed at run time.
-struct Scale {
-    Mult mult;
-    Shift shift;
-};
-
 /// 255 * 2**(-distance / 256), unsigned 8 bits; distance >= 0.
 inline unsigned exp2_p8(unsigned distance)
 {
@@ -58,7 +52,7 @@ inline std::int32_t mantissa(std::int64_t x, int exponent)
 }
 
 /// (r * 2**-(frac + exponent)) * mult / 2**shift as one factor for `requantize`; r has 16 bits.
-inline Scale scale_factor(std::int64_t r, int frac_and_exponent, Factor factor)
+inline Scale scale_factor(std::int64_t r, Factor factor, int frac_and_exponent)
 {
 #pragma HLS INLINE
     const int shift = frac_and_exponent + static_cast<int>(factor.shift) - 16;
@@ -84,7 +78,7 @@ inline Scale softmax_factor(std::int64_t row_sum, Factor out)
 #pragma HLS INLINE
     int exponent = 0;
     const std::int64_t r = reciprocal(row_sum, exponent);
-    return scale_factor(r, 31 + exponent, out);
+    return scale_factor(r, out, 31 + exponent);
 }
 
 /// Softmax in one pass: running maximum and sum (unit 2**-15) of the logits seen so far.

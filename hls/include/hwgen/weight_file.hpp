@@ -60,9 +60,15 @@ inline bool read_file(const std::string &path, std::vector<unsigned char> &bytes
     return good;
 }
 
+/// What an accelerator was made for.
+struct WantedWeights {
+    std::uint32_t lanes;
+    std::uint64_t bytes;
+    std::uint32_t digest;
+};
+
 /// The image of a weight file -> `image`. Returns what is wrong with it, or an empty text.
-inline std::string read_weights(const std::string &path, std::uint32_t lanes, std::uint64_t image_bytes, std::uint32_t digest,
-                                std::vector<unsigned char> &image)
+inline std::string read_weights(const std::string &path, const WantedWeights &wanted, std::vector<unsigned char> &image)
 {
     std::vector<unsigned char> bytes;
     if (!read_file(path, bytes)) {
@@ -79,16 +85,16 @@ inline std::string read_weights(const std::string &path, std::uint32_t lanes, st
         return path + ": holds " + std::to_string(bytes.size() - WEIGHT_HEADER_BYTES) + " bytes of weights, its header says " +
                std::to_string(little_endian(&bytes[16], 8));
     }
-    if (little_endian(&bytes[12], 4) != lanes || bytes.size() - WEIGHT_HEADER_BYTES != image_bytes) {
+    if (little_endian(&bytes[12], 4) != wanted.lanes || bytes.size() - WEIGHT_HEADER_BYTES != wanted.bytes) {
         return path + ": holds " + std::to_string(bytes.size() - WEIGHT_HEADER_BYTES) + " bytes for " +
-               std::to_string(little_endian(&bytes[12], 4)) + " lanes, this accelerator needs " + std::to_string(image_bytes) + " for " +
-               std::to_string(lanes);
+               std::to_string(little_endian(&bytes[12], 4)) + " lanes, this accelerator needs " + std::to_string(wanted.bytes) + " for " +
+               std::to_string(wanted.lanes);
     }
     const std::uint32_t found = crc32(&bytes[WEIGHT_HEADER_BYTES], bytes.size() - WEIGHT_HEADER_BYTES);
     if (found != little_endian(&bytes[24], 4)) {
         return path + ": is damaged, its digest does not fit";
     }
-    if (found != digest) {
+    if (found != wanted.digest) {
         return path + ": holds the weights of another network or another compilation";
     }
     image.assign(bytes.begin() + static_cast<std::ptrdiff_t>(WEIGHT_HEADER_BYTES), bytes.end());
