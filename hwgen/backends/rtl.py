@@ -13,6 +13,7 @@ from ..tools import yosys
 from .rtlil import explicit_widths
 
 TOP = "hwgen_top"
+WAIVERS = "waivers.vlt"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "router_chain.sv")
 
 # Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator agree from
@@ -33,9 +34,13 @@ def to_verilog(component: wiring.Component, name: str) -> str:
 
 
 def files(config: EngineConfig) -> dict[str, str]:
-    """Every source file of the engine: {relative path: text}; ``rtl/filelist.f`` lists them for a tool, top module `TOP` last."""
+    """Every source file of the engine: {relative path: text}; ``rtl/filelist.f`` lists them for a tool, top module `TOP` last.
+
+    ``rtl/waivers.vlt``, for Verilator's lint, is not in the list.
+    """
     names = (*ARRAYS, "pe_array_packed.sv" if config.packed else "pe_array.sv")
     result = {f"rtl/{name}": (data_dir("rtl/sv") / name).read_text() for name in sorted(names)}
     result[f"rtl/{TOP}.sv"] = to_verilog(Top(config), TOP)
     result["rtl/filelist.f"] = "".join(f"{name.removeprefix('rtl/')}\n" for name in result)
+    result[f"rtl/{WAIVERS}"] = (data_dir("rtl/sv") / WAIVERS).read_text()
     return result
