@@ -21,13 +21,14 @@ LANES, QUERIES = 16, 4
 LIMITS = dict(max_tokens=64, head_words=5, max_experts=16, max_top_k=4, act_words=4096, residual_words=512, logit_words=64)
 
 
-def write_project(folder: Path, act: Act) -> Path:
-    """The HLS folder of the any-network engine for one activation function."""
+def write_project(folder: Path, act: Act, kernels: Path | None = None) -> Path:
+    """The HLS folder of the any-network engine for one activation function; ``kernels`` instead of hls/."""
+    kernels = kernels or data_dir("hls")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("include", "stub"):
         if not (folder / name).exists():
-            (folder / name).symlink_to(data_dir("hls") / name)
-    for path in (data_dir("hls") / "tests" / "any").iterdir():
+            (folder / name).symlink_to(kernels / name)
+    for path in (kernels / "tests" / "any").iterdir():
         (folder / path.name).write_text(path.read_text())
     sizes = dict(weight_words=1, input_words=1, output_words=1)
     (folder / "hwgen_top.cpp").write_text(render("hls/hwgen_top.cpp.j2", name="any", version="test", plan=sizes, fifo_words=64, burst=16))
@@ -37,9 +38,9 @@ def write_project(folder: Path, act: Act) -> Path:
     return folder
 
 
-def build(folder: Path, act: Act, extra=("-Werror",)) -> Path:
+def build(folder: Path, act: Act, extra=("-Werror",), kernels: Path | None = None) -> Path:
     """Compiles it; returns the executable."""
-    project = write_project(folder, act)
+    project = write_project(folder, act, kernels)
     return cxx.compile([project / name for name in ("hwgen_top.cpp", "main.cpp", "network.cpp")], project / "bin" / "csim",
                        csim.compiler_flags(project, list(extra)))
 

@@ -1,0 +1,50 @@
+"""Faults put into the kernels on purpose: (what, file, text, wrong text). Each must be seen by a comparison with the integer model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+import shutil
+
+from hwgen.paths import data_dir
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault; ``kernel``: only the kernels' unit tests provoke it, no network of the quantizer does."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    kernel: bool = False
+
+
+MUTATIONS = (
+    Mutation("rounding constant too small", "requantize.hpp", "(std::int64_t{1} << shift) >> 1;", "(std::int64_t{1} << shift) >> 2;"),
+    Mutation("wrong shift", "softmax.hpp", "whole + 8", "whole + 7"),
+    Mutation("missing saturation", "requantize.hpp", "x < -LIMIT ? -LIMIT", "x < -LIMIT - 1 ? -LIMIT - 1"),
+    Mutation("exponential table off by one", "softmax.hpp", "EXP_P8[distance & 255U]", "EXP_P8[(distance + 1) & 255U]"),
+    Mutation("GELU without interpolation", "gelu.hpp", "static_cast<int>(DELTA[index + 1])", "static_cast<int>(DELTA[index])"),
+    Mutation("swapped router scores", "router.hpp", "const unsigned expert = chosen[i];", "const unsigned expert = chosen[job.top_k - 1 - i];"),
+    Mutation("highest expert wins a tie", "router.hpp", "carry > best[i]", "carry >= best[i]", kernel=True),
+    Mutation("stale weight tile", "linear.hpp", "half = 1 - half;", "half = n % 2;"),
+    Mutation("stale column parameters", "linear.hpp", "acc[t], columns[n % 2]", "acc[t], columns[0]"),
+    Mutation("weights of an idle expert stay in the stream", "linear.hpp", "(job.in_channels, job.out_channels, LANES); ++i",
+             "(job.in_channels, job.out_channels, LANES) - 1; ++i"),
+    Mutation("row maximum starts at 0", "attention.hpp", "slot.maximum = -32767;", "slot.maximum = 0;", kernel=True),
+    Mutation("last key left out", "attention.hpp", "if (step < job.tokens) {", "if (step + 1 < job.tokens) {"),
+    Mutation("epsilon left out", "layer_norm.hpp", "total[t] * total[t] + job.eps", "total[t] * total[t] + 1", kernel=True),
+    Mutation("class token overwritten", "linear.hpp", ": job.first_token + t;\n        switch", ": t;\n        switch"),
+)
+
+
+def kernels(folder: Path, mutation: Mutation) -> Path:
+    """A copy of hls/ with the fault in it. Raises ValueError when the text to be changed is not there exactly once."""
+    shutil.copytree(data_dir("hls"), folder)
+    path = folder / "include" / "hwgen" / mutation.file
+    text = path.read_text()
+    if text.count(mutation.right) != 1:
+        raise ValueError(f"{mutation.file} holds {mutation.right!r} {text.count(mutation.right)} times")
+    path.write_text(text.replace(mutation.right, mutation.wrong))
+    return folder

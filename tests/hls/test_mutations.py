@@ -1,0 +1,56 @@
+"""Every fault of `mutations` is seen: by networks in C simulation, compared value by value, or by the kernels' unit tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import hls_networks
+from hls import mutations
+import qgraphs
+
+from hwgen.errors import ToolError
+from hwgen.ir import Act
+
+NETWORKS = (dict(seed=1, blocks="dm", experts=8, top_k=2, dim=32, tokens=9), dict(seed=2, blocks="m", experts=8, top_k=1, dim=24, tokens=6))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """(network, images) of each; images far larger than in calibration, so that values saturate."""
+    return [(qgraphs.random_qgraph(**options), 6 * qgraphs.random_images(qgraphs.random_model(**options), 2)) for options in NETWORKS]
+
+
+def seen_by_networks(kernels: Path, folder: Path, networks) -> bool:
+    executable = hls_networks.build(folder, Act.GELU, kernels=kernels)
+    for model, images in networks:
+        try:
+            done, tasks = hls_networks.run(executable, folder / "run", model, images)
+        except ToolError:                   # ends with an error of its own: an empty stream
+            return True
+        if hls_networks.differing(model, images, done, tasks)[1]:
+            return True
+    return False
+
+
+def seen_by_kernels(kernels: Path) -> bool:
+    """Whether tests/hls/test_kernels.py fails on these kernels."""
+    tests = Path(__file__).with_name("test_kernels.py")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)], capture_output=True, text=True,
+                          env=os.environ | {"HWGEN_TEST_KERNELS": str(kernels)}, cwd=tests.parent.parent.parent)
+    return done.returncode == 1 and "failed" in done.stdout
+
+
+def test_without_a_fault_nothing_differs(tmp_path, networks):
+    assert not seen_by_networks(hls_networks.data_dir("hls"), tmp_path, networks)
+
+
+@pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda m: m.name)
+def test_a_fault_is_seen(mutation, tmp_path, networks):
+    kernels = mutations.kernels(tmp_path / "kernels", mutation)
+    assert seen_by_kernels(kernels) if mutation.kernel else seen_by_networks(kernels, tmp_path / "project", networks)
