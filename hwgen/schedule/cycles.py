@@ -91,7 +91,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                         loader = vectors(params, loader)
                     loader = vectors(load_cycles >> instr.w4, max(loader, bank), 1 + instr.w4)
                 else:
-                    loader = max(loader, bank) + (to if instr.stat == Stat.K_COLUMNS else ti)
+                    loader = max(loader, bank) + 1 + (to if instr.stat == Stat.K_COLUMNS else ti)
                 hazard = done(instr.slack) if begin is None else 0.0
                 tile = max(feed, loader + LOAD_LATENCY, hazard)
                 wait_hazard += max(0.0, min(hazard, tile) - feed)
@@ -99,7 +99,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                 if begin is None:
                     begin = tile
                 feed = tile + length
-                banks.append(feed + retire - 16)
+                banks.append(feed + retire - 15)
         retired.append(feed + retire)
         result.append(Timing(round(begin), round(feed), round(wait_tile), round(wait_hazard)))
     return result
