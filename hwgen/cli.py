@@ -48,6 +48,14 @@ class Backend(str, Enum):
     BOTH = "both"
 
 
+class Precision(str, Enum):
+    """Bits of weights and activations."""
+
+    W8A8 = "w8a8"
+    W4A8 = "w4a8"
+    W4A8_EXPERTS = "w4a8-experts"
+
+
 class Method(str, Enum):
     """How an int8 range is taken from the calibration histogram."""
 
@@ -175,12 +183,16 @@ def compile_command(
                                                  "decides.")] = None,
     method: Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")] = Method.PERCENTILE,
     backend: Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")] = Backend.RTL,
+    precision: Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
+                                                 "weights, `w4a8-experts` the experts only.")] = Precision.W8A8,
+    batch: Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")] = 1,
     json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
     with Bars(err) as bars:
         acc = _api().compile(model, target=target, calib=calib, out=output, shapes=parse_shapes(shape), array=parse_array(array),
-                             method=method.value, backend=backend.value, progress=bars)
+                             method=method.value, backend=backend.value,
+                             precision=precision.value, batch=batch, progress=bars)
     data = acc.report()
     reporting.show(data, out, leave_out=("instructions",))
     if calib == "random":

@@ -167,7 +167,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         outputs=_dequantized(model, hardware), bit_exact=mismatches == 0, mismatches=mismatches,
         words=sum(golden[t][name].size for t in tasks for name in golden[t]), cycles_per_image=cycles / frames,
         utilization=macs * frames / (program.config.macs_per_cycle * cycles), simulated_macs_per_second=macs * frames / seconds,
-        simulated_cycles_per_second=cycles / seconds, latency_ms=cycles / frames / build.clock_mhz / 1000,
+        simulated_cycles_per_second=cycles / seconds, latency_ms=cycles * program.batch / frames / build.clock_mhz / 1000,
         frames=[row for sequence, done in runs for row in _frame_table(sequence, done)],
         per_instruction=_instruction_table(program, [done.events for _, done in runs]), waves=None if waves is None else Path(waves), **common)
 

@@ -97,8 +97,8 @@ module pe_array_packed #(
     if (load_en && !load_row)
       for (int unsigned c = 0; c < LC; c++) if (c == 0 || load_wide)
         for (int unsigned i = 0; i < TI; i++)
-          if (load_index[0] ^ c[0]) odd[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[c*TI + i];
-          else                      even[load_bank][i][$clog2(PAIRS)'(load_index >> 1)] = data[c*TI + i];
+          if (load_index[0] ^ c[0]) odd[load_bank][i][$clog2(PAIRS)'((32'(load_index) + c) >> 1)] = data[c*TI + i];
+          else                      even[load_bank][i][$clog2(PAIRS)'((32'(load_index) + c) >> 1)] = data[c*TI + i];
   end
   /* verilator lint_on BLKSEQ */
 endmodule

@@ -21,6 +21,7 @@ SQUARE = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, scor
                       max_top_k=2, axi_data_bits=64, fifo_beats=32)
 NARROW = replace(SQUARE, ti=16, to=8, banks=3)                  # Ti != To, one segment
 TALL = replace(SQUARE, ti=32, to=16, banks=2, activation="silu")  # two segments
+WIDE = replace(NARROW, load_columns=2, w4=True)                 # two columns a cycle, 4-bit weights
 THREE_QUARTERS = replace(SQUARE, ti=64, to=48)                  # windows of three groups of four
 
 
@@ -80,15 +81,18 @@ def _writer(axi_bits, word_bits, fifo_words, label):
 
 DESIGNS: tuple[BenchDesign, ...] = (
     _pe(SQUARE, "square"), _pe(NARROW, "narrow"), _pe(TALL, "tall"), _pe(NARROW, "packed_narrow"), _pe(TALL, "packed_tall"),
+    _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"),
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", TALL, harness.feed_lanes, "tall"),
     _array("drain_lanes", SQUARE, harness.drain_lanes, "square"), _array("drain_lanes", TALL, harness.drain_lanes, "tall"),
+    _array("drain_lanes", WIDE, harness.drain_lanes, "wide"),
     _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"),
     _memory(THREE_QUARTERS, 8, 16, 3, "four"),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
     BenchDesign("softmax_factor", "tb.coefficients", SoftmaxFactor),
     BenchDesign("loader_square", "tb.loader", lambda: Loader(SQUARE), (), SQUARE),
     BenchDesign("loader_narrow", "tb.loader", lambda: Loader(NARROW), (), NARROW),
+    BenchDesign("loader_wide", "tb.loader", lambda: Loader(WIDE), (), WIDE),
     BenchDesign("loader_three_quarters", "tb.loader", lambda: Loader(THREE_QUARTERS), (), THREE_QUARTERS),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"),
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"),

@@ -30,7 +30,7 @@ def random_columns(rng: random.Random, to: int) -> Columns:
 
 
 def plan_load(driver, c, cycle: int, bank: int, columns: Columns) -> int:
-    per_vector = c.ti // 8
+    per_vector = c.vector_bytes // 8
     for n in range(-(-c.to // per_vector)):
         words = [int(columns.bias[j]) & 0xFFFFFFFF | int(columns.mult[j]) << 32 | int(columns.shift[j]) << 48 | 0x2A9 << 54
                  for j in range(n * per_vector, min(c.to, (n + 1) * per_vector))]       # the bits above are not looked at

@@ -28,7 +28,7 @@ class Model:
         self.tiles, self.parameters, self.words = StreamChecker("tiles"), StreamChecker("parameters"), StreamChecker("stream words")
 
     def vector(self) -> list[int]:
-        values = [self.rng.randint(-127, 127) for _ in range(self.c.ti)]
+        values = [self.rng.randint(-127, 127) for _ in range(self.c.vector_bytes)]
         self.vectors.append(pack(values, 8))
         return values
 
@@ -51,7 +51,7 @@ class Model:
         size = {"op": Op.MATMUL, "stat": stat, "k_tiles": rng.randint(1, 3), "n_tiles": rng.randint(1, 3), "load_slack": rng.randint(0, 3)}
         match stat:
             case Stat.WEIGHTS:
-                instr = Instr(**size, column_params=rng.randint(0, 1))
+                instr = Instr(**size, column_params=rng.randint(0, 1), w4=rng.randint(0, 1) if c.w4 else 0)
                 self.expect_weights(instr, active)
             case Stat.K_COLUMNS | Stat.V_ROWS:
                 instr = Instr(**size, k_lo=rng.choice([0, rng.randrange(c.ti // 2)]),
@@ -68,7 +68,7 @@ class Model:
             if instr.src == Src.ACT:
                 values = self.vector()[:c.to]
             else:
-                data = pack([v for _ in range(2 if 2 * c.to > c.ti else 1) for v in self.vector()], 8)
+                data = pack([v for _ in range(2 if 2 * c.to > c.vector_bytes else 1) for v in self.vector()], 8)
                 values = unpack(data, 16, c.to)
             if active:
                 self.words.expect(tuple(values))
@@ -77,11 +77,15 @@ class Model:
         c = self.c
         for _ in range(instr.n_tiles):
             if instr.column_params:
-                data = tuple(pack(self.vector(), 8) for _ in range(-(-8 * c.to // c.ti)))
+                data = tuple(pack(self.vector(), 8) for _ in range(-(-8 * c.to // c.vector_bytes)))
                 if active:
                     self.parameters.expect(data)
             for _ in range(instr.k_tiles):
-                tile = np.array([self.vector() for _ in range(c.to)]).T
+                data = np.concatenate([self.vector() for _ in range(c.to // c.load_columns // (2 if instr.w4 else 1))])
+                if instr.w4:                                 # two weights in a byte, low nibble first
+                    nibbles = np.stack([data & 15, data >> 4 & 15], axis=1).ravel()
+                    data = np.where(nibbles > 7, nibbles - 16, nibbles)
+                tile = data.reshape(c.to, c.ti).T
                 if active:
                     self.tiles.expect((False, tile.tobytes()))
 
@@ -127,11 +131,12 @@ class Array:
         if sample(dut.load_en):
             if self.full == c.banks or sample(dut.load_bank) != self.bank:
                 raise BenchFailure(f"load of bank {sample(dut.load_bank)} while {self.full} of {c.banks} are full, next is {self.bank}")
-            index, data = sample(dut.load_index), np.frombuffer(sample(dut.load_data).to_bytes(c.ti, "little"), np.int8)
+            index, data = sample(dut.load_index), np.frombuffer(sample(dut.load_data).to_bytes(c.vector_bytes, "little"), np.int8)
             if self.rows:
                 self.tile[index] = data[:c.to]
             else:
-                self.tile[:, index] = data
+                for n in range(c.load_columns if sample(dut.load_wide) else 1):
+                    self.tile[:, index + n] = data[c.ti * n:c.ti * (n + 1)]
         if sample(dut.tile_ready):
             self.model.tiles.observe((self.rows, self.tile.tobytes()))
             self.full, self.bank = self.full + 1, (self.bank + 1) % c.banks
@@ -140,7 +145,7 @@ class Array:
             if self.parameters_full == NUM_PARAM_BANKS or (bank, index) != (self.parameter_bank, len(self.parameters)):
                 raise BenchFailure(f"parameter load {index} of bank {bank} while {self.parameters_full} banks are full")
             self.parameters.append(sample(dut.par_data))
-            if len(self.parameters) == -(-8 * c.to // c.ti):
+            if len(self.parameters) == -(-8 * c.to // c.vector_bytes):
                 self.model.parameters.observe(tuple(self.parameters))
                 self.parameters, self.parameters_full = [], self.parameters_full + 1
                 self.parameter_bank = (self.parameter_bank + 1) % NUM_PARAM_BANKS
@@ -173,7 +178,7 @@ async def loads_what_instructions_ask_for(dut, pattern):
             dut.instr_word.value, dut.instr_active.value = offered[0].encode(), int(offered[1])
         vector = bool(model.vectors) and not next(stalls[3])
         dut.vec_valid.value = int(vector)
-        dut.vec_data.value = model.vectors[0] if vector else rng.getrandbits(8 * c.ti)
+        dut.vec_data.value = model.vectors[0] if vector else rng.getrandbits(8 * c.vector_bytes)
         word_ready = not next(stalls[4])
         dut.word_ready.value = int(word_ready)
         await ReadOnly()

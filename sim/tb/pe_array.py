@@ -24,15 +24,17 @@ def tokens(rng: np.random.Generator, ti: int) -> np.ndarray:
     return rng.choice([-128, 127], ti) if rng.random() < 0.3 else rng.integers(-128, 128, ti)
 
 
-def plan_load(driver, c, cycle, bank, tile, by_row, order, pauses) -> int:
-    """Write ``tile`` [ti, to] into a bank from ``cycle`` on; returns the first cycle after it."""
+def plan_load(driver, c, cycle, bank, tile, by_row, wide, order, pauses) -> int:
+    """Write ``tile`` [ti, to] into a bank from ``cycle`` on, by ``wide`` several columns at a time; returns the first cycle after it."""
+    per_load = c.load_columns if wide else 1
     for n, index in enumerate(order):
         while next(pauses):
             driver.at(cycle, load_en=0, load_clear=0)
             cycle += 1
-        lanes = np.concatenate([tile[index], np.full(c.ti - c.to, JUNK)]) if by_row else tile[:, index]
-        driver.at(cycle, load_en=1, load_clear=int(n == 0), load_wide=1, load_row=int(by_row), load_bank=bank,
-                  load_index=int(index), load_data=pack(lanes, 8))
+        lanes = tile[index] if by_row else tile[:, index * per_load:(index + 1) * per_load].T.ravel()
+        lanes = np.concatenate([lanes, np.full(c.vector_bytes - len(lanes), JUNK)])
+        driver.at(cycle, load_en=1, load_clear=int(n == 0), load_wide=int(wide), load_row=int(by_row), load_bank=bank,
+                  load_index=int(index) * per_load, load_data=pack(lanes, 8))
         cycle += 1
     driver.at(cycle, load_en=0, load_clear=0)
     return cycle
@@ -48,8 +50,9 @@ async def stream_tiles(dut, pattern: str, num_tiles: int) -> None:
     for n in range(num_tiles):
         bank, by_row = n % c.banks, bool(rng.integers(2))
         tile = weights(rng, (c.ti, c.to))
-        order = rng.permutation(c.ti if by_row else c.to)
-        loaded = plan_load(driver, c, max(loaded, free[bank]), bank, tile, by_row, order, pauses)
+        wide = not by_row and bool(rng.integers(2))
+        order = rng.permutation(c.ti if by_row else c.to // c.load_columns if wide else c.to)
+        loaded = plan_load(driver, c, max(loaded, free[bank]), bank, tile, by_row, wide, order, pauses)
         streamed = max(streamed, loaded)
         for _ in range(int(rng.integers(1, 12))):
             a = tokens(rng, c.ti)
