@@ -1,4 +1,4 @@
-"""Generated engines: Verilator's lint has nothing to say, widths included; Icarus reads them; every waiver is scoped, needed and explained."""
+"""Generated engines: Verilator's lint has nothing to say, widths included; Icarus reads them; waivers are scoped and explained."""
 
 from dataclasses import replace
 from functools import cache
@@ -12,8 +12,8 @@ from hwgen.engine import EngineConfig
 from hwgen.errors import ToolError
 from hwgen.tools import icarus, verilator, yosys
 
-BASE = EngineConfig(ti=16, to=16, max_tokens=256, act_words=1024, kv_words=512, score_words=256, res_words=256, program_words=64, max_experts=8,
-                    max_top_k=2, axi_data_bits=128, fifo_beats=32)
+BASE = EngineConfig(ti=16, to=16, max_tokens=256, act_words=1024, kv_words=512, score_words=256, res_words=256, program_words=64,
+                    max_experts=8, max_top_k=2, axi_data_bits=128, fifo_beats=32)
 NO_ROUTER = dict(max_experts=0, max_top_k=0)
 ENGINES = {
     "16x16": BASE,

@@ -1,5 +1,6 @@
 """RTL backend: widths made explicit in RTLIL, one rule at a time and proved by SAT; which files an engine has."""
 
+import json
 from random import Random
 
 from hypothesis import given, strategies as st
@@ -9,10 +10,11 @@ from hwgen.backends import rtl, rtlil
 from hwgen.backends.rtlil import Cell, explicit, explicit_widths, format_signal, parse_signal, resized
 from hwgen.engine import EngineConfig
 from hwgen.errors import ToolError
+from hwgen.paths import data_dir
 from hwgen.tools import verilator, yosys
 
-SMALL = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, score_words=32, res_words=32, program_words=16, max_experts=0,
-                     max_top_k=0, axi_data_bits=64, fifo_beats=32)
+SMALL = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, score_words=32, res_words=32, program_words=16,
+                     max_experts=0, max_top_k=0, axi_data_bits=64, fifo_beats=32)
 UNARY = ("$not", "$neg", "$pos", "$logic_not", *sorted(rtlil.REDUCE))
 BINARY = (*sorted(rtlil.ARITHMETIC - set(UNARY)), *sorted(rtlil.COMPARE), "$logic_and", "$logic_or")
 SHIFTS = (*sorted(rtlil.LEFT), *sorted(rtlil.RIGHT))
@@ -33,7 +35,8 @@ def wire(name, width):
 def cell(kind, a, b, y, signed=0):
     """An operator on the wires a, b (0 bits: none) and y of these widths."""
     ports = {"A": wire("\\a", a), **({"B": wire("\\b", b)} if b else {}), "Y": wire("\\y", y)}
-    return Cell(kind, "$c", {f"{p}_SIGNED": signed for p in ports if p != "Y"} | {f"{p}_WIDTH": len(s) for p, s in ports.items()}, ports)
+    signs = {f"{p}_SIGNED": signed for p in ports if p != "Y"}
+    return Cell(kind, "$c", signs | {f"{p}_WIDTH": len(s) for p, s in ports.items()}, ports)
 
 
 # signals
@@ -77,7 +80,8 @@ def test_operands_of_arithmetic_get_the_width_of_the_result(kind):
 def test_compared_operands_get_the_wider_width(kind):
     found, (target, source) = explicit(cell(kind, 2, 3, 2))
     assert found.ports["A"] == (*wire("\\a", 2), "0") and found.ports["B"] == wire("\\b", 3)
-    assert len(found.ports["Y"]) == found.parameters["Y_WIDTH"] == 1 and target == wire("\\y", 2) and source == (*found.ports["Y"], "0")
+    assert len(found.ports["Y"]) == found.parameters["Y_WIDTH"] == 1
+    assert target == wire("\\y", 2) and source == (*found.ports["Y"], "0")
 
 
 def test_logic_not_of_several_bits_compares_with_zero():
@@ -95,14 +99,16 @@ def test_logic_of_several_bits_reduces_them_first():
 
 def test_shift_right_to_fewer_bits_is_wide_and_cut():
     found, (target, source) = explicit(cell("$sshr", 5, 2, 3, signed=1))
-    assert found.ports["A"] == wire("\\a", 5) and len(found.ports["Y"]) == 5 and target == wire("\\y", 3) and source == found.ports["Y"][:3]
+    assert found.ports["A"] == wire("\\a", 5) and len(found.ports["Y"]) == 5
+    assert target == wire("\\y", 3) and source == found.ports["Y"][:3]
     (left,) = explicit(cell("$shl", 5, 2, 3))
     assert left.ports["A"] == wire("\\a", 3) and left.ports["B"] == wire("\\b", 2)
     assert explicit(cell("$shift", 3, 2, 5))[0].type == "$shr"
 
 
 @pytest.mark.parametrize("wrong, message", (
-    (cell("$div", 2, 2, 2), "no rule for the widths of the cell type \\$div"), (cell("$shift", 2, 2, 2, signed=1), "of a signed \\$shift")))
+    (cell("$div", 2, 2, 2), "no rule for the widths of the cell type \\$div"),
+    (cell("$shift", 2, 2, 2, signed=1), "of a signed \\$shift")))
 def test_cells_without_a_rule_are_refused(wrong, message):
     with pytest.raises(ToolError, match=message):
         explicit(wrong)
@@ -118,7 +124,8 @@ def test_unknown_text_is_refused(line, message):
 
 
 def test_the_rest_of_the_text_stays():
-    text = "module \\m\n  wire width 4 signed input 1 \\i\n  memory width 4 size 2 \\x\n  cell \\m $c\n    connect \\i 4'0000\n  end\nend\n"
+    text = "module \\m\n  wire width 4 signed input 1 \\i\n  memory width 4 size 2 \\x\n" \
+           "  cell \\m $c\n    connect \\i 4'0000\n  end\nend\n"
     assert explicit_widths(text) == text.replace("signed ", "")
 
 
@@ -130,7 +137,7 @@ def random_module(seed: int) -> str:
     ports, cells = [], []
     for number, kind in enumerate((*UNARY, *BINARY, *SHIFTS) * 3):
         names = "A" if kind in UNARY else "AB"
-        sign = int(kind != "$shift" and random.random() < 0.6)          # of both operands alike, of a shift's A only: Yosys wants it so
+        sign = int(kind != "$shift" and random.random() < 0.6)          # the same for both operands, of a shift for A only
         signed = {p: sign if p == "A" or kind not in SHIFTS else 0 for p in names}
         widths = {p: random.randint(1, 5) for p in (*names, "Y")}
         if kind in SHIFTS:
@@ -187,3 +194,23 @@ def test_files_of_an_engine():
     assert listed[-1] == "hwgen_top.sv" and "pe_array.sv" in listed and "pe_array_packed.sv" not in listed
     assert {f"rtl/{name}" for name in listed} | {"rtl/filelist.f", "rtl/waivers.vlt"} == set(files)
     assert files == rtl.files(SMALL)
+
+
+def test_yosys_reads_a_whole_engine():
+    """No port of the wrong width, no wire with two drivers or none, no loop."""
+    installed(yosys.find)
+    files = rtl.files(SMALL)
+    sources = " ".join(f"rtl/{name}" for name in files["rtl/filelist.f"].split())
+    yosys.script((f"read_verilog -sv {sources}", "hierarchy -check -top hwgen_top", "proc", "check -assert"), files, ())
+
+
+@pytest.mark.parametrize("module, sizes, dsp", (("drain_lanes", {"VB": 8, "TO": 2}, 2 * 5), ("feed_lanes", {"TI": 2}, 2 * 1)))
+def test_products_of_a_lane_take_as_few_dsp_slices_as_they_can(module, sizes, dsp):
+    """Drain: requantize (32 bits, two slices), interpolate, scale, square; feed: normalise."""
+    installed(yosys.find)
+    sets = " ".join(f"-set {name} {value}" for name, value in sizes.items())
+    outputs, _ = yosys.script((f"read_verilog -sv {module}.sv", f"chparam {sets} {module}",
+                               f"synth_xilinx -family xcup -flatten -top {module} -run begin:map_memory",
+                               "tee -q -o stat.json stat -json"),
+                              {f"{module}.sv": (data_dir("rtl/sv") / f"{module}.sv").read_text()}, ("stat.json",))
+    assert json.loads(outputs["stat.json"])["design"]["num_cells_by_type"]["DSP48E2"] == dsp

@@ -16,9 +16,11 @@ TOP = "hwgen_top"
 WAIVERS = "waivers.vlt"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "router_chain.sv")
 
-# Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator agree from
-# time 0 on. `wreduce` drops carry bits nobody reads. Attributes (source places) are dropped: the text must not depend on where the project lies.
-LOWER = ("read_rtlil design.il", "proc", "pmuxtree", "opt_clean -purge", "memory_collect", "wreduce", "opt_clean -purge", "write_rtlil lower.il")
+# Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator
+# agree from time 0 on. `wreduce` drops carry bits nobody reads. Attributes (source places) are dropped: the text must not depend on
+# where the project lies.
+LOWER = ("read_rtlil design.il", "proc", "pmuxtree", "opt_clean -purge", "memory_collect", "wreduce", "opt_clean -purge",
+         "write_rtlil lower.il")
 WRITE = ("read_rtlil lower.il", "write_verilog -norename -noattr -sv design.sv")
 
 

@@ -25,12 +25,14 @@ LOGIC = frozenset({"$logic_not", "$logic_and", "$logic_or"})
 REDUCE = frozenset({"$reduce_and", "$reduce_or", "$reduce_xor", "$reduce_xnor", "$reduce_bool"})
 LEFT = frozenset({"$shl", "$sshl"})
 RIGHT = frozenset({"$shr", "$sshr", "$shift"})
-AS_THEY_ARE = frozenset({"$mux", "$bmux", "$dff", "$dffe", "$sdff", "$sdffe", "$sdffce", "$mem_v2"})   # equal widths by definition
+# widths are equal by definition
+AS_THEY_ARE = frozenset({"$mux", "$bmux", "$dff", "$dffe", "$sdff", "$sdffe", "$sdffce", "$mem_v2"})
 
 _WIRE = re.compile(r"  wire (.*?)([\\$]\S+)\n")
 _CELL = re.compile(r"  cell (\S+) (\S+)\n")
 _FIELD = re.compile(r"    (parameter|connect) (\\\S+) (.*)\n")
-_TOKEN = re.compile(r"\s*(?:(?P<open>\{)|(?P<close>\})|(?P<const>\d+'[01xz-]*)|(?P<slice>\[\d+(?::\d+)?\])|(?P<int>-?\d+)|(?P<wire>[\\$]\S+))")
+_TOKEN = re.compile(r"\s*(?:(?P<open>\{)|(?P<close>\})|(?P<const>\d+'[01xz-]*)|(?P<slice>\[\d+(?::\d+)?\])|(?P<int>-?\d+)"
+                    r"|(?P<wire>[\\$]\S+))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ def _cell(kind: str, name: str, lines: list[str], wires: dict[str, int]) -> Cell
 
 
 def _lines(cells: tuple[Cell | tuple[Signal, Signal], ...]) -> Iterator[str]:
-    """RTLIL of cells and of connections (target, source); wires named after a cell (`_inner`) are declared before they are used."""
+    """RTLIL of cells and of connections (target, source); wires named after a cell (`_inner`) are declared before their use."""
     declared = set()
     for item in cells:
         for signal in item.ports.values() if isinstance(item, Cell) else item:
@@ -201,7 +203,7 @@ def explicit(cell: Cell) -> tuple[Cell | tuple[Signal, Signal], ...]:
         return _with_result(cell, 1)
     if kind == "$logic_not" and width["A"] > 1:
         zero = dict(cell.parameters, A_SIGNED=0, B_SIGNED=0)
-        return explicit(replace(cell, type="$eq", parameters=zero).with_port("B", ("0",) * width["A"]).with_port("Y", cell.ports["Y"]))
+        return explicit(replace(cell, type="$eq", parameters=zero).with_port("B", ("0",) * width["A"]))
     if kind in LOGIC:
         reduced: list[Cell | tuple[Signal, Signal]] = []
         for port in ports:
