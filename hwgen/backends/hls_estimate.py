@@ -19,7 +19,9 @@ ROUTER_II = 4                 # the running sum of the softmax: a multiplication
 WIDE = 2                      # DSP slices of a 32 x 16-bit or 16 x 16-bit-square product
 BRAM36_BYTES = 4608
 LUT_PER_MAC, FF_PER_MAC = 25, 30          # adder trees and operand registers of one multiplier
+LUT_PER_PRODUCT = 70                      # an 8 x 8-bit multiplier without DSP: those of the attention unit
 LUT_PER_LANE, FF_PER_LANE = 900, 1100     # requantizer, activation, saturation, byte selection
+FULL = 0.8                                # of LUTs and flip-flops, place and route needs the rest
 LUT_BASE, FF_BASE = 12_000, 16_000        # control, AXI masters, table of steps
 LANES, QUERIES = (64, 32, 16, 8), (16, 8, 4, 2)
 
@@ -89,14 +91,15 @@ def frame_cycles(plan: Plan, bytes_per_cycle: float, task: int = 0) -> int:
 def resources(plan: Plan) -> HlsResources:
     """Estimated resources of the whole engine."""
     lanes, queries = plan.lanes, plan.queries
-    macs = lanes * lanes + 2 * queries * lanes
+    attention = 2 * queries * lanes
+    macs = lanes * lanes + attention
     per_lane = 3 * WIDE + 1 + 2 * WIDE                        # linear: two requantizers, score; interpolation; norm: square, requantizer
-    dsp = macs + lanes * (per_lane + WIDE) + queries * WIDE + 40           # attention's division per lane; router, rsqrt, reciprocal
+    dsp = lanes * lanes + lanes * (per_lane + WIDE) + queries * WIDE + 40           # attention's division per lane; router, rsqrt, reciprocal
     arrays = [(plan.act_words, lanes, 1), (plan.residual_words, lanes, 2), (plan.logit_words, lanes, 2), (plan.max_tokens, lanes, 4),
               (plan.head_words * plan.max_tokens, 2 * lanes, 1), (plan.max_tokens, queries, 2), (plan.max_tokens * plan.max_experts, 1, 4),
               (128 * 1024 // lanes, lanes // 8, 8)]
     bram = sum(_bram(words, width) * banks for words, banks, width in arrays)
-    return HlsResources(LUT_BASE + macs * LUT_PER_MAC + lanes * LUT_PER_LANE, FF_BASE + macs * FF_PER_MAC + lanes * FF_PER_LANE, dsp,
+    return HlsResources(LUT_BASE + macs * LUT_PER_MAC + attention * LUT_PER_PRODUCT + lanes * LUT_PER_LANE, FF_BASE + macs * FF_PER_MAC + lanes * FF_PER_LANE, dsp,
                         round(bram))
 
 
@@ -117,7 +120,7 @@ def choose(model: QModel, board: Board) -> Plan:
             candidate = make_plan(model, lanes, queries)
             used = resources(candidate)
             over = [(name, getattr(used, name), getattr(board, name)) for name in ("lut", "ff", "dsp", "bram36")
-                    if getattr(used, name) > getattr(board, name)]
+                    if getattr(used, name) > getattr(board, name) * (FULL if name in ("lut", "ff") else 1)]
             if over:
                 name, needed, there = over[-1]
                 refusal = CapacityError(f"the HLS engine with {lanes} lanes needs {needed:,} {name}, {board.name} has {there:,}",

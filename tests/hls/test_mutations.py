@@ -1,4 +1,4 @@
-"""Every fault of `mutations` is seen: by networks in C simulation, compared value by value, or by the kernels' unit tests."""
+"""Every fault of `hls_mutations` is seen: by networks in C simulation, compared value by value, or by the kernels' unit tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+import hls_mutations as mutations
 import hls_networks
-from hls import mutations
 import qgraphs
 
 from hwgen.errors import ToolError

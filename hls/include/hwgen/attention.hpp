@@ -6,7 +6,8 @@
 //
 // Softmax needs the row maximum before the first exponential. Hence each slot works on two queries: while the scores of the new
 // one are written, the scores of the one before are read from the same place, turned into un-normalised 8-bit probabilities and
-// multiplied with the values. The one division of a row comes last, when its P * V is complete.
+// multiplied with the values. The one division of a row comes last, when its P * V is complete. The 8-bit products are made of LUTs:
+// the linear unit needs the DSP slices.
 #ifndef HWGEN_ATTENTION_HPP
 #define HWGEN_ATTENTION_HPP
 
@@ -132,12 +133,16 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
                     }
                     for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-                        weighted[j][w][lane] += static_cast<Acc>(probability[j]) * values[w][step][lane];
+                        const Acc product = static_cast<Acc>(probability[j]) * values[w][step][lane];
+#pragma HLS BIND_OP variable = product op = mul impl = fabric
+                        weighted[j][w][lane] += product;
                     }
                     Acc part = 0;
                     for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-                        part += static_cast<Acc>(query[j][w][lane]) * keys[w][step][lane];
+                        const Acc product = static_cast<Acc>(query[j][w][lane]) * keys[w][step][lane];
+#pragma HLS BIND_OP variable = product op = mul impl = fabric
+                        part += product;
                     }
                     score[j] += part;
                     if (w + 1 == words) {

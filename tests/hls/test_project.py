@@ -1,0 +1,275 @@
+"""The HLS project of the bundled example, as a user meets it: compiled, run, broken on purpose, misused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+from pathlib import Path
+import re
+import shlex
+import shutil
+import subprocess
+import zlib
+
+import numpy as np
+import pytest
+
+import qgraphs
+
+from hwgen import api, cli, csim, difference, numerics
+from hwgen.backends import hls, hls_estimate, hls_plan
+from hwgen.board import load_board
+from hwgen.errors import CapacityError, InputError, ToolError
+from hwgen.golden import integer_model
+from hwgen.paths import data_dir
+from hwgen.tools import cxx
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "m3vit_digits"
+
+
+@pytest.fixture(scope="module")
+def acc(tmp_path_factory) -> api.Accelerator:
+    """The example, HLS only."""
+    return api.compile(EXAMPLE / "model.onnx", calib=EXAMPLE / "calib.npz", out=tmp_path_factory.mktemp("example") / "build", backend="hls")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    with np.load(EXAMPLE / "test.npz") as arrays:
+        return arrays["x"]
+
+
+@pytest.fixture
+def project(acc, tmp_path) -> Path:
+    """A copy of its hls/ to work in, compiled."""
+    csim.build_bench(acc.build.path / "hls")
+    return Path(shutil.copytree(acc.build.path / "hls", tmp_path / "hls"))
+
+
+def bench(project: Path, **options) -> subprocess.CompletedProcess:
+    """Runs the compiled bench on its own frames."""
+    [executable] = project.glob("csim/bin-*/csim")
+    words = dict(weights=project / "weights.bin", input=project / "csim" / "input.bin", output=project / "output.bin", frames=4, tasks="0,1",
+                 expect=project / "csim" / "expected.bin") | options
+    return subprocess.run([executable, *(str(w) for key, value in words.items() for w in (f"--{key}", value))], capture_output=True, text=True)
+
+
+# ---------------------------------------------------------------- the same words
+
+def test_every_test_image_and_both_tasks(acc, images):
+    result = acc.simulate({"x": images}, engine="csim")
+    assert (result.bit_exact, result.mismatches, result.words, result.images) == (True, 0, len(images) * 12, len(images))
+    with np.load(EXAMPLE / "test.npz") as labels:
+        assert (result.outputs["digit"].argmax(1) == labels["digit"]).mean() > 0.97
+
+
+def test_every_intermediate_value(acc, images):
+    model = acc.build.model
+    run = csim.simulate(acc.build.path, model, acc.report(), images[:3], [1, 0], lambda *_: None, trace=True)
+    for frame, trace in enumerate(run.traces):
+        task = (1, 0)[frame % 2]
+        wanted = integer_model.trace(model.tasks[task], images[frame // 2][None], detail=True)
+        assert {node.output for node in model.tasks[task].nodes} <= trace.keys()
+        assert [name for name, value in trace.items() if not np.array_equal(value, wanted[name][0])] == []
+
+
+def test_a_generated_network_of_odd_sizes_without_a_warning(tmp_path):
+    """Tasks of different depth, heads that cross words; names that are no identifiers; -Werror."""
+    one, two = (qgraphs.random_qgraph(seed, blocks=blocks, dim=36, heads=3, tokens=11, classes=(5,), patch=1, channels=3, hidden=20)
+                for seed, blocks in ((4, "dm"), (5, "d")))
+    model = type(one)((one.tasks[0], two.tasks[0]), "random")
+    images = qgraphs.random_images(qgraphs.random_model(4, tokens=11, patch=1, channels=3), 2)
+    plan = hls_plan.plan(model, 16, 4)
+    for name, content in hls.files(plan, model, "odd", load_board("zcu102"), images).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    csim.build_bench(tmp_path / "hls", ["-Werror"])
+    assert bench(tmp_path / "hls").returncode == 0
+    assert "values::block0Zdq" in (tmp_path / "hls" / "hwgen_program.hpp").read_text()
+
+
+# ---------------------------------------------------------------- what is emitted
+
+def test_the_emitted_code_is_short_and_repeats_nothing(acc):
+    project = acc.build.path / "hls"
+    emitted = [*project.glob("*.?pp"), project / "csim" / "main.cpp", project / "driver" / "host.cpp"]
+    assert sum(len(path.read_text().splitlines()) for path in emitted) < 1000
+    assert all(len(line) <= 160 for path in emitted for line in path.read_text().splitlines())
+    program = (project / "hwgen_program.hpp").read_text()
+    rows = [" ".join(row.split()) for row in re.split(r"^ +// .*$", program[program.index("PROGRAM[]"):], flags=re.M)[1:]]
+    assert len(rows) == len(set(rows)) == len(hls_plan.plan(acc.build.model, acc.report()["hls"]["lanes"]).steps)
+    assert all(f"{node.name}:" in program for node in acc.build.model.tasks[0].nodes)
+
+
+def test_synthesizable_code_has_nothing_dynamic():
+    """No memory from the heap, no standard containers, no virtual calls, no recursion (weight_file.hpp is for hosts only)."""
+    forbidden = r"\bnew\b|\bdelete\b|malloc|\bfree\(|virtual|std::(vector|string|map|queue|function|unique_ptr|array|list)|throw|dynamic_cast"
+    for path in sorted((data_dir("hls") / "include" / "hwgen").glob("*.hpp")):
+        if path.name == "weight_file.hpp":
+            continue
+        text = re.sub(r"//.*", "", path.read_text())
+        assert re.findall(forbidden, text) == [], path.name
+        for name, body in re.findall(r"^(?:inline |constexpr )?(?:void|Step|Scale|[\w:]+) (\w+)\([^;{]*\)\n\{\n(.*?)^\}", text, flags=re.M | re.S):
+            assert not re.search(rf"(?<![\w:.>]){name}(<Config>)?\(", body), f"{path.name}: {name} calls itself"
+        assert "#pragma HLS" in text or path.name in ("types.hpp",)
+
+
+def test_tcl_scripts_are_complete(acc):
+    for path in (acc.build.path / "hls" / "scripts").glob("*.tcl"):
+        text = path.read_text()
+        assert all(text.count(a) == text.count(b) for a, b in ("{}", "[]", "()"))
+        assert "xczu7ev-ffvc1156-2-e" in text and "{{" not in text.replace("{{}", "")
+        if tclsh := shutil.which("tclsh"):
+            check = f"set f [open {{{path}}}]; puts [info complete [read $f]]"
+            assert subprocess.run([tclsh], input=check, capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_the_commands_of_the_readme_work(project):
+    text = (project / "README.md").read_text().replace("\\\n", " ")
+    compile_csim, run_csim, compile_host = (shlex.split(line) for line in text.splitlines()
+                                            if line.startswith(("    g++", "    csim/csim")))
+    subprocess.run([cxx.find(), *compile_csim[1:]], cwd=project, check=True)
+    assert json.loads(subprocess.run(run_csim, cwd=project, check=True, capture_output=True, text=True).stdout.splitlines()[-1])["frames"] == 4
+    subprocess.run([cxx.find(), *compile_host[1:], "-Wall", "-Wextra", "-Werror", "-Wconversion"], cwd=project, check=True)
+    (project / "weights.bin").write_bytes((project / "weights.bin").read_bytes()[:-1])
+    done = subprocess.run(["./host", *run_csim[1:7], "--frames", "4", "--tasks", "0,1"], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 2 and "bytes of weights, its header says" in done.stderr
+
+
+def test_other_type_headers_are_used_when_named(acc, tmp_path, monkeypatch):
+    """HWGEN_AP_TYPES: those headers come first; without hls_stream.h in them the project's own serves."""
+    (tmp_path / "ap_int.h").write_text((data_dir("hls") / "stub" / "ap_int.h").read_text() + "\n#define HWGEN_OTHER_TYPES 1\n")
+    (tmp_path / "t.cpp").write_text('#include "hwgen/types.hpp"\n#ifndef HWGEN_OTHER_TYPES\n#error "not these"\n#endif\nint main() {}\n')
+    monkeypatch.setenv("HWGEN_AP_TYPES", str(tmp_path))
+    cxx.compile([tmp_path / "t.cpp"], tmp_path / "t", csim.compiler_flags(acc.build.path / "hls"))
+    monkeypatch.setenv("HWGEN_AP_TYPES", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="there is no ap_int.h"):
+        csim.compiler_flags(acc.build.path / "hls")
+
+
+# ---------------------------------------------------------------- where they part
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> api.Accelerator:
+    return api.compile(EXAMPLE / "model.onnx", calib=EXAMPLE / "calib.npz",
+                       out=tmp_path_factory.mktemp("both") / "build", backend="both", array=(8, 8))
+
+
+def test_verify_trace_on_the_command_line(both, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(both.build.path), "--images", "1", "--trace", "--json", str(tmp_path / "v.json")])
+    assert stop.value.code in (0, None), capsys.readouterr().err
+    data = json.loads((tmp_path / "v.json").read_text())
+    assert data["differences"] == [] and [run["level"] for run in data["runs"]] == ["rtl"] * 3 + ["csim"]
+    assert "every traced value equals the integer model's" in capsys.readouterr().out
+
+
+def test_a_broken_integer_model_is_found(both, images, monkeypatch):
+    """Both levels leave it: the C simulation at the value, the RTL at its outputs."""
+    exact = numerics.EXP_P8.copy()
+    monkeypatch.setattr(numerics, "EXP_P8", np.roll(exact, 40))
+    found = both.first_differences({"x": images[:1]})
+    assert {(d.level, d.task) for d in found} == {("csim", 0), ("csim", 1), ("rtl", 0), ("rtl", 1)}
+    assert all("attention" in d.node for d in found if d.level == "csim")
+    assert {d.value for d in found if d.level == "rtl"} == {node.output for g in both.build.model.tasks for node in g.nodes[-1:]}
+
+
+def test_broken_rtl_and_broken_csim_are_found(both, images):
+    """After the tests above: the build stays broken."""
+    faults = (("rtl/drain_lanes.sv", "32'sd0 : r4[j]) <<< 5)", "32'sd0 : r4[j]) <<< 4)"),
+              ("hls/include/hwgen/gelu.hpp", "x > 0 ? x : 0", "x > 1000 ? x : 0"))
+    for name, right, wrong in faults:
+        text = (both.build.path / name).read_text()
+        assert text.count(right) == 1
+        (both.build.path / name).write_text(text.replace(right, wrong))
+    found = both.first_differences({"x": images[:1]})
+    assert {(d.level, d.task) for d in found} == {("csim", 0), ("csim", 1), ("rtl", 0), ("rtl", 1)}
+    first = next(node for node in both.build.model.tasks[0].nodes if getattr(node, "act", None))
+    seen = next(d for d in found if (d.level, d.task) == ("csim", 0))
+    assert (seen.node, seen.value) == (first.name, first.output) and seen.found != seen.expected
+    assert f"node {first.name!r}" in str(seen) and f"first at {list(seen.index)}" in str(seen) and str(seen).count("\n") >= 5
+    assert seen.to_dict()["count"] == seen.count > 0
+
+
+def test_the_first_difference_is_the_first():
+    model = qgraphs.random_qgraph(3)
+    graph = model.tasks[0]
+    wanted = {n: v[0] for n, v in integer_model.trace(graph, qgraphs.random_images(qgraphs.random_model(3), 1), detail=True).items()}
+    found = {name: value.copy() for name, value in wanted.items()}
+    assert difference.compare(graph, wanted, found, level="csim", task=0, image=0) is None
+    found["block1.moe.logits" if "block1.moe.logits" in found else "block1.out.logits"][2, 1] += 1
+    found[graph.nodes[-1].output][3] += 1
+    assert difference.compare(graph, wanted, found, level="csim", task=0, image=0).value.endswith(".logits")
+    found["block0.k"][4, 30:32] -= 5
+    seen = difference.compare(graph, wanted, found, level="csim", task=0, image=7)
+    assert (seen.value, seen.index, seen.count, seen.image) == ("block0.k", (4, 30), 2, 7)
+    assert seen.near[0][0] == (4, 27) and len(seen.near) == 5 and seen.expected - seen.found == 5
+
+
+# ---------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize("change, message", [
+    (lambda b: b[:-32], "bytes of weights, its header says"), (lambda b: b + b"x", "bytes of weights, its header says"),
+    (lambda b: b[:-1] + bytes([b[-1] ^ 1]), "is damaged, its digest does not fit"), (lambda b: b[:20], "is no weight file of hwgen"),
+    (lambda b: b"HWGENRTL" + b[8:], "is no weight file of hwgen"), (lambda b: b[:8] + b"\x09" + b[9:], "has version 9"),
+    (lambda b: b[:12] + b"\x10" + b[13:], "for 16 lanes, this accelerator needs")])
+def test_a_wrong_weight_file(project, change, message):
+    path = project / "weights.bin"
+    path.write_bytes(change(path.read_bytes()))
+    done = bench(project)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and message in done.stderr and str(path) in done.stderr
+
+
+def test_the_weights_of_another_compilation(project):
+    path = project / "weights.bin"
+    header = list(hls_plan.HEADER.unpack(path.read_bytes()[:64]))
+    image = path.read_bytes()[64:-1] + b"\x7f"
+    path.write_bytes(hls_plan.HEADER.pack(*header[:4], zlib.crc32(image)) + image)
+    done = bench(project)
+    assert done.returncode == 2 and "of another network or another compilation" in done.stderr
+
+
+@pytest.mark.parametrize("options, message, code", [
+    (dict(frames=5), "5 frames need", 2), (dict(tasks="0,2"), "there is no task 2", 2), (dict(tasks="0,x"), "is no list of numbers", 2),
+    (dict(weights="/nowhere"), "/nowhere: cannot be read", 2), (dict(tasks="1,0"), "error: output word 0 is", 1),
+    (dict(output="/nowhere/o"), "/nowhere/o: cannot be written", 2), (dict(expect="/nowhere"), "does not hold", 2)])
+def test_bad_options_of_the_bench(project, options, message, code):
+    done = bench(project, **options)
+    assert done.returncode == code and message in done.stderr
+
+
+def test_without_a_compiler(acc, images, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ToolError, match="no C\\+\\+ compiler found") as error:
+        acc.simulate({"x": images[:1]}, engine="csim")
+    assert error.value.exit_code == 3 and "apt-get install g++" in error.value.hint
+
+
+def test_engines_a_build_does_not_have(acc, images, tmp_path):
+    with pytest.raises(InputError, match="the build holds no RTL"):
+        acc.simulate({"x": images[:1]})
+    bare = api.Accelerator(replace(acc.build, report={}))
+    with pytest.raises(InputError, match="the build holds no HLS project"):
+        bare.simulate({"x": images[:1]}, engine="csim")
+    assert (acc.levels, bare.levels) == (("csim",), ())
+    with pytest.raises(InputError, match="there is no backend 'vhdl'"):
+        api.compile(EXAMPLE / "model.onnx", calib=EXAMPLE / "calib.npz", out=tmp_path / "x", backend="vhdl")
+
+
+def test_too_large_for_the_board(tmp_path):
+    board = tmp_path / "small.yaml"
+    text = (data_dir("boards") / "kv260.yaml").read_text()
+    board.write_text(re.sub(r"(?m)^bram36: \d+", "bram36: 20", text))
+    with pytest.raises(CapacityError, match=r"the HLS engine with 8 lanes needs \d+ bram36, \w+ has 20"):
+        hls_estimate.choose(qgraphs.random_qgraph(1), load_board(str(board)))
+    with pytest.raises(CapacityError, match="Vitis HLS has no devices of the family ecp5"):
+        hls_estimate.choose(qgraphs.random_qgraph(1), load_board("ulx3s-85f"))
+
+
+def test_the_estimate_grows_with_the_work():
+    small, large = (hls_plan.plan(qgraphs.random_qgraph(1, hidden=hidden, blocks="dm"), 16, 4) for hidden in (32, 128))
+    assert hls_estimate.frame_cycles(small, 64) < hls_estimate.frame_cycles(large, 64)
+    assert hls_estimate.frame_cycles(large, 0.01) == round(len(large.image) / 0.01)
+    assert hls_estimate.resources(hls_plan.plan(qgraphs.random_qgraph(1), 32, 4)).dsp > 2 * hls_estimate.resources(small).dsp

@@ -1,0 +1,53 @@
+"""Random small networks through both backends; bench/random_graphs.py does the same for hundreds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import sys
+
+import numpy as np
+import pytest
+
+import hls_networks
+import native_builds
+
+from hwgen.ir import Act
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+import random_graphs
+
+SEEDS = range(1000, 1012)
+
+
+@pytest.fixture(scope="module")
+def executable(tmp_path_factory):
+    return hls_networks.build(tmp_path_factory.mktemp("any"), Act.SILU)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_csim_equals_the_integer_model_in_every_value(executable, seed, tmp_path):
+    model, images, _ = random_graphs.network(seed, Act.SILU)
+    done, tasks = hls_networks.run(executable, tmp_path, model, images)
+    count, wrong = hls_networks.differing(model, images, done, tasks)
+    assert wrong == [] and count >= len(tasks) * 10
+
+
+def test_both_backends(executable, tmp_path):
+    """Two of them in the RTL as well: the same output words."""
+    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, dict(max_experts=8, max_top_k=3, activation="silu"))
+    compared = 0
+    for seed in SEEDS:
+        model, images, _ = random_graphs.network(seed, Act.SILU)
+        try:
+            program = engine.program(model)
+        except ValueError:              # too large for an 8x8 engine with these memories
+            continue
+        images, tasks = images[:1], list(range(len(model.tasks)))
+        result = engine.run(program, model, np.repeat(images, len(tasks), axis=0), tasks, native_builds.STALLED)
+        done, _ = hls_networks.run(executable, tmp_path / "csim", model, images)
+        for hardware, software in zip(result.outputs, done.outputs, strict=True):
+            assert hardware.keys() == software.keys() and all(np.array_equal(hardware[name], software[name]) for name in hardware)
+        compared += 1
+        if compared == 2:
+            break
+    assert compared == 2
