@@ -125,6 +125,18 @@ def test_tcl_scripts_are_complete(acc):
             assert subprocess.run([tclsh], input=check, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
+@pytest.mark.parametrize("source", ["hwgen_top.cpp", "csim/main.cpp", "driver/host.cpp"])
+def test_clang_tidy_where_it_is_installed(acc, source):
+    """Without clang-tidy only that the file is there: the compiler's warnings are errors in the other tests."""
+    project = acc.build.path / "hls"
+    assert (project / source).is_file()
+    if tidy := shutil.which("clang-tidy"):
+        done = subprocess.run([tidy, "--checks=-*,bugprone-*,performance-*", "--header-filter=hwgen", "--warnings-as-errors=*", "--quiet", source,
+                               "--", "-std=c++14", "-Wno-unknown-pragmas", "-I.", "-Iinclude", "-isystem", "stub"],
+                              cwd=project, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
 def test_the_commands_of_the_readme_work(project):
     text = (project / "README.md").read_text().replace("\\\n", " ")
     compile_csim, run_csim, compile_host = (shlex.split(line) for line in text.splitlines()
