@@ -1,5 +1,6 @@
-// Unit tests of the kernels: `kernels NAME < input > output`, both int64 words. tests/hls/test_kernels.py makes the input from the
-// numpy functions of hwgen/numerics.py and hwgen/golden and compares every word. Two lane counts, so that words are cut differently.
+// Unit tests of the kernels: `kernels NAME < input > output`, both int64 words. tests/hls/test_kernels.py makes the input from
+// the numpy functions of hwgen/numerics.py and hwgen/golden and compares every word. Two lane counts, so that words are cut
+// differently.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -22,16 +23,25 @@ std::int64_t next()
     return input[place++];
 }
 
-unsigned next_size() { return static_cast<unsigned>(next()); }
+unsigned next_size()
+{
+    return static_cast<unsigned>(next());
+}
 hwgen::Factor next_factor()
 {
     const auto mult = static_cast<std::uint16_t>(next());
     return hwgen::Factor{mult, static_cast<std::uint8_t>(next())};
 }
 
-void put(std::int64_t value) { (void)std::fwrite(&value, sizeof value, 1, stdout); }
+void put(std::int64_t value)
+{
+    (void)std::fwrite(&value, sizeof value, 1, stdout);
+}
 
-bool more() { return place < input.size(); }
+bool more()
+{
+    return place < input.size();
+}
 
 template <unsigned L>
 struct Config : hwgen::EngineConfig {
@@ -179,7 +189,8 @@ void linear()
     hls::stream<hwgen::Word<L>> stream("weights");
     load_stream<L>(stream);
     std::vector<hwgen::Acc> out(output ? job.out_channels : 0);
-    hwgen::linear<Config<L>>(job, stream, memories<L>.act, memories<L>.residual, memories<L>.logits, memories<L>.queues, out.data());
+    hwgen::linear<Config<L>>(job, stream, memories<L>.act, memories<L>.residual, memories<L>.logits, memories<L>.queues,
+                             out.data());
     put(stream.empty() ? 1 : 0);
     for (const hwgen::Acc word : out) {
         put(word);
@@ -272,12 +283,24 @@ struct Test {
 };
 
 const Test TESTS[] = {
-    {"requantize", requantize},       {"activation", activation},        {"exponentials", exponentials},
-    {"reciprocal", reciprocal},       {"rsqrt", rsqrt},                  {"online_softmax", online_softmax},
-    {"layer_norm8", layer_norm<8>},   {"layer_norm16", layer_norm<16>},  {"linear8", linear<8>},
-    {"linear16", linear<16>},         {"attention8", attention<8>},      {"attention16", attention<16>},
-    {"fused8", fused_attention<8>},   {"fused16", fused_attention<16>},  {"router8", router<8>},
-    {"router16", router<16>},         {"patches8", patch_embed<8>},      {"patches16", patch_embed<16>},
+    {"requantize", requantize},
+    {"activation", activation},
+    {"exponentials", exponentials},
+    {"reciprocal", reciprocal},
+    {"rsqrt", rsqrt},
+    {"online_softmax", online_softmax},
+    {"layer_norm8", layer_norm<8>},
+    {"layer_norm16", layer_norm<16>},
+    {"linear8", linear<8>},
+    {"linear16", linear<16>},
+    {"attention8", attention<8>},
+    {"attention16", attention<16>},
+    {"fused8", fused_attention<8>},
+    {"fused16", fused_attention<16>},
+    {"router8", router<8>},
+    {"router16", router<16>},
+    {"patches8", patch_embed<8>},
+    {"patches16", patch_embed<16>},
 };
 
 }  // namespace

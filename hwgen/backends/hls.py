@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import numpy as np
@@ -91,8 +92,10 @@ def _row(step: Step, model: QModel) -> dict[str, str]:
     call = "hwgen::" + _call(step)
     if step.task != ALL_TASKS:
         call = f"only({step.task}, {call})"
-    lines = textwrap.wrap(call, COLUMNS - 1, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
-    return dict(call="\n".join(lines), comment=_comment(step, model).replace("\\", "/").replace("\n", " "))
+    whole = re.sub(r"\{[^{}]*\}", lambda braces: braces[0].replace(" ", "\0"), call)      # not to be broken
+    lines = textwrap.wrap(whole, COLUMNS - 1, initial_indent=" " * 4, subsequent_indent=" " * (5 + call.index("(")),
+                          break_long_words=False, break_on_hyphens=False)
+    return dict(call="\n".join(lines).replace("\0", " "), comment=_comment(step, model).replace("\\", "/").replace("\n", " "))
 
 
 def _ref(value: Value) -> str:

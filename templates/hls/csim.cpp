@@ -1,9 +1,10 @@
 // C simulation bench: runs frames through hwgen_top and writes its output words; with --trace also every value.
 //
-//     csim --weights weights.bin --input input.bin --output output.bin --frames 3 --tasks 0,1 [--expect words.bin] [--trace trace.bin]
+//     csim --weights weights.bin --input input.bin --output output.bin --frames 3 --tasks 0,1
+//          [--expect words.bin] [--trace trace.bin]
 //
-// Frame f runs for task f modulo the list. It prints a line per frame and at the end one line of JSON. Exit code 1: an output word
-// is not what --expect holds; 2: bad input.
+// Frame f runs for task f modulo the list. It prints a line per frame and at the end one line of JSON. Exit code 1: an output
+// word is not what --expect holds; 2: bad input.
 // The trace: per step and frame two uint32, step and bytes, then the words of the value the step wrote, as in memory.
 #include <chrono>
 #include <cstdlib>
@@ -43,7 +44,8 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
         dump(index, m.act[s.dst], in_words * s.tokens * sizeof m.act[0]);
         break;
     case hwgen::Kind::ATTENTION:
-        dump(index, m.act[s.dst], std::size_t{hwgen::words_of(1U * s.count * s.size, Config::LANES)} * s.tokens * sizeof m.act[0]);
+        dump(index, m.act[s.dst],
+             std::size_t{hwgen::words_of(1U * s.count * s.size, Config::LANES)} * s.tokens * sizeof m.act[0]);
         break;
     case hwgen::Kind::RESIDUAL_INIT:
     case hwgen::Kind::EXPERTS:
@@ -134,8 +136,8 @@ int main(int argc, char **argv)
     }
     const std::size_t frame_bytes = std::size_t{INPUT_WORDS} * Config::LANES;
     if (!hwgen::read_file(options["--input"], bytes) || bytes.size() != frames * frame_bytes) {
-        fail(options["--input"] + ": holds " + std::to_string(bytes.size()) + " bytes, " + std::to_string(frames) + " frames need " +
-             std::to_string(frames * frame_bytes));
+        fail(options["--input"] + ": holds " + std::to_string(bytes.size()) + " bytes, " + std::to_string(frames) +
+             " frames need " + std::to_string(frames * frame_bytes));
     }
     const std::vector<BusWord> input = to_words(bytes);
     if (options.count("--trace") != 0) {
@@ -154,7 +156,8 @@ int main(int argc, char **argv)
     }
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     std::FILE *file = std::fopen(options["--output"].c_str(), "wb");
-    if (file == nullptr || std::fwrite(output.data(), sizeof output[0], output.size(), file) != output.size() || std::fclose(file) != 0) {
+    if (file == nullptr || std::fwrite(output.data(), sizeof output[0], output.size(), file) != output.size() ||
+        std::fclose(file) != 0) {
         fail(options["--output"] + ": cannot be written");
     }
     if (trace_file != nullptr && std::fclose(trace_file) != 0) {

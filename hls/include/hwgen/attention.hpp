@@ -6,8 +6,8 @@
 //
 // Softmax needs the row maximum before the first exponential. Hence each slot works on two queries: while the scores of the new
 // one are written, the scores of the one before are read from the same place, turned into un-normalised 8-bit probabilities and
-// multiplied with the values. The one division of a row comes last, when its P * V is complete. The 8-bit products are made of LUTs:
-// the linear unit needs the DSP slices.
+// multiplied with the values. The one division of a row comes last, when its P * V is complete. The 8-bit products are made of
+// LUTs: the linear unit needs the DSP slices.
 #ifndef HWGEN_ATTENTION_HPP
 #define HWGEN_ATTENTION_HPP
 
@@ -19,8 +19,8 @@ namespace hwgen {
 struct AttentionConfig {
     static constexpr unsigned LANES = 16;
     static constexpr unsigned MAX_TOKENS = 64;
-    static constexpr unsigned QUERIES = 4;           ///< resident queries
-    static constexpr unsigned HEAD_WORDS = 2;        ///< words a head touches, at most
+    static constexpr unsigned QUERIES = 4;     ///< resident queries
+    static constexpr unsigned HEAD_WORDS = 2;  ///< words a head touches, at most
 };
 
 /// One attention layer. Head h occupies channels h * head_dim .. of q, k, v and of the result.
@@ -28,7 +28,7 @@ struct AttentionJob {
     unsigned tokens;
     unsigned heads;
     unsigned head_dim;
-    unsigned q;                                      ///< word addresses
+    unsigned q;  ///< word addresses
     unsigned k;
     unsigned v;
     unsigned dst;
@@ -38,10 +38,10 @@ struct AttentionJob {
 
 /// What a slot knows of the query whose scores it writes, and of the two before.
 struct Slot {
-    Res maximum;                                     ///< of the scores so far
-    Res last_maximum;                                ///< of the query whose P * V is under way
-    std::int32_t row_sum;                            ///< of that query's probabilities so far
-    std::int32_t last_sum;                           ///< of the query to be written
+    Res maximum;            ///< of the scores so far
+    Res last_maximum;       ///< of the query whose P * V is under way
+    std::int32_t row_sum;   ///< of that query's probabilities so far
+    std::int32_t last_sum;  ///< of the query to be written
 };
 
 /// act [word][token]: q, k, v -> dst.
@@ -56,7 +56,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
     static Act values[WORDS][Config::MAX_TOKENS][LANES];
     static Act query[QUERIES][WORDS][LANES];
     static Res scores[QUERIES][Config::MAX_TOKENS];
-    static Acc weighted[QUERIES][WORDS][LANES];      // P * V
+    static Acc weighted[QUERIES][WORDS][LANES];  // P * V
     static Acc score[QUERIES];
     static Slot slots[QUERIES];
     static std::uint8_t probability[QUERIES];
@@ -88,8 +88,8 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
         // A round replaces every slot's query; one more ends the last P * V, and the first steps of another write the results.
         const unsigned steps = ((blocks + 1) * period + QUERIES) * words;
         unsigned w = 0;
-        unsigned step = 0;                           // key and value now streamed; slot whose query changes
-        unsigned row = 0;                            // first query of the round
+        unsigned step = 0;  // key and value now streamed; slot whose query changes
+        unsigned row = 0;   // first query of the round
         for (unsigned i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = scores inter false
@@ -126,7 +126,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
 #pragma HLS UNROLL
                     Slot &slot = slots[j];
                     if (w == 0) {
-                        const int distance = slot.last_maximum - scores[j][step];      // below 0 only before the first query
+                        const int distance = slot.last_maximum - scores[j][step];  // below 0 only before the first query
                         probability[j] = static_cast<std::uint8_t>(distance < 0 ? 0 : exp2_p8(static_cast<unsigned>(distance)));
                         slot.row_sum += probability[j];
                         score[j] = 0;

@@ -16,7 +16,7 @@ namespace hwgen {
 struct EngineConfig : LinearConfig, LayerNormConfig, AttentionConfig, PatchEmbedConfig {
     static constexpr unsigned LANES = 16;
     static constexpr unsigned MAX_TOKENS = 64;
-    static constexpr unsigned ACT_WORDS = 1024;      ///< activation memory
+    static constexpr unsigned ACT_WORDS = 1024;  ///< activation memory
     static constexpr unsigned RESIDUAL_WORDS = 256;
     static constexpr unsigned LOGIT_WORDS = 64;
 };
@@ -32,22 +32,22 @@ struct Step {
     std::int8_t task = ALL_TASKS;
     Target target = Target::ACT;
     bool renormalize = false;
-    std::uint16_t tokens = 0;            ///< rows of the source
-    std::uint16_t dst_tokens = 0;        ///< rows of the target
+    std::uint16_t tokens = 0;      ///< rows of the source
+    std::uint16_t dst_tokens = 0;  ///< rows of the target
     std::uint16_t first_token = 0;
     std::uint16_t rows = 0;
     std::uint16_t in_channels = 0;
     std::uint16_t out_channels = 0;
-    std::uint16_t count = 0;             ///< heads, or experts
-    std::uint16_t size = 0;              ///< channels of a head, hidden channels of an expert, or top k
-    std::uint32_t src = 0;               ///< word addresses
+    std::uint16_t count = 0;  ///< heads, or experts
+    std::uint16_t size = 0;   ///< channels of a head, hidden channels of an expert, or top k
+    std::uint32_t src = 0;    ///< word addresses
     std::uint32_t keys = 0;
     std::uint32_t values = 0;
     std::uint32_t dst = 0;
-    Factor first = {0, 0};               ///< score, or 1 / channels
+    Factor first = {0, 0};  ///< score, or 1 / channels
     Factor out = {0, 0};
     std::int64_t eps = 0;
-    std::uint32_t weights = 0;           ///< first word in the weight image
+    std::uint32_t weights = 0;  ///< first word in the weight image
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.
@@ -238,7 +238,8 @@ constexpr std::uint32_t weight_words(const Step &s)
     case Kind::ROUTE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES);
     case Kind::EXPERTS:
-        return s.count * (linear_words(s.in_channels, s.size, Config::LANES) + linear_words(s.size, s.in_channels, Config::LANES));
+        return s.count *
+               (linear_words(s.in_channels, s.size, Config::LANES) + linear_words(s.size, s.in_channels, Config::LANES));
     default:
         return 0;
     }
@@ -265,7 +266,8 @@ void load_weights(const Step steps[], unsigned num_steps, const Word<Config::LAN
 inline LinearJob linear_job(const Step &s)
 {
 #pragma HLS INLINE
-    return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens, s.target, false, 0, s.out};
+    return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
+                     s.target, false,         0,      s.out};
 }
 
 /// All experts in order: each one's weights are read once, whoever chose it.
@@ -298,9 +300,11 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
 #pragma HLS ARRAY_PARTITION variable = m.act complete dim = 2
 #pragma HLS ARRAY_PARTITION variable = m.residual complete dim = 2
 #pragma HLS ARRAY_PARTITION variable = m.logits complete dim = 2
+// clang-format off
 #pragma HLS ALLOCATION function instances = linear<Config> limit = 1
 #pragma HLS ALLOCATION function instances = attention<Config> limit = 1
 #pragma HLS ALLOCATION function instances = layer_norm<Config> limit = 1
+    // clang-format on
     for (unsigned i = 0; i < num_steps; ++i) {
         const Step s = steps[i];
         if (s.task != ALL_TASKS && s.task != task) {

@@ -14,7 +14,7 @@ namespace hwgen {
 
 /// Sizes of the unit.
 struct FusedAttentionConfig : AttentionConfig {
-    static constexpr unsigned GUARD = 4;             ///< more bits of the sums: 4096 tokens fit 32 bits
+    static constexpr unsigned GUARD = 4;  ///< more bits of the sums: 4096 tokens fit 32 bits
 };
 
 /// The octave at or above a score.
@@ -33,11 +33,11 @@ void fused_attention(const AttentionJob &job, Act act[][Config::LANES])
     constexpr unsigned QUERIES = Config::QUERIES;
     constexpr unsigned WORDS = Config::HEAD_WORDS;
     static Act query[QUERIES][WORDS][LANES];
-    static Acc weighted[QUERIES][WORDS][LANES];      // P * V so far
-    static Acc sum[QUERIES];                         // of the probabilities so far
+    static Acc weighted[QUERIES][WORDS][LANES];  // P * V so far
+    static Acc sum[QUERIES];                     // of the probabilities so far
     static Acc score[QUERIES];
     static int bias[QUERIES];
-    static int rise[QUERIES];                        // octaves the bias rose at this key
+    static int rise[QUERIES];  // octaves the bias rose at this key
     static std::uint8_t probability[QUERIES];
 #pragma HLS ARRAY_PARTITION variable = query complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = weighted complete dim = 0
@@ -52,7 +52,7 @@ void fused_attention(const AttentionJob &job, Act act[][Config::LANES])
         const unsigned first = low / LANES;
         const unsigned words = (high - 1) / LANES - first + 1;
         for (unsigned row = 0; row < job.tokens; row += QUERIES) {
-            for (unsigned i = 0; i < QUERIES * words; ++i) {     // load the queries
+            for (unsigned i = 0; i < QUERIES * words; ++i) {  // load the queries
 #pragma HLS PIPELINE II = 1
                 const unsigned j = i / words;
                 const unsigned word = first + i % words;
@@ -81,13 +81,15 @@ void fused_attention(const AttentionJob &job, Act act[][Config::LANES])
                             bias[j] = top;
                             const int distance = top * (1 << SCORE_FRAC) - s;
                             probability[j] = static_cast<std::uint8_t>(exp2_p8(static_cast<unsigned>(distance)));
-                            sum[j] = static_cast<Acc>(round_shift(sum[j], static_cast<unsigned>(rise[j]))) + (probability[j] << Config::GUARD);
+                            sum[j] = static_cast<Acc>(round_shift(sum[j], static_cast<unsigned>(rise[j]))) +
+                                     (probability[j] << Config::GUARD);
                         }
                         for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
                             const Acc product = probability[j] * act[job.v + (first + w) * job.tokens + step - 1][lane];
-                            weighted[j][w][lane] = static_cast<Acc>(round_shift(weighted[j][w][lane], static_cast<unsigned>(rise[j]))) +
-                                                   product * (1 << Config::GUARD);
+                            weighted[j][w][lane] =
+                                static_cast<Acc>(round_shift(weighted[j][w][lane], static_cast<unsigned>(rise[j]))) +
+                                product * (1 << Config::GUARD);
                         }
                     }
                     if (step < job.tokens) {
@@ -100,7 +102,7 @@ void fused_attention(const AttentionJob &job, Act act[][Config::LANES])
                     }
                 }
             }
-            for (unsigned i = 0; i < QUERIES * words; ++i) {     // divide and write
+            for (unsigned i = 0; i < QUERIES * words; ++i) {  // divide and write
 #pragma HLS PIPELINE II = 1
                 const unsigned j = i / words;
                 const unsigned word = first + i % words;

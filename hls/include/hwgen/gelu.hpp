@@ -10,9 +10,9 @@ namespace hwgen {
 
 /// Number formats of the table.
 struct ActivationConfig {
-    static constexpr unsigned PRE_FRAC = 11;         ///< fraction bits of x
-    static constexpr unsigned FRAC = 16;             ///< fraction bits of the result and of the table
-    static constexpr unsigned STEP_BITS = 6;         ///< units of x per table step
+    static constexpr unsigned PRE_FRAC = 11;  ///< fraction bits of x
+    static constexpr unsigned FRAC = 16;      ///< fraction bits of the result and of the table
+    static constexpr unsigned STEP_BITS = 6;  ///< units of x per table step
     static constexpr unsigned ENTRIES = sizeof(DELTA) / sizeof(DELTA[0]);
 };
 

@@ -9,7 +9,7 @@ namespace hwgen {
 
 /// Sizes of the unit.
 struct LayerNormConfig {
-    static constexpr unsigned LANES = 16;            ///< channels per word
+    static constexpr unsigned LANES = 16;  ///< channels per word
     static constexpr unsigned MAX_TOKENS = 64;
 };
 
@@ -18,9 +18,9 @@ struct LayerNormJob {
     unsigned tokens;
     unsigned channels;
     unsigned dst;
-    std::int64_t eps;                                ///< added to channels**2 * variance
-    Factor inverse;                                  ///< 16 / channels
-    Factor out;                                      ///< channels / (16 * output scale)
+    std::int64_t eps;  ///< added to channels**2 * variance
+    Factor inverse;    ///< 16 / channels
+    Factor out;        ///< channels / (16 * output scale)
 };
 
 /// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
@@ -44,7 +44,7 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
 #pragma HLS INLINE off
     static std::int64_t total[Config::MAX_TOKENS];
     static std::int64_t squares[Config::MAX_TOKENS];
-    static std::int32_t mean[Config::MAX_TOKENS];    // unit 2**-4
+    static std::int32_t mean[Config::MAX_TOKENS];  // unit 2**-4
     static Scale scale[Config::MAX_TOKENS];
     const unsigned words = words_of(job.channels, Config::LANES);
     std::int64_t sum = 0;

@@ -16,34 +16,34 @@ namespace hwgen {
 
 /// Sizes of the unit.
 struct LinearConfig : ActivationConfig, RouterConfig {
-    static constexpr unsigned LANES = 16;            ///< rows and columns of a weight tile
+    static constexpr unsigned LANES = 16;  ///< rows and columns of a weight tile
     static constexpr unsigned MAX_TOKENS = 64;
 };
 
 /// Where results go.
 enum class Target : std::uint8_t {
-    ACT,         ///< requantized to 8 bits, to the activation memory
-    ACTIVATED,   ///< requantized to 16 bits, activation function, 8 bits, to the activation memory
-    RESIDUAL,    ///< requantized to 16 bits, added to the residual stream
-    WEIGHED,     ///< the same, times the router's score, for the tokens of an expert's queue
-    LOGITS,      ///< requantized to 16 bits, to the logits memory
-    OUTPUT,      ///< accumulators of all tokens added up, to the output
+    ACT,        ///< requantized to 8 bits, to the activation memory
+    ACTIVATED,  ///< requantized to 16 bits, activation function, 8 bits, to the activation memory
+    RESIDUAL,   ///< requantized to 16 bits, added to the residual stream
+    WEIGHED,    ///< the same, times the router's score, for the tokens of an expert's queue
+    LOGITS,     ///< requantized to 16 bits, to the logits memory
+    OUTPUT,     ///< accumulators of all tokens added up, to the output
 };
 
 /// One matrix product.
 struct LinearJob {
-    unsigned tokens;             ///< rows of the source in memory
-    unsigned first_token;        ///< of the source; RESIDUAL: of the target
-    unsigned rows;               ///< tokens to compute, at most `tokens`
+    unsigned tokens;       ///< rows of the source in memory
+    unsigned first_token;  ///< of the source; RESIDUAL: of the target
+    unsigned rows;         ///< tokens to compute, at most `tokens`
     unsigned in_channels;
     unsigned out_channels;
-    unsigned src;                ///< word address
-    unsigned dst;                ///< word address, or place in the output
-    unsigned dst_tokens;         ///< rows of the target in memory
+    unsigned src;         ///< word address
+    unsigned dst;         ///< word address, or place in the output
+    unsigned dst_tokens;  ///< rows of the target in memory
     Target target;
-    bool gather;                 ///< read the tokens of expert `expert`'s queue
-    unsigned expert;             ///< whose queue gather and WEIGHED use
-    Factor out;                  ///< after the activation function
+    bool gather;      ///< read the tokens of expert `expert`'s queue
+    unsigned expert;  ///< whose queue gather and WEIGHED use
+    Factor out;       ///< after the activation function
 };
 
 /// Parameters of an output column.
@@ -103,7 +103,8 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
         const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide).to_int64();
         const Scale scale = job.target == Target::ACT ? columns[c].scale : scale_of(job.out);
         const auto narrow = static_cast<Act>(used ? requantize<8>(f, scale) : 0);
-        const std::int64_t part = job.target == Target::WEIGHED ? round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16) : wide;
+        const std::int64_t part =
+            job.target == Target::WEIGHED ? round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16) : wide;
         const unsigned row = job.target == Target::WEIGHED ? ticket.token : job.first_token + t;
         switch (job.target) {
         case Target::ACT:
@@ -126,15 +127,15 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
 
 /// act, residual: [word][token]; logits the same; weights: the stream; output: int32 words.
 template <class Config>
-void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act act[][Config::LANES], Res residual[][Config::LANES],
-            Res logits[][Config::LANES], const Queues<Config> &queues, Acc output[])
+void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act act[][Config::LANES],
+            Res residual[][Config::LANES], Res logits[][Config::LANES], const Queues<Config> &queues, Acc output[])
 {
 #pragma HLS INLINE off
     constexpr unsigned LANES = Config::LANES;
-    static Act tile[2][LANES][LANES];                // [half][column][row]
+    static Act tile[2][LANES][LANES];  // [half][column][row]
     static Column columns[2][LANES];
     static Acc acc[Config::MAX_TOKENS][LANES];
-    static Acc total[LANES];                         // of an OUTPUT
+    static Acc total[LANES];  // of an OUTPUT
 #pragma HLS ARRAY_PARTITION variable = tile complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = columns complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = acc complete dim = 2
@@ -142,14 +143,14 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
     const unsigned k_tiles = words_of(job.in_channels, LANES);
     const unsigned n_tiles = words_of(job.out_channels, LANES);
     const unsigned rows = job.gather || job.target == Target::WEIGHED ? queues.count[job.expert] : job.rows;
-    if (rows == 0) {                                 // an expert nobody chose: its weights are in the stream all the same
+    if (rows == 0) {  // an expert nobody chose: its weights are in the stream all the same
         for (unsigned i = 0; i < linear_words(job.in_channels, job.out_channels, LANES); ++i) {
 #pragma HLS PIPELINE II = 1
             (void)weights.read();
         }
         return;
     }
-    for (unsigned i = 0; i < COLUMN_BYTES + LANES; ++i) {        // the first columns and the first tile
+    for (unsigned i = 0; i < COLUMN_BYTES + LANES; ++i) {  // the first columns and the first tile
 #pragma HLS PIPELINE II = 1
         const Word<LANES> word = weights.read();
         if (i < COLUMN_BYTES) {
@@ -166,7 +167,7 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
         }
         for (unsigned k = 0; k < k_tiles; ++k) {
             const bool last = k + 1 == k_tiles;
-            const unsigned head = last ? COLUMN_BYTES : 0;       // words of columns before the next tile
+            const unsigned head = last ? COLUMN_BYTES : 0;  // words of columns before the next tile
             const unsigned loads = last && n + 1 == n_tiles ? 0 : head + LANES;
             const unsigned steps = rows > loads ? rows : loads;
             for (unsigned t = 0; t < steps; ++t) {

@@ -47,7 +47,7 @@ template <int BITS>
 inline int requantize(std::int64_t acc, const Scale &scale)
 {
 #pragma HLS INLINE
-    const ap_int<36> narrow = acc;                                  // widest user: int32 accumulators and the norm's int20
+    const ap_int<36> narrow = acc;  // widest user: int32 accumulators and the norm's int20
     const ap_int<52> product = narrow.to_int64() * scale.mult.to_int64();
     return saturate<BITS>(round_shift(product.to_int64(), scale.shift.to_uint()));
 }

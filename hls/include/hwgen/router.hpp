@@ -33,7 +33,7 @@ struct RouterJob {
     unsigned tokens;
     unsigned experts;
     unsigned top_k;
-    bool renormalize;                                ///< scores are divided by the sum of the k chosen ones
+    bool renormalize;  ///< scores are divided by the sum of the k chosen ones
 };
 
 /// Fills the queues from the logits.
@@ -45,7 +45,7 @@ void route(const RouterJob &job, const Res logits[][Config::LANES], Queues<Confi
         queues.count[e] = 0;
     }
     for (unsigned t = 0; t < job.tokens; ++t) {
-        Res best[Config::MAX_TOP_K] = {};            // descending
+        Res best[Config::MAX_TOP_K] = {};  // descending
         unsigned chosen[Config::MAX_TOP_K] = {};
 #pragma HLS ARRAY_PARTITION variable = best complete
 #pragma HLS ARRAY_PARTITION variable = chosen complete
@@ -60,7 +60,7 @@ void route(const RouterJob &job, const Res logits[][Config::LANES], Queues<Confi
             }
             Res carry = x;
             unsigned owner = e;
-            bool inserted = false;                   // from there on everything moves down one place
+            bool inserted = false;  // from there on everything moves down one place
             for (unsigned i = 0; i < Config::MAX_TOP_K; ++i) {
 #pragma HLS UNROLL
                 inserted = inserted || i >= e || carry > best[i];

@@ -9,7 +9,7 @@
 namespace hwgen {
 
 constexpr unsigned SCORE_FRAC = 8;
-constexpr std::int32_t ONE = 1 << 15;                ///< 1.0 of `exp2_q15`
+constexpr std::int32_t ONE = 1 << 15;  ///< 1.0 of `exp2_q15`
 constexpr unsigned MAX_SHIFT = 47;
 
 /// 255 * 2**(-distance / 256), unsigned 8 bits; distance >= 0.
@@ -57,7 +57,8 @@ inline Scale scale_factor(std::int64_t r, Factor factor, int frac_and_exponent)
 #pragma HLS INLINE
     const int shift = frac_and_exponent + static_cast<int>(factor.shift) - 16;
     const int limit = static_cast<int>(MAX_SHIFT);
-    return Scale{Mult((r * static_cast<std::int64_t>(factor.mult)) >> 16), Shift(shift < 1 ? 1 : (shift > limit ? limit : shift))};
+    return Scale{Mult((r * static_cast<std::int64_t>(factor.mult)) >> 16),
+                 Shift(shift < 1 ? 1 : (shift > limit ? limit : shift))};
 }
 
 /// s >= 1 -> r in [2**15, 2**16) and exponent with 1/s = r * 2**-(31 + exponent).

@@ -10,11 +10,11 @@
 
 namespace hwgen {
 
-using Act = std::int8_t;       ///< activation or weight, -127 .. 127
-using Res = std::int16_t;      ///< residual stream, score, logit, pre-activation, -32767 .. 32767
-using Acc = std::int32_t;      ///< accumulator; the compiler has proved that it cannot overflow
-using Mult = ap_uint<16>;      ///< multiplier of a requantizer
-using Shift = ap_uint<6>;      ///< its shift, 1 .. 47
+using Act = std::int8_t;   ///< activation or weight, -127 .. 127
+using Res = std::int16_t;  ///< residual stream, score, logit, pre-activation, -32767 .. 32767
+using Acc = std::int32_t;  ///< accumulator; the compiler has proved that it cannot overflow
+using Mult = ap_uint<16>;  ///< multiplier of a requantizer
+using Shift = ap_uint<6>;  ///< its shift, 1 .. 47
 
 /// A bus or memory word of LANES bytes.
 template <unsigned LANES>

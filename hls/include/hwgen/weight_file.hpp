@@ -52,7 +52,8 @@ inline bool read_file(const std::string &path, std::vector<unsigned char> &bytes
     }
     bytes.clear();
     unsigned char buffer[65536];
-    for (std::size_t count = std::fread(buffer, 1, sizeof buffer, file); count > 0; count = std::fread(buffer, 1, sizeof buffer, file)) {
+    for (std::size_t count = std::fread(buffer, 1, sizeof buffer, file); count > 0;
+         count = std::fread(buffer, 1, sizeof buffer, file)) {
         bytes.insert(bytes.end(), buffer, buffer + count);
     }
     const bool good = std::ferror(file) == 0;
@@ -87,8 +88,8 @@ inline std::string read_weights(const std::string &path, const WantedWeights &wa
     }
     if (little_endian(&bytes[12], 4) != wanted.lanes || bytes.size() - WEIGHT_HEADER_BYTES != wanted.bytes) {
         return path + ": holds " + std::to_string(bytes.size() - WEIGHT_HEADER_BYTES) + " bytes for " +
-               std::to_string(little_endian(&bytes[12], 4)) + " lanes, this accelerator needs " + std::to_string(wanted.bytes) + " for " +
-               std::to_string(wanted.lanes);
+               std::to_string(little_endian(&bytes[12], 4)) + " lanes, this accelerator needs " + std::to_string(wanted.bytes) +
+               " for " + std::to_string(wanted.lanes);
     }
     const std::uint32_t found = crc32(&bytes[WEIGHT_HEADER_BYTES], bytes.size() - WEIGHT_HEADER_BYTES);
     if (found != little_endian(&bytes[24], 4)) {

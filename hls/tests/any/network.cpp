@@ -65,7 +65,8 @@ void read_network()
         read(s.task);
         read(s.target);
         read(s.renormalize);
-        for (std::uint16_t *size : {&s.tokens, &s.dst_tokens, &s.first_token, &s.rows, &s.in_channels, &s.out_channels, &s.count, &s.size}) {
+        for (std::uint16_t *size :
+             {&s.tokens, &s.dst_tokens, &s.first_token, &s.rows, &s.in_channels, &s.out_channels, &s.count, &s.size}) {
             read(*size);
         }
         for (std::uint32_t *address : {&s.src, &s.keys, &s.values, &s.dst}) {
