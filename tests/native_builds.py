@@ -48,14 +48,16 @@ class Engine:
     axi_data_bits: int
     options: dict = field(default_factory=dict)          # of `EngineConfig`, over the program's own
     packed: bool = False
+    load_columns: int = 1
     fifo_beats: int = 64
 
-    def program(self, model: QModel) -> Program:
-        """The network's program for this engine."""
+    def program(self, model: QModel, **options) -> Program:
+        """The network's program for this engine; options of `schedule`."""
         program = schedule(model, ti=self.ti, to=self.to, axi_data_bits=self.axi_data_bits, fifo_beats=self.fifo_beats,
-                           packed=self.packed)
-        config = replace(program.config, **DEPTHS, **self.options)
-        small = {name: (getattr(program.config, name), value) for name, value in {**DEPTHS, **self.options}.items()
+                           packed=self.packed, load_columns=self.load_columns, **options)
+        sizes = DEPTHS | self.options
+        config = replace(program.config, **sizes)
+        small = {name: (getattr(program.config, name), value) for name, value in sizes.items()
                  if isinstance(value, int) and getattr(program.config, name) > value}
         if small or config.max_tokens != program.config.max_tokens:
             raise ValueError(f"the test's engine is too small: {small}, {program.config.max_tokens} tokens")
