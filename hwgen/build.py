@@ -69,5 +69,5 @@ def load(path: str | Path) -> Build:
             facts["output_bytes"], tuple(tuple(OutputSlice(**o) for o in task) for task in facts["outputs"]), facts["batch"])
         return Build(path, store.load(path / "model.npz"), program, {k: tuple(v) for k, v in manifest["inputs"].items()},
                      manifest["target"], manifest["clock_mhz"], manifest["bytes_per_cycle"], json.loads((path / "report.json").read_text()))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise BuildVersionError(f"the build directory is damaged: {error!r}", where=str(path), hint="compile the model again") from error

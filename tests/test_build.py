@@ -105,8 +105,8 @@ def test_what_is_no_build(tmp_path):
 def test_a_failing_write_leaves_nothing(written, tmp_path):
     model, program, build = written
     facts = dict(inputs={"x": (1, 2, 16)}, target="sim", clock_mhz=300.0, bytes_per_cycle=64.0)
-    with pytest.raises(OutputError):
-        builds.write(tmp_path / "b", {"../outside": "text"}, model, program, {}, **facts)
+    with pytest.raises(ValueError, match="'../outside' is not the name of a file inside the build directory"):
+        builds.write(tmp_path / "b", {"rtl/a.sv": "text", "../outside": "text"}, model, program, {}, **facts)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError):
