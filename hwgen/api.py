@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 import zipfile
@@ -149,7 +149,7 @@ def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, ba
         try:
             program = schedule(model, ti=ti, to=to, axi_data_bits=board.axi_bits(to), fifo_beats=board.fifo_beats(to), packed=board.packed,
                                batch=batch, load_columns=load_columns)
-            resources.check_fit(program.config, board)
+            program = _fitted(program, board)
         except CapacityError as error:
             refusal = refusal or error
             continue
@@ -159,6 +159,22 @@ def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, ba
     if best is None:
         raise refusal
     return best[1]
+
+
+def _fitted(program: Program, board: Board) -> Program:
+    """The program for an engine that fits; up to an eighth of a packed array's columns may multiply in look-up tables where the board
+    has too few DSP slices. Raises CapacityError."""
+    config = program.config
+    for columns in range(0, (config.to // 8 if config.packed else 0) + 1, 2):
+        candidate = replace(config, fabric_columns=columns)
+        try:
+            resources.check_fit(candidate, board)
+        except CapacityError as error:
+            if columns == 0:
+                refusal = error
+            continue
+        return replace(program, config=candidate)
+    raise refusal
 
 
 def _calibration(calib) -> dict[str, np.ndarray]:
@@ -188,7 +204,8 @@ def _report(name: str, model: QModel, program: Program, board: Board, precision:
         network=dict(name=name, tasks=len(model.tasks), outputs=[o.name for task in program.outputs for o in task],
                      useful_macs_per_image=macs, residual_scale=model.tasks[0].residual_scale),
         board=dict(name=board.name, part=board.part, clock_mhz=board.clock_mhz, memory_bytes_per_cycle=board.bytes_per_cycle()),
-        array=dict(ti=config.ti, to=config.to, packed=config.packed, load_columns=config.load_columns, macs_per_cycle=config.macs_per_cycle),
+        array=dict(ti=config.ti, to=config.to, packed=config.packed, fabric_columns=config.fabric_columns,
+                   load_columns=config.load_columns, macs_per_cycle=config.macs_per_cycle),
         resources=dict(stage="estimate", used={k: getattr(used, k) for k in kinds}, available={k: getattr(board, k) for k in kinds}),
         estimate=dict(stage="estimate", cycles_per_image=cycles / program.batch, latency_ms=cycles / board.clock_mhz / 1000,
                       utilization=macs * program.batch / (config.macs_per_cycle * cycles),

@@ -40,6 +40,7 @@ class EngineConfig:
     activation: str = "gelu"  # delta table in the drain (an ir.Act value)
     banks: int = 2           # stationary tile buffers
     packed: bool = False     # two products per DSP48E2
+    fabric_columns: int = 0  # of a packed array: columns that multiply in look-up tables, even
     load_columns: int = 1    # columns of a stationary tile loaded per cycle: 1 or 2
     w4: bool = False         # the loader can unpack 4-bit weights
 
@@ -73,6 +74,8 @@ class EngineConfig:
                 raise CapacityError(f"engine configuration: {text}")
         require(self.ti in (8, 16, 32, 64), f"ti = {self.ti} is not 8, 16, 32 or 64")
         require(8 <= self.to <= self.ti and self.to % self.group == 0, f"to = {self.to} does not fit ti = {self.ti}")
+        require(self.fabric_columns % 2 == 0 and 0 <= self.fabric_columns <= (self.to if self.packed else 0),
+                f"{self.fabric_columns} columns in look-up tables do not fit {self.to} {'packed ' if self.packed else ''}columns")
         require(self.load_columns in (1, 2), f"{self.load_columns} columns loaded per cycle, 1 or 2 are possible")
         require(self.max_experts <= self.to, f"{self.max_experts} experts exceed the {self.to} output lanes")
         require(self.axi_data_bits % 32 == 0 and 32 * self.to % self.axi_data_bits == 0,

@@ -40,6 +40,7 @@ MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: (27, 18), Family.SIM: (27, 18), Famil
 COSTS = {
     "processing element": (4, 16),       # bank multiplexer, two weights; multiplier, adder and cascade in the DSP
     "processing element, ECP5": (60, 52),     # the adder is made of LUTs, which is what Yosys does on either family
+    "fabric element": (100, 24),         # a product by shifts and adds, and its adder
     "array row": (8, 8),
     "array column": (96, 96),
     "packed column": (32, 0),            # splits the two sums of a cascade
@@ -138,7 +139,7 @@ class _Memory:
 
 
 def _products(c: EngineConfig) -> list[_Product]:
-    pairs = c.ti * c.to
+    pairs = c.ti * (c.to - c.fabric_columns)
     products = [
         _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
         _Product("drain", c.to, (32, 17)), _Product("drain", c.to, (22, 17)),       # requantize; activation scale, router score
@@ -179,7 +180,7 @@ def _logic(c: EngineConfig, family: Family) -> list[tuple[str, str, int]]:
     segments = c.ti // c.segment
     logic = [
         ("array", element, c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to * segments),
-        ("array", "packed column", c.to * segments if c.packed else 0),
+        ("array", "packed column", c.to * segments if c.packed else 0), ("array", "fabric element", c.ti * c.fabric_columns),
         ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to), ("feed", "feed lane", c.ti),
         ("sequencer", "control", 1), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
     ]

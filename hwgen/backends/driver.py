@@ -20,7 +20,8 @@ def files(program: Program, name: str) -> dict[str, str]:
     config = program.config
     outputs = [dict(task=task, name=o.name, image=o.image, channels=o.channels, first=o.word * config.to, step=o.step * config.to)
                for task, slices in enumerate(program.outputs) for o in slices]
-    header = render("driver/hwgen.h.j2", name=name, version=__version__, vector_bytes=config.vector_bytes, to=config.to, input_bytes=program.input_bytes,
+    header = render("driver/hwgen.h.j2", name=name, version=__version__, vector_bytes=config.vector_bytes, to=config.to,
+                    input_bytes=program.input_bytes,
                     input_stride=program.input_stride, output_bytes=program.output_bytes, weight_bytes=len(program.image),
                     program_bytes=len(program.instrs) * WORD_BITS // 8, num_tasks=program.num_tasks, outputs=outputs)
     return {"driver/registers.h": register_header(config), "driver/hwgen.h": header}

@@ -20,9 +20,10 @@ def _ports(inputs, outputs):
 
 def pe_array(config: EngineConfig, *, sum, **inputs):
     """rtl/sv/pe_array.sv or pe_array_packed.sv: sum = SEG + 1 cycles after a."""
-    name = "pe_array_packed" if config.packed else "pe_array"
+    name, fabric = ("pe_array_packed", {"p_FABRIC": C(config.fabric_columns // 2, 32)}) if config.packed else ("pe_array", {})
     return Instance(name, p_TI=C(config.ti, 32), p_TO=C(config.to, 32), p_BANKS=C(config.banks, 32), p_SEG=C(config.segment, 32),
-                    p_LC=C(config.load_columns, 32), i_clk=ClockSignal(), **_ports(inputs, {"sum": sum}))
+                    p_LC=C(config.load_columns, 32), **fabric, i_clk=ClockSignal(),
+                    **_ports(inputs, {"sum": sum}))
 
 
 def accumulator(config: EngineConfig, *, acc, acc_valid, **inputs):
@@ -44,7 +45,8 @@ def drain_lanes(config: EngineConfig, **ports):
     """rtl/sv/drain_lanes.sv: words 8, statistics 9 cycles after acc."""
     table = numerics.delta_table(config.activation)
     outputs = {k: ports.pop(k) for k in DRAIN_OUTPUTS}
-    return Instance("drain_lanes", p_VB=C(config.vector_bytes, 32), p_TO=C(config.to, 32), p_BANKS=C(NUM_PARAM_BANKS, 32), p_ENTRIES=C(len(table), 32),
+    return Instance("drain_lanes", p_VB=C(config.vector_bytes, 32), p_TO=C(config.to, 32), p_BANKS=C(NUM_PARAM_BANKS, 32),
+                    p_ENTRIES=C(len(table), 32),
                     p_DELTA_TABLE=Const(packed_table(table), 16 * len(table)), i_clk=ClockSignal(), **_ports(ports, outputs))
 
 

@@ -3,10 +3,11 @@
 // Columns 2 j and 2 j + 1 share one multiplication: ((w1 << 19) + w0) * a, a 27 x 18 multiplier behind its pre-adder (DSP48E2:
 // A = w1 << 19, D = w0, B = a, cascade through PCIN). A cascade of SEG <= 16 rows keeps |sum of w0 * a| <= 16 * 127 * 128 < 2**18,
 // so the low 19 bits are the sum of column 2 j as a signed number, and the rest plus the borrow (bit 18) is that of column 2 j + 1.
+// The last FABRIC pairs of columns multiply by shifts and adds, in look-up tables, where a device has too few DSP slices.
 // Weights must be within -127 .. 127 (the number contract); a may be -128. TO must be even.
 module pe_array_packed #(
   parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 2, parameter [31:0] SEG = 16,
-  parameter [31:0] LC = 1, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
+  parameter [31:0] LC = 1, parameter [31:0] FABRIC = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
 ) (
   input  logic            clk,
   input  logic [8*TI-1:0] a,
@@ -31,6 +32,7 @@ module pe_array_packed #(
   logic signed [7:0]  skew   [0:SEG*TI-1];             // the last SEG tokens, newest last
   logic signed [17:0] x;
   logic signed [26:0] w;
+  logic signed [15:0] e, o;
   logic [BW-1:0]      bank_q [0:SEG-1];
   logic [BW-1:0]      b;
   logic signed [7:0]  lane   [0:TI-1];
@@ -55,6 +57,8 @@ module pe_array_packed #(
     for (int unsigned i = 0; i < SEG*TI; i++) skew[i] = 0;
     x = 0;
     w = 0;
+    e = 0;
+    o = 0;
     b = 0;
     for (int unsigned d = 0; d < SEG; d++) bank_q[d] = 0;
   end
@@ -79,10 +83,21 @@ module pe_array_packed #(
     for (int unsigned i = TI-1; i < TI; i--) begin
       x = 18'(skew[(SEG-1 - (i & (SEG-1)))*TI + i]);
       b = bank_q[i & (SEG-1)];
-      for (int unsigned j = 0; j < PAIRS; j++) begin
+      for (int unsigned j = 0; j < PAIRS - FABRIC; j++) begin
         w = (27'(odd[b][i][j]) <<< 19) + 27'(even[b][i][j]);
         if ((i & (SEG-1)) == 0) p[i][j] = 48'(x) * 48'(w);
         else                    p[i][j] = p[i-1][j] + 48'(x) * 48'(w);
+      end
+      for (int unsigned j = PAIRS - FABRIC; j < PAIRS; j++) begin
+        e = x[7] ? -(16'(even[b][i][j]) <<< 7) : 16'sd0;
+        o = x[7] ? -(16'(odd[b][i][j]) <<< 7) : 16'sd0;
+        for (int unsigned k = 0; k < 7; k++)
+          if (x[k]) begin
+            e = e + (16'(even[b][i][j]) <<< k);
+            o = o + (16'(odd[b][i][j]) <<< k);
+          end
+        if ((i & (SEG-1)) == 0) p[i][j] = (48'(o) <<< 19) + 48'(e);
+        else                    p[i][j] = p[i-1][j] + (48'(o) <<< 19) + 48'(e);
       end
     end
     // stationary loading

@@ -52,7 +52,7 @@ def _array(name, config, make, label):
 
 
 def _pe(config, label):
-    config = replace(config, packed=label.startswith("packed"))
+    config = replace(config, packed=label.startswith("packed"), fabric_columns=4 if label == "packed_fabric" else 0)
     return BenchDesign(f"pe_array_{label}", "tb.pe_array", lambda: harness.pe_array(config),
                        ("pe_array_packed",) if config.packed else ("pe_array",), config)
 
@@ -81,7 +81,7 @@ def _writer(axi_bits, word_bits, fifo_words, label):
 
 DESIGNS: tuple[BenchDesign, ...] = (
     _pe(SQUARE, "square"), _pe(NARROW, "narrow"), _pe(TALL, "tall"), _pe(NARROW, "packed_narrow"), _pe(TALL, "packed_tall"),
-    _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"),
+    _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"), _pe(NARROW, "packed_fabric"),
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", TALL, harness.feed_lanes, "tall"),
     _array("drain_lanes", SQUARE, harness.drain_lanes, "square"), _array("drain_lanes", TALL, harness.drain_lanes, "tall"),
