@@ -40,15 +40,27 @@ MEMORIES = ("latency", "ideal", "stalls")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the project. ``key`` is a field of `Row`; ``at_least``: the limit is a lower one."""
+    """A figure of the project. ``key`` is a field of `Row`; ``at_least``: the limit is a lower one; ``of``: case it is a ratio to."""
 
     key: str
     must: float
     aim: float
     at_least: bool = False
+    of: str = ""
+
+    def value(self, row: Row, rows: list[Row]) -> float | None:
+        """None: the case it is a ratio to was not run."""
+        own = getattr(row, self.key)
+        if not self.of:
+            return own
+        other = next((r for r in rows if r.case == self.of and r.memory == row.memory), None)
+        return None if other is None else own / getattr(other, self.key)
 
     def reached(self, value: float) -> bool:
         return value >= self.must if self.at_least else value <= self.must
+
+    def __str__(self) -> str:
+        return f"{self.key} / that of {self.of}" if self.of else self.key
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,8 @@ CASES = (
     Case("m3vit_tiny", "zcu104", (Figure("cycles", 430e3, 330e3), Figure("limit_ratio", 1.25, 1.05), *EVERY), MOE),
     Case("deit_tiny", "zcu104", (Figure("cycles", 500e3, 450e3), *EVERY), HUANG),
     Case("m3vit_small", "zcu102", EVERY),
+    Case("m3vit_tiny", "zcu102", (Figure("cycles", 320e3, 260e3), *EVERY), MOE, (("precision", "w4a8"),)),
+    Case("m3vit_tiny", "zcu102", (Figure("cycles", 0.75, 0.6, of="m3vit_tiny/zcu102"), *EVERY), MOE, (("batch", 4),)),
 )
 
 
@@ -284,9 +298,10 @@ def text(rows: list[Row]) -> str:
     figures = [["figure", "measured", "must reach", "aim", ""]]
     for row in timed:
         for figure in known[row.case].figures if row.case in known else ():
-            value = getattr(row, figure.key)
+            if (value := figure.value(row, rows)) is None:
+                continue
             sign = ">=" if figure.at_least else "<="
-            figures.append([f"{row.case} {figure.key}", number(value), f"{sign} {number(figure.must)}", number(figure.aim),
+            figures.append([f"{row.case} {figure}", number(value), f"{sign} {number(figure.must)}", number(figure.aim),
                             "reached" if figure.reached(value) else "MISSED"])
     if len(figures) > 1:
         parts.append(aligned(figures))
@@ -306,9 +321,9 @@ def text(rows: list[Row]) -> str:
 def failures(rows: list[Row]) -> list[str]:
     known = {case.name: case for case in CASES}
     wrong = [f"{row.case}, memory {row.memory}: {row.mismatches} output words differ" for row in rows if row.mismatches or not row.words]
-    return wrong + [f"{row.case}: {figure.key} is {number(getattr(row, figure.key))}, must be {number(figure.must)}"
-                    for row in rows if row.memory == "latency" and row.case in known
-                    for figure in known[row.case].figures if not figure.reached(getattr(row, figure.key))]
+    return wrong + [f"{row.case}: {figure} is {number(value)}, must be {number(figure.must)}"
+                    for row in rows if row.memory == "latency" and row.case in known for figure in known[row.case].figures
+                    if (value := figure.value(row, rows)) is not None and not figure.reached(value)]
 
 
 def main() -> int:

