@@ -1,8 +1,9 @@
-"""Figures of the HLS backend: ``python bench/hls.py [--networks deit_tiny m3vit_tiny] [--images 1] [--target zcu104]``.
+"""Figures of the HLS backend: ``python bench/hls.py [--networks deit_tiny m3vit_tiny] [--images 1] [--target zcu104] [--rtl]``.
 
-For the bundled example (all test images, both tasks) and for full-size networks (bench/networks/generate.py): C simulation against
-the integer model in every output word (full-size: every value), seconds per image, seconds to compile, lines of emitted code, the
-estimate of the HLS engine beside that of the RTL. Exit code 1 when a word differs.
+For the bundled example (all test images, both tasks) and for full-size networks (bench/networks/generate.py): C simulation
+against the integer model in every output word (full-size: every value), seconds per image, seconds to compile, lines of emitted
+code, the estimate of the HLS engine beside that of the RTL, with ``--rtl`` also beside the RTL's simulated cycles (one image).
+Exit code 1 when a word differs.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ EXAMPLE = ROOT / "examples" / "m3vit_digits"
 NETWORKS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hwgen" / "networks"
 
 
-def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trace: bool) -> bool:
+def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trace: bool, rtl: bool) -> bool:
     """Prints the figures of one network; whether everything is equal."""
     with tempfile.TemporaryDirectory(prefix="hwgen_hls_") as folder:
-        acc = api.compile(model, target=target, calib=calib, out=Path(folder) / "build", backend="hls")
+        acc = api.compile(model, target=target, calib=calib, out=Path(folder) / "build", backend="both" if rtl else "hls")
         hls = acc.build.path / "hls"
         begin = time.monotonic()
         csim.build_bench(hls)
@@ -52,12 +53,17 @@ def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trac
         lines = sum(len(path.read_text().splitlines()) for path in [*hls.glob("*.hpp"), *hls.glob("*.cpp")])
         report = acc.report()
         estimate = report["hls"]
-        print(f"{name}: {len(images)} images, {len(tasks)} tasks, {words:,} output words{f' and {values:,} values' if trace else ''}, "
-              f"{wrong} differ")
+        print(f"{name}: {len(images)} images, {len(tasks)} tasks, {words:,} output words"
+              f"{f' and {values:,} values' if trace else ''}, {wrong} differ")
         print(f"  csim: {run.seconds / len(run.outputs):.2f} s a frame, compiled in {compiled:.1f} s; {lines} lines of emitted code")
-        print(f"  estimate for {target}: HLS {estimate['cycles_per_image']:,} cycles ({estimate['lanes']} lanes, {estimate['queries']} queries, "
-              f"{estimate['resources']}), RTL {report['estimate']['cycles_per_image']:,.0f} cycles "
+        print(f"  estimate for {target}: HLS {estimate['cycles_per_image']:,} cycles ({estimate['lanes']} lanes, "
+              f"{estimate['queries']} queries, {estimate['resources']})")
+        print(f"  estimate for {target}: RTL {report['estimate']['cycles_per_image']:,.0f} cycles "
               f"({report['array']['ti']} x {report['array']['to']}, {report['resources']['used']})", flush=True)
+        if rtl:
+            result = acc.simulate({name: images[:1] for name in acc.inputs})
+            wrong += result.mismatches
+            print(f"  rtl simulation: {result.cycles_per_image:,.0f} cycles, {result.mismatches} words differ", flush=True)
     return wrong == 0
 
 
@@ -66,17 +72,18 @@ def main() -> int:
     parser.add_argument("--networks", nargs="*", default=["deit_tiny", "m3vit_tiny"], help="of bench/networks/generate.py")
     parser.add_argument("--images", type=int, default=1, help="of each full-size network")
     parser.add_argument("--target", default="zcu104")
+    parser.add_argument("--rtl", action="store_true", help="also simulate one image in the RTL (minutes)")
     args = parser.parse_args()
     with np.load(EXAMPLE / "test.npz") as arrays:
         digits = arrays["x"]
-    good = measure("m3vit_digits", EXAMPLE / "model.onnx", EXAMPLE / "calib.npz", digits, args.target, trace=False)
+    good = measure("m3vit_digits", EXAMPLE / "model.onnx", EXAMPLE / "calib.npz", digits, args.target, trace=False, rtl=args.rtl)
     for name in args.networks:
         path = NETWORKS / f"{name}.onnx"
         if not path.exists():
             print(f"{name}: make it with python bench/networks/generate.py {name}", file=sys.stderr)
             return 2
         with np.load(path.with_suffix(".npz")) as arrays:
-            good &= measure(name, path, path.with_suffix(".npz"), arrays["x"][:args.images], args.target, trace=True)
+            good &= measure(name, path, path.with_suffix(".npz"), arrays["x"][:args.images], args.target, trace=True, rtl=args.rtl)
     return 0 if good else 1
 
 

@@ -1,7 +1,7 @@
 """C simulation of an HLS project: compiles the bench with the C++ compiler, runs frames, reads back outputs and traces.
 
-The environment variable HWGEN_AP_TYPES names a folder with other ap_int.h and hls_stream.h (those of Vitis HLS or the open copies);
-otherwise the small ones of hls/stub serve.
+The environment variable HWGEN_AP_TYPES names a folder with other ap_int.h and hls_stream.h (those of Vitis HLS or the open
+copies); otherwise the small ones of hls/stub serve.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ def build_bench(folder: Path, extra: Sequence[str] = ()) -> Path:
     return executable
 
 
-def simulate(build: Path, model: QModel, report: dict, images: np.ndarray, tasks: list[int], say: Callable[[str, int, int], None], *,
-             trace: bool = False) -> CsimRun:
-    """Run every image for every task through the HLS project of a build directory: frames image by image, all tasks of each in a row.
+def simulate(build: Path, model: QModel, report: dict, images: np.ndarray, tasks: list[int],
+             say: Callable[[str, int, int], None], *, trace: bool = False) -> CsimRun:
+    """Run every image for every task through the HLS project of a build directory.
 
-    report: the build's. Raises InputError when the build has no HLS project, ToolError when it does not compile or run.
+    Frames come image by image, all tasks of each in a row. report: the build's. Raises InputError when the build has
+    no HLS project, ToolError when it does not compile or run.
     """
     if not has_hls(report):
         raise InputError("the build holds no HLS project", where=str(build), hint="compile with --backend hls or both")
@@ -87,18 +88,19 @@ def has_hls(report: dict) -> bool:
 
 
 def run(executable: Path, weights: Path, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,
-        on_frame: Callable[[int], None] | None = None, extra: dict[str, Path] | None = None) -> CsimRun:
-    """Run frames uint8 [F, bytes]; frame f for ``tasks[f]``. ``extra``: more options of the bench. Raises ToolError when the bench fails."""
+        on_frame: Callable[[int], None] | None = None) -> CsimRun:
+    """Run frames uint8 [F, bytes]; frame f for ``tasks[f]``. Raises ToolError when the bench fails."""
     with tempfile.TemporaryDirectory(prefix="hwgen_csim_") as folder:
         work = Path(folder)
         frames.tofile(work / "input.bin")
-        options: dict[str, object] = dict(weights=weights, input=work / "input.bin", output=work / "output.bin", frames=len(tasks),
-                                          tasks=",".join(map(str, tasks)), **(extra or {}))
+        options: dict[str, object] = dict(weights=weights, input=work / "input.bin", output=work / "output.bin",
+                                          frames=len(tasks), tasks=",".join(map(str, tasks)))
         if trace:
             options["trace"] = work / "trace.bin"
         result = native.run(executable, options, on_frame)
         words = np.fromfile(work / "output.bin", "<i4").reshape(len(tasks), -1)
-        outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]} for row, task in zip(words, tasks)]
+        outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]}
+                   for row, task in zip(words, tasks)]
         traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
     for values, row, task in zip(traces, words, tasks):
         values |= {step.names[task]: row[step.place:step.place + step.out_channels].astype(np.int64) for step in plan.steps

@@ -36,8 +36,8 @@ class Difference:
 
     def __str__(self) -> str:
         """A few lines for people."""
-        lines = [f"{self.level} leaves the integer model at node {self.node!r}, value {self.value!r} (task {self.task}, image {self.image}): "
-                 f"{self.count:,} of {self.size:,} words differ",
+        lines = [f"{self.level} leaves the integer model at node {self.node!r}, value {self.value!r} (task {self.task}, "
+                 f"image {self.image}): {self.count:,} of {self.size:,} words differ",
                  f"  first at {list(self.index)}: {self.found}, the integer model has {self.expected}"]
         for index, expected, found in self.near:
             lines.append(f"    {list(index)}  {found:>7}  {expected:>7}{'' if expected == found else '  <'}")
@@ -48,7 +48,8 @@ class Difference:
         return asdict(self)
 
 
-def compare(graph: QGraph, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, level: str, task: int, image: int) -> Difference | None:
+def compare(graph: QGraph, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, level: str, task: int,
+            image: int) -> Difference | None:
     """The first value, in the order of the graph, of which ``found`` has another content.
 
     Values that ``found`` does not have are passed over; a router's logits count before the value they lead to.
@@ -70,7 +71,8 @@ def _difference(node, value, expected, found, wrong, level, task, image) -> Diff
     *row, last = index
     near = tuple(((*row, c), int(expected[(*row, c)]), int(found[(*row, c)]))
                  for c in range(max(0, last - NEAR), min(expected.shape[-1], last + NEAR + 1)))
-    return Difference(level, task, image, node, value, index, int(expected[index]), int(found[index]), len(wrong), expected.size, near)
+    return Difference(level, task, image, node, value, index, int(expected[index]), int(found[index]), len(wrong),
+                      expected.size, near)
 
 
 def search(build: Build, images: np.ndarray, progress=None) -> list[Difference]:
@@ -78,18 +80,22 @@ def search(build: Build, images: np.ndarray, progress=None) -> list[Difference]:
     say = progress or (lambda stage, done=0, total=0: None)
     tasks = list(range(len(build.model.tasks)))
     result: list[Difference] = []
-    traces = csim.simulate(build.path, build.model, build.report, images, tasks, say, trace=True).traces if csim.has_hls(build.report) else []
+    traces: list[dict[str, np.ndarray]] = []
+    if csim.has_hls(build.report):
+        traces = csim.simulate(build.path, build.model, build.report, images, tasks, say, trace=True).traces
     hardware = run_rtl(build, images, tasks, MemoryModel(), say)[0] if has_rtl(build) else {}
     for task in tasks:
         graph = build.model.tasks[task]
         pending = {level for level, there in (("csim", traces), ("rtl", hardware)) if there}
         for image in range(len(images)):
-            expected = {name: value[0] for name, value in integer_model.trace(graph, images[image:image + 1], detail=True).items()}
+            values = integer_model.trace(graph, images[image:image + 1], detail=True)
+            expected = {name: value[0] for name, value in values.items()}
             for level in sorted(pending):
                 if level == "csim":
                     found = traces[image * len(tasks) + task]
                 else:
-                    found = {node.output: hardware[task][node.onnx_name][image] for node in graph.nodes if isinstance(node, QHead)}
+                    found = {node.output: hardware[task][node.onnx_name][image] for node in graph.nodes
+                             if isinstance(node, QHead)}
                 difference = compare(graph, expected, found, level=level, task=task, image=image)
                 if difference is not None:
                     result.append(difference)

@@ -22,28 +22,31 @@ from . import hls_estimate, hls_image
 from .hls_names import identifier
 from .hls_plan import ALL_TASKS, Plan, Step, Value
 
-FIFO_BYTES = 128 * 1024           # weight stream: how far the loader runs ahead
 STAND_IN = "xczu7ev-ffvc1156-2-e"     # part in the scripts when the target is no chip: that of the ZCU104
 COLUMNS = 130                     # of emitted code
 BURST_BYTES = 4096                # AXI4: a burst does not cross a 4 KiB boundary
 
 
 def files(plan: Plan, model: QModel, name: str, board: Board, images: np.ndarray) -> dict[str, str | bytes]:
-    """{path relative to the build directory: content}. name: of the network, for comments; images: a few for the bench, float [B, ...]."""
+    """{path relative to the build directory: content}.
+
+    name: of the network, for comments; images: a few for the bench, float [B, ...].
+    """
     kernels = data_dir("hls")
     result: dict[str, str | bytes] = {f"hls/{path.relative_to(kernels).as_posix()}": path.read_text()
                                       for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}
     tasks = list(range(len(model.tasks)))
     part = STAND_IN if board.family is Family.SIM else board.part
-    common = dict(name=name, version=__version__, plan=plan, num_tasks=len(tasks), target=board.name, part=part, clock_mhz=f"{board.clock_mhz:g}",
-                  period_ns=f"{1000 / board.clock_mhz:.3f}", frames=len(images) * len(tasks), tasks=",".join(map(str, tasks)))
+    common = dict(name=name, version=__version__, plan=plan, num_tasks=len(tasks), target=board.name, part=part,
+                  clock_mhz=f"{board.clock_mhz:g}", period_ns=f"{1000 / board.clock_mhz:.3f}",
+                  frames=len(images) * len(tasks), tasks=",".join(map(str, tasks)))
     return result | {
         "hls/hwgen_config.hpp": render("hls/hwgen_config.hpp.j2", **common),
         "hls/hwgen_tables.hpp": tables(plan.act),
         "hls/hwgen_program.hpp": render("hls/hwgen_program.hpp.j2", values=[_value(v) for v in plan.values],
                                         steps=[_row(step, model) for step in plan.steps], **common),
         "hls/hwgen_top.hpp": render("hls/hwgen_top.hpp.j2", **common),
-        "hls/hwgen_top.cpp": render("hls/hwgen_top.cpp.j2", fifo_words=FIFO_BYTES // plan.lanes,
+        "hls/hwgen_top.cpp": render("hls/hwgen_top.cpp.j2", fifo_words=hls_estimate.FIFO_BYTES // plan.lanes,
                                     burst=min(256, BURST_BYTES // plan.lanes), **common),
         "hls/weights.bin": plan.weight_file(),
         "hls/csim/main.cpp": (data_dir("templates") / "hls" / "csim.cpp").read_text(),
@@ -52,7 +55,8 @@ def files(plan: Plan, model: QModel, name: str, board: Board, images: np.ndarray
         "hls/scripts/vitis_hls.tcl": render("hls/vitis_hls.tcl.j2", **common),
         "hls/scripts/vivado.tcl": render("hls/vivado.tcl.j2", **common),
         "hls/driver/host.cpp": render("hls/host.cpp.j2", defaults='{{"--base", "0xA0000000"}, {"--buffer", "udmabuf0"}}',
-                                      buffer_bytes=len(plan.image), frame_bytes=plan.input_words * plan.lanes + plan.output_words * 4, **common),
+                                      buffer_bytes=len(plan.image),
+                                      frame_bytes=plan.input_words * plan.lanes + plan.output_words * 4, **common),
         "hls/README.md": render("hls/README.md.j2", estimate=hls_estimate.report(plan, board), **common),
     }
 
@@ -77,7 +81,8 @@ def tables(act: Act) -> str:
     """hwgen_tables.hpp for an activation function."""
     kind = "relu" if act is Act.NONE else act.value
     named = (("DELTA", f"ReLU(x) - f(x), f = {kind}; step 2**-5, unit 2**-16", numerics.delta_table(kind)),
-             ("EXP_P8", "255 * 2**(-i / 256), unit 2**-8", numerics.EXP_P8), ("EXP_Q15", "2**(-i / 256), unit 2**-15", numerics.EXP_Q15),
+             ("EXP_P8", "255 * 2**(-i / 256), unit 2**-8", numerics.EXP_P8),
+             ("EXP_Q15", "2**(-i / 256), unit 2**-15", numerics.EXP_Q15),
              ("RECIP", "2**31 / m for the 16-bit mantissas m with these leading bits", numerics.RECIP),
              ("RSQRT", "2**23 / sqrt(m), m as 8 leading bits", numerics.RSQRT))
     return render("hls/hwgen_tables.hpp.j2", version=__version__,

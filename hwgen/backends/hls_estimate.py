@@ -23,6 +23,7 @@ LUT_PER_PRODUCT = 70                      # an 8 x 8-bit multiplier without DSP:
 LUT_PER_LANE, FF_PER_LANE = 900, 1100     # requantizer, activation, saturation, byte selection
 FULL = 0.8                                # of LUTs and flip-flops, place and route needs the rest
 LUT_BASE, FF_BASE = 12_000, 16_000        # control, AXI masters, table of steps
+FIFO_BYTES = 128 * 1024                   # weight stream: how far the loader runs ahead
 LANES, QUERIES = (64, 32, 16, 8), (16, 8, 4, 2)
 
 
@@ -51,7 +52,8 @@ def step_cycles(step: Step, plan: Plan) -> int:
             return _linear(step.rows, step.src.channels, step.out_channels, lanes)
         case "ROUTE":
             tokens, experts = step.src.tokens, step.out_channels
-            return _linear(tokens, step.src.channels, experts, lanes) + tokens * (experts * ROUTER_II + 2 * step.node.top_k + 2 * DEPTH)
+            choice = experts * ROUTER_II + 2 * step.node.top_k + 2 * DEPTH
+            return _linear(tokens, step.src.channels, experts, lanes) + tokens * choice
         case "EXPERTS":
             experts = len(step.node.first)
             rows = -(-step.src.tokens * step.node.top_k // experts)
@@ -93,14 +95,17 @@ def resources(plan: Plan) -> HlsResources:
     lanes, queries = plan.lanes, plan.queries
     attention = 2 * queries * lanes
     macs = lanes * lanes + attention
-    per_lane = 3 * WIDE + 1 + 2 * WIDE                        # linear: two requantizers, score; interpolation; norm: square, requantizer
-    dsp = lanes * lanes + lanes * (per_lane + WIDE) + queries * WIDE + 40           # attention's division per lane; router, rsqrt, reciprocal
-    arrays = [(plan.act_words, lanes, 1), (plan.residual_words, lanes, 2), (plan.logit_words, lanes, 2), (plan.max_tokens, lanes, 4),
-              (plan.head_words * plan.max_tokens, 2 * lanes, 1), (plan.max_tokens, queries, 2), (plan.max_tokens * plan.max_experts, 1, 4),
-              (128 * 1024 // lanes, lanes // 8, 8)]
-    bram = sum(_bram(words, width) * banks for words, banks, width in arrays)
-    return HlsResources(LUT_BASE + macs * LUT_PER_MAC + attention * LUT_PER_PRODUCT + lanes * LUT_PER_LANE, FF_BASE + macs * FF_PER_MAC + lanes * FF_PER_LANE, dsp,
-                        round(bram))
+    linear_lane = 3 * WIDE + 1                  # two requantizers, router score; interpolation
+    norm_lane = 2 * WIDE                        # square, requantizer
+    attention_lane = WIDE                       # the division
+    dsp = lanes * (lanes + linear_lane + norm_lane + attention_lane) + queries * WIDE + 40         # scores; router, Newton steps
+    arrays = (                                  # words, banks, bytes
+        (plan.act_words, lanes, 1), (plan.residual_words, lanes, 2), (plan.logit_words, lanes, 2), (plan.max_tokens, lanes, 4),
+        (plan.head_words * plan.max_tokens, 2 * lanes, 1), (plan.max_tokens, queries, 2),
+        (plan.max_tokens * plan.max_experts, 1, 4), (FIFO_BYTES // lanes, lanes // 8, 8))
+    lut = LUT_BASE + macs * LUT_PER_MAC + attention * LUT_PER_PRODUCT + lanes * LUT_PER_LANE
+    ff = FF_BASE + macs * FF_PER_MAC + lanes * FF_PER_LANE
+    return HlsResources(lut, ff, dsp, round(sum(_bram(words, width) * banks for words, banks, width in arrays)))
 
 
 def _bram(words: int, width: int) -> float:
@@ -113,7 +118,8 @@ def choose(model: QModel, board: Board) -> Plan:
     if board.family is Family.SIM:
         return make_plan(model, 32, 8)
     if board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
-        raise CapacityError(f"Vitis HLS has no devices of the family {board.family}, as {board.name} is", hint="use --backend rtl")
+        raise CapacityError(f"Vitis HLS has no devices of the family {board.family}, as {board.name} is",
+                            hint="use --backend rtl")
     best, refusal = None, None
     for lanes in LANES:
         for queries in QUERIES:
@@ -139,6 +145,7 @@ def report(plan: Plan, board: Board) -> dict:
     used = resources(plan)
     cycles = frame_cycles(plan, board.bytes_per_cycle())
     macs = sum(step.macs for step in plan.steps if step.task in (ALL_TASKS, 0))
-    return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries, macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries,
-                useful_macs_per_image=macs, cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000,
+    return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries,
+                macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs,
+                cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000,
                 weight_bytes=len(plan.image), resources={name: getattr(used, name) for name in ("lut", "ff", "dsp", "bram36")})

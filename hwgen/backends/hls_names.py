@@ -41,7 +41,8 @@ def original(text: str) -> str:
     back = {escape[1]: char for char, escape in ESCAPES.items()} | {"u": "_"}
     body = text.removeprefix("Zk")
     tokens = list(TOKEN.finditer(body))
-    name = "".join(chr(int(hexa, 16)) if hexa else back[escape] if escape else plain for hexa, escape, plain in (t.groups() for t in tokens))
+    name = "".join(chr(int(hexa, 16)) if hexa else back[escape] if escape else plain
+                   for hexa, escape, plain in (token.groups() for token in tokens))
     if "".join(t[0] for t in tokens) != body or identifier(name) != text:
         raise ValueError(f"{text!r} is not an identifier of an ONNX name")
     return name

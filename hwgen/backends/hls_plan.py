@@ -11,12 +11,15 @@ import numpy as np
 
 from ..errors import CapacityError, ModelError
 from ..ir import Act
-from ..qir import QAttention, QGraph, QHead, QLinear, QModel, QMoE, QNode, QNorm, QPatches, QResidualInit, QResidualLinear, Weights
+from ..qir import (QAttention, QGraph, QHead, QLinear, QModel, QMoE, QNode, QNorm, QPatches, QResidualInit, QResidualLinear,
+                   Weights)
 from . import hls_image
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
 ALL_TASKS = -1
+NOT_COMPARED = ("name", "output", "residual", "onnx_name", "shape")       # fields that may differ in one step for all tasks
+NOT_COMPARED_IN = {"ROUTE": ("first", "second", "act"), "EXPERTS": ("gate", "top_k", "renormalize")}
 MAX_SIZE = 65535                    # the step table holds sizes in 16 bits
 MAGIC = b"HWGENHLS"
 VERSION = 1
@@ -203,7 +206,7 @@ def _stored(row: tuple[str, QNode]) -> bool:
     return isinstance(row[1], (QPatches, QNorm, QLinear, QAttention))
 
 
-def _inputs(kind: str, node: QNode) -> tuple[str, ...]:
+def _inputs(node: QNode) -> tuple[str, ...]:
     match node:
         case QAttention():
             return node.q, node.k, node.v
@@ -214,7 +217,8 @@ def _inputs(kind: str, node: QNode) -> tuple[str, ...]:
 
 def _shape_key(graph: QGraph, row: tuple[str, QNode]):
     kind, node = row
-    return kind, type(node), tuple(graph.shapes[v] for v in _inputs(kind, node)), graph.shapes.get(node.output) if _stored(row) else None
+    inputs = tuple(graph.shapes[value] for value in _inputs(node))
+    return kind, type(node), inputs, graph.shapes[node.output] if _stored(row) else None
 
 
 def _merge(rows: list[list[tuple[str, QNode]]]) -> list[tuple[int, int, tuple[str, QNode]]]:
@@ -243,10 +247,8 @@ def _identity(kind: str, node: QNode, places: dict[str, int]):
             case int() | float() | bool() | None | Enum():
                 return x
         return tuple(part(getattr(x, f)) for f in x.__dataclass_fields__)
-    skip = {"name", "output", "residual"} | {"ROUTE": {"first", "second", "act"}, "EXPERTS": {"gate", "top_k", "renormalize"}}.get(kind, set())
-    if isinstance(node, QHead):
-        skip |= {"onnx_name", "shape"}
-    return kind, tuple(part(getattr(node, field)) for field in node.__dataclass_fields__ if field not in skip)
+    fields = [field for field in node.__dataclass_fields__ if field not in NOT_COMPARED and field not in NOT_COMPARED_IN.get(kind, ())]
+    return kind, tuple(part(getattr(node, field)) for field in fields)
 
 
 class _Image:
@@ -298,7 +300,8 @@ def _step(kind: str, node: QNode, graph: QGraph, packer: _Image, buffer) -> Step
         case QMoE() if kind == "ROUTE":
             return _product(step, node.gate, packer, target="LOGITS")
     if len({(a.weight.shape, b.weight.shape) for a, b in zip(node.first, node.second)}) > 1:
-        raise ModelError("the experts differ in size", where=f"QMoE node {node.name!r}", hint="the HLS engine needs experts of one size")
+        raise ModelError("the experts differ in size", where=f"QMoE node {node.name!r}",
+                         hint="the HLS engine needs experts of one size")
     order = [w for pair in zip(node.first, node.second) for w in pair]
     hidden = node.first[0].weight.shape[1]
     return replace(step, target="ACTIVATED", out_channels=hidden, weights=packer.matrices(order),
