@@ -256,7 +256,7 @@ def measure(case: Case, memory: str, cache: Path, digest: str, say=lambda text: 
     estimate = program.estimate(model.bytes_per_cycle, model.latency, 0, tokens)[-1].stop / batch
     attention = [row for row in result.per_instruction if kind(program.instrs[row["pc"]]) in ("scores", "P @ V")]
     bare = sum(bare_matmul(program.instrs[row["pc"]]) for row in attention)
-    limits = macs / config.macs_per_cycle, (len(program.image) / batch + program.input_bytes) / rate
+    limits = macs / config.macs_per_cycle, (len(program.image) + program.input_bytes) / batch / rate
     dsp = resources.estimate(config, board).dsp
     row = Row(
         case=case.name, memory=memory, array=f"{config.ti}x{config.to}", mismatches=result.mismatches, words=result.words,

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+import json
 from pathlib import Path
 import zipfile
 
 import numpy as np
 
-from . import __version__, build as builds, csim, difference, quantizer, resources
+from . import __version__, build as builds, csim, difference, flows, quantizer, resources, trace
 from .backends import bench, driver, hls, hls_estimate, rtl
 from .board import Board, load_board
 from .errors import CalibrationError, CapacityError, InputError
 from .golden import integer_model
 from .importer import Checked, check_model, import_model
-from .output import check_target
+from .output import MANIFEST, check_target, sha256, write_json
 from .qir import QModel
 from .schedule import Program, schedule
 from .simulate import MemoryModel, SimulationResult, has_rtl, simulate
@@ -27,6 +28,7 @@ Progress = Callable[[str, float, float], None]
 BACKENDS = ("rtl", "hls", "both")
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 LATENCY = 100            # cycles of memory latency assumed by estimates
+KEPT = "simulation.json" # in the build directory: the last simulation, for `Accelerator.report`
 
 
 def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
@@ -116,9 +118,37 @@ class Accelerator:
         """
         return difference.search(self.build, self._images(inputs), progress)
 
+    def trace(self, result: SimulationResult) -> dict:
+        """Timeline of a simulation for Perfetto and chrome://tracing, JSON-able. Empty for engines without cycles."""
+        return trace.timeline(self.build.program, result.runs, self.build.clock_mhz)
+
+    def keep(self, result: SimulationResult, memory: MemoryModel) -> None:
+        """Write the result into the build directory, where `report` finds it; nothing for engines without cycles. Raises OutputError."""
+        if not result.per_instruction:
+            return
+        simulation = dict(stage="rtl simulation", images=result.images, bit_exact=result.bit_exact, cycles_per_image=result.cycles_per_image,
+                          latency_ms=result.latency_ms, utilization=result.utilization, memory=asdict(memory))
+        layers = trace.layers(result.per_instruction, result.array_macs_per_cycle)
+        write_json(self.build.path / KEPT, dict(build=sha256(self.build.path / MANIFEST), simulation=simulation,
+                                                stalls=dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), layers=layers))
+
     def report(self) -> dict:
-        """What report.json holds."""
-        return self.build.report
+        """What report.json holds, and the cycles of the last simulation kept for this build."""
+        path = self.build.path / KEPT
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        if kept.pop("build", None) != sha256(self.build.path / MANIFEST):
+            return self.build.report
+        limit = max(self.build.report["limits"][key] for key in ("array_limit_cycles", "memory_limit_cycles"))
+        kept["simulation"]["cycles_over_limit"] = kept["simulation"]["cycles_per_image"] / limit
+        return self.build.report | kept
+
+    def synth(self, flow: str = "yosys", target: str | Path | None = None, progress: Progress | None = None) -> flows.Synthesis:
+        """Synthesize the RTL and count cells. target: a board of the same family instead of the build's, by name or YAML file.
+
+        Raises InputError, TargetError, ToolError.
+        """
+        return flows.synthesize(self.build.path, load_board(target or self.build.target), flow, progress,
+                                estimate=self.build.report["resources"]["used"])
 
     def _images(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         ((name, shape),) = self.inputs.items()
@@ -210,6 +240,8 @@ def _report(name: str, model: QModel, program: Program, board: Board, precision:
         estimate=dict(stage="estimate", cycles_per_image=cycles / program.batch, latency_ms=cycles / board.clock_mhz / 1000,
                       utilization=macs * program.batch / (config.macs_per_cycle * cycles),
                       accumulator_use=max(max(integer_model.check_accumulators(graph).values()) for graph in model.tasks)),
+        limits=dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,
+                                                       board.bytes_per_cycle())),
         memory={name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),
                                                                         ("scores", "score"), ("residual", "res"))},
         instructions=instructions)

@@ -214,6 +214,8 @@ def simulate(
     output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", help="Write the dequantized outputs under their "
                                                    "ONNX names.")] = None,
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
+    trace: Annotated[Optional[Path], typer.Option("--trace", metavar="FILE.json", help="Write a timeline of instructions and stalls "
+                                                  "that ui.perfetto.dev opens.")] = None,
     latency: Annotated[int, typer.Option(min=0, help="Memory latency, cycles.")] = 100,
     bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise the board's.")] = None,
     stall: Annotated[float, typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle.")] = 0.0,
@@ -222,6 +224,8 @@ def simulate(
 ) -> None:
     """Run images through the generated hardware, cycle by cycle, and compare every output word with the integer model."""
     api = _api()
+    if trace and engine is not Engine.VERILATOR:
+        raise InputError("timelines are written by the engine verilator only", where="option --trace")
     acc = api.load(build)
     inputs, labels = split_arrays(load_arrays(input), acc, input, images)
     memory = api.MemoryModel(latency=latency, bytes_per_cycle=bytes_per_cycle, stall=stall, seed=seed)
@@ -238,6 +242,9 @@ def simulate(
         write_file(output, buffer.getvalue())
     if json:
         write_json(json, data)
+    if trace:
+        write_json(trace, acc.trace(result))
+    acc.keep(result, memory)
     if result.bit_exact is False:
         raise MismatchError(f"{result.mismatches:,} output words differ from the integer model", where=str(build),
                             hint="run again with --waves --images 1, and report it: this must not happen" if engine is not Engine.CSIM
@@ -305,11 +312,30 @@ def report(
     html: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Also write one self-contained HTML page.")] = None,
     json: Json = None,
 ) -> None:
-    """Show size, estimated speed and resources of a build."""
+    """Show size, speed and resources of a build; after `simulate` also where its cycles went, layer by layer."""
     data = _api().load(build).report()
     reporting.show(data, out)
     if html:
         write_file(html, reporting.html(data, f"hwgen report of {build}"))
+    if json:
+        write_json(json, data)
+
+
+@app.command(epilog="Example: `hwgen synth build/ --flow yosys --json synth.json`")
+def synth(
+    build: Build,
+    flow: Annotated[str, typer.Option(help="A file of the folder flows, without its ending.")] = "yosys",
+    target: Annotated[Optional[str], typer.Option(help="Count for another board of the same family.")] = None,
+    json: Json = None,
+) -> None:
+    """Synthesize the generated RTL and count its cells, unit by unit, against the board."""
+    acc = _api().load(build)
+    with Bars(err) as bars:
+        result = acc.synth(flow, target, progress=bars)
+    data = result.to_dict()
+    reporting.show(data, out, title=result.stage, leave_out=("modules", "notes"))
+    for note in result.notes:
+        say(out, f"note: {note}")
     if json:
         write_json(json, data)
 

@@ -9,7 +9,7 @@ corners of the cut, and the counts are continued linearly in each parameter (eve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 import hashlib
 import itertools
 import json
@@ -47,7 +47,8 @@ class Kind:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What a flow counted. units: unit -> cells; total: their sum; nonlinear: share of the design of the non-linear units, per resource."""
+    """What a flow counted. units: unit -> cells; total: their sum; in_dsp: LUTs and flip-flops of it that fit into the DSP slices;
+    nonlinear: share of the design (without those) that the non-linear units have, per resource; estimate: what `hwgen.resources` said."""
 
     flow: str
     stage: str
@@ -59,13 +60,18 @@ class Synthesis:
     nonlinear_units: tuple[str, ...]
     nonlinear: Counts
     notes: tuple[str, ...]
+    estimate: Counts
     modules: list[Kind] = field(default_factory=list)
 
     def to_dict(self) -> dict:
-        """JSON-able; `total` and `available` also as the table ``resources``."""
-        data = asdict(self)
-        used, available = data.pop("total"), data.pop("available")
-        return data | {"resources": {"stage": self.stage, "used": used, "available": available}}
+        """JSON-able; see docs/reference/json.md."""
+        shares = {f"{kind}_percent": 100 * share for kind, share in self.nonlinear.items()}
+        return dict(
+            flow=self.flow, board=self.board, resources=dict(stage=self.stage, used=self.total, available=self.available),
+            estimate=dict(stage="estimate", **self.estimate), in_dsp=self.in_dsp, nonlinear=dict(units=list(self.nonlinear_units), **shares),
+            notes=list(self.notes), units=[dict(unit=unit, **counts) for unit, counts in self.units.items()],
+            modules=[dict(module=k.module, parameters={name: value for name, value in k.parameters.items() if value < 1 << 32}, unit=k.unit,
+                          instances=k.instances, scaled=k.scaled, **k.each) for k in self.modules])
 
 
 def flows() -> dict[str, Path]:
@@ -73,7 +79,7 @@ def flows() -> dict[str, Path]:
     return {path.stem: path for path in sorted(data_dir("flows").glob("*.toml"))}
 
 
-def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None = None) -> Synthesis:
+def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None = None, estimate: Counts | None = None) -> Synthesis:
     """Synthesize the RTL of a build directory. Raises InputError (no such flow, no RTL, a family the flow does not know), ToolError."""
     known = flows()
     if name not in known:
@@ -86,14 +92,14 @@ def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None =
     if not filelist.is_file():
         raise InputError("the build holds no RTL", where=str(build), hint="compile with --backend rtl or both")
     sources = {file: (build / "rtl" / file).read_text() for file in filelist.read_text().split()}
-    return _Run(flow, flow["families"][board.family.value], sources, say or (lambda stage, done=0, total=0: None)).run(name, board)
+    return _Run(flow, flow["families"][board.family.value], sources, say or (lambda stage, done=0, total=0: None)).run(name, board, estimate or {})
 
 
 class _Run:
     def __init__(self, flow: dict, family: dict, sources: Mapping[str, str], say: Say):
         self.flow, self.family, self.sources, self.say = flow, family, sources, say
 
-    def run(self, name: str, board: Board) -> Synthesis:
+    def run(self, name: str, board: Board, estimate: Counts) -> Synthesis:
         self.say("synthesize the control", 0, 0)
         kinds, instances = self._control()
         for n, ((module, parameters), count) in enumerate(instances.items()):
@@ -112,7 +118,7 @@ class _Run:
                  for resource in ("lut", "ff", "dsp") if total[resource]}
         rounded = {unit: _rounded(counts) for unit, counts in units.items()}
         return Synthesis(name, self.flow["stage"], board.name, rounded, _rounded(total), _rounded(in_dsp),
-                         {k: getattr(board, k) for k in KINDS}, nonlinear, share, tuple(self.family.get("notes", ())), kinds)
+                         {k: getattr(board, k) for k in KINDS}, nonlinear, share, tuple(self.family.get("notes", ())), estimate, kinds)
 
     def _control(self) -> tuple[list[Kind], dict[tuple[str, tuple[tuple[str, int], ...]], int]]:
         """(kinds of the generated modules, instances of rtl/sv as (module, parameters) -> how many)."""

@@ -125,10 +125,11 @@ class SimulationResult:
     frames: list = field(default_factory=list)
     per_instruction: list = field(default_factory=list)
     waves: Path | None = None
+    runs: list[tuple[list[int], np.ndarray]] = field(default_factory=list)      # per run: task of each frame, events (`EVENT`)
 
     def to_dict(self) -> dict:
-        """JSON-able, without the outputs."""
-        data = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("outputs", "waves")}
+        """JSON-able, without the outputs and the events."""
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("outputs", "waves", "runs")}
         return data | {"waves": None if self.waves is None else str(self.waves)}
 
 
@@ -169,7 +170,8 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         utilization=macs * frames / (program.config.macs_per_cycle * cycles), simulated_macs_per_second=macs * frames / seconds,
         simulated_cycles_per_second=cycles / seconds, latency_ms=cycles * program.batch / frames / build.clock_mhz / 1000,
         frames=[row for sequence, done in runs for row in _frame_table(sequence, done)],
-        per_instruction=_instruction_table(program, [done.events for _, done in runs]), waves=None if waves is None else Path(waves), **common)
+        per_instruction=_instruction_table(program, [done.events for _, done in runs]), waves=None if waves is None else Path(waves),
+        runs=[(sequence, done.events) for sequence, done in runs], **common)
 
 
 def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryModel, say, *, engine: str = "verilator",

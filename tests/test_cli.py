@@ -82,6 +82,17 @@ class Fake:
     def first_differences(self, inputs, progress):
         return []
 
+    def keep(self, result, memory):
+        self.calls.append(("keep", memory))
+
+    def trace(self, result):
+        return {"traceEvents": []}
+
+    def synth(self, flow, target, progress):
+        self.calls.append((flow, target))
+        return SimpleNamespace(stage="synthesis (Yosys)", notes=("[a] note",), to_dict=lambda: {
+            "flow": flow, "resources": REPORT["resources"], "units": [{"unit": "array", "lut": 1000}], "modules": [{"module": "m"}]})
+
     def simulate(self, inputs, **options):
         options.pop("progress")("simulate", 0, 0)
         self.calls.append((inputs, options))
@@ -130,7 +141,7 @@ def documented(heading: str) -> set[str]:
 
 def test_help_lists_all_commands_and_each_has_an_example(run):
     code, text, _ = run("--help")
-    commands = {"check", "compile", "simulate", "verify", "report", "targets"}
+    commands = {"check", "compile", "simulate", "verify", "report", "synth", "targets"}
     assert code == 0 and all(name in text for name in commands) and "Exit codes" in text
     for name in commands:
         code, text, _ = run(name, "--help")
