@@ -14,6 +14,7 @@ import argparse
 from dataclasses import asdict, dataclass
 import json
 from pathlib import Path
+import resource
 import sys
 import tempfile
 
@@ -32,13 +33,14 @@ ENGINE = dict(ti=16, to=16, axi_data_bits=512, fifo_beats=4096)
 MEMORY = MemoryModel(latency=100, bytes_per_cycle=64)
 UTILISATION_LIMIT = 0.93
 ATTENTION_LIMIT = 1.05
-SPEED_LIMIT = 100e6          # useful MACs per second of wall time, one core
-REPEATS = 3                  # of the simulation: the fastest counts, other processes make the rest slow
+SPEED_LIMIT = 100e6          # useful MACs per second of one core
+REPEATS = 3                  # of the simulation: the fastest counts
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Stage: RTL simulation, but for estimated_cycles (cycle model) and simulated_macs_per_second (wall time).
+    """Stage: RTL simulation, but for estimated_cycles (cycle model) and the speeds: simulated_macs_per_second by the CPU time of the
+    simulating process, its start included, simulated_macs_per_second_wall by the clock, which other processes share.
 
     block_macs, bare_cycles are useful multiply-accumulates and tiles x tokens; frame_cycles is the whole network, start to done.
     """
@@ -52,6 +54,7 @@ class Figures:
     estimated_cycles: int
     array_macs_per_cycle: int
     simulated_macs_per_second: float
+    simulated_macs_per_second_wall: float
 
     @property
     def utilisation(self) -> float:
@@ -69,7 +72,7 @@ class Figures:
         return asdict(self) | dict(utilisation=self.utilisation, attention_ratio=self.attention_ratio, estimate_error=self.estimate_error)
 
 
-def count(program: Program, run: Run, mismatches: int) -> Figures:
+def count(program: Program, run: Run, mismatches: int, cpu_seconds: float) -> Figures:
     """The figures of one simulated frame; instructions are told apart by their ONNX node."""
     events = run.events
     nodes = [program.infos[pc].node for pc in events["pc"]]
@@ -87,7 +90,8 @@ def count(program: Program, run: Run, mismatches: int) -> Figures:
         frame_cycles=run.cycles,
         estimated_cycles=program.estimate(MEMORY.bytes_per_cycle, MEMORY.latency)[-1].stop,
         array_macs_per_cycle=program.config.macs_per_cycle,
-        simulated_macs_per_second=program.useful_macs() / run.seconds)
+        simulated_macs_per_second=program.useful_macs() / cpu_seconds,
+        simulated_macs_per_second_wall=program.useful_macs() / run.seconds)
 
 
 def measure(folder: Path) -> Figures:
@@ -98,9 +102,18 @@ def measure(folder: Path) -> Figures:
     images = random_images(random_model(**NETWORK), 1)
     executable = simulate.build_bench(build.path, trace=False)
     frames = program.frames(model.tasks[0], images)
-    runs = [simulate.run_bench(executable, build.path, program, frames, [0], MEMORY) for _ in range(REPEATS)]
-    run = min(runs, key=lambda run: run.seconds)
-    return count(program, run, native_builds.differences(run, model, images, [0]))
+    seconds = []
+    for _ in range(REPEATS):
+        before = cpu_seconds()
+        run = simulate.run_bench(executable, build.path, program, frames, [0], MEMORY)
+        seconds.append(cpu_seconds() - before)
+    return count(program, run, native_builds.differences(run, model, images, [0]), min(seconds))
+
+
+def cpu_seconds() -> float:
+    """CPU time of all processes this one has started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> int:
@@ -119,8 +132,9 @@ def main() -> int:
         ("useful MACs / (256 x cycles)", f"{figures.utilisation:.4f}", f">= {UTILISATION_LIMIT}", figures.utilisation >= UTILISATION_LIMIT),
         ("attention, cycles", f"{figures.attention_cycles:,}", "", True),
         ("attention / its bare matmuls", f"{figures.attention_ratio:.4f}", f"<= {ATTENTION_LIMIT}", figures.attention_ratio <= ATTENTION_LIMIT),
-        ("simulated useful MACs per second", f"{figures.simulated_macs_per_second / 1e6:,.0f} M", f">= {SPEED_LIMIT / 1e6:.0f} M",
+        ("simulated useful MACs per CPU second", f"{figures.simulated_macs_per_second / 1e6:,.0f} M", f">= {SPEED_LIMIT / 1e6:.0f} M",
          figures.simulated_macs_per_second >= SPEED_LIMIT),
+        ("the same by the clock", f"{figures.simulated_macs_per_second_wall / 1e6:,.0f} M", "", True),
         ("whole frame, cycles", f"{figures.frame_cycles:,}", "", True),
         ("cycle model of the frame (estimate)", f"{figures.estimated_cycles:,}", "", True),
     )
