@@ -8,18 +8,21 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
+from hwgen import quantizer
 from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.errors import CapacityError
 from hwgen.golden.integer_model import quantize_input
 from hwgen.ir import Act
 from hwgen.program import Dst, Instr, Op, Src, Stat
 from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QResidualInit, QResidualLinear
+from hwgen.quantizer import Precision
 from hwgen.schedule import PAGE, Program, order, schedule
 from hwgen.schedule.steps import Step
 from qgraphs import random_images, random_model, random_qgraph
 
 ENGINES = (dict(ti=8, to=8, axi_data_bits=64), dict(ti=16, to=8, axi_data_bits=128), dict(ti=16, to=16, axi_data_bits=512),
-           dict(ti=32, to=16, axi_data_bits=256), dict(ti=64, to=48, axi_data_bits=512))
+           dict(ti=32, to=16, axi_data_bits=256), dict(ti=64, to=48, axi_data_bits=512),
+           dict(ti=16, to=16, axi_data_bits=256, load_columns=2), dict(ti=64, to=32, axi_data_bits=512, load_columns=2))
 READ_FROM = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
 WRITTEN_TO = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
 MAX_SLACK = 3
@@ -224,8 +227,10 @@ def decode(program: Program) -> dict[int, dict[str, np.ndarray]]:
             for n in range(instr.n_tiles):
                 params.append(np.frombuffer(take(padded(8 * config.to))[:8 * config.to], "<i4, <u2, <u2"))
                 for k in range(instr.k_tiles):
-                    tile = np.frombuffer(take(config.to * config.ti), np.int8).reshape(config.to, config.ti)
-                    weight[k * config.ti:(k + 1) * config.ti, n * config.to:(n + 1) * config.to] = tile.T
+                    tile = np.frombuffer(take(config.to * config.ti >> instr.w4), np.int8)
+                    if instr.w4:                                                      # two weights a byte, low nibble first
+                        tile = np.stack([tile << 4 >> 4, tile >> 4], axis=1)
+                    weight[k * config.ti:(k + 1) * config.ti, n * config.to:(n + 1) * config.to] = tile.reshape(config.to, config.ti).T
             bias, mult, shift = (np.concatenate([p[f] for p in params]) for f in ("f0", "f1", "f2"))
             found[pc] = dict(weight=weight, bias=bias, mult=mult, shift=shift)
         elif instr.op == Op.STREAM and instr.src == Src.NORM:
@@ -248,10 +253,11 @@ def spread(matrix: np.ndarray, shape, rows=None, columns=None) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=40)
-@given(networks(), st.sampled_from(ENGINES))
-def test_the_weight_image_holds_the_networks_weights(options, engine):
-    model = random_qgraph(**options)
+@given(networks(), st.sampled_from(ENGINES), st.sampled_from(Precision))
+def test_the_weight_image_holds_the_networks_weights(options, engine, precision):
+    model = quantizer.quantize(random_model(**options), None, random=True, precision=precision)
     program = schedule(model, **engine)
+    assert any(instr.w4 for instr in program.instrs) == program.config.w4
     found = decode(program)
     dim, heads, group = options["dim"], options["heads"], program.config.group
     pitch = -(-dim // heads // group) * group
@@ -283,7 +289,7 @@ def test_the_weight_image_holds_the_networks_weights(options, engine):
                 np.testing.assert_array_equal(got[name], wanted, err_msg=f"{instr.note}: {name}")
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=lambda e: f"{e['ti']}x{e['to']}")
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
 def test_frames_hold_the_quantized_patches(engine):
     options = dict(tokens=5, channels=3, patch=2)
     model, images = random_qgraph(**options), random_images(random_model(**options), 3)
@@ -291,7 +297,7 @@ def test_frames_hold_the_quantized_patches(engine):
     data = np.frombuffer(program.frames(model.tasks[0], images), np.int8).reshape(3, -1)
     assert data.shape[1] == program.input_stride and program.input_stride % PAGE == 0 and program.input_stride - program.input_bytes < PAGE
     ti, to = engine["ti"], engine["to"]
-    vectors = data[:, :program.input_bytes].reshape(3, -1, 4, ti)                     # [frame, tile, token, lane]
+    vectors = data[:, :program.input_bytes].reshape(3, -1, 4, ti * engine.get("load_columns", 1))      # [frame, tile, token, lane]
     patches = quantize_input(model.tasks[0].nodes[0], images)
     wide = vectors[..., :to].transpose(0, 2, 1, 3).reshape(3, 4, -1)
     np.testing.assert_array_equal(wide[..., :12], patches)
