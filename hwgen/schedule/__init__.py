@@ -3,6 +3,7 @@
     steps.py    what an instruction is before addresses        lower.py   integer graph -> steps
     order.py    tasks merged, hazards                          memory.py  memory map
     image.py    weight image and frame input                   cycles.py  cycle model
+    ablation.py programs without one of the techniques
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from ..program import Dst, Instr, Op, Src, words
 from ..qir import QGraph, QLinear, QModel, QMoE, QPatches
 from ..registers import MAX_PROGRAM_WORDS
 from . import cycles, image, memory, order
+from .ablation import Ablation, extra_passes
 from .lower import SCORE_WORDS, Lowering
 from .memory import MemoryMap
 from .order import Slot
 from .steps import ACT, KV, RES, SCORE
 
-__all__ = ["BufferInfo", "InstrInfo", "OutputSlice", "Program", "schedule"]
+__all__ = ["Ablation", "BufferInfo", "InstrInfo", "OutputSlice", "Program", "schedule"]
 
 PAGE = 4096
 MAX_TOKENS = 4096         # accumulator rows an instruction can address
@@ -144,14 +146,15 @@ class Program:
 
 
 def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
-             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS) -> Program:
+             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = Ablation()) -> Program:
     """Schedule a network on an array of ti x to, ``batch`` images a frame. Raises CapacityError when the instruction set's limits are
     exceeded. See `EngineConfig` and `lower.Lowering` for the other parameters."""
     graphs = model.tasks
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch")
     group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
-    slots = order.merge([Lowering(graph, ti, to, group, batch, score_words).run() for graph in graphs])
+    slots = order.merge([extra_passes(Lowering(graph, ti, to, group, batch, score_words, ablation).run(), ablation, ti, to)
+                         for graph in graphs])
     placed = memory.allocate(slots, ti)
     config = EngineConfig(
         ti=ti, to=to, max_tokens=_max_tokens(slots), act_words=_round(placed.words[ACT]), kv_words=_round(placed.words[KV]),
@@ -162,7 +165,7 @@ def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats:
         w4=any(slot.step.instr.w4 for slot in slots))
     if config.program_words > MAX_PROGRAM_WORDS:
         raise CapacityError(f"the program has {config.program_words} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}")
-    limits = order.slacks(slots, len(graphs))
+    limits = [(0, 0)] * len(slots) if ablation.serial else order.slacks(slots, len(graphs))
     instrs = [_place(slot, pair, placed, config) for slot, pair in zip(slots, limits)] + [Instr(op=Op.END)]
     outputs, output_words = _outputs(slots, len(graphs), batch)
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows or slot.step.instr.tokens) for slot in slots]

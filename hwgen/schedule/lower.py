@@ -10,6 +10,7 @@ from .. import numerics
 from ..errors import CapacityError, ModelError
 from ..program import Dst, Instr, Op, Src, Stat
 from ..qir import (QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit, QResidualLinear, Weights)
+from .ablation import Ablation
 from .steps import ACT, KV, RES, ROUTER, SCORE, Buffer, HeadMap, Operand, Place, Step
 
 KEYS, VALUES, DATA = "keys", "values", "data"
@@ -19,10 +20,13 @@ MIN_BLOCK = 64           # queries of a block: fewer would wait for the keys to 
 
 class Lowering:
     """``ti``, ``to``: array rows and columns; ``group``: lanes of a memory bank; ``batch``: images of a frame, one after the other in
-    the token dimension; ``score_words``: words a score buffer may take before its queries are split into blocks."""
+    the token dimension; ``score_words``: words a score buffer may take before its queries are split into blocks; ``ablation``: what to do
+    without."""
 
-    def __init__(self, graph: QGraph, ti: int, to: int, group: int, batch: int = 1, score_words: int = SCORE_WORDS):
+    def __init__(self, graph: QGraph, ti: int, to: int, group: int, batch: int = 1, score_words: int = SCORE_WORDS,
+                 ablation: Ablation = Ablation()):
         self.graph, self.ti, self.to, self.group, self.batch, self.score_words = graph, ti, to, group, batch, score_words
+        self.ablation = ablation
         self.steps: list[Step] = []
         self.buffers: dict[tuple[str, str], tuple[Buffer, np.ndarray]] = {}     # (value, role) -> buffer, channel positions
         self.norms: dict[str, QNorm] = {}
@@ -222,7 +226,7 @@ class Lowering:
 
     def _query_block(self, tokens: int, keys: int) -> int:
         """Queries worked on at a time: all, or as many as keep a score buffer within ``score_words``, in equal blocks."""
-        most = max(MIN_BLOCK, self.score_words // -(-keys // self.ti))
+        most = self.ablation.query_block or max(MIN_BLOCK, self.score_words // -(-keys // self.ti))
         return -(-tokens // -(-tokens // most))
 
     def _moe(self, node: QMoE) -> None:
@@ -231,16 +235,29 @@ class Lowering:
         if experts > self.to:
             raise CapacityError(f"{experts} experts, but a router row is one output tile of {self.to} lanes",
                                 where=f"QMoE node {node.name!r}", hint="choose a larger array with --array")
-        source = self._source(node.x)
-        gate = self._matmul(node, node.gate, source, np.arange(experts), experts, tokens=tokens, dst=Dst.ROUTER, to16=1,
-                            top_k=node.top_k, num_experts=experts, renorm=int(node.renormalize), note=f"{node.name}: gate")
         if node.x in self.norms:                    # the experts change the residual stream under the norm: keep its result
-            x, rows = self._new(ACT, tokens, self.norms[node.x].dim), source[3]
-            gate, target, writes = replace(gate, keep=1), Place(x), (ROUTER, x.name)
+            x, rows = self._new(ACT, tokens, self.norms[node.x].dim), np.arange(self.norms[node.x].dim)
         else:
-            (x, rows), target, writes = self.buffers[node.x, DATA], None, (ROUTER,)
+            x, rows = self.buffers[node.x, DATA]
+        block = self.ablation.moe_block or tokens
+        for start in range(0, tokens, block):
+            self._gate(node, x, start, min(block, tokens - start))
+            self._experts(node, x, rows, min(block, tokens - start))
+
+    def _gate(self, node: QMoE, x: Buffer, start: int, tokens: int) -> None:
+        """The router's queues for ``tokens`` tokens from ``start`` on; ``x`` gets them normalised if they are not there already."""
+        experts, source = len(node.first), self._source(node.x, start)
+        gate = self._matmul(node, node.gate, source, np.arange(experts), experts, tokens=tokens, dst=Dst.ROUTER, to16=1, dst_row=start,
+                            top_k=node.top_k, num_experts=experts, renorm=int(node.renormalize), note=f"{node.name}: gate")
+        target, writes = None, (ROUTER,)
+        if node.x in self.norms:
+            gate, target, writes = replace(gate, keep=1), Place(x), (ROUTER, x.name)
         self.steps.append(Step(gate, source[1], target, operand=Operand(node.gate, source[3], np.arange(experts)), reads=source[2],
                                writes=writes, macs=tokens * node.gate.weight.size, node=node.name))
+
+    def _experts(self, node: QMoE, x: Buffer, rows: np.ndarray, tokens: int) -> None:
+        """Expert by expert: its tokens are gathered from ``x``, its results added to the residual stream, weighed by the scores."""
+        experts = len(node.first)
         hidden = [self._new(ACT, tokens, max(w.weight.shape[1] for w in node.first)) for _ in range(min(2, experts))]
         residual = self._residual()
         k_tiles, k_hi = self._tiles(x.channels, self.ti)
