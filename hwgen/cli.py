@@ -197,7 +197,7 @@ def compile_command(
     reporting.show(data, out, leave_out=("instructions",))
     if calib == "random":
         say(err, "note: calibrated with random images, so no accuracy is promised")
-    say(out, f"written to {output}    next: hwgen simulate {output} --input FILE.npz")
+    say(out, f"written to {output}    next: hwgen simulate {output} --input FILE.npz{' --engine csim' * (backend is Backend.HLS)}")
     if json:
         write_json(json, data)
 
