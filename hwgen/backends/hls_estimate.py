@@ -15,6 +15,7 @@ from ..qir import QModel
 from .hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
 
 DEPTH = 20                    # cycles to fill a pipelined loop
+MIN_PERIOD = 32               # of the attention unit, hls/include/hwgen/attention.hpp
 ROUTER_II = 4                 # the running sum of the softmax: a multiplication and an addition before the next expert
 WIDE = 2                      # DSP slices of a 32 x 16-bit or 16 x 16-bit-square product
 BRAM36_BYTES = 4608
@@ -76,7 +77,7 @@ def _linear(rows: int, k: int, n: int, lanes: int) -> int:
 def _attention(step: Step, plan: Plan) -> int:
     tokens, heads = step.src.tokens, step.node.num_heads
     dim = step.src.channels // heads
-    period, blocks = max(tokens, plan.queries), -(-tokens // plan.queries)
+    period, blocks = max(tokens, plan.queries, MIN_PERIOD), -(-tokens // plan.queries)
     total = 0
     for h in range(heads):
         words = ((h + 1) * dim - 1) // plan.lanes - h * dim // plan.lanes + 1

@@ -23,6 +23,10 @@ struct AttentionConfig {
     static constexpr unsigned HEAD_WORDS = 2;  ///< words a head touches, at most
 };
 
+/// Steps of a round, at least: a score is written at the end of the pipeline and read at its beginning a round later. The same
+/// number as in the DEPENDENCE pragma below.
+constexpr unsigned MIN_PERIOD = 32;
+
 /// One attention layer. Head h occupies channels h * head_dim .. of q, k, v and of the result.
 struct AttentionJob {
     unsigned tokens;
@@ -68,7 +72,8 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
 #pragma HLS ARRAY_PARTITION variable = score complete
 #pragma HLS ARRAY_PARTITION variable = slots complete
 #pragma HLS ARRAY_PARTITION variable = probability complete
-    const unsigned period = job.tokens > QUERIES ? job.tokens : QUERIES;
+    const unsigned least = QUERIES > MIN_PERIOD ? QUERIES : MIN_PERIOD;
+    const unsigned period = job.tokens > least ? job.tokens : least;
     const unsigned blocks = words_of(job.tokens, QUERIES);
     for (unsigned h = 0; h < job.heads; ++h) {
         const unsigned low = h * job.head_dim;
@@ -92,7 +97,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
         unsigned row = 0;   // first query of the round
         for (unsigned i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS DEPENDENCE variable = scores inter false
+#pragma HLS DEPENDENCE variable = scores inter true distance = 32
 #pragma HLS DEPENDENCE variable = act inter false
             const unsigned word = first + w;
             if (step < QUERIES) {
