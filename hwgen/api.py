@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
 import json
 from pathlib import Path
 import zipfile
 
 import numpy as np
 
-from . import __version__, build as builds, csim, difference, flows, quantizer, resources, trace
+from . import __version__, build as builds, csim, difference, flows, ir, quantizer, resources, trace
 from .backends import bench, driver, hls, hls_estimate, rtl
 from .board import Board, load_board
-from .errors import CalibrationError, CapacityError, InputError
-from .golden import integer_model
+from .errors import CalibrationError, InputError
+from .golden import float_model, integer_model
 from .importer import Checked, check_model, import_model
 from .output import MANIFEST, check_target, sha256, write_json
 from .qir import QModel
-from .schedule import Program, schedule
+from .schedule import Program
 from .simulate import MemoryModel, SimulationResult, has_rtl, simulate
+from .sizing import LATENCY, choose
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
 
 Progress = Callable[[str, float, float], None]
 BACKENDS = ("rtl", "hls", "both")
+ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
-LATENCY = 100            # cycles of memory latency assumed by estimates
 KEPT = "simulation.json" # in the build directory: the last simulation, for `Accelerator.report`
 
 
@@ -62,6 +62,8 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     program = choose(quantized, board, array, batch)
     say("generate", 0, 0)
     report = _report(Path(model).name, quantized, program, board, precision)
+    report["quantization"] = _quantization(imported.model, quantized, program,
+                                           None if random or calib is None else _calibration(calib))
     files = driver.files(program, Path(model).stem)
     if backend != "hls":
         files |= {**rtl.files(program.config), **bench.files()}
@@ -167,46 +169,6 @@ class Accelerator:
         return images
 
 
-def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, batch: int = 1) -> Program:
-    """The program for the array of the board that the cycle model finds fastest, or for ``array``; two columns are loaded per cycle
-    where that saves one cycle in a hundred.
-
-    Raises CapacityError of the first candidate when none fits.
-    """
-    best: tuple[float, Program] | None = None
-    refusal: CapacityError | None = None
-    for (ti, to), load_columns in product((array,) if array else board.arrays, (1, 2)):
-        try:
-            program = schedule(model, ti=ti, to=to, axi_data_bits=board.axi_bits(to), fifo_beats=board.fifo_beats(to), packed=board.packed,
-                               batch=batch, load_columns=load_columns)
-            program = _fitted(program, board)
-        except CapacityError as error:
-            refusal = refusal or error
-            continue
-        cycles = program.estimate(board.bytes_per_cycle(), LATENCY)[-1].stop
-        if best is None or cycles < (0.99 if load_columns == 2 else 1) * best[0]:
-            best = cycles, program
-    if best is None:
-        raise refusal
-    return best[1]
-
-
-def _fitted(program: Program, board: Board) -> Program:
-    """The program for an engine that fits; up to an eighth of a packed array's columns may multiply in look-up tables where the board
-    has too few DSP slices. Raises CapacityError."""
-    config = program.config
-    for columns in range(0, (config.to // 8 if config.packed else 0) + 1, 2):
-        candidate = replace(config, fabric_columns=columns)
-        try:
-            resources.check_fit(candidate, board)
-        except CapacityError as error:
-            if columns == 0:
-                refusal = error
-            continue
-        return replace(program, config=candidate)
-    raise refusal
-
-
 def _calibration(calib) -> dict[str, np.ndarray]:
     if isinstance(calib, dict):
         return calib
@@ -216,6 +178,20 @@ def _calibration(calib) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise CalibrationError(f"the calibration set cannot be read as .npz: {error}", where=str(calib), hint=hint) from error
+
+
+def _quantization(model: ir.Model, quantized: QModel, program: Program, images: dict[str, np.ndarray] | None) -> dict:
+    """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
+    narrow = sum(i.n_tiles * i.k_tiles for i in program.instrs if i.w4) * program.config.macs_per_cycle // 2
+    errors: dict[str, float] = {}
+    if images is not None:
+        some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
+        for graph, integers in zip(model.tasks, quantized.tasks):
+            found = integer_model.dequantize(integers, integer_model.run(integers, next(iter(some.values()))))
+            for name, value in float_model.run(graph, some).items():
+                errors[name] = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
+    return dict(stage="golden models", images=0 if images is None else min(ERROR_IMAGES, len(next(iter(images.values())))),
+                output_error=errors, weight_bytes=len(program.image), weight_bytes_with_8_bits=len(program.image) + narrow)
 
 
 def _report(name: str, model: QModel, program: Program, board: Board, precision: str) -> dict:

@@ -26,7 +26,7 @@ from .memory import MemoryMap
 from .order import Slot
 from .steps import ACT, KV, RES, SCORE
 
-__all__ = ["Ablation", "BufferInfo", "InstrInfo", "OutputSlice", "Program", "schedule"]
+__all__ = ["ACT", "KV", "RES", "SCORE", "Ablation", "BufferInfo", "InstrInfo", "OutputSlice", "Program", "schedule"]
 
 PAGE = 4096
 MAX_TOKENS = 4096         # accumulator rows an instruction can address
