@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DATA = {"boards": "*.yaml", "templates": "**/*", "rtl/sv": "*", "sim/tb": "**/*"}
+DATA = {"boards": "*.yaml", "templates": "**/*", "rtl/sv": "*", "sim/tb": "**/*", "hls": "**/[!.]*"}
 
 
 @pytest.fixture(scope="module")
