@@ -9,6 +9,9 @@ from hwgen.engine import EngineConfig
 from hwgen_rtl import harness
 from hwgen_rtl.axi import OutputWriter, StreamDma
 from hwgen_rtl.coefficients import NormCoefficients, SoftmaxFactor
+from hwgen_rtl.engine import Engine
+from hwgen_rtl.feeder import Feeder
+from hwgen_rtl.fetch import Fetch
 from hwgen_rtl.loader import Loader
 from hwgen_rtl.registers import AxiLiteRegisters
 from hwgen_rtl.router import Router
@@ -23,6 +26,7 @@ NARROW = replace(SQUARE, ti=16, to=8, banks=3)                  # Ti != To, one 
 TALL = replace(SQUARE, ti=32, to=16, banks=2, activation="silu")  # two segments
 WIDE = replace(NARROW, load_columns=2, w4=True)                 # two columns a cycle, 4-bit weights
 THREE_QUARTERS = replace(SQUARE, ti=64, to=48)                  # windows of three groups of four
+ATTENTION = replace(NARROW, max_tokens=32, act_words=128, kv_words=128, score_words=128, max_experts=0, max_top_k=0)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ def _memory(config, bits, depth, window, label):
                        config, {"bits": bits, "depth": depth, "window": window})
 
 
+def _fetch(skip, label):
+    return BenchDesign(f"fetch_{label}", "tb.fetch", lambda: Fetch(16, skip), (), None, {"depth": 16, "skip": skip})
+
+
 def _router(experts, top_k, tokens, label):
     return BenchDesign(f"router_{label}", "tb.router", lambda: Router(experts, top_k, tokens), ("router_chain",), None,
                        {"max_experts": experts, "max_top_k": top_k, "max_tokens": tokens})
@@ -94,6 +102,11 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("loader_narrow", "tb.loader", lambda: Loader(NARROW), (), NARROW),
     BenchDesign("loader_wide", "tb.loader", lambda: Loader(WIDE), (), WIDE),
     BenchDesign("loader_three_quarters", "tb.loader", lambda: Loader(THREE_QUARTERS), (), THREE_QUARTERS),
+    _fetch(True, "feed"), _fetch(False, "load"),
+    BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(NARROW), (), NARROW),
+    BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
+    BenchDesign("attention", "tb.attention", lambda: Engine(ATTENTION),
+                ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "pe_array"), ATTENTION),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"),
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"),
     _writer(64, 256, 8, "four"), _writer(128, 128, 4, "one"),
