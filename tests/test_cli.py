@@ -223,7 +223,7 @@ def test_compile_passes_everything_on(run, api, tmp_path):
                               "--array", "16x8", "--method", "mse", "--shape", "x=1x2", "--json", tmp_path / "r.json")
     assert code == 0 and message == ""
     assert api.calls == [(Path("m.onnx"), {"target": "zcu104", "calib": "c.npz", "out": tmp_path / "b", "shapes": {"x": (1, 2)},
-                                           "array": (16, 8), "method": "mse", "backend": "rtl"})]
+                                           "array": (16, 8), "method": "mse", "backend": "rtl", "precision": "w8a8", "batch": 1})]
     assert "weight [bytes]" in text and "resources (estimate)" in text and "25.0 %" in text and "patch" not in text
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
 
@@ -232,7 +232,7 @@ def test_compile_defaults_and_random(run, api):
     code, _, message = run("compile", "m.onnx", "--calib", "random")
     assert code == 0 and "no accuracy is promised" in message
     assert api.calls[0][1] == {"target": "sim", "calib": "random", "out": Path("build"), "shapes": None, "array": None,
-                               "method": "percentile", "backend": "rtl"}
+                               "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 1}
 
 
 @pytest.mark.parametrize("size", ["16", "16x", "ax16", "16x16x16"])
@@ -249,6 +249,22 @@ def test_report_as_text_html_and_json(run, api, tmp_path):
     assert page.startswith("<!doctype html>") and "&lt;qkv&gt;" in page and "http" not in page and "no accuracy" not in page
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
     assert "no accuracy is promised" in cli.reporting.html(REPORT | {"calibration": "random"}, "t")
+
+
+# ---------------------------------------------------------------- synth, trace
+
+def test_synth(run, api, tmp_path):
+    code, text, _ = run("synth", "b", "--target", "zcu104", "--json", tmp_path / "s.json")
+    assert code == 0 and api.calls == [Path("b"), ("yosys", "zcu104")]
+    assert "array" in text and "1,000" in text and "note: [a] note" in text and "module" not in text
+    assert json.loads((tmp_path / "s.json").read_text())["modules"] == [{"module": "m"}]
+
+
+def test_a_timeline_needs_cycles(run, api, images, tmp_path):
+    code, _, message = run("simulate", "b", "--input", images, "--engine", "golden", "--trace", tmp_path / "t.json")
+    assert code == 2 and "option --trace" in message and api.calls == []
+    code, _, _ = run("simulate", "b", "--input", images, "--trace", tmp_path / "t.json")
+    assert code == 0 and json.loads((tmp_path / "t.json").read_text()) == {"traceEvents": []}
 
 
 # ---------------------------------------------------------------- simulate, verify

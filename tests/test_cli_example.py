@@ -91,6 +91,40 @@ def test_simulate_with_verilator_both_tasks(compiled, run, tmp_path):
         assert all((y[name] == g[name]).all() for name in y.files)
 
 
+def test_timeline_and_report_of_a_simulation(compiled, run, tmp_path):
+    code, _, _ = run("simulate", compiled, "--input", TEST, "--images", "2", "--trace", tmp_path / "t.json", "--json", tmp_path / "s.json")
+    result, timeline = (json.loads((tmp_path / name).read_text()) for name in ("s.json", "t.json"))
+    assert code == 0
+    times = [event["ts"] for event in timeline["traceEvents"]]
+    assert times == sorted(times)
+    slices = [event for event in timeline["traceEvents"] if event["ph"] == "X"]
+    assert {event["pid"] for event in slices} == {1, 2, 3, 4}                        # two images, two tasks
+    for number, frame in enumerate(result["frames"], 1):
+        feed = [e for e in slices if (e["pid"], e["tid"]) == (number, 1)]
+        assert feed[0]["args"]["start"] == frame["start"] and feed[-1]["args"]["retire"] == frame["stop"]
+    feed = sorted((e for e in slices if e["tid"] == 1), key=lambda e: e["args"]["start"])
+    assert all(a["args"]["start"] + a["args"]["cycles"] == b["args"]["start"] for a, b in zip(feed, feed[1:]))       # no gap
+    assert sum(e["args"]["cycles"] for e in feed) == timeline["otherData"]["cycles"] <= 4 * result["cycles_per_image"]
+    stalls = sum(e["args"]["cycles"] for e in slices if e["tid"] == 2)
+    counted = sum(e["args"][cause] for e in feed for cause in ("wait_tile", "wait_hazard", "wait_output"))
+    assert 0 < stalls <= counted
+    code, text, _ = run("report", compiled, "--json", tmp_path / "r.json")
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0 and "stalls (rtl simulation)" in text and "cycles over limit" in text
+    assert keys(data, {"memory"}) == documented("hwgen compile") | documented("hwgen report")
+    assert data["simulation"]["cycles_over_limit"] > 1
+    assert sum(row["cycles"] for row in data["layers"]) == pytest.approx(data["stalls"]["cycles"])
+    assert data["stalls"]["issue"] + data["stalls"]["wait_tile"] < data["stalls"]["cycles"]
+
+
+def test_a_simulation_of_another_build_is_not_reported(compiled, run, tmp_path):
+    shutil.copytree(compiled, tmp_path / "b")
+    kept = {"build": "0" * 64, "simulation": {}}
+    (tmp_path / "b" / "simulation.json").write_text(json.dumps(kept))
+    code, text, _ = run("report", tmp_path / "b")
+    assert code == 0 and "rtl simulation" not in text
+
+
 def test_simulate_golden_one_task(compiled, run, tmp_path):
     code, _, _ = run("simulate", compiled, "--input", TEST, "--engine", "golden", "--task", "1", "--json", tmp_path / "s.json")
     data = json.loads((tmp_path / "s.json").read_text())

@@ -1,0 +1,116 @@
+"""Synthesis flow: a small engine-like design through the real tool, the linear continuation, refusals."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from hwgen import flows
+from hwgen.board import load_board
+from hwgen.errors import InputError, ToolError
+from hwgen.tools import yosys
+from test_cli import documented
+from test_cli_example import keys
+
+SV = Path(__file__).resolve().parent.parent / "rtl" / "sv"
+DESIGN = """
+module hwgen_top (input clk, input rst, input signed [15:0] a, input signed [15:0] b, output reg signed [31:0] y, output [7:0] z,
+                  input [8*{lanes}-1:0] acc, output [8*{lanes}-1:0] late);
+  always @(posedge clk) y <= a * b;
+  delay #(.N(32'd3), .W(32'd8)) line (.clk(clk), .rst(rst), .d(a[7:0]), .q(z));
+  \\hwgen_top.fifo store (.clk(clk), .d(acc), .q(late));
+endmodule
+module \\hwgen_top.fifo (input clk, input [8*{lanes}-1:0] d, output reg [8*{lanes}-1:0] q);
+  reg [8*{lanes}-1:0] memory [0:511];
+  reg [8:0] at = 0;
+  initial begin
+    memory[0] = {bits}'h0;
+    memory[1] = {bits}'h00;
+  end
+  always @(posedge clk) begin at <= at + 1; memory[at] <= d; q <= memory[at + 9'd1]; end
+endmodule
+"""
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """A build directory with a multiplier, a delay line and a FIFO of one block RAM; results are not kept outside."""
+    monkeypatch.setattr(flows, "cache_folder", lambda: tmp_path / "cache")
+    try:
+        yosys.find()
+    except ToolError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+    rtl = tmp_path / "build" / "rtl"
+    rtl.mkdir(parents=True)
+    (rtl / "hwgen_top.sv").write_text(DESIGN.format(lanes=8, bits=64))
+    (rtl / "delay.sv").write_text((SV / "delay.sv").read_text())
+    (rtl / "filelist.f").write_text("delay.sv\nhwgen_top.sv\n")
+    return tmp_path / "build"
+
+
+def test_counts_of_a_small_design(build):
+    stages = []
+    found = flows.synthesize(build, load_board("zcu104"), say=lambda stage, done=0, total=0: stages.append(stage), estimate={"lut": 5})
+    assert (found.total["dsp"], found.total["bram36"], found.units["weight FIFO"]["bram36"]) == (1, 1, 1)
+    assert found.units["control"]["dsp"] == 1 and found.units["delay lines"]["dsp"] == 0
+    assert found.total == {kind: sum(unit[kind] for unit in found.units.values()) for kind in flows.KINDS}
+    assert found.available["lut"] == load_board("zcu104").lut
+    assert stages == ["synthesize the control", "synthesize delay"]
+    [line] = [kind for kind in found.modules if kind.module == "delay"]
+    assert (line.instances, line.parameters, line.scaled) == (1, {"N": 3, "W": 8}, False) and line.each["ff"] + line.each["lut"] >= 8
+    assert keys(found.to_dict(), {"parameters"}) <= documented("hwgen synth") | {"estimate.lut", "in_dsp.lut", "in_dsp.ff", "in_dsp.dsp",
+                                                                              "in_dsp.bram36", "in_dsp.uram"}
+
+
+def test_results_are_kept(build, monkeypatch):
+    first = flows.synthesize(build, load_board("zcu104"))
+
+    def script(*_):
+        raise ToolError("Yosys was called again")
+    monkeypatch.setattr(yosys, "script", script)
+    assert flows.synthesize(build, load_board("zcu104")) == first
+    (build / "rtl" / "delay.sv").write_text((SV / "delay.sv").read_text() + "// changed\n")
+    with pytest.raises(ToolError, match="called again"):
+        flows.synthesize(build, load_board("zcu104"))
+
+
+def test_the_other_family(build):
+    found = flows.synthesize(build, load_board("ulx3s-85f"))
+    assert found.total["dsp"] == 1 and found.total["bram36"] in (1, 2) and set(found.in_dsp.values()) == {0}
+
+
+def test_a_cell_the_flow_does_not_know_is_an_error(build, tmp_path, monkeypatch):
+    text = flows.flows()["yosys"].read_text().replace("DSP48E2 = { dsp = 1 }\n", "")
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "mine.toml").write_text(text)
+    monkeypatch.setattr(flows, "data_dir", lambda name: tmp_path / name)
+    with pytest.raises(ToolError, match="does not count: DSP48E2"):
+        flows.synthesize(build, load_board("zcu104"), "mine")
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(InputError, match="no flow 'vivid'") as caught:
+        flows.synthesize(tmp_path, load_board("zcu104"), "vivid")
+    assert "yosys" in caught.value.hint
+    with pytest.raises(InputError, match="does not know the family of the board sim"):
+        flows.synthesize(tmp_path, load_board("sim"))
+    with pytest.raises(InputError, match="holds no RTL"):
+        flows.synthesize(tmp_path, load_board("zcu104"))
+
+
+def test_a_missing_tool(build, monkeypatch):
+    def find():
+        raise ToolError("Yosys not found", hint=yosys.INSTALL)
+    monkeypatch.setattr(yosys, "find", find)
+    with pytest.raises(ToolError, match="Yosys not found"):
+        flows.synthesize(build, load_board("zcu104"))
+
+
+def test_continuation_is_exact_for_what_is_linear_in_each_size():
+    def cells(rows, columns):
+        return 7 + 3 * rows + 11 * columns + 5 * rows * columns
+    corners = {(r, c): cells(r, c) for r, c in product((16, 32), (4, 8))}
+    assert flows._continued([[16, 32], [4, 8]], [64, 48], corners) == cells(64, 48)
+    assert flows._continued([], [], {(): 42.0}) == 42.0
