@@ -16,7 +16,7 @@ demo: $(STAMP)
 	@$(BIN)/python examples/demo.py --images $(IMAGES)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(TESTFLAGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(TESTFLAGS)
 
 tools:
 	@scripts/system-tools $(PYTHON)

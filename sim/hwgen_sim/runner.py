@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+import fcntl
 import hashlib
 import json
 import os
@@ -80,6 +81,33 @@ def run(design: Design, module: str, simulator: Simulator, folder: Path, waves: 
     build_dir = cache_folder() / f"{design.top}_{simulator.value}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     build_dir.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    environment = {VARIABLE: json.dumps({**parameters, "inputs": design.inputs}), "COCOTB_ANSI_OUTPUT": "0"}
+    name, results = f"bench {module} on {simulator.value}", folder.resolve() / "results.xml"
+    with _environment(simulator):
+        runner: Runner = _PortsOnly() if simulator is Simulator.VERILATOR else get_runner(simulator.value)
+        with _locked(build_dir):                # two processes may want the same design
+            sources = _sources(design, simulator, build_dir)
+            done = build_dir / "built"
+            if not done.exists():
+                try:
+                    runner.build(sources=sources, hdl_toplevel=design.top, build_dir=build_dir, build_args=simulator.build_args,
+                                 timescale=("1ns", "1ps"), waves=waves, log_file=folder / "build.log")
+                except (RuntimeError, SystemExit) as error:
+                    raise ToolError(f"{name}: the build failed: {error}\n{_tail(folder / 'build.log')}", where=str(build_dir)) from error
+                done.touch()
+        try:
+            runner.test(test_module=module, hdl_toplevel=design.top, hdl_toplevel_lang="verilog", build_dir=build_dir, seed=seed,
+                        test_dir=folder, results_xml=str(results), extra_env=environment, waves=waves, log_file=folder / "run.log",
+                        timescale=("1ns", "1ps"))
+        except SystemExit:                      # a test failed: told below, with its name
+            pass
+        except RuntimeError as error:
+            raise ToolError(f"{name}: {error}\n{_tail(folder / 'run.log')}", where=str(folder)) from error
+    return read_results(results, name)
+
+
+def _sources(design: Design, simulator: Simulator, build_dir: Path) -> list[Path]:
+    """Writes the design's files; what is there already stays."""
     sources = []
     for name, content in design.files.items():
         path = build_dir / name
@@ -90,27 +118,15 @@ def run(design: Design, module: str, simulator: Simulator, folder: Path, waves: 
         public = build_dir / "public.vlt"
         public.write_text(f'`verilator_config\npublic_flat_rw -module "{design.top}" -var "*"\n')
         sources.append(public)
-    environment = {VARIABLE: json.dumps({**parameters, "inputs": design.inputs}), "COCOTB_ANSI_OUTPUT": "0"}
-    name, results = f"bench {module} on {simulator.value}", folder.resolve() / "results.xml"
-    with _environment(simulator):
-        runner: Runner = _PortsOnly() if simulator is Simulator.VERILATOR else get_runner(simulator.value)
-        done = build_dir / "built"
-        if not done.exists():
-            try:
-                runner.build(sources=sources, hdl_toplevel=design.top, build_dir=build_dir, build_args=simulator.build_args,
-                             timescale=("1ns", "1ps"), waves=waves, log_file=folder / "build.log")
-            except (RuntimeError, SystemExit) as error:
-                raise ToolError(f"{name}: the build failed: {error}\n{_tail(folder / 'build.log')}", where=str(build_dir)) from error
-            done.touch()
-        try:
-            runner.test(test_module=module, hdl_toplevel=design.top, hdl_toplevel_lang="verilog", build_dir=build_dir, seed=seed,
-                        test_dir=folder, results_xml=str(results), extra_env=environment, waves=waves, log_file=folder / "run.log",
-                        timescale=("1ns", "1ps"))
-        except SystemExit:                      # a test failed: told below, with its name
-            pass
-        except RuntimeError as error:
-            raise ToolError(f"{name}: {error}\n{_tail(folder / 'run.log')}", where=str(folder)) from error
-    return read_results(results, name)
+    return sources
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with the process."""
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_results(path: Path, name: str) -> int:
