@@ -142,7 +142,7 @@ def plan(model: QModel, lanes: int = 32, queries: int = 8) -> Plan:
 def _sized(model, lanes, queries, steps, placed, act_words, outputs, packer) -> Plan:
     nodes = [node for graph in model.tasks for node in graph.nodes]
     moes = [node for node in nodes if isinstance(node, QMoE)]
-    init = next(node for node in nodes if isinstance(node, QResidualInit))
+    starts = [node.table.shape for node in nodes if isinstance(node, QResidualInit)]
     patches = next(step.dst for step in steps if step.kind == "PATCHES")
     kinds = {node.act.kind for node in nodes if isinstance(node, (QLinear, QMoE)) and node.act is not None}
     if len(kinds) > 1:
@@ -153,12 +153,12 @@ def _sized(model, lanes, queries, steps, placed, act_words, outputs, packer) -> 
         raise CapacityError(f"a dimension of {max(sizes)}, the step table holds at most {MAX_SIZE}")
     heads = [(h * step.size, (h + 1) * step.size - 1) for step in (_Heads(s) for s in steps if s.kind == "ATTENTION")
              for h in range(step.count)]
-    tokens = max([step.src.tokens for step in steps if step.src is not None] + [init.table.shape[0]])
+    tokens = max([step.src.tokens for step in steps if step.src is not None] + [tokens for tokens, _ in starts])
     return Plan(
         lanes, queries, kinds.pop() if kinds else Act.GELU, tuple(steps), tuple(placed.values()), tuple(map(tuple, outputs)), packer.data(),
         max_tokens=tokens, head_words=max((hi // lanes - lo // lanes + 1 for lo, hi in heads), default=1),
         max_experts=max((len(node.first) for node in moes), default=1), max_top_k=max((node.top_k for node in moes), default=1),
-        act_words=act_words, residual_words=init.table.shape[0] * _words(init.table.shape[1], lanes),
+        act_words=act_words, residual_words=max(tokens * _words(channels, lanes) for tokens, channels in starts),
         logit_words=max((step.src.tokens * _words(step.out_channels, lanes) for step in steps if step.kind == "ROUTE"), default=1),
         input_words=patches.tokens * _words(patches.channels, lanes),
         output_words=max(sum(c for _, _, c in task) for task in outputs))
