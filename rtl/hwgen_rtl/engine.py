@@ -32,11 +32,16 @@ class Engine(wiring.Component):
 
     start        pulse; the engine must have been cleared by `clear` (one cycle, resets all control state) since the last run
     prog_*       write one 32-bit word of the program memory
-    vec_*        weight stream (valid/ready, Ti bytes)
+    vec_*        weight stream (valid/ready, Ti * load_columns bytes)
     out_*        valid and To x int32; out_free = free words of the receiving FIFO (no ready: space is reserved ahead)
     frame_done   pulse when every result of a frame has left
     illegal      an unknown instruction was met; the engine stands still until cleared
+    starved      the loader waits for a vector;  count_*: one pulse per event, for the counters of `Top`
     trace_*      for benches: pc of the instruction that starts, index (modulo 256) of the one that retires
+
+    One token per cycle; from the issue of an instruction's last token to that of one that waits for it: `hwgen.engine.retire_latency`
+    cycles, and those of the router behind a ROUTER. Reset by ``clear`` and rst together; memories keep their contents.
+    Cost: `hwgen.resources.estimate`, unit by unit.
     """
 
     def __init__(self, config: EngineConfig):

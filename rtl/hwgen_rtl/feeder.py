@@ -39,7 +39,12 @@ class Feeder(wiring.Component):
     out_free     free words of the output FIFO; out_push: one was written
     retire       pulse: one instruction has written everything;  retired: their number modulo 256
     router_reset pulse at the start of an instruction that fills the queues
+    start_instr  an instruction is taken and starts;  frame_done: an END is taken, everything before it has retired
+    drained      nothing is under way;  issue: a slot is issued
     wait_*       why no token is issued (counters)
+
+    A tile of n tokens takes max(n, MIN_PASS) cycles, a stream word one. Latency: 1 cycle from instr_valid (or tile_ready + 1) to the
+    first issue, 2 more to `token`. Reset: idle, nothing under way. Cost: one instruction register (512 bits), about 25 counters, no DSP.
     """
 
     def __init__(self, config: EngineConfig):

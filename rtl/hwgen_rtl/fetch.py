@@ -13,11 +13,16 @@ from .fields import Fields, WORD_BITS
 class Fetch(wiring.Component):
     """One walker over the program memory; the engine has two (loader and feeder).
 
-    start: begin at frame 0. mem_addr/mem_data: program memory, 1 cycle latency. valid/ready: the offered instruction,
-    ``active`` = not skipped by its task predicate, ``task`` = the frame's. With ``skip`` skipped instructions are not offered.
-    illegal: unknown operation, an empty tile loop, several tokens to OUT without ``mean``, or a program without END;
-    held until reset; nothing is offered any more.
-    Latency 3 cycles from ready to the next valid.
+    start        pulse while idle: begins at frame 0
+    frames       16, at least 1; tasks: 4 bits a frame, used again from the ninth on; both hold during the run
+    mem_*        program memory, 1 cycle latency
+    valid, ready, word, pc   the offered instruction and its place; holds until taken
+    active       it is not skipped by its task predicate; with ``skip`` skipped instructions are not offered
+    illegal      unknown operation, an empty tile loop, more than OUT_WORDS tokens to OUT without ``mean``, or a program without
+                 END; held until reset; nothing more is offered
+
+    Latency 3 cycles from start to the first valid; an instruction every second cycle, a skipped one takes two cycles; one that is ready
+    behind a waiting one follows it at once. Reset: idle. Cost: one instruction register (512 bits) and a few comparators, no DSP.
     """
 
     def __init__(self, depth: int, skip: bool):

@@ -23,7 +23,7 @@ class AxiLiteRegisters(wiring.Component):
     prog_we        pulse: 32-bit granule ``prog_word`` of instruction ``prog_addr`` is ``prog_data``; never while busy
 
     Write: 1 cycle from both valids to ``bvalid``; read: 1 cycle to ``rvalid``; each at most every second cycle.
-    Reset: every register 0.
+    Reset: every register 0. Cost: about 500 flip-flops and one read multiplexer, no memory, no DSP.
     """
 
     def __init__(self, program_words: int, config_id: int):

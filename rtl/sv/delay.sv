@@ -1,4 +1,5 @@
 // Delay line: q is d as it was N cycles ago (N >= 1). Maps to shift registers (SRL) on an FPGA.
+// Latency N, initiation interval 1. Cost: W * ceil(N / 32) SRL LUTs and W flip-flops.
 module delay #(parameter [31:0] W = 8, parameter [31:0] N = 1) (
   input  logic         clk,
   input  logic         rst,      // clears the line

@@ -4,6 +4,7 @@
 // mode 1  normalise  a = sat8(((res << 4) - mean) * mult rounded >> shift)                 numerics.normalize
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
 // psum: sum of p over the lanes, 5 cycles after the input.
+// No stall, no reset. Cost of a lane: a product of 21 x 17 bits, an exp table of 256 x 16 bits; one adder tree over TI.
 module feed_lanes #(
   parameter [31:0] TI = 16, parameter [256*16-1:0] EXP_TABLE = '0
 ) (

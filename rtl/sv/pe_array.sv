@@ -6,6 +6,7 @@
 // sum          TO sums of 32 bits, SEG + 1 cycles after the token. A tile loaded by rows has 128 * (sum of its column) added:
 //              the feed streams p - 128 for an unsigned p.
 //
+// Initiation interval 1, no stall, no reset. Cost: TI x TO multiply-adds (one DSP slice each), BANKS x TI x TO bytes of weights.
 // Row i of a segment sees the token i cycles late (skew), so one cascade of SEG multiply-adds needs no adder tree.
 // Rolled loops with blocking assignments in one clocked block: the form that simulates fastest (see docs/explanation/simulation.md).
 module pe_array #(

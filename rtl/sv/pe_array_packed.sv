@@ -4,6 +4,7 @@
 // A = w1 << 19, D = w0, B = a, cascade through PCIN). A cascade of SEG <= 16 rows keeps |sum of w0 * a| <= 16 * 127 * 128 < 2**18,
 // so the low 19 bits are the sum of column 2 j as a signed number, and the rest plus the borrow (bit 18) is that of column 2 j + 1.
 // The last FABRIC pairs of columns multiply by shifts and adds, in look-up tables, where a device has too few DSP slices.
+// Cost: TI x (TO - 2 FABRIC) / 2 DSP slices, BANKS x TI x TO bytes of weights.
 // Weights must be within -127 .. 127 (the number contract); a may be -128. TO must be even.
 module pe_array_packed #(
   parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 2, parameter [31:0] SEG = 16,

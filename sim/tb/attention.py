@@ -265,10 +265,10 @@ SHAPES = ((1, 8, 1), (2, 3, 3), (8, 16, 2), (13, 6, 3), (16, 8, 2), (17, 5, 2), 
 @cocotb.test(timeout_time=4, timeout_unit="ms")
 @cocotb.parametrize(pattern=["never", "often"])
 async def matches_the_integer_model(dut, pattern):
-    """All shapes one after the other, without a reset: what a run leaves behind does not matter."""
+    """Shapes one after the other, without a reset: what a run leaves behind does not matter. With stalls every second one."""
     rng = np.random.default_rng(61)
     await start(dut)
-    for tokens, dim, heads in SHAPES:
+    for tokens, dim, heads in SHAPES if pattern == "never" else SHAPES[1::2]:
         await run_case(dut, spread_case(rng, tokens, dim, heads), PATTERNS[pattern](61), PATTERNS[pattern](67))
 
 

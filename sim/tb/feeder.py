@@ -18,7 +18,7 @@ from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure
 from hwgen_sim.endpoints import sample, start
 from hwgen_sim.lanes import pack
-from hwgen_sim.stalls import PATTERNS, never
+from hwgen_sim.stalls import PATTERNS, never, randomly
 
 DRAIN = 9                # cycles from a token to its result, at least 1
 ISSUE = 2                # cycles from issue to the token's record
@@ -272,7 +272,7 @@ async def issues_every_slot(dut, slow, pattern):
     rng = random.Random(f"{slow} {pattern}")
     stalls = {name: PATTERNS[pattern](n) if slow in (name, "all") else PATTERNS["never"](n) for n, name in enumerate(ALL)}
     program = [instr for _ in range(2) for instr in random_frame(rng, config(), 12)]
-    await Bench(dut, program, rng, stalls).run(40_000)
+    await Bench(dut, program, rng, stalls).run(6_000)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -283,16 +283,27 @@ async def issues_without_a_bubble(dut):
     program = [replace(base, tokens=rng.randint(MIN_PASS - 2, 20), k_tiles=rng.randint(1, 3), n_tiles=rng.randint(2, 3),
                        column_params=rng.randrange(2)) for _ in range(12)]
     bench = Bench(dut, [*program, Instr()], rng, {name: never() for name in ALL})
-    await bench.run(10_000)
+    await bench.run(4_000)
     cycles = bench.last_issue - bench.first_issue + 1
     fail_unless(cycles == bench.slots_seen, f"{bench.slots_seen} slots took {cycles} cycles")
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def waits_for_all_but_three(dut):
+async def waits_for_retired_instructions(dut):
     """The widest hazard an instruction can ask for: as many under way as there are contexts, with a drain that answers late."""
     rng, c = random.Random(59), config()
     stalls = {name: never() for name in ALL} | {"retire": PATTERNS["bursts"](59)}
     base = Instr(op=Op.MATMUL, dst=Dst.ACT, n_last=c.to, k_hi=c.ti, k_tiles=1, n_tiles=1)
     program = [replace(base, tokens=rng.randint(1, 9), slack=slack) for _ in range(3) for slack in (7, 7, 7, 7, 7, 3, 2, 1, 0)]
-    await Bench(dut, [*program, Instr()], rng, stalls).run(10_000)
+    await Bench(dut, [*program, Instr()], rng, stalls).run(4_000)
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def reserves_room_for_every_word(dut):
+    """Outputs back to back into a queue that is nearly always full: one word each (mean) and many, over one or several reduction tiles."""
+    rng, c = random.Random(79), config()
+    stalls = {name: never() for name in ALL} | {"output": randomly(0.97, 79)}
+    base = Instr(op=Op.MATMUL, dst=Dst.OUT, n_last=c.to, k_hi=c.ti, slack=NUM_CONTEXTS - 1)
+    program = [replace(base, tokens=rng.choice([1, 2, 5, OUT_WORDS]), mean=rng.randrange(2), k_tiles=rng.randint(1, 2), n_tiles=rng.randint(1, 3))
+               for _ in range(16)]
+    await Bench(dut, [*program, Instr()], rng, stalls).run(6_000)

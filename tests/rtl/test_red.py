@@ -9,7 +9,7 @@ from hwgen.errors import ToolError
 pytest.importorskip("cocotb_tools")
 
 from hwgen import numerics  # noqa: E402
-from hwgen_rtl import axi, loader, registers  # noqa: E402
+from hwgen_rtl import axi, feeder, fetch, loader, registers  # noqa: E402
 from hwgen_sim.designs import BY_NAME, DESIGNS  # noqa: E402
 from hwgen_sim.runner import Simulator, run  # noqa: E402
 
@@ -30,6 +30,8 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("lane_memory_one", "lane_memory.sv", "wen & wmask[0]", "wen"),
     ("lane_memory_two", "lane_memory.sv", "waddr + wstride : waddr", "waddr : waddr"),
     ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
+    ("attention", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),                                           # row maximum over no key
+    ("attention", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                           # p - 128 made good
     ("router_five", "router_chain.sv", "value[i-1][j-1] >= x)", "value[i-1][j-1] > x)"),                # ties
     ("router_five", "router_chain.sv", "j < 32'(top_k)) next_chosen", "j < K) next_chosen"),
     ("router_sixteen", "router_chain.sv", "(prod[i] + 16384) >> 15", "prod[i] >> 15"),
@@ -60,6 +62,10 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("norm_coefficients", numerics, "MAX_SHIFT", 46),
     ("softmax_factor", numerics, "RECIP", numerics.RECIP - 600 * (numerics.RECIP > 64000)),
     ("router_one", numerics, "RECIP", numerics.RECIP - 600 * (numerics.RECIP > 64000)),
+    ("attention", numerics, "RECIP", numerics.RECIP - 64 * (numerics.RECIP > 64000)),                   # deferred division
+    ("fetch_feed", fetch, "OUT_WORDS", 17),
+    ("feeder_narrow", feeder, "MIN_PASS", 7),
+    ("feeder_three_quarters", feeder, "NUM_CONTEXTS", 5),                                               # contexts overwritten
     ("dma_equal", axi, "INCR", 2),
     ("writer_four", axi, "PAGE_BYTES", 8192),
     ("registers", registers, "SLVERR", 0),
