@@ -114,8 +114,8 @@ class _Run:
                 in_dsp[resource] += kind.instances * kind.in_dsp[resource]
         total = {resource: sum(unit[resource] for unit in units.values()) for resource in KINDS}
         nonlinear = tuple(unit for unit in self.flow["report"]["nonlinear"] if unit in units)
-        share = {resource: sum(units[unit][resource] for unit in nonlinear) / (total[resource] - in_dsp[resource])
-                 for resource in ("lut", "ff", "dsp") if total[resource]}
+        share = {resource: sum(units[unit][resource] for unit in nonlinear) / max(total[resource] - in_dsp[resource], 1)
+                 for resource in ("lut", "ff", "dsp")}
         rounded = {unit: _rounded(counts) for unit, counts in units.items()}
         return Synthesis(name, self.flow["stage"], board.name, rounded, _rounded(total), _rounded(in_dsp),
                          {k: getattr(board, k) for k in KINDS}, nonlinear, share, tuple(self.family.get("notes", ())), estimate, kinds)
@@ -163,7 +163,7 @@ class _Run:
     def _one(self, module: str, parameters: dict[str, int], tied: tuple[str, ...]) -> Counts:
         """Cells of one module as it stands. Long parameters (tables) are given as well."""
         sets = " ".join(f"-set {k} {max(v.bit_length(), 32)}'h{v:x}" for k, v in sorted(parameters.items()))
-        tie = [*(f"delete -input {module}/{name}" for name in tied), "setundef -zero -undriven"] if tied else []
+        tie = [f"cd {module}", *(line for name in tied for line in (f"delete -input w:{name}", f"connect -set {name} 1'0")), "cd .."] if tied else []
         commands = [f"read_verilog -sv {module}.sv", f"chparam {sets} {module}", f"hierarchy -top {module}", "proc", *tie,
                     *self._commands(module)]
         outputs = _yosys(commands, {f"{module}.sv": self.sources[f"{module}.sv"]}, ("stat.json",))
