@@ -30,7 +30,7 @@ COUNTERS = ("issue", "wait_tile", "wait_hazard", "wait_output", "starved", "load
 class Engine(wiring.Component):
     """Runs ``frames`` frames of the program from the vector stream; results leave on ``out_*``.
 
-    start        pulse; the engine must have been cleared by `clear` (one cycle, resets all control state) since the last run
+    start        pulse; the engine must have been cleared (one cycle of `clear` and reset) since the last run
     prog_*       write one 32-bit word of the program memory
     vec_*        weight stream (valid/ready, Ti * load_columns bytes)
     out_*        valid and To x int32; out_free = free words of the receiving FIFO (no ready: space is reserved ahead)
@@ -39,8 +39,9 @@ class Engine(wiring.Component):
     starved      the loader waits for a vector;  count_*: one pulse per event, for the counters of `Top`
     trace_*      for benches: pc of the instruction that starts, index (modulo 256) of the one that retires
 
-    One token per cycle; from the issue of an instruction's last token to that of one that waits for it: `hwgen.engine.retire_latency`
-    cycles, and those of the router behind a ROUTER. Reset by ``clear`` and rst together; memories keep their contents.
+    One token per cycle. From the issue of an instruction's last token to that of one that waits for it:
+    `hwgen.engine.retire_latency` cycles, and those of the router behind a ROUTER. Reset: ``clear`` empties the delay lines, the
+    domain's reset (`Top` gives both at once) all other control state; memories keep their contents.
     Cost: `hwgen.resources.estimate`, unit by unit.
     """
 

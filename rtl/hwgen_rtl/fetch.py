@@ -21,8 +21,8 @@ class Fetch(wiring.Component):
     illegal      unknown operation, an empty tile loop, more than OUT_WORDS tokens to OUT without ``mean``, or a program without
                  END; held until reset; nothing more is offered
 
-    Latency 3 cycles from start to the first valid; an instruction every second cycle, a skipped one takes two cycles; one that is ready
-    behind a waiting one follows it at once. Reset: idle. Cost: one instruction register (512 bits) and a few comparators, no DSP.
+    Latency 3 cycles from start to the first valid; an instruction every second cycle, a skipped one takes two cycles; the one
+    behind an instruction that waits follows it at once. Reset: idle. Cost: one instruction register (512 bits), no DSP.
     """
 
     def __init__(self, depth: int, skip: bool):

@@ -22,8 +22,8 @@ class Loader(wiring.Component):
     retired      instructions retired so far, modulo 256
 
     One vector or one key per cycle: To / load_columns cycles a column tile (To for keys), Ti cycles a row tile. 4-bit weights take
-    two cycles a vector. starved: waits for a vector. Latency: a vector is on load_* one cycle after it is taken, a key two after its
-    address. Reset: idle, all banks free. Cost: one instruction register (512 bits), one vector register, one product of 16 x 12 bits.
+    two cycles a vector. starved: waits for a vector. Latency: a vector is on load_* one cycle after it is taken, a key two after
+    its address. Reset: idle, all banks free. Cost: an instruction register (512 bits), a vector register, a product of 16 x 12 bits.
     """
 
     def __init__(self, config: EngineConfig):

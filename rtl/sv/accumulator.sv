@@ -2,7 +2,7 @@
 //
 // valid, addr   token of `sum`; first: start from 0; last: the total leaves on `acc` instead of being stored
 // acc, acc_valid   two cycles after sum. The same address may come again after two cycles.
-// Initiation interval 1, no stall, no reset. Cost: TO adders of 32 bits, a memory of DEPTH x 32 TO bits with a read and a write port.
+// Initiation interval 1, no stall, no reset. Cost: TO adders of 32 bits, a memory of DEPTH x 32 TO bits, one read and one write port.
 module accumulator #(
   parameter [31:0] TO = 16, parameter [31:0] DEPTH = 256, parameter [31:0] AW = $clog2(DEPTH)
 ) (

@@ -1,6 +1,7 @@
 // Drain lanes: TO accumulators of one token per cycle -> bias, requantize, activation or router score, residual add.
 // Initiation interval 1, no stall, no reset. Arithmetic: numerics.requantize, activation, weigh.
-// Cost of a lane: four products (32 x 17, 22 x 17, 17 x 7, 18 x 18 bits), a delta table, BANKS x 54 bits of parameters; adder trees over TO.
+// Cost of a lane: four products (32 x 17, 22 x 17, 17 x 7, 18 x 18 bits), a delta table, BANKS x 54 bits of parameters;
+// adder trees over TO.
 //
 // cycle 0   acc, control           a = acc + bias
 // cycle 2   out_*                  a, or with `mean` the sum of a over the tokens (valid with the last one)

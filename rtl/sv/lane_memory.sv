@@ -3,7 +3,7 @@
 //
 // write: window of WGROUPS groups starting at group wgroup of word waddr; wmask enables groups of the window
 // read : the whole word rotated so that group rgroup is first; rdata one cycle later
-// A write and a read per cycle, no reset. Cost: GROUPS memories of DEPTH x G W bits; with GROUPS > 1 a rotator of GROUPS G W bits each way.
+// A write and a read per cycle, no reset. Cost: GROUPS memories of DEPTH x G W bits; with GROUPS > 1 a rotator each way.
 module lane_memory #(
   parameter [31:0] W = 8, parameter [31:0] G = 16, parameter [31:0] GROUPS = 1, parameter [31:0] WGROUPS = 1,
   parameter [31:0] DEPTH = 256, parameter [31:0] AW = $clog2(DEPTH),

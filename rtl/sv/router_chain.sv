@@ -3,7 +3,8 @@
 // run      the chain moves; must be 1 in every cycle in which a token is inside, may be 1 longer
 // logits   E x int16 of a token; lanes from num_experts on are ignored. E >= 4, K <= E, num_experts >= top_k >= 1
 // out_*    2 E + 8 cycles later: experts and scores of the K places in falling order (places from top_k on: anything)
-// Initiation interval 1, no stall, no reset. Cost: E products of 23 x 17, K of 17 x 17 bits and two of the reciprocal; E exp tables.
+// Initiation interval 1, no stall, no reset. Cost: E products of 23 x 17, K of 17 x 17 bits, two of the reciprocal;
+// E + K exp tables, one reciprocal table.
 //
 // In step i of a token expert i meets the running maximum (b) and the sorted list; its exponential is ready in step i + 3.
 // The running sum takes two steps an expert (multiply, add), so the exponentials wait i - 1 steps. What waits is in short memories

@@ -1,4 +1,4 @@
-"""Fetch: predicates, frames and tasks, every stall pattern, what is illegal, a program without END; order, content and time of each offer."""
+"""Fetch: predicates, frames, tasks, stalls, what is illegal, a program without END; order, content and time of each offer."""
 
 from dataclasses import replace
 import random
@@ -52,7 +52,8 @@ def walk(program: list[Instr], frames: int, tasks: list[int], skip: bool, legal:
     return offers
 
 
-async def run_program(dut, program: list[Instr], frames: int, tasks: list[int], stall, timed: bool, illegal: int | None = None) -> None:
+async def run_program(dut, program: list[Instr], frames: int, tasks: list[int], stall, timed: bool,
+                      illegal: int | None = None) -> None:
     """Start, take every offer, and see that nothing follows. ``illegal``: place of the instruction that stops the walker."""
     skip = parameters()["skip"]
     memory = [instr.encode() for instr in program] + [0] * (parameters()["depth"] - len(program))
