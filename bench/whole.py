@@ -174,7 +174,7 @@ def build(case: Case, cache: Path, digest: str, say) -> tuple[api.Accelerator, d
     """The compiled case with its native bench, its images, and the seconds that compiling hwgen's and Verilator's part took."""
     model, images = network(case, cache.parent / "networks")
     key = hashlib.sha256(f"{digest} {model.parent.name} {case.name}".encode()).hexdigest()[:12]
-    place = cache / f"{case.name.replace('/', '_').replace('=', '-')}-{key}"            # make takes no "=" in a path
+    place = cache / f"{case.network}_{case.board}-{key}"           # no options in the name: make takes no "=" and no space in a path
     took = place / "seconds.json"
     if not took.exists():
         begin = time.monotonic()
