@@ -62,7 +62,7 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("norm_coefficients", numerics, "MAX_SHIFT", 46),
     ("softmax_factor", numerics, "RECIP", numerics.RECIP - 600 * (numerics.RECIP > 64000)),
     ("router_one", numerics, "RECIP", numerics.RECIP - 600 * (numerics.RECIP > 64000)),
-    ("attention", numerics, "RECIP", numerics.RECIP - 64 * (numerics.RECIP > 64000)),                   # deferred division
+    ("attention", numerics, "RECIP", numerics.RECIP - 2048),                                            # deferred division
     ("fetch_feed", fetch, "OUT_WORDS", 17),
     ("feeder_narrow", feeder, "MIN_PASS", 7),
     ("feeder_three_quarters", feeder, "NUM_CONTEXTS", 5),                                               # contexts overwritten
