@@ -41,7 +41,7 @@ class StreamDma(wiring.Component):
     Beats past the end of a region's last vector are dropped: the stream has exactly bytes / vector_bytes vectors a region.
     One vector per cycle from the FIFO, which a burst fills with one beat per cycle; one bubble cycle between regions if a vector is
     shorter than a beat. From ``rvalid`` to ``vec_valid``: 3 cycles and the beats of the vector.
-    Cost: one memory of fifo_beats x axi_data_bits, no DSP.
+    Reset: idle, FIFO empty. Cost: one memory of fifo_beats x axi_data_bits, no DSP.
     """
 
     def __init__(self, axi_data_bits: int, vector_bytes: int, fifo_beats: int):
@@ -189,6 +189,7 @@ class OutputWriter(wiring.Component):
     A word is one INCR burst of word_bits / axi_data_bits beats; a word that would cross 4 KB (only if its size is no power
     of two or its address is not aligned to it) is two. Addresses are computed as words are pushed, so frames may follow at
     once. AW and W run independently, W data never before its address is offered. Up to 8 bursts outstanding; one beat per cycle.
+    From ``in_valid`` to ``awvalid`` 3 cycles, to the first ``wvalid`` 4. Reset: idle, queue empty.
     Cost: one memory of fifo_words x word_bits, one of fifo_words x 64.
     """
 

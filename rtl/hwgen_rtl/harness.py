@@ -12,7 +12,10 @@ from . import arrays
 
 
 class ArrayTop(wiring.Component):
-    """One array of `arrays` as a top: ``make(**signals)`` gives the Instance, ``inputs`` and ``outputs`` are port widths by name."""
+    """One array of `arrays` as a top: ``make(**signals)`` gives the Instance, ``inputs`` and ``outputs`` are port widths by name.
+
+    Wires only: latency, interval and cost are those of the module (rtl/sv).
+    """
 
     def __init__(self, make: Callable, inputs: dict[str, int], outputs: dict[str, int]):
         self.make, self.names = make, (*inputs, *outputs)
@@ -66,7 +69,7 @@ class AxiTop(wiring.Component):
     """A component whose AXI channels (``channels``: "ar", "r", ...) get the ports ``prefix`` + name, so that bus models find them.
 
     An array of ports becomes ports ``name_0``, ``name_1``, ... With ``ids`` the channels also have a one-bit ID:
-    requests send 0, IDs of answers are not looked at.
+    requests send 0, IDs of answers are not looked at. Wires only: no latency, no cells.
     """
 
     def __init__(self, inner: wiring.Component, channels: tuple[str, ...], prefix: str, ids: bool):
