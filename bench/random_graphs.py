@@ -1,7 +1,8 @@
 """Random small networks through both backends: ``python bench/random_graphs.py [--count 200] [--seed 0] [--no-rtl]``.
 
 Every network is quantized, compiled for the HLS engine and for the RTL engine, and run on images. The C simulation is compared with the
-integer model in every intermediate value (router logits included), the RTL (Verilator) in every output word. One C simulation and one
+integer model in every intermediate value (router logits included), the RTL (Verilator) in every output word and in every int8 value,
+which taps let out (patches, norms, q, k, v, attention, hidden; the residual stream is seen through its norms). One C simulation and one
 Verilator model an activation function serve all networks. Exit code 1 when a word differs.
 """
 
@@ -22,6 +23,7 @@ import hls_networks
 import native_builds
 import qgraphs
 
+from hwgen.golden import integer_model
 from hwgen.ir import Act
 from hwgen.qir import QModel
 
@@ -53,13 +55,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-rtl", action="store_true", help="C simulation only")
     args = parser.parse_args()
-    begin, values, words, failed = time.monotonic(), 0, 0, []
+    begin, values, rtl_values, words, failed = time.monotonic(), 0, 0, 0, []
     with tempfile.TemporaryDirectory(prefix="hwgen_random_") as folder:
         work = Path(folder)
         for group, act in enumerate((Act.GELU, Act.SILU, Act.GELU_TANH, Act.RELU)):
             executable = hls_networks.build(work / act.value, act)
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
-                                          dict(max_experts=8, max_top_k=3, activation=act.value))
+                                          dict(max_experts=8, max_top_k=3, program_words=256, act_words=1024,
+                                               activation=act.value))
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)
                 done, tasks = hls_networks.run(executable, work / "network", model, images)
@@ -67,17 +70,22 @@ def main() -> int:
                 values += count
                 if not args.no_rtl:
                     memory = native_builds.MEMORIES[seed // 4 % len(native_builds.MEMORIES)]
-                    program = engine.program(model)
+                    program = engine.program(model, taps=True)
                     result = engine.run(program, model, np.repeat(images, len(model.tasks), axis=0), tasks, memory)
                     rtl_wrong = native_builds.differences(result, model, np.repeat(images, len(model.tasks), axis=0), tasks)
                     words += sum(o.size for outputs in result.outputs for o in outputs.values())
+                    for frame, task in enumerate(tasks):
+                        golden = integer_model.trace(model.tasks[task], images[frame // len(model.tasks)][None])
+                        taps = result.values[frame]
+                        rtl_values += len(taps)
+                        wrong += [f"RTL: {name}" for name, value in taps.items() if (value != golden[name][0]).any()]
                     wrong += [f"RTL: {rtl_wrong} output words"] if rtl_wrong else []
                 if wrong:
                     failed.append(seed)
                     print(f"seed {seed} {chosen}: {wrong[:3]}", flush=True)
             print(f"{act.value}: done after {time.monotonic() - begin:.0f} s", flush=True)
-    print(f"{args.count} networks, {values:,} values of the C simulation and {words:,} output words of the RTL compared, "
-          f"{len(failed)} networks differ, {time.monotonic() - begin:.0f} s")
+    print(f"{args.count} networks, {values:,} values of the C simulation, {rtl_values:,} values and {words:,} output words of the RTL "
+          f"compared, {len(failed)} networks differ, {time.monotonic() - begin:.0f} s")
     return 1 if failed else 0
 
 

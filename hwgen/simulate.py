@@ -41,13 +41,15 @@ class MemoryModel:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of the hardware gave. cycles: from start to done; events: one record per instruction and frame (`EVENT`)."""
+    """What one run of the hardware gave. cycles: from start to done; events: one record per instruction and frame (`EVENT`);
+    values: per frame, what a program with ``taps`` let out."""
 
     outputs: list[dict[str, np.ndarray]]
     cycles: int
     seconds: float
     read_bytes: int
     events: np.ndarray
+    values: list[dict[str, np.ndarray]] = field(default_factory=list)
 
 
 def build_bench(build: Path, trace: bool) -> Path:
@@ -95,9 +97,10 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
         if bad := [bit.name for bit in ERRORS if status >> bit & 1]:
             raise ToolError(f"the simulated accelerator reports {', '.join(bad)} after {result['cycles']} cycles", where=str(build),
                             hint="this is a defect of hwgen or a changed program; compile again and report it")
-        outputs = program.read_outputs((work / "output.bin").read_bytes(), tasks)
+        data = (work / "output.bin").read_bytes()
         events = np.fromfile(work / "events.bin", EVENT)
-    return Run(outputs, result["cycles"], result["seconds"], result["read_bytes"], events)
+    return Run(program.read_outputs(data, tasks), result["cycles"], result["seconds"], result["read_bytes"], events,
+               program.read_values(data, tasks))
 
 
 @dataclass(frozen=True)

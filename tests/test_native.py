@@ -10,8 +10,10 @@ import pytest
 from bench import block, task_switch
 from hwgen import quantizer, simulate
 from hwgen.errors import InputError, ToolError
+from hwgen.golden import integer_model
 from hwgen.ir import Act
 from hwgen.program import Op
+from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 from hwgen.quantizer import Precision
 from hwgen.simulate import MAX_FRAMES
 from hwgen.tools import native
@@ -246,3 +248,22 @@ def test_a_deit_block_reaches_its_figures(tmp_path):
     assert figures.utilisation >= block.UTILISATION_LIMIT == 0.93
     assert 1 <= figures.attention_ratio <= block.ATTENTION_LIMIT == 1.05
     assert abs(figures.estimate_error) < 0.02
+
+
+# ---------------------------------------------------------------- every value, not only outputs
+
+@pytest.mark.parametrize("name", ["dense", "two tasks, dense and experts", "head dimension 22, group 8", "sixteen tokens",
+                                  "expert smaller than a tile", "packed", "packed, 4-bit weights"])
+def test_every_value_of_the_integer_graph(engine, name):
+    """Patches, norms, q, k, v, attention and hidden values leave the hardware through taps; the residual stream is seen through its norms."""
+    hardware, model, _, images = case(engine, name, images=2)
+    program = hardware.program(model, taps=True)
+    tasks = [i % program.num_tasks for i in range(len(images))]
+    run = hardware.run(program, model, images, tasks, SLOW)
+    for frame, task in enumerate(tasks):
+        graph, golden = model.tasks[task], integer_model.trace(model.tasks[task], images[frame:frame + 1])
+        wanted = {node.output for node in graph.nodes if isinstance(node, (QPatches, QNorm, QLinear, QAttention))}
+        assert run.values[frame].keys() == wanted
+        for value, words in run.values[frame].items():
+            np.testing.assert_array_equal(words, golden[value][0], err_msg=f"{value}, task {task}")
+    assert differences(run, model, images, tasks) == 0

@@ -42,6 +42,7 @@ class OutputSlice:
     word: int
     step: int
     channels: int
+    token: int = -1          # of a value that leaves for comparison (``taps``); -1: an output of the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +140,38 @@ class Program:
         for words, task in zip(frames, tasks):
             found: list[dict[str, np.ndarray]] = [{} for _ in range(self.batch)]
             for o in self.outputs[task]:
-                part = words[o.word:o.word + o.step * -(-o.channels // to):o.step]
-                found[o.image][o.name] = part.reshape(-1)[:o.channels]
+                if o.token < 0:
+                    found[o.image][o.name] = _values(words, o, to)
             result.extend(found)
         return result
 
+    def read_values(self, data: bytes, tasks: list[int]) -> list[dict[str, np.ndarray]]:
+        """The same run -> per frame {value of the integer graph: int32 [T, C]}, for a program with ``taps``."""
+        frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1, self.config.to)
+        result = []
+        for words, task in zip(frames, tasks):
+            found: dict[str, list[np.ndarray]] = {}
+            for o in self.outputs[task]:
+                if o.token >= 0:                    # in the order of tokens
+                    found.setdefault(o.name, []).append(_values(words, o, self.config.to))
+            result.append({name: np.stack(rows) for name, rows in found.items()})
+        return result
+
+
+def _values(words: np.ndarray, o: OutputSlice, to: int) -> np.ndarray:
+    return words[o.word:o.word + o.step * -(-o.channels // to):o.step].reshape(-1)[:o.channels]
+
 
 def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
-             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = Ablation()) -> Program:
-    """Schedule a network on an array of ti x to, ``batch`` images a frame. Raises CapacityError when the instruction set's limits are
-    exceeded. See `EngineConfig` and `lower.Lowering` for the other parameters."""
+             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = Ablation(),
+             taps: bool = False) -> Program:
+    """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. Raises
+    CapacityError when the instruction set's limits are exceeded. See `EngineConfig` and `lower.Lowering` for the other parameters."""
     graphs = model.tasks
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch")
     group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
-    slots = order.merge([extra_passes(Lowering(graph, ti, to, group, batch, score_words, ablation).run(), ablation, ti, to)
+    slots = order.merge([extra_passes(Lowering(graph, ti, to, group, batch, score_words, ablation, taps).run(), ablation, ti, to)
                          for graph in graphs])
     placed = memory.allocate(slots, ti)
     config = EngineConfig(
@@ -240,7 +258,11 @@ def _outputs(slots: list[Slot], num_tasks: int, batch: int) -> tuple[tuple[tuple
     for task in range(num_tasks):
         word, found, images = 0, [], {}
         for slot in slots:
-            if slot.step.output is not None and slot.task in (None, task):
+            if slot.step.tap is not None and slot.task in (None, task):
+                instr, (name, first, channels) = slot.step.instr, slot.step.tap
+                found += [OutputSlice(name, 0, word + row, instr.tokens, channels, first + row) for row in range(instr.tokens)]
+                word += instr.n_tiles * instr.tokens
+            elif slot.step.output is not None and slot.task in (None, task):
                 instr, (name, channels) = slot.step.instr, slot.step.output
                 rows = 1 if instr.mean else instr.tokens
                 for row in range(rows):

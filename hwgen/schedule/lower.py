@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import numerics
 from ..errors import CapacityError, ModelError
+from ..engine import OUT_WORDS
 from ..program import Dst, Instr, Op, Src, Stat
 from ..qir import (QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit, QResidualLinear, Weights)
 from .ablation import Ablation
@@ -21,12 +22,12 @@ MIN_BLOCK = 64           # queries of a block: fewer would wait for the keys to 
 class Lowering:
     """``ti``, ``to``: array rows and columns; ``group``: lanes of a memory bank; ``batch``: images of a frame, one after the other in
     the token dimension; ``score_words``: words a score buffer may take before its queries are split into blocks; ``ablation``: what to do
-    without."""
+    without; ``taps``: every int8 value also leaves the engine, for comparison (one image a frame)."""
 
     def __init__(self, graph: QGraph, ti: int, to: int, group: int, batch: int = 1, score_words: int = SCORE_WORDS,
-                 ablation: Ablation = Ablation()):
+                 ablation: Ablation = Ablation(), taps: bool = False):
         self.graph, self.ti, self.to, self.group, self.batch, self.score_words = graph, ti, to, group, batch, score_words
-        self.ablation = ablation
+        self.ablation, self.taps = ablation, taps
         self.steps: list[Step] = []
         self.buffers: dict[tuple[str, str], tuple[Buffer, np.ndarray]] = {}     # (value, role) -> buffer, channel positions
         self.norms: dict[str, QNorm] = {}
@@ -41,6 +42,8 @@ class Lowering:
             group = self._attention_inputs(index)               # K, Q, V in this order before their attention
             for node in group or (nodes[index],):
                 rules[type(node)](node)
+                if self.taps and isinstance(node, (QPatches, QNorm, QLinear, QAttention)):
+                    self._tap(node)
             index += len(group) or 1
         return self.steps
 
@@ -58,6 +61,9 @@ class Lowering:
                     uses.setdefault(node.v, {})[VALUES] = heads
                 case QLinear() | QResidualLinear() | QHead() | QMoE():
                     uses.setdefault(node.x, {})[DATA] = None
+        if self.taps:                               # a tap reads the activation memory
+            for roles in uses.values():
+                roles[DATA] = None
         return uses
 
     def _attention_inputs(self, index: int) -> tuple[QLinear, ...]:
@@ -290,6 +296,18 @@ class Lowering:
             if e + 1 < experts:
                 first(e + 1)
             second(e)
+
+    def _tap(self, node) -> None:
+        """Read a value through an identity matrix, as many tokens at a time as the output queue holds."""
+        tokens, channels = self.graph.shapes[node.output]
+        identity = Weights(np.eye(channels, dtype=np.int8), np.zeros(channels, np.int32), np.full(channels, 1 << 15),
+                           np.full(channels, 15), np.ones(channels))
+        for first in range(0, tokens, OUT_WORDS):
+            source = self._source(node.output, first)
+            instr = self._matmul(node, identity, source, np.arange(channels), channels, dst=Dst.OUT,
+                                 tokens=min(OUT_WORDS, tokens - first), note=f"{node.name}: tap")
+            self.steps.append(Step(instr, source[1], operand=Operand(identity, source[3], np.arange(channels)), reads=source[2],
+                                   node=node.name, tap=(node.output, first, channels)))
 
     def _head(self, node: QHead) -> None:
         start, stop = node.tokens

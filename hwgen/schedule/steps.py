@@ -70,12 +70,13 @@ class Step:
     rows: int = 0                   # tokens streamed per tile; for an expert the expected number
     node: str = ""                  # the ONNX node it came from
     output: tuple[str, int] | None = None   # a head: ONNX output and channels
+    tap: tuple[str, int, int] | None = None     # a value that leaves for comparison: name, first token, channels
 
     @property
     def identity(self) -> tuple:
         """Equal for steps of two tasks that can be one instruction; the names of their nodes do not count."""
         w, constant = self.operand, self.constant
-        return (replace(self.instr, note=""), self.source, self.target, self.stationary, self.reads, self.loads, self.writes, self.output,
+        return (replace(self.instr, note=""), self.source, self.target, self.stationary, self.reads, self.loads, self.writes, self.output, self.tap,
                 None if w is None else (id(w.weights), w.rows.tobytes(), w.columns.tobytes()),
                 None if constant is None else constant.tobytes())
 
