@@ -92,7 +92,8 @@ def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None =
     if not filelist.is_file():
         raise InputError("the build holds no RTL", where=str(build), hint="compile with --backend rtl or both")
     sources = {file: (build / "rtl" / file).read_text() for file in filelist.read_text().split()}
-    return _Run(flow, flow["families"][board.family.value], sources, say or (lambda stage, done=0, total=0: None)).run(name, board, estimate or {})
+    run = _Run(flow, flow["families"][board.family.value], sources, say or (lambda stage, done=0, total=0: None))
+    return run.run(name, board, estimate or {})
 
 
 class _Run:
@@ -163,7 +164,7 @@ class _Run:
     def _one(self, module: str, parameters: dict[str, int], tied: tuple[str, ...]) -> Counts:
         """Cells of one module as it stands. Long parameters (tables) are given as well."""
         sets = " ".join(f"-set {k} {max(v.bit_length(), 32)}'h{v:x}" for k, v in sorted(parameters.items()))
-        tie = [f"cd {module}", *(line for name in tied for line in (f"delete -input w:{name}", f"connect -set {name} 1'0")), "cd .."] if tied else []
+        tie = [line for name in tied for line in (f"cd {module}", f"delete -input w:{name}", f"connect -set {name} 1'0", "cd ..")]
         commands = [f"read_verilog -sv {module}.sv", f"chparam {sets} {module}", f"hierarchy -top {module}", "proc", *tie,
                     *self._commands(module)]
         outputs = _yosys(commands, {f"{module}.sv": self.sources[f"{module}.sv"]}, ("stat.json",))
