@@ -35,18 +35,19 @@ URAM_LEAST_GAIN = 4      # block RAMs an UltraRAM must free, unless block RAM la
 BRAM_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))      # half a BRAM36: width, depth
 MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: (27, 18), Family.SIM: (27, 18), Family.ECP5: (18, 18)}    # signed operands
 
-# unit: (LUT, flip-flops) of one. Counted with Yosys 0.70 (synth_xilinx -family xcup, per lane): drain, feed, accumulator,
-# processing element of the ECP5. By structure, without a tool: all others.
+# unit: (LUT, flip-flops) of one. Counted with Yosys 0.70 (synth_xilinx -family xcup, per lane, tables filled): drain, feed, accumulator,
+# processing element of the ECP5. By structure, without a tool: all others; a processing element of UltraScale+ with two multiplexers
+# in one look-up table, which Yosys does not do (it counts 21).
 COSTS = {
-    "processing element": (4, 16),       # bank multiplexer, two weights; multiplier, adder and cascade in the DSP
+    "processing element": (10, 16),      # load and bank multiplexer, two weights; multiplier, adder and cascade in the DSP
     "processing element, ECP5": (60, 52),     # the adder is made of LUTs, which is what Yosys does on either family
     "fabric element": (100, 24),         # a product by shifts and adds, and its adder
     "array row": (8, 8),
     "array column": (96, 96),
     "packed column": (32, 0),            # splits the two sums of a cascade
     "accumulator column": (32, 64),
-    "drain lane": (1320, 440),
-    "feed lane": (400, 135),
+    "drain lane": (1510, 632),
+    "feed lane": (550, 139),
     "router expert": (400, 250),
     "router place": (200, 150),
     "memory lane bit": (1, 0),           # rotation of a read word and of a written window

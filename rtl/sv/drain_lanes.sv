@@ -91,7 +91,8 @@ module drain_lanes #(
   logic [8*TO-1:0]    next8;
   logic [16*TO-1:0]   next16;
   logic [32*TO-1:0]   next_out;
-  logic signed [63:0] half, limit, y;
+  logic signed [63:0] limit, y;
+  logic [5:0]         below;                   // shift - 1: rounding half up is ((x >> (shift - 1)) + 1) >> 1
   logic signed [31:0] w, total;
   logic signed [47:0] squares;
   logic signed [17:0] change, both;
@@ -122,7 +123,7 @@ module drain_lanes #(
     c1 = '0; c2 = '0; c3 = '0; c4 = '0; c5 = '0; c6 = '0; c7 = '0; c8 = '0;
     out1 = 0; mean1 = 0; first1 = 0; last1 = 0; out_valid = 0; d_sum = 0; d_squares = 0; lane_max = 0;
     valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
-    half = 0; y = 0; limit = 0; w = 0; total = 0; squares = 0; change = 0; both = 0; index = 0;
+    below = 0; y = 0; limit = 0; w = 0; total = 0; squares = 0; change = 0; both = 0; index = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -153,10 +154,10 @@ module drain_lanes #(
     end
     if (c6.valid)
       if (c6.second) begin
-        half = (64'sd1 <<< c6.shift2) >>> 1;
+        below = c6.shift2 - 6'd1;
         limit = c6.act ? 127 : 32767;
         for (int unsigned j = 0; j < TO; j++) begin
-          y = (x6[j] + half) >>> c6.shift2;
+          y = ((x6[j] >>> below) + 1) >>> 1;
           y7[j] = 32'(y > limit ? limit : y < -limit ? -limit : y);
         end
       end else for (int unsigned j = 0; j < TO; j++) y7[j] = x6[j][31:0];
@@ -189,7 +190,8 @@ module drain_lanes #(
       else begin
         limit = c2.to16 ? 32767 : 127;
         for (int unsigned j = 0; j < TO; j++) begin
-          y = (x2[j] + ((64'sd1 <<< s2[j]) >>> 1)) >>> s2[j];
+          below = s2[j] - 6'd1;
+          y = ((x2[j] >>> below) + 1) >>> 1;
           r3[j] = 32'(y > limit ? limit : y < -limit ? -limit : y);
         end
       end

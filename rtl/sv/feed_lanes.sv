@@ -46,7 +46,8 @@ module feed_lanes #(
   logic [31:0]        q2 [0:TI-1];            // shift of it, or value (pass)
   logic [31:0]        p3 [0:TI-1];
   logic [31:0]        s4 [0:TI/LEAF-1];
-  logic signed [63:0] half, y;
+  logic signed [63:0] y;
+  logic [5:0]         below;                  // shift - 1: rounding half up is ((x >> (shift - 1)) + 1) >> 1
   logic [31:0]        total;
 
   initial begin
@@ -56,7 +57,7 @@ module feed_lanes #(
     end
     for (int unsigned i = 0; i < TI/LEAF; i++) s4[i] = 0;
     v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; shift1 = 0; shift2 = 0; lanes1 = 0; lanes2 = 0;
-    a = 0; psum = 0; word = 0; half = 0; y = 0; total = 0;
+    a = 0; psum = 0; word = 0; below = 0; y = 0; total = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -76,9 +77,9 @@ module feed_lanes #(
     if (v2 && mode2 == 0)
       for (int unsigned i = 0; i < TI; i++) word[8*i +: 8] = q2[i][7:0];
     if (v2 && mode2 == 1) begin
-      half = (64'sd1 <<< shift2) >>> 1;
+      below = shift2 - 6'd1;
       for (int unsigned i = 0; i < TI; i++) begin
-        y = (x2[i] + half) >>> shift2;
+        y = ((x2[i] >>> below) + 1) >>> 1;
         word[8*i +: 8] = y > 127 ? 8'd127 : y < -127 ? 8'h81 : y[7:0];
       end
     end

@@ -22,7 +22,7 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("feed_lanes_square", "feed_lanes.sv", "q2[i] > 8", "q2[i] > 7"),
     ("feed_lanes_square", "feed_lanes.sv", "y < -127 ? 8'h81", "y < -128 ? 8'h80"),
     ("feed_lanes_tall", "feed_lanes.sv", "p3[LEAF*i + j]", "p3[j]"),
-    ("drain_lanes_square", "drain_lanes.sv", ">>> 1)) >>> s2[j]", ">>> 2)) >>> s2[j]"),                 # rounding
+    ("drain_lanes_square", "drain_lanes.sv", "(x2[j] >>> below) + 1", "(x2[j] >>> below)"),                 # rounding
     ("drain_lanes_square", "drain_lanes.sv", "32'(frac4[j]) + 32) >>> 6", "32'(frac4[j])) >>> 6"),      # interpolation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
