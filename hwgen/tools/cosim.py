@@ -21,7 +21,8 @@ def simulate(build: Path, folder: Path, options: dict, simulator: str = "icarus"
         icarus.find()
     for package in ("cocotb", "cocotbext.axi", "hwgen_sim"):
         if importlib.util.find_spec(package) is None:
-            raise ToolError(f"the Python package {package!r} is not installed", hint="pip install 'hwgen[sim]', or make setup in a checkout")
+            raise ToolError(f"the Python package {package!r} is not installed",
+                            hint="pip install 'hwgen[sim]'; in a checkout use the environment of make test")
     result = folder / "result.json"
     file = folder / "options.json"
     file.write_text(json.dumps({**options, "build": str(build.resolve()), "simulator": simulator, "folder": str(folder), "result": str(result)}))
