@@ -18,17 +18,26 @@ from hwgen_sim.stalls import PATTERNS
 DONE_WITHIN = 1000       # cycles
 
 
+def stairs(rng: random.Random, num_experts: int) -> list[int]:
+    """A row whose neighbours are about a whole number of octaves (256) apart: there the exponential changes its shift, or ends."""
+    row = [rng.randint(-200, 200)]
+    while len(row) < num_experts:
+        row.append(max(row) + rng.choice([1, -1, -1]) * (256 * rng.choice([0, 1, 4, 4, 8, 16, 16, 16]) + rng.choice([-1, 0, 0, 1])))
+    return [min(max(x, -32767), 32767) for x in row]
+
+
 def random_logits(rng: random.Random, num_tokens: int, num_experts: int) -> np.ndarray:
-    """[tokens, experts] int16: near each other, ties, rising, falling, extremes."""
+    """[tokens, experts] int16: near each other, ties, rising, falling, extremes, octaves apart."""
     rows = []
     for _ in range(num_tokens):
         spread = rng.choice([1, 3, 300, 3000, 32767])
         row = [rng.randint(-spread, spread) for _ in range(num_experts)]
-        match rng.randrange(6):
+        match rng.randrange(7):
             case 0: row.sort()
             case 1: row.sort(reverse=True)
             case 2: row = [rng.choice([-32767, 32767])] * num_experts
             case 3: row = [rng.choice([-32767, 32767]) for _ in range(num_experts)]
+            case 4: row = stairs(rng, num_experts)
         rows.append(row)
     return np.array(rows)
 

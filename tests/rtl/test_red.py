@@ -32,10 +32,13 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
     ("attention", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),                                           # row maximum over no key
     ("attention", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                           # p - 128 made good
-    ("router_five", "router_chain.sv", "value[i-1][j-1] >= x)", "value[i-1][j-1] > x)"),                # ties
+    ("router_five", "router_chain.sv", "value[i-1][j] < x)", "value[i-1][j] <= x)"),                    # ties
     ("router_five", "router_chain.sv", "j < 32'(top_k)) next_chosen", "j < K) next_chosen"),
-    ("router_sixteen", "router_chain.sv", "(prod[i] + 16384) >> 15", "prod[i] >> 15"),
-    ("router_all", "router_chain.sv", "n2[i] > 15", "n2[i] > 14"),
+    ("router_sixteen", "router_chain.sv", "{summand[i], half[i]}", "{summand[i], 1'b0}"),               # rounding
+    ("router_sixteen", "router_chain.sv", "far1[i-1] = !on ||", "far1[i-1] ="),
+    ("router_all", "router_chain.sv", "t[15:12] != {4{t[16]}}", "t[15:12] == 7 - 15 * t[16]"),          # 16 octaves
+    ("router_all", "router_chain.sv", "i == 1023 ? 17'd4095 :", ""),
+    ("router_all", "router_chain.sv", "~{top[15], top};\n        a_next[11*i", "~{top[15], top} + 17'd1;\n        a_next[11*i"),
 )
 
 
