@@ -24,7 +24,7 @@ ENGINES = {
     "64x48 packed no router": replace(BASE, ti=64, to=48, packed=True, axi_data_bits=512, **NO_ROUTER),
     "16x16 two columns, 4-bit weights": replace(BASE, load_columns=2, w4=True),
     "64x48 packed two columns": replace(BASE, ti=64, to=48, packed=True, load_columns=2, axi_data_bits=512),
-    "32x8": replace(BASE, ti=32, to=8, banks=3, activation="silu", max_tokens=17, act_words=100, max_experts=1, max_top_k=1),
+    "32x8": replace(BASE, ti=32, to=8, activation="silu", max_tokens=17, act_words=100, max_experts=1, max_top_k=1),
 }
 WAIVERS = Path(__file__).parent.parent / "rtl" / "sv" / rtl.WAIVERS
 WAIVER = re.compile(r'lint_off -rule (\w+) -file "\*hwgen_top\.sv"(?: -match "(.*)")?')

@@ -1,6 +1,6 @@
 """Cycle model of the engine: loader, memory stream and feed, tile by tile. Needs no tools; its figures are estimates.
 
-The model follows what `rtl/hwgen_rtl` does: a tile is loaded while earlier ones are streamed (``banks`` of them), a matmul waits
+The model follows what `rtl/hwgen_rtl` does: a tile is loaded while the one before is streamed, a matmul waits
 until all but ``slack`` instructions before it have retired, and a vector cannot be used before memory has delivered it.
 """
 
@@ -13,6 +13,7 @@ from ..engine import MIN_PASS, EngineConfig, retire_latency
 from ..program import Instr, Op, Stat
 
 LOAD_LATENCY = 3         # last vector of a tile -> the feed may take the tile
+TAKE = 2                 # the array takes a loaded tile -> the loader starts the next
 STREAM_START = 60        # from start to the first vector with an ideal memory
 
 
@@ -39,7 +40,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
     delivered = 0.0 + latency + 8           # when the next vector can be there
     taken: deque[float] = deque(maxlen=max(1, depth))
     loader, feed = 0.0, 0.0
-    banks: deque[float] = deque([0.0] * config.banks)
+    passed: deque[float] = deque([0.0] * 2)          # when the two tiles before are through the array
     retired: list[float] = []
     result = []
 
@@ -85,13 +86,13 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
         loader += 2
         for n in range(instr.n_tiles):
             for k in range(instr.k_tiles):
-                bank = banks.popleft()
+                room = max(loader + TAKE, passed.popleft())
                 if instr.stat == Stat.WEIGHTS:
                     if k == 0 and instr.column_params:
-                        loader = vectors(params, loader)
-                    loader = vectors(load_cycles >> instr.w4, max(loader, bank), 1 + instr.w4)
+                        room = max(vectors(params, loader), room)
+                    loader = vectors(load_cycles >> instr.w4, room, 1 + instr.w4)
                 else:
-                    loader = max(loader, bank) + 1 + (to if instr.stat == Stat.K_COLUMNS else ti)
+                    loader = room + 1 + (to if instr.stat == Stat.K_COLUMNS else ti)
                 hazard = done(instr.slack) if begin is None else 0.0
                 tile = max(feed, loader + LOAD_LATENCY, hazard)
                 wait_hazard += max(0.0, min(hazard, tile) - feed)
@@ -99,7 +100,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                 if begin is None:
                     begin = tile
                 feed = tile + length
-                banks.append(feed + retire - 15)
+                passed.append(feed + retire - 16)
         retired.append(feed + retire)
         result.append(Timing(round(begin), round(feed), round(wait_tile), round(wait_hazard)))
     return result

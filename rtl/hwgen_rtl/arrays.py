@@ -18,12 +18,12 @@ def _ports(inputs, outputs):
     return {f"i_{k}": v for k, v in inputs.items()} | {f"o_{k}": v for k, v in outputs.items()}
 
 
-def pe_array(config: EngineConfig, *, sum, **inputs):
+def pe_array(config: EngineConfig, *, clear, sum, taken, **inputs):
     """rtl/sv/pe_array.sv or pe_array_packed.sv: sum = SEG + 1 cycles after a."""
     name, fabric = ("pe_array_packed", {"p_FABRIC": C(config.fabric_columns // 2, 32)}) if config.packed else ("pe_array", {})
-    return Instance(name, p_TI=C(config.ti, 32), p_TO=C(config.to, 32), p_BANKS=C(config.banks, 32), p_SEG=C(config.segment, 32),
-                    p_LC=C(config.load_columns, 32), **fabric, i_clk=ClockSignal(),
-                    **_ports(inputs, {"sum": sum}))
+    return Instance(name, p_TI=C(config.ti, 32), p_TO=C(config.to, 32), p_SEG=C(config.segment, 32),
+                    p_LC=C(config.load_columns, 32), **fabric, i_clk=ClockSignal(), i_rst=clear,
+                    **_ports(inputs, {"sum": sum, "taken": taken}))
 
 
 def accumulator(config: EngineConfig, *, acc, acc_valid, **inputs):

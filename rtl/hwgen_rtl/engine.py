@@ -166,12 +166,10 @@ class Engine(wiring.Component):
         tagged = Mux(feeder.inject, 0, feeder.token)       # a stream word enters at the drain, not here
         entry = as_record(pipe, at(tagged, lane_at + 3, "array_line"), "array_token")
         m.submodules.array = arrays.pe_array(
-            c, a=a, bank=entry.bank[:(c.banks - 1).bit_length()], load_en=loader.load_en, load_clear=loader.load_clear,
-            load_row=loader.load_row, load_wide=loader.load_wide,
-            load_bank=loader.load_bank[:(c.banks - 1).bit_length()], load_index=loader.load_index,
-            load_data=loader.load_data, sum=sums)
+            c, clear=self.clear, a=a, last=entry.tile_last, load_en=loader.load_en, load_clear=loader.load_clear, load_row=loader.load_row,
+            load_wide=loader.load_wide, load_done=loader.tile_ready, load_index=loader.load_index, load_data=loader.load_data,
+            taken=loader.tile_taken, sum=sums)
         total = as_record(pipe, at(entry.word, c.segment + 1, "sum_line"), "sum_token")
-        m.d.comb += loader.bank_free.eq(total.tile_last)
         acc, acc_valid = Signal(32 * c.to), Signal()
         token_bits = max(1, (c.max_tokens - 1).bit_length())
         m.submodules.accumulator = arrays.accumulator(

@@ -11,11 +11,11 @@ from .fields import Fields, Record, WORD_BITS
 
 TOKEN = {            # what one streamed token carries from the feed to the write of its result
     "valid": 1,      # a real token (padding slots of short passes are 0)
-    "tile_last": 1,  # last slot of a tile: its bank is free once it has passed
+    "tile_last": 1,  # last slot of a tile: the array takes the next one behind it
     "param_last": 1, # ... of the last reduction tile of a tile with column parameters
     "instr_last": 1, # last slot of the instruction
     "first_k": 1, "last_k": 1, "first_n": 1, "first_token": 1, "last_token": 1,
-    "context": 2, "bank": 2, "param_bank": 2,
+    "context": 2, "param_bank": 2,
     "slot": 12,      # accumulator row
     "row": 16,       # statistics row of the result
     "address": 20,   # word of the result
@@ -93,7 +93,7 @@ class Feeder(wiring.Component):
         k, j, t = Signal(12), Signal(12), Signal(16)
         row = Signal(16)                        # source row of token t: t * step
         count, length = Signal(16), Signal(16)
-        bank, param_bank = Signal(2, init=c.banks - 1), Signal(2)
+        param_bank = Signal(2)
         context = Signal(2)
         src_chunk, dst_chunk, dst_group = Signal(20), Signal(20), Signal(5)
         end = Signal()
@@ -144,7 +144,7 @@ class Feeder(wiring.Component):
 
         def take():
             m.d.comb += take_tile.eq(1)
-            m.d.sync += [busy.eq(1), t.eq(0), row.eq(0), bank.eq(Mux(bank == c.banks - 1, 0, bank + 1))]
+            m.d.sync += [busy.eq(1), t.eq(0), row.eq(0)]
             with m.If(is_out & is_last):
                 m.d.comb += reserve.eq(need)
 
@@ -205,7 +205,7 @@ class Feeder(wiring.Component):
         value, statements = f0.pack(
             valid=push | (busy & (t < count)), tile_last=end, param_last=end & k_end & cur.column_params,
             instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=k == 0, last_k=k_end | streaming, first_n=j == 0,
-            first_token=t == 0, last_token=t == count - 1, context=context, bank=bank, param_bank=param_bank - 1, slot=t,
+            first_token=t == 0, last_token=t == count - 1, context=context, param_bank=param_bank - 1, slot=t,
             group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row, dst_row=cur.dst_row,
             gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push,
             from_row=row)

@@ -28,11 +28,10 @@ class ArrayTop(wiring.Component):
 
 
 def pe_array(c: EngineConfig) -> ArrayTop:
-    bank, index = (c.banks - 1).bit_length(), (c.ti - 1).bit_length()
+    index = (c.ti - 1).bit_length()
     return ArrayTop(lambda **ports: arrays.pe_array(c, **ports),
-                    {"a": 8 * c.ti, "bank": bank, "load_en": 1, "load_clear": 1, "load_row": 1, "load_wide": 1, "load_bank": bank,
-                     "load_index": index,
-                     "load_data": 8 * c.vector_bytes}, {"sum": 32 * c.to})
+                    {"clear": 1, "a": 8 * c.ti, "last": 1, "load_en": 1, "load_clear": 1, "load_row": 1, "load_wide": 1, "load_done": 1,
+                     "load_index": index, "load_data": 8 * c.vector_bytes}, {"sum": 32 * c.to, "taken": 1})
 
 
 def accumulator(c: EngineConfig) -> ArrayTop:

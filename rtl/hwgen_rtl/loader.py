@@ -1,4 +1,4 @@
-"""Stationary loader: fills the array's tile banks and the drain's parameter banks ahead of the feed."""
+"""Stationary loader: fills the array's next tile and the drain's parameter banks ahead of the feed."""
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
@@ -11,19 +11,19 @@ from .fields import Fields, WORD_BITS
 
 
 class Loader(wiring.Component):
-    """Walks the program like the feed, at most ``banks`` tiles ahead of it.
+    """Walks the program like the feed, one tile ahead of the one at work in the array.
 
     instr_*      from its own `Fetch` (skipped instructions included: their weights are read and discarded)
     vec_*        weight stream, one vector of Ti * load_columns bytes per cycle
     kv_*         read port of the key/value memory, 1 cycle latency
     load_*       array load port (rtl/sv/pe_array.sv), par_* drain parameters (rtl/sv/drain_lanes.sv)
-    tile_ready   pulse: one more tile is loaded; bank_free / par_free pulses give one bank back
+    tile_ready   with the last write of a tile; tile_taken: the array can take another; par_free: gives one parameter bank back
     word_*       assembled words of a STREAM instruction for the drain: To x int16
     retired      instructions retired so far, modulo 256
 
     One vector or one key per cycle: To / load_columns cycles a column tile (To for keys), Ti cycles a row tile. 4-bit weights take
     two cycles a vector. starved: waits for a vector. Latency: a vector is on load_* one cycle after it is taken, a key two after
-    its address. Reset: idle, all banks free. Cost: an instruction register (512 bits), a vector register, a product of 16 x 12 bits.
+    its address. Reset: idle, nothing loaded. Cost: an instruction register (512 bits), a vector register, a product of 16 x 12 bits.
     """
 
     def __init__(self, config: EngineConfig):
@@ -34,8 +34,8 @@ class Loader(wiring.Component):
             "instr_valid": In(1), "instr_ready": Out(1), "instr_word": In(WORD_BITS), "instr_active": In(1),
             "vec_valid": In(1), "vec_ready": Out(1), "vec_data": In(8 * c.vector_bytes),
             "kv_ren": Out(1), "kv_addr": Out(20), "kv_stride": Out(20), "kv_group": Out(4), "kv_data": In(8 * c.ti),
-            "load_en": Out(1), "load_clear": Out(1), "load_row": Out(1), "load_wide": Out(1), "load_bank": Out(2), "load_index": Out(index),
-            "load_data": Out(8 * c.vector_bytes), "tile_ready": Out(1), "bank_free": In(1),
+            "load_en": Out(1), "load_clear": Out(1), "load_row": Out(1), "load_wide": Out(1), "load_index": Out(index),
+            "load_data": Out(8 * c.vector_bytes), "tile_ready": Out(1), "tile_taken": In(1),
             "par_en": Out(1), "par_bank": Out(2), "par_index": Out(7), "par_data": Out(8 * c.vector_bytes), "par_free": In(1),
             "word_valid": Out(1), "word_ready": In(1), "word": Out(16 * c.to),
             "retired": In(8), "starved": Out(1)})
@@ -48,21 +48,19 @@ class Loader(wiring.Component):
         f, g = Fields(word), Fields(self.instr_word)
         active, index = Signal(), Signal(8)
         j, k, n = Signal(12), Signal(12), Signal(7)
-        bank, free = Signal(2), Signal(3, init=c.banks)
+        free = Signal(init=1)                   # the array has room for a tile
         par_bank, par_free = Signal(2), Signal(3, init=NUM_PARAM_BANKS)
-        take_bank, take_par = Signal(), Signal()
-        m.d.sync += [free.eq(free + self.bank_free - take_bank), par_free.eq(par_free + self.par_free - take_par)]
+        take_tile, take_par = Signal(), Signal()
+        m.d.sync += [free.eq((free | self.tile_taken) & ~take_tile), par_free.eq(par_free + self.par_free - take_par)]
 
         # registered load port: every source lands here, one cycle before the array
         load_data = Signal(8 * c.vector_bytes)
         load_en, load_row, load_wide, clear, ready = Signal(), Signal(), Signal(init=1), Signal(), Signal()
         load_index = Signal.like(self.load_index)
         m.d.sync += [self.load_en.eq(load_en), self.load_clear.eq(clear), self.load_row.eq(load_row), self.load_wide.eq(load_wide),
-                     self.load_bank.eq(bank), self.load_index.eq(load_index), self.tile_ready.eq(ready)]
+                     self.load_index.eq(load_index), self.tile_ready.eq(ready)]
         with m.If(load_en):
             m.d.sync += self.load_data.eq(load_data)
-        with m.If(ready):
-            m.d.sync += bank.eq(Mux(bank == c.banks - 1, 0, bank + 1))
         m.d.comb += [self.par_bank.eq(par_bank), self.par_index.eq(n), self.par_data.eq(self.vec_data)]
 
         # key/value reads: address now, data (masked) one cycle later
@@ -149,7 +147,7 @@ class Loader(wiring.Component):
                             m.next = "COLUMNS"
             with m.State("COLUMNS"):
                 space = Signal()
-                m.d.comb += [space.eq(~active | (free != 0)), self.vec_ready.eq(space & ((~f.w4 | halves) if c.w4 else 1)),
+                m.d.comb += [space.eq(~active | free), self.vec_ready.eq(space & ((~f.w4 | halves) if c.w4 else 1)),
                              load_data.eq(self.vec_data), load_index.eq(n * c.load_columns)]
                 if c.w4:
                     nibbles = self.vec_data.word_select(halves, 4 * c.vector_bytes)
@@ -160,7 +158,7 @@ class Loader(wiring.Component):
                     m.d.comb += [load_en.eq(active), clear.eq(active & (n == 0))]
                     m.d.sync += [n.eq(n + 1), halves.eq(f.w4 & ~halves)]
                     with m.If(n == c.to // c.load_columns - 1):
-                        m.d.comb += [ready.eq(active), take_bank.eq(active)]
+                        m.d.comb += [ready.eq(active), take_tile.eq(active)]
                         m.d.sync += [n.eq(0), k.eq(k + 1)]
                         with m.If(k == f.k_tiles - 1):
                             m.d.sync += [k.eq(0), j.eq(j + 1)]
@@ -176,13 +174,13 @@ class Loader(wiring.Component):
             with m.State("KV"):
                 last = Signal()
                 m.d.comb += last.eq(n == Mux(columns, c.to - 1, c.ti - 1))
-                with m.If((free != 0) | (n != 0)):
+                with m.If(free | (n != 0)):
                     inside = Signal()
                     m.d.comb += [inside.eq(key < f.stat_count), self.kv_ren.eq(inside)]
                     m.d.sync += [kv_valid.eq(1), kv_row.eq(~columns), kv_index.eq(n), kv_last.eq(last), kv_inside.eq(inside),
                                  kv_mask.eq(Mux(columns, mask, -1)), kv_first.eq(n == 0), n.eq(n + 1), key.eq(key + 1)]
                     with m.If(last):
-                        m.d.comb += take_bank.eq(1)
+                        m.d.comb += take_tile.eq(1)
                         end_of_tile()
                         with m.If((k == f.k_tiles - 1) & (j == f.n_tiles - 1)):
                             m.d.sync += index.eq(index + 1)

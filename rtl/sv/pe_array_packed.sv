@@ -4,29 +4,36 @@
 // A = w1 << 19, D = w0, B = a, cascade through PCIN). A cascade of SEG <= 16 rows keeps |sum of w0 * a| <= 16 * 127 * 128 < 2**18,
 // so the low 19 bits are the sum of column 2 j as a signed number, and the rest plus the borrow (bit 18) is that of column 2 j + 1.
 // The last FABRIC pairs of columns multiply by shifts and adds, in look-up tables, where a device has too few DSP slices.
-// Cost: TI x (TO - 2 FABRIC) / 2 DSP slices, BANKS x TI x TO bytes of weights.
+// Cost: TI x (TO - 2 FABRIC) / 2 DSP slices, 2 TI x TO bytes of weights (one set in the slices' input registers), a 2:1 multiplexer
+// for each of TI x TO bytes.
 // Weights must be within -127 .. 127 (the number contract); a may be -128. TO must be even.
 module pe_array_packed #(
-  parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 2, parameter [31:0] SEG = 16,
-  parameter [31:0] LC = 1, parameter [31:0] FABRIC = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] IW = $clog2(TI)
+  parameter [31:0] TI = 16, parameter [31:0] TO = 16, parameter [31:0] SEG = 16, parameter [31:0] LC = 1, parameter [31:0] FABRIC = 0,
+  parameter [31:0] IW = $clog2(TI)
 ) (
   input  logic            clk,
+  input  logic            rst,
   input  logic [8*TI-1:0] a,
-  input  logic [BW-1:0]   bank,
+  input  logic            last,
   input  logic            load_en,
   input  logic            load_clear,
   input  logic            load_row,
   input  logic            load_wide,     // columns: all LC of load_data, else the first
-  input  logic [BW-1:0]   load_bank,
+  input  logic            load_done,
   input  logic [IW-1:0]   load_index,
   input  logic [8*TI*LC-1:0] load_data,
+  output logic            taken,
   output logic [32*TO-1:0] sum
 );
   localparam [31:0] PAIRS = TO / 2;
+  localparam [31:0] SUM = $clog2(TI) + 16;              // bits of a sum with its column correction
 
-  logic signed [7:0]  even   [0:BANKS-1][0:TI-1][0:PAIRS-1];   // weights of columns 2 j
-  logic signed [7:0]  odd    [0:BANKS-1][0:TI-1][0:PAIRS-1];   // and 2 j + 1
-  logic signed [31:0] column [0:BANKS-1][0:TO-1];      // 128 * column sums of a row-loaded tile
+  logic signed [7:0]  even   [0:TI-1][0:PAIRS-1];      // weights of columns 2 j
+  logic signed [7:0]  odd    [0:TI-1][0:PAIRS-1];      // and 2 j + 1
+  logic signed [31:0] column [0:TO-1];                 // 128 * column sums of a row-loaded tile
+  logic signed [7:0]  next_even   [0:TI-1][0:PAIRS-1]; // the tile that is being loaded
+  logic signed [7:0]  next_odd    [0:TI-1][0:PAIRS-1];
+  logic signed [31:0] next_column [0:TO-1];
   logic signed [47:0] p      [0:TI-1][0:PAIRS-1];
   logic signed [31:0] total  [0:TO-1];
   logic [32*TO-1:0]   word;
@@ -34,23 +41,42 @@ module pe_array_packed #(
   logic signed [17:0] x;
   logic signed [26:0] w;
   logic signed [15:0] e, o;
-  logic [BW-1:0]      bank_q [0:SEG-1];
-  logic [BW-1:0]      b;
   logic signed [7:0]  lane   [0:TI-1];
   logic signed [7:0]  data   [0:TI*LC-1];
+  logic signed [7:0]  right  [0:TI-1];                 // column to load into an odd one
 
   for (genvar g = 0; g < TI; g++) begin : g_lane
     assign lane[g] = a[8*g +: 8];
+    assign right[g] = load_wide ? data[(LC-1)*TI + g] : data[g];
   end
   for (genvar g = 0; g < TI*LC; g++) begin : g_data
     assign data[g] = load_data[8*g +: 8];
   end
 
+  // Rows change to the next tile one by one, behind the last token of theirs; step SEG is the column correction.
+  logic [SEG:0]   at, idle, swap, tile;
+  logic [SEG-1:0] last_q;
+  logic           loaded;                              // number of the loaded tile, modulo 2; tile: of the one in use
+  assign at = {last_q, last};
+  assign swap = (at | idle) & (tile ^ {(SEG+1){loaded}});
+  assign taken = swap != 0 && (tile ^ swap) == {(SEG+1){loaded}};
   initial begin
-    for (int unsigned n = 0; n < BANKS; n++) begin
-      for (int unsigned j = 0; j < TO; j++) column[n][j] = 0;
-      for (int unsigned i = 0; i < TI; i++) for (int unsigned j = 0; j < PAIRS; j++) begin even[n][i][j] = 0; odd[n][i][j] = 0; end
+    last_q = 0; idle = '1; tile = 0; loaded = 0;
+  end
+  always_ff @(posedge clk)
+    if (rst) begin
+      last_q <= 0; idle <= '1; tile <= 0; loaded <= 0;
+    end else begin
+      last_q <= at[SEG-1:0];
+      idle <= (at | idle) & ~swap;
+      tile <= tile ^ swap;
+      loaded <= loaded ^ load_done;
     end
+
+  initial begin
+    for (int unsigned j = 0; j < TO; j++) begin column[j] = 0; next_column[j] = 0; end
+    for (int unsigned i = 0; i < TI; i++)
+      for (int unsigned j = 0; j < PAIRS; j++) begin even[i][j] = 0; odd[i][j] = 0; next_even[i][j] = 0; next_odd[i][j] = 0; end
     for (int unsigned i = 0; i < TI; i++) for (int unsigned j = 0; j < PAIRS; j++) p[i][j] = 0;
     for (int unsigned j = 0; j < TO; j++) total[j] = 0;
     word = 0;
@@ -60,61 +86,59 @@ module pe_array_packed #(
     w = 0;
     e = 0;
     o = 0;
-    b = 0;
-    for (int unsigned d = 0; d < SEG; d++) bank_q[d] = 0;
   end
 
   /* verilator lint_off BLKSEQ */
   always_ff @(posedge clk) begin
-    // sums of the segments and the column correction (p and bank_q as they were before this edge)
-    for (int unsigned j = 0; j < TO; j++) total[j] = column[bank_q[SEG-1]][j];
+    // sums of the segments and the column correction (p as it was before this edge)
+    for (int unsigned j = 0; j < TO; j++) total[j] = column[j];
+    if (swap[SEG]) for (int unsigned j = 0; j < TO; j++) column[j] = next_column[j];
     for (int unsigned i = SEG-1; i < TI; i += SEG)
       for (int unsigned j = 0; j < PAIRS; j++) begin
         total[2*j]   = total[2*j] + 32'($signed(p[i][j][18:0]));
-        total[2*j+1] = total[2*j+1] + 32'($signed(p[i][j][47:19])) + 32'(p[i][j][18]);
+        total[2*j+1] = total[2*j+1] + 32'($signed(p[i][j][37:19])) + 32'(p[i][j][18]);
       end
-    for (int unsigned j = 0; j < TO; j++) word[32*j +: 32] = total[j];
+    for (int unsigned j = 0; j < TO; j++) word[32*j +: 32] = 32'($signed(total[j][SUM-1:0]));
     sum <= word;
     // skew: row i works on the token that came i % SEG cycles ago
-    for (int unsigned d = SEG-1; d > 0; d--) bank_q[d] = bank_q[d-1];
-    bank_q[0] = bank;
     for (int unsigned i = 0; i < TI*SEG - TI; i++) skew[i] = skew[i+TI];
     for (int unsigned i = 0; i < TI; i++) skew[TI*SEG - TI + i] = lane[i];
     // cascades, last row first: every row adds to the value its upper neighbour had before this edge
     for (int unsigned i = TI-1; i < TI; i--) begin
       x = 18'(skew[(SEG-1 - (i & (SEG-1)))*TI + i]);
-      b = bank_q[i & (SEG-1)];
       for (int unsigned j = 0; j < PAIRS - FABRIC; j++) begin
-        w = (27'(odd[b][i][j]) <<< 19) + 27'(even[b][i][j]);
+        w = (27'(odd[i][j]) <<< 19) + 27'(even[i][j]);
         if ((i & (SEG-1)) == 0) p[i][j] = 48'(x) * 48'(w);
         else                    p[i][j] = p[i-1][j] + 48'(x) * 48'(w);
       end
       for (int unsigned j = PAIRS - FABRIC; j < PAIRS; j++) begin
-        e = x[7] ? -(16'(even[b][i][j]) <<< 7) : 16'sd0;
-        o = x[7] ? -(16'(odd[b][i][j]) <<< 7) : 16'sd0;
+        e = x[7] ? -(16'(even[i][j]) <<< 7) : 16'sd0;
+        o = x[7] ? -(16'(odd[i][j]) <<< 7) : 16'sd0;
         for (int unsigned k = 0; k < 7; k++)
           if (x[k]) begin
-            e = e + (16'(even[b][i][j]) <<< k);
-            o = o + (16'(odd[b][i][j]) <<< k);
+            e = e + (16'(even[i][j]) <<< k);
+            o = o + (16'(odd[i][j]) <<< k);
           end
         if ((i & (SEG-1)) == 0) p[i][j] = (48'(o) <<< 19) + 48'(e);
         else                    p[i][j] = p[i-1][j] + (48'(o) <<< 19) + 48'(e);
       end
+      if (swap[i & (SEG-1)])
+        for (int unsigned j = 0; j < PAIRS; j++) begin even[i][j] = next_even[i][j]; odd[i][j] = next_odd[i][j]; end
     end
     // stationary loading
-    if (load_clear) for (int unsigned j = 0; j < TO; j++) column[load_bank][j] = 0;
+    if (load_clear) for (int unsigned j = 0; j < TO; j++) next_column[j] = 0;
     if (load_en && load_row) begin
       for (int unsigned j = 0; j < PAIRS; j++) begin
-        even[load_bank][load_index][j] = data[2*j];
-        odd[load_bank][load_index][j] = data[2*j+1];
+        next_even[load_index][j] = data[2*j];
+        next_odd[load_index][j] = data[2*j+1];
       end
-      for (int unsigned j = 0; j < TO; j++) column[load_bank][j] = column[load_bank][j] + (32'(data[j]) <<< 7);
+      for (int unsigned j = 0; j < TO; j++) next_column[j] = next_column[j] + (32'(data[j]) <<< 7);
     end
     if (load_en && !load_row)
-      for (int unsigned c = 0; c < LC; c++) if (c == 0 || load_wide)
-        for (int unsigned i = 0; i < TI; i++)
-          if (load_index[0] ^ c[0]) odd[load_bank][i][$clog2(PAIRS)'((32'(load_index) + c) >> 1)] = data[c*TI + i];
-          else                      even[load_bank][i][$clog2(PAIRS)'((32'(load_index) + c) >> 1)] = data[c*TI + i];
+      for (int unsigned i = 0; i < TI; i++) begin
+        if (!load_index[0])                        next_even[i][$clog2(PAIRS)'(load_index >> 1)] = data[i];
+        if (load_index[0] || load_wide && LC == 2) next_odd[i][$clog2(PAIRS)'(load_index >> 1)] = right[i];
+      end
   end
   /* verilator lint_on BLKSEQ */
 endmodule

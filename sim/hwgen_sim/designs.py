@@ -22,8 +22,8 @@ SV = Path(harness.__file__).resolve().parent.parent / "sv"
 
 SQUARE = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, score_words=32, res_words=32, program_words=16, max_experts=4,
                       max_top_k=2, axi_data_bits=64, fifo_beats=32)
-NARROW = replace(SQUARE, ti=16, to=8, banks=3)                  # Ti != To, one segment
-TALL = replace(SQUARE, ti=32, to=16, banks=2, activation="silu")  # two segments
+NARROW = replace(SQUARE, ti=16, to=8)                           # Ti != To, one segment
+TALL = replace(SQUARE, ti=32, to=16, activation="silu")  # two segments
 WIDE = replace(NARROW, load_columns=2, w4=True)                 # two columns a cycle, 4-bit weights
 THREE_QUARTERS = replace(SQUARE, ti=64, to=48)                  # windows of three groups of four
 ATTENTION = replace(NARROW, max_tokens=32, act_words=128, kv_words=128, score_words=128, max_experts=0, max_top_k=0)

@@ -23,7 +23,7 @@ from hwgen_sim.stalls import PATTERNS, never, randomly
 DRAIN = 9                # cycles from a token to its result, at least 1
 ISSUE = 2                # cycles from issue to the token's record
 CONTROL = ("valid", "tile_last", "param_last", "instr_last", "inject")       # what an empty slot must not have
-IN_PADDING = (*CONTROL, "context", "bank", "first_k", "last_k", "first_n")   # what counts in a slot without a token
+IN_PADDING = (*CONTROL, "context", "first_k", "last_k", "first_n")   # what counts in a slot without a token
 
 Queues = list[list[tuple[int, int]]]     # (token, score) of every expert
 
@@ -38,7 +38,7 @@ class Slot:
 
 
 class Model:
-    """Instruction by instruction -> slots. Keeps what lives on: banks, parameter banks, contexts."""
+    """Instruction by instruction -> slots. Keeps what lives on: parameter banks, contexts."""
 
     def __init__(self, c: EngineConfig):
         self.c, self.tiles, self.param_tiles, self.instrs = c, 0, 0, 0
@@ -70,7 +70,7 @@ class Model:
                     if score is not None and instr.scatter:
                         fields |= dict(score=score)
                     if not stream:
-                        fields |= dict(bank=self.tiles % c.banks, source_mode=instr.src,
+                        fields |= dict(source_mode=instr.src,
                                        source_address=(instr.src_base + k * instr.src_stride + origin) % (1 << 20),
                                        source_row=(instr.src_row + origin) % (1 << 16),
                                        source_lanes=instr.k_hi if last_k else c.ti)
@@ -152,7 +152,7 @@ class Bench:
         self.offering = self.place < len(self.program) and (self.offering or not next(stall["instr"]))
         dut.instr_valid.value = int(self.offering)
         dut.instr_word.value = self.program[self.place].encode() if self.offering else self.rng.getrandbits(512)
-        self.tile_pulse = self.tiles_given - self.tiles_freed < self.c.banks and not next(stall["tile"])
+        self.tile_pulse = self.tiles_given - self.tiles_freed < 2 and not next(stall["tile"])
         dut.tile_ready.value = int(self.tile_pulse)
         self.word = self.word or not next(stall["word"])
         dut.word_valid.value = int(self.word)

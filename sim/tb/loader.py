@@ -15,7 +15,7 @@ from hwgen_sim.endpoints import sample, start
 from hwgen_sim.lanes import pack, unpack
 from hwgen_sim.stalls import PATTERNS, bursts
 
-LONGEST_HOLD = 60        # cycles in which no tile bank is given back; parameter banks wait ten times as long
+LONGEST_HOLD = 60        # cycles in which no tile is taken; parameter banks wait ten times as long
 
 
 class Model:
@@ -108,29 +108,29 @@ class Model:
 
 
 class Array:
-    """Stands for the banks: takes loads, compares full banks, gives them back after a while (parameters only when all are full)."""
+    """Stands for array and drain: takes loads, compares a whole tile, gives room for the next after a while (parameters only when all are full)."""
 
     def __init__(self, dut, model: Model, hold, parameter_hold: int):
         c = model.c
         self.dut, self.model, self.hold, self.parameter_hold, self.age = dut, model, hold, parameter_hold, 0
-        self.tile, self.rows, self.bank, self.full = np.zeros((c.ti, c.to), np.int64), False, 0, 0
+        self.tile, self.rows, self.full = np.zeros((c.ti, c.to), np.int64), False, False
         self.parameters, self.parameter_bank, self.parameters_full = [], 0, 0
 
     def drive(self) -> None:
         ready = not next(self.hold)
         all_full = self.parameters_full == NUM_PARAM_BANKS
         self.age = self.age + 1 if all_full else 0
-        free, parameter_free = ready and self.full > 0, all_full and self.age > self.parameter_hold
-        self.full, self.parameters_full = self.full - free, self.parameters_full - parameter_free
-        self.dut.bank_free.value, self.dut.par_free.value = int(free), int(parameter_free)
+        taken, parameter_free = ready and self.full, all_full and self.age > self.parameter_hold
+        self.full, self.parameters_full = self.full and not taken, self.parameters_full - parameter_free
+        self.dut.tile_taken.value, self.dut.par_free.value = int(taken), int(parameter_free)
 
     def look(self) -> None:
         dut, c = self.dut, self.model.c
         if sample(dut.load_clear):
             self.tile[:], self.rows = 0, bool(sample(dut.load_row))
         if sample(dut.load_en):
-            if self.full == c.banks or sample(dut.load_bank) != self.bank:
-                raise BenchFailure(f"load of bank {sample(dut.load_bank)} while {self.full} of {c.banks} are full, next is {self.bank}")
+            if self.full:
+                raise BenchFailure("a tile is overwritten before the array has taken it")
             index, data = sample(dut.load_index), np.frombuffer(sample(dut.load_data).to_bytes(c.vector_bytes, "little"), np.int8)
             if self.rows:
                 self.tile[index] = data[:c.to]
@@ -139,7 +139,7 @@ class Array:
                     self.tile[:, index + n] = data[c.ti * n:c.ti * (n + 1)]
         if sample(dut.tile_ready):
             self.model.tiles.observe((self.rows, self.tile.tobytes()))
-            self.full, self.bank = self.full + 1, (self.bank + 1) % c.banks
+            self.full = True
         if sample(dut.par_en):
             bank, index = sample(dut.par_bank), sample(dut.par_index)
             if self.parameters_full == NUM_PARAM_BANKS or (bank, index) != (self.parameter_bank, len(self.parameters)):

@@ -17,7 +17,9 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("pe_array_narrow", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                     # column correction
     ("pe_array_tall", "pe_array.sv", "i = 2*SEG-1; i < TI", "i = 3*SEG-1; i < TI"),                     # second segment
     ("pe_array_packed_narrow", "pe_array_packed.sv", " + 32'(p[i][j][18])", ""),                        # borrow
-    ("pe_array_packed_tall", "pe_array_packed.sv", "load_index[0] ^ c[0]", "load_index[1] ^ c[0]"),
+    ("pe_array_packed_tall", "pe_array_packed.sv", "if (!load_index[0])", "if (!load_index[1])"),
+    ("pe_array_narrow", "pe_array.sv", "(at | idle) & ~swap", "at | idle"),                             # a row that takes a tile twice
+    ("pe_array_packed_narrow", "pe_array_packed.sv", "if (swap[SEG])", "if (swap[SEG-1])"),             # column correction too early
     ("accumulator_square", "accumulator.sv", "first_q ? 32'd0", "last_q ? 32'd0"),
     ("feed_lanes_square", "feed_lanes.sv", "q2[i] > 8", "q2[i] > 7"),
     ("feed_lanes_square", "feed_lanes.sv", "y < -127 ? 8'h81", "y < -128 ? 8'h80"),
