@@ -88,6 +88,23 @@ module pe_array_packed #(
     o = 0;
   end
 
+  // token * weight by the radix-4 Booth digits of the token, -2 .. 2, two bits of the product a digit. A negative multiple is its
+  // complement and one of the bits that `high` starts with. A bit of an addition depends on six bits: one look-up table.
+  function automatic signed [15:0] product(input logic signed [7:0] token, input logic signed [7:0] weight);
+    logic signed [10:0] multiple, high;
+    logic [8:0]         bits;
+    logic [7:0]         low;
+    bits = {token, 1'b0};
+    high = {4'b0, bits[8], 1'b0, bits[6], 1'b0, bits[4], 1'b0, bits[2]};
+    for (int unsigned k = 0; k < 8; k += 2) begin
+      multiple = bits[k+1] != bits[k] ? 11'(weight) : bits[k+2] != bits[k+1] ? 11'(weight) <<< 1 : 11'sd0;
+      high = (bits[k+2] ? ~multiple : multiple) + high;
+      low[k +: 2] = high[1:0];
+      high = high >>> 2;
+    end
+    product = {high[7:0], low};
+  endfunction
+
   /* verilator lint_off BLKSEQ */
   always_ff @(posedge clk) begin
     // sums of the segments and the column correction (p as it was before this edge)
@@ -96,7 +113,7 @@ module pe_array_packed #(
     for (int unsigned i = SEG-1; i < TI; i += SEG)
       for (int unsigned j = 0; j < PAIRS; j++) begin
         total[2*j]   = total[2*j] + 32'($signed(p[i][j][18:0]));
-        total[2*j+1] = total[2*j+1] + 32'($signed(p[i][j][37:19])) + 32'(p[i][j][18]);
+        total[2*j+1] = total[2*j+1] + 32'($signed(p[i][j][37:19])) + (j < PAIRS - FABRIC ? 32'(p[i][j][18]) : 32'd0);
       end
     for (int unsigned j = 0; j < TO; j++) word[32*j +: 32] = 32'($signed(total[j][SUM-1:0]));
     sum <= word;
@@ -112,15 +129,10 @@ module pe_array_packed #(
         else                    p[i][j] = p[i-1][j] + 48'(x) * 48'(w);
       end
       for (int unsigned j = PAIRS - FABRIC; j < PAIRS; j++) begin
-        e = x[7] ? -(16'(even[i][j]) <<< 7) : 16'sd0;
-        o = x[7] ? -(16'(odd[i][j]) <<< 7) : 16'sd0;
-        for (int unsigned k = 0; k < 7; k++)
-          if (x[k]) begin
-            e = e + (16'(even[i][j]) <<< k);
-            o = o + (16'(odd[i][j]) <<< k);
-          end
-        if ((i & (SEG-1)) == 0) p[i][j] = (48'(o) <<< 19) + 48'(e);
-        else                    p[i][j] = p[i-1][j] + (48'(o) <<< 19) + 48'(e);
+        e = product(x[7:0], even[i][j]);
+        o = product(x[7:0], odd[i][j]);
+        if ((i & (SEG-1)) == 0) p[i][j][37:0] = {19'(o), 19'(e)};
+        else                    p[i][j][37:0] = {p[i-1][j][37:19] + 19'(o), p[i-1][j][18:0] + 19'(e)};
       end
       if (swap[i & (SEG-1)])
         for (int unsigned j = 0; j < PAIRS; j++) begin even[i][j] = next_even[i][j]; odd[i][j] = next_odd[i][j]; end

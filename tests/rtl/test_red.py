@@ -16,7 +16,8 @@ from hwgen_sim.runner import Simulator, run  # noqa: E402
 SV_FAULTS = (            # design, file, text, what it becomes
     ("pe_array_narrow", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                     # column correction
     ("pe_array_tall", "pe_array.sv", "i = 2*SEG-1; i < TI", "i = 3*SEG-1; i < TI"),                     # second segment
-    ("pe_array_packed_narrow", "pe_array_packed.sv", " + 32'(p[i][j][18])", ""),                        # borrow
+    ("pe_array_packed_narrow", "pe_array_packed.sv", "32'(p[i][j][18]) : 32'd0", "32'd0 : 32'd0"),      # borrow
+    ("pe_array_packed_fabric", "pe_array_packed.sv", "4'b0, bits[8], 1'b0", "6'b0"),         # Booth: last digit negative
     ("pe_array_packed_tall", "pe_array_packed.sv", "if (!load_index[0])", "if (!load_index[1])"),
     ("pe_array_narrow", "pe_array.sv", "(at | idle) & ~swap", "at | idle"),                             # a row that takes a tile twice
     ("pe_array_packed_narrow", "pe_array_packed.sv", "if (swap[SEG])", "if (swap[SEG-1])"),             # column correction too early
@@ -29,9 +30,11 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
     ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),
-    ("lane_memory_one", "lane_memory.sv", "wen & wmask[0]", "wen"),
-    ("lane_memory_two", "lane_memory.sv", "waddr + wstride : waddr", "waddr : waddr"),
+    ("lane_memory_one", "lane_memory.sv", "wen & wmask[b]", "wen"),
+    ("lane_memory_two", "lane_memory.sv", "waddr + wstride", "waddr"),
     ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
+    ("lane_memory_four", "lane_window.sv", "32'(index) < WGROUPS && mask", "mask[0] && mask"),
+    ("lane_memory_straight", "lane_memory.sv", " && ROTATE != 0", ""),
     ("attention", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),                                           # row maximum over no key
     ("attention", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                           # p - 128 made good
     ("router_five", "router_chain.sv", "value[i-1][j] < x)", "value[i-1][j] <= x)"),                    # ties
