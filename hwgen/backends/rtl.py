@@ -14,7 +14,8 @@ from .rtlil import explicit_widths
 
 TOP = "hwgen_top"
 WAIVERS = "waivers.vlt"
-ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "router_chain.sv")
+ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "lane_window.sv",
+          "router_chain.sv")
 
 # Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator
 # agree from time 0 on. `wreduce` drops carry bits nobody reads. Attributes (source places) are dropped: the text must not depend on

@@ -50,10 +50,16 @@ def drain_lanes(config: EngineConfig, **ports):
                     p_DELTA_TABLE=Const(packed_table(table), 16 * len(table)), i_clk=ClockSignal(), **_ports(ports, outputs))
 
 
-def lane_memory(config: EngineConfig, bits: int, depth: int, window: int, *, rdata, **inputs):
-    """rtl/sv/lane_memory.sv: a memory of words of Ti lanes written in windows of ``window`` groups; rdata 1 cycle after raddr."""
+def lane_window(config: EngineConfig, bits: int, window: int, *, bank_mask, bank_data, **inputs):
+    """rtl/sv/lane_window.sv: ``window`` groups of lanes put to the banks of lane memories; combinational."""
+    return Instance("lane_window", p_W=C(bits, 32), p_G=C(config.group, 32), p_GROUPS=C(config.groups, 32), p_WGROUPS=C(window, 32),
+                    **_ports(inputs, {"bank_mask": bank_mask, "bank_data": bank_data}))
+
+
+def lane_memory(config: EngineConfig, bits: int, depth: int, rotate: bool, *, rdata, **inputs):
+    """rtl/sv/lane_memory.sv: a memory of words of Ti lanes, read from any group on if ``rotate``; rdata 1 cycle after raddr."""
     return Instance("lane_memory", p_W=C(bits, 32), p_G=C(config.group, 32), p_GROUPS=C(config.groups, 32),
-                    p_WGROUPS=C(window, 32), p_DEPTH=C(depth, 32), i_clk=ClockSignal(),
+                    p_ROTATE=C(int(rotate), 32), p_DEPTH=C(depth, 32), i_clk=ClockSignal(),
                     **_ports(inputs, {"rdata": rdata}))
 
 

@@ -135,15 +135,13 @@ class Engine(wiring.Component):
         for name, bits, depth in (("act", 8, c.act_words), ("score", 16, c.score_words), ("res", 16, c.res_words),
                                   ("old", 16, c.res_words), ("kv", 8, c.kv_words)):
             address_bits = max(1, (depth - 1).bit_length())
-            window = c.groups if name == "act" and c.max_experts else c.to // c.group
             ports = {"wen": Signal(name=f"{name}_wen"), "waddr": Signal(address_bits, name=f"{name}_waddr"),
                      "wstride": Signal(address_bits, name=f"{name}_wstride"), "wgroup": Signal(group_bits, name=f"{name}_wgroup"),
-                     "wmask": Signal(window, name=f"{name}_wmask"),
-                     "wdata": Signal(bits * c.group * window, name=f"{name}_wdata"),
+                     "wmask": Signal(c.groups, name=f"{name}_wmask"), "wdata": Signal(bits * c.ti, name=f"{name}_wdata"),
                      "ren": Signal(name=f"{name}_ren"), "raddr": Signal(address_bits, name=f"{name}_raddr"),
                      "rstride": Signal(address_bits, name=f"{name}_rstride"), "rgroup": Signal(group_bits, name=f"{name}_rgroup")}
             words[name] = Signal(bits * c.ti, name=f"{name}_word")
-            m.submodules[f"{name}_memory"] = arrays.lane_memory(c, bits, depth, window, rdata=words[name], **ports)
+            m.submodules[f"{name}_memory"] = arrays.lane_memory(c, bits, depth, name in ("kv", "old"), rdata=words[name], **ports)
             writes[name] = ports
         for name, mode in (("act", Src.ACT), ("score", Src.EXP), ("res", Src.NORM)):
             m.d.comb += [writes[name]["ren"].eq(feed_address.valid & (feed_address.mode == mode)),
@@ -236,12 +234,17 @@ class Engine(wiring.Component):
         m.d.comb += [writes["old"]["ren"].eq(read_old.valid & (read_old.dst == Dst.RES_ADD)), writes["old"]["raddr"].eq(read_old.address),
                      writes["old"]["rstride"].eq(read_old.stride), writes["old"]["rgroup"].eq(read_old.group)]
         residual = (done.dst == Dst.RES_ADD) | (done.dst == Dst.RES_SET)
-        for name, when, data in (("act", done.dst == Dst.ACT, outputs["word8"]), ("kv", done.dst == Dst.KV, outputs["word8"]),
-                                 ("score", done.dst == Dst.SCORE, outputs["word16"]), ("res", residual, outputs["word16"]),
-                                 ("old", residual, outputs["word16"])):
+        banked = {}
+        for bits in (8, 16):
+            mask, data = banked[bits] = Signal(c.groups, name=f"bank_mask{bits}"), Signal(bits * c.ti, name=f"bank_data{bits}")
+            m.submodules[f"window{bits}"] = arrays.lane_window(
+                c, bits, c.to // c.group, group=done.group[:group_bits], mask=Cat(c.group * i < done.lanes for i in range(c.to // c.group)),
+                data=outputs[f"word{bits}"], bank_mask=mask, bank_data=data)
+        for name, when, bits in (("act", done.dst == Dst.ACT, 8), ("kv", done.dst == Dst.KV, 8), ("score", done.dst == Dst.SCORE, 16),
+                                 ("res", residual, 16), ("old", residual, 16)):
             m.d.comb += [writes[name]["wen"].eq(done.valid & when), writes[name]["waddr"].eq(done.address),
-                         writes[name]["wstride"].eq(done.stride), writes[name]["wgroup"].eq(done.group), writes[name]["wdata"].eq(data),
-                         writes[name]["wmask"].eq(Cat(c.group * i < done.lanes for i in range(c.to // c.group)))]
+                         writes[name]["wstride"].eq(done.stride), writes[name]["wgroup"].eq(done.group), writes[name]["wmask"].eq(banked[bits][0]),
+                         writes[name]["wdata"].eq(banked[bits][1])]
 
         # the gate's normalised tokens, kept for the experts
         if c.max_experts:

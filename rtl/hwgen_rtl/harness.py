@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,7 +12,7 @@ from . import arrays
 
 
 class ArrayTop(wiring.Component):
-    """One array of `arrays` as a top: ``make(**signals)`` gives the Instance, ``inputs`` and ``outputs`` are port widths by name.
+    """Arrays of `arrays` as a top: ``make(**signals)`` gives the Instance or module, ``inputs`` and ``outputs`` are port widths by name.
 
     Wires only: latency, interval and cost are those of the module (rtl/sv).
     """
@@ -57,9 +57,16 @@ def drain_lanes(c: EngineConfig) -> ArrayTop:
                      "d_squares": 48, "lane_max": 16})
 
 
-def lane_memory(c: EngineConfig, bits: int, depth: int, window: int) -> ArrayTop:
+def lane_memory(c: EngineConfig, bits: int, depth: int, window: int, rotate: bool) -> ArrayTop:
     address, group = (depth - 1).bit_length(), max(1, (c.groups - 1).bit_length())
-    return ArrayTop(lambda **ports: arrays.lane_memory(c, bits, depth, window, **ports),
+
+    def make(*, wgroup, wmask, wdata, **ports):
+        m = Module()
+        mask, data = Signal(c.groups), Signal(bits * c.ti)
+        m.submodules.window = arrays.lane_window(c, bits, window, group=wgroup, mask=wmask, data=wdata, bank_mask=mask, bank_data=data)
+        m.submodules.memory = arrays.lane_memory(c, bits, depth, rotate, wgroup=wgroup, wmask=mask, wdata=data, **ports)
+        return m
+    return ArrayTop(make,
                     {"wen": 1, "waddr": address, "wstride": address, "wgroup": group, "wmask": window, "wdata": bits * c.group * window,
                      "ren": 1, "raddr": address, "rstride": address, "rgroup": group}, {"rdata": bits * c.ti})
 

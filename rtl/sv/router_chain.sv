@@ -87,25 +87,21 @@ module router_chain #(
   logic [8*K-1:0]     next_expert;
   logic [16*K-1:0]    next_score;
 
-  // tables: {2**-f >> octave, bit below}; four octaves are one less in the bit below, so that 16 octaves give 0
-  for (genvar g = 0; g < X; g = g + 2) begin : g_table
+  // tables: {2**-f >> octave, bit below}; four octaves are one less in the bit below, so that 16 octaves give 0. Synthesis makes a block
+  // RAM for every two reads of a table; Yosys runs out of memory over one of 16 reads and takes long over 8 of two
+  for (genvar g = 0; g < X; g = g + 8) begin : g_table
     (* rom_style = "block" *)
     logic [16:0] exp_table [0:2047];
-    logic [16:0] q;
-    assign t_word[17*g +: 17] = q;
-    initial begin
+    initial
       for (int unsigned i = 0; i < 1024; i++) begin
         exp_table[2047 - i] = {EXP_TABLE[16*(i % 256) +: 16], 1'b0} >> (i / 256);
         exp_table[i] = i == 1023 ? 17'd4095 : {EXP_TABLE[16*((i + 1) % 256) +: 16], 1'b0} >> ((i + 1) / 256);
       end
-      q = 0;
-    end
-    always_ff @(posedge clk) if (run) q <= exp_table[a_word[11*g +: 11]];
-    if (g + 1 < X) begin : g_second
+    for (genvar h = g; h < g + 8 && h < X; h = h + 1) begin : g_read
       logic [16:0] q;
-      assign t_word[17*g + 17 +: 17] = q;
+      assign t_word[17*h +: 17] = q;
       initial q = 0;
-      always_ff @(posedge clk) if (run) q <= exp_table[a_word[11*g + 11 +: 11]];
+      always_ff @(posedge clk) if (run) q <= exp_table[a_word[11*h +: 11]];
     end
   end
   initial for (int unsigned i = 0; i < 256; i++) recip_table[i] = RECIP_TABLE[16*i +: 16];
@@ -255,7 +251,7 @@ module router_chain #(
       // exponentials: shift and round, look up, address of the places (step E)
       for (int unsigned i = 0; i < X; i++) begin
         y = t_word[17*i +: 17] >> {m2[i], 2'b00};
-        exp3[i] = far2[i] ? 16'd0 : 16'((18'(y) + 1) >> 1);
+        exp3[i] = far2[i] ? 16'd0 : 16'((18'(y) + 18'd1) >> 1);
         m2[i] = m1[i];
         far2[i] = far1[i];
       end

@@ -61,9 +61,9 @@ def _pe(config, label):
                        ("pe_array_packed",) if config.packed else ("pe_array",), config)
 
 
-def _memory(config, bits, depth, window, label):
-    return BenchDesign(f"lane_memory_{label}", "tb.lane_memory", lambda: harness.lane_memory(config, bits, depth, window), ("lane_memory",),
-                       config, {"bits": bits, "depth": depth, "window": window})
+def _memory(config, bits, depth, window, label, rotate=True):
+    return BenchDesign(f"lane_memory_{label}", "tb.lane_memory", lambda: harness.lane_memory(config, bits, depth, window, rotate),
+                       ("lane_memory", "lane_window"), config, {"bits": bits, "depth": depth, "window": window, "rotate": rotate})
 
 
 def _fetch(skip, label):
@@ -95,7 +95,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _array("drain_lanes", SQUARE, harness.drain_lanes, "square"), _array("drain_lanes", TALL, harness.drain_lanes, "tall"),
     _array("drain_lanes", WIDE, harness.drain_lanes, "wide"),
     _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"),
-    _memory(THREE_QUARTERS, 8, 16, 3, "four"),
+    _memory(THREE_QUARTERS, 8, 16, 3, "four"), _memory(THREE_QUARTERS, 8, 16, 4, "straight", rotate=False),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
     BenchDesign("softmax_factor", "tb.coefficients", SoftmaxFactor),
     BenchDesign("loader_square", "tb.loader", lambda: Loader(SQUARE), (), SQUARE),
@@ -106,7 +106,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(NARROW), (), NARROW),
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
     BenchDesign("attention", "tb.attention", lambda: Engine(ATTENTION),
-                ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "pe_array"), ATTENTION),
+                ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), ATTENTION),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"),
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"),
     _writer(64, 256, 8, "four"), _writer(128, 128, 4, "one"),

@@ -14,7 +14,7 @@ from hwgen_sim.stalls import PATTERNS
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 @cocotb.parametrize(pattern=["never", "bursts"])
 async def keeps_windows(dut, pattern):
-    c, bits, depth, window = config(), *(parameters()[name] for name in ("bits", "depth", "window"))
+    c, bits, depth, window, rotate = config(), *(parameters()[name] for name in ("bits", "depth", "window", "rotate"))
     group_bits = bits * c.group
     rng, stall = random.Random(11), PATTERNS[pattern](11)
     driver, checker = TimedDriver(dut), TimedChecker()
@@ -30,13 +30,16 @@ async def keeps_windows(dut, pattern):
         write, read = not next(stall), rng.random() < 0.7
         word, stride, first = rng.randrange(depth), rng.choice([1, 4, rng.randrange(depth)]), rng.randrange(c.groups)
         raddr, rstride, rfirst = rng.randrange(depth), rng.choice([1, 4, rng.randrange(depth)]), rng.randrange(c.groups)
+        if not rotate:
+            rfirst = 0
         mask = rng.choice([(1 << window) - 1, rng.randrange(1 << window)])
         data = [rng.getrandbits(group_bits) for _ in range(window)]
         targets = places(word, stride, first, window)
         sources = places(raddr, rstride, rfirst, c.groups)
         read = read and not (write and set(targets) & set(sources))       # a word being written is not read
         driver.at(cycle, wen=int(write), waddr=word, wstride=stride, wgroup=first, wmask=mask, wdata=pack(data, group_bits),
-                  ren=int(read), raddr=raddr, rstride=rstride, rgroup=rfirst)
+                  ren=int(read), raddr=raddr, rstride=rstride,
+                  rgroup=rfirst if rotate else rng.randrange(c.groups))
         if read:
             checker.expect(cycle + 1, f"(word {raddr}, group {rfirst})", rdata=pack((stored[s] for s in sources), group_bits))
         if write:
