@@ -1,7 +1,7 @@
 """Synthesis of a build's RTL: ``flows/<name>.toml`` says how, this module runs it and adds up what the tool counted.
 
-A flow goes module kind by module kind, so that a 64x64 engine ends in minutes: the generated control is synthesized with the arrays of
-rtl/sv as black boxes; then each array once per set of parameters. A regular array larger than the flow's ``cut`` is synthesized at the
+A flow goes module kind by module kind, some at a time, so that a 64x64 engine ends in minutes: the generated control is synthesized with
+the arrays of rtl/sv as black boxes; each array once per set of parameters. A regular array larger than the flow's ``cut`` is synthesized at the
 corners of the cut, and the counts are continued linearly in each parameter (every lane is like the next); such rows are marked
 ``scaled``. Counts are those of the tool, per cell type of the family; results are kept under a digest of commands and sources.
 """
@@ -9,10 +9,12 @@ corners of the cut, and the counts are continued linearly in each parameter (eve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 import hashlib
 import itertools
 import json
+import os
 from pathlib import Path
 import re
 import tomllib
@@ -25,10 +27,13 @@ from .tools.verilator import cache_folder
 
 KINDS = ("lut", "ff", "dsp", "bram36", "uram")
 TOP = "hwgen_top"
+WORKERS = 4              # Yosys processes at a time, at most: one may need 2 GB
 ZERO = re.compile(r"^ +\S+ ?\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 """An initial value 0 of a memory word. A block RAM starts with 0 anyway, and Yosys's reader takes minutes for 16,384 of them."""
 
 Counts = dict[str, float]
+Instances = dict[tuple[str, tuple[tuple[str, int], ...]], int]      # of rtl/sv: (module, parameters) -> how many
+Corners = dict[tuple[int, ...], Future]
 Say = Callable[[str, float, float], None]
 
 
@@ -99,67 +104,91 @@ def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None =
 class _Run:
     def __init__(self, flow: dict, family: dict, sources: Mapping[str, str], say: Say):
         self.flow, self.family, self.sources, self.say = flow, family, sources, say
+        self.arrays = {Path(file).stem for file in sources} - {TOP}
 
     def run(self, name: str, board: Board, estimate: Counts) -> Synthesis:
-        self.say("synthesize the control", 0, 0)
-        kinds, instances = self._control()
-        for n, ((module, parameters), count) in enumerate(instances.items()):
-            self.say(f"synthesize {module}", n, len(instances))
-            kinds += self._array(module, dict(parameters), count)
-        units: dict[str, Counts] = {}
-        in_dsp = dict.fromkeys(KINDS, 0.0)
+        self.say("read the design", 0, 0)
+        instances = self._instances()
+        pool = ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1))
+        try:
+            control = pool.submit(self._control)
+            arrays = [(module, dict(parameters), count, self._corners(pool, module, dict(parameters)))
+                      for (module, parameters), count in instances.items()]
+            self.say("synthesize the control", 0, len(arrays) + 1)
+            kinds = control.result()
+            for n, (module, parameters, count, corners) in enumerate(arrays, 1):
+                self.say(f"synthesize {module}", n, len(arrays) + 1)
+                kinds += self._kinds(module, parameters, count, corners)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        units = {kind.unit: _zero() for kind in kinds}
+        in_dsp = {kind.unit: _zero() for kind in kinds}
         for kind in kinds:
-            unit = units.setdefault(kind.unit, dict.fromkeys(KINDS, 0.0))
             for resource in KINDS:
-                unit[resource] += kind.instances * kind.each[resource]
-                in_dsp[resource] += kind.instances * kind.in_dsp[resource]
-        total = {resource: sum(unit[resource] for unit in units.values()) for resource in KINDS}
+                units[kind.unit][resource] += kind.instances * kind.each[resource]
+                in_dsp[kind.unit][resource] += kind.instances * kind.in_dsp[resource]
+        total, inside = _sum(list(units.values())), _sum(list(in_dsp.values()))
         nonlinear = tuple(unit for unit in self.flow["report"]["nonlinear"] if unit in units)
-        share = {resource: sum(units[unit][resource] for unit in nonlinear) / max(total[resource] - in_dsp[resource], 1)
+        share = {resource: sum(units[unit][resource] - in_dsp[unit][resource] for unit in nonlinear) / max(total[resource] - inside[resource], 1)
                  for resource in ("lut", "ff", "dsp")}
         rounded = {unit: _rounded(counts) for unit, counts in units.items()}
-        return Synthesis(name, self.flow["stage"], board.name, rounded, _rounded(total), _rounded(in_dsp),
+        return Synthesis(name, self.flow["stage"], board.name, rounded, _rounded(total), _rounded(inside),
                          {k: getattr(board, k) for k in KINDS}, nonlinear, share, tuple(self.family.get("notes", ())), estimate, kinds)
 
-    def _control(self) -> tuple[list[Kind], dict[tuple[str, tuple[tuple[str, int], ...]], int]]:
-        """(kinds of the generated modules, instances of rtl/sv as (module, parameters) -> how many)."""
-        commands = [f"read_verilog -sv {TOP}.sv", f"hierarchy -top {TOP}", "proc", "write_json design.json", *self._commands(TOP)]
-        outputs = _yosys(commands, {f"{TOP}.sv": ZERO.sub("", self.sources[f"{TOP}.sv"])}, ("design.json", "stat.json"))
-        arrays = {Path(file).stem for file in self.sources} - {TOP}
-        instances: dict[tuple[str, tuple[tuple[str, int], ...]], int] = {}
-        for cell in (c for module in json.loads(outputs["design.json"])["modules"].values() for c in module["cells"].values()):
-            if cell["type"] in arrays:
+    def _top(self) -> dict[str, str]:
+        return {f"{TOP}.sv": ZERO.sub("", self.sources[f"{TOP}.sv"])}
+
+    def _instances(self) -> Instances:
+        commands = [f"read_verilog -sv {TOP}.sv", f"hierarchy -top {TOP}", "proc", "write_json design.json"]
+        design = json.loads(_yosys(commands, self._top(), ("design.json",))["design.json"])
+        found: Instances = {}
+        for cell in (cell for module in design["modules"].values() for cell in module["cells"].values()):
+            if cell["type"] in self.arrays:
                 key = cell["type"], tuple(sorted((k, int(v, 2)) for k, v in cell["parameters"].items()))
-                instances[key] = instances.get(key, 0) + 1
+                found[key] = found.get(key, 0) + 1
+        return found
+
+    def _control(self) -> list[Kind]:
+        """The generated modules, arrays left out."""
+        commands = [f"read_verilog -sv {TOP}.sv", f"hierarchy -top {TOP}", "proc", *self._commands(TOP)]
+        stats = json.loads(_yosys(commands, self._top(), ("stat.json",))["stat.json"])["modules"]
         names = self.flow["generated"]
         kinds = []
-        for module, stat in json.loads(outputs["stat.json"])["modules"].items():
+        for module, stat in stats.items():
             module = module.removeprefix("\\")
-            own = {cell: n for cell, n in stat["num_cells_by_type"].items() if cell not in arrays and not cell.startswith(TOP)}
+            own = {cell: n for cell, n in stat["num_cells_by_type"].items() if cell not in self.arrays and not cell.startswith(TOP)}
             kinds.append(Kind(module, {}, names.get(module.split(".")[-1], names["other"]), 1, False, self._counts(own, module), _zero()))
-        return kinds, instances
+        return kinds
 
-    def _array(self, module: str, parameters: dict[str, int], instances: int) -> list[Kind]:
-        """The kind, and one more for each part of it that is counted under another unit."""
+    def _rule(self, module: str, parameters: dict[str, int]) -> tuple[dict, dict[str, list[int]]]:
+        """(what the flow's file says of a module, parameters at which it is cut)."""
         rule = self.flow["modules"].get(module, {"unit": module})
-        cut = {k: sizes for k, sizes in rule.get("cut", {}).items() if parameters.get(k, 0) > sizes[1]}
-        fixed = {k: v for k, v in rule.get("fixed", {}).items() if k in parameters and cut}
-        small = parameters | fixed
+        return rule, {k: sizes for k, sizes in rule.get("cut", {}).items() if parameters.get(k, 0) > sizes[1]}
 
-        def counts(tied: tuple[str, ...] = ()) -> Counts:
-            corners = {corner: self._one(module, small | dict(zip(cut, corner)), tied) for corner in itertools.product(*cut.values())}
-            return {kind: _continued([cut[k] for k in cut], [parameters[k] for k in cut], {c: n[kind] for c, n in corners.items()})
-                    for kind in KINDS}
-        whole = counts()
+    def _corners(self, pool: ThreadPoolExecutor, module: str, parameters: dict[str, int]) -> dict[str, Corners]:
+        """Synthesis of the whole (key "") and without each part that counts elsewhere (key: its unit), at the corners of the cut."""
+        rule, cut = self._rule(module, parameters)
+        small = parameters | {k: v for k, v in rule.get("fixed", {}).items() if k in parameters and cut}
+        return {unit: {corner: pool.submit(self._one, module, small | dict(zip(cut, corner)), tuple(tied))
+                       for corner in itertools.product(*cut.values())}
+                for unit, tied in {"": (), **{unit: part["inputs"] for unit, part in rule.get("tied", {}).items()}}.items()}
+
+    def _kinds(self, module: str, parameters: dict[str, int], instances: int, corners: dict[str, Corners]) -> list[Kind]:
+        """The kind, and one more for each part of it that is counted under another unit."""
+        rule, cut = self._rule(module, parameters)
+        whole, *rest = ({kind: _continued(list(cut.values()), [parameters[k] for k in cut], {c: n.result()[kind] for c, n in at.items()})
+                         for kind in KINDS} for at in corners.values())
         kinds = []
-        for unit, inputs in rule.get("tied", {}).items():
-            rest = counts(tuple(inputs))
-            part = {kind: whole[kind] - rest[kind] for kind in KINDS}
-            whole = rest
-            kinds.append(Kind(f"{module}: {', '.join(inputs)}", parameters, unit, instances, bool(cut), part, _zero()))
-        per_dsp = rule.get("in_dsp", {})
-        in_dsp = {kind: per_dsp.get(kind, 0) * whole["dsp"] for kind in KINDS} if "DSP48E2" in self.family["cells"] else _zero()
-        return [Kind(module, parameters, rule["unit"], instances, bool(cut), whole, in_dsp), *kinds]
+        for (unit, part), left in zip(rule.get("tied", {}).items(), rest):
+            name = f"{module}: {', '.join(part['inputs'])}"
+            kinds.append(self._kind(name, parameters, unit, instances, bool(cut), _minus(whole, left), part))
+            whole = left
+        return [self._kind(module, parameters, rule["unit"], instances, bool(cut), whole, rule), *kinds]
+
+    def _kind(self, module: str, parameters: dict[str, int], unit: str, instances: int, scaled: bool, each: Counts, rule: dict) -> Kind:
+        per_dsp = rule.get("in_dsp", {}) if "DSP48E2" in self.family["cells"] else {}
+        in_dsp = {kind: per_dsp.get(kind, 0) * each["dsp"] for kind in KINDS}
+        return Kind(module, parameters, unit, instances, scaled, each, in_dsp)
 
     def _one(self, module: str, parameters: dict[str, int], tied: tuple[str, ...]) -> Counts:
         """Cells of one module as it stands. Long parameters (tables) are given as well."""
@@ -184,6 +213,14 @@ class _Run:
 
 def _zero() -> Counts:
     return dict.fromkeys(KINDS, 0.0)
+
+
+def _sum(counts: list[Counts]) -> Counts:
+    return {kind: sum(c[kind] for c in counts) for kind in KINDS}
+
+
+def _minus(a: Counts, b: Counts) -> Counts:
+    return {kind: a[kind] - b[kind] for kind in KINDS}
 
 
 def _rounded(counts: Counts) -> dict[str, int]:

@@ -57,7 +57,7 @@ def test_counts_of_a_small_design(build):
     assert found.units["control"]["dsp"] == 1 and found.units["delay lines"]["dsp"] == 0
     assert found.total == {kind: sum(unit[kind] for unit in found.units.values()) for kind in flows.KINDS}
     assert found.available["lut"] == load_board("zcu104").lut
-    assert stages == ["synthesize the control", "synthesize delay"]
+    assert stages == ["read the design", "synthesize the control", "synthesize delay"]
     [line] = [kind for kind in found.modules if kind.module == "delay"]
     assert (line.instances, line.parameters, line.scaled) == (1, {"N": 3, "W": 8}, False) and line.each["ff"] + line.each["lut"] >= 8
     assert keys(found.to_dict(), {"estimate", "in_dsp"}) == documented("hwgen synth")
