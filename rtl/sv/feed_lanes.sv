@@ -4,7 +4,8 @@
 // mode 1  normalise  a = sat8(((res << 4) - mean) * mult rounded >> shift)                 numerics.normalize
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
 // psum: sum of p over the lanes, 5 cycles after the input.
-// No stall, no reset. Cost of a lane: a product of 21 x 17 bits, an exp table of 256 x 16 bits; one adder tree over TI.
+// No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
+// a block RAM of 4096 x 9 bits for the exponential, some 100 LUTs: window of the product and output 32, its overflow 30, distance 16.
 module feed_lanes #(
   parameter [31:0] TI = 16, parameter [256*16-1:0] EXP_TABLE = '0
 ) (
@@ -22,12 +23,12 @@ module feed_lanes #(
   output logic [8*TI-1:0]    a,
   output logic [31:0]        psum
 );
-  localparam [31:0] LEAF = TI < 16 ? TI : 16;      // lanes of one adder tree of the first level
+  localparam [31:0] QUADS = (TI + 3) / 4, SUMS = (TI + 15) / 16;
 
-  logic [15:0] exp_table [0:255];
-  logic signed [7:0]  act_i [0:TI-1];
-  logic signed [15:0] res_i [0:TI-1];
-  logic signed [15:0] score_i [0:TI-1];
+  (* rom_style = "block" *) logic [7:0] exp_rom [0:4095];        // distance -> p
+  logic [7:0]         act_i [0:TI-1];
+  logic [15:0]        res_i [0:TI-1];
+  logic [15:0]        score_i [0:TI-1];
   logic [8*TI-1:0]    word;
   for (genvar g = 0; g < TI; g++) begin : g_lane
     assign act_i[g] = act[8*g +: 8];
@@ -37,79 +38,128 @@ module feed_lanes #(
 
   logic               v1, v2, v3, v4;
   logic [1:0]         mode1, mode2, mode3;
-  logic [15:0]        mult1;
-  logic [5:0]         shift1, shift2;
-  logic [6:0]         lanes1, lanes2;
-  logic signed [20:0] x1 [0:TI-1];            // pass: value; normalise: x - mean; exp: distance
-  logic signed [63:0] x2 [0:TI-1];            // product (normalise)
-  logic [15:0]        e2 [0:TI-1];            // table value (exp)
-  logic [31:0]        q2 [0:TI-1];            // shift of it, or value (pass)
-  logic [31:0]        p3 [0:TI-1];
-  logic [31:0]        s4 [0:TI/LEAF-1];
-  logic signed [63:0] y;
-  logic [5:0]         below;                  // shift - 1: rounding half up is ((x >> (shift - 1)) + 1) >> 1
-  logic [31:0]        total;
+  // normalise: an odd shift doubles the multiplier; the even shift that remains is 2 + 8 * coarse + 4 * middle + 2 * fine.
+  // Of a shift of 37 and more nothing is left: product and half are 0.
+  logic [5:0]         below;                      // shift - 1
+  logic [16:0]        mult1;
+  logic [35:0]        half1;
+  logic [1:0]         coarse1, middle1, coarse2, middle2;       // middle2 3: pass
+  logic               fine1;
+  logic [2:0]         beyond2;                    // bits 16.., 24.., 32.. of the product are above the window
+  logic [1:0]         from2;                      // a from: 0 exp, 1 lower bits of u, 2 normalise with fine, 3 pass
+  logic signed [20:0] x1 [0:TI-1];                // (res << 4) - mean
+  logic signed [38:0] y2 [0:TI-1];                // product + half
+  logic               s;                          // its sign
+  logic [5:0]         differ;                     // groups of bits beyond t that are not the sign
+  logic [13:0]        t;                          // y2 from bit 2 + 8 * coarse
+  logic [9:0]         u [0:TI-1];                 // t from bit 4 * middle
+  logic               none;                       // lower seven bits of the window are 0
+  logic               sat [0:TI-1];
+  logic [1:0]         pick;
+
+  logic [7:0]         pass1 [0:TI-1];
+  logic [7:0]         pass2 [0:TI-1];
+  logic [15:0]        d1 [0:TI-1];                // distance
+  logic               off1 [0:TI-1];
+  logic [7:0]         p2 [0:4*QUADS-1];
+  logic [9:0]         quad3 [0:4*SUMS-1];         // sums of 4 lanes, of 16, of all; two sums side by side in one adder
+  logic [11:0]        sum4 [0:3];
+  logic [17:0]        pair2;
+  logic [21:0]        pair3;
+  logic [25:0]        pair4;
+
+  logic unused;
+  assign unused = &{1'b0, mean[31:21]};
 
   initial begin
-    for (int unsigned i = 0; i < 256; i++) exp_table[i] = EXP_TABLE[16*i +: 16];
+    for (int unsigned i = 0; i < 4096; i++)
+      exp_rom[i] = i < 2304 ? 8'((32'(EXP_TABLE[16*(i & 255) +: 16]) + (128 << (i >> 8))) >> (8 + (i >> 8))) : 8'd0;
     for (int unsigned i = 0; i < TI; i++) begin
-      x1[i] = 0; x2[i] = 0; e2[i] = 0; q2[i] = 0; p3[i] = 0;
+      x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; u[i] = 0; sat[i] = 0;
     end
-    for (int unsigned i = 0; i < TI/LEAF; i++) s4[i] = 0;
-    v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; shift1 = 0; shift2 = 0; lanes1 = 0; lanes2 = 0;
-    a = 0; psum = 0; word = 0; below = 0; y = 0; total = 0;
+    for (int unsigned i = 0; i < 4*QUADS; i++) p2[i] = 0;
+    for (int unsigned i = 0; i < 4*SUMS; i++) quad3[i] = 0;
+    for (int unsigned i = 0; i < 4; i++) sum4[i] = 0;
+    v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0; beyond2 = 0;
+    coarse1 = 0; middle1 = 0; coarse2 = 0; middle2 = 0; a = 0; psum = 0;
+    word = 0; below = 0; s = 0; differ = 0; t = 0; none = 0; pick = 0; pair2 = 0; pair3 = 0; pair4 = 0;
   end
 
   /* verilator lint_off BLKSEQ */
   always_ff @(posedge clk) begin              // last stage first: every stage reads what the one before held
     if (v4) begin
-      total = 0;
-      for (int unsigned i = 0; i < TI/LEAF; i++) total = total + s4[i];
-      psum <= total;
+      pair4 = {1'b0, sum4[2], 1'b0, sum4[0]} + {1'b0, sum4[3], 1'b0, sum4[1]};
+      psum <= 32'(pair4[25:13]) + 32'(pair4[12:0]);
     end
     v4 = v3 && mode3 == 2;
-    if (v4)
-      for (int unsigned i = 0; i < TI/LEAF; i++) begin
-        s4[i] = 0;
-        for (int unsigned j = 0; j < LEAF; j++) s4[i] = s4[i] + p3[LEAF*i + j];
+    if (v4) begin
+      for (int unsigned i = 0; i < SUMS; i++) begin
+        pair3 = {1'b0, quad3[4*i + 2], 1'b0, quad3[4*i]} + {1'b0, quad3[4*i + 3], 1'b0, quad3[4*i + 1]};
+        sum4[i] = 12'(pair3[21:11]) + 12'(pair3[10:0]);
       end
-    word = a;
-    if (v2 && mode2 == 0)
-      for (int unsigned i = 0; i < TI; i++) word[8*i +: 8] = q2[i][7:0];
-    if (v2 && mode2 == 1) begin
-      below = shift2 - 6'd1;
-      for (int unsigned i = 0; i < TI; i++) begin
-        y = ((x2[i] >>> below) + 1) >>> 1;
-        word[8*i +: 8] = y > 127 ? 8'd127 : y < -127 ? 8'h81 : y[7:0];
-      end
+      for (int unsigned i = SUMS; i < 4; i++) sum4[i] = 0;
     end
-    if (v2 && mode2 == 2)
-      for (int unsigned i = 0; i < TI; i++) begin
-        p3[i] = q2[i] > 8 || i >= 32'(lanes2) ? 32'd0 : (32'(e2[i]) + (32'd128 << q2[i])) >> (q2[i] + 8);
-        word[8*i +: 8] = p3[i][7:0] ^ 8'h80;
-      end
-    a <= word;
     v3 = v2;
     mode3 = mode2;
-    if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) q2[i] = 32'(x1[i]);
-    if (v1 && mode1 == 1) for (int unsigned i = 0; i < TI; i++) x2[i] = 64'(x1[i]) * 64'({1'b0, mult1});
-    if (v1 && mode1 == 2)
-      for (int unsigned i = 0; i < TI; i++) begin
-        e2[i] = exp_table[x1[i][7:0]];
-        q2[i] = 32'(x1[i]) >> 8;
+    if (v2 && mode2 == 2) begin
+      for (int unsigned i = 0; i < QUADS; i++) begin
+        pair2 = {1'b0, p2[4*i + 2], 1'b0, p2[4*i]} + {1'b0, p2[4*i + 3], 1'b0, p2[4*i + 1]};
+        quad3[i] = 10'(pair2[17:9]) + 10'(pair2[8:0]);
       end
+      for (int unsigned i = QUADS; i < 4*SUMS; i++) quad3[i] = 0;
+    end
+    word = a;
+    if (middle2 == 3)
+      for (int unsigned i = 0; i < TI; i++) begin
+        u[i] = 10'(pass2[i]);
+        sat[i] = 0;
+      end
+    else
+      for (int unsigned i = 0; i < TI; i++) begin
+        s = y2[i][38];
+        differ = {y2[i][37:36] != {2{s}} && beyond2[2], y2[i][35:32] != {4{s}} && beyond2[2],
+                  y2[i][31:28] != {4{s}} && beyond2[1], y2[i][27:24] != {4{s}} && beyond2[1],
+                  y2[i][23:20] != {4{s}} && beyond2[0], y2[i][19:16] != {4{s}} && beyond2[0]};
+        t = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s, y2[i][38:26]};
+        u[i] = middle2 == 0 ? t[9:0] : middle2 == 1 ? t[13:4] : {{4{s}}, t[13:8]};
+        none = u[i][6:2] == 0 && (from2[1] ? u[i][8:7] == 0 : u[i][1:0] == 0);
+        sat[i] = differ != 0 || (middle2 == 0 && t[13:10] != {4{s}}) || u[i][9] != s ||
+                 (!from2[1] && u[i][8:7] != {2{s}}) || (none && s);                  // and -128
+      end
+    if (v2)
+      for (int unsigned i = 0; i < TI; i++) begin
+        s = y2[i][38];
+        pick = from2 == 3 ? 2'd1 : from2 | {2{sat[i] & ^from2}};
+        word[8*i +: 8] = pick == 0 ? p2[i] ^ 8'h80 : pick == 1 ? u[i][7:0] : pick == 2 ? u[i][9:2] : {s, {6{~s}}, 1'b1};
+      end
+    a <= word;
+    if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) pass2[i] = pass1[i];
+    if (v1 && mode1 == 1) for (int unsigned i = 0; i < TI; i++) y2[i] = 39'(x1[i]) * $signed({22'd0, mult1}) + $signed({3'd0, half1});
+    if (v1 && mode1 == 2) begin
+      for (int unsigned i = 0; i < TI; i++) p2[i] = off1[i] || d1[i][15:12] != 0 ? 8'd0 : exp_rom[d1[i][11:0]];
+      for (int unsigned i = TI; i < 4*QUADS; i++) p2[i] = 0;
+    end
     v2 = v1;
     mode2 = mode1;
-    shift2 = shift1;
-    lanes2 = lanes1;
-    if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) x1[i] = 21'(act_i[i]);
-    if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = 21'((32'(res_i[i]) <<< 4) - mean);
-    if (valid && mode == 2) for (int unsigned i = 0; i < TI; i++) x1[i] = 21'(row_max) - 21'(score_i[i]);
+    coarse2 = coarse1;
+    middle2 = mode1 == 1 ? middle1 : 2'd3;
+    beyond2 = {coarse1 != 3, coarse1 < 2, coarse1 == 0};
+    from2 = mode1 == 0 ? 2'd3 : mode1 == 1 ? {fine1, ~fine1} : 2'd0;
+    if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) pass1[i] = act_i[i];
+    if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean[20:0];
+    if (valid && mode == 2)
+      for (int unsigned i = 0; i < TI; i++) begin
+        d1[i] = row_max - score_i[i];
+        off1[i] = i >= 32'(lanes);
+      end
     v1 = valid;
     mode1 = mode;
-    mult1 = mult;
-    shift1 = shift;
-    lanes1 = lanes;
+    below = shift - 6'd1;
+    mult1 = below >= 36 ? 17'd0 : below[0] ? 17'(mult) : {mult, 1'b0};
+    half1 = below >= 36 ? 36'd0 : 36'd2 << {below[5:1], 1'b0};
+    coarse1 = below[5] ? 2'd3 : below[4:3];
+    middle1 = {below[5], below[2] & ~below[5]};
+    fine1 = below[1];
   end
   /* verilator lint_on BLKSEQ */
 endmodule

@@ -24,10 +24,15 @@ def inputs(rng: random.Random, ti: int) -> dict:
     res, row_max = lane_values(rng, ti, 16), rng.choice([32767, -32767, 0, rng.randint(-32767, 32767)])
     # distances of every size: equal to the maximum, within the table, at the edge where the result becomes 0
     distance = np.array([rng.choice([0, 1, 255, 256, 2047, 2048, 2303, 2304, 65534, rng.randint(0, 2600)]) for _ in range(ti)])
-    shift = rng.choice([1, 47, rng.randint(1, 47), 20])
+    shift, mult = rng.choice([1, 47, rng.randint(1, 47), 20]), rng.choice([0, 32768, 65535, rng.randint(32768, 65535)])
+    mean = rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)])
+    for lane in range(ti):              # results at the edges of the range: -128 becomes -127
+        edge = rng.choice([-129, -128, -127, -126, -1, 0, 1, 126, 127, 128, rng.randint(-256, 256)])
+        near = ((edge << shift) // max(mult, 1) + mean + rng.randint(-16, 16)) >> 4
+        if rng.random() < 0.5 and abs(near) <= 32767:
+            res[lane] = near
     return {"act": lane_values(rng, ti, 8), "res": res, "score": np.maximum(row_max - distance, -32768), "row_max": row_max,
-            "mean": rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)]),
-            "mult": rng.choice([0, 32768, 65535, rng.randint(32768, 65535)]), "shift": shift, "lanes": rng.choice([ti, rng.randint(1, ti)])}
+            "mean": mean, "mult": mult, "shift": shift, "lanes": rng.choice([ti, rng.randint(1, ti)])}
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

@@ -22,9 +22,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("pe_array_narrow", "pe_array.sv", "(at | idle) & ~swap", "at | idle"),                             # a row that takes a tile twice
     ("pe_array_packed_narrow", "pe_array_packed.sv", "if (swap[SEG])", "if (swap[SEG-1])"),             # column correction too early
     ("accumulator_square", "accumulator.sv", "first_q ? 32'd0", "last_q ? 32'd0"),
-    ("feed_lanes_square", "feed_lanes.sv", "q2[i] > 8", "q2[i] > 7"),
-    ("feed_lanes_square", "feed_lanes.sv", "y < -127 ? 8'h81", "y < -128 ? 8'h80"),
-    ("feed_lanes_tall", "feed_lanes.sv", "p3[LEAF*i + j]", "p3[j]"),
+    ("feed_lanes_square", "feed_lanes.sv", "i < 2304", "i < 2048"),                                     # ninth octave
+    ("feed_lanes_square", "feed_lanes.sv", "|| (none && s)", ""),                                        # -128
+    ("feed_lanes_square", "feed_lanes.sv", "{y2[i][37:36] != {2{s}} && ", "{1'b0 && "),                   # product beyond the window
+    ("feed_lanes_tall", "feed_lanes.sv", "quad3[4*i + 3]", "quad3[3]"),
     ("drain_lanes_square", "drain_lanes.sv", "(x2[j] >>> below) + 1", "(x2[j] >>> below)"),                 # rounding
     ("drain_lanes_square", "drain_lanes.sv", "32'(frac4[j]) + 32) >>> 6", "32'(frac4[j])) >>> 6"),      # interpolation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
