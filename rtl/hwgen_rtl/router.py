@@ -63,21 +63,25 @@ class Router(wiring.Component):
             i_logits=logits, o_out_token=out_token, o_out_expert=experts, o_out_score=scores)
 
         # one memory per expert: a token goes to several queues in one cycle, to each at most once
-        read_expert = Signal(8)
+        number = (self.lanes - 1).bit_length()
+        read_expert = Signal(number)
         m.d.sync += read_expert.eq(self.q_expert)
         words = []
         for e in range(self.max_experts):
             m.submodules[f"queue_{e}"] = queue = Memory(shape=32, depth=self.max_tokens, init=[])
             write, read = queue.write_port(), queue.read_port()
-            length = self.counts.word_select(e, 16)
+            length = Signal(range(self.max_tokens + 1), name=f"length_{e}")
+            m.d.comb += self.counts.word_select(e, 16).eq(length)
             hits = Signal(self.max_top_k, name=f"hits_{e}")
             score = Signal(16, name=f"score_{e}")
+            m.d.comb += score.eq(scores[:16])
             for j in range(self.max_top_k):
-                m.d.comb += hits[j].eq((j < self.top_k) & (experts.word_select(j, 8) == e))
-                with m.If(hits[j]):
-                    m.d.comb += score.eq(scores.word_select(j, 16))
+                m.d.comb += hits[j].eq((j < self.top_k) & (experts.word_select(j, 8)[:number] == e))
+                if j > 0:
+                    with m.If(hits[j]):
+                        m.d.comb += score.eq(scores.word_select(j, 16))
             m.d.comb += [write.addr.eq(length), write.data.eq(Cat(out_token, score)), write.en.eq(valid_line[-1] & hits.any()),
-                         read.addr.eq(self.q_index), read.en.eq(self.q_expert == e)]
+                         read.addr.eq(self.q_index), read.en.eq(self.q_expert[:number] == e)]
             with m.If(self.reset_queues):
                 m.d.sync += length.eq(0)
             with m.Elif(write.en):
