@@ -45,15 +45,15 @@ module feed_lanes #(
   logic [35:0]        half1;
   logic [1:0]         coarse1, middle1, coarse2, middle2;       // middle2 3: pass
   logic               fine1;
-  logic [2:0]         beyond2;                    // bits 16.., 24.., 32.. of the product are above the window
   logic [1:0]         from2;                      // a from: 0 exp, 1 lower bits of u, 2 normalise with fine, 3 pass
   logic signed [20:0] x1 [0:TI-1];                // (res << 4) - mean
   logic signed [38:0] y2 [0:TI-1];                // product + half
-  logic               s;                          // its sign
-  logic [5:0]         differ;                     // groups of bits beyond t that are not the sign
-  logic [13:0]        t;                          // y2 from bit 2 + 8 * coarse
+  logic [13:0]        s [0:TI-1];                 // its sign, as often as the comparisons need it
+  logic [21:0]        over2;                      // bits that must be like the sign: of y2 from 16 on,
+  logic [13:0]        over_t2;                    // of t,
+  logic [9:0]         over_u2, low_u2;            // of u; lower bits of u which, with its bits 6..2, are 0 in -128
+  logic [13:0]        t [0:TI-1];                 // y2 from bit 2 + 8 * coarse
   logic [9:0]         u [0:TI-1];                 // t from bit 4 * middle
-  logic               none;                       // lower seven bits of the window are 0
   logic               sat [0:TI-1];
   logic [1:0]         pick;
 
@@ -68,21 +68,21 @@ module feed_lanes #(
   logic [21:0]        pair3;
   logic [25:0]        pair4;
 
-  logic unused;
+  logic               unused;
   assign unused = &{1'b0, mean[31:21]};
 
   initial begin
     for (int unsigned i = 0; i < 4096; i++)
       exp_rom[i] = i < 2304 ? 8'((32'(EXP_TABLE[16*(i & 255) +: 16]) + (128 << (i >> 8))) >> (8 + (i >> 8))) : 8'd0;
     for (int unsigned i = 0; i < TI; i++) begin
-      x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; u[i] = 0; sat[i] = 0;
+      x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; u[i] = 0; sat[i] = 0; s[i] = 0; t[i] = 0;
     end
     for (int unsigned i = 0; i < 4*QUADS; i++) p2[i] = 0;
     for (int unsigned i = 0; i < 4*SUMS; i++) quad3[i] = 0;
     for (int unsigned i = 0; i < 4; i++) sum4[i] = 0;
-    v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0; beyond2 = 0;
+    v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0;
     coarse1 = 0; middle1 = 0; coarse2 = 0; middle2 = 0; a = 0; psum = 0;
-    word = 0; below = 0; s = 0; differ = 0; t = 0; none = 0; pick = 0; pair2 = 0; pair3 = 0; pair4 = 0;
+    word = 0; below = 0; over2 = 0; over_t2 = 0; over_u2 = 0; low_u2 = 0; pick = 0; pair2 = 0; pair3 = 0; pair4 = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -116,21 +116,16 @@ module feed_lanes #(
       end
     else
       for (int unsigned i = 0; i < TI; i++) begin
-        s = y2[i][38];
-        differ = {y2[i][37:36] != {2{s}} && beyond2[2], y2[i][35:32] != {4{s}} && beyond2[2],
-                  y2[i][31:28] != {4{s}} && beyond2[1], y2[i][27:24] != {4{s}} && beyond2[1],
-                  y2[i][23:20] != {4{s}} && beyond2[0], y2[i][19:16] != {4{s}} && beyond2[0]};
-        t = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s, y2[i][38:26]};
-        u[i] = middle2 == 0 ? t[9:0] : middle2 == 1 ? t[13:4] : {{4{s}}, t[13:8]};
-        none = u[i][6:2] == 0 && (from2[1] ? u[i][8:7] == 0 : u[i][1:0] == 0);
-        sat[i] = differ != 0 || (middle2 == 0 && t[13:10] != {4{s}}) || u[i][9] != s ||
-                 (!from2[1] && u[i][8:7] != {2{s}}) || (none && s);                  // and -128
+        s[i] = {14{y2[i][38]}};
+        t[i] = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s[i][13], y2[i][38:26]};
+        u[i] = middle2 == 0 ? t[i][9:0] : middle2 == 1 ? t[i][13:4] : {s[i][3:0], t[i][13:8]};
+        sat[i] = ((y2[i][37:16] ^ {s[i][7:0], s[i]}) & over2) != 0 || ((t[i] ^ s[i]) & over_t2) != 0 ||
+                 ((u[i] ^ s[i][9:0]) & over_u2) != 0 || (s[i][0] && u[i][6:2] == 0 && (u[i] & low_u2) == 0);
       end
     if (v2)
       for (int unsigned i = 0; i < TI; i++) begin
-        s = y2[i][38];
         pick = from2 == 3 ? 2'd1 : from2 | {2{sat[i] & ^from2}};
-        word[8*i +: 8] = pick == 0 ? p2[i] ^ 8'h80 : pick == 1 ? u[i][7:0] : pick == 2 ? u[i][9:2] : {s, {6{~s}}, 1'b1};
+        word[8*i +: 8] = pick == 0 ? p2[i] ^ 8'h80 : pick == 1 ? u[i][7:0] : pick == 2 ? u[i][9:2] : {y2[i][38], {6{~y2[i][38]}}, 1'b1};
       end
     a <= word;
     if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) pass2[i] = pass1[i];
@@ -143,7 +138,10 @@ module feed_lanes #(
     mode2 = mode1;
     coarse2 = coarse1;
     middle2 = mode1 == 1 ? middle1 : 2'd3;
-    beyond2 = {coarse1 != 3, coarse1 < 2, coarse1 == 0};
+    over2 = {{6{coarse1 != 3}}, {8{coarse1 < 2}}, {8{coarse1 == 0}}};
+    over_t2 = {{4{middle1 == 0}}, 10'd0};
+    over_u2 = {1'b1, {2{~fine1}}, 7'd0};
+    low_u2 = fine1 ? 10'h180 : 10'h003;
     from2 = mode1 == 0 ? 2'd3 : mode1 == 1 ? {fine1, ~fine1} : 2'd0;
     if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) pass1[i] = act_i[i];
     if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean[20:0];

@@ -19,12 +19,12 @@ def lane_values(rng: random.Random, count: int, bits: int) -> np.ndarray:
     return np.array([rng.choice([-limit, limit, 0, rng.randint(-limit, limit), rng.randint(-300, 300) % limit]) for _ in range(count)])
 
 
-def inputs(rng: random.Random, ti: int) -> dict:
+def inputs(rng: random.Random, ti: int, shift: int) -> dict:
     """One token's inputs; all of them are driven, whatever the mode."""
     res, row_max = lane_values(rng, ti, 16), rng.choice([32767, -32767, 0, rng.randint(-32767, 32767)])
     # distances of every size: equal to the maximum, within the table, at the edge where the result becomes 0
     distance = np.array([rng.choice([0, 1, 255, 256, 2047, 2048, 2303, 2304, 65534, rng.randint(0, 2600)]) for _ in range(ti)])
-    shift, mult = rng.choice([1, 47, rng.randint(1, 47), 20]), rng.choice([0, 32768, 65535, rng.randint(32768, 65535)])
+    mult = rng.choice([0, 32768, 65535, rng.randint(32768, 65535)])
     mean = rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)])
     for lane in range(ti):              # results at the edges of the range: -128 becomes -127
         edge = rng.choice([-129, -128, -127, -126, -1, 0, 1, 126, 127, 128, rng.randint(-256, 256)])
@@ -42,7 +42,7 @@ async def matches_numerics(dut, pattern):
     rng, stall = random.Random(5), PATTERNS[pattern](5)
     driver, checker = TimedDriver(dut), TimedChecker()
     for cycle in range(500):
-        v, mode, valid = inputs(rng, c.ti), rng.choice(list(Src)), not next(stall)
+        v, mode, valid = inputs(rng, c.ti, cycle % 47 + 1), rng.choice(list(Src)), not next(stall)
         driver.at(cycle, valid=int(valid), mode=int(mode), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
                   mean=v["mean"] & 0xFFFFFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])
         if not valid:

@@ -23,20 +23,26 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("pe_array_packed_narrow", "pe_array_packed.sv", "if (swap[SEG])", "if (swap[SEG-1])"),             # column correction too early
     ("accumulator_square", "accumulator.sv", "first_q ? 32'd0", "last_q ? 32'd0"),
     ("feed_lanes_square", "feed_lanes.sv", "i < 2304", "i < 2048"),                                     # ninth octave
-    ("feed_lanes_square", "feed_lanes.sv", "|| (none && s)", ""),                                        # -128
-    ("feed_lanes_square", "feed_lanes.sv", "{y2[i][37:36] != {2{s}} && ", "{1'b0 && "),                   # product beyond the window
+    ("feed_lanes_square", "feed_lanes.sv", "s[i][0] && u[i][6:2]", "1'b0 && u[i][6:2]"),                 # -128
+    ("feed_lanes_square", "feed_lanes.sv", "{6{coarse1 != 3}}", "{6{coarse1 < 2}}"),                     # product beyond the window
+    ("feed_lanes_square", "feed_lanes.sv", "36'd2 <<", "36'd1 <<"),                                      # rounding
     ("feed_lanes_tall", "feed_lanes.sv", "quad3[4*i + 3]", "quad3[3]"),
-    ("drain_lanes_square", "drain_lanes.sv", "(x2[j] >>> below) + 1", "(x2[j] >>> below)"),                 # rounding
-    ("drain_lanes_square", "drain_lanes.sv", "32'(frac4[j]) + 32) >>> 6", "32'(frac4[j])) >>> 6"),      # interpolation
+    ("drain_lanes_square", "drain_lanes.sv", "w[15:1]} + {15'd0, w[0]}", "w[15:1]}"),                      # rounding
+    ("drain_lanes_square", "drain_lanes.sv", "31'h7FFFFFFF <<", "31'h7FFFFF00 <<"),                     # bits above the result
+    ("drain_lanes_square", "drain_lanes.sv", "r[15] & size == limit", "1'b0"),                          # -128
+    ("drain_lanes_square", "drain_lanes.sv", "[35:15], 6'd31}", "[35:15], 6'd0}"),                      # interpolation
+    ("drain_lanes_square", "drain_lanes.sv", "5'd18 : pairs", "5'd17 : pairs"),                         # largest shifts
+    ("drain_lanes_square", "drain_lanes.sv", "{4{e6[2:1] < 2}}", "{4{e6[2:1] < 1}}"),
+    ("drain_lanes_square", "drain_lanes.sv", "negative & w[6:0] == 0", "1'b0"),                         # -128 of the activation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
-    ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),
+    ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c7.lanes) ? t", "1 ? t"),                           # sums
     ("lane_memory_one", "lane_memory.sv", "wen & wmask[b]", "wen"),
     ("lane_memory_two", "lane_memory.sv", "waddr + wstride", "waddr"),
     ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
     ("lane_memory_four", "lane_window.sv", "32'(index) < WGROUPS && mask", "mask[0] && mask"),
     ("lane_memory_straight", "lane_memory.sv", " && ROTATE != 0", ""),
-    ("attention", "drain_lanes.sv", "j < 32'(c8.lanes)", "1"),                                           # row maximum over no key
+    ("attention", "drain_lanes.sv", "j + half < 32'(c8.lanes)", "1"),                                    # row maximum over no key
     ("attention", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                           # p - 128 made good
     ("router_five", "router_chain.sv", "value[i-1][j] < x)", "value[i-1][j] <= x)"),                    # ties
     ("router_five", "router_chain.sv", "j < 32'(top_k)) next_chosen", "j < K) next_chosen"),
