@@ -3,7 +3,8 @@
 // run      the chain moves; must be 1 in every cycle in which a token is inside, may be 1 longer
 // logits   E x int16 of a token; lanes from num_experts on are ignored. 4 <= E <= 64, K <= E, E >= num_experts >= top_k >= 1
 // out_*    2 E + 8 cycles later: experts and scores of the K places in falling order (places from top_k on: anything)
-// Initiation interval 1, no stall, no reset.
+// Initiation interval 1, no stall, no reset. Cost (Yosys): 45 LUTs an expert and 34 more for each of its K places; a product of
+// SB x 16 bits with an adder behind it (one DSP slice), half a block RAM of 36 kbit for the exponential, half of one for what waits.
 //
 // In step i of a token expert i meets the sorted list, whose first place is the running maximum; its exponential is ready in step
 // i + 3. The running sum takes two steps an expert (multiply, add), so the exponentials wait i - 2 steps. What waits is in short
