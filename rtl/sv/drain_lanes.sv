@@ -1,7 +1,5 @@
 // Drain lanes: TO accumulators of one token per cycle -> bias, requantize, activation or router score, residual add.
 // Initiation interval 1, no stall, no reset. Arithmetic: numerics.requantize, activation, weigh.
-// Cost of a lane: four products (32 x 17, 22 x 17, 17 x 7, 18 x 18 bits), a delta table, BANKS x 54 bits of parameters;
-// adder trees over TO.
 //
 // cycle 0   acc, control           a = acc + bias
 // cycle 2   out_*                  a, or with `mean` the sum of a over the tokens (valid with the last one)
@@ -10,6 +8,13 @@
 // cycle 9   d_sum, d_squares       change of the token's sum and sum of squares over lanes < lanes;  lane_max
 //
 // Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48].
+//
+// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 8, 21 x 18, 17 x 17), half a block RAM of 36 kbit, which
+// two lanes share, BANKS x 58 bits of distributed RAM, two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
+//   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes.
+//   Activation: f is linear between knots 64 units apart. x = 64 i + k, i signed: f = (64 F(i) + k * slope(i) + 31) >> 6 is what
+//   numerics.activation says, without the absolute value. Neighbours in DELTA_TABLE differ by less than 2**13.
+//   Second product: the multiplier is shifted left by one bit where shift2 is odd; a constant in the product's sum rounds.
 module drain_lanes #(
   parameter [31:0] VB = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
   parameter [31:0] ENTRIES = 256, parameter [16*ENTRIES-1:0] DELTA_TABLE = '0,
@@ -25,14 +30,14 @@ module drain_lanes #(
   input  logic [BW-1:0]      bank,
   input  logic               column_params,   // else mult, shift and no bias
   input  logic [15:0]        mult,
-  input  logic [5:0]         shift,
+  input  logic [5:0]         shift,           // 1..47
   input  logic               to16,
   input  logic               stream,          // take `data` as the requantized value
   input  logic [16*TO-1:0]   data,
-  input  logic               act,
+  input  logic               act,             // with to16 and second
   input  logic               second,          // multiply by mult2 / 2**shift2 (activation scale or router score)
   input  logic [15:0]        mult2,
-  input  logic [5:0]         shift2,
+  input  logic [5:0]         shift2,          // 1..47; without act 16
   input  logic               residual,
   input  logic               fresh,
   input  logic [6:0]         lanes,
@@ -50,8 +55,9 @@ module drain_lanes #(
   output logic signed [47:0] d_squares,
   output logic signed [15:0] lane_max
 );
-  localparam [31:0] INDEX_BITS = $clog2(ENTRIES);
   localparam [31:0] PER_VECTOR = VB / 8;
+  localparam [31:0] LANES = 1 << $clog2(TO);   // lanes of the trees
+  localparam [31:0] KNOTS = 1024;              // 16 bits in steps of 64
 
   typedef struct packed {
     logic valid, to16, stream, act, second, residual, fresh;
@@ -60,182 +66,219 @@ module drain_lanes #(
     logic [6:0] lanes;
   } control_t;
 
-  logic [15:0]        delta_table [0:ENTRIES];
-  logic signed [31:0] bias_p  [0:BANKS-1][0:TO-1];
-  logic [15:0]        mult_p  [0:BANKS-1][0:TO-1];
-  logic [5:0]         shift_p [0:BANKS-1][0:TO-1];
-  logic [63:0]        param   [0:PER_VECTOR-1];
+  logic [35:0]        knots   [0:KNOTS-1];     // F[35:15], slope[14:0]
+  logic [63:0]        load_column [0:PER_VECTOR-1];   // bytes[57:55], multiplier[54:32], bias[31:0]
+  logic signed [31:0] bias_0  [0:TO-1];
+  logic [25:0]        scale_0 [0:TO-1];       // bytes, multiplier
   logic signed [31:0] acc_i   [0:TO-1];
   logic signed [15:0] data_i  [0:TO-1];
   logic signed [15:0] data_1  [0:TO-1];
   logic signed [15:0] data_2  [0:TO-1];
   logic signed [15:0] old_i   [0:TO-1];
   logic signed [31:0] a1      [0:TO-1];
-  logic [15:0]        m1      [0:TO-1];
-  logic [5:0]         s1      [0:TO-1];
-  logic [5:0]         s2      [0:TO-1];
+  logic [25:0]        scale1  [0:TO-1];
+  logic [31:0]        bytes2  [0:TO-1];       // few bits, but loops over values of one width are faster to simulate; so below
   logic signed [63:0] x2      [0:TO-1];
   logic signed [31:0] r3      [0:TO-1];
   logic signed [31:0] r4      [0:TO-1];
-  logic signed [31:0] low4    [0:TO-1];
-  logic signed [16:0] step4   [0:TO-1];       // operands of products are as narrow as their values: one multiplier each
-  logic signed [6:0]  frac4   [0:TO-1];
-  logic signed [21:0] g5      [0:TO-1];
+  logic [35:0]        knot4   [0:TO-1];
+  logic signed [31:0] frac4   [0:TO-1];
+  logic signed [31:0] g5      [0:TO-1];
   logic signed [63:0] x6      [0:TO-1];
   logic signed [31:0] y7      [0:TO-1];
   logic signed [31:0] n8      [0:TO-1];
   logic signed [31:0] o8      [0:TO-1];
   logic signed [31:0] sum1    [0:TO-1];
+  logic signed [31:0] y8      [0:TO-1];
+  logic signed [31:0] r8      [0:TO-1];
+  logic signed [31:0] sum9    [0:LANES-1];
+  logic signed [63:0] square9 [0:LANES-1];
+  logic signed [15:0] max9    [0:LANES-1];
   control_t           c1, c2, c3, c4, c5, c6, c7, c8;
   logic               out1, mean1, first1, last1;
-  logic [8*TO-1:0]    next8;
-  logic [16*TO-1:0]   next16;
-  logic [32*TO-1:0]   next_out;
-  logic signed [63:0] limit, y;
-  logic [5:0]         below;                   // shift - 1: rounding half up is ((x >> (shift - 1)) + 1) >> 1
-  logic signed [31:0] w, total;
-  logic signed [47:0] squares;
-  logic signed [17:0] change, both;
-  logic [31:0]        index;
+  logic [16:0]        m5;
+  logic [4:0]         e5, e6, pairs;           // the second product's shift is 2 * e + 2
+  logic signed [63:0] x;
+  logic signed [31:0] w, t, u;
+  logic signed [16:0] change, both;
+  logic signed [15:0] r;
+  logic               negative, over;
+  logic [5:0]         below;
+  logic [25:0]        scale_b;
+  logic [14:0]        limit, size;
+
+  // A multiplier shifted left by 7 - low: of shift - 1 = 8 * bytes + low bits, which leave half of the result's unit, 8 * bytes + 7 remain.
+  function automatic logic [22:0] scaled(input logic [15:0] value, input logic [2:0] low);
+    scaled = {7'd0, value} << ~low;
+  endfunction
+
+  function automatic logic [15:0] delta(input logic [31:0] i);
+    delta = i < ENTRIES ? DELTA_TABLE[16*(i % ENTRIES) +: 16] : 16'd0;
+  endfunction
 
   for (genvar g = 0; g < TO; g++) begin : g_lane
     assign acc_i[g] = acc[32*g +: 32];
     assign data_i[g] = data[16*g +: 16];
     assign old_i[g] = old[16*g +: 16];
+    assign out_word[32*g +: 32] = sum1[g];
+    assign word8[8*g +: 8] = y8[g][7:0];
+    assign word16[16*g +: 16] = r8[g][15:0];
   end
-  for (genvar g = 0; g < PER_VECTOR; g++) begin : g_param
-    assign param[g] = load_data[64*g +: 64];
+  for (genvar g = 0; g < PER_VECTOR; g++) begin : g_load
+    logic [5:0] low;
+    assign low = load_data[64*g+48 +: 6] - 6'd1;
+    assign load_column[g] = {6'd0, low[5:3], scaled(load_data[64*g+32 +: 16], low[2:0]), load_data[64*g +: 32]};
+  end
+  for (genvar v = 0; v < TO; v = v + PER_VECTOR) begin : g_vector     // parameters that arrive together are one memory
+    localparam [31:0] COLUMNS = TO - v < PER_VECTOR ? TO - v : PER_VECTOR;
+    logic [64*COLUMNS-1:0] banks [0:BANKS-1];
+    logic [64*COLUMNS-1:0] columns, read;
+    initial for (int unsigned b = 0; b < BANKS; b++) banks[b] = 0;
+    for (genvar g = 0; g < COLUMNS; g++) begin : g_column
+      assign columns[64*g +: 64] = load_column[g];
+      assign bias_0[v+g] = read[64*g +: 32];
+      assign scale_0[v+g] = read[64*g+32 +: 26];
+    end
+    assign read = banks[bank];
+    logic unused_bits;
+    assign unused_bits = &{1'b0, read};
+    always_ff @(posedge clk) if (load_en && 32'(load_index) == v / PER_VECTOR) banks[load_bank] <= columns;
   end
   logic unused;
-  assign unused = &{1'b0, c1, c2, c3, c4, c5, c6, c7, c8};
+  assign unused = &{1'b0, load_data, c1, c2, c3, c4, c5, c6, c7, c8};
 
   initial begin
-    for (int unsigned i = 0; i < ENTRIES; i++) delta_table[i] = DELTA_TABLE[16*i +: 16];
-    delta_table[ENTRIES] = 0;
-    for (int unsigned b = 0; b < BANKS; b++)
-      for (int unsigned j = 0; j < TO; j++) begin
-        bias_p[b][j] = 0; mult_p[b][j] = 0; shift_p[b][j] = 0;
-      end
+    for (int unsigned i = 0; i < KNOTS / 2; i++) begin
+      knots[i] = {21'(2048 * i - 32'(delta(i))), 15'(2048 + 32'(delta(i)) - 32'(delta(i + 1)))};
+      knots[KNOTS-1-i] = {21'(-32'(delta(i + 1))), 15'(32'(delta(i + 1)) - 32'(delta(i)))};
+    end
     for (int unsigned j = 0; j < TO; j++) begin
-      data_1[j] = 0; data_2[j] = 0; a1[j] = 0; m1[j] = 0; s1[j] = 0; s2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; low4[j] = 0;
-      step4[j] = 0; frac4[j] = 0; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
+      data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; bytes2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
+      frac4[j] = 64; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0; y8[j] = 0; r8[j] = 0;
+    end
+    for (int unsigned j = 0; j < LANES; j++) begin
+      sum9[j] = 0; square9[j] = 0; max9[j] = 0;
     end
     c1 = '0; c2 = '0; c3 = '0; c4 = '0; c5 = '0; c6 = '0; c7 = '0; c8 = '0;
     out1 = 0; mean1 = 0; first1 = 0; last1 = 0; out_valid = 0; d_sum = 0; d_squares = 0; lane_max = 0;
-    valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
-    below = 0; y = 0; limit = 0; w = 0; total = 0; squares = 0; change = 0; both = 0; index = 0;
+    valid8 = 0;
+    m5 = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0;
+    below = 0; scale_b = 0; limit = 0; size = 0;
   end
 
   /* verilator lint_off BLKSEQ */
   always_ff @(posedge clk) begin               // last stage first
     if (c8.valid) begin
-      total = 0; squares = 0; w = -32768;
-      for (int unsigned j = 0; j < TO; j++)
-        if (j < 32'(c8.lanes)) begin
-          total = total + (n8[j] - o8[j]);
-          change = 18'(n8[j] - o8[j]);
-          both = 18'(n8[j] + o8[j]);
-          squares = squares + 48'(change) * 48'(both);
-          w = n8[j] > w ? n8[j] : w;
-        end
-      d_sum <= total; d_squares <= squares; lane_max <= w[15:0];
+      for (int unsigned j = 0; j < TO; j++) begin
+        change = 17'($signed(n8[j][15:0])) - 17'($signed(o8[j][15:0]));
+        both = 17'($signed(n8[j][15:0])) + 17'($signed(o8[j][15:0]));
+        sum9[j] = 32'(change);
+        w = 32'(change) * 32'(both);              // n * n - o * o fits in 32 bits
+        square9[j] = 64'(w);
+        max9[j] = n8[j][15:0];
+      end
+      for (int unsigned half = LANES / 2; half > 0; half = half / 2)
+        for (int unsigned j = 0; j < half; j++)
+          if (j + half < TO) begin
+            sum9[j] = sum9[j] + sum9[j+half];
+            square9[j] = square9[j] + square9[j+half];
+            max9[j] = j + half < 32'(c8.lanes) && max9[j+half] > max9[j] ? max9[j+half] : max9[j];
+          end
+      d_sum <= sum9[0]; d_squares <= square9[0][47:0]; lane_max <= max9[0];
     end
     valid8 <= c7.valid;
     if (c7.valid) begin
       for (int unsigned j = 0; j < TO; j++) begin
-        o8[j] = c7.residual && !c7.fresh ? 32'(old_i[j]) : 32'sd0;
-        w = o8[j] + y7[j];
-        n8[j] = w > 32767 ? 32'sd32767 : w < -32767 ? -32'sd32767 : w;
-        next8[8*j +: 8] = y7[j][7:0];
-        next16[16*j +: 16] = n8[j][15:0];
+        r = c7.residual && !c7.fresh ? old_i[j] : 16'sd0;
+        t = 32'(r);
+        w = t + 32'($signed(y7[j][15:0]));
+        y8[j] = y7[j];
+        r8[j] = w > 32767 ? 32'sd32767 : w < -32767 ? -32'sd32767 : w;
+        n8[j] = j < 32'(c7.lanes) ? r8[j] : 32'sd0;
+        o8[j] = j < 32'(c7.lanes) ? t : 32'sd0;
       end
-      word8 <= next8;
-      word16 <= next16;
     end
     if (c6.valid)
-      if (c6.second) begin
-        below = c6.shift2 - 6'd1;
-        limit = c6.act ? 127 : 32767;
-        for (int unsigned j = 0; j < TO; j++) begin
-          y = ((x6[j] >>> below) + 1) >>> 1;
-          y7[j] = 32'(y > limit ? limit : y < -limit ? -limit : y);
-        end
-      end else for (int unsigned j = 0; j < TO; j++) y7[j] = x6[j][31:0];
+      for (int unsigned j = 0; j < TO; j++) begin
+        x = x6[j];
+        negative = x[63];
+        t = 32'(x >>> {e6[4:3], 4'd2});
+        u = t >>> {e6[2:1], 2'd0};
+        over = |((x[37:23] ^ {15{negative}}) & {15{e6[4:3] == 0}})
+             | |((t[20:9] ^ {12{negative}}) & {{4{e6[2:1] < 3}}, {4{e6[2:1] < 2}}, {4{e6[2:1] < 1}}})
+             | |((u[8:7] ^ {2{negative}}) & {2{!e6[0]}});
+        w = u >>> {e6[0], 1'b0};
+        y7[j] = 32'($signed({c6.act ? {9{negative}} : x[31:23],
+                             c6.act & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
+      end
     if (c5.valid)
-      if (c5.second) for (int unsigned j = 0; j < TO; j++) x6[j] = 64'(g5[j]) * 64'({1'b0, c5.mult2});
-      else for (int unsigned j = 0; j < TO; j++) x6[j] = 64'(g5[j]);
+      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][20:0])) * 64'($signed({1'b0, m5})) + 64'($signed(39'd2 << {e5, 1'b0}));
+    e6 = e5;
     if (c4.valid)
-      if (c4.act)
-        for (int unsigned j = 0; j < TO; j++)
-          g5[j] = 22'(((r4[j] < 0 ? 32'sd0 : r4[j]) <<< 5) - low4[j] - ((32'(step4[j]) * 32'(frac4[j]) + 32) >>> 6));
-      else for (int unsigned j = 0; j < TO; j++) g5[j] = 22'(r4[j]);
-    if (c3.valid) begin
-      for (int unsigned j = 0; j < TO; j++) r4[j] = r3[j];
+      for (int unsigned j = 0; j < TO; j++)
+        g5[j] = (32'($signed({knot4[j][35:15], 6'd31}))
+                 + (32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][15:0]))) * 32'($signed(frac4[j][7:0]))) >>> 6;
+    pairs = 5'((c4.shift2 - 6'd1) >> 1);
+    e5 = !c4.act ? 5'd7 : pairs > 18 ? 5'd18 : pairs;
+    m5 = !c4.second ? 17'h10000 : c4.act && c4.shift2[0] ? {c4.mult2, 1'b0} : {1'b0, c4.mult2};
+    if (c3.valid)
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
-          index = r3[j] < 0 ? -r3[j] : r3[j];
-          frac4[j] = {1'b0, index[5:0]};
-          index = index >> 6;
-          if (index < ENTRIES) begin
-            low4[j] = 32'(delta_table[index[INDEX_BITS:0]]);
-            step4[j] = 17'(32'(delta_table[index[INDEX_BITS:0] + 1'b1]) - low4[j]);
-          end else begin
-            low4[j] = 0;
-            step4[j] = 0;
-          end
+          r4[j] = 0;
+          frac4[j] = 32'(r3[j][5:0]);
+          knot4[j] = knots[r3[j][15:6]];
         end
-    end
+      else
+        for (int unsigned j = 0; j < TO; j++) begin
+          r4[j] = r3[j];
+          frac4[j] = 64;
+          knot4[j] = 0;
+        end
     if (c2.valid)
       if (c2.stream) for (int unsigned j = 0; j < TO; j++) r3[j] = 32'(data_2[j]);
       else begin
-        limit = c2.to16 ? 32767 : 127;
+        limit = c2.to16 ? 15'd32767 : 15'd127;
         for (int unsigned j = 0; j < TO; j++) begin
-          below = s2[j] - 6'd1;
-          y = ((x2[j] >>> below) + 1) >>> 1;
-          r3[j] = 32'(y > limit ? limit : y < -limit ? -limit : y);
+          x = x2[j];
+          negative = x[63];
+          w = bytes2[j][2] ? 32'(x >>> {2'b10, bytes2[j][0], 3'd7}) : 32'(x >>> {1'b0, bytes2[j][1:0], 3'd7});
+          r = {negative, w[15:1]} + {15'd0, w[0]};
+          size = r[14:0] ^ {15{r[15]}};
+          over = !bytes2[j][2] & |((x[53:23] ^ {31{negative}}) & (31'h7FFFFFFF << {bytes2[j][1:0], 3'd0}))
+               | |(size & ~limit) | r[15] & size == limit;
+          r3[j] = 32'($signed(over ? {negative, limit ^ {15{negative}} | 15'd1} : r));
         end
       end
     if (c1.valid) begin
       for (int unsigned j = 0; j < TO; j++) begin
-        x2[j] = 64'(a1[j]) * 64'({1'b0, m1[j]});
-        s2[j] = s1[j];
+        x2[j] = ((64'($signed(a1[j][31:17])) * 64'($signed({1'b0, scale1[j][22:0]}))) <<< 17)     // two DSP slices in cascade
+                + 64'($signed({1'b0, a1[j][16:0]})) * 64'($signed({1'b0, scale1[j][22:0]}));
+        bytes2[j] = 32'(scale1[j][25:23]);
       end
       if (c1.stream) for (int unsigned j = 0; j < TO; j++) data_2[j] = data_1[j];
     end
     out_valid <= c1.valid && out1 && (last1 || !mean1);
-    if (c1.valid && out1) begin
-      for (int unsigned j = 0; j < TO; j++) begin
-        sum1[j] = (mean1 && !first1 ? sum1[j] : 32'sd0) + a1[j];
-        next_out[32*j +: 32] = sum1[j];
-      end
-      out_word <= next_out;
-    end
+    if (c1.valid && out1)
+      for (int unsigned j = 0; j < TO; j++) sum1[j] = (mean1 && !first1 ? sum1[j] : 32'sd0) + a1[j];
     c8 = c7; c7 = c6; c6 = c5; c5 = c4; c4 = c3; c3 = c2; c2 = c1;
     if (valid) begin
+      below = shift - 6'd1;
+      scale_b = {below[5:3], scaled(mult, below[2:0])};
       if (column_params)
         for (int unsigned j = 0; j < TO; j++) begin
-          a1[j] = acc_i[j] + bias_p[bank][j];
-          m1[j] = mult_p[bank][j];
-          s1[j] = shift_p[bank][j];
+          a1[j] = acc_i[j] + bias_0[j];
+          scale1[j] = scale_0[j];
         end
       else
         for (int unsigned j = 0; j < TO; j++) begin
           a1[j] = acc_i[j];
-          m1[j] = mult;
-          s1[j] = shift;
+          scale1[j] = scale_b;
         end
       if (stream) for (int unsigned j = 0; j < TO; j++) data_1[j] = data_i[j];
     end
     c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.second = second; c1.residual = residual;
     c1.fresh = fresh; c1.mult2 = mult2; c1.shift2 = shift2; c1.lanes = lanes;
     out1 = out; mean1 = mean; first1 = first_token; last1 = last_token;
-    if (load_en)
-      for (int unsigned i = 0; i < PER_VECTOR; i++)
-        if (32'(load_index) * PER_VECTOR + i < TO) begin
-          bias_p[load_bank][32'(load_index) * PER_VECTOR + i] = param[i][31:0];
-          mult_p[load_bank][32'(load_index) * PER_VECTOR + i] = param[i][47:32];
-          shift_p[load_bank][32'(load_index) * PER_VECTOR + i] = param[i][53:48];
-        end
   end
   /* verilator lint_on BLKSEQ */
 endmodule

@@ -26,7 +26,7 @@ class Columns:
 
 def random_columns(rng: random.Random, to: int) -> Columns:
     return Columns(np.array([rng.randint(-(1 << 20), 1 << 20) for _ in range(to)]), np.array([rng.randint(0, 65535) for _ in range(to)]),
-                   np.array([rng.choice([1, 47, rng.randint(14, 30)]) for _ in range(to)]))
+                   np.array([rng.choice([1, 47, rng.randint(1, 47), rng.randint(14, 30)]) for _ in range(to)]))
 
 
 def plan_load(driver, c, cycle: int, bank: int, columns: Columns) -> int:
@@ -43,6 +43,14 @@ def plan_load(driver, c, cycle: int, bank: int, columns: Columns) -> int:
 def accumulators(rng: random.Random, to: int) -> np.ndarray:
     size = rng.choice([8, 16, 24, 30])
     return np.array([rng.choice([rng.randint(-(1 << size), 1 << size), 0, (1 << size) - 1, rng.randint(-13000, 20)]) for _ in range(to)])
+
+
+def edges(rng: random.Random, mult: np.ndarray, shift: np.ndarray, bits: int) -> np.ndarray:
+    """Accumulators one of whose neighbours is rounded or saturated differently: [to], as far as 31 bits hold them."""
+    limit = (1 << (bits - 1)) - 1
+    half = [2 * rng.choice([limit, -limit - 1, limit - 1, -limit, 0, -1, rng.randint(-limit, limit)]) + 1 for _ in mult]
+    return np.array([max(-(1 << 30), min(1 << 30, (h << int(s) - 1) // max(int(m), 1) + rng.choice([-1, 0, 0, 1])))
+                     for h, m, s in zip(half, mult, shift)])
 
 
 class Token:
@@ -63,6 +71,17 @@ class Token:
         if self.act and rng.random() < 0.5:     # where the activation is nearly 0, with a scale that shows its last bit
             self.columns, self.mult, self.shift, self.mult2, self.shift2 = False, 1 << 15, 15, rng.choice([1, 3]), 1
         self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
+        if self.act and rng.random() < 0.5:     # results of the activation around the limits of int8, at every shift
+            self.columns, self.mult, self.shift, self.shift2 = False, 1 << 15, 15, rng.randint(1, 47)
+            near = rng.choice([rng.randint(-32767, 32767), rng.randint(-6000, 6000), rng.randint(0, 100)])
+            size = max(1, abs(int(numerics.activation(near, table))))
+            self.mult2 = min(65535, (rng.choice([1, 253, 255, 257]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
+            self.acc = np.array([near + rng.randint(-2, 2) for _ in range(c.to)])
+        elif rng.random() < 0.5:
+            own = banks[self.bank]
+            self.shift = rng.randint(1, 47)
+            m, s = (own.mult, own.shift) if self.columns else (np.full(c.to, self.mult), np.full(c.to, self.shift))
+            self.acc = edges(rng, m, s, 16 if self.to16 else 8) - (own.bias if self.columns else 0)
         self.old = np.array([rng.choice([-32767, 32767, rng.randint(-32767, 32767), 0]) for _ in range(c.to)])
         p = banks[self.bank]
         self.biased = self.acc + (p.bias if self.columns else 0)
