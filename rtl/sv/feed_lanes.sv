@@ -5,7 +5,7 @@
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
 // psum: sum of p over the lanes, 5 cycles after the input.
 // No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
-// a block RAM of 4096 x 9 bits for the exponential, some 100 LUTs: window of the product and output 32, its overflow 30, distance 16.
+// a block RAM of 4096 x 9 bits for the exponential, some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
 module feed_lanes #(
   parameter [31:0] TI = 16, parameter [256*16-1:0] EXP_TABLE = '0
 ) (
