@@ -152,12 +152,13 @@ class _Run:
         """The generated modules, arrays left out."""
         commands = [f"read_verilog -sv {TOP}.sv", f"hierarchy -top {TOP}", "proc", *self._commands(TOP)]
         stats = json.loads(_yosys(commands, self._top(), ("stat.json",))["stat.json"])["modules"]
-        names = self.flow["generated"]
+        rules = self.flow["generated"]
         kinds = []
         for module, stat in stats.items():
             module = module.removeprefix("\\")
             own = {cell: n for cell, n in stat["num_cells_by_type"].items() if cell not in self.arrays and not cell.startswith(TOP)}
-            kinds.append(Kind(module, {}, names.get(module.split(".")[-1], names["other"]), 1, False, self._counts(own, module), _zero()))
+            rule = rules.get(module.split(".")[-1], rules["other"])
+            kinds.append(self._kind(module, {}, rule["unit"], 1, False, self._counts(own, module), rule))
         return kinds
 
     def _rule(self, module: str, parameters: dict[str, int]) -> tuple[dict, dict[str, list[int]]]:

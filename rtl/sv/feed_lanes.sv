@@ -109,19 +109,13 @@ module feed_lanes #(
       for (int unsigned i = QUADS; i < 4*SUMS; i++) quad3[i] = 0;
     end
     word = a;
-    if (middle2 == 3)
-      for (int unsigned i = 0; i < TI; i++) begin
-        u[i] = 10'(pass2[i]);
-        sat[i] = 0;
-      end
-    else
-      for (int unsigned i = 0; i < TI; i++) begin
-        s[i] = {14{y2[i][38]}};
-        t[i] = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s[i][13], y2[i][38:26]};
-        u[i] = middle2 == 0 ? t[i][9:0] : middle2 == 1 ? t[i][13:4] : {s[i][3:0], t[i][13:8]};
-        sat[i] = ((y2[i][37:16] ^ {s[i][7:0], s[i]}) & over2) != 0 || ((t[i] ^ s[i]) & over_t2) != 0 ||
-                 ((u[i] ^ s[i][9:0]) & over_u2) != 0 || (s[i][0] && u[i][6:2] == 0 && (u[i] & low_u2) == 0);
-      end
+    for (int unsigned i = 0; i < TI; i++) begin
+      s[i] = {14{y2[i][38]}};
+      t[i] = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s[i][13], y2[i][38:26]};
+      u[i] = middle2 == 0 ? t[i][9:0] : middle2 == 1 ? t[i][13:4] : middle2 == 2 ? {s[i][3:0], t[i][13:8]} : 10'(pass2[i]);
+      sat[i] = ((y2[i][37:16] ^ {s[i][7:0], s[i]}) & over2) != 0 || ((t[i] ^ s[i]) & over_t2) != 0 ||
+               ((u[i] ^ s[i][9:0]) & over_u2) != 0 || (s[i][0] && u[i][6:2] == 0 && (u[i] & low_u2) == 0);
+    end
     if (v2)
       for (int unsigned i = 0; i < TI; i++) begin
         pick = from2 == 3 ? 2'd1 : from2 | {2{sat[i] & ^from2}};
