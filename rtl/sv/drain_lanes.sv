@@ -58,6 +58,7 @@ module drain_lanes #(
   localparam [31:0] PER_VECTOR = VB / 8;
   localparam [31:0] LANES = 1 << $clog2(TO);   // lanes of the trees
   localparam [31:0] KNOTS = 1024;              // 16 bits in steps of 64
+  localparam [8*KNOTS+15:0] DELTA = (8*KNOTS+16)'(DELTA_TABLE);
 
   typedef struct packed {
     logic valid, to16, stream, act, second, residual, fresh;
@@ -66,7 +67,6 @@ module drain_lanes #(
     logic [6:0] lanes;
   } control_t;
 
-  logic [35:0]        knots   [0:KNOTS-1];     // F[35:15], slope[14:0]
   logic [63:0]        load_column [0:PER_VECTOR-1];   // bytes[57:55], multiplier[54:32], bias[31:0]
   logic signed [31:0] bias_0  [0:TO-1];
   logic [25:0]        scale_0 [0:TO-1];       // bytes, multiplier
@@ -81,6 +81,7 @@ module drain_lanes #(
   logic signed [63:0] x2      [0:TO-1];
   logic signed [31:0] r3      [0:TO-1];
   logic signed [31:0] r4      [0:TO-1];
+  logic [35:0]        knot3   [0:TO-1];       // F[35:15], slope[14:0]
   logic [35:0]        knot4   [0:TO-1];
   logic signed [31:0] frac4   [0:TO-1];
   logic signed [31:0] g5      [0:TO-1];
@@ -112,10 +113,6 @@ module drain_lanes #(
     scaled = {7'd0, value} << ~low;
   endfunction
 
-  function automatic logic [15:0] delta(input logic [31:0] i);
-    delta = i < ENTRIES ? DELTA_TABLE[16*(i % ENTRIES) +: 16] : 16'd0;
-  endfunction
-
   for (genvar g = 0; g < TO; g++) begin : g_lane
     assign acc_i[g] = acc[32*g +: 32];
     assign data_i[g] = data[16*g +: 16];
@@ -144,14 +141,21 @@ module drain_lanes #(
     assign unused_bits = &{1'b0, read};
     always_ff @(posedge clk) if (load_en && 32'(load_index) == v / PER_VECTOR) banks[load_bank] <= columns;
   end
+  for (genvar v = 0; v < TO; v = v + 2) begin : g_pair                // two lanes read one table
+    (* rom_style = "block", ram_style = "block" *) logic [35:0] knots [0:KNOTS-1];
+    initial
+      for (int unsigned i = 0; i < KNOTS / 2; i++) begin
+        knots[i] = {21'(2048 * i - 32'(DELTA[16*i +: 16])), 15'(2048 + 32'(DELTA[16*i +: 16]) - 32'(DELTA[16*i+16 +: 16]))};
+        knots[KNOTS-1-i] = {21'(-32'(DELTA[16*i+16 +: 16])), 15'(32'(DELTA[16*i+16 +: 16]) - 32'(DELTA[16*i +: 16]))};
+      end
+    for (genvar g = v; g < TO && g < v + 2; g++) begin : g_read
+      assign knot3[g] = knots[r3[g][15:6]];
+    end
+  end
   logic unused;
   assign unused = &{1'b0, load_data, c1, c2, c3, c4, c5, c6, c7, c8};
 
   initial begin
-    for (int unsigned i = 0; i < KNOTS / 2; i++) begin
-      knots[i] = {21'(2048 * i - 32'(delta(i))), 15'(2048 + 32'(delta(i)) - 32'(delta(i + 1)))};
-      knots[KNOTS-1-i] = {21'(-32'(delta(i + 1))), 15'(32'(delta(i + 1)) - 32'(delta(i)))};
-    end
     for (int unsigned j = 0; j < TO; j++) begin
       data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; bytes2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
       frac4[j] = 64; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0; y8[j] = 0; r8[j] = 0;
@@ -226,7 +230,7 @@ module drain_lanes #(
         for (int unsigned j = 0; j < TO; j++) begin
           r4[j] = 0;
           frac4[j] = 32'(r3[j][5:0]);
-          knot4[j] = knots[r3[j][15:6]];
+          knot4[j] = knot3[j];
         end
       else
         for (int unsigned j = 0; j < TO; j++) begin
