@@ -97,13 +97,14 @@ def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None =
     if not filelist.is_file():
         raise InputError("the build holds no RTL", where=str(build), hint="compile with --backend rtl or both")
     sources = {file: (build / "rtl" / file).read_text() for file in filelist.read_text().split()}
-    run = _Run(flow, flow["families"][board.family.value], sources, say or (lambda stage, done=0, total=0: None))
+    run = _Run(flow, flow["families"][board.family.value], bool(board.uram), sources, say or (lambda stage, done=0, total=0: None))
     return run.run(name, board, estimate or {})
 
 
 class _Run:
-    def __init__(self, flow: dict, family: dict, sources: Mapping[str, str], say: Say):
+    def __init__(self, flow: dict, family: dict, uram: bool, sources: Mapping[str, str], say: Say):
         self.flow, self.family, self.sources, self.say = flow, family, sources, say
+        self.uram = " -uram" if uram else ""
         self.arrays = {Path(file).stem for file in sources} - {TOP}
 
     def run(self, name: str, board: Board, estimate: Counts) -> Synthesis:
@@ -202,7 +203,8 @@ class _Run:
         return self._counts(stat, module)
 
     def _commands(self, top: str) -> list[str]:
-        return [*self.family["libraries"], *(command.format(top=top) for command in self.family["commands"]), "tee -q -o stat.json stat -json"]
+        commands = (command.format(top=top, uram=self.uram) for command in self.family["commands"])
+        return [*self.family["libraries"], *commands, "tee -q -o stat.json stat -json"]
 
     def _counts(self, cells: dict[str, int], module: str) -> Counts:
         known = self.family["cells"]

@@ -12,9 +12,9 @@ Memories. `_memories` lists width, depth and copies; every bank of a lane memory
 two halves of 512 x 36, 1024 x 18, 2048 x 9, ... bits (an ECP5 EBR is one half); 64 words or less go into LUTs. On a board with
 UltraRAM (4096 x 72) the memories that free most block RAM per UltraRAM go there.
 
-LUTs and flip-flops. `COSTS`: per processing element, lane, output column, ... mostly as Yosys counted them (see there).
-The ECP5 has LUT4 instead of LUT6: its LUTs count `LUT4_PER_LUT6` times. Place and route needs room: 80 % of the LUTs of a chip
-is a full chip.
+LUTs and flip-flops. `COSTS`: per processing element, lane, output column, ... as Yosys counted them, without the adders and registers
+that a DSP48E2 holds (in_dsp of flows/yosys.toml). The ECP5 has LUT4 instead of LUT6 and bare multipliers: `COSTS_ECP5` where Yosys
+counted, else `LUT4_PER_LUT6` times. Place and route needs room: 80 % of the LUTs of a chip is a full chip.
 """
 
 from __future__ import annotations
@@ -35,25 +35,23 @@ URAM_LEAST_GAIN = 4      # block RAMs an UltraRAM must free, unless block RAM la
 BRAM_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))      # half a BRAM36: width, depth
 MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: (27, 18), Family.SIM: (27, 18), Family.ECP5: (18, 18)}    # signed operands
 
-# unit: (LUT, flip-flops) of one. Counted with Yosys 0.70 (synth_xilinx -family xcup, per lane, tables filled): drain, feed, accumulator,
-# processing element of the ECP5. By structure, without a tool: all others; a processing element of UltraScale+ with two multiplexers
-# in one look-up table, which Yosys does not do (it counts 21).
+# unit: (LUT, flip-flops) of one, outside DSP slices. Counted with Yosys 0.70 (synth_xilinx -family xcup, tables filled), from the growth
+# with one more of it: all but "control" and "stream byte", which are sums over the generated modules of 64x64 engines.
 COSTS = {
-    "processing element": (10, 16),      # load and bank multiplexer, two weights; multiplier, adder and cascade in the DSP
-    "processing element, ECP5": (60, 52),     # the adder is made of LUTs, which is what Yosys does on either family
-    "fabric element": (100, 24),         # a product by shifts and adds, and its adder
-    "array row": (8, 8),
-    "array column": (96, 96),
-    "packed column": (32, 0),            # splits the two sums of a cascade
+    "processing element": (9.7, 8),          # load multiplexer, next weight; multiplier, adder and the weight at work in the DSP
+    "fabric element": (54, 27),              # more than that: half a pair's product by Booth digits, its adder, its registers
+    "array row": (18, 2),
+    "array column": (29, 47),
     "accumulator column": (32, 64),
-    "drain lane": (1510, 632),
-    "feed lane": (550, 139),
-    "router expert": (400, 250),
-    "router place": (200, 150),
-    "memory lane bit": (1, 0),           # rotation of a read word and of a written window
-    "stream byte": (4, 24),              # DMA, FIFO output, loader, load port
-    "control": (4000, 9000),             # sequencers, fetch, contexts, delay lines, registers, coefficients
+    "drain lane": (434, 237),
+    "feed lane": (95, 48),
+    "router expert": (65, 175),
+    "router place": (34, 21),                # of one expert
+    "memory lane bit": (1, 0),               # rotation of a read word and of a written window
+    "stream byte": (16, 24),                 # DMA, FIFO output, loader, load port
+    "control": (6000, 9000),                 # sequencers, fetch, contexts, delay lines, registers, coefficients
 }
+COSTS_ECP5 = {"processing element": (38, 38), "drain lane": (905, 359), "feed lane": (372, 102)}      # (LUT4, flip-flops)
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,24 @@ def estimate(config: EngineConfig, board: Board | None = None) -> Resources:
     def add(table, unit, amount):
         table[unit] = table.get(unit, 0) + amount
 
-    for unit, what, count in _logic(config, family):
-        add(lut, unit, COSTS[what][0] * count)
-        add(ff, unit, COSTS[what][1] * count)
+    for unit, what, count in _logic(config):
+        luts, flip_flops = COSTS[what]
+        if family is Family.ECP5:
+            luts, flip_flops = COSTS_ECP5.get(what, (LUT4_PER_LUT6 * luts, flip_flops))
+        add(lut, unit, luts * count)
+        add(ff, unit, flip_flops * count)
     for product in _products(config):
         add(dsp, product.unit, product.count * _tiles(product.bits, MULTIPLIER[family]))
+    factor = LUT4_PER_LUT6 if family is Family.ECP5 else 1
     memories = _memories(config)
     for memory, urams in zip(memories, _to_uram(memories, board)):
         if urams:
             add(uram, memory.unit, urams)
         elif memory.depth <= LUTRAM_WORDS:
-            add(lut, memory.unit, memory.count * 8 * ceil(memory.width / 14) * ceil(memory.depth / 32))
+            add(lut, memory.unit, memory.count * 8 * ceil(memory.width / 14) * ceil(memory.depth / 32) * factor)
         else:
             add(halves, memory.unit, memory.count * _bram_halves(memory.width, memory.depth))
-    factor = LUT4_PER_LUT6 if family is Family.ECP5 else 1
-    units = {unit: Resources(ceil(lut.get(unit, 0) * factor), ff.get(unit, 0), dsp.get(unit, 0), ceil(halves.get(unit, 0) / 2),
+    units = {unit: Resources(ceil(lut.get(unit, 0)), ff.get(unit, 0), dsp.get(unit, 0), ceil(halves.get(unit, 0) / 2),
                              uram.get(unit, 0)) for unit in {**lut, **ff, **dsp, **halves, **uram}}
     totals = {kind: sum(getattr(r, kind) for r in units.values()) for kind in KINDS}
     return Resources(**totals, by_unit=units)
@@ -151,14 +152,18 @@ def _products(c: EngineConfig) -> list[_Product]:
         _Product("sequencer", 1, (17, 13)),
     ]
     if c.max_experts:
-        products += [_Product("router", _router_lanes(c), (23, 17)), _Product("router", c.max_top_k, (17, 17)),
+        products += [_Product("router", _router_lanes(c) - 2, (23, 17)), _Product("router", c.max_top_k - 1, (17, 17)),
                      _Product("router", 1, (17, 17)), _Product("router", 1, (19, 17))]
     return products
 
 
 def _memories(c: EngineConfig) -> list[_Memory]:
     bank = c.group
-    queues = [_Memory("router", c.max_experts, 32, c.max_tokens)] if c.max_experts else []
+    router = [
+        _Memory("router", c.max_experts, 32, c.max_tokens),                 # queues
+        _Memory("router", ceil((_router_lanes(c) + c.max_top_k - 2) / 2), 17, 2048),        # exponentials, two ports a table
+        _Memory("router", _router_lanes(c) + c.max_top_k // 2 + 1, 36, 512),                # what waits: short, in block RAM all the same
+    ] if c.max_experts else []
     return [
         _Memory("activations", c.groups, 8 * bank, c.act_words),
         _Memory("keys and values", c.groups, 8 * bank, c.kv_words),
@@ -171,23 +176,22 @@ def _memories(c: EngineConfig) -> list[_Memory]:
         _Memory("statistics", 1, 32, c.max_tokens), _Memory("statistics", 1, 22, c.max_tokens),
         _Memory("coefficients", 2, 16, 256),
         _Memory("output", 1, 32 * c.to, OUT_WORDS), _Memory("output", 1, 64, OUT_WORDS),
-        *queues,
+        _Memory("feed", ceil(c.ti / 2), 9, 4096, wide=False),               # exponentials, two lanes a table
+        _Memory("drain", ceil(c.to / 2), 36, 1024, wide=False),             # knots of the activation, two lanes a table
+        *router,
     ]
 
 
-def _logic(c: EngineConfig, family: Family) -> list[tuple[str, str, int]]:
+def _logic(c: EngineConfig) -> list[tuple[str, str, int]]:
     """(unit, entry of `COSTS`, how many)."""
-    element = "processing element, ECP5" if family is Family.ECP5 else "processing element"
-    segments = c.ti // c.segment
     logic = [
-        ("array", element, c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to * segments),
-        ("array", "packed column", c.to * segments if c.packed else 0), ("array", "fabric element", c.ti * c.fabric_columns),
+        ("array", "processing element", c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to),
+        ("array", "fabric element", c.ti * c.fabric_columns),
         ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to), ("feed", "feed lane", c.ti),
         ("sequencer", "control", 1), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
     ]
-    if c.groups > 1:
-        logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in
-                  (("activations", 8), ("keys and values", 8), ("scores", 16), ("residual", 32))]
+    if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual
+        logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in (("activations", 8), ("keys and values", 8), ("residual", 32))]
     if c.max_experts:
         logic += [("router", "router expert", _router_lanes(c)), ("router", "router place", c.max_top_k * _router_lanes(c))]
     return logic

@@ -46,7 +46,7 @@ def drain_lanes(config: EngineConfig, **ports):
     table = numerics.delta_table(config.activation)
     outputs = {k: ports.pop(k) for k in DRAIN_OUTPUTS}
     return Instance("drain_lanes", p_VB=C(config.vector_bytes, 32), p_TO=C(config.to, 32), p_BANKS=C(NUM_PARAM_BANKS, 32),
-                    p_ENTRIES=C(len(table), 32),
+                    p_ENTRIES=C(len(table), 32), p_FINE=C(3 if config.packed else 1, 32),
                     p_DELTA_TABLE=Const(packed_table(table), 16 * len(table)), i_clk=ClockSignal(), **_ports(ports, outputs))
 
 

@@ -10,6 +10,7 @@ from hwgen import numerics
 MULT, SHIFT = numerics.MULT_BITS, 6
 VARIANCE_BITS = 56       # D**2 * variance + eps: D < 2**12 and |x| < 2**15 give less than 2**54 + 2**48
 SUM_BITS = 32
+MEAN_BITS = 21           # 16 x for |x| < 2**15 and a sign
 
 
 class Pipeline:
@@ -64,7 +65,7 @@ class NormCoefficients(wiring.Component):
 
     total, squares   sums of x (signed 32) and x * x (48) over ``dim`` (12) channels; eps 48, at least 1
     inv_*            multiplier 16 and shift 6 of 16 / dim;  mult, shift: of dim / (16 * output scale)
-    mean             signed 32, unit 2**-4
+    mean             signed 21, unit 2**-4
     multiplier, out_shift   16 and 6 bits, for requantize; shift 1..47
 
     All outputs LATENCY cycles after the inputs, one token per cycle, no reset needed. dim * squares - total**2 + eps must be
@@ -76,7 +77,7 @@ class NormCoefficients(wiring.Component):
     def __init__(self):
         super().__init__({
             "total": In(signed(32)), "squares": In(48), "dim": In(12), "eps": In(48), "inv_mult": In(MULT), "inv_shift": In(SHIFT),
-            "mult": In(MULT), "shift": In(SHIFT), "mean": Out(signed(32)), "multiplier": Out(MULT), "out_shift": Out(SHIFT)})
+            "mult": In(MULT), "shift": In(SHIFT), "mean": Out(signed(MEAN_BITS)), "multiplier": Out(MULT), "out_shift": Out(SHIFT)})
 
     def elaborate(self, platform):
         m = Module()
@@ -97,8 +98,9 @@ class NormCoefficients(wiring.Component):
         # leading bits of the variance: the exponent is even, so steps of two positions
         wide, narrow = (32, 16), (8, 4, 2)
         value, flags = _normalise(variance, wide)
-        mean = Signal(signed(32), name="mean_shifted")
-        m.d.comb += mean.eq(rounded >> inv_shift)
+        coarse = (rounded >> Cat(C(0, 4), inv_shift[4:]))[:MEAN_BITS + 15].as_signed()     # largest steps first: later ones are narrow
+        middle = (coarse >> Cat(C(0, 2), inv_shift[2:4]))[:MEAN_BITS + 3].as_signed()
+        mean = (middle >> inv_shift[:2])[:MEAN_BITS].as_signed()
         value, flags, mean, mult, shift = pipe.stage(value=value, flags=Cat(*flags), mean=mean, mult=mult, shift=shift)
         high = list(flags)
         value, flags = _normalise(value, narrow)

@@ -42,7 +42,7 @@ def accumulator(c: EngineConfig) -> ArrayTop:
 
 def feed_lanes(c: EngineConfig) -> ArrayTop:
     return ArrayTop(lambda **ports: arrays.feed_lanes(c, **ports),
-                    {"valid": 1, "mode": 2, "act": 8 * c.ti, "res": 16 * c.ti, "score": 16 * c.ti, "mean": 32, "mult": 16, "shift": 6,
+                    {"valid": 1, "mode": 2, "act": 8 * c.ti, "res": 16 * c.ti, "score": 16 * c.ti, "mean": 21, "mult": 16, "shift": 6,
                      "row_max": 16, "lanes": 7}, {"a": 8 * c.ti, "psum": 32})
 
 

@@ -11,14 +11,15 @@
 //
 // Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 8, 21 x 18, 17 x 17), half a block RAM of 36 kbit, which
 // two lanes share, BANKS x 58 bits of distributed RAM, two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
-//   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes.
+//   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes. FINE = 1
+//   takes one bit of the shift instead of three, for multipliers of 18 x 18 bits: the product of 32 x 18 bits is two of them.
 //   Activation: f is linear between knots 64 units apart. x = 64 i + k, i signed: f = (64 F(i) + k * slope(i) + 31) >> 6 is what
 //   numerics.activation says, without the absolute value. Neighbours in DELTA_TABLE differ by less than 2**13.
 //   Second product: the multiplier is shifted left by one bit where shift2 is odd; a constant in the product's sum rounds.
 module drain_lanes #(
   parameter [31:0] VB = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
   parameter [31:0] ENTRIES = 256, parameter [16*ENTRIES-1:0] DELTA_TABLE = '0,
-  parameter [31:0] BW = $clog2(BANKS)
+  parameter [31:0] FINE = 3, parameter [31:0] BW = $clog2(BANKS)
 ) (
   input  logic               clk,
   input  logic               load_en,
@@ -56,6 +57,8 @@ module drain_lanes #(
   output logic signed [15:0] lane_max
 );
   localparam [31:0] PER_VECTOR = VB / 8;
+  localparam [31:0] UNIT = 1 << FINE;          // a lane shifts by multiples of it
+  localparam [31:0] SCALE = 15 + UNIT;         // bits of a shifted multiplier
   localparam [31:0] LANES = 1 << $clog2(TO);   // lanes of the trees
   localparam [31:0] KNOTS = 1024;              // 16 bits in steps of 64
   localparam [8*KNOTS+15:0] DELTA = (8*KNOTS+16)'(DELTA_TABLE);
@@ -67,9 +70,9 @@ module drain_lanes #(
     logic [6:0] lanes;
   } control_t;
 
-  logic [63:0]        load_column [0:PER_VECTOR-1];   // bytes[57:55], multiplier[54:32], bias[31:0]
+  logic [63:0]        load_column [0:PER_VECTOR-1];   // units, multiplier, bias[31:0]; FINE = 3: [57:55], [54:32]
   logic signed [31:0] bias_0  [0:TO-1];
-  logic [25:0]        scale_0 [0:TO-1];       // bytes, multiplier
+  logic [25:0]        scale_0 [0:TO-1];       // units, multiplier
   logic signed [31:0] acc_i   [0:TO-1];
   logic signed [15:0] data_i  [0:TO-1];
   logic signed [15:0] data_1  [0:TO-1];
@@ -77,7 +80,7 @@ module drain_lanes #(
   logic signed [15:0] old_i   [0:TO-1];
   logic signed [31:0] a1      [0:TO-1];
   logic [25:0]        scale1  [0:TO-1];
-  logic [31:0]        bytes2  [0:TO-1];       // few bits, but loops over values of one width are faster to simulate; so below
+  logic [31:0]        units2  [0:TO-1];       // few bits, but loops over values of one width are faster to simulate; so below
   logic signed [63:0] x2      [0:TO-1];
   logic signed [31:0] r3      [0:TO-1];
   logic signed [31:0] r4      [0:TO-1];
@@ -108,9 +111,10 @@ module drain_lanes #(
   logic [25:0]        scale_b;
   logic [14:0]        limit, size;
 
-  // A multiplier shifted left by 7 - low: of shift - 1 = 8 * bytes + low bits, which leave half of the result's unit, 8 * bytes + 7 remain.
-  function automatic logic [22:0] scaled(input logic [15:0] value, input logic [2:0] low);
-    scaled = {7'd0, value} << ~low;
+  // A multiplier shifted left by UNIT - 1 - low: of shift - 1 = UNIT * units + low bits, which leave half of the result's unit, UNIT * units
+  // + UNIT - 1 remain.
+  function automatic logic [SCALE-1:0] scaled(input logic [15:0] value, input logic [FINE-1:0] low);
+    scaled = SCALE'(value) << ~low;
   endfunction
 
   for (genvar g = 0; g < TO; g++) begin : g_lane
@@ -124,7 +128,7 @@ module drain_lanes #(
   for (genvar g = 0; g < PER_VECTOR; g++) begin : g_load
     logic [5:0] low;
     assign low = load_data[64*g+48 +: 6] - 6'd1;
-    assign load_column[g] = {6'd0, low[5:3], scaled(load_data[64*g+32 +: 16], low[2:0]), load_data[64*g +: 32]};
+    assign load_column[g] = 64'({low[5:FINE], scaled(load_data[64*g+32 +: 16], low[FINE-1:0]), load_data[64*g +: 32]});
   end
   for (genvar v = 0; v < TO; v = v + PER_VECTOR) begin : g_vector     // parameters that arrive together are one memory
     localparam [31:0] COLUMNS = TO - v < PER_VECTOR ? TO - v : PER_VECTOR;
@@ -157,7 +161,7 @@ module drain_lanes #(
 
   initial begin
     for (int unsigned j = 0; j < TO; j++) begin
-      data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; bytes2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
+      data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
       frac4[j] = 64; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0; y8[j] = 0; r8[j] = 0;
     end
     for (int unsigned j = 0; j < LANES; j++) begin
@@ -245,19 +249,21 @@ module drain_lanes #(
         for (int unsigned j = 0; j < TO; j++) begin
           x = x2[j];
           negative = x[63];
-          w = bytes2[j][2] ? 32'(x >>> {2'b10, bytes2[j][0], 3'd7}) : 32'(x >>> {1'b0, bytes2[j][1:0], 3'd7});
+          if (FINE == 3) w = units2[j][2] ? 32'(x >>> {2'b10, units2[j][0], 3'd7}) : 32'(x >>> {1'b0, units2[j][1:0], 3'd7});
+          else           w = 32'(x >>> {units2[j][5-FINE:0], {FINE{1'b1}}});
           r = {negative, w[15:1]} + {15'd0, w[0]};
           size = r[14:0] ^ {15{r[15]}};
-          over = !bytes2[j][2] & |((x[53:23] ^ {31{negative}}) & (31'h7FFFFFFF << {bytes2[j][1:0], 3'd0}))
+          over = (FINE == 3 ? !units2[j][2] & |((x[53:23] ^ {31{negative}}) & (31'h7FFFFFFF << {units2[j][1:0], 3'd0}))
+                            : |((x[62:15+UNIT] ^ {48-UNIT{negative}}) & ({48-UNIT{1'b1}} << {units2[j][5-FINE:0], {FINE{1'b0}}})))
                | |(size & ~limit) | r[15] & size == limit;
           r3[j] = 32'($signed(over ? {negative, limit ^ {15{negative}} | 15'd1} : r));
         end
       end
     if (c1.valid) begin
       for (int unsigned j = 0; j < TO; j++) begin
-        x2[j] = ((64'($signed(a1[j][31:17])) * 64'($signed({1'b0, scale1[j][22:0]}))) <<< 17)     // two DSP slices in cascade
-                + 64'($signed({1'b0, a1[j][16:0]})) * 64'($signed({1'b0, scale1[j][22:0]}));
-        bytes2[j] = 32'(scale1[j][25:23]);
+        x2[j] = ((64'($signed(a1[j][31:17])) * 64'($signed({1'b0, scale1[j][SCALE-1:0]}))) <<< 17)     // two DSP slices in cascade
+                + 64'($signed({1'b0, a1[j][16:0]})) * 64'($signed({1'b0, scale1[j][SCALE-1:0]}));
+        units2[j] = 32'(scale1[j][SCALE +: 6-FINE]);
       end
       if (c1.stream) for (int unsigned j = 0; j < TO; j++) data_2[j] = data_1[j];
     end
@@ -267,7 +273,7 @@ module drain_lanes #(
     c8 = c7; c7 = c6; c6 = c5; c5 = c4; c4 = c3; c3 = c2; c2 = c1;
     if (valid) begin
       below = shift - 6'd1;
-      scale_b = {below[5:3], scaled(mult, below[2:0])};
+      scale_b = 26'({below[5:FINE], scaled(mult, below[FINE-1:0])});
       if (column_params)
         for (int unsigned j = 0; j < TO; j++) begin
           a1[j] = acc_i[j] + bias_0[j];

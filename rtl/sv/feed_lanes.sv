@@ -15,7 +15,7 @@ module feed_lanes #(
   input  logic [8*TI-1:0]    act,
   input  logic [16*TI-1:0]   res,
   input  logic [16*TI-1:0]   score,
-  input  logic signed [31:0] mean,
+  input  logic signed [20:0] mean,
   input  logic [15:0]        mult,
   input  logic [5:0]         shift,
   input  logic signed [15:0] row_max,
@@ -48,10 +48,10 @@ module feed_lanes #(
   logic [1:0]         from2;                      // a from: 0 exp, 1 lower bits of u, 2 normalise with fine, 3 pass
   logic signed [20:0] x1 [0:TI-1];                // (res << 4) - mean
   logic signed [38:0] y2 [0:TI-1];                // product + half
-  logic [13:0]        s [0:TI-1];                 // its sign, as often as the comparisons need it
-  logic [21:0]        over2;                      // bits that must be like the sign: of y2 from 16 on,
-  logic [13:0]        over_t2;                    // of t,
-  logic [9:0]         over_u2, low_u2;            // of u; lower bits of u which, with its bits 6..2, are 0 in -128
+  logic [7:0]         s [0:TI-1];                 // its sign, as often as the comparisons need it
+  logic [2:0]         over2;                      // bits that must be like the sign: 37..32, 31..24, 23..16 of y2,
+  logic               over_t2, over_u2;           // 13..10 of t, 8 and 7 of u
+  logic [9:0]         low_u2;                     // lower bits of u which, with its bits 6..2, are 0 in -128
   logic [13:0]        t [0:TI-1];                 // y2 from bit 2 + 8 * coarse
   logic [9:0]         u [0:TI-1];                 // t from bit 4 * middle
   logic               sat [0:TI-1];
@@ -67,9 +67,6 @@ module feed_lanes #(
   logic [17:0]        pair2;
   logic [21:0]        pair3;
   logic [25:0]        pair4;
-
-  logic               unused;
-  assign unused = &{1'b0, mean[31:21]};
 
   initial begin
     for (int unsigned i = 0; i < 4096; i++)
@@ -110,11 +107,12 @@ module feed_lanes #(
     end
     word = a;
     for (int unsigned i = 0; i < TI; i++) begin
-      s[i] = {14{y2[i][38]}};
-      t[i] = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s[i][13], y2[i][38:26]};
+      s[i] = {8{y2[i][38]}};
+      t[i] = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s[i][0], y2[i][38:26]};
       u[i] = middle2 == 0 ? t[i][9:0] : middle2 == 1 ? t[i][13:4] : middle2 == 2 ? {s[i][3:0], t[i][13:8]} : 10'(pass2[i]);
-      sat[i] = ((y2[i][37:16] ^ {s[i][7:0], s[i]}) & over2) != 0 || ((t[i] ^ s[i]) & over_t2) != 0 ||
-               ((u[i] ^ s[i][9:0]) & over_u2) != 0 || (s[i][0] && u[i][6:2] == 0 && (u[i] & low_u2) == 0);
+      sat[i] = over2[2] & |(y2[i][37:32] ^ s[i][5:0]) | over2[1] & |(y2[i][31:24] ^ s[i]) | over2[0] & |(y2[i][23:16] ^ s[i]) |
+               over_t2 & |(t[i][13:10] ^ s[i][3:0]) | over_u2 & |(u[i][8:7] ^ s[i][1:0]) | u[i][9] ^ s[i][0] |
+               s[i][0] & ~|u[i][6:2] & ~|(u[i] & low_u2);
     end
     if (v2)
       for (int unsigned i = 0; i < TI; i++) begin
@@ -132,13 +130,13 @@ module feed_lanes #(
     mode2 = mode1;
     coarse2 = coarse1;
     middle2 = mode1 == 1 ? middle1 : 2'd3;
-    over2 = {{6{coarse1 != 3}}, {8{coarse1 < 2}}, {8{coarse1 == 0}}};
-    over_t2 = {{4{middle1 == 0}}, 10'd0};
-    over_u2 = {1'b1, {2{~fine1}}, 7'd0};
+    over2 = {coarse1 != 3, coarse1 < 2, coarse1 == 0};
+    over_t2 = middle1 == 0;
+    over_u2 = ~fine1;
     low_u2 = fine1 ? 10'h180 : 10'h003;
     from2 = mode1 == 0 ? 2'd3 : mode1 == 1 ? {fine1, ~fine1} : 2'd0;
     if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) pass1[i] = act_i[i];
-    if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean[20:0];
+    if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean;
     if (valid && mode == 2)
       for (int unsigned i = 0; i < TI; i++) begin
         d1[i] = row_max - score_i[i];

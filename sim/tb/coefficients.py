@@ -6,7 +6,7 @@ import cocotb
 import numpy as np
 
 from hwgen import numerics
-from hwgen_rtl.coefficients import NormCoefficients, SoftmaxFactor
+from hwgen_rtl.coefficients import MEAN_BITS, NormCoefficients, SoftmaxFactor
 from hwgen_sim.checker import TimedChecker
 from hwgen_sim.endpoints import TimedDriver, run_timeline, start
 
@@ -42,7 +42,7 @@ async def matches_numerics(dut):
         if norm:
             values = norm_inputs(rng)
             mean, multiplier, shift = map(int, numerics.norm_coefficients(**values))
-            checker.expect(cycle + NormCoefficients.LATENCY, str(values), mean=mean & MASK32, multiplier=multiplier, out_shift=shift)
+            checker.expect(cycle + NormCoefficients.LATENCY, str(values), mean=mean & (1 << MEAN_BITS) - 1, multiplier=multiplier, out_shift=shift)
             driver.at(cycle, **(values | {"total": values["total"] & MASK32}))
         else:
             values = factor_inputs(rng)

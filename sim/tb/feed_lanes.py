@@ -44,7 +44,7 @@ async def matches_numerics(dut, pattern):
     for cycle in range(500):
         v, mode, valid = inputs(rng, c.ti, cycle % 47 + 1), rng.choice(list(Src)), not next(stall)
         driver.at(cycle, valid=int(valid), mode=int(mode), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
-                  mean=v["mean"] & 0xFFFFFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])
+                  mean=v["mean"] & 0x1FFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])
         if not valid:
             continue
         match mode:

@@ -23,8 +23,8 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("pe_array_packed_narrow", "pe_array_packed.sv", "if (swap[SEG])", "if (swap[SEG-1])"),             # column correction too early
     ("accumulator_square", "accumulator.sv", "first_q ? 32'd0", "last_q ? 32'd0"),
     ("feed_lanes_square", "feed_lanes.sv", "i < 2304", "i < 2048"),                                     # ninth octave
-    ("feed_lanes_square", "feed_lanes.sv", "s[i][0] && u[i][6:2]", "1'b0 && u[i][6:2]"),                 # -128
-    ("feed_lanes_square", "feed_lanes.sv", "{6{coarse1 != 3}}", "{6{coarse1 < 2}}"),                     # product beyond the window
+    ("feed_lanes_square", "feed_lanes.sv", "s[i][0] & ~|u[i][6:2]", "1'b0 & ~|u[i][6:2]"),                 # -128
+    ("feed_lanes_square", "feed_lanes.sv", "{coarse1 != 3,", "{coarse1 < 2,"),                     # product beyond the window
     ("feed_lanes_square", "feed_lanes.sv", "36'd2 <<", "36'd1 <<"),                                      # rounding
     ("feed_lanes_tall", "feed_lanes.sv", "quad3[4*i + 3]", "quad3[3]"),
     ("drain_lanes_square", "drain_lanes.sv", "w[15:1]} + {15'd0, w[0]}", "w[15:1]}"),                      # rounding
