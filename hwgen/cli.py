@@ -348,9 +348,10 @@ def targets(json: Json = None) -> None:
 
     def amount(board, number):
         return "no limit" if board.family == Family.SIM else f"{number:,}"
-    table("name", "board", "part", "LUT", "DSP", "BRAM36", "URAM", "memory GB/s", "clock MHz",
-          rows=[(b.name, b.title, b.part, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}",
-                 f"{b.clock_mhz:g}") for b in known])
+    table("name", "LUT", "DSP", "BRAM36", "URAM", "GB/s", "MHz",
+          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
+    for board in known:
+        say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}"))
     if json:
         write_json(json, {"targets": [asdict(b) for b in known]})
 

@@ -70,7 +70,8 @@ class EngineConfig:
     def __post_init__(self):
         def require(ok, text):
             if not ok:
-                raise CapacityError(f"engine configuration: {text}")
+                raise CapacityError(f"engine configuration: {text}", where=f"engine of {self.ti}x{self.to}",
+                                    hint="choose Ti of 8, 16, 32 or 64 and To of at most Ti, in steps of 16 (or 8, 16, 32): --array TIxTO")
         require(self.ti in (8, 16, 32, 64), f"ti = {self.ti} is not 8, 16, 32 or 64")
         require(8 <= self.to <= self.ti and self.to % self.group == 0, f"to = {self.to} does not fit ti = {self.ti}")
         require(self.fabric_columns % 2 == 0 and 0 <= self.fabric_columns <= (self.to if self.packed else 0),

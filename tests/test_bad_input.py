@@ -63,7 +63,8 @@ def test_an_output_below_a_file(run, tmp_path):
 @pytest.mark.parametrize("array, words", [("24x8", "ti = 24 is not 8, 16, 32 or 64"), ("8x16", "to = 16 does not fit ti = 8"),
                                           ("0x0", "ti = 0 is not")])
 def test_an_array_that_cannot_be(run, tmp_path, array, words):
-    assert words in refused(run, tmp_path, "--array", array, "--calib", CALIB)
+    message = refused(run, tmp_path, "--array", array, "--calib", CALIB)
+    assert words in message and f"engine of {array}" in message and "next:" in message
 
 
 def test_a_board_file_that_is_not_there_or_lacks_a_key(run, tmp_path):
