@@ -22,7 +22,7 @@ import tomllib
 from .board import Board
 from .errors import InputError, ToolError
 from .paths import data_dir
-from .tools import yosys
+from .tools import process, yosys
 from .tools.verilator import cache_folder
 
 KINDS = ("lut", "ff", "dsp", "bram36", "uram")
@@ -104,6 +104,7 @@ def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None =
 class _Run:
     def __init__(self, flow: dict, family: dict, uram: bool, sources: Mapping[str, str], say: Say):
         self.flow, self.family, self.sources, self.say = flow, family, sources, say
+        self.children: set = set()
         self.uram = " -uram" if uram else ""
         self.arrays = {Path(file).stem for file in sources} - {TOP}
 
@@ -120,8 +121,9 @@ class _Run:
             for n, (module, parameters, count, corners) in enumerate(arrays, 1):
                 self.say(f"synthesize {module}", n, len(arrays) + 1)
                 kinds += self._kinds(module, parameters, count, corners)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        finally:                                # an error or Ctrl-C ends what still runs
+            pool.shutdown(wait=False, cancel_futures=True)
+            process.stop(self.children)
         units = {kind.unit: _zero() for kind in kinds}
         in_dsp = {kind.unit: _zero() for kind in kinds}
         for kind in kinds:
@@ -141,7 +143,7 @@ class _Run:
 
     def _instances(self) -> Instances:
         commands = [f"read_verilog -sv {TOP}.sv", f"hierarchy -top {TOP}", "proc", "write_json design.json"]
-        design = json.loads(_yosys(commands, self._top(), ("design.json",))["design.json"])
+        design = json.loads(_yosys(commands, self._top(), ("design.json",), self.children)["design.json"])
         found: Instances = {}
         for cell in (cell for module in design["modules"].values() for cell in module["cells"].values()):
             if cell["type"] in self.arrays:
@@ -152,7 +154,7 @@ class _Run:
     def _control(self) -> list[Kind]:
         """The generated modules, arrays left out."""
         commands = [f"read_verilog -sv {TOP}.sv", f"hierarchy -top {TOP}", "proc", *self._commands(TOP)]
-        stats = json.loads(_yosys(commands, self._top(), ("stat.json",))["stat.json"])["modules"]
+        stats = json.loads(_yosys(commands, self._top(), ("stat.json",), self.children)["stat.json"])["modules"]
         rules = self.flow["generated"]
         kinds = []
         for module, stat in stats.items():
@@ -198,7 +200,7 @@ class _Run:
         tie = [line for name in tied for line in (f"cd {module}", f"delete -input w:{name}", f"connect -set {name} 1'0", "cd ..")]
         commands = [f"read_verilog -sv {module}.sv", f"chparam {sets} {module}", f"hierarchy -top {module}", "proc", *tie,
                     *self._commands(module)]
-        outputs = _yosys(commands, {f"{module}.sv": self.sources[f"{module}.sv"]}, ("stat.json",))
+        outputs = _yosys(commands, {f"{module}.sv": self.sources[f"{module}.sv"]}, ("stat.json",), self.children)
         stat = json.loads(outputs["stat.json"])["design"]["num_cells_by_type"]
         return self._counts(stat, module)
 
@@ -240,13 +242,13 @@ def _continued(sizes: list[list[int]], wanted: list[int], corners: dict[tuple[in
     return total
 
 
-def _yosys(commands: list[str], inputs: Mapping[str, str], outputs: tuple[str, ...]) -> dict[str, str]:
+def _yosys(commands: list[str], inputs: Mapping[str, str], outputs: tuple[str, ...], children: set) -> dict[str, str]:
     """`yosys.script`, its outputs kept under ``~/.cache/hwgen/synth``."""
     key = hashlib.sha256(repr((yosys.version(), commands, sorted(inputs.items()), outputs)).encode()).hexdigest()[:24]
     kept = cache_folder() / "synth" / f"{key}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    found, _ = yosys.script(commands, inputs, outputs)
+    found, _ = yosys.script(commands, inputs, outputs, children)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(found))
     return found

@@ -4,9 +4,8 @@ Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`):
 
 Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
 counts the multipliers a product is cut into: 27x18 signed on UltraScale+ (DSP48E2), 18x18 on the ECP5. The array takes one per
-int8 product, half as many when packed. A drain lane takes 5 (requantize 32x17: 2; activation scale or router score 22x17;
-interpolation 17x7; sum of squares 18x18), a feed lane 1 (normalise 21x17): Yosys finds the same numbers when the operands are
-declared that narrow, and twice as many when they are declared 32 bits wide.
+int8 product, half as many when packed. A drain lane takes 5 (requantize 32x18, with a multiplier shifted for 27x18 up to 32x24: 2;
+activation scale or router score 21x18; interpolation 17x8; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same.
 
 Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately. A block RAM of 36 kbit is
 two halves of 512 x 36, 1024 x 18, 2048 x 9, ... bits (an ECP5 EBR is one half); 64 words or less go into LUTs. On a board with
@@ -39,7 +38,7 @@ MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: (27, 18), Family.SIM: (27, 18), Famil
 # with one more of it: all but "control" and "stream byte", which are sums over the generated modules of 64x64 engines.
 COSTS = {
     "processing element": (9.7, 8),          # load multiplexer, next weight; multiplier, adder and the weight at work in the DSP
-    "fabric element": (54, 27),              # more than that: half a pair's product by Booth digits, its adder, its registers
+    "fabric element": (54, 27),              # added to a processing element: its product by Booth digits, adder and registers
     "array row": (18, 2),
     "array column": (29, 47),
     "accumulator column": (32, 64),
@@ -144,9 +143,9 @@ def _products(c: EngineConfig) -> list[_Product]:
     pairs = c.ti * (c.to - c.fabric_columns)
     products = [
         _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
-        _Product("drain", c.to, (32, 17)), _Product("drain", c.to, (22, 17)),       # requantize; activation scale, router score
-        _Product("drain", c.to, (17, 7)), _Product("drain", c.to, (18, 18)),        # interpolation; sum of squares
-        _Product("feed", c.ti, (21, 17)),
+        _Product("drain", c.to, (32, 18)), _Product("drain", c.to, (21, 18)),       # requantize; activation scale, router score
+        _Product("drain", c.to, (17, 8)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
+        _Product("feed", c.ti, (21, 18)),
         _Product("coefficients", 1, (49, 13)), _Product("coefficients", 1, (32, 32)),   # variance
         _Product("coefficients", 1, (32, 17)), _Product("coefficients", 6, (17, 17)), _Product("coefficients", 2, (19, 17)),
         _Product("sequencer", 1, (17, 13)),

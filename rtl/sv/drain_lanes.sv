@@ -9,8 +9,8 @@
 //
 // Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48].
 //
-// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 8, 21 x 18, 17 x 17), half a block RAM of 36 kbit, which
-// two lanes share, BANKS x 58 bits of distributed RAM, two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
+// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 8, 21 x 18, 17 x 17), a block RAM of 36 kbit for every two
+// lanes, BANKS x 58 bits of distributed RAM (FINE = 1: 54), two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
 //   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes. FINE = 1
 //   takes one bit of the shift instead of three, for multipliers of 18 x 18 bits: the product of 32 x 18 bits is two of them.
 //   Activation: f is linear between knots 64 units apart. x = 64 i + k, i signed: f = (64 F(i) + k * slope(i) + 31) >> 6 is what
@@ -93,8 +93,9 @@ module drain_lanes #(
   logic signed [31:0] n8      [0:TO-1];
   logic signed [31:0] o8      [0:TO-1];
   logic signed [31:0] sum1    [0:TO-1];
-  logic signed [31:0] y8      [0:TO-1];
-  logic signed [31:0] r8      [0:TO-1];
+  logic [8*TO-1:0]    next8;
+  logic [16*TO-1:0]   next16;
+  logic [32*TO-1:0]   next_out;
   logic signed [31:0] sum9    [0:LANES-1];
   logic signed [63:0] square9 [0:LANES-1];
   logic signed [15:0] max9    [0:LANES-1];
@@ -121,9 +122,6 @@ module drain_lanes #(
     assign acc_i[g] = acc[32*g +: 32];
     assign data_i[g] = data[16*g +: 16];
     assign old_i[g] = old[16*g +: 16];
-    assign out_word[32*g +: 32] = sum1[g];
-    assign word8[8*g +: 8] = y8[g][7:0];
-    assign word16[16*g +: 16] = r8[g][15:0];
   end
   for (genvar g = 0; g < PER_VECTOR; g++) begin : g_load
     logic [5:0] low;
@@ -162,14 +160,14 @@ module drain_lanes #(
   initial begin
     for (int unsigned j = 0; j < TO; j++) begin
       data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
-      frac4[j] = 64; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0; y8[j] = 0; r8[j] = 0;
+      frac4[j] = 64; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
     end
     for (int unsigned j = 0; j < LANES; j++) begin
       sum9[j] = 0; square9[j] = 0; max9[j] = 0;
     end
     c1 = '0; c2 = '0; c3 = '0; c4 = '0; c5 = '0; c6 = '0; c7 = '0; c8 = '0;
     out1 = 0; mean1 = 0; first1 = 0; last1 = 0; out_valid = 0; d_sum = 0; d_squares = 0; lane_max = 0;
-    valid8 = 0;
+    valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
     m5 = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0;
     below = 0; scale_b = 0; limit = 0; size = 0;
   end
@@ -200,11 +198,14 @@ module drain_lanes #(
         r = c7.residual && !c7.fresh ? old_i[j] : 16'sd0;
         t = 32'(r);
         w = t + 32'($signed(y7[j][15:0]));
-        y8[j] = y7[j];
-        r8[j] = w > 32767 ? 32'sd32767 : w < -32767 ? -32'sd32767 : w;
-        n8[j] = j < 32'(c7.lanes) ? r8[j] : 32'sd0;
+        w = w > 32767 ? 32'sd32767 : w < -32767 ? -32'sd32767 : w;
+        next8[8*j +: 8] = y7[j][7:0];
+        next16[16*j +: 16] = w[15:0];
+        n8[j] = j < 32'(c7.lanes) ? w : 32'sd0;
         o8[j] = j < 32'(c7.lanes) ? t : 32'sd0;
       end
+      word8 <= next8;
+      word16 <= next16;
     end
     if (c6.valid)
       for (int unsigned j = 0; j < TO; j++) begin
@@ -268,8 +269,13 @@ module drain_lanes #(
       if (c1.stream) for (int unsigned j = 0; j < TO; j++) data_2[j] = data_1[j];
     end
     out_valid <= c1.valid && out1 && (last1 || !mean1);
-    if (c1.valid && out1)
-      for (int unsigned j = 0; j < TO; j++) sum1[j] = (mean1 && !first1 ? sum1[j] : 32'sd0) + a1[j];
+    if (c1.valid && out1) begin
+      for (int unsigned j = 0; j < TO; j++) begin
+        sum1[j] = (mean1 && !first1 ? sum1[j] : 32'sd0) + a1[j];
+        next_out[32*j +: 32] = sum1[j];
+      end
+      out_word <= next_out;
+    end
     c8 = c7; c7 = c6; c6 = c5; c5 = c4; c4 = c3; c3 = c2; c2 = c1;
     if (valid) begin
       below = shift - 6'd1;

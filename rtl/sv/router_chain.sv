@@ -82,7 +82,7 @@ module router_chain #(
   logic signed [15:0] x, top;
   logic [16:0]        t, y;
   logic [15:0]        e;
-  logic [34:0]        sum;
+  logic [SB+14:0]     sum;
   logic               on;
   logic               over   [0:K-1];               // x is greater than this place
   logic [8*K-1:0]     next_expert;
@@ -239,7 +239,7 @@ module router_chain #(
       n1 = 16'(total >> ex1[1:0]);
       // running sum: step 2 i + 3 add, step 2 i + 2 multiply, step 2 i + 1 choose
       for (int unsigned i = E-1; i > 0; i--) begin
-        sum = 35'(prod[i]) + {4'd0, plus[i], 14'd0};
+        sum = prod[i] + (SB+15)'({plus[i], 14'd0});
         s[i] = SB'(sum >> 15);
         prod[i] = (SB+15)'(s[i-1]) * (SB+15)'(factor[i]);
         plus[i] = {summand[i], half[i]};

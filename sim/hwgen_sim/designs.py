@@ -56,7 +56,7 @@ def _array(name, config, make, label):
 
 
 def _pe(config, label):
-    config = replace(config, packed=label.startswith("packed"), fabric_columns=4 if label == "packed_fabric" else 0)
+    config = replace(config, packed=label.startswith("packed"), fabric_columns=4 if label.startswith("packed_fabric") else 0)
     return BenchDesign(f"pe_array_{label}", "tb.pe_array", lambda: harness.pe_array(config),
                        ("pe_array_packed",) if config.packed else ("pe_array",), config)
 
@@ -89,11 +89,12 @@ def _writer(axi_bits, word_bits, fifo_words, label):
 
 DESIGNS: tuple[BenchDesign, ...] = (
     _pe(SQUARE, "square"), _pe(NARROW, "narrow"), _pe(TALL, "tall"), _pe(NARROW, "packed_narrow"), _pe(TALL, "packed_tall"),
-    _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"), _pe(NARROW, "packed_fabric"),
+    _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"), _pe(NARROW, "packed_fabric"), _pe(WIDE, "packed_fabric_wide"),
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", TALL, harness.feed_lanes, "tall"),
     _array("drain_lanes", replace(SQUARE, packed=True), harness.drain_lanes, "square"), _array("drain_lanes", TALL, harness.drain_lanes, "tall"),
     _array("drain_lanes", replace(WIDE, packed=True), harness.drain_lanes, "wide"),
+    _array("drain_lanes", replace(THREE_QUARTERS, packed=True, activation="relu"), harness.drain_lanes, "three_quarters"),
     _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"),
     _memory(THREE_QUARTERS, 8, 16, 3, "four"), _memory(THREE_QUARTERS, 8, 16, 4, "straight", rotate=False),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
@@ -107,7 +108,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
     BenchDesign("attention", "tb.attention", lambda: Engine(ATTENTION),
                 ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), ATTENTION),
-    _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"),
+    _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"), _router(64, 4, 8, "sixty_four"),
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"),
     _writer(64, 256, 8, "four"), _writer(128, 128, 4, "one"),
     BenchDesign("registers", "tb.registers",

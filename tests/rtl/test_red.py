@@ -48,6 +48,7 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("router_five", "router_chain.sv", "j < 32'(top_k)) next_chosen", "j < K) next_chosen"),
     ("router_sixteen", "router_chain.sv", "{summand[i], half[i]}", "{summand[i], 1'b0}"),               # rounding
     ("router_sixteen", "router_chain.sv", "far1[i-1] = !on ||", "far1[i-1] ="),
+    ("router_sixty_four", "router_chain.sv", "(SB+15)'({plus[i], 14'd0})", "35'({plus[i], 14'd0}) & 36'h7ffffffff"),
     ("router_all", "router_chain.sv", "t[15:12] != {4{t[16]}}", "t[15:12] == 7 - 15 * t[16]"),          # 16 octaves
     ("router_all", "router_chain.sv", "i == 1023 ? 17'd4095 :", ""),
     ("router_all", "router_chain.sv", "~{top[15], top};\n        a_next[11*i", "~{top[15], top} + 17'd1;\n        a_next[11*i"),
