@@ -33,7 +33,7 @@ ZERO = re.compile(r"^ +\S+ ?\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 
 Counts = dict[str, float]
 Instances = dict[tuple[str, tuple[tuple[str, int], ...]], int]      # of rtl/sv: (module, parameters) -> how many
-Corners = dict[tuple[int, ...], Future]
+Corners = dict[tuple[int, ...], Future[Counts]]
 Say = Callable[[str, float, float], None]
 
 
@@ -169,21 +169,29 @@ class _Run:
         rule = self.flow["modules"].get(module, {"unit": module})
         return rule, {k: sizes for k, sizes in rule.get("cut", {}).items() if parameters.get(k, 0) > sizes[1]}
 
-    def _corners(self, pool: ThreadPoolExecutor, module: str, parameters: dict[str, int]) -> dict[str, Corners]:
-        """Synthesis of the whole (key "") and without each part that counts elsewhere (key: its unit), at the corners of the cut."""
+    def _corners(self, pool: ThreadPoolExecutor, module: str, parameters: dict[str, int]) -> tuple[Corners, list[tuple[str, dict, Corners]]]:
+        """Synthesis at the corners of the cut: of the whole, and without each part that counts elsewhere (its unit, its rule)."""
         rule, cut = self._rule(module, parameters)
         small = parameters | {k: v for k, v in rule.get("fixed", {}).items() if k in parameters and cut}
-        return {unit: {corner: pool.submit(self._one, module, small | dict(zip(cut, corner)), tuple(tied))
-                       for corner in itertools.product(*cut.values())}
-                for unit, tied in {"": (), **{unit: part["inputs"] for unit, part in rule.get("tied", {}).items()}}.items()}
 
-    def _kinds(self, module: str, parameters: dict[str, int], instances: int, corners: dict[str, Corners]) -> list[Kind]:
+        def without(tied: list[str]) -> Corners:
+            return {corner: pool.submit(self._one, module, small | dict(zip(cut, corner)), tuple(tied))
+                    for corner in itertools.product(*cut.values())}
+        return without([]), [(unit, part, without(part["inputs"])) for unit, part in rule.get("tied", {}).items()]
+
+    def _kinds(self, module: str, parameters: dict[str, int], instances: int,
+               corners: tuple[Corners, list[tuple[str, dict, Corners]]]) -> list[Kind]:
         """The kind, and one more for each part of it that is counted under another unit."""
         rule, cut = self._rule(module, parameters)
-        whole, *rest = ({kind: _continued(list(cut.values()), [parameters[k] for k in cut], {c: n.result()[kind] for c, n in at.items()})
-                         for kind in KINDS} for at in corners.values())
+
+        def continued(at: Corners) -> Counts:
+            found = {corner: future.result() for corner, future in at.items()}
+            sizes, wanted = list(cut.values()), [parameters[k] for k in cut]
+            return {kind: _continued(sizes, wanted, {corner: counts[kind] for corner, counts in found.items()}) for kind in KINDS}
+        whole, parts = continued(corners[0]), corners[1]
         kinds = []
-        for (unit, part), left in zip(rule.get("tied", {}).items(), rest):
+        for unit, part, at in parts:
+            left = continued(at)
             name = f"{module}: {', '.join(part['inputs'])}"
             kinds.append(self._kind(name, parameters, unit, instances, bool(cut), _minus(whole, left), part))
             whole = left
