@@ -10,7 +10,7 @@ import numpy as np
 from .. import ir
 from ..ir import Act
 from .opgraph import Op, View
-from .trial import Match, Mismatch, Trial, close, split_operands
+from .trial import Match, Mismatch, Trial, close, in_order, split_operands
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +130,6 @@ def activation(op: Op, trial: Trial) -> Match | None:
         return None
     for part in found.parts[1:]:
         trial.absorb(part)
-    return Match((ir.Activation(op.name, op.outputs[0], x.value, found.kind),), factor=found.factor)
+    return Match((ir.Activation(op.name, op.outputs[0], x.value, found.kind),), in_order(*x.shape), factor=found.factor)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ir
 from .opgraph import Const, Op, Ref, View
-from .trial import Bound, Match, Mismatch, Trial, is_whole
+from .trial import Bound, Match, Mismatch, Trial, in_order, is_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +129,9 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
     values = [_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv")]
     heads, head_dim = q.columns.shape
     node = ir.Attention(op.name, op.outputs[0], *values, heads, float(scale))
-    size = q.tokens * heads * head_dim
-    order = np.arange(size, dtype=np.int32).reshape(q.tokens, heads, head_dim).transpose(1, 0, 2).ravel()
-    return Match((node,), order=None if tokens_first else order)
+    if tokens_first:
+        return Match((node,), in_order(q.tokens, heads * head_dim))
+    return Match((node,), in_order(heads, q.tokens, head_dim).transpose(1, 0, 2).reshape(q.tokens, heads * head_dim))
 
 
 def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:

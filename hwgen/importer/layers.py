@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ir
 from .opgraph import Const, Op, View
-from .trial import Match, Mismatch, Trial, close, is_whole, split_operands
+from .trial import Match, Mismatch, Trial, close, in_order, inverse, split_operands
 
 # ---------------------------------------------------------------- Linear and what folds into it
 
@@ -34,12 +34,16 @@ def linear(op: Op, trial: Trial) -> Match | None:
     if x is None:
         return None
     n = weight.shape[1]
-    if bias is None:
-        bias = np.zeros(n, np.float32)
-    elif bias.size not in (1, n):
-        raise Mismatch(f"has a bias of shape {list(bias.shape)}, not [{n}]", op.name)
-    bias = np.broadcast_to(bias.ravel(), (n,)) * np.float32(op.attrs.get("beta", 1.0))
-    return Match((ir.Linear(op.name, op.outputs[0], x.value, trial.array(weight * np.float32(x.factor)), trial.array(bias)),))
+    bias = np.zeros(n) if bias is None else _row(op, "bias", bias, n) * np.float32(op.attrs.get("beta", 1.0))
+    node = ir.Linear(op.name, op.outputs[0], x.value, trial.array(weight * np.float32(x.factor)), trial.array(bias))
+    return Match((node,), in_order(*x.shape[:-1], n))
+
+
+def _row(op: Op, what: str, array: np.ndarray, n: int) -> np.ndarray:
+    """A constant that broadcasts along the tokens, as [n]; Mismatch for one that differs between them."""
+    if array.size != 1 and (array.shape[-1] != n or array.size != n):
+        raise Mismatch(f"has a {what} of shape {list(array.shape)}, not [{n}]", op.name)
+    return np.broadcast_to(array.ravel(), (n,))
 
 
 def scale_and_shift(op: Op, trial: Trial) -> Match | None:
@@ -48,10 +52,11 @@ def scale_and_shift(op: Op, trial: Trial) -> Match | None:
     if found is None or (op.kind in ("Div", "Sub") and op.constant(1) is None):
         return None
     view, const = found
+    bound, producer = trial.bound.get(view.base), trial.graph.producers.get(view.base)
+    if producer is None or bound is None or not isinstance(bound.node, (ir.Linear, ir.LayerNorm)):
+        return None
     vector = trial.per_channel(const, view)
-    producer = trial.producer(view)
-    bound = trial.bound.get(view.base)
-    if vector is None or producer is None or bound is None or not isinstance(bound.node, (ir.Linear, ir.LayerNorm)):
+    if vector is None:
         return None
     weight, bias = ("weight", "bias") if isinstance(bound.node, ir.Linear) else ("gamma", "beta")
     old, factor = bound.node, np.float32(bound.factor * view.scale)
@@ -67,7 +72,8 @@ def scale_and_shift(op: Op, trial: Trial) -> Match | None:
             scale, shift = scale / vector, shift / vector
     trial.absorb(producer, view)
     arrays = {weight: trial.array(scale), bias: trial.array(shift)}
-    return Match((replace(old, name=op.name, output=op.outputs[0], **arrays),), order=bound.order)
+    _, positions = trial.where(view)                                # of the operand, and so of the result, in the ir value
+    return Match((replace(old, name=op.name, output=op.outputs[0], **arrays),), inverse(positions).reshape(bound.shape))
 
 
 def patch_embed(op: Op, trial: Trial) -> Match | None:
@@ -91,7 +97,7 @@ def patch_embed(op: Op, trial: Trial) -> Match | None:
     dim, tokens = weight.shape[0], (image.shape[1] // kernel[0]) * (image.shape[2] // kernel[1])
     bias = np.zeros(dim, np.float32) if bias is None else bias
     node = ir.PatchEmbed(op.name, op.outputs[0], image.value, trial.array(weight * np.float32(image.factor)), trial.array(bias))
-    return Match((node,), order=np.arange(tokens * dim, dtype=np.int32).reshape(tokens, dim).T.ravel())
+    return Match((node,), in_order(dim, tokens).T)
 
 
 # ---------------------------------------------------------------- LayerNorm
@@ -104,8 +110,8 @@ def layer_norm(op: Op, trial: Trial) -> Match | None:
         raise Mismatch(f"normalises from axis {axis} on; only the last dimension is supported", op.name)
     if gamma is None or (op.operand(2) is not None and beta is None):
         raise Mismatch("has a scale or bias that is no constant", op.name)
-    return _norm(op, trial, view, np.broadcast_to(gamma.ravel(), view.shape[-1:]),
-                 np.zeros(view.shape[-1:]) if beta is None else np.broadcast_to(beta.ravel(), view.shape[-1:]),
+    dim = view.shape[-1]
+    return _norm(op, trial, view, _row(op, "scale", gamma, dim), np.zeros(dim) if beta is None else _row(op, "bias", beta, dim),
                  op.attrs.get("epsilon", 1e-5))
 
 
@@ -116,7 +122,7 @@ def _norm(op: Op, trial: Trial, view: View, gamma, beta, eps: float) -> Match | 
     if x.factor <= 0:
         raise Mismatch(f"normalises its input times {x.factor:.6g}", op.name)
     node = ir.LayerNorm(op.name, op.outputs[0], x.value, trial.array(gamma), trial.array(beta), float(eps) / x.factor ** 2)
-    return Match((node,))
+    return Match((node,), in_order(*x.shape))
 
 
 def decomposed_layer_norm(op: Op, trial: Trial) -> Match | None:
@@ -171,17 +177,16 @@ def add(op: Op, trial: Trial) -> Match | None:
     places = [trial.where(ref) for ref in refs]
     if any(place is None for place in places):
         return None
+    if any(ref.shape != op.shapes[0] for ref in refs):
+        raise Mismatch(f"adds values of {list(refs[0].shape)} and {list(refs[1].shape)}: broadcasting is only supported for constants",
+                       op.name)
     (x, px), (y, py) = places
-    if px.shape == py.shape and x.shape == y.shape and np.array_equal(px, py) and px.size == math.prod(x.shape) \
-            and not is_whole(px) and np.array_equal(np.sort(px, axis=None), np.arange(px.size)):
-        if any(not close(bound.factor * ref.scale, 1.0) for bound, ref in zip((x, y), refs)):
-            raise Mismatch("adds values that are multiplied by a factor", op.name)
-        return Match((ir.Add(op.name, op.outputs[0], x.value, y.value),), order=px.ravel())
+    order = inverse(px)
+    if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py) \
+            and all(close(bound.factor * ref.scale, 1.0) for bound, ref in zip((x, y), refs)):
+        return Match((ir.Add(op.name, op.outputs[0], x.value, y.value),), order.reshape(x.shape))
     a, b = (trial.plain(ref) for ref in refs)
-    if a.shape != b.shape:
-        raise Mismatch(f"adds {a.value!r} {list(a.shape)} and {b.value!r} {list(b.shape)}: broadcasting is only supported for "
-                       "constants", op.name)
-    return Match((ir.Add(op.name, op.outputs[0], a.value, b.value),))
+    return Match((ir.Add(op.name, op.outputs[0], a.value, b.value),), in_order(*a.shape))
 
 
 def _add_const(op: Op, trial: Trial, view: View, const: Const) -> Match | None:
@@ -189,45 +194,50 @@ def _add_const(op: Op, trial: Trial, view: View, const: Const) -> Match | None:
     if found is None:
         return None
     bound, positions = found
-    whole = positions.size == math.prod(bound.shape) and np.array_equal(np.sort(positions, axis=None), np.arange(positions.size))
-    if not whole or op.shapes[0] != view.shape:
+    order = inverse(positions)
+    if order is None or order.size != math.prod(bound.shape) or op.shapes[0] != view.shape:
         raise Mismatch(f"adds a constant {list(const.shape)} to a part of {bound.value!r} {list(bound.shape)}", op.name)
     if not close(bound.factor * view.scale, 1.0):
         raise Mismatch(f"adds a constant to {bound.value!r} times {bound.factor * view.scale:.6g}", op.name)
-    value = np.empty(positions.size, np.float32)
-    value[positions.ravel()] = np.broadcast_to(const.array, view.shape).ravel()
-    return Match((ir.AddConst(op.name, op.outputs[0], bound.value, trial.array(value.reshape(bound.shape))),),
-                 order=None if is_whole(positions) else positions.ravel())
+    value = np.broadcast_to(const.array, view.shape).ravel()[order].reshape(bound.shape)
+    return Match((ir.AddConst(op.name, op.outputs[0], bound.value, trial.array(value)),), order.reshape(bound.shape))
 
 
 def concat_tokens(op: Op, trial: Trial) -> Match | None:
     """Concat of constant tokens and the sequence along the token axis -> ConcatTokens."""
     views = [ref for ref in op.inputs if isinstance(ref, View)]
-    rank, axis = len(op.shapes[0]), op.attrs["axis"] % len(op.shapes[0])
     if len(views) != 1:
         raise Mismatch(f"joins {len(views)} computed values; only constant tokens in front of a sequence are supported", op.name)
     x = trial.plain(views[0])
     if x is None:
         return None
-    if rank < 2 or axis != rank - 2 or len(x.shape) != 2:
+    rank, axis, dim = len(op.shapes[0]), op.attrs["axis"] % len(op.shapes[0]), x.shape[-1]
+    if rank < 2 or axis == rank - 1 or len(x.shape) != 2:
         raise Mismatch(f"joins along axis {axis} of {list(op.shapes[0])}, which is not the token axis", op.name)
     if op.inputs[-1] is not views[0]:
         raise Mismatch("puts constant tokens behind the sequence; only tokens in front of it are supported", op.name)
-    tokens = np.concatenate([ref.array.reshape(-1, x.shape[1]) for ref in op.inputs[:-1]])
-    return Match((ir.ConcatTokens(op.name, op.outputs[0], x.value, trial.array(tokens)),))
+    if groups := [size for size in op.shapes[0][:axis] if size != 1]:
+        raise Mismatch(f"puts constant tokens in front of each of {math.prod(groups)} groups of tokens; only tokens in front of the whole "
+                       "sequence are supported", op.name)
+    tokens = np.concatenate([ref.array.reshape(-1, dim) for ref in op.inputs[:-1]])
+    node = ir.ConcatTokens(op.name, op.outputs[0], x.value, trial.array(tokens))
+    return Match((node,), in_order(len(tokens) + x.shape[0], dim))
 
 
 def mean(op: Op, trial: Trial) -> Match | None:
     """ReduceMean over the tokens start.. -> Mean."""
-    view = op.operand(0)
+    view, axes = op.operand(0), reduced_axes(op)
     found = trial.where(view)
-    if found is None or reduced_axes(op) == [len(view.shape) - 1]:
+    if found is None or axes == [len(view.shape) - 1]:
         return None                                                  # over channels: part of a LayerNorm
     bound, positions = found
-    first = int(positions.flat[0])
-    channels = bound.shape[-1]
-    if len(bound.shape) != 2 or reduced_axes(op) != [len(view.shape) - 2] or view.shape[-1] != channels \
-            or first % channels or not is_whole(positions - first) or first + positions.size != math.prod(bound.shape):
-        raise Mismatch(f"averages axes {reduced_axes(op)} of {list(view.shape)}, not the tokens of a sequence up to the last",
-                       op.name)
-    return Match((ir.Mean(op.name, op.outputs[0], bound.value, first // channels),), factor=bound.factor * view.scale)
+    kept = [axis for axis in range(len(view.shape)) if axis not in axes]
+    averaged = positions.transpose(*axes, *kept).reshape(math.prod(view.shape[axis] for axis in axes), -1)     # [averaged, results]
+    tokens, channels = averaged // bound.shape[-1], averaged % bound.shape[-1]
+    last = bound.shape[0] - 1
+    whole = len(bound.shape) == 2 and averaged.size > 0 and averaged.shape[1] == bound.shape[1] and (channels == channels[0]).all() \
+        and (np.sort(tokens, 0) == np.arange(last + 1 - len(tokens), last + 1)[:, None]).all()
+    place = inverse(channels[0]) if whole else None
+    if place is None:
+        raise Mismatch(f"averages axes {axes} of {list(view.shape)}, not the tokens of a sequence up to the last", op.name)
+    return Match((ir.Mean(op.name, op.outputs[0], bound.value, last + 1 - len(tokens)),), place, factor=bound.factor * view.scale)

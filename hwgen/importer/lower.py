@@ -5,6 +5,7 @@ Also the verdict on each ONNX node. An operator no rule takes gets an opaque res
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,7 +13,10 @@ from .. import ir
 from ..errors import HwgenError, ModelError, ShapeError
 from .opgraph import Const, Op, OpGraph, Pool, View
 from .rules import PARTS, RULES
-from .trial import Bound, Match, Mismatch, Trial
+from .trial import Bound, Match, Mismatch, Trial, order_of
+
+# What a rule meets on operands of another rank or size than its operator takes; ONNX files are made by anyone.
+UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError)
 
 
 class Status(Enum):
@@ -105,6 +109,8 @@ class _Lowering:
                 self.declined.setdefault(op.name, mismatch.reason)
             except ModelError as error:                              # an ir node whose shapes do not fit
                 self.declined.setdefault(op.name, error.message)
+            except UNREADABLE as error:
+                self.declined.setdefault(op.name, f"has operands no rule can read: {error}")
         if op.name in self.declined or op.kind not in RULES and op.kind not in PARTS:
             self._give_up(op)
 
@@ -116,13 +122,17 @@ class _Lowering:
         return f"the shape of its result is not known: operator {op.kind} is not supported"
 
     def _take(self, op: Op, trial: Trial, match: Match) -> None:
-        self.shapes.update(trial.assumed)
+        """Keep a match; raises Mismatch or ModelError when its shapes do not fit, and keeps nothing then."""
+        known = ChainMap(dict(trial.assumed), self.shapes)
         for node in (*trial.nodes, *match.nodes):
-            self.shapes[node.output] = node.shape(*(self.shapes[value] for value in node.inputs))
-            self.nodes.setdefault(node.output, node)
+            known[node.output] = node.shape(*(known[value] for value in node.inputs))
         node = match.nodes[-1]
+        order = order_of(op, match, known[node.output])
+        self.shapes.update(known.maps[0])
+        for new in (*trial.nodes, *match.nodes):
+            self.nodes.setdefault(new.output, new)
         self.declined.pop(op.name, None)
-        self.bound[op.outputs[0]] = Bound(node.output, self.shapes[node.output], node, match.factor, match.order, op.name)
+        self.bound[op.outputs[0]] = Bound(node.output, self.shapes[node.output], node, match.factor, order, op.name)
         self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
 
     def _give_up(self, op: Op) -> None:
@@ -175,13 +185,28 @@ class _Lowering:
                 self.declined[blamed] = f"is the output {name!r}: it {mismatch.reason}"
                 self.opaque.add(blamed)
                 continue
-            if operand is not None:
+            if operand is None:
+                self.error = self._lost(name, ref)
+            else:
                 for node in trial.nodes:
                     self.shapes[node.output] = node.shape(*(self.shapes[value] for value in node.inputs))
                     self.nodes.setdefault(node.output, node)
                 self.taken[f"output {name}"] = Taken(tuple(trial.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
                 values[name] = operand.value
         return values
+
+    def _lost(self, name: str, ref: View) -> ModelError:
+        """Why an ONNX output is no value of the network: it is inside of what a rule made of several nodes, or a further result of one."""
+        producer = self.graph.producers.get(ref.base)
+        owner = next((anchor for anchor, taken in self.taken.items() if producer is not None and producer.name in taken.absorbed), None)
+        if producer is None:
+            reason = f"{ref.base!r} is not computed by the network"
+        elif owner is None:
+            reason = f"{producer.kind} node {producer.name!r} gives it beside its first result, and the hardware does not"
+        else:
+            reason = (f"{producer.kind} node {producer.name!r} is computed inside {type(self.taken[owner].nodes[-1]).__name__} {owner!r}, and "
+                      "does not leave it")
+        return ModelError(f"output {name!r} cannot be given: {reason}", hint=f"remove the output {name!r} before export")
 
     def _cone(self, values) -> set[str]:
         """The ir values the given ones are computed from, themselves included."""

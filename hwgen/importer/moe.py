@@ -11,7 +11,7 @@ from .. import ir
 from .activation import recognize
 from .layers import reduced_axes
 from .opgraph import Const, Op, Ref, View
-from .trial import Bound, Match, Mismatch, Operand, Trial, is_whole, split_operands
+from .trial import Bound, Match, Mismatch, Operand, Trial, in_order, is_whole, split_operands
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def moe(op: Op, trial: Trial) -> Match | None:
         w1=trial.array(first.weight * np.float32(x.factor)), b1=trial.array(first.bias),
         w2=trial.array(second.weight * (out * total)), b2=trial.array(second.bias * total),
         act=activated.kind, top_k=router.top_k, renormalize=router.renormalize)
-    return Match((node,))
+    return Match((node,), in_order(*x.shape))
 
 
 def _base(trial: Trial, ref: Ref | None, kind: str) -> Op | None:

@@ -43,11 +43,15 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """``nodes``: new ir nodes, the last one computes the operator's result. factor, order: see `Bound`."""
+    """``nodes``: new ir nodes, the last one computes the operator's result: ``factor`` times it, moved about.
+
+    positions: integers of the shape of the ir result ([T, D], [D]); where each of its elements stands in the ONNX result, flat. Every
+    rule says so for its operator; that each element of the ONNX result is met once is checked in one place (`order_of`).
+    """
 
     nodes: tuple[ir.Node, ...]
+    positions: np.ndarray
     factor: float = 1.0
-    order: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +68,30 @@ def close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=TOLERANCE)
 
 
+def in_order(*shape: int) -> np.ndarray:
+    """Positions of an ir result of this shape that stands in the ONNX result element by element."""
+    return np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+
+
+def inverse(positions: np.ndarray) -> np.ndarray | None:
+    """The permutation that undoes ``positions``, flat; None when they are not each of 0 .. size - 1 once."""
+    flat = positions.ravel()
+    if flat.size and not (0 <= flat.min() and flat.max() < flat.size):
+        return None
+    order = np.full(flat.size, -1, np.int32)
+    order[flat] = np.arange(flat.size, dtype=np.int32)
+    return None if (order < 0).any() else order
+
+
+def order_of(op: Op, match: Match, shape: tuple[int, ...]) -> np.ndarray | None:
+    """`Bound.order` of a match whose ir result has the shape ``shape``; raises Mismatch unless it holds each element of the ONNX result once."""
+    onnx = op.shapes[0]
+    order = inverse(match.positions) if match.positions.shape == tuple(shape) and match.positions.size == math.prod(onnx) else None
+    if order is None:
+        raise Mismatch(f"gives {list(onnx)}, which is not {list(shape)} in some order (broadcast, or taken apart in groups)", op.name)
+    return None if is_whole(order) else order
+
+
 class Trial:
     """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` and ``moved`` ONNX nodes."""
 
@@ -77,11 +105,17 @@ class Trial:
     # ---------------------------------------------------------------- reading the ONNX graph
 
     def producer(self, ref: Ref | None, *kinds: str) -> Op | None:
-        """The operator whose whole result, in its own order, the operand is (times a scale); None if it is of other kinds."""
-        if not isinstance(ref, View) or not is_whole(ref.positions()):
+        """The operator whose whole result, in its own order and shape, the operand is (times a scale); None if it is of other kinds.
+
+        Leading dimensions of size 1 may be gone or added: they change neither what a last axis is nor how the value broadcasts.
+        """
+        if not isinstance(ref, View):
             return None
         op = self.graph.producers.get(ref.base)
-        return op if op is not None and (not kinds or op.kind in kinds) else None
+        if op is None or kinds and op.kind not in kinds or not is_whole(ref.positions()):
+            return None
+        shape = op.shapes[op.outputs.index(ref.base)]
+        return op if shape is not None and without_leading_ones(shape) == without_leading_ones(ref.shape) else None
 
     def absorb(self, op: Op, *refs: Ref | None) -> None:
         """The operator becomes part of the match, with the moves of the operands through which it was reached."""
@@ -121,6 +155,8 @@ class Trial:
             self.assumed[value] = shape
             return Operand(value, shape, 1.0, None)
         channels = bound.shape[-1]
+        if not positions.size:
+            raise Mismatch(f"reads nothing of {bound.value!r}: its operand has the shape {list(ref.shape)}", self.op.name)
         if is_whole(positions) and positions.size == math.prod(bound.shape):
             if positions.shape[-1] != channels:
                 raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} reshaped to {list(ref.shape)}, which mixes tokens and "
@@ -154,13 +190,24 @@ class Trial:
         return replace(node, output=output, weight=self.array(node.weight * factor), bias=self.array(node.bias * factor))
 
     def per_channel(self, const: Ref | None, view: Ref | None) -> np.ndarray | None:
-        """A constant that broadcasts over all but the last dimension of the view, as [channels]; else None."""
-        if not isinstance(const, Const) or not isinstance(view, View) or not view.shape:
+        """What a constant that broadcasts to the view holds for each channel of the ir value the view is all of, [C]; None when it
+        differs between tokens."""
+        if not isinstance(const, Const) or not isinstance(view, View) or np.broadcast_shapes(const.shape, view.shape) != view.shape:
             return None
-        array = const.array
-        if array.ndim > len(view.shape) or array.size not in (1, view.shape[-1]) or array.shape[-1:] not in ((), (array.size,)):
+        found = self.where(view)
+        order = None if found is None else inverse(found[1])
+        if order is None or order.size != math.prod(found[0].shape):
             return None
-        return np.broadcast_to(array.ravel(), view.shape[-1:])
+        rows = np.broadcast_to(const.array, view.shape).ravel()[order].reshape(-1, found[0].shape[-1])
+        return rows[0] if (rows == rows[0]).all() else None
+
+
+def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``(1, 1, 5, 1)`` -> ``(5, 1)``"""
+    sizes = list(shape)
+    while sizes and sizes[0] == 1:
+        del sizes[0]
+    return tuple(sizes)
 
 
 def is_whole(positions: np.ndarray) -> bool:
