@@ -6,34 +6,50 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 import json
 from pathlib import Path
-import zipfile
 
 import numpy as np
 
-from . import __version__, build as builds, csim, difference, flows, ir, quantizer, resources, trace
+from . import __version__, build as builds, csim, difference, flows, ir, resources, trace
 from .backends import bench, driver, hls, hls_estimate, rtl
 from .board import Board, load_board
-from .errors import CalibrationError, InputError
+from .errors import HwgenError, InputError, ModelError, ShapeError
+from .frontend import Options, Planned, plan
 from .golden import float_model, integer_model
 from .importer import Checked, check_model, import_model
 from .output import MANIFEST, check_target, sha256, write_json
 from .qir import QModel
 from .schedule import Program
 from .simulate import MemoryModel, SimulationResult, has_rtl, simulate
-from .sizing import LATENCY, choose
+from .sizing import LATENCY
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
 
 Progress = Callable[[str, float, float], None]
-BACKENDS = ("rtl", "hls", "both")
+UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 KEPT = "simulation.json" # in the build directory: the last simulation, for `Accelerator.report`
 
 
-def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
-    """Verdict on every node of an ONNX file. Raises ModelError only when the file cannot be read."""
-    return check_model(model, shapes)
+def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *, progress: Progress | None = None, **options) -> Checked:
+    """Verdict on every node of an ONNX file, and whether `compile` takes it with the same options; nothing is written.
+
+    options: target, calib, array, method, backend, precision, batch, as for `compile`. Raises InputError or TargetError for options that
+    do not exist.
+    """
+    wanted = Options(**options)
+    load_board(wanted.target)
+    try:
+        checked = check_model(model, shapes)
+    except (ModelError, ShapeError) as error:
+        return Checked((), False, error)
+    if checked.imported is None:
+        return checked
+    try:
+        planned = plan(checked.imported, wanted, _say(progress))
+    except HwgenError as error:
+        return replace(checked, ok=False, error=error)
+    return replace(checked, onnx=planned.onnx.to_dict())
 
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
@@ -41,41 +57,44 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
             precision: str = "w8a8", batch: int = 1, progress: Progress | None = None) -> "Accelerator":
     """Turn an ONNX file into a build directory.
 
-    target: a board's name or YAML file. calib: an .npz file, a dict of arrays, or "random". array: (rows, columns) instead of the
+    target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
+    array: (rows, columns) instead of the
     board's choice. backend: "rtl", "hls" (a Vitis HLS project in ``hls/``) or "both". precision: see `quantizer.Precision`. batch: images
     worked on together, so that weights are read once for all of them. Raises the errors of `hwgen.errors`; then nothing is written.
+    MismatchError: what was read computes something else than the file does when it is run.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"there is no backend {backend!r}", hint=f"choose one of {', '.join(BACKENDS)}")
-    say = progress or (lambda stage, done=0, total=0: None)
-    if precision not in list(quantizer.Precision):
-        raise InputError(f"there is no precision {precision!r}", hint=f"choose one of {', '.join(quantizer.Precision)}")
+    options, say = Options(target, calib, array, method, backend, precision, batch), _say(progress)
     check_target(out)
-    board = load_board(target)
-    say("import", 0, 0)
-    imported = import_model(model, shapes)
-    say("quantize", 0, 0)
-    random = isinstance(calib, str) and calib == "random"
-    quantized = quantizer.quantize(imported.model, None if random or calib is None else _calibration(calib), method=method, random=random,
-                                   precision=precision)
-    say("schedule", 0, 0)
-    program = choose(quantized, board, array, batch)
-    say("generate", 0, 0)
+    load_board(target)
+    say("import")
+    planned = plan(import_model(model, shapes), options, say)
+    imported, quantized, program, board = planned.imported, planned.quantized, planned.program, planned.board
+    say("generate")
     report = _report(Path(model).name, quantized, program, board, precision)
-    report["quantization"] = _quantization(imported.model, quantized, program,
-                                           None if random or calib is None else _calibration(calib))
+    report |= _judged(planned)
+    report["quantization"] = _quantization(imported.model, quantized, program, None if options.random else planned.images)
     files = driver.files(program, Path(model).stem)
     if backend != "hls":
         files |= {**rtl.files(program.config), **bench.files()}
-    if backend != "rtl":
-        plan = hls_estimate.choose(quantized, board)
-        (input_name, shape), = imported.model.tasks[0].inputs.items()
-        images = np.random.default_rng(0).standard_normal((BENCH_IMAGES, *shape)) if random else _calibration(calib)[input_name][:BENCH_IMAGES]
-        files |= hls.files(plan, quantized, Path(model).stem, board, images)
-        report["hls"] = hls_estimate.report(plan, board)
+    if planned.plan is not None:
+        (images,) = planned.images.values()
+        files |= hls.files(planned.plan, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
+        report["hls"] = hls_estimate.report(planned.plan, board)
     builds.write(Path(out), files, quantized, program, report, inputs=dict(imported.model.tasks[0].inputs), target=board.name,
                  clock_mhz=board.clock_mhz, bytes_per_cycle=board.bytes_per_cycle())
     return Accelerator(builds.load(out))
+
+
+def _say(progress: Progress | None) -> Callable[[str], None]:
+    return (lambda stage: progress(stage, 0, 0)) if progress else (lambda stage: None)
+
+
+def _judged(planned: Planned) -> dict:
+    """The comparison with the ONNX file, and that accuracy is unknown where no calibration images were given."""
+    onnx = planned.onnx.to_dict()
+    figures = {key: onnx.pop(key) for key in ("onnx_cosine", "onnx_max_abs_error")}
+    unknown = {"accuracy": UNKNOWN_ACCURACY} if planned.quantized.calibration == "random" else {}
+    return {**unknown, **figures, "onnx": {"stage": "float models", **onnx}}
 
 
 def load(path: str | Path) -> "Accelerator":
@@ -167,17 +186,6 @@ class Accelerator:
         if not np.isfinite(images).all():
             raise InputError(f"input {name!r} holds NaN or infinite values", hint="clean the data")
         return images
-
-
-def _calibration(calib) -> dict[str, np.ndarray]:
-    if isinstance(calib, dict):
-        return calib
-    hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
-    try:
-        with np.load(calib, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"the calibration set cannot be read as .npz: {error}", where=str(calib), hint=hint) from error
 
 
 def _quantization(model: ir.Model, quantized: QModel, program: Program, images: dict[str, np.ndarray] | None) -> dict:

@@ -153,10 +153,25 @@ def say(console: Console, message: str) -> None:
 COLOURS = {"supported": "green", "fused": "green", "folded": "cyan", "host": "yellow", "unsupported": "red"}
 
 
+Target = Annotated[str, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file.")]
+Calib = Annotated[Optional[str], typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input name. Without, "
+                                              "seeded noise: accuracy is unknown then.")]
+Array = Annotated[Optional[str], typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board decides.")]
+MethodOption = Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")]
+BackendOption = Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
+                                                    "weights, `w4a8-experts` the experts only.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")]
+
+
 @app.command(epilog="Example: `hwgen check model.onnx --shape x=1x3x224x224`")
-def check(model: Model, shape: Shapes = None, json: Json = None) -> None:
-    """Say for every node of a model whether it is supported, and if not, why."""
-    checked = _api().check(model, shapes=parse_shapes(shape))
+def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None,
+          method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
+          precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None) -> None:
+    """Say for every node of a model whether it is supported, and if not, why; and whether `compile` takes it with the same options."""
+    with Bars(err) as bars:
+        checked = _api().check(model, parse_shapes(shape), target=target, calib=calib, array=parse_array(array), method=method.value,
+                               backend=backend.value, precision=precision.value, batch=batch, progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
     if nodes:
         table("node", "op", "verdict", "into", "reason",
@@ -164,9 +179,11 @@ def check(model: Model, shape: Shapes = None, json: Json = None) -> None:
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     say(out, f"{model}: {'supported' if checked.ok else 'not supported'}  "
              f"({', '.join(f'{n} {status}' for status, n in counts.items()) or 'no node was read'})")
+    if checked.onnx:
+        say(out, reporting.judged(checked.onnx))
     if json:
         error = checked.error and {"message": checked.error.message, "where": checked.error.where, "hint": checked.error.hint}
-        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, "counts": counts, "nodes": nodes})
+        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "counts": counts, "nodes": nodes})
     if checked.error:
         raise checked.error
 
@@ -174,18 +191,15 @@ def check(model: Model, shape: Shapes = None, json: Json = None) -> None:
 @app.command(name="compile", epilog="Example: `hwgen compile model.onnx --target zcu104 --calib calib.npz -o build/`")
 def compile_command(
     model: Model,
-    target: Annotated[str, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file.")] = "sim",
-    calib: Annotated[Optional[str], typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input "
-                     "name. `random` is for speed and size only; the report says so.")] = None,
+    target: Target = "sim",
+    calib: Calib = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
     shape: Shapes = None,
-    array: Annotated[Optional[str], typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board "
-                                                 "decides.")] = None,
-    method: Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")] = Method.PERCENTILE,
-    backend: Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")] = Backend.RTL,
-    precision: Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
-                                                 "weights, `w4a8-experts` the experts only.")] = Precision.W8A8,
-    batch: Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")] = 1,
+    array: Array = None,
+    method: MethodOption = Method.PERCENTILE,
+    backend: BackendOption = Backend.RTL,
+    precision: PrecisionOption = Precision.W8A8,
+    batch: Batch = 1,
     json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
@@ -195,8 +209,9 @@ def compile_command(
                              precision=precision.value, batch=batch, progress=bars)
     data = acc.report()
     reporting.show(data, out, leave_out=("instructions",))
-    if calib == "random":
-        say(err, "note: calibrated with random images, so no accuracy is promised")
+    say(out, reporting.judged({**data, **data["onnx"]}))
+    if data["calibration"] == "random":
+        say(err, "note: calibrated with seeded noise, so accuracy is unknown; give --calib FILE.npz")
     say(out, f"written to {output}    next: hwgen simulate {output} --input FILE.npz{' --engine csim' * (backend is Backend.HLS)}")
     if json:
         write_json(json, data)

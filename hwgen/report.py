@@ -99,6 +99,14 @@ def show(data: dict, console: Console, title: str = "build", leave_out: tuple[st
         console.print(table)
 
 
+def judged(onnx: dict) -> str:
+    """One line of a comparison with the ONNX file (`judge.Judgement` as a dict)."""
+    apart = f", {onnx['images_set_apart']} with a router tie set apart" if onnx["images_set_apart"] else ""
+    note = f"; {onnx['note']}" if onnx["note"] else ""
+    return (f"equal to the ONNX file ({onnx['runtime']}, {onnx['images']} images{apart}): cosine {onnx['onnx_cosine']:.7f}, largest error "
+            f"{onnx['onnx_max_abs_error']:.2g}{note}")
+
+
 def html(data: dict, title: str) -> str:
     """One page without outside resources."""
     warning = "Calibrated with random images: no accuracy is promised." if data.get("calibration") == "random" else ""

@@ -19,7 +19,7 @@ FILES = {f"{name}/{path.relative_to(base).as_posix()}": path
 
 # outside library -> the only places that may import it (a prefix of the file's name)
 HOMES = {
-    "onnx": ("hwgen/importer/",), "onnx_ir": ("hwgen/importer/",), "onnxscript": ("hwgen/importer/",), "onnxruntime": (),
+    "onnx": ("hwgen/importer/",), "onnx_ir": ("hwgen/importer/",), "onnxscript": ("hwgen/importer/",), "onnxruntime": ("hwgen/importer/reference.py",),
     "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
     "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/board.py",), "subprocess": ("hwgen/tools/",),

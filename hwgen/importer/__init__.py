@@ -4,6 +4,8 @@
     normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`
     rules.py       the table of rewrite rules; layers.py, activation.py, attention.py, moe.py hold them, trial.py what they use
     lower.py       tries the rules, builds one `ir.Graph` for each task
+    causes.py      the message when a node is not supported
+    reference.py   runs the file itself, in a process of its own
 """
 
 from __future__ import annotations
@@ -13,32 +15,56 @@ from pathlib import Path
 
 from .. import ir
 from ..errors import HwgenError, ModelError
+from .causes import unsupported
 from .lower import Lowered, Status, Verdict, lower
-from .normalize import normalize, task_count
+from .normalize import normalize, task_count, task_feed
 from .opgraph import Pool
-from .read import OnnxFile, read
+from .read import OnnxFile, initializers, read
+from .trial import Bound
 
-__all__ = ["Checked", "Imported", "Status", "Verdict", "check_model", "import_model"]
+__all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a graph of the model comes from. task: name, shape, dtype and value of the integer input that selects it, or None.
+
+    bound: ONNX value -> what it is in the graph, in the order of the file.
+    """
+
+    task: dict | None
+    bound: dict[str, Bound]
 
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """``digest``: SHA-256 of the file and of its external weights, in hex."""
+    """``digest``: SHA-256 of the file and of its external weights, in hex; ``origins``: one a graph; ``size``: bytes of the weights."""
 
     model: ir.Model
     verdicts: tuple[Verdict, ...]
     path: Path
     digest: str
+    origins: tuple[Origin, ...]
+    size: int
 
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """``error``: what `import_model` raises for this file, None when ok; model is None then."""
+    """``error``: why the file is not taken, None when ok; imported: None when the importer refuses it.
+
+    onnx: how well the network computes what the file does (`judge.Judgement` as a dict), where that was asked for.
+    """
 
     verdicts: tuple[Verdict, ...]
     ok: bool
     error: HwgenError | None
-    model: ir.Model | None
+    imported: Imported | None = None
+    onnx: dict | None = None
+
+    @property
+    def model(self) -> ir.Model | None:
+        """The network, None with an ``error``."""
+        return self.imported and self.imported.model
 
 
 def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Imported:
@@ -48,11 +74,10 @@ def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = N
     that selects constants, or a group of outputs with a trunk of their own.
     Raises ModelError (file, operator, weight) and ShapeError (dimension), both with the place and the next step.
     """
-    file = read(path, shapes)
-    checked = _check(file)
-    if checked.error is not None:
+    checked = check_model(path, shapes)
+    if checked.imported is None:
         raise checked.error
-    return Imported(checked.model, checked.verdicts, file.path, file.digest)
+    return checked.imported
 
 
 def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
@@ -63,38 +88,42 @@ def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = No
 def _check(file: OnnxFile) -> Checked:
     try:
         parts = _lower(file)
-    except ModelError as error:
-        return Checked((), False, error, None)
-    failed = next((part for part in parts if not part.graphs), None)
-    verdicts = (failed or parts[0]).verdicts
+    except HwgenError as error:
+        return Checked((), False, error)
+    failed = next((part for _, part in parts if not part.graphs), None)
+    verdicts = (failed or parts[0][1]).verdicts
     bad = [verdict for verdict in verdicts if verdict.status is Status.UNSUPPORTED]
     if bad:
-        return Checked(verdicts, False, _unsupported(file, bad), None)
+        return Checked(verdicts, False, unsupported(file, bad))
     if failed is not None:
-        return Checked(verdicts, False, type(failed.error)(failed.error.message, str(file.path), failed.error.hint), None)
+        return Checked(verdicts, False, type(failed.error)(failed.error.message, str(file.path), failed.error.hint))
+    graphs = [(graph, Origin(task, part.bound)) for task, part in parts for graph in part.graphs]
     try:
-        model = ir.Model(tuple(graph for part in parts for graph in part.graphs)).verify()
+        model = ir.Model(tuple(graph for graph, _ in graphs)).verify()
+        _all_outputs(file, model)
     except ModelError as error:
-        return Checked(verdicts, False, ModelError(error.message, f"{file.path}: {error.where}", error.hint), None)
-    return Checked(verdicts, True, None, model)
+        return Checked(verdicts, False, ModelError(error.message, ": ".join(filter(None, [str(file.path), error.where])), error.hint))
+    size = sum(array.nbytes for array in initializers(file.proto).values())
+    return Checked(verdicts, True, None, Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size))
 
 
-def _lower(file: OnnxFile) -> list[Lowered]:
+def _lower(file: OnnxFile) -> list[tuple[dict | None, Lowered]]:
+    """(value of the task input, what it selects), one for each task that an integer input selects; else one."""
     pool = Pool()
     try:
         graph = normalize(file, None, pool)
         if file.task is None:
-            return [lower(graph, None, pool)]
+            return [(None, lower(graph, None, pool))]
         name = file.task.name
-        return [lower(normalize(file, value, pool), f"{name}{value}", pool)
+        return [(task_feed(file, value), lower(normalize(file, value, pool), f"{name}{value}", pool))
                 for value in range(task_count(graph, name, str(file.path)))]
     except ModelError as error:
         raise ModelError(error.message, error.where or str(file.path), error.hint) from error
 
 
-def _unsupported(file: OnnxFile, bad: list[Verdict]) -> ModelError:
-    first = next((verdict for verdict in bad if not verdict.reason.startswith("belongs to ")), bad[0])
-    count = f" ({len(bad)} nodes in all)" if len(bad) > 1 else ""
-    return ModelError(f"{first.op} node {first.node!r} is not supported{count}: {first.reason}",
-                      where=f"{file.path}: {first.op} node {first.node!r}",
-                      hint=f"`hwgen check {file.path}` lists every node; cut the network there, or change it before export")
+def _all_outputs(file: OnnxFile, model: ir.Model) -> None:
+    """Each ONNX output is one of a graph, and nothing else is."""
+    wanted, given = {value.name for value in file.proto.graph.output}, {name for graph in model.tasks for name in graph.outputs}
+    if wanted != given:
+        raise ModelError(f"of the outputs {sorted(wanted)} the network gives {sorted(given)}",
+                         hint="remove the others before export, and report this")

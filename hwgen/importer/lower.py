@@ -6,7 +6,7 @@ Also the verdict on each ONNX node. An operator no rule takes gets an opaque res
 from __future__ import annotations
 
 from collections import ChainMap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from .. import ir
@@ -51,11 +51,12 @@ class Taken:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """graphs is empty when a node is unsupported, or with an ``error``."""
+    """graphs is empty when a node is unsupported, or with an ``error``. bound: what ONNX values are in them, in the order of the file."""
 
     graphs: tuple[ir.Graph, ...]
     verdicts: tuple[Verdict, ...]
     error: HwgenError | None = None
+    bound: dict[str, Bound] = field(default_factory=dict)
 
 
 def lower(graph: OpGraph, name: str | None, pool: Pool) -> Lowered:
@@ -74,6 +75,7 @@ class _Lowering:
         self.opaque: set[str] = set()                                                # ONNX nodes given up
         self.ops = _needed(graph)
         self.error: HwgenError | None = None                                         # an output that cannot be one
+        self.lost: dict[str, str] = {}                                               # outputs that are no value of the network -> why
 
     def run(self, name: str | None) -> Lowered:
         for op in self.ops:
@@ -91,7 +93,7 @@ class _Lowering:
             return Lowered((), verdicts, self.error)
         groups = [list(outputs)] if name is not None else self._groups(outputs)
         return Lowered(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
-                       verdicts)
+                       verdicts, bound=self.bound)
 
     # ---------------------------------------------------------------- the sweep
 
@@ -182,31 +184,38 @@ class _Lowering:
             try:
                 operand = trial.plain(ref)
             except Mismatch as mismatch:
-                self.declined[blamed] = f"is the output {name!r}: it {mismatch.reason}"
+                self.declined[blamed] = f"is the output {name!r}: it {self._sum_of_heads(ref) or mismatch.reason}"
                 self.opaque.add(blamed)
                 continue
             if operand is None:
-                self.error = self._lost(name, ref)
+                self.lost[name] = self._inside(ref)
             else:
                 for node in trial.nodes:
                     self.shapes[node.output] = node.shape(*(self.shapes[value] for value in node.inputs))
                     self.nodes.setdefault(node.output, node)
                 self.taken[f"output {name}"] = Taken(tuple(trial.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
                 values[name] = operand.value
+        if self.lost:
+            names = ", ".join(map(repr, self.lost))
+            self.error = ModelError(f"output {names} cannot be given: {'; '.join(dict.fromkeys(self.lost.values()))}",
+                                    hint=f"remove {names} from the outputs before export")
         return values
 
-    def _lost(self, name: str, ref: View) -> ModelError:
-        """Why an ONNX output is no value of the network: it is inside of what a rule made of several nodes, or a further result of one."""
+    def _sum_of_heads(self, ref: View) -> str | None:
+        node = self.bound[ref.base].node if ref.base in self.bound else None
+        if isinstance(node, ir.Add) and all(isinstance(self.nodes.get(value), ir.Linear) for value in node.inputs):
+            return f"is a sum of two heads, {node.x!r} and {node.y!r}"
+        return None
+
+    def _inside(self, ref: View) -> str:
+        """Why an ONNX value is no value of the network: it is inside of what a rule made of several nodes, or a further result of one."""
         producer = self.graph.producers.get(ref.base)
-        owner = next((anchor for anchor, taken in self.taken.items() if producer is not None and producer.name in taken.absorbed), None)
         if producer is None:
-            reason = f"{ref.base!r} is not computed by the network"
-        elif owner is None:
-            reason = f"{producer.kind} node {producer.name!r} gives it beside its first result, and the hardware does not"
-        else:
-            reason = (f"{producer.kind} node {producer.name!r} is computed inside {type(self.taken[owner].nodes[-1]).__name__} {owner!r}, and "
-                      "does not leave it")
-        return ModelError(f"output {name!r} cannot be given: {reason}", hint=f"remove the output {name!r} before export")
+            return f"{ref.base!r} is not computed"
+        owner = next((anchor for anchor, taken in self.taken.items() if producer.name in taken.absorbed and taken.nodes), None)
+        if owner is None:
+            return f"{producer.kind} node {producer.name!r} gives it beside its first result, and the hardware does not"
+        return f"{producer.kind} node {producer.name!r} is computed inside the {type(self.taken[owner].nodes[-1]).__name__} of {owner!r}"
 
     def _cone(self, values) -> set[str]:
         """The ir values the given ones are computed from, themselves included."""

@@ -231,6 +231,13 @@ def _static(proto: onnx.TypeProto | None) -> tuple[int, tuple[int, ...] | None]:
     return proto.tensor_type.elem_type or onnx.TensorProto.FLOAT, shape
 
 
+def task_feed(file: OnnxFile, value: int) -> dict:
+    """What selects task ``value``: name, shape and numpy type of the integer input, and the value."""
+    kind = file.task.type.tensor_type
+    return dict(name=file.task.name, shape=[1 for _ in kind.shape.dim], dtype=str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+                value=value)
+
+
 def task_count(graph: OpGraph, name: str, path: str) -> int:
     """How many values the task input can take: the size of the constants' axes it indexes. Raises ModelError."""
     sizes: dict[str, int] = {}

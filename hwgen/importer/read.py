@@ -118,7 +118,7 @@ def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...
             tasks.append(value)
         elif kind != FLOAT:
             raise ModelError(f"input {value.name!r} is {_dtype(kind)} {list(shape)}; an input is float32, or one integer that "
-                             "selects the task", where=str(path), hint="export the model in float32, without a token embedding")
+                             "selects the task", where=str(path), hint=_type_hint(kind))
         elif not shape or shape[0] != 1:
             raise ShapeError(f"input {value.name!r} has the shape {list(shape)}; the first dimension is the batch and must be 1",
                              where=str(path), hint="export with a batch of 1; hwgen streams any number of images")
@@ -130,6 +130,14 @@ def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...
     if not inputs:
         raise ModelError("the model has no float32 input", where=str(path), hint="give a network that reads an image or tokens")
     return inputs, tasks[0] if tasks else None
+
+
+def _type_hint(kind: int) -> str:
+    if kind in INTEGERS:
+        return "token ids: cut the network behind the embedding look-up, and give the embeddings as a float32 input"
+    if kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE):
+        return "export the model in float32"
+    return "give float32 values, prepared as for training; a conversion from whole numbers belongs in front of the network"
 
 
 def _static_shape(path: Path, value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -204,6 +204,9 @@ class Lowering:
 
     def _add(self, node: ir.Add) -> None:
         if node.output not in self.stream.updates:
+            if node.output in self.graph.outputs.values() and all(isinstance(self.producers.get(v), ir.Linear) for v in node.inputs):
+                raise node.fail(f"is a sum of two heads, {node.x!r} and {node.y!r}",
+                                hint="give the two heads as two outputs, and add them on the host")
             norms = [v for v in node.inputs if isinstance(self.producers.get(v), ir.LayerNorm)]
             raise node.fail(f"adds {node.x!r} and {node.y!r}, neither of which is the residual stream"
                             + (": post-norm is not supported" if norms else ""), hint=SUPPORTED)

@@ -1,0 +1,90 @@
+"""The compiler up to what it would write: import, comparison with the ONNX file, quantization, plan. `check` stops here, `compile` goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+import zipfile
+import zlib
+
+import numpy as np
+
+from . import quantizer
+from .backends import hls_estimate
+from .backends.hls_plan import Plan
+from .board import Board, load_board
+from .errors import CalibrationError, InputError
+from .importer import Imported
+from .judge import Judgement, judge
+from .qir import QModel
+from .quantizer import calibration
+from .schedule import Program
+from .sizing import choose
+
+BACKENDS = ("rtl", "hls", "both")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides, beside the model, whether and how it compiles. See `api.compile`."""
+
+    target: str | Path = "sim"
+    calib: object = None
+    array: tuple[int, int] | None = None
+    method: str = "percentile"
+    backend: str = "rtl"
+    precision: str = "w8a8"
+    batch: int = 1
+
+    def __post_init__(self):
+        if self.backend not in BACKENDS:
+            raise InputError(f"there is no backend {self.backend!r}", hint=f"choose one of {', '.join(BACKENDS)}")
+        if self.precision not in list(quantizer.Precision):
+            raise InputError(f"there is no precision {self.precision!r}", hint=f"choose one of {', '.join(quantizer.Precision)}")
+        if self.method not in quantizer.METHODS:
+            raise InputError(f"there is no method {self.method!r}", hint=f"choose one of {', '.join(quantizer.METHODS)}")
+
+    @property
+    def random(self) -> bool:
+        """No calibration images are given, or noise is asked for."""
+        return self.calib is None or isinstance(self.calib, str) and self.calib == "random"
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A network ready to be written. images: calibration images, float32 [images, ...] per input; plan: of an HLS project, else None."""
+
+    imported: Imported
+    onnx: Judgement
+    images: dict[str, np.ndarray]
+    quantized: QModel
+    board: Board
+    program: Program
+    plan: Plan | None
+
+
+def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
+    """Everything of `compile` that can refuse a network that was read. Raises the errors of `hwgen.errors`."""
+    board = load_board(options.target)
+    images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
+    say("compare with the ONNX file")
+    judgement = judge(imported, None if options.random else images)
+    say("quantize")
+    quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision)
+    say("schedule")
+    program = choose(quantized, board, options.array, options.batch)
+    return Planned(imported, judgement, images, quantized, board, program,
+                   None if options.backend == "rtl" else hls_estimate.choose(quantized, board))
+
+
+def load_calibration(calib) -> dict[str, np.ndarray]:
+    """A dict as it is, or the arrays of an .npz file; raises CalibrationError."""
+    if isinstance(calib, dict):
+        return calib
+    hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
+    try:
+        with np.load(calib, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CalibrationError(f"the calibration set cannot be read as .npz: {error}", where=str(calib), hint=hint) from error

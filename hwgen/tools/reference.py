@@ -1,0 +1,62 @@
+"""Runs an ONNX file as it is, in a process of its own with limits of time and memory (hwgen/importer/reference.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import sys
+import tempfile
+
+import numpy as np
+
+from ..errors import ModelError, ToolError
+from .process import run
+
+SCRIPT = Path(__file__).resolve().parent.parent / "importer" / "reference.py"
+MEMORY_BYTES = 4 << 30           # of address space, and MEMORY_PER_BYTE for each byte of the file
+MEMORY_PER_BYTE = 8
+WALL_PER_CPU = 10                # a busy machine
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxRun:
+    """What the file computed. outputs: {ONNX value: [images, *shape of one run]}; ``note``: why it was not onnxruntime.
+
+    nodes: value -> the node that gives it, with its weights, in words; with ``values`` only.
+    """
+
+    outputs: dict[str, np.ndarray]
+    runtime: str
+    note: str | None
+    nodes: dict[str, str]
+
+
+def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, cpu_seconds: int, model_bytes: int,
+             values: bool = False) -> OnnxRun:
+    """Run ``model`` on each image, batch 1. images: {input: float32 [images, ...]}; task: name, shape, dtype and value of the integer input.
+
+    ``values``: every float value of the main graph instead of its outputs. Raises ModelError when the file cannot be run within the limits.
+    """
+    with tempfile.TemporaryDirectory(prefix="hwgen_onnx_") as folder:
+        work = Path(folder)
+        np.savez(work / "inputs.npz", **images)
+        limits = dict(cpu_seconds=cpu_seconds, memory_bytes=MEMORY_BYTES + MEMORY_PER_BYTE * model_bytes)
+        (work / "job.json").write_text(json.dumps(dict(model=str(model.resolve()), values=values, task=task, **limits)))
+        try:
+            run([sys.executable, SCRIPT, work], timeout=WALL_PER_CPU * cpu_seconds)
+            result = json.loads((work / "result.json").read_text())
+        except ToolError as error:
+            raise ModelError(f"the file cannot be run to compare with it: {_reason(error, cpu_seconds)}", where=str(model),
+                             hint="run it with onnxruntime yourself; hwgen takes only what it can compare") from error
+        if result["error"] is not None:
+            raise ModelError(f"the file {result['error']}", where=str(model), hint="run it with onnxruntime yourself, and mend the export")
+        with np.load(work / "outputs.npz") as arrays:
+            return OnnxRun(dict(zip(result["names"], (arrays[key] for key in arrays.files))), result["runtime"], result["note"],
+                           result["nodes"])
+
+
+def _reason(error: ToolError, cpu_seconds: int) -> str:
+    if "exit code -24" in error.message or "exit code -9" in error.message or "took more than" in error.message:
+        return f"it takes more than {cpu_seconds} CPU seconds, or was killed"
+    return f"its runtime ended with: {error.message.splitlines()[-1]}"
