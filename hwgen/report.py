@@ -109,5 +109,5 @@ def judged(onnx: dict) -> str:
 
 def html(data: dict, title: str) -> str:
     """One page without outside resources."""
-    warning = "Calibrated with random images: no accuracy is promised." if data.get("calibration") == "random" else ""
+    warning = "Calibrated with seeded noise: accuracy is unknown." if data.get("calibration") == "random" else ""
     return render("report.html.j2", title=title, warning=warning, sections=sections(data))

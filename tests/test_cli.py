@@ -17,7 +17,8 @@ from hwgen.errors import HwgenError, InputError
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {
-    "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952,
+    "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952, "onnx_cosine": 0.9999999, "onnx_max_abs_error": 1.5e-6,
+    "onnx": {"stage": "float models", "images": 8, "images_set_apart": 1, "runtime": "onnxruntime 1", "note": None},
     "network": {"name": "m3vit", "tasks": ["digit", "parity"], "tokens": 17},
     "array": {"ti": 64, "to": 32, "macs_per_cycle": 2048},
     "resources": {"stage": "estimate", "used": {"lut": 1000, "uram": 0}, "available": {"lut": 4000, "uram": 0}},
@@ -56,12 +57,15 @@ class Fake:
     levels = ("rtl",)
     MemoryModel = staticmethod(lambda **kw: kw)
 
-    def check(self, model, shapes):
-        self.calls.append((model, shapes))
+    def check(self, model, shapes, **options):
+        options.pop("progress")("import", 0, 0)
+        self.calls.append((model, shapes, options))
         verdicts = [SimpleNamespace(node="/a/Gelu [0]", op="Gelu", status=Status.SUPPORTED, into="mlp", reason=""),
                     SimpleNamespace(node="/b/Foo", op="Foo", status=Status.UNSUPPORTED, into="", reason="no such operator")]
+        onnx = {key: value for key, value in REPORT.items() if key.startswith("onnx_")} | REPORT["onnx"]
+        del onnx["stage"]
         return SimpleNamespace(verdicts=verdicts[:1 if self.error is None else 2], ok=self.error is None, error=self.error,
-                               model=None)
+                               onnx=None if self.error else onnx)
 
     def compile(self, model, **options):
         options.pop("progress")("quantize", 1, 2)
@@ -187,14 +191,18 @@ def test_json_into_a_missing_directory(run, api, tmp_path):
 # ---------------------------------------------------------------- check, compile, report
 
 def test_check_lists_nodes(run, api, tmp_path):
-    code, text, _ = run("check", "m.onnx", "--shape", "x=1x3x224x224", "--json", tmp_path / "c.json")
+    code, text, _ = run("check", "m.onnx", "--shape", "x=1x3x224x224", "--target", "zcu102", "--array", "8x8", "--batch", "2",
+                        "--json", tmp_path / "c.json")
     assert code == 0
-    assert api.calls == [(Path("m.onnx"), {"x": (1, 3, 224, 224)})]
+    assert api.calls == [(Path("m.onnx"), {"x": (1, 3, 224, 224)}, {
+        "target": "zcu102", "calib": None, "array": (8, 8), "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 2})]
     assert "/a/Gelu [0]" in text and "m.onnx: supported  (1 supported)" in text
+    assert "equal to the ONNX file (onnxruntime 1, 8 images, 1 with a router tie set apart): cosine 0.9999999, largest error 1.5e-06" in text
     data = json.loads((tmp_path / "c.json").read_text())
     assert data["ok"] is True and data["error"] is None and data["counts"] == {"supported": 1}
     assert data["nodes"] == [{"node": "/a/Gelu [0]", "op": "Gelu", "status": "supported", "into": "mlp", "reason": ""}]
     assert documented("hwgen check") == {*data, *(f"nodes[].{key}" for key in data["nodes"][0])}
+    assert data["onnx_cosine"] == 0.9999999 and data["onnx_max_abs_error"] == 1.5e-6
 
 
 def test_check_of_an_unsupported_model_still_writes_json(run, api, tmp_path):
@@ -228,10 +236,12 @@ def test_compile_passes_everything_on(run, api, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
 
 
-def test_compile_defaults_and_random(run, api):
-    code, _, message = run("compile", "m.onnx", "--calib", "random")
-    assert code == 0 and "no accuracy is promised" in message
-    assert api.calls[0][1] == {"target": "sim", "calib": "random", "out": Path("build"), "shapes": None, "array": None,
+@pytest.mark.parametrize("calib", [None, "random"])
+def test_compile_without_calibration_images(run, api, monkeypatch, calib):
+    monkeypatch.setattr(api, "report", lambda: REPORT | {"calibration": "random"})
+    code, _, message = run("compile", "m.onnx", *(("--calib", calib) if calib else ()))
+    assert code == 0 and "calibrated with seeded noise, so accuracy is unknown" in message
+    assert api.calls[0][1] == {"target": "sim", "calib": calib, "out": Path("build"), "shapes": None, "array": None,
                                "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 1}
 
 
@@ -246,9 +256,9 @@ def test_report_as_text_html_and_json(run, api, tmp_path):
     assert code == 0 and api.calls == [Path("b")]
     assert "patch [embed]" in text and "<qkv>" in text and "253,952" in text
     page = (tmp_path / "r.html").read_text()
-    assert page.startswith("<!doctype html>") and "&lt;qkv&gt;" in page and "http" not in page and "no accuracy" not in page
+    assert page.startswith("<!doctype html>") and "&lt;qkv&gt;" in page and "http" not in page and "accuracy is unknown" not in page
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
-    assert "no accuracy is promised" in cli.reporting.html(REPORT | {"calibration": "random"}, "t")
+    assert "accuracy is unknown" in cli.reporting.html(REPORT | {"calibration": "random"}, "t")
 
 
 # ---------------------------------------------------------------- synth, trace

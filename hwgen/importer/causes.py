@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BEHIND = ("belongs to ", "the shape of its result is not known, because")       # reasons that blame another node
 LEADING = {"Sub", "Div", "Mul", "Add", "Cast", "Transpose", "Identity"}           # preprocessing: operators before the network proper
 CONTROL = {"Loop", "If", "Scan", "NonZero", "GatherND", "ScatterND", "SequenceAt", "Compress"}
-CHOICE = {"TopK", "ArgMax", "OneHot", "NonZero", "ScatterElements"}               # operators of a router
+CHOICE = {"TopK", "ArgMax", "OneHot", "ScatterElements"}                          # operators of a router
 ROUTER_PARTS = CONTROL | CHOICE | {"Softmax", "Einsum", "Gather", "GatherElements", "Equal", "Where", "ReduceMax", "ReduceSum", "MatMul", "Mul"}
 
 EXPERTS = ("write the experts as one stack: weights [experts, K, N], every expert on every token by one MatMul, scores scattered into zeros, "
@@ -75,7 +75,7 @@ def _is_qonnx(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
 
 
 def _is_foreign(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
-    return node.domain not in ("", "ai.onnx")
+    return node.domain.startswith("com.microsoft")
 
 
 def _is_half(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
@@ -85,7 +85,8 @@ def _is_half(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
 
 
 def _rearranges_input(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
-    return "in another order or in part" in verdict.reason and any(f"reads {name!r} " in verdict.reason for name in file.inputs)
+    moved = "in another order or in part" in verdict.reason or "which mixes tokens and channels" in verdict.reason
+    return moved and any(f"reads {name!r} " in verdict.reason for name in file.inputs)
 
 
 def _reads_input(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
@@ -109,7 +110,13 @@ def _is_mask(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
 
 
 def _is_last_softmax(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
-    return node.op_type in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax") and any(out.name in node.output for out in file.proto.graph.output)
+    if node.op_type not in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax"):
+        return False
+    last = {output.name for output in file.proto.graph.output}
+    for other in reversed(file.proto.graph.node):
+        if other.op_type in ("Identity", "Cast", "Reshape", "Squeeze") and last.intersection(other.output):
+            last.add(other.input[0])
+    return bool(last.intersection(node.output))
 
 
 def _is_router(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:

@@ -1,0 +1,168 @@
+"""A refusal names the cause a user knows, with a next step that fits it; `check` and `compile` say the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+import pytest
+
+import hwgen
+from hwgen.errors import ModelError
+from onnx_nets import CLASSES, DIM, EXPERTS, HEADS, IMAGE, PATCH, TOKENS, Net
+
+
+def encoder(net: Net, x: str | None = None, scores=lambda net, scores: scores, mlp=None) -> str:
+    """One pre-norm block; ``scores`` changes the attention scores, ``mlp`` is the second half. Returns the normalised tokens."""
+    t = net.embed(x or net.image())
+    q, k, v = net.heads(net.norm(t), "slice")
+    weights = net.op("Softmax", scores(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))), axis=-1)
+    y = net.op("Reshape", net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
+    t = net.add(t, net.linear(y, DIM, DIM))
+    return net.norm(net.add(t, (mlp or Net.mlp)(net, net.norm(t))))
+
+
+def quantized(net: Net):
+    n = net.norm(net.embed(net.image()))
+    scale, zero = net.const(0.1), net.const(0, np.int8)
+    return net.head(net.op("DequantizeLinear", net.op("QuantizeLinear", n, scale, zero), scale, zero))
+
+
+def qonnx(net: Net):
+    n = net.norm(net.embed(net.image()))
+    return net.head(net.op("Quant", n, net.const(0.1), net.const(0.0), net.const(8.0), domain="qonnx.custom_op.general"))
+
+
+def optimized(net: Net):
+    n = net.norm(net.embed(net.image()))
+    return net.head(net.op("BiasGelu", n, net.random(DIM), domain="com.microsoft"))
+
+
+def causal(net: Net):
+    mask = np.triu(np.full((TOKENS, TOKENS), -1e4), 1)
+    return net.head(encoder(net, scores=lambda net, scores: net.op("Add", scores, net.const(mask))))
+
+
+def position_bias(net: Net):
+    return net.head(encoder(net, scores=lambda net, scores: net.op("Add", scores, net.random(1, HEADS, TOKENS, TOKENS))))
+
+
+def normalisation(net: Net):
+    x = net.op("Div", net.op("Sub", net.image(), net.random(1, 1, 1, 1, offset=0.5)), net.random(1, 1, 1, 1, offset=0.2))
+    return net.head(encoder(net, x))
+
+
+def normalisation_by_pixel(net: Net):
+    return net.head(encoder(net, net.op("Sub", net.image(), net.random(1, 1, IMAGE, IMAGE))))
+
+
+def channels_last(net: Net):
+    x = net.input("x", [1, IMAGE, IMAGE, 1])
+    return net.head(encoder(net, net.op("Transpose", x, perm=[0, 3, 1, 2])))
+
+
+def patches_by_reshape(net: Net):
+    cut = net.op("Reshape", net.image(), net.ints(1, IMAGE // PATCH, PATCH, IMAGE // PATCH, PATCH))
+    rows = net.op("Reshape", net.op("Transpose", cut, perm=[0, 1, 3, 2, 4]), net.ints(1, -1, PATCH * PATCH))
+    return net.head(net.norm(net.linear(rows, PATCH * PATCH, DIM)))
+
+
+def half(net: Net):
+    n = net.op("Cast", net.norm(net.embed(net.image())), to=TensorProto.FLOAT16)
+    return net.head(net.op("Cast", net.op("Relu", n), to=TensorProto.FLOAT))
+
+
+def two_heads(net: Net):
+    n = encoder(net)
+    return net.op("Mul", net.op("Add", net.head(n), net.head(net.op("Slice", n, net.ints(1), net.ints(TOKENS), net.ints(1)))), net.const(0.5))
+
+
+def sum_of_heads(net: Net):
+    n = encoder(net)
+    return net.op("Add", net.head(n), net.head(n))
+
+
+def softmax_behind(net: Net):
+    return net.op("Softmax", net.head(encoder(net)), axis=-1)
+
+
+def dropout(net: Net):
+    return net.head(net.op("Dropout", encoder(net), net.const(0.5), net.const(True, bool)))
+
+
+def loop_over_experts(net: Net):
+    def mlp(net, n):
+        tokens = net.op("Reshape", n, net.ints(-1, DIM))
+        _, index = net.op("TopK", net.op("Softmax", net.linear(tokens, DIM, EXPERTS), axis=-1), net.ints(1), outputs=2, axis=-1)
+        total = None
+        for e in range(EXPERTS):
+            mine = net.op("Cast", net.op("Equal", index, net.const(e, np.int64)), to=TensorProto.FLOAT)
+            y = net.op("Mul", net.mlp(tokens), mine)
+            total = y if total is None else net.op("Add", total, y)
+        return net.op("Reshape", total, net.ints(1, -1, DIM))
+    return net.head(encoder(net, mlp=mlp))
+
+
+CASES = {
+    quantized: ("the file is quantized: QuantizeLinear node", "give the float model"),
+    qonnx: ("the file is quantized (QONNX): qonnx.custom_op.general.Quant node", "give the float model"),
+    optimized: ("uses operators of its own: com.microsoft.BiasGelu node", "export without the optimizer"),
+    causal: ("the attention has a mask or a position bias: MatMul node", "export without it"),
+    position_bias: ("the attention has a mask or a position bias: MatMul node", "export without it"),
+    normalisation: ("the input is changed before the network proper", "give images that are normalised already"),
+    normalisation_by_pixel: ("the input is changed before the network proper", "give images that are normalised already"),
+    channels_last: ("the input is rearranged before the network proper", "channels first"),
+    patches_by_reshape: ("the input is rearranged before the network proper", "a convolution whose stride is its kernel"),
+    half: ("the network works in 16-bit floating point", "export the model in float32"),
+    two_heads: ("sum of two heads", "give the two heads as two outputs"),
+    sum_of_heads: ("sum of two heads", "give the two heads as two outputs"),
+    softmax_behind: ("belongs on the host: Softmax node", "export the logits"),
+    dropout: ("the result depends on chance: Dropout node", "export in eval mode"),
+    loop_over_experts: ("a mixture of experts in a form that is not read", "write the experts as one stack"),
+}
+
+
+@pytest.mark.parametrize("build", CASES, ids=lambda build: build.__name__)
+def test_the_cause_is_named_with_its_next_step(tmp_path, build):
+    net = Net()
+    path = net.save(tmp_path / "net.onnx", {"y": build(net)}, [1, CLASSES])
+    what, hint = CASES[build]
+    checked = hwgen.check(path)
+    assert not checked.ok and what in checked.error.message and hint in checked.error.hint, str(checked.error)
+    with pytest.raises(ModelError) as error:
+        hwgen.compile(path, out=tmp_path / "build")
+    assert str(error.value) == str(checked.error) and not (tmp_path / "build").exists()
+
+
+def test_a_cause_in_front_of_others_is_named_before_them(tmp_path):
+    """What stands behind an unsupported node is counted, not named."""
+    net = Net()
+    n = net.op("Softplus", net.norm(net.embed(net.image())), name="culprit")
+    path = net.save(tmp_path / "net.onnx", {"y": net.head(net.op("Erf", net.op("Exp", n)))}, [1, CLASSES])
+    message = hwgen.check(path).error.message
+    assert message.startswith("Softplus node 'culprit' is not supported (and 2 other nodes of it or behind it): ")
+
+
+@pytest.mark.parametrize("place", ["probabilities", "erf", "mean", "inverse deviation"])
+def test_an_output_inside_of_something_is_named(tmp_path, place):
+    """An output that a rule absorbed, or a further result of a node, does not vanish."""
+    net = Net()
+    t = net.embed(net.image())
+    norm, mean, inverse = net.op("LayerNormalization", t, net.random(DIM), net.random(DIM), outputs=3, axis=-1)
+    q, k, v = net.heads(norm, "slice")
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    y = net.op("Reshape", net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
+    t = net.add(t, net.linear(y, DIM, DIM))
+    hidden = net.linear(net.norm(t), DIM, 24)
+    erf = net.op("Erf", net.op("Div", hidden, net.const(np.sqrt(2))))
+    gelu = net.op("Mul", net.op("Mul", hidden, net.op("Add", erf, net.const(1.0))), net.const(0.5))
+    t = net.add(t, net.linear(gelu, 24, DIM))
+    lost, shape = {"probabilities": (weights, [1, HEADS, TOKENS, TOKENS]), "erf": (erf, [1, TOKENS, 24]), "mean": (mean, [1, TOKENS, 1]),
+                   "inverse deviation": (inverse, [1, TOKENS, 1])}[place]
+    model = net.model({"y": net.head(net.norm(t))}, [1, CLASSES])
+    model.graph.output.append(helper.make_tensor_value_info(lost, TensorProto.FLOAT, shape))
+    onnx.save(model, tmp_path / "net.onnx")
+    error = hwgen.check(tmp_path / "net.onnx").error
+    assert repr(lost) in error.message and repr(lost) in error.hint and "before export" in error.hint
+    with pytest.raises(ModelError, match="cannot be given"):
+        hwgen.compile(tmp_path / "net.onnx", out=tmp_path / "build")
