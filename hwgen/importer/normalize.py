@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError, ShapeError
 from .border import MAX_ELEMENTS, border, node_place, quoted
-from .evaluate import FOLDED, Evaluator, canonical, work
+from .evaluate import FOLDED, SHAPED_BY_SHAPES, Evaluator, canonical, work
 from .opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 from .read import OnnxFile, known_operator, opset_versions
 from .weights import array_of
@@ -186,7 +186,8 @@ class _Normalizer:
 
     def _infer(self, node: onnx.NodeProto, name: str) -> list[tuple[int, tuple[int, ...] | None]]:
         small = {value: self.refs[value].array for value in node.input
-                 if isinstance(self.refs[value], Const) and self.refs[value].array.size <= INFERENCE_DATA}
+                 if isinstance(self.refs[value], Const) and self.refs[value].array.size <= INFERENCE_DATA} \
+            if node.op_type not in SHAPED_BY_SHAPES or node.domain else {}
         asked = (canonical(node), tuple((self.types[value], self.shapes[value], small[value].tobytes() if value in small else None)
                                         if value else None for value in node.input))
         if asked not in self.inferred:

@@ -65,11 +65,11 @@ class View:
         return np.arange(math.prod(self.shape), dtype=np.int32).reshape(self.shape) if self.index is None else self.index
 
     def key(self) -> tuple:
-        return (self.base, self.shape, self._moved, self.scale)
+        return (self.base, self.shape, None if self.index is None else self._moved, self.scale)
 
     @cached_property
-    def _moved(self) -> bytes | None:
-        return None if self.index is None else hashlib.sha256(self.index.tobytes()).digest()
+    def _moved(self) -> bytes:
+        return hashlib.sha256(self.index.tobytes()).digest()
 
 
 Ref = Const | View
@@ -122,7 +122,7 @@ class Pool:
 
     def array(self, array: np.ndarray) -> np.ndarray:
         data = np.ascontiguousarray(array).reshape(np.shape(array))      # ascontiguousarray makes a scalar 1-dimensional
-        key = (str(data.dtype), data.shape, hashlib.sha256(data.tobytes()).digest())
+        key = (data.dtype, data.shape, hashlib.sha256(data.tobytes()).digest())
         if key not in self._found:
             self._found[key] = data
             self.bytes += data.nbytes

@@ -21,6 +21,7 @@ from .weights import array_of, load_external
 FLOAT, INTEGERS = onnx.TensorProto.FLOAT, (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 FOREIGN_DOMAIN = "unknown"             # in what the checker sees: the domain of operators it has no definition of
 CHECKED_DATA = 64                      # weights up to this many elements are shown to the checker with their values
+MAX_OUTPUTS = 256
 MAX_NODES, MAX_DEPTH, MAX_INLINED = 1_000_000, 100, 1 << 28         # of functions written out: nodes, calls in calls, bytes
 
 
@@ -63,6 +64,9 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> OnnxFile:
     if not proto.graph.output or not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
         raise ModelError("the file holds no ONNX network: it has no outputs or names no operator set", where=str(path),
                          hint="give a file written by torch.onnx.export or onnx.save")
+    if len(proto.graph.output) > MAX_OUTPUTS:
+        raise ModelError(f"the network has {len(proto.graph.output):,} outputs; up to {MAX_OUTPUTS} are supported", where=str(path),
+                         hint="export the network with the outputs that are needed")
     _check_opsets(path, proto)
     load_external(path, proto, digest)
     if proto.functions:

@@ -42,6 +42,8 @@ def stored_bytes(tensor: onnx.TensorProto) -> int | None:
 def load_external(path: Path, proto: onnx.ModelProto, digest) -> None:
     """Read weights kept in files of their own, beside the model, and add those files to the digest."""
     tensors = [tensor for tensor in _tensors(proto) if tensor.data_location == EXTERNAL]
+    if not tensors:
+        return
     for tensor in tensors:
         _check_external(path, tensor)
     names = sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"})
