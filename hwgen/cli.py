@@ -150,6 +150,7 @@ def say(console: Console, message: str) -> None:
     console.print(Text(message), soft_wrap=True)
 
 
+MAX_ROWS = 2_000         # of a table of nodes; a larger network shows those that are not supported
 COLOURS = {"supported": "green", "fused": "green", "folded": "cyan", "host": "yellow", "unsupported": "red"}
 
 
@@ -173,9 +174,12 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
         checked = _api().check(model, parse_shapes(shape), target=target, calib=calib, array=parse_array(array), method=method.value,
                                backend=backend.value, precision=precision.value, batch=batch, progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
+    shown = nodes if len(nodes) <= MAX_ROWS else ([n for n in nodes if n["status"] == "unsupported"] or nodes)[:MAX_ROWS]
     if nodes:
         table("node", "op", "verdict", "into", "reason",
-              rows=[(n["node"], n["op"], Text(n["status"], COLOURS.get(n["status"], "")), n["into"], n["reason"]) for n in nodes])
+              rows=[(n["node"], n["op"], Text(n["status"], COLOURS.get(n["status"], "")), n["into"], n["reason"]) for n in shown])
+    if len(shown) < len(nodes):
+        say(out, f"… and {len(nodes) - len(shown):,} nodes more: `--json FILE` lists them all")
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     say(out, f"{model}: {'supported' if checked.ok else 'not supported'}  "
              f"({', '.join(f'{n} {status}' for status, n in counts.items()) or 'no node was read'})")

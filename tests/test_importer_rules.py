@@ -368,7 +368,7 @@ def test_old_softmax_works_on_the_last_axis_only_when_told_so(path):
 def test_training_dropout_is_declined(path):
     net = Net()
     net.op("Dropout", tokens(net), net.const(0.5), net.const(True, np.bool_), name="dropout")
-    assert declined(net, path) == {"dropout": "operator Dropout is not supported"}
+    assert declined(net, path) == {"dropout": "gives another result in every run: export the model in eval mode (model.eval())"}
 
 
 def test_a_nan_guard_of_something_else_is_declined(path):

@@ -19,7 +19,7 @@ from .causes import unsupported
 from .lower import Lowered, Status, Verdict, lower
 from .normalize import normalize, task_count, task_feed
 from .opgraph import Pool
-from .read import OnnxFile, initializers, read
+from .read import OnnxFile, read
 from .trial import Bound
 
 __all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model"]
@@ -103,7 +103,7 @@ def _check(file: OnnxFile) -> Checked:
         _all_outputs(file, model)
     except ModelError as error:
         return Checked(verdicts, False, ModelError(error.message, ": ".join(filter(None, [str(file.path), error.where])), error.hint))
-    size = sum(array.nbytes for array in initializers(file.proto).values())
+    size = sum(array.nbytes for array in file.weights.values())
     return Checked(verdicts, True, None, Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size))
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import ChainMap
 from dataclasses import dataclass, field
+import heapq
 from enum import Enum
 
 from .. import ir
 from ..errors import HwgenError, ModelError, ShapeError
-from .opgraph import Const, Op, OpGraph, Pool, View
+from .opgraph import Const, Op, OpGraph, Pool, Trail, View
 from .rules import PARTS, RULES
 from .trial import Bound, Match, Mismatch, Trial, order_of
 
@@ -46,7 +47,7 @@ class Taken:
 
     nodes: tuple[ir.Node, ...]
     absorbed: frozenset[str]
-    moved: frozenset[str]
+    moved: frozenset[Trail | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,24 +68,27 @@ def lower(graph: OpGraph, name: str | None, pool: Pool) -> Lowered:
 class _Lowering:
     def __init__(self, graph: OpGraph, pool: Pool):
         self.graph, self.pool = graph, pool
-        self.bound = {name: Bound(name, shape[1:], None) for name, shape in graph.inputs.items()}
+        self.bound = _Bindings({name: Bound(name, shape[1:], None) for name, shape in graph.inputs.items()})
         self.shapes = {name: shape[1:] for name, shape in graph.inputs.items()}     # of ir values
         self.nodes: dict[str, ir.Node] = {}                                          # ir value -> node, in order
         self.taken: dict[str, Taken] = {}
-        self.declined: dict[str, str] = {}                                           # ONNX node -> reason
+        self.declined: dict[str, str] = dict(graph.declined)                         # ONNX node -> reason
         self.opaque: set[str] = set()                                                # ONNX nodes given up
         self.ops = _needed(graph)
+        self.waiting: dict[str, list[int]] = {}                                      # value not bound yet -> operators that asked for it
+        self.absorbed: set[str] = set()                                              # ONNX nodes that are part of a match
+        self.explained: dict[str, str] = {}                                          # part that no rule took -> the declined node it is of
         self.error: HwgenError | None = None                                         # an output that cannot be one
         self.lost: dict[str, str] = {}                                               # outputs that are no value of the network -> why
 
     def run(self, name: str | None) -> Lowered:
-        for op in self.ops:
-            self._try(op)
-        while (gap := self._first_gap()) is not None:
-            self._give_up(gap)
-            for op in self.ops:
-                if op.name not in self.taken and op.name not in self.opaque:
-                    self._try(op)
+        self._sweep(range(len(self.ops)))
+        while gaps := [op for op in self.ops if self._is_gap(op)]:          # a second time only if a part was explained too early
+            for op in gaps:
+                if self._is_gap(op):
+                    self._give_up(op)
+                    self._sweep(self._asking(op))
+            self.explained = self._explained()
         outputs = self._outputs()
         verdicts = self._verdicts(outputs)
         if any(verdict.status is Status.UNSUPPORTED for verdict in verdicts):
@@ -96,6 +100,28 @@ class _Lowering:
                        verdicts, bound=self.bound)
 
     # ---------------------------------------------------------------- the sweep
+
+    def _sweep(self, places) -> None:
+        """Try operators in order, and again each that asked for a value bound on the way. Every one asks for few: linear."""
+        queue = list(places)
+        heapq.heapify(queue)
+        while queue:
+            place = heapq.heappop(queue)
+            op = self.ops[place]
+            if op.name in self.taken or op.name in self.opaque:
+                continue
+            self.bound.missed.clear()
+            self._try(op)
+            if op.name in self.taken or op.name in self.opaque:
+                for other in self._asking(op):
+                    heapq.heappush(queue, other)
+            else:
+                for value in self.bound.missed:
+                    self.waiting.setdefault(value, []).append(place)
+
+    def _asking(self, op: Op) -> list[int]:
+        """Places of the operators that asked for a result of this one, which is bound now."""
+        return [place for output in op.outputs for place in self.waiting.pop(output, ())]
 
     def _try(self, op: Op) -> None:
         if any(shape is None for shape in op.shapes):
@@ -136,23 +162,31 @@ class _Lowering:
         self.declined.pop(op.name, None)
         self.bound[op.outputs[0]] = Bound(node.output, self.shapes[node.output], node, match.factor, order, op.name)
         self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
+        self.absorbed.update(trial.absorbed)
 
     def _give_up(self, op: Op) -> None:
         """Bind the results to nothing, so that what follows is judged as if they were there."""
         self.opaque.add(op.name)
+        if op.name in self.declined:
+            self._explain(op)
         for output, shape in zip(op.outputs, op.shapes):
             if output and shape:
                 self.shapes[output] = shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
                 self.bound[output] = Bound(output, self.shapes[output], None, anchor=op.name)
 
-    def _first_gap(self) -> Op | None:
-        """The first operator that is neither taken, nor absorbed, nor a part of one that was declined with a reason."""
-        absorbed = {name for taken in self.taken.values() for name in taken.absorbed}
-        explained = self._explained()
-        for op in self.ops:
-            if not (op.name in self.taken or op.name in absorbed or op.name in self.opaque or op.name in explained):
-                return op
-        return None
+    def _is_gap(self, op: Op) -> bool:
+        """Whether it is neither taken, nor absorbed, nor a part of one that was declined with a reason."""
+        return not (op.name in self.taken or op.name in self.absorbed or op.name in self.opaque or op.name in self.explained)
+
+    def _explain(self, declined: Op) -> None:
+        """Note the parts of an operator that was just declined. Each is noted once."""
+        stack = [declined]
+        while stack:
+            for ref in stack.pop().inputs:
+                part = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
+                if part is not None and not (part.name in self.taken or part.name in self.opaque or part.name in self.explained):
+                    self.explained[part.name] = declined.name
+                    stack.append(part)
 
     def _explained(self) -> dict[str, str]:
         """ONNX nodes that no rule took because they belong to one that was declined -> that one."""
@@ -179,7 +213,7 @@ class _Lowering:
                 self.error = ShapeError(f"output {name!r} has the shape {list(ref.shape)}; the first dimension is the batch and "
                                         "must be 1", hint="keep the batch dimension in the outputs of the exported network")
             producer = self.graph.producers.get(ref.base)
-            blamed = ref.trail[-1] if ref.trail else producer.name if producer is not None else ref.base
+            blamed = ref.trail.name if ref.trail else producer.name if producer is not None else ref.base
             trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool)
             try:
                 operand = trial.plain(ref)
@@ -257,12 +291,15 @@ class _Lowering:
         live = self._live(outputs)
         computing: dict[str, set[str]] = {}
         fused: dict[str, str] = {}
+        walked, readers = _Walked(), _Walked()
         for anchor, taken in live.items():
             for node in taken.nodes:
                 computing.setdefault(node.name, set()).add(type(node).__name__)
-            for part in (*taken.absorbed, *taken.moved):
+            for part in taken.absorbed:
                 fused.setdefault(part, anchor)
-        readers = {part: op.name for op in reversed(self.ops) for ref in op.inputs if isinstance(ref, View) for part in ref.trail}
+            walked.add(taken.moved, anchor)
+        for op in self.ops:
+            readers.add((ref.trail for ref in op.inputs if isinstance(ref, View)), op.name)
         verdicts = []
         for node, kind in self.graph.kinds.items():
             if node in self.graph.folded:
@@ -276,8 +313,8 @@ class _Lowering:
                 verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=f"belongs to {owner!r}, which {self.declined[owner]}")
             elif node in computing:
                 verdict = Verdict(node, kind, Status.SUPPORTED, into=", ".join(sorted(computing[node])))
-            elif node in fused or node in readers:
-                verdict = Verdict(node, kind, Status.FUSED, into=fused.get(node) or readers[node])
+            elif into := fused.get(node) or walked.found.get(node) or readers.found.get(node):
+                verdict = Verdict(node, kind, Status.FUSED, into=into)
             else:
                 verdict = Verdict(node, kind, Status.FOLDED, reason="its result is not used")
             verdicts.append(verdict)
@@ -301,6 +338,38 @@ class _Lowering:
                     parts[name] = Taken((), old.absorbed, old.moved)
                     waiting.append(old)
         return live | parts
+
+
+class _Walked:
+    """``found``: ONNX node of a chain -> the first owner of a chain with it. What chains share is walked once."""
+
+    def __init__(self):
+        self.found: dict[str, str] = {}
+        self._seen: set[Trail] = set()
+
+    def add(self, trails, owner: str) -> None:
+        for trail in trails:
+            while trail is not None and trail not in self._seen:
+                self._seen.add(trail)
+                self.found.setdefault(trail.name, owner)
+                trail = trail.before
+
+
+class _Bindings(dict):
+    """ONNX value -> what it is in the ir. ``missed``: values that were asked for and are not there."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.missed: set[str] = set()
+
+    def __contains__(self, value) -> bool:
+        found = super().__contains__(value)
+        if not found:
+            self.missed.add(value)
+        return found
+
+    def get(self, value, default=None):
+        return self[value] if value in self else default
 
 
 def _needed(graph: OpGraph) -> tuple[Op, ...]:

@@ -13,16 +13,21 @@ from dataclasses import replace
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from ..errors import ModelError, ShapeError
-from .opgraph import Const, Op, OpGraph, Pool, Ref, View
-from .read import OnnxFile, initializers, known_operator
+from .border import MAX_ELEMENTS, border, node_place, quoted
+from .evaluate import FOLDED, SHAPED_BY_SHAPES, Evaluator, canonical, work
+from .opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
+from .read import OnnxFile, known_operator, opset_versions
+from .weights import array_of
 
 RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 MOVES = RESHAPES | {"Transpose", "Slice", "Split", "Gather", "Expand"}
-NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 INFERENCE_DATA = 64                    # constants up to this many elements are shown to shape inference
+MAX_WORK = 1 << 33                     # steps of folding constants and moves, all in all: less than a minute
+MAX_MADE_BYTES = 1 << 29               # memory of folded constants and of positions, beside 8 times that of the weights
+MAX_TASKS = 256
 
 
 def normalize(file: OnnxFile, task: int | None, pool: Pool) -> OpGraph:
@@ -33,7 +38,13 @@ def normalize(file: OnnxFile, task: int | None, pool: Pool) -> OpGraph:
 class _Normalizer:
     def __init__(self, file: OnnxFile, task: int | None, pool: Pool):
         self.file, self.pool = file, pool
-        self.opsets = {entry.domain: entry.version for entry in file.proto.opset_import}
+        self.opsets = opset_versions(file.proto)
+        self.evaluator = Evaluator(self.opsets)
+        self.inferred: dict[tuple, list] = {}                   # what was asked of shape inference -> answer
+        self.known: dict[tuple[str, str], bool] = {}
+        self.stored = {value.name: value.type for value in (*file.proto.graph.value_info, *file.proto.graph.output)}
+        self.work, self.limit = 0, MAX_MADE_BYTES + 8 * sum(array.nbytes for array in file.weights.values())
+        self.declined: dict[str, str] = {}
         self.refs: dict[str, Ref | None] = {"": None}
         self.types: dict[str, int] = {}                         # value -> ONNX element type
         self.shapes: dict[str, tuple[int, ...] | None] = {}
@@ -42,7 +53,7 @@ class _Normalizer:
         self.kinds: dict[str, str] = {}
         self.ops: dict[tuple, Op] = {}
         self.producers: dict[str, Op] = {}
-        for name, array in initializers(file.proto).items():
+        for name, array in file.weights.items():
             self._constant(name, array)
         for name, shape in file.inputs.items():
             self._value(name, onnx.TensorProto.FLOAT, shape, View(name, shape))
@@ -58,10 +69,19 @@ class _Normalizer:
         graph = self.file.proto.graph
         for node in graph.node:
             name = node.name if node.name and node.name not in self.kinds else f"{node.op_type}:{next(iter(node.output), '')}"
+            while name in self.kinds:
+                name = f"{name}:{len(self.kinds)}"
             self.kinds[name] = node.op_type
-            self._node(node, name)
-        outputs = {value.name: self.refs[value.name] for value in graph.output}
-        return OpGraph(self.file.inputs, tuple(self.ops.values()), outputs, self.folded, frozenset(self.moves), self.kinds)
+            with border(self.file.path, node_place(node.op_type, name)):
+                self._node(node, name)
+        outputs = {}
+        for value in graph.output:
+            if value.name in outputs or value.name not in self.refs:
+                raise ModelError(f"output {quoted(value.name)} is {'given twice' if value.name in outputs else 'made by no node'}",
+                                 where=str(self.file.path), hint="export the model again")
+            outputs[value.name] = self.refs[value.name]
+        return OpGraph(self.file.inputs, tuple(self.ops.values()), outputs, self.folded, frozenset(self.moves), self.kinds,
+                       self.declined)
 
     # ---------------------------------------------------------------- values
 
@@ -78,31 +98,86 @@ class _Normalizer:
         inputs = [self.refs[value] for value in node.input]
         shaped = all(self.shapes[value] is not None for value in node.input if value)
         subgraph = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
-        simple = shaped and not subgraph and known_operator(self.file.proto, node)
-        if simple and self._fold(node, name, inputs):
-            return
-        types = self._infer(node, name) if simple else self._declared(node)
-        if not (simple and all(shape is not None for _, shape in types) and self._simplify(node, name, inputs, types)):
-            self._keep(node, name, inputs, types)
+        simple = shaped and not subgraph and self._known(node)
+        if simple and node.op_type == "Constant":
+            self._constant_node(node, name)
+        elif simple and node.op_type == "Identity":
+            self._identity(node, name, inputs[0])
+        else:
+            types = self._infer(node, name) if simple else self._declared(node)
+            for output, (_, shape) in zip(node.output, types):
+                if shape is not None and math.prod(shape) > MAX_ELEMENTS:
+                    raise self._too_large(node, name, f"{quoted(output)} {list(shape)} has {math.prod(shape):,} elements; the limit "
+                                                      f"is {MAX_ELEMENTS:,}")
+            known = simple and all(shape is not None for _, shape in types)
+            if self._is_random(node, inputs):
+                self.declined[name] = "gives another result in every run: export the model in eval mode (model.eval())"
+                self._keep(node, name, inputs, types)
+            elif not (known and (self._fold(node, name, inputs, types) or self._simplify(node, name, inputs, types))):
+                self._keep(node, name, inputs, types)
+        if self.pool.bytes > self.limit:
+            raise self._too_large(node, name, f"the constants folded so far take {self.pool.bytes:,} bytes")
 
-    def _evaluate(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
-        """What the node computes from these arrays; None when the reference implementation cannot."""
-        feeds = {value: array for value, array in zip(node.input, arrays) if value}
-        try:
-            with np.errstate(all="ignore"):
-                return ReferenceEvaluator(node, opsets=self.opsets).run(None, feeds)
-        except (RuntimeError, TypeError, ValueError, LookupError):          # NotImplementedError is a RuntimeError
+    def _known(self, node: onnx.NodeProto) -> bool:
+        key = (node.domain, node.op_type)
+        if key not in self.known:
+            self.known[key] = known_operator(self.opsets, node)
+        return self.known[key]
+
+    def _too_large(self, node: onnx.NodeProto, name: str, problem: str) -> ModelError:
+        place = node_place(node.op_type, name)
+        return ModelError(f"{place} makes too much: {problem}", where=f"{self.file.path}: {place}",
+                          hint="is a shape in the model, or one given by --shape, what it should be?")
+
+    def _is_random(self, node: onnx.NodeProto, inputs: list[Ref | None]) -> bool:
+        """Whether what it computes depends on chance: a random generator, or a Dropout in training mode."""
+        if node.op_type != "Dropout" or node.domain:
+            return node.op_type in RANDOM and not node.domain
+        if self.opsets[""] < 7:
+            return not any(a.name == "is_test" and a.i for a in node.attribute)
+        return any(isinstance(ref, View) or ref is not None and bool(ref.array.any()) for ref in inputs[2:3])
+
+    def _constant_node(self, node: onnx.NodeProto, name: str) -> None:
+        given = node.attribute[0]
+        if given.name == "value":
+            array = array_of(self.file.path, given.t, node_place("Constant", name))
+        elif given.name == "sparse_value":
+            raise ModelError(f"Constant node {quoted(name)} holds a sparse tensor, which is not supported",
+                             where=f"{self.file.path}: {node_place('Constant', name)}", hint="export the model with dense weights")
+        else:
+            kind = np.float32 if "float" in given.name else np.int64 if "int" in given.name else np.object_
+            array = np.asarray(helper.get_attribute_value(given), kind)
+        self._constant(node.output[0], array)
+        self.folded[name] = "constant"
+
+    def _identity(self, node: onnx.NodeProto, name: str, ref: Ref) -> None:
+        source = node.input[0]
+        if isinstance(ref, View):
+            self.moves.add(name)
+            ref = replace(ref, trail=Trail(name, ref.trail))
+        else:
+            self.folded[name] = "constant"
+        self._value(node.output[0], self.types[source], self.shapes[source], ref)
+
+    def _evaluate(self, node: onnx.NodeProto, arrays: list[np.ndarray | None], types) -> list[np.ndarray] | None:
+        """What the node computes from these arrays; None when the reference implementation cannot, or it would take too long."""
+        cost = work(node, arrays, [math.prod(shape) for _, shape in types])
+        if cost is None:
             return None
+        self.work += cost
+        if self.work > MAX_WORK:
+            raise self._too_large(node, node.name, f"folding constants and moves takes more than {MAX_WORK:,} steps")
+        return self.evaluator.run(node, arrays)
 
-    def _fold(self, node: onnx.NodeProto, name: str, inputs: list[Ref | None]) -> bool:
+    def _fold(self, node: onnx.NodeProto, name: str, inputs: list[Ref | None], types) -> bool:
         """Make constants of the results when the operands are, or only a shape is asked for."""
         if node.op_type == "Shape":
-            arrays = [np.zeros(self.shapes[node.input[0]], np.bool_)]
-        elif any(isinstance(ref, View) for ref in inputs) or node.op_type in NOT_FOLDED:
+            arrays = [np.broadcast_to(np.False_, self.shapes[node.input[0]])]
+        elif any(isinstance(ref, View) for ref in inputs) or node.op_type not in FOLDED or node.domain:
             return False
         else:
             arrays = [ref if ref is None else ref.array for ref in inputs]
-        results = self._evaluate(node, arrays)
+        results = self._evaluate(node, arrays, types)
         for output, array in zip(node.output, results or ()):
             self._constant(output, array)
         if results is not None:
@@ -110,38 +185,44 @@ class _Normalizer:
         return results is not None
 
     def _infer(self, node: onnx.NodeProto, name: str) -> list[tuple[int, tuple[int, ...] | None]]:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        schema = onnx.defs.get_schema(node.op_type, self.opsets[node.domain], domain)
+        small = {value: self.refs[value].array for value in node.input
+                 if isinstance(self.refs[value], Const) and self.refs[value].array.size <= INFERENCE_DATA} \
+            if node.op_type not in SHAPED_BY_SHAPES or node.domain else {}
+        asked = (canonical(node), tuple((self.types[value], self.shapes[value], small[value].tobytes() if value in small else None)
+                                        if value else None for value in node.input))
+        if asked not in self.inferred:
+            self.inferred[asked] = self._ask(node, name, small)
+        return self.inferred[asked]
+
+    def _ask(self, node: onnx.NodeProto, name: str, small: dict[str, np.ndarray]) -> list[tuple[int, tuple[int, ...] | None]]:
+        schema = onnx.defs.get_schema(node.op_type, self.opsets[node.domain], node.domain)
         types = {value: helper.make_tensor_type_proto(self.types[value], self.shapes[value]) for value in node.input if value}
-        data = {value: numpy_helper.from_array(self.refs[value].array) for value in node.input
-                if isinstance(self.refs[value], Const) and self.refs[value].array.size <= INFERENCE_DATA}
+        data = {value: numpy_helper.from_array(array) for value, array in small.items()}
         ids = [helper.make_opsetid(key, version) for key, version in self.opsets.items()]
         try:
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=ids)
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
             shown = ", ".join(f"{value} {list(self.shapes[value])}" for value in node.input if value)
-            raise ShapeError(f"the shapes of {node.op_type} node {name!r} do not fit: {shown} ({str(error).strip()})",
-                             where=f"{self.file.path}: {node.op_type} node {name!r}",
+            place = node_place(node.op_type, name)
+            raise ShapeError(f"the shapes of {place} do not fit: {shown} ({str(error).strip()})", where=f"{self.file.path}: {place}",
                              hint="is a shape given by --shape one the model was made for?") from error
         return [_static(found.get(output)) for output in node.output]
 
     def _declared(self, node: onnx.NodeProto) -> list[tuple[int, tuple[int, ...] | None]]:
         """Types as stored in the file, for operators that cannot be inferred here."""
-        graph = self.file.proto.graph
-        known = {value.name: value.type for value in (*graph.value_info, *graph.output)}
-        return [_static(known.get(output)) for output in node.output]
+        return [_static(self.stored.get(output)) for output in node.output]
 
     def _keep(self, node: onnx.NodeProto, name: str, inputs: list[Ref | None], types) -> None:
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name != "body"}
         attrs = {key: value.decode() if isinstance(value, bytes) else value for key, value in attrs.items()}
-        kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         if kind == "Softmax" and self.opsets.get(node.domain, 0) < 13:
             attrs.setdefault("axis", 1)                                # the default of that time
         key = (kind, repr(sorted(attrs.items())), tuple(ref if ref is None else ref.key() for ref in inputs), len(node.output))
-        if key in self.ops and kind not in NOT_FOLDED:
+        if key in self.ops and name not in self.declined:
             twin = self.ops[key]
             self.folded[name] = f"computes the same as node {twin.name!r}"
-            refs = [self.refs[output] for output in twin.outputs]
+            refs = [View(output, shape or ()) for output, (_, shape) in zip(twin.outputs, types)]
         else:
             op = Op(name, kind, tuple(inputs), tuple(node.output), attrs, tuple(shape for _, shape in types))
             self.ops[key] = op
@@ -157,16 +238,19 @@ class _Normalizer:
         x, shape = inputs[0], types[0][1]
         views: list[View | None] = []
         match node.op_type:
-            case "Dropout" if any(isinstance(ref, View) or ref is not None and ref.array.any() for ref in inputs[2:3]):
-                return False                                           # training mode
             case op if op in RESHAPES and isinstance(x, View):
+                if math.prod(x.shape) != math.prod(shape):
+                    place = node_place(op, name)
+                    raise ShapeError(f"{place} makes {list(shape)}, {math.prod(shape):,} elements, of {list(x.shape)}, "
+                                     f"{math.prod(x.shape):,} elements", where=f"{self.file.path}: {place}",
+                                     hint="is a shape given by --shape one the model was made for?")
                 views = [replace(x, shape=shape, index=None if x.index is None else x.index.reshape(shape))]
             case op if op in MOVES and isinstance(x, View) and all(isinstance(ref, Const) for ref in inputs[1:]):
-                moved = self._evaluate(node, [x.positions(), *(ref.array for ref in inputs[1:])])
-                views = [replace(x, shape=part.shape, index=_plain(part, x)) for part in moved or ()]
+                moved = self._evaluate(node, [x.positions(), *(ref.array for ref in inputs[1:])], types)
+                views = [replace(x, shape=part.shape, index=self._index(part, x)) for part in moved or ()]
             case "Cast" if isinstance(x, View) and types[0][0] == self.types[node.input[0]]:
                 views = [x]
-            case "Pad" if isinstance(x, View) and isinstance(inputs[1], Const) and not inputs[1].array.any():
+            case "Pad" if isinstance(x, View) and _pads(node, inputs) is not None and not any(_pads(node, inputs)):
                 views = [x]
             case "Mul" | "Div" | "Add" | "Sub":
                 views = [_elementwise(node.op_type, inputs, shape)]
@@ -176,8 +260,7 @@ class _Normalizer:
             return False
         self.moves.add(name)
         for output, view in zip(node.output, views):
-            trail = view.trail if name in view.trail else (*view.trail, name)
-            self._value(output, types[0][0], view.shape, replace(view, trail=trail))
+            self._value(output, types[0][0], view.shape, replace(view, trail=Trail(name, view.trail)))
         for output in node.output[len(views):]:                    # the mask of a Dropout
             self._value(output, onnx.TensorProto.BOOL, None, View(output, ()))
         return True
@@ -195,7 +278,20 @@ class _Normalizer:
         same = isinstance(guard.inputs[0], View) and guard.inputs[0].key() == no.key()
         if not (same and source is not None and source.kind == "Softmax"):
             return None
-        return replace(no, trail=(*no.trail, guard.name))
+        return replace(no, trail=Trail(guard.name, no.trail))
+
+    def _index(self, part: np.ndarray, x: View) -> np.ndarray | None:
+        """int32 positions, or None when they are all of 0, 1, 2, ... (of the value x is a view of)."""
+        flat = part.ravel()
+        whole = x.index is None and flat.size == math.prod(x.shape) and np.array_equal(flat, np.arange(flat.size))
+        return None if whole else self.pool.array(part.astype(np.int32))
+
+
+def _pads(node: onnx.NodeProto, inputs: list[Ref | None]) -> list[int] | None:
+    """The pads of a Pad node, an attribute before operator set 11 and a constant operand since; None if they are computed."""
+    if len(inputs) > 1:
+        return inputs[1].array.ravel().tolist() if isinstance(inputs[1], Const) else None
+    return next((list(a.ints) for a in node.attribute if a.name in ("pads", "paddings")), None)
 
 
 def _elementwise(kind: str, inputs: list[Ref], shape: tuple[int, ...]) -> View | None:
@@ -213,13 +309,6 @@ def _elementwise(kind: str, inputs: list[Ref], shape: tuple[int, ...]) -> View |
         return None
     number = float(c.array.ravel()[0])
     return replace(x, scale=x.scale * number) if kind == "Mul" else replace(x, scale=x.scale / number) if number else None
-
-
-def _plain(part: np.ndarray, x: View) -> np.ndarray | None:
-    """int32 positions, or None when they are all of 0, 1, 2, ... (of the value x is a view of)."""
-    flat = part.ravel()
-    whole = x.index is None and flat.size == math.prod(x.shape) and np.array_equal(flat, np.arange(flat.size))
-    return None if whole else part.astype(np.int32)
 
 
 def _static(proto: onnx.TypeProto | None) -> tuple[int, tuple[int, ...] | None]:
@@ -249,6 +338,9 @@ def task_count(graph: OpGraph, name: str, path: str) -> int:
                     raise ModelError(f"the integer input {name!r} goes into {op.kind} node {op.name!r}", where=path,
                                      hint="a task may only select constants: torch.index_select(gates, 0, task)")
                 sizes[op.name] = data.shape[op.attrs.get("axis", 0)]
+    if any(size > MAX_TASKS for size in sizes.values()):
+        raise ModelError(f"the integer input {name!r} selects among {max(sizes.values()):,} constants; up to {MAX_TASKS} tasks are "
+                         "supported", where=path, hint="a token embedding cannot be part of the network: cut it off before export")
     if len(set(sizes.values())) != 1:
         raise ModelError(f"the integer input {name!r} selects nothing" if not sizes else
                          f"the integer input {name!r} selects among different numbers of constants: {sizes}", where=path,

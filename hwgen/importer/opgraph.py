@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+
+SHOWN_TRAIL = 4             # nodes of a trail in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,27 +31,45 @@ class Const:
         return ("const", id(self.array))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Trail:
+    """A chain of ONNX nodes: the last one, and the chain before it, which other chains share."""
+
+    name: str
+    before: Trail | None = None
+
+    def __str__(self) -> str:
+        names, at = [], self
+        while at is not None and len(names) < SHOWN_TRAIL:
+            names.append(repr(at.name))
+            at = at.before
+        return ", ".join([*(["…"] if at is not None else []), *reversed(names)])
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """``scale`` times elements of the value ``base``, moved about.
 
     base: result of an `Op`, or an input of the network. index: int32 of shape ``shape``, flat positions in base; None when
-    they are 0, 1, 2, ... trail: ONNX nodes the chain consists of.
+    they are 0, 1, 2, ... trail: ONNX nodes the chain consists of; None when there are none.
     """
 
     base: str
     shape: tuple[int, ...]
     index: np.ndarray | None = None
     scale: float = 1.0
-    trail: tuple[str, ...] = ()
+    trail: Trail | None = None
 
     def positions(self) -> np.ndarray:
         """Flat positions in base, of shape ``shape``."""
         return np.arange(math.prod(self.shape), dtype=np.int32).reshape(self.shape) if self.index is None else self.index
 
     def key(self) -> tuple:
-        moved = None if self.index is None else hashlib.sha256(self.index.tobytes()).digest()
-        return (self.base, self.shape, moved, self.scale)
+        return (self.base, self.shape, None if self.index is None else self._moved, self.scale)
+
+    @cached_property
+    def _moved(self) -> bytes:
+        return hashlib.sha256(self.index.tobytes()).digest()
 
 
 Ref = Const | View
@@ -76,7 +97,8 @@ class Op:
 
 @dataclass(frozen=True, eq=False)
 class OpGraph:
-    """``folded``: ONNX node -> why nothing is left of it. ``moves``: ONNX nodes that only move or scale data."""
+    """``folded``: ONNX node -> why nothing is left of it. ``declined``: -> why it cannot be computed. ``moves``: ONNX nodes that
+    only move or scale data."""
 
     inputs: dict[str, tuple[int, ...]]
     ops: tuple[Op, ...]
@@ -84,6 +106,7 @@ class OpGraph:
     folded: dict[str, str]
     moves: frozenset[str]
     kinds: dict[str, str]                     # every ONNX node, in order -> operator
+    declined: dict[str, str] = field(default_factory=dict)
     producers: dict[str, Op] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -91,11 +114,16 @@ class OpGraph:
 
 
 class Pool:
-    """Hands out one object per content: an array met twice, in one task or in two, becomes one array."""
+    """Hands out one object per content: an array met twice, in one task or in two, becomes one array. ``bytes``: of all."""
 
     def __init__(self):
         self._found: dict[tuple, np.ndarray] = {}
+        self.bytes = 0
 
     def array(self, array: np.ndarray) -> np.ndarray:
         data = np.ascontiguousarray(array).reshape(np.shape(array))      # ascontiguousarray makes a scalar 1-dimensional
-        return self._found.setdefault((str(data.dtype), data.shape, hashlib.sha256(data.tobytes()).digest()), data)
+        key = (data.dtype, data.shape, hashlib.sha256(data.tobytes()).digest())
+        if key not in self._found:
+            self._found[key] = data
+            self.bytes += data.nbytes
+        return self._found[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,17 @@ import numpy as np
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
+from onnx import helper
 
 from ..errors import ModelError, ShapeError
+from .border import MAX_ELEMENTS, border, node_place, quoted
+from .weights import array_of, load_external
 
 FLOAT, INTEGERS = onnx.TensorProto.FLOAT, (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+FOREIGN_DOMAIN = "unknown"             # in what the checker sees: the domain of operators it has no definition of
+CHECKED_DATA = 64                      # weights up to this many elements are shown to the checker with their values
+MAX_OUTPUTS = 256
+MAX_NODES, MAX_DEPTH, MAX_INLINED = 1_000_000, 100, 1 << 28         # of functions written out: nodes, calls in calls, bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +34,7 @@ class OnnxFile:
     digest: str
     inputs: dict[str, tuple[int, ...]]
     task: onnx.ValueInfoProto | None
+    weights: dict[str, np.ndarray]
 
 
 def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
@@ -36,6 +44,11 @@ def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     is symbolic and not given, or does not fit).
     """
     path = Path(path)
+    with border(path, "the model"):
+        return _read(path, shapes or {})
+
+
+def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> OnnxFile:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -45,61 +58,202 @@ def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     except DecodeError as error:
         raise ModelError("the file is no ONNX model, or it is truncated", where=str(path),
                          hint="compare its size with the original, or export the model again") from error
+    digest = hashlib.sha256(data)
+    del data
+    _check_names(path, proto)
     if not proto.graph.output or not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
         raise ModelError("the file holds no ONNX network: it has no outputs or names no operator set", where=str(path),
                          hint="give a file written by torch.onnx.export or onnx.save")
-    digest = hashlib.sha256(data)
-    _load_external(path, proto, digest)
+    if len(proto.graph.output) > MAX_OUTPUTS:
+        raise ModelError(f"the network has {len(proto.graph.output):,} outputs; up to {MAX_OUTPUTS} are supported", where=str(path),
+                         hint="export the network with the outputs that are needed")
+    _check_opsets(path, proto)
+    load_external(path, proto, digest)
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
-    inputs, task = _inputs(path, proto, shapes or {})
+        proto = _inline(path, proto)
+    for node in proto.graph.node:
+        if node.domain == "ai.onnx":                                # the long name of the standard domain
+            node.domain = ""
+    inputs, task = _inputs(path, proto, shapes)
+    weights = {}
+    for tensor in proto.graph.initializer:
+        weights[tensor.name] = array_of(path, tensor, f"weight {quoted(tensor.name)}")
     _check(path, proto)
-    return OnnxFile(path, proto, digest.hexdigest(), inputs, task)
+    return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights)
 
 
-def _load_external(path: Path, proto: onnx.ModelProto, digest) -> None:
-    """Read weights kept in files of their own, beside the model."""
-    tensors = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    tensors += [a.t for node in proto.graph.node for a in node.attribute if a.t.data_location == onnx.TensorProto.EXTERNAL]
-    for tensor in tensors:
-        info = {entry.key: entry.value for entry in tensor.external_data}
-        location = path.parent / info.get("location", "")
-        needed = int(info.get("offset", 0)) + int(info.get("length", 0))
-        if not location.is_file():
-            problem = f"which does not exist beside {path.name}"
-        elif location.stat().st_size < needed:
-            problem = f"which holds {location.stat().st_size} bytes where {needed} are needed"
-        else:
+# ---------------------------------------------------------------- what the checker does not check, or must not see
+
+def _check_names(path: Path, proto: onnx.ModelProto) -> None:
+    """Every name is text. Protobuf hands out one that is not UTF-8 as bytes."""
+    def bad(names):
+        return next((name for name in names if isinstance(name, bytes)), None)
+
+    def of_graph(graph):
+        yield graph.name
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+        yield from (tensor.name for tensor in graph.initializer)
+        yield from of_nodes(graph.node)
+
+    def of_nodes(nodes):
+        for node in nodes:
+            yield node.name
+            yield node.op_type
+            yield node.domain
+            yield from node.input
+            yield from node.output
+            for attribute in node.attribute:
+                yield attribute.name
+                for graph in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
+                    yield from of_graph(graph)
+
+    found = bad(entry.domain for entry in proto.opset_import)
+    found = bad(of_graph(proto.graph)) if found is None else found
+    for function in proto.functions if found is None else ():
+        found = found or bad((function.name, function.domain, *function.input, *function.output, *function.attribute))
+        found = found or bad(of_nodes(function.node))
+    if found is not None:
+        raise ModelError(f"a name in the file is no text (UTF-8): {quoted(found)}", where=str(path),
+                         hint="the file is damaged: compare it with the original, or export the model again")
+
+
+GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+def _check_opsets(path: Path, proto: onnx.ModelProto) -> None:
+    """One version a domain, and of the standard one a version the onnx package knows; "ai.onnx" becomes its short name."""
+    versions: dict[str, int] = {}
+    for entry in proto.opset_import:
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if versions.setdefault(entry.domain, entry.version) != entry.version:
+            raise ModelError(f"the file asks for two versions of the operator set {entry.domain or 'ai.onnx'!r}: "
+                             f"{versions[entry.domain]} and {entry.version}", where=str(path), hint="export the model again")
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= versions[""] <= newest:
+        raise ModelError(f"the file asks for version {versions['']} of the ONNX operators; known are 1 to {newest}",
+                         where=str(path), hint=f"export the model with an opset_version up to {newest}")
+    wrong = next((domain for domain, version in versions.items() if not 0 < version < 1 << 31), None)
+    if wrong is not None:
+        raise ModelError(f"the file asks for version {versions[wrong]} of the operator set {quoted(wrong)}", where=str(path),
+                         hint="export the model again")
+    if proto.graph.sparse_initializer:
+        name = proto.graph.sparse_initializer[0].values.name
+        raise ModelError(f"weight {quoted(name)} is stored as a sparse tensor, which is not supported", where=str(path),
+                         hint="export the model with dense weights")
+
+
+def _inline(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Write out the functions of the file; their size is found first, for a few short ones can call for a huge network."""
+    bodies = {}
+    for function in proto.functions:
+        key = (function.domain, function.name, function.overload)
+        if key in bodies:
+            raise ModelError(f"the file defines the function {quoted(function.name)} twice", where=str(path),
+                             hint="export the model again")
+        bodies[key] = function
+    size: dict[tuple, tuple[int, int, int]] = {}                    # nodes, bytes, calls in calls
+    waiting = list(bodies)
+    open_calls: set[tuple] = set()
+    while waiting:
+        key = waiting[-1]
+        called = [call for node in bodies[key].node for call in _calls(node) if call in bodies]
+        missing = [call for call in called if call not in size]
+        if key in size or not missing:
+            open_calls.discard(key)
+            waiting.pop()
+            size.setdefault(key, _sum([(len(bodies[key].node), bodies[key].ByteSize(), 1), *(size[call] for call in called)]))
             continue
-        raise ModelError(f"weight {tensor.name!r} is kept in the file {info.get('location')!r}, {problem}", where=str(path),
-                         hint="copy the data file that was exported with the model into the same directory")
-    names = sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"})
-    try:
-        onnx.load_external_data_for_model(proto, str(path.parent))
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"cannot read the weights kept in {', '.join(map(repr, names))}: {error}", where=str(path),
-                         hint="the data file must be a plain file in the directory of the model") from error
-    for name in names:
-        digest.update((path.parent / name).read_bytes())
+        open_calls.add(key)
+        loop = next((call for call in missing if call in open_calls), None)
+        if loop is not None:
+            raise ModelError(f"the function {quoted(loop[1])} calls itself", where=str(path),
+                             hint="a network cannot be recursive: export the model again")
+        waiting += missing
+    whole = _sum([size[call] for node in proto.graph.node for call in _calls(node) if call in size] or [(0, 0, 0)])
+    for number, limit, unit in zip(whole, (MAX_NODES, MAX_INLINED, MAX_DEPTH), ("nodes", "bytes", "calls inside each other")):
+        if number > limit:
+            raise ModelError(f"the functions of the file make a network of {number:,} {unit} when they are written out; the limit "
+                             f"is {limit:,}", where=str(path), hint="export the model without functions")
+    return onnx.inliner.inline_local_functions(proto)
+
+
+def _sum(sizes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """Of a body (first) and what it calls."""
+    own, *called = sizes
+    return (own[0] + sum(c[0] for c in called), own[1] + sum(c[1] for c in called),
+            max(own[2], *(c[2] + 1 for c in called)) if called else own[2])
+
+
+def _calls(node: onnx.NodeProto):
+    """What might be a function called by the node, those in its subgraphs included."""
+    yield node.domain, node.op_type, node.overload
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
+            for inner in graph.node:
+                yield from _calls(inner)
 
 
 def _check(path: Path, proto: onnx.ModelProto) -> None:
-    """The ONNX checker, except when an operator is unknown to it: that one is reported as a node that is not supported."""
-    if any(not known_operator(proto, node) for node in proto.graph.node) or proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
+    """The full check of the onnx package (structure, then all types and shapes), of the network without its large weights.
+
+    Operators the package does not know are shown to it as those of a foreign domain: it takes them as they are, and they are
+    reported as nodes that are not supported. Types stored for values inside are left out: they are not used.
+    """
+    shown = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    shown.opset_import.append(helper.make_opsetid(FOREIGN_DOMAIN, 1))
+    shown.graph.name = proto.graph.name
+    shown.graph.node.extend(proto.graph.node)
+    shown.graph.input.extend(proto.graph.input)
+    shown.graph.output.extend(proto.graph.output)
+    for value in shown.graph.output:                                # onnxruntime, too, goes by its type and rank only
+        for dim in value.type.tensor_type.shape.dim if value.type.tensor_type.HasField("shape") else ():
+            dim.Clear()
+    given = {value.name for value in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if math.prod(tensor.dims) <= CHECKED_DATA:
+            shown.graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            shown.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    versions = opset_versions(proto)
+    for node in shown.graph.node:
+        if not known_operator(versions, node):
+            node.domain = FOREIGN_DOMAIN
+    if shown.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:            # it cannot be handed over
         return
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(shown)
+        onnx.shape_inference.infer_shapes(shown, check_type=True, strict_mode=True)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"the ONNX checker refuses the model: {str(error).splitlines()[0]}", where=str(path),
+        raise ModelError(f"the ONNX checker refuses the model: {_one_line(error)}", where=str(path),
                          hint="export the model again with a current exporter") from error
+    except onnx.shape_inference.InferenceError as error:
+        found = re.search(r"\(op_type:(.*?), node name: (.*?)\): (.*)", str(error), re.DOTALL)
+        if found is None:
+            raise ModelError(f"the types or shapes in the file contradict each other: {_one_line(error)}", where=str(path),
+                             hint="export the model again with a current exporter") from error
+        place = node_place(found[1], found[2])
+        raise ShapeError(f"the shapes of {place} do not fit: {_one_line(found[3])}", where=f"{path}: {place}",
+                         hint="export the model again; the node cannot run as it stands") from error
 
 
-def known_operator(proto: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+def _one_line(error) -> str:
+    text = str(error).split("==> Context")[0]
+    text = " ".join(re.sub(r"\[(ShapeInferenceError|TypeInferenceError)\]", "", text).split())
+    return text if len(text) <= 300 else text[:300] + " …"
+
+
+def opset_versions(proto: onnx.ModelProto) -> dict[str, int]:
+    return {entry.domain: entry.version for entry in proto.opset_import}
+
+
+def known_operator(versions: dict[str, int], node: onnx.NodeProto) -> bool:
     """Whether the installed onnx package has a definition of this operator in the version the model asks for."""
-    versions = {entry.domain: entry.version for entry in proto.opset_import}
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    return domain in versions and onnx.defs.has(node.op_type, versions[domain], domain)
+    return node.domain in versions and onnx.defs.has(node.op_type, versions[node.domain], node.domain)
 
+
+# ---------------------------------------------------------------- inputs
 
 def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]):
     weights = {t.name for t in proto.graph.initializer}
@@ -114,6 +268,9 @@ def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...
     for value in values:
         kind = value.type.tensor_type.elem_type
         shape = _static_shape(path, value, shapes.get(value.name))
+        if any(size < 1 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+            raise ShapeError(f"input {quoted(value.name)} has the shape {list(shape)}: it must have between 1 and {MAX_ELEMENTS:,} "
+                             "elements", where=str(path), hint="export the model with the shape it is used with")
         if kind in INTEGERS and math.prod(shape) == 1:
             tasks.append(value)
         elif kind != FLOAT:
@@ -166,9 +323,4 @@ def _times(dims) -> str:
 
 
 def _dtype(kind: int) -> str:
-    return onnx.TensorProto.DataType.Name(kind).lower()
-
-
-def initializers(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Name -> array of every stored weight."""
-    return {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    return onnx.TensorProto.DataType.Name(kind).lower() if kind in onnx.TensorProto.DataType.values() else f"of type {kind}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import ir
-from .opgraph import Const, Op, OpGraph, Pool, Ref, View
+from .opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 
 TOLERANCE = 1e-5            # relative, for constants that must be a certain number (1/sqrt(2), 0.044715, ...)
 
@@ -93,13 +93,13 @@ def order_of(op: Op, match: Match, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 class Trial:
-    """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` and ``moved`` ONNX nodes."""
+    """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` ONNX nodes, ``moved`` chains of them."""
 
     def __init__(self, op: Op, graph: OpGraph, bound: dict[str, Bound], pool: Pool):
         self.op, self.graph, self.bound, self.pool = op, graph, bound, pool
         self.nodes: list[ir.Node] = []
         self.absorbed: list[str] = []
-        self.moved: list[str] = []
+        self.moved: list[Trail | None] = []
         self.assumed: dict[str, tuple[int, ...]] = {}       # ir values that stand for results of unsupported operators
 
     # ---------------------------------------------------------------- reading the ONNX graph
@@ -122,7 +122,7 @@ class Trial:
         self.absorbed.append(op.name)
         for ref in (*refs, *op.inputs):
             if isinstance(ref, View):
-                self.moved.extend(ref.trail)
+                self.moved.append(ref.trail)
 
     def array(self, array: np.ndarray) -> np.ndarray:
         """A float32 array for an ir node, shared with every equal one."""
@@ -135,7 +135,7 @@ class Trial:
         if not isinstance(ref, View) or ref.base not in self.bound:
             return None
         bound = self.bound[ref.base]
-        self.moved.extend(ref.trail)
+        self.moved.append(ref.trail)
         positions = ref.positions()
         return bound, positions if bound.order is None else bound.order[positions]
 
@@ -164,11 +164,11 @@ class Trial:
             return Operand(bound.value, bound.shape, factor, bound.node)
         first = int(positions.flat[0])
         if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
-            node = ir.Select((ref.trail or (self.op.name,))[-1], f"{bound.value}.token{first // channels}", bound.value,
+            node = ir.Select(ref.trail.name if ref.trail else self.op.name, f"{bound.value}.token{first // channels}", bound.value,
                              first // channels)
             self.nodes.append(node)
             return Operand(node.output, (channels,), factor, node)
-        via = f" (through {', '.join(map(repr, ref.trail))})" if ref.trail else ""
+        via = f" (through {ref.trail})" if ref.trail else ""
         raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "
                        "supported are the whole sequence, one token, and the heads of an attention", self.op.name)
 

@@ -1,0 +1,77 @@
+"""Single ONNX operators evaluated by onnx's reference implementation, each set up once; and what that costs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+# Operators whose result has a shape that depends on no value: two nodes like each other are inferred once.
+SHAPED_BY_SHAPES = set("""
+    Abs Add And Cast Ceil Concat Cos Div Elu Equal Erf Exp Floor Gather Gelu Gemm Greater LayerNormalization Less Log MatMul Max Min
+    Mod Mul Neg Not Or Pow Reciprocal Relu Sigmoid Sign Sin Softmax Sqrt Sub Sum Tanh Transpose Where""".split())
+_DIRECT = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
+KEPT_BYTES = 4096                      # attributes of an operator that is kept for the next node like it
+
+# Operators that work element by element, move, or reduce: steps = elements read and written.
+_EACH = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor
+    Cast CastLike Ceil Celu Clip Concat ConstantOfShape Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf Exp
+    Expand EyeLike Flatten Floor Gather GatherElements Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Max Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear
+    RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare Relu Reshape Round Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth
+    Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor""".split()
+# Those whose reference implementation takes elements one at a time in Python.
+_SLOW = {"GatherND": 64, "OneHot": 64, "Resize": 1024, "ScatterElements": 64, "ScatterND": 64}
+_PRODUCTS = {"MatMul", "Gemm"}         # K N M steps: the root of the product of the three sizes
+FOLDED = {*_EACH, *_SLOW, *_PRODUCTS, "Einsum"}
+
+
+def work(node: onnx.NodeProto, arrays: list[np.ndarray | None], results: list[int]) -> int | None:
+    """Steps the evaluation takes; None when it is not known. ``results``: elements of each."""
+    sizes = [array.size for array in arrays if array is not None]
+    if node.op_type == "Einsum":
+        return math.prod(sizes)
+    if node.op_type in _PRODUCTS:
+        return math.isqrt(math.prod(sizes[:2]) * results[0]) // 8 + sum(sizes) + results[0]
+    return (sum(sizes) + sum(results)) * _SLOW.get(node.op_type, 1)
+
+
+def canonical(node: onnx.NodeProto) -> tuple:
+    """Equal for nodes that differ in names only."""
+    attributes = tuple(a.SerializeToString(deterministic=True) for a in node.attribute)
+    return (node.domain, node.op_type, tuple(bool(value) for value in node.input), len(node.output), attributes)
+
+
+class Evaluator:
+    """Evaluates nodes of one model. ``opsets``: version of each domain."""
+
+    def __init__(self, opsets: dict[str, int]):
+        self.opsets = opsets
+        self._ready: dict[tuple, ReferenceEvaluator] = {}
+
+    def run(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
+        """What the node computes; None when the reference implementation cannot."""
+        if node.op_type == "Transpose":                             # these mean in numpy what they mean in ONNX, and it is quicker
+            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
+            return [np.transpose(arrays[0], perm)]
+        if node.op_type in _DIRECT and len(node.attribute) == 0 and len({array.dtype for array in arrays}) == 1:
+            with np.errstate(all="ignore"):
+                return [np.asarray(_DIRECT[node.op_type](*arrays))]
+        key = canonical(node)
+        ready = self._ready.get(key)
+        names = [str(place) if value else "" for place, value in enumerate(node.input)]
+        try:
+            if ready is None:
+                plain = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=names, attribute=node.attribute,
+                                       output=[f"out{place}" if value else "" for place, value in enumerate(node.output)])
+                ready = ReferenceEvaluator(plain, opsets=self.opsets)
+                if sum(map(len, key[-1])) <= KEPT_BYTES:
+                    self._ready[key] = ready
+            with np.errstate(all="ignore"):
+                return ready.run(None, {name: array for name, array in zip(names, arrays) if name})
+        except (RuntimeError, TypeError, ValueError, LookupError):  # NotImplementedError is a RuntimeError
+            return None
