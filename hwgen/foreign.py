@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import re
 
+REPR = 280                                  # characters of a `repr`: two or three lines of a terminal
 IN_COMMENTS = frozenset("*\\?{}")           # */ and /*, a backslash that joins lines, ??/ (a trigraph), braces that Tcl counts
 IN_MARKDOWN = frozenset("*\\`<>[]|&")
 IN_C_STRINGS = frozenset("\"\\?")
@@ -26,10 +27,14 @@ def _mark(char: str) -> str:
     return f"(U+{ord(char):04X})"
 
 
-def visible(text: object, keep: str = "") -> str:
-    """As one printable line. Marked are controls, line ends, escape sequences, marks that turn the direction of writing, half surrogates
-    (bytes that are no UTF-8); the characters of ``keep`` stay."""
-    return _spelt(str(text), lambda char: not char.isprintable() and char not in keep, _mark)
+def visible(text: object, keep: str = "", limit: int | None = None) -> str:
+    """As one printable line, cut to ``limit`` characters.
+
+    Marked are controls, line ends, escape sequences, marks that turn the direction of writing, half surrogates (bytes that are no UTF-8);
+    the characters of ``keep`` stay.
+    """
+    line = _spelt(str(text), lambda char: not char.isprintable() and char not in keep, _mark)
+    return line if limit is None or len(line) <= limit else line[:limit - 1] + "…"
 
 
 def comment(text: object) -> str:
@@ -44,8 +49,9 @@ def markdown(text: object) -> str:
 
 def c_string(text: object) -> str:
     """A C or C++ string literal, quotes included, of the text in UTF-8; bytes that are no UTF-8 stay what they were."""
-    octal = (lambda char: "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff"
-                                                                        else "surrogatepass")))
+    def octal(char: str) -> str:
+        data = char.encode("utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass")
+        return "".join(f"\\{byte:03o}" for byte in data)
     return f'"{_spelt(str(text), lambda char: char in IN_C_STRINGS or not " " <= char <= "~", octal)}"'
 
 

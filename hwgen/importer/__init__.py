@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .. import ir
 from ..errors import HwgenError, ModelError
+from ..foreign import REPR, visible
 from .lower import Lowered, Status, Verdict, lower
 from .normalize import normalize, task_count
 from .opgraph import Pool
@@ -30,6 +31,9 @@ class Imported:
     path: Path
     digest: str
 
+    def __repr__(self) -> str:
+        return visible(f"<Imported {self.path.name}: {self.model!r}>", limit=REPR)
+
 
 @dataclass(frozen=True, eq=False)
 class Checked:
@@ -39,6 +43,10 @@ class Checked:
     ok: bool
     error: HwgenError | None
     model: ir.Model | None
+
+    def __repr__(self) -> str:
+        return visible(f"<Checked: {'supported' if self.ok else 'not supported'}, {len(self.verdicts)} nodes"
+                       f"{f', {self.error.message}' if self.error else ''}>", limit=REPR)
 
 
 def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Imported:
