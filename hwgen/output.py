@@ -58,6 +58,8 @@ class OutputDir:
             self.work = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".part", dir=self.target.parent))
             self.work.chmod(0o777 & ~_umask())
         except OSError as error:
+            if self.work is not None:
+                shutil.rmtree(self.work, ignore_errors=True)
             raise _not_writable(self.target, error) from error
         return self
 
@@ -246,7 +248,9 @@ def write_file(path: str | os.PathLike, content: str | bytes) -> None:
     try:
         if is_stdout(path):
             sys.stdout.flush()
-            sys.stdout.buffer.write(data)
+            rest = memoryview(data)
+            while rest:                         # with PYTHONUNBUFFERED a call may write a part
+                rest = rest[sys.stdout.buffer.write(rest):]
             sys.stdout.buffer.flush()
         elif os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
             with open(path, "wb") as file:
