@@ -52,7 +52,13 @@ A second run needs no reset. A start while busy changes nothing but sets bit 8.
 def cli_page() -> str:
     app = typer.main.get_command(cli.app)
     parts = [NOTE, "# Commands\n", f"{app.help}\n", f"{app.epilog}\n",
-             "An error is one message on stderr: what is wrong, where, and what to do next.\n"]
+             "An error is one message on stderr: what is wrong, where, and what to do next. Files are written before anything is printed, so "
+             "they are whole when nobody reads to the end (`| head`). After a signal nothing half written is left and no child process "
+             "runs. The log of a fault of hwgen itself (exit code 4) lies in the cache folder (`$XDG_CACHE_HOME/hwgen/faults`), or in the "
+             "temporary folder.\n",
+             "Where an option takes a file to write, links are followed, devices and pipes are written into, and `-` is standard output; "
+             "what people read then goes to standard error. On a terminal long stages show a bar, elsewhere each stage is a line with its "
+             "time on standard error.\n"]
     for name, command in app.commands.items():
         arguments = " ".join(p.name.upper() for p in command.params if p.param_type_name == "argument")
         parts += [f"## hwgen {name}\n", f"`hwgen {name} {arguments}`\n".replace(" `", "`"), f"{' '.join(command.help.split())}\n",

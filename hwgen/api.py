@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 import json
 from pathlib import Path
 
 import numpy as np
 
-from . import __version__, build as builds, csim, difference, flows, ir, resources, trace
+from . import __version__, build as builds, csim, difference, flows, foreign, ir, resources, trace
 from .backends import bench, driver, hls, hls_estimate, rtl
 from .board import Board, load_board
 from .errors import HwgenError, InputError, ModelError, ShapeError
@@ -17,6 +16,7 @@ from .frontend import Options, Planned, plan
 from .golden import float_model, integer_model
 from .importer import Checked, check_model, import_model
 from .output import MANIFEST, check_target, sha256, write_json
+from .progress import Progress
 from .qir import QModel
 from .schedule import Program
 from .simulate import MemoryModel, SimulationResult, has_rtl, simulate
@@ -24,7 +24,6 @@ from .sizing import LATENCY
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
 
-Progress = Callable[[str, float, float], None]
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -114,10 +113,15 @@ class Accelerator:
         object.__setattr__(self, "inputs", self.build.inputs)
         object.__setattr__(self, "outputs", tuple(dict.fromkeys(o.name for task in self.build.program.outputs for o in task)))
 
-    def __call__(self, x, task: int | None = None) -> dict[str, np.ndarray]:
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{name} {list(shape)}" for name, shape in self.inputs.items())
+        return foreign.visible(f"<Accelerator {self.build.report.get('network', {}).get('name', '')} in {self.build.path}: "
+                               f"{inputs} -> {', '.join(self.outputs)}>", limit=foreign.REPR)
+
+    def __call__(self, x, task: int | None = None, progress: Progress | None = None) -> dict[str, np.ndarray]:
         """Outputs float32 [images, ...] under their ONNX names, dequantized from what the RTL computed."""
         inputs = x if isinstance(x, dict) else {next(iter(self.inputs)): np.asarray(x)}
-        return self.simulate(inputs, task=task).outputs
+        return self.simulate(inputs, task=task, progress=progress).outputs
 
     def simulate(self, inputs: dict[str, np.ndarray], *, task: int | None = None, engine: str = "verilator",
                  waves: str | Path | None = None, memory: MemoryModel = MemoryModel(), progress: Progress | None = None) -> SimulationResult:
@@ -216,7 +220,7 @@ def _report(name: str, model: QModel, program: Program, board: Board, precision:
     return dict(
         version=__version__, calibration=model.calibration, precision=str(precision), batch=program.batch, weight_bytes=len(program.image),
         network=dict(name=name, tasks=len(model.tasks), outputs=[o.name for task in program.outputs for o in task],
-                     useful_macs_per_image=macs, residual_scale=model.tasks[0].residual_scale),
+                     useful_macs_per_image=program.mean_macs(), residual_scale=model.tasks[0].residual_scale),
         board=dict(name=board.name, part=board.part, clock_mhz=board.clock_mhz, memory_bytes_per_cycle=board.bytes_per_cycle()),
         array=dict(ti=config.ti, to=config.to, packed=config.packed, fabric_columns=config.fabric_columns,
                    load_columns=config.load_columns, macs_per_cycle=config.macs_per_cycle),

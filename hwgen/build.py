@@ -16,6 +16,7 @@ from pathlib import Path
 from . import store
 from .engine import EngineConfig
 from .errors import BuildVersionError
+from .foreign import REPR, visible
 from .output import OutputDir, read_manifest
 from .program import Instr
 from .qir import QModel
@@ -34,6 +35,9 @@ class Build:
     clock_mhz: float
     bytes_per_cycle: float
     report: dict
+
+    def __repr__(self) -> str:
+        return visible(f"<Build {self.path} for {self.target}: {self.program!r}>", limit=REPR)
 
 
 def write(path: Path, files: dict[str, str | bytes], model: QModel, program: Program, report: dict, *, inputs: dict[str, tuple[int, ...]],

@@ -1,6 +1,6 @@
 """The command line. Every command is a thin shell round `hwgen.api`; what it prints, ``--json`` holds for programs.
 
-Exit codes: 0 good, 1 a comparison failed, 2 bad input, 3 a tool is missing or failed.
+`ending` has the exit codes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import io
 from pathlib import Path
 import sys
 from typing import Annotated, Optional
-import zipfile
-import zlib
 
 import numpy as np
 from rich.console import Console
@@ -20,15 +18,34 @@ from rich.table import Table
 from rich.text import Text
 import typer
 
-from . import __version__, report as reporting
-from .errors import HwgenError, InputError, MismatchError
-from .output import write_file, write_json
+from . import __version__, ending, report as reporting
+from .arrays import accuracy, load_arrays, parse_array, parse_shapes, split_arrays
+from .errors import HwgenError, InputError, MismatchError, OutputError
+from .foreign import visible
+from .output import is_stdout, write_file, write_json
 from .progress import Bars
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
                   help="From a trained transformer in ONNX to a hardware accelerator, proven bit-exact by simulation.",
-                  epilog="Exit codes: 0 good, 1 a comparison failed, 2 bad input, 3 a tool is missing or failed.")
-out, err = Console(), Console(stderr=True)
+                  epilog="Exit codes: 0 good, 1 a comparison failed, 2 bad input or a full disk, 3 a tool is missing or failed, "
+                         "4 a fault of hwgen itself (a log is written), 130 Ctrl-C, 141 closed pipe, 143 terminated.")
+
+
+class Terminal(Console):
+    """Standard output or error. Raises OutputError when it cannot be written."""
+
+    def print(self, *objects, **options) -> None:
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            ending.silence()
+            raise OutputError(f"cannot write: {error.strerror or error}", where="standard error" if self.stderr else "standard output") from error
+
+
+out, err = Terminal(), Terminal(stderr=True)
 
 
 class Engine(str, Enum):
@@ -63,7 +80,17 @@ class Method(str, Enum):
     MSE = "mse"
 
 
-Json = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")]
+def _result(path: Path | None) -> Path | None:
+    """Of an option that takes a file to write: when it is ``-``, what people read goes to standard error."""
+    if path is not None and is_stdout(path):
+        if out.stderr:
+            raise typer.BadParameter("only one result can go to standard output")
+        out.stderr = True
+    return path
+
+
+Json = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", callback=_result,
+                                              help="Also write the result as JSON; `-` is standard output.")]
 Shapes = Annotated[Optional[list[str]], typer.Option("--shape", metavar="NAME=DIMS", help="Fix a dynamic input shape, as "
                                                      "`--shape x=1x3x224x224`. May be given several times.")]
 Build = Annotated[Path, typer.Argument(help="Directory that `hwgen compile` wrote.", show_default=False)]
@@ -76,78 +103,17 @@ def _api():
     return api
 
 
-def parse_shapes(items: list[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """``["x=1x3x224x224"]`` -> ``{"x": (1, 3, 224, 224)}``; raises InputError naming the item."""
-    shapes = {}
-    for item in items or ():
-        name, _, dims = item.rpartition("=")
-        parts = dims.split("x")
-        if not name or not all(part.isdecimal() and int(part) for part in parts):
-            raise InputError(f"{item!r} is not a shape", where="option --shape", hint="write it as --shape x=1x3x224x224")
-        shapes[name] = tuple(map(int, parts))
-    return shapes or None
-
-
-def parse_array(text: str | None) -> tuple[int, int] | None:
-    """``"16x16"`` -> ``(16, 16)``; raises InputError."""
-    if text is None:
-        return None
-    parts = text.split("x")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise InputError(f"{text!r} is not an array size", where="option --array", hint="write it as --array 32x32")
-    return int(parts[0]), int(parts[1])
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz``; raises InputError for anything else."""
-    hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
-    try:
-        with open(path, "rb") as file:              # opened here: numpy leaves its own file open after an error
-            arrays = np.load(file)
-            if isinstance(arrays, np.ndarray):
-                raise InputError("the input is one array, not an .npz of named arrays", where=str(path), hint=hint)
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"the input cannot be read as .npz: {error}", where=str(path), hint=hint) from error
-
-
-def split_arrays(arrays: dict[str, np.ndarray], acc, where: Path, images: int | None):
-    """(inputs, labels) of a file, the first ``images`` of each; labels are named like an ONNX output. Raises InputError."""
-    inputs = {name: array for name, array in arrays.items() if name in acc.inputs}
-    labels = {name: array for name, array in arrays.items() if name in acc.outputs}
-    if not inputs:
-        raise InputError(f"the file holds {', '.join(map(repr, arrays)) or 'nothing'}, the network takes "
-                         f"{', '.join(map(repr, acc.inputs))}", where=str(where),
-                         hint="name the arrays like the ONNX inputs, images along the first axis")
-    if unknown := [name for name in arrays if name not in inputs and name not in labels]:
-        say(err, f"note: ignoring {', '.join(map(repr, unknown))}: neither an input nor an output of the network")
-    if images is None:
-        return inputs, labels
-    held = min(len(array) if array.ndim else 0 for array in inputs.values())
-    if not 1 <= images <= held:
-        raise InputError(f"{images} images are asked for, the file holds {held}", where="option --images",
-                         hint=f"ask for 1 to {held}, or leave --images out")
-    return ({n: a[:images] for n, a in inputs.items()}, {n: a[:images] for n, a in labels.items()})
-
-
-def accuracy(outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
-    """Share of images whose largest output is the label, for every output that has integer labels, one an image."""
-    return {name: float((outputs[name].reshape(len(label), -1).argmax(1) == label).mean())
-            for name, label in labels.items()
-            if name in outputs and label.ndim == 1 and label.dtype.kind in "iu" and len(label) == len(outputs[name])}
-
-
 def table(*columns: str, rows) -> None:
     """Prints a plain table on stdout; cells are taken literally."""
     grid = Table(*columns)
     for row in rows:
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
     out.print(grid)
 
 
 def say(console: Console, message: str) -> None:
-    """One line as it is: no markup, no wrapping, so that paths can be copied."""
-    console.print(Text(message), soft_wrap=True)
+    """One message as it is: no markup, no wrapping, so that paths can be copied."""
+    console.print(Text(visible(message, keep="\n\t")), soft_wrap=True)
 
 
 MAX_ROWS = 2_000         # of a table of nodes; a larger network shows those that are not supported
@@ -175,21 +141,24 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
                                backend=backend.value, precision=precision.value, batch=batch, progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
     shown = nodes if len(nodes) <= MAX_ROWS else ([n for n in nodes if n["status"] == "unsupported"] or nodes)[:MAX_ROWS]
+    counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
+    if json:
+        error = checked.error and {"message": checked.error.message, "where": checked.error.where, "hint": checked.error.hint}
+        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "counts": counts, "nodes": nodes})
     if nodes:
         table("node", "op", "verdict", "into", "reason",
               rows=[(n["node"], n["op"], Text(n["status"], COLOURS.get(n["status"], "")), n["into"], n["reason"]) for n in shown])
     if len(shown) < len(nodes):
         say(out, f"… and {len(nodes) - len(shown):,} nodes more: `--json FILE` lists them all")
-    counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     say(out, f"{model}: {'supported' if checked.ok else 'not supported'}  "
              f"({', '.join(f'{n} {status}' for status, n in counts.items()) or 'no node was read'})")
     if checked.onnx:
         say(out, reporting.judged(checked.onnx))
-    if json:
-        error = checked.error and {"message": checked.error.message, "where": checked.error.where, "hint": checked.error.hint}
-        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "counts": counts, "nodes": nodes})
     if checked.error:
         raise checked.error
+
+
+SETTINGS = ("network", "board", "array", "limits", "memory", "instructions")      # of a report, not shown by `compile`
 
 
 @app.command(name="compile", epilog="Example: `hwgen compile model.onnx --target zcu104 --calib calib.npz -o build/`")
@@ -212,13 +181,17 @@ def compile_command(
                              method=method.value, backend=backend.value,
                              precision=precision.value, batch=batch, progress=bars)
     data = acc.report()
-    reporting.show(data, out, leave_out=("instructions",))
+    if json:
+        write_json(json, data)
+    reporting.show(data, out, first=("estimate", "resources", "quantization"), leave_out=SETTINGS)
     say(out, reporting.judged({**data, **data["onnx"]}))
     if data["calibration"] == "random":
         say(err, "note: calibrated with seeded noise, so accuracy is unknown; give --calib FILE.npz")
     say(out, f"written to {output}    next: hwgen simulate {output} --input FILE.npz{' --engine csim' * (backend is Backend.HLS)}")
-    if json:
-        write_json(json, data)
+    say(out, f"all figures and settings: hwgen report {output}")
+
+
+RESULT = ("bit_exact", "mismatches", "accuracy", "images", "cycles_per_image", "latency_ms", "utilization")      # shown first by `simulate`
 
 
 @app.command(epilog="Example: `hwgen simulate build/ --input test.npz --images 100 --task 1 --waves --json result.json`")
@@ -230,31 +203,35 @@ def simulate(
     engine: Annotated[Engine, typer.Option(help="`csim` is the HLS project run as C++, `golden` the integer model; neither "
                                           "simulates cycles.")] = Engine.VERILATOR,
     images: Annotated[Optional[int], typer.Option(help="Use the first N images.")] = None,
-    output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", help="Write the dequantized outputs under their "
+    output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", callback=_result, help="Write the dequantized outputs under their "
                                                    "ONNX names.")] = None,
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
-    trace: Annotated[Optional[Path], typer.Option("--trace", metavar="FILE.json", help="Write a timeline of instructions and stalls "
-                                                  "that ui.perfetto.dev opens.")] = None,
-    latency: Annotated[int, typer.Option(min=0, help="Memory latency, cycles.")] = 100,
+    trace: Annotated[Optional[Path], typer.Option("--trace", metavar="FILE.json", callback=_result,
+                                                  help="Write a timeline of instructions and stalls that ui.perfetto.dev opens.")] = None,
+    latency: Annotated[Optional[int], typer.Option(min=0, help="Memory latency, cycles; otherwise 100.")] = None,
     bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise the board's.")] = None,
-    stall: Annotated[float, typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the stalls.")] = 0,
+    stall: Annotated[Optional[float], typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle; otherwise "
+                                                   "0.")] = None,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Of the stalls; otherwise 0.")] = None,
     json: Json = None,
 ) -> None:
     """Run images through the generated hardware, cycle by cycle, and compare every output word with the integer model."""
+    from .simulate import check_memory
     api = _api()
     if trace and engine is not Engine.VERILATOR:
         raise InputError("timelines are written by the engine verilator only", where="option --trace")
+    given = {name: value for name, value in dict(latency=latency, bytes_per_cycle=bytes_per_cycle, stall=stall, seed=seed).items()
+             if value is not None}
+    check_memory(engine.value, given)
     acc = api.load(build)
-    inputs, labels = split_arrays(load_arrays(input), acc, input, images)
-    memory = api.MemoryModel(latency=latency, bytes_per_cycle=bytes_per_cycle, stall=stall, seed=seed)
+    inputs, labels = split_arrays(load_arrays(input), acc, input, images, lambda text: say(err, text))
+    memory = api.MemoryModel(**given)
     with Bars(err) as bars:
         result = acc.simulate(inputs, task=task, engine=engine.value, waves=build / "waves.fst" if waves else None, memory=memory,
                               progress=bars)
     data = result.to_dict()
     if scores := accuracy(result.outputs, labels):
         data["accuracy"] = scores
-    reporting.show(data, out, title=f"simulation ({engine.value})", leave_out=("frames", "per_instruction"))
     if output:
         buffer = io.BytesIO()
         np.savez(buffer, **result.outputs)
@@ -264,6 +241,8 @@ def simulate(
     if trace:
         write_json(trace, acc.trace(result))
     acc.keep(result, memory)
+    known = {key: value for key, value in data.items() if value is not None}
+    reporting.show(known, out, title=f"simulation ({engine.value})", first=RESULT, leave_out=("frames", "per_instruction"))
     if result.bit_exact is False:
         raise MismatchError(f"{result.mismatches:,} output words differ from the integer model", where=str(build),
                             hint="run again with --waves --images 1, and report it: this must not happen" if engine is not Engine.CSIM
@@ -287,18 +266,24 @@ def verify(
                                         "first that differs.")] = False,
     json: Json = None,
 ) -> None:
-    """Compare what the build holds with the integer model, bit for bit: the RTL under three memory models, the C simulation."""
+    """Compare what the build holds with the integer model, bit for bit: the RTL under several memory models, the C simulation."""
+    from .simulate import HONOURED
     api = _api()
     acc = api.load(build)
     if engine not in (Engine.VERILATOR, Engine.ICARUS):
         raise InputError(f"{engine.value} does not simulate the RTL", where="option --engine",
                          hint="choose verilator or icarus; the C simulation is compared whenever the build holds it")
     if input:
-        inputs, _ = split_arrays(load_arrays(input), acc, input, images)
+        inputs, _ = split_arrays(load_arrays(input), acc, input, images, lambda text: say(err, text))
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
-    runs = [("rtl", engine, name, memory) for name, memory in MEMORIES.items()] if "rtl" in acc.levels else []
+    memories: dict[str, dict] = {}
+    for name, memory in MEMORIES.items():
+        honoured = {key: value for key, value in memory.items() if key in HONOURED[engine.value]}
+        if honoured not in memories.values():               # the others are the same run under another name
+            memories[name] = honoured
+    runs = [("rtl", engine, name, memory) for name, memory in memories.items()] if "rtl" in acc.levels else []
     runs += [("csim", Engine.CSIM, "", {})] if "csim" in acc.levels else []
     rows = []
     with Bars(err) as bars:
@@ -307,16 +292,16 @@ def verify(
             rows.append({"level": level, "memory": name, "images": result.images, "bit_exact": result.bit_exact,
                          "mismatches": result.mismatches, "cycles_per_image": result.cycles_per_image})
         differences = acc.first_differences(inputs, progress=bars) if trace else None
+    if json:
+        write_json(json, {"engine": engine.value, "bit_exact": all(r["bit_exact"] for r in rows), "runs": rows,
+                          "differences": None if differences is None else [d.to_dict() for d in differences]})
     table("level", "memory", "images", "bit-exact", "mismatches", "cycles per image",
-          rows=[(r["level"], r["memory"], r["images"], "yes" if r["bit_exact"] else "no", r["mismatches"], f"{r['cycles_per_image']:,.1f}")
-                for r in rows])
+          rows=[(r["level"], r["memory"], r["images"], "yes" if r["bit_exact"] else "no", r["mismatches"],
+                 reporting.text("", r["cycles_per_image"])) for r in rows])
     for difference in differences or ():
         say(out, str(difference))
     if differences == []:
         say(out, "every traced value equals the integer model's")
-    if json:
-        write_json(json, {"engine": engine.value, "bit_exact": all(r["bit_exact"] for r in rows), "runs": rows,
-                          "differences": None if differences is None else [d.to_dict() for d in differences]})
     if failed := [r["memory"] for r in rows if r["level"] == "rtl" and not r["bit_exact"]]:
         raise MismatchError(f"the RTL differs from the integer model with memory: {', '.join(failed)}", where=str(build),
                             hint="run hwgen simulate --waves --images 1, and report it: this must not happen")
@@ -328,16 +313,16 @@ def verify(
 @app.command(epilog="Example: `hwgen report build/ --html report.html`")
 def report(
     build: Build,
-    html: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Also write one self-contained HTML page.")] = None,
+    html: Annotated[Optional[Path], typer.Option(metavar="FILE", callback=_result, help="Also write one self-contained HTML page.")] = None,
     json: Json = None,
 ) -> None:
     """Show size, speed and resources of a build; after `simulate` also where its cycles went, layer by layer."""
     data = _api().load(build).report()
-    reporting.show(data, out)
     if html:
         write_file(html, reporting.html(data, f"hwgen report of {build}"))
     if json:
         write_json(json, data)
+    reporting.show(data, out)
 
 
 @app.command(epilog="Example: `hwgen synth build/ --flow yosys --json synth.json`")
@@ -352,11 +337,11 @@ def synth(
     with Bars(err) as bars:
         result = acc.synth(flow, target, progress=bars)
     data = result.to_dict()
+    if json:
+        write_json(json, data)
     reporting.show(data, out, title=result.stage, leave_out=("modules", "notes"))
     for note in result.notes:
         say(out, f"note: {note}")
-    if json:
-        write_json(json, data)
 
 
 @app.command(epilog="Example: `hwgen targets --json boards.json`")
@@ -364,6 +349,8 @@ def targets(json: Json = None) -> None:
     """List the boards `--target` knows."""
     from .board import Family, boards
     known = boards()
+    if json:
+        write_json(json, {"targets": [asdict(b) for b in known]})
 
     def amount(board, number):
         return "no limit" if board.family == Family.SIM else f"{number:,}"
@@ -371,8 +358,6 @@ def targets(json: Json = None) -> None:
           rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
     for board in known:
         say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}"))
-    if json:
-        write_json(json, {"targets": [asdict(b) for b in known]})
 
 
 def _print_version(wanted: bool) -> None:
@@ -381,16 +366,34 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
-                                                   help="Print the version.")] = False):
-    pass
+@app.callback(invoke_without_command=True)
+def _options(context: typer.Context, version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                                                                           help="Print the version.")] = False):
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point: an `HwgenError` becomes one message on stderr and its exit code, never a traceback."""
+    """Entry point. Whatever goes wrong is one message on stderr and an exit code (`ending`), never a traceback."""
+    out.stderr = False
+    ending.any_terminal()
     try:
-        app(args)
-    except HwgenError as error:
-        say(err, f"error: {error}")
-        sys.exit(error.exit_code)
+        with ending.stopping():
+            app(args)
+    except SystemExit as stop:
+        if stop.code == 1 and isinstance(stop.__context__, BrokenPipeError):      # rich and typer make 1 of it
+            ending.silence()
+            sys.exit(ending.CLOSED_PIPE)
+        raise
+    except Exception as error:              # the last handler: the only place that takes every error
+        known = error if isinstance(error, HwgenError) else ending.explained(error)
+        _last_words(f"error: {known or ending.fault(error)}")
+        sys.exit(known.exit_code if known else ending.FAULT)
+
+
+def _last_words(message: str) -> None:
+    """A message to standard error, if that can still be written."""
+    try:
+        say(err, message)
+    except (OutputError, SystemExit):       # full or closed: the exit code has to do
+        pass

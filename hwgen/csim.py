@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import hashlib
 import os
 from pathlib import Path
-import tempfile
 
 import numpy as np
 
 from .backends import hls
 from .backends.hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
 from .errors import InputError
+from .output import work_folder
 from .qir import QHead, QModel
 from .tools import cxx, native
 
@@ -33,6 +33,9 @@ class CsimRun:
     outputs: list[dict[str, np.ndarray]]
     traces: list[dict[str, np.ndarray]]
     seconds: float
+
+    def __repr__(self) -> str:
+        return f"<CsimRun: {len(self.outputs)} frames>"
 
 
 def compiler_flags(folder: Path, extra: Sequence[str] = ()) -> tuple[str, ...]:
@@ -90,8 +93,7 @@ def has_hls(report: dict) -> bool:
 def run(executable: Path, weights: Path, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,
         on_frame: Callable[[int], None] | None = None) -> CsimRun:
     """Run frames uint8 [F, bytes]; frame f for ``tasks[f]``. Raises ToolError when the bench fails."""
-    with tempfile.TemporaryDirectory(prefix="hwgen_csim_") as folder:
-        work = Path(folder)
+    with work_folder("hwgen_csim_") as work:
         frames.tofile(work / "input.bin")
         options: dict[str, object] = dict(weights=weights, input=work / "input.bin", output=work / "output.bin",
                                           frames=len(tasks), tasks=",".join(map(str, tasks)))

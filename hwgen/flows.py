@@ -68,6 +68,9 @@ class Synthesis:
     estimate: Counts
     modules: list[Kind] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"<Synthesis {self.flow} for {self.board}: {', '.join(f'{n:,} {kind}' for kind, n in self.total.items())}>"
+
     def to_dict(self) -> dict:
         """JSON-able; see docs/reference/json.md."""
         shares = {f"{kind}_percent": 100 * share for kind, share in self.nonlinear.items()}
@@ -104,7 +107,7 @@ def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None =
 class _Run:
     def __init__(self, flow: dict, family: dict, uram: bool, sources: Mapping[str, str], say: Say):
         self.flow, self.family, self.sources, self.say = flow, family, sources, say
-        self.children: set = set()
+        self.children = process.Children()
         self.uram = " -uram" if uram else ""
         self.arrays = {Path(file).stem for file in sources} - {TOP}
 
@@ -123,7 +126,7 @@ class _Run:
                 kinds += self._kinds(module, parameters, count, corners)
         finally:                                # an error or Ctrl-C ends what still runs
             pool.shutdown(wait=False, cancel_futures=True)
-            process.stop(self.children)
+            self.children.stop()
         units = {kind.unit: _zero() for kind in kinds}
         in_dsp = {kind.unit: _zero() for kind in kinds}
         for kind in kinds:
@@ -250,7 +253,7 @@ def _continued(sizes: list[list[int]], wanted: list[int], corners: dict[tuple[in
     return total
 
 
-def _yosys(commands: list[str], inputs: Mapping[str, str], outputs: tuple[str, ...], children: set) -> dict[str, str]:
+def _yosys(commands: list[str], inputs: Mapping[str, str], outputs: tuple[str, ...], children: process.Children) -> dict[str, str]:
     """`yosys.script`, its outputs kept under ``~/.cache/hwgen/synth``."""
     key = hashlib.sha256(repr((yosys.version(), commands, sorted(inputs.items()), outputs)).encode()).hexdigest()[:24]
     kept = cache_folder() / "synth" / f"{key}.json"

@@ -15,6 +15,7 @@ from enum import Enum
 import numpy as np
 
 from .errors import ModelError
+from .foreign import REPR, visible
 
 
 class Act(Enum):
@@ -39,6 +40,9 @@ class Node:
         """Names of the values read, in order."""
         return (self.x,)
 
+    def __repr__(self) -> str:
+        return visible(f"<{type(self).__name__} {self.name}: {', '.join(self.inputs)} -> {self.output}>", limit=REPR)
+
     def shape(self, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the output from the shapes of the inputs; raises ModelError when they do not fit."""
         return shapes[0]
@@ -47,7 +51,7 @@ class Node:
         return ModelError(message, where=f"{type(self).__name__} node {self.name!r}", hint=hint)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchEmbed(Node):
     """Convolution with stride = kernel on ``[C, H, W]`` -> tokens ``[(H/p)*(W/q), D]``, row-major patches."""
 
@@ -62,7 +66,7 @@ class PatchEmbed(Node):
         return (x[1] // p) * (x[2] // q), d
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Linear(Node):
     """``y = x @ weight + bias`` on the last dimension."""
 
@@ -76,7 +80,7 @@ class Linear(Node):
         return *x[:-1], self.weight.shape[1]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerNorm(Node):
     """Normalise over the last dimension: ``(x - mean) / sqrt(var + eps) * gamma + beta``."""
 
@@ -86,13 +90,13 @@ class LayerNorm(Node):
     eps: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activation(Node):
     x: str
     kind: Act
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attention(Node):
     """Multi-head scaled dot-product attention on packed heads: q, k, v ``[T, heads * head_dim]`` -> ``[T, D]``."""
 
@@ -112,7 +116,7 @@ class Attention(Node):
         return q
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MoE(Node):
     """Mixture of experts, each a two-layer MLP; router = softmax over all experts, then top-k (lowest index wins a tie).
 
@@ -143,7 +147,7 @@ class MoE(Node):
         return x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Add(Node):
     """Sum of two values of one shape (the residual connection)."""
 
@@ -160,7 +164,7 @@ class Add(Node):
         return x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AddConst(Node):
     """Adds a constant of the shape of x (position embedding)."""
 
@@ -173,7 +177,7 @@ class AddConst(Node):
         return x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConcatTokens(Node):
     """Puts constant tokens (class token, distillation token) in front of the sequence."""
 
@@ -186,7 +190,7 @@ class ConcatTokens(Node):
         return x[0] + self.tokens.shape[0], x[1]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Select(Node):
     """Takes one token: ``[T, D] -> [D]``."""
 
@@ -199,7 +203,7 @@ class Select(Node):
         return x[1:]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mean(Node):
     """Average over tokens ``start..T-1``: ``[T, D] -> [D]``."""
 
@@ -221,6 +225,9 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: dict[str, str]                     # ONNX output name -> value name
     output_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # as in the ONNX file, batch included
+
+    def __repr__(self) -> str:
+        return visible(f"<Graph {self.name}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}, {len(self.nodes)} nodes>", limit=REPR)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every value; raises ModelError at the first node that does not fit."""
@@ -256,6 +263,9 @@ class Model:
     """What the importer returns: one graph per task, in task order."""
 
     tasks: tuple[Graph, ...]
+
+    def __repr__(self) -> str:
+        return visible(f"<Model: {len(self.tasks)} tasks, first {self.tasks[0]!r}>", limit=REPR)
 
     def verify(self) -> "Model":
         first = self.tasks[0]

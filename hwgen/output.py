@@ -8,11 +8,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import hashlib
 import json
 import os
 from pathlib import Path, PurePosixPath
 import shutil
+import sys
 import tempfile
 
 import numpy as np
@@ -23,6 +26,7 @@ from .errors import BuildVersionError, InputError, OutputError
 GENERATOR = "hwgen"
 MANIFEST = "manifest.json"
 OWN_KEYS = ("generator", "version", "files")
+STDOUT = ("-", "/dev/stdout")     # for every option that takes a file to write
 
 
 def sha256(path: Path) -> str:
@@ -54,6 +58,8 @@ class OutputDir:
             self.work = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".part", dir=self.target.parent))
             self.work.chmod(0o777 & ~_umask())
         except OSError as error:
+            if self.work is not None:
+                shutil.rmtree(self.work, ignore_errors=True)
             raise _not_writable(self.target, error) from error
         return self
 
@@ -66,6 +72,8 @@ class OutputDir:
         finally:
             shutil.rmtree(self.work, ignore_errors=True)
             self.work = None
+        if isinstance(error, OSError):
+            raise _not_writable(self.target, error) from error
 
     def path(self, name: str) -> Path:
         """Where to write the file ``name`` (relative, forward slashes); its folder exists afterwards."""
@@ -108,19 +116,25 @@ class OutputDir:
             return
         written = _files_of(self.target)
         backup = self.work.with_suffix(".old")
+        moved: list[tuple[Path, Path]] = []
         self.target.rename(backup)
         try:
             self.work.rename(self.target)
+            for path in [p for p in backup.rglob("*") if p.is_file() or p.is_symlink()]:
+                name = path.relative_to(backup)
+                new = self.target / name
+                if name.as_posix() not in written and not new.exists() and _room(new, self.target):
+                    new.parent.mkdir(parents=True, exist_ok=True)
+                    path.rename(new)
+                    moved.append((path, new))
         except BaseException:
+            for path, new in moved:
+                new.rename(path)
+            if self.target.exists():
+                self.target.rename(self.work)
             backup.rename(self.target)
             raise
-        for path in [p for p in backup.rglob("*") if p.is_file() or p.is_symlink()]:
-            name = path.relative_to(backup)
-            new = self.target / name
-            if name.as_posix() not in written and not new.exists() and _room(new, self.target):
-                new.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(new)
-        shutil.rmtree(backup)
+        shutil.rmtree(backup, ignore_errors=True)
 
 
 def _files_of(build: Path) -> set[str]:
@@ -167,8 +181,9 @@ def _is_build(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("generator") == GENERATOR and isinstance(manifest.get("files"), dict)
 
 
-def _not_writable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write: {error.strerror or error}", where=str(path),
+def _not_writable(path: str | os.PathLike, error: Exception) -> OutputError:
+    where = "standard output" if is_stdout(path) else str(path)
+    return OutputError(f"cannot write: {getattr(error, 'strerror', None) or error}", where=where,
                        hint="check the rights and the free space there, or choose another place")
 
 
@@ -218,22 +233,60 @@ def _plain(value):
     raise TypeError(f"{value!r} cannot be written as JSON")
 
 
+def is_stdout(path: str | os.PathLike) -> bool:
+    """Whether an option that takes a file to write names standard output."""
+    return str(path) in STDOUT
+
+
 def write_file(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a single file in one step: it is there whole, or as it was before. Raises OutputError."""
-    path = Path(path)
+    """Writes a single file in one step: it is there whole, or as it was before. Raises OutputError.
+
+    A link is followed: what it leads to is replaced. What is no regular file (a device, a pipe) is opened and written, and ``-`` is
+    standard output.
+    """
+    data = content.encode() if isinstance(content, str) else content
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.resolve().parent)
-    except OSError as error:
+        if is_stdout(path):
+            sys.stdout.flush()
+            rest = memoryview(data)
+            while rest:                         # with PYTHONUNBUFFERED a call may write a part
+                rest = rest[sys.stdout.buffer.write(rest):]
+            sys.stdout.buffer.flush()
+        elif os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            with open(path, "wb") as file:
+                file.write(data)
+        else:
+            _replace(Path(path).resolve(), data)
+    except BrokenPipeError:
+        raise                                   # the reader has seen enough: no error of the user's
+    except (OSError, RuntimeError) as error:    # RuntimeError: a link that leads to itself
         raise _not_writable(path, error) from error
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """A new regular file takes the place of ``target``; its rights stay."""
+    rights = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    handle, temporary = tempfile.mkstemp(prefix=".hwgen.", suffix=".part", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _not_writable(path, error) from error
+            file.write(data)
+        os.chmod(temporary, rights)
+        os.replace(temporary, target)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def work_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder for the block. Raises OutputError when nothing can be written there, in the block too."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write temporary files: {error.strerror or error}", where=tempfile.gettempdir(),
+                          hint="check the rights and the free space there, or name another folder in TMPDIR") from error
 
 
 def write_json(path: str | os.PathLike, data) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 
 from .errors import ModelError
+from .foreign import comment
 
 
 class Op(IntEnum):
@@ -167,7 +168,7 @@ class Instr:
             head += f"x {Stat(self.stat).name.lower():10}"
         rest = " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self)
                         if f.name not in enums and f.name != "note" and getattr(self, f.name) != f.default)
-        return f"{head} {rest}" + (f"    ; {self.note}" if self.note else "")
+        return f"{head} {rest}" + (f"    ; {comment(self.note)}" if self.note else "")
 
 
 def words(instr: Instr) -> list[int]:

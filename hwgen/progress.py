@@ -1,4 +1,4 @@
-"""Progress of long work: what the library calls, and the bars the commands show for it.
+"""Progress of long work: what the library calls, and what the commands show for it.
 
 A library function takes ``progress: Progress | None`` and calls ``progress(stage, done, total)`` as it goes: ``stage`` is a
 short text ("calibrate", "compile C++"), ``total`` 0 when it is not known. A call with another stage ends the one before.
@@ -7,6 +7,7 @@ short text ("calibrate", "compile C++"), ``total`` 0 when it is not known. A cal
 from __future__ import annotations
 
 from collections.abc import Callable
+import time
 from typing import TypeAlias
 
 from rich.console import Console
@@ -25,18 +26,20 @@ class _LongOnly(RichProgress):
 
 
 class Bars:
-    """Context manager and `Progress`: one bar a stage, drawn by a thread of its own, so that a stage that blocks shows too.
+    """Context manager and `Progress`: on a terminal one bar a stage, drawn by a thread of its own, so that a stage that blocks shows too.
 
-    Draws on a terminal only.
+    Elsewhere (a log, a notebook) one line a stage: its name when it starts, its time when it ends.
     """
 
     def __init__(self, console: Console | None = None):
-        console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True)
+        self._lines = not self._console.is_terminal
         self._bars = _LongOnly(SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), BarColumn(),
                                TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
-                               console=console, disable=not console.is_terminal, refresh_per_second=4)
+                               console=self._console, disable=self._lines, refresh_per_second=4)
         self._stage: str | None = None
         self._task: TaskID | None = None
+        self._start = 0.0
 
     def __enter__(self) -> "Bars":
         self._bars.start()
@@ -45,13 +48,19 @@ class Bars:
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
             self._finish()
+        elif self._lines and self._stage is not None:
+            self._console.print()
         self._bars.stop()
 
     def __call__(self, stage: str, done: float = 0, total: float = 0) -> None:
         if stage != self._stage:
             self._finish()
-            self._stage, self._task = stage, self._bars.add_task(stage, total=None, count="")
-        if total:
+            self._stage, self._start = stage, time.monotonic()
+            if self._lines:
+                self._console.print(f"{stage} …", end="", markup=False, highlight=False, soft_wrap=True)
+            else:
+                self._task = self._bars.add_task(stage, total=None, count="")
+        if total and self._task is not None:
             self._bars.update(self._task, completed=done, total=total, count=f"{done:,.0f} / {total:,.0f}")
 
     def _finish(self) -> None:
@@ -59,4 +68,6 @@ class Bars:
             total = self._bars.tasks[-1].total or 1
             self._bars.update(self._task, completed=total, total=total)
             self._bars.stop_task(self._task)
+        if self._lines and self._stage is not None:
+            self._console.print(f" {time.monotonic() - self._start:.1f} s", markup=False, highlight=False)
         self._stage = self._task = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .foreign import REPR, visible
 from .ir import Act
 
 
@@ -20,6 +21,9 @@ class QNode:
 
     name: str
     output: str
+
+    def __repr__(self) -> str:
+        return visible(f"<{type(self).__name__} {self.name} -> {self.output}>", limit=REPR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,9 @@ class Weights:
     scale: np.ndarray        # float [N]: real value of one accumulator unit
     bits: int = 8            # 8, or 4: weights in [-7, 7], two in a byte of the weight image
 
+    def __repr__(self) -> str:
+        return f"<Weights int{self.bits} {list(self.weight.shape)}>"
+
 
 @dataclass(frozen=True, eq=False)
 class QActivation:
@@ -43,7 +50,7 @@ class QActivation:
     shift: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QPatches(QNode):
     """Host side: image [C, H, W] -> clip(round(x / scale)) int8, patches row-major, channels (c, dy, dx) -> [T, C*p*q].
 
@@ -55,14 +62,14 @@ class QPatches(QNode):
     scale: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QResidualInit(QNode):
     """Starts the residual stream with a constant (position embedding + class token)."""
 
     table: np.ndarray        # int16 [T, D]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QNorm(QNode):
     """`numerics.norm_coefficients` + `numerics.normalize` of the residual x -> int8 (gamma, beta folded downstream)."""
 
@@ -76,7 +83,7 @@ class QNorm(QNode):
     scale: float             # of the int8 output
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QLinear(QNode):
     """int8 x [T, K] -> int8 [T, N]: requantize to 8 bits, or (with act) to 16 bits, table, 8 bits."""
 
@@ -86,7 +93,7 @@ class QLinear(QNode):
     scale: float             # of the int8 output
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QResidualLinear(QNode):
     """``out = sat16(residual[first_token + t] + requantize(x @ w + b, 16 bits))``; other tokens pass unchanged."""
 
@@ -96,7 +103,7 @@ class QResidualLinear(QNode):
     first_token: int         # 0, or the number of class tokens for the patch embedding
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QAttention(QNode):
     """Per head: score = requantize(q @ k.T, 16 bits); p = exp2_p8(row max - score); out = requantize(p @ v, softmax_factor).
 
@@ -114,7 +121,7 @@ class QAttention(QNode):
     scale: float             # of the int8 output
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QMoE(QNode):
     """``out = residual + sum over chosen experts, in expert order`` of ``weigh(requantize(h @ w2, 16 bits), score)``.
 
@@ -132,7 +139,7 @@ class QMoE(QNode):
     renormalize: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QHead(QNode):
     """int32 output. ``tokens``: (start, stop) of x used; their accumulators (bias included each time) are added up.
 
@@ -159,6 +166,9 @@ class QGraph:
     shapes: dict[str, tuple[int, ...]]
     residual_scale: float
 
+    def __repr__(self) -> str:
+        return visible(f"<QGraph {self.name}: {len(self.nodes)} nodes, residual scale {self.residual_scale:.4g}>", limit=REPR)
+
 
 @dataclass(frozen=True, eq=False)
 class QModel:
@@ -166,3 +176,6 @@ class QModel:
 
     tasks: tuple[QGraph, ...]
     calibration: str         # "data" or "random"
+
+    def __repr__(self) -> str:
+        return visible(f"<QModel: {len(self.tasks)} tasks, calibration {self.calibration}, first {self.tasks[0]!r}>", limit=REPR)

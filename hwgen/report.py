@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .foreign import visible
 from .render import render
 
 UNITS = {"_ms": "ms", "_mhz": "MHz", "_bytes": "bytes", "_mb": "MB", "_gb_s": "GB/s", "_percent": "%"}
@@ -88,14 +89,14 @@ def _section(key: str, value: dict) -> Section:
     return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in rows))
 
 
-def show(data: dict, console: Console, title: str = "build", leave_out: tuple[str, ...] = ()) -> None:
-    """Prints the sections; keys of ``leave_out`` are skipped (long tables)."""
-    for section in sections({k: v for k, v in data.items() if k not in leave_out}, title):
+def show(data: dict, console: Console, title: str = "build", first: tuple[str, ...] = (), leave_out: tuple[str, ...] = ()) -> None:
+    """Prints the sections, the keys of ``first`` before the others; those of ``leave_out`` are skipped (long tables)."""
+    for section in sections({k: data[k] for k in dict.fromkeys((*first, *data)) if k in data and k not in leave_out}, title):
         table = Table(title=section.title, title_justify="left", show_header=bool(section.columns), title_style="bold")
         for column in section.columns or ("", ""):
             table.add_column(column)
         for row in section.rows:
-            table.add_row(*map(Text, row))        # Text: names with brackets are no markup
+            table.add_row(*(Text(visible(cell)) for cell in row))        # Text: names with brackets are no markup
         console.print(table)
 
 

@@ -3,10 +3,9 @@ the HLS project as C++."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-import tempfile
 import time
 
 import numpy as np
@@ -15,11 +14,14 @@ from . import csim
 from .build import Build
 from .errors import InputError, ToolError
 from .golden import integer_model
+from .output import work_folder
 from .registers import StatusBit
 from .schedule import Program
 from .tools import cosim, native, verilator
 
-ENGINES = ("verilator", "icarus", "csim", "golden")
+HONOURED = {             # engine -> what of a memory model it can do
+    "verilator": ("latency", "bytes_per_cycle", "stall", "seed"), "icarus": ("stall", "seed"), "csim": (), "golden": ()}
+ENGINES = tuple(HONOURED)
 
 MAX_FRAMES = 65535        # FRAMES register
 TASK_SLOTS = 8            # TASKS register
@@ -36,20 +38,35 @@ class MemoryModel:
     latency: int = 100
     bytes_per_cycle: float | None = None
     stall: float = 0.0
-    seed: int = 1
+    seed: int = 0
+
+    def changed(self) -> list[str]:
+        """Fields that differ from the default."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+
+
+def check_memory(engine: str, given: Iterable[str]) -> None:
+    """Raises InputError when the engine cannot honour one of these fields of a `MemoryModel`."""
+    for name in given:
+        if name not in HONOURED[engine]:
+            raise InputError(f"the engine {engine} knows no {name.replace('_', ' ')} of the memory", where=f"option --{name.replace('_', '-')}",
+                             hint="leave it out, or use the engine verilator")
 
 
 @dataclass(frozen=True)
 class Run:
     """What one run of the hardware gave. cycles: from start to done; events: one record per instruction and frame (`EVENT`);
-    values: per frame, what a program with ``taps`` let out."""
+    values: per frame, what a program with ``taps`` let out; read_bytes: by the read channel, None where nobody counts."""
 
     outputs: list[dict[str, np.ndarray]]
     cycles: int
     seconds: float
-    read_bytes: int
+    read_bytes: int | None
     events: np.ndarray
     values: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Run: {len(self.outputs)} frames, {self.cycles:,} cycles>"
 
 
 def build_bench(build: Path, trace: bool) -> Path:
@@ -83,8 +100,7 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
     if not 0 < len(tasks) <= MAX_FRAMES:
         raise InputError(f"{len(tasks)} frames in one run, 1 to {MAX_FRAMES} are possible")
     register = _task_register(tasks)
-    with tempfile.TemporaryDirectory(prefix="hwgen_run_") as folder:
-        work = Path(folder)
+    with work_folder("hwgen_run_") as work:
         (work / "input.bin").write_bytes(frames)
         options = dict(program=build / "program.bin", weights=build / "weights.bin", input=work / "input.bin", output=work / "output.bin",
                        events=work / "events.bin", frames=len(tasks), tasks=hex(register),
@@ -109,26 +125,32 @@ class SimulationResult:
 
     A frame is one image (with --batch several) for one task; ``cycles_per_image`` are the busy cycles of the run over the images of
     all its frames.
-    outputs: float32 [images, ...] under their ONNX names. bit_exact is None for the integer model itself, which has no cycles.
+    outputs: float32 [images, ...] under their ONNX names. What an engine does not know is None: bit_exact, mismatches and words for the
+    integer model itself; cycles and what follows from them for it and the C simulation.
     """
 
     images: int
     outputs: dict[str, np.ndarray]
     bit_exact: bool | None
-    mismatches: int
-    words: int
-    cycles_per_image: float
+    mismatches: int | None
+    words: int | None
+    cycles_per_image: float | None
     useful_macs_per_image: int
     array_macs_per_cycle: int
-    utilization: float
+    utilization: float | None
     simulated_macs_per_second: float
-    simulated_cycles_per_second: float
+    simulated_cycles_per_second: float | None
     clock_mhz: float
-    latency_ms: float
+    latency_ms: float | None
     frames: list = field(default_factory=list)
     per_instruction: list = field(default_factory=list)
     waves: Path | None = None
     runs: list[tuple[list[int], np.ndarray]] = field(default_factory=list)      # per run: task of each frame, events (`EVENT`)
+
+    def __repr__(self) -> str:
+        exact = {None: "", True: ", bit-exact", False: f", {self.mismatches} words differ"}[self.bit_exact]
+        cycles = "" if self.cycles_per_image is None else f", {self.cycles_per_image:,.0f} cycles an image"
+        return f"<SimulationResult: {self.images} images{exact}{cycles}>"
 
     def to_dict(self) -> dict:
         """JSON-able, without the outputs and the events."""
@@ -146,18 +168,19 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         raise InputError(f"there is no task {task}: the network has {program.num_tasks}", hint=f"choose 0 to {program.num_tasks - 1}")
     if waves is not None and engine != "verilator":
         raise InputError("waveforms are written by the engine verilator only", where="option --waves")
+    check_memory(engine, memory.changed())
     tasks = [task] if task is not None else list(range(program.num_tasks))
     say("integer model", 0, 0)
     begin = time.monotonic()
     golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
     golden_seconds = time.monotonic() - begin
-    macs = sum(program.useful_macs(t) for t in tasks) // len(tasks)
+    macs = program.mean_macs(tasks)
     common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz)
     if engine == "golden":
         return SimulationResult(
-            outputs=_dequantized(model, golden), bit_exact=None, mismatches=0, words=0, cycles_per_image=0.0, utilization=0.0,
-            simulated_macs_per_second=macs * len(images) * len(tasks) / max(golden_seconds, 1e-9), simulated_cycles_per_second=0.0,
-            latency_ms=0.0, **common)
+            outputs=_dequantized(model, golden), bit_exact=None, mismatches=None, words=None, cycles_per_image=None, utilization=None,
+            simulated_macs_per_second=macs * len(images) * len(tasks) / max(golden_seconds, 1e-9), simulated_cycles_per_second=None,
+            latency_ms=None, **common)
     if engine == "csim":
         return _csim(build, images, golden, common, say)
     if not has_rtl(build):
@@ -215,9 +238,9 @@ def _csim(build: Build, images: np.ndarray, golden: dict[int, dict[str, np.ndarr
     mismatches = sum(int((found[t][name] != golden[t][name]).sum()) for t in golden for name in golden[t])
     return SimulationResult(
         outputs=_dequantized(build.model, found), bit_exact=mismatches == 0, mismatches=mismatches,
-        words=sum(golden[t][name].size for t in golden for name in golden[t]), cycles_per_image=0.0, utilization=0.0,
+        words=sum(golden[t][name].size for t in golden for name in golden[t]), cycles_per_image=None, utilization=None,
         simulated_macs_per_second=common["useful_macs_per_image"] * len(run.outputs) / max(run.seconds, 1e-9),
-        simulated_cycles_per_second=0.0, latency_ms=0.0, **common)
+        simulated_cycles_per_second=None, latency_ms=None, **common)
 
 
 def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:
@@ -229,21 +252,20 @@ def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: Memory
 
 
 def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:
-    """cocotb bench on Icarus: real AXI transactions. The memory answers at once; ``memory.stall`` chooses the pattern of pauses."""
+    """cocotb bench on Icarus: real AXI transactions. The memory answers at once but where ``memory.stall`` pauses a channel."""
     program = build.program
     say("simulate RTL in Icarus (slow)", 0, 0)
-    with tempfile.TemporaryDirectory(prefix="hwgen_run_") as folder:
-        work = Path(folder)
+    with work_folder("hwgen_run_") as work:
         (work / "input.bin").write_bytes(frames)
         begin = time.monotonic()
         result = cosim.simulate(build.path, work, dict(
             program=str(build.path.resolve() / "program.bin"), weights=str(build.path.resolve() / "weights.bin"), input=str(work / "input.bin"),
             output=str(work / "output.bin"), input_bytes=program.input_bytes, input_stride=program.input_stride,
             output_bytes=program.output_bytes, frames=len(tasks), tasks=_task_register(tasks), stall_seed=memory.seed, runs=1, timeout_ms=10_000,
-            pattern="never" if memory.stall == 0 else "seldom" if memory.stall < 0.4 else "often"))
+            pattern=memory.stall))
         seconds = time.monotonic() - begin
         outputs = program.read_outputs((work / "output.bin").read_bytes(), tasks)
-    return Run(outputs, result["cycles"], seconds, 0, np.zeros(0, EVENT))
+    return Run(outputs, result["cycles"], seconds, None, np.zeros(0, EVENT))
 
 
 def _dequantized(model, words: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

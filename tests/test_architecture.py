@@ -23,7 +23,7 @@ HOMES = {
     "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
     "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/board.py",), "subprocess": ("hwgen/tools/",),
-    "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
+    "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"), "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
     "sklearn": (), "torch": (), "pickle": (),
 }
 # our own parts: file prefix -> modules it must not know (it is below them)
@@ -123,6 +123,11 @@ def test_style(name):
                 bad.append((node.lineno, "assert"))
             case ast.ImportFrom(names=[ast.alias(name="*")]):
                 bad.append((node.lineno, "star import"))
+    if name == "hwgen/cli.py":          # the last handler, in main
+        main = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
+        allowed = [(i, what) for i, what in bad if what == "broad except" and main.lineno <= i <= main.end_lineno]
+        assert len(allowed) == 1
+        bad.remove(allowed[0])
     lines = enumerate(FILES[name].read_text().splitlines(), 1)
     bad += [(i, f"line of {len(line)} characters") for i, line in lines if len(line) > MAX_COLUMNS]
     assert bad == []

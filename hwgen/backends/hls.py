@@ -54,8 +54,7 @@ def files(plan: Plan, model: QModel, name: str, board: Board, images: np.ndarray
         "hls/csim/expected.bin": _expected(plan, model, images),
         "hls/scripts/vitis_hls.tcl": render("hls/vitis_hls.tcl.j2", **common),
         "hls/scripts/vivado.tcl": render("hls/vivado.tcl.j2", **common),
-        "hls/driver/host.cpp": render("hls/host.cpp.j2", defaults='{{"--base", "0xA0000000"}, {"--buffer", "udmabuf0"}}',
-                                      buffer_bytes=len(plan.image),
+        "hls/driver/host.cpp": render("hls/host.cpp.j2", buffer_bytes=len(plan.image),
                                       frame_bytes=plan.input_words * plan.lanes + plan.output_words * 4, **common),
         "hls/README.md": render("hls/README.md.j2", estimate=hls_estimate.report(plan, board), **common),
     }
@@ -100,7 +99,7 @@ def _row(step: Step, model: QModel) -> dict[str, str]:
     whole = re.sub(r"\{[^{}]*\}", lambda braces: braces[0].replace(" ", "\0"), call)      # not to be broken
     lines = textwrap.wrap(whole, COLUMNS - 1, initial_indent=" " * 4, subsequent_indent=" " * (5 + call.index("(")),
                           break_long_words=False, break_on_hyphens=False)
-    return dict(call="\n".join(lines).replace("\0", " "), comment=_comment(step, model).replace("\\", "/").replace("\n", " "))
+    return dict(call="\n".join(lines).replace("\0", " "), comment=_comment(step, model))
 
 
 def _ref(value: Value) -> str:

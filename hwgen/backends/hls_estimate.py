@@ -145,7 +145,8 @@ def report(plan: Plan, board: Board) -> dict:
     """The part of report.json about the HLS engine."""
     used = resources(plan)
     cycles = frame_cycles(plan, board.bytes_per_cycle())
-    macs = sum(step.macs for step in plan.steps if step.task in (ALL_TASKS, 0))
+    tasks = range(len(plan.outputs))
+    macs = sum(step.macs for task in tasks for step in plan.steps if step.task in (ALL_TASKS, task)) // len(tasks)
     return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries,
                 macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs,
                 cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000,

@@ -16,6 +16,7 @@ from pathlib import Path
 from .. import ir
 from ..errors import HwgenError, ModelError
 from .causes import unsupported
+from ..foreign import REPR, visible
 from .lower import Lowered, Status, Verdict, lower
 from .normalize import normalize, task_count, task_feed
 from .opgraph import Pool
@@ -47,6 +48,9 @@ class Imported:
     origins: tuple[Origin, ...]
     size: int
 
+    def __repr__(self) -> str:
+        return visible(f"<Imported {self.path.name}: {self.model!r}>", limit=REPR)
+
 
 @dataclass(frozen=True, eq=False)
 class Checked:
@@ -65,6 +69,10 @@ class Checked:
     def model(self) -> ir.Model | None:
         """The network, None with an ``error``."""
         return self.imported and self.imported.model
+
+    def __repr__(self) -> str:
+        return visible(f"<Checked: {'supported' if self.ok else 'not supported'}, {len(self.verdicts)} nodes"
+                       f"{f', {self.error.message}' if self.error else ''}>", limit=REPR)
 
 
 def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Imported:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,6 +90,10 @@ class Program:
     outputs: tuple[tuple[OutputSlice, ...], ...]
     batch: int = 1
 
+    def __repr__(self) -> str:
+        return (f"<Program: {len(self.instrs)} instructions, {self.num_tasks} tasks, batch {self.batch}, {len(self.image):,} bytes of weights, "
+                f"array {self.config.ti}x{self.config.to}>")
+
     @property
     def input_stride(self) -> int:
         return -(-self.input_bytes // PAGE) * PAGE
@@ -108,6 +113,11 @@ class Program:
     def useful_macs(self, task: int = 0) -> int:
         """Multiply-accumulates of one image without any padding; experts as dispatched."""
         return sum(info.macs for instr, info in zip(self.instrs, self.infos) if not instr.pred or instr.task == task) // self.batch
+
+    def mean_macs(self, tasks: Sequence[int] | None = None) -> int:
+        """`useful_macs` on the average of these tasks, else of all: useful_macs_per_image of every report."""
+        tasks = range(self.num_tasks) if tasks is None else tasks
+        return sum(self.useful_macs(task) for task in tasks) // len(tasks)
 
     def rows(self, dispatched: dict[int, int] | None = None) -> list[int]:
         """Tokens streamed per tile, per instruction; ``dispatched`` {pc: tokens} overrides the expected ones of experts."""

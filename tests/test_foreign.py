@@ -1,0 +1,183 @@
+"""Names from a stranger: in no generated file do they end a comment or a string, and nothing of them reaches a terminal as a command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from hypothesis import given, strategies as st
+import jinja2
+import numpy as np
+import pytest
+import yaml
+
+import onnx_nets
+from hwgen import api, foreign, render, report
+from hwgen.paths import data_dir
+from hwgen.tools import cxx
+
+TEXT = st.text(alphabet=st.one_of(st.characters(), st.sampled_from("*/\\?\n\r\"'$[]{};#<>&`(){} \t\0\u202e\u2028\udcff")), max_size=30)
+PWN = "system(\"touch PWNED\");"
+NODE = f"*/\n{PWN}\n/* \\"
+INPUT = "in\"\n#error PWNED\n*/ ??/\n$[exec touch PWNED]"
+OUTPUT = f"*/\n#include <stdlib.h>\nstatic int hwgen_pwned = {PWN}\n/*\u202e\x1b[2J"
+FILE = "a\nexec touch PWNED\n# <script>alert(1) \udcff {"
+
+
+@given(TEXT)
+def test_a_comment_stays_one_line_and_does_not_end(text):
+    for spelt in (foreign.comment(text), foreign.markdown(text)):
+        assert spelt.isprintable() and "*" not in spelt and "\\" not in spelt
+    assert not set("?{}") & set(foreign.comment(text)) and not set("<>`[]&|") & set(foreign.markdown(text))
+    assert foreign.visible(text).isprintable()
+    foreign.visible(text).encode()
+
+
+@pytest.mark.parametrize("text", ["/vit/blocks.0/attn", "onnx::Add_3", "größe 日本", "a-b (c)"])
+def test_plain_names_stay_readable(text):
+    assert foreign.comment(text) == foreign.visible(text) == foreign.markdown(text) == text
+
+
+def test_what_is_marked_can_be_looked_up():
+    assert foreign.comment("a*/\n\\") == "a(U+002A)/(U+000A)(U+005C)" and foreign.visible("\x1b\u202e\udcff") == "(U+001B)(U+202E)(U+DCFF)"
+    assert foreign.visible("a\tb\nc", keep="\n\t") == "a\tb\nc"
+
+
+def test_an_identifier_is_one():
+    assert foreign.identifier("ZsaZd0") == "ZsaZd0"
+    for text in ("", "a b", "0", "a\n", "é", "*/"):
+        with pytest.raises(ValueError, match="is no identifier"):
+            foreign.identifier(text)
+
+
+def test_a_c_string_holds_the_bytes(tmp_path):
+    texts = ["", NODE, INPUT, OUTPUT, "??/??'", "\udcff\udc80", "日本\0x", "1\x001", "\\", "'\"", "\u2028", "%s %n"]
+    raw = [text.encode("utf-8", "surrogateescape") for text in texts]
+    source = "".join(f"    std::fwrite({foreign.c_string(text)}, 1, {len(data)}, stdout);\n" for text, data in zip(texts, raw))
+    (tmp_path / "a.cpp").write_text(f"#include <cstdio>\nint main() {{\n{source}}}\n")
+    program = cxx.compile([tmp_path / "a.cpp"], tmp_path / "a", ("-std=c++14", "-trigraphs", "-Wall", "-Werror"))
+    assert subprocess.run([program], capture_output=True, check=True).stdout == b"".join(raw)
+
+
+@pytest.fixture(scope="module")
+def tcl():
+    return pytest.importorskip("tkinter").Tcl()
+
+
+@given(text=TEXT)
+def test_a_tcl_word_is_the_text(tcl, text):
+    text = text.replace("\0", "").encode("utf-8", "replace").decode()       # Tcl of Python has neither
+    assert tcl.eval(f"set x {foreign.tcl(text)}; set x") == text
+
+
+# ---------------------------------------------------------------- templates
+
+def test_bare_text_in_a_template_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "data_dir", lambda name: tmp_path)
+    (tmp_path / "a.j2").write_text("{{ x }}")
+    assert render.render("a.j2", x=3) == "3"
+    with pytest.raises(TypeError, match="'three' without a filter"):
+        render.render("a.j2", x="three")
+    with pytest.raises(jinja2.UndefinedError):
+        render.render("a.j2")
+    (tmp_path / "b.j2").write_text("{{ x | comment }} {{ x | c_string }} {{ x | tcl }}")
+    assert render.render("b.j2", x="a\n$") == 'a(U+000A)$ "a\\012$" "a\\u000a\\$"'
+    (tmp_path / "page.html.j2").write_text("<p title=\"{{ x }}\">{{ x }}</p>")
+    assert render.render("page.html.j2", x="\"<b>\x1b\udcff") == '<p title="&#34;&lt;b&gt;(U+001B)(U+DCFF)">&#34;&lt;b&gt;(U+001B)(U+DCFF)</p>'
+
+
+# expressions of the templates that are text of hwgen itself: numbers in a form, C++ of a step, comments of the tables
+OWN = {"period_ns", "clock_mhz", "tasks", "table.comment", 'row | join(", ")', "step.call", '"{"', '"}"', '"s"'}
+FORMS = r'\("[^"]*" % [a-z_.]+\)|"\{:,\}"\.format\([a-z_.0-9]+\)|"%\.3g" \| format\([a-z_.]+\)'
+
+
+def test_every_template_says_for_each_text_where_it_stands():
+    names = {path: re.sub(r"\{% raw %\}.*?\{% endraw %\}", "", path.read_text()) for path in sorted(data_dir("templates").rglob("*.j2"))}
+    assert len(names) > 10
+    filtered = 0
+    for path, text in names.items():
+        for expression in re.findall(r"\{\{ (.*?) \}\}", text):
+            value, _, kind = expression.partition(" if ")[0].rpartition(" | ")
+            if path.name.endswith(".html.j2"):
+                assert "|" not in expression, f"{path.name}: {expression}: a page is escaped as a whole"
+            elif kind == "code":
+                assert value in OWN or re.fullmatch(FORMS, value), f"{path.name}: {expression}: is this text of hwgen's own?"
+            filtered += kind in render.FILTERS
+    assert filtered > 40
+
+
+# ---------------------------------------------------------------- a whole build
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> api.Accelerator:
+    """RTL and HLS of a network whose every name is an attack, from a file and for a board whose names are attacks too."""
+    folder = tmp_path_factory.mktemp("hostile")
+    net = onnx_nets.vit()
+    model = net.model({OUTPUT: onnx_nets.result(net)})
+    rename = {model.graph.input[0].name: INPUT}
+    for i, node in enumerate(model.graph.node):
+        node.name = f"{i} {NODE}"
+        node.input[:] = [rename.get(name, name) for name in node.input]
+        node.output[:] = [name if name == OUTPUT else rename.setdefault(name, f"{i}{NODE}") for name in node.output]
+    model.graph.input[0].name = INPUT
+    (folder / f"{FILE}.onnx").write_bytes(model.SerializeToString())
+    board = yaml.safe_load((data_dir("boards") / "zcu104.yaml").read_text())
+    board |= {"fifo_kb": 16, "name": f"z\n{PWN}", "title": OUTPUT, "part": f"x]\n[exec touch PWNED] $y \"{PWN}"}
+    (folder / "board.yaml").write_text(yaml.safe_dump(board, allow_unicode=False))
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
+    images = np.random.default_rng(0).standard_normal((8, *shape)).astype(np.float32)
+    return api.compile(folder / f"{FILE}.onnx", target=folder / "board.yaml", calib={INPUT: images}, out=folder / "build", array=(8, 8),
+                       backend="both")
+
+
+def texts(acc: api.Accelerator) -> dict[str, str]:
+    """Every text file of a build but those of JSON, which quotes by itself."""
+    endings = {".h", ".hpp", ".cpp", ".sv", ".f", ".vlt", ".txt", ".tcl", ".md"}
+    return {str(path.relative_to(acc.build.path)): path.read_text() for path in sorted(acc.build.path.rglob("*")) if path.suffix in endings}
+
+
+def test_no_line_of_a_generated_file_is_the_strangers(hostile):
+    seen = set()
+    for name, text in texts(hostile).items():
+        for line in text.splitlines():
+            if "PWNED" in line:
+                seen.add(name)
+                assert re.match(r"\s*(//|/\*| \*|#define HWGEN_NETWORK \"|# |\d+ |Generated by|set (part|board) \"|open_solution|set_part \"|constexpr|"
+                                r"[a-z_]+\(.*values::|.*values::)", line), f"{name}: {line}"
+                assert line.isprintable() and "\n" not in line
+        assert "\x1b" not in text and "\u202e" not in text, name
+    assert {"driver/hwgen.h", "program.txt", "hls/hwgen_program.hpp", "hls/scripts/vitis_hls.tcl", "hls/scripts/vivado.tcl",
+            "hls/driver/host.cpp", "hls/README.md"} <= seen
+
+
+@pytest.mark.parametrize("flags", [("-std=c++14",), ("-std=c++14", "-trigraphs"), ("-x", "c", "-std=c99", "-Wextra")], ids=" ".join)
+def test_the_driver_compiles_without_a_warning(hostile, tmp_path, flags):
+    (tmp_path / "a.cpp").write_text('#include "hwgen.h"\n#include <stdio.h>\nint main(void) { fputs(HWGEN_NETWORK, stdout); return 0; }\n')
+    out = tmp_path / "a"
+    subprocess.run(["g++" if "c" not in flags else "gcc", *flags, "-Wall", "-Werror", f"-I{hostile.build.path / 'driver'}", "-Wno-unused-function",
+                    "-o", out, tmp_path / "a.cpp"], check=True)
+    assert subprocess.run([out], capture_output=True, cwd=tmp_path, check=True).stdout == FILE.encode("utf-8", "surrogateescape")
+    assert [path.name for path in tmp_path.glob("PWNED")] == []
+
+
+def test_the_scripts_hold_the_names_as_words(hostile, tcl):
+    scripts = hostile.build.path / "hls" / "scripts"
+    tcl.eval("proc exec args {error PWNED}")
+    lines = [line for line in (scripts / "vivado.tcl").read_text().splitlines() if line.startswith(("set part", "set board ", "#"))]
+    tcl.eval("\n".join(lines))
+    assert tcl.getvar("part").startswith("x]\n[exec touch PWNED] $y") and tcl.getvar("board") == f"z\n{PWN}"
+    assert tcl.eval("info complete {" + (scripts / "vitis_hls.tcl").read_text().split("set root")[0] + "}") == "1"
+
+
+def test_the_hls_project_runs_and_the_outputs_keep_their_names(hostile, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(1).standard_normal((2, *hostile.inputs[INPUT])).astype(np.float32)
+    result = hostile.simulate({INPUT: images}, engine="csim")
+    assert result.bit_exact and list(result.outputs) == [OUTPUT]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_of_a_report(hostile):
+    page = report.html(hostile.report(), f"hwgen report of {FILE}")
+    assert "<script>" not in page and "\x1b" not in page and page.encode()
+    assert (hostile.build.path / "report.json").read_bytes().isascii()
