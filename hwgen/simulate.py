@@ -241,9 +241,12 @@ def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryMod
     with tempfile.TemporaryDirectory(prefix="hwgen_run_") as folder:
         work = Path(folder)
         (work / "input.bin").write_bytes(frames)
+        (work / "rtl").mkdir()
+        for name, content in build.read((*build.rtl, "rtl/filelist.f", "program.bin", "weights.bin")).items():
+            (work / name).write_bytes(content)
         begin = time.monotonic()
-        result = cosim.simulate(build.path, work, dict(
-            program=str(build.path.resolve() / "program.bin"), weights=str(build.path.resolve() / "weights.bin"), input=str(work / "input.bin"),
+        result = cosim.simulate(work, work, dict(
+            program=str(work / "program.bin"), weights=str(work / "weights.bin"), input=str(work / "input.bin"),
             output=str(work / "output.bin"), input_bytes=program.input_bytes, input_stride=program.input_stride,
             output_bytes=program.output_bytes, frames=len(tasks), tasks=_task_register(tasks), stall_seed=memory.seed, runs=1, timeout_ms=10_000,
             pattern="never" if memory.stall == 0 else "seldom" if memory.stall < 0.4 else "often"))

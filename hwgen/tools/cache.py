@@ -55,16 +55,21 @@ def how_often() -> str:
     return "once" if kept() else f"each time: {wanted()} cannot be written, set XDG_CACHE_HOME"
 
 
-@functools.cache
-def _usable(place: Path) -> tuple[Path, bool]:
+def writable(place: Path) -> bool:
+    """Whether files can be made in ``place``, which is made when it is not there."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if place.stat().st_uid == os.getuid():
-            place.chmod(0o700)
-            with tempfile.TemporaryFile(dir=place):
-                return place, True
+        with tempfile.TemporaryFile(dir=place):
+            return True
     except OSError:
-        pass
+        return False
+
+
+@functools.cache
+def _usable(place: Path) -> tuple[Path, bool]:
+    if writable(place) and place.stat().st_uid == os.getuid():
+        place.chmod(0o700)
+        return place, True
     try:
         temporary = Path(tempfile.mkdtemp(prefix="hwgen_cache_"))
     except OSError as error:
