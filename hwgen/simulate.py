@@ -242,7 +242,7 @@ def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryMod
         work = Path(folder)
         (work / "input.bin").write_bytes(frames)
         (work / "rtl").mkdir()
-        for name, content in build.read((*build.rtl, "rtl/filelist.f", "program.bin", "weights.bin")).items():
+        for name, content in build.read((*build.below("rtl"), "program.bin", "weights.bin")).items():
             (work / name).write_bytes(content)
         begin = time.monotonic()
         result = cosim.simulate(work, work, dict(

@@ -34,8 +34,8 @@ TIME_STAMP = (1980, 1, 1, 0, 0, 0)      # the least a zip file can hold
 HEADER = "model.npy"
 INT_LIMIT = 1 << 62                     # beyond any integer of a network
 # what `encode` writes before an array's bytes; numpy's own reader would allocate whatever the shape says
-ARRAY = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iufb][1248])', 'fortran_order': False, 'shape': \((|\d{1,12},|\d{1,12}(?:, \d{1,12}){1,7})\), \} *\n",
-                   re.DOTALL)
+ARRAY = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iufb][1248])', 'fortran_order': False, "
+                   rb"'shape': \((|\d{1,12},|\d{1,12}(?:, \d{1,12}){1,7})\), \} *\n", re.DOTALL)
 
 
 def save(model: qir.QModel, path: str | Path) -> Path:

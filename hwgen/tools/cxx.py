@@ -26,10 +26,14 @@ def find() -> Path:
     raise ToolError("no C++ compiler found", hint="sudo apt-get install g++")
 
 
-@functools.cache
 def version() -> str:
     """What the compiler that `find` finds calls itself, and where it is. Raises ToolError."""
-    return f"{find()} {run([find(), '--version'])}"
+    return _version(find())
+
+
+@functools.cache
+def _version(compiler: Path) -> str:
+    return f"{compiler} {run([compiler, '--version'])}"
 
 
 @functools.cache
