@@ -100,7 +100,7 @@ def measure(folder: Path) -> Figures:
     program = schedule(model, **ENGINE)
     build = native_builds.write(folder, model, program)
     images = random_images(random_model(**NETWORK), 1)
-    executable = simulate.build_bench(build.path, trace=False)
+    executable = simulate.build_bench(simulate.bench_files(build), trace=False)
     frames = program.frames(model.tasks[0], images)
     seconds = []
     for _ in range(REPEATS):

@@ -33,10 +33,10 @@ def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trac
         acc = api.compile(model, target=target, calib=calib, out=Path(folder) / "build", backend="both" if rtl else "hls")
         hls = acc.build.path / "hls"
         begin = time.monotonic()
-        csim.build_bench(hls)
+        csim.build_bench(acc.build.read(acc.build.below("hls")))
         compiled = time.monotonic() - begin
         tasks = list(range(len(acc.build.model.tasks)))
-        run = csim.simulate(acc.build.path, acc.build.model, acc.report(), images, tasks, lambda *_: None, trace=trace)
+        run = csim.simulate(acc.build, images, tasks, lambda *_: None, trace=trace)
         values = words = wrong = 0
         for task in tasks:
             graph = acc.build.model.tasks[task]

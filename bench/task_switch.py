@@ -55,7 +55,7 @@ def measure(acc: Accelerator, image: np.ndarray) -> list[Switch]:
     build, model = acc.build, acc.build.model
     images = np.repeat(image, len(ORDERS["task 0"]), axis=0)
     frames = build.program.frames(model.tasks[0], images)
-    executable = simulate.build_bench(build.path, trace=False)
+    executable = simulate.build_bench(simulate.bench_files(build), trace=False)
     result = []
     for name, memory in MEMORIES.items():
         runs = {order: simulate.run_bench(executable, build.path, build.program, frames, tasks, memory) for order, tasks in ORDERS.items()}

@@ -174,14 +174,14 @@ def build(case: Case, cache: Path, digest: str, say) -> tuple[api.Accelerator, d
     """The compiled case with its native bench, its images, and the seconds that compiling hwgen's and Verilator's part took."""
     model, images = network(case, cache.parent / "networks")
     key = hashlib.sha256(f"{digest} {model.parent.name} {case.name}".encode()).hexdigest()[:12]
-    place = cache / f"{case.network}_{case.board}-{key}"           # no options in the name: make takes no "=" and no space in a path
+    place = cache / f"{case.network}_{case.board}-{key}"
     took = place / "seconds.json"
     if not took.exists():
         begin = time.monotonic()
         say(f"{case.name}: compile")
-        api.compile(model, target=case.board, calib=images, out=place, **dict(case.options))
+        acc = api.compile(model, target=case.board, calib=images, out=place, **dict(case.options))
         say(f"{case.name}: build the bench")
-        simulate.build_bench(place, trace=False)
+        simulate.build_bench(simulate.bench_files(acc.build), trace=False)
         took.write_text(json.dumps(time.monotonic() - begin))
     return api.load(place), images, json.loads(took.read_text())
 

@@ -42,7 +42,9 @@ RUN = """1. Read `ID`, `VERSION` and `CONFIG`; they must be what the build says.
 2. Write the program, once after the device was configured.
 3. Put the weight image, the inputs and room for the outputs into memory; write their addresses, sizes and strides.
 4. Write `FRAMES` and `TASKS`, then bit 0 of `CONTROL`.
-5. Wait for the interrupt, or for bit 1 of `STATUS`. An error bit ends the run as well.
+5. Wait for the interrupt, or for bit 1 of `STATUS` (done). An illegal instruction ends the run at once and sets done with its bit. After an
+   AXI error the run goes on to its end, with wrong data; its bit stands beside done. A memory that never answers leaves the engine busy:
+   wait with a time-out, as `hwgen_wait` of the [driver](build.md#the-driver) does.
 6. Read the outputs; `CYCLES_LO`, then `CYCLES_HI`, give the busy cycles.
 
 A second run needs no reset. A start while busy changes nothing but sets bit 8.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ from .errors import HwgenError, InputError, ModelError, ShapeError
 from .frontend import Options, Planned, plan
 from .golden import float_model, integer_model
 from .importer import Checked, check_model, import_model
-from .output import MANIFEST, check_target, sha256, write_json
+from .output import check_target
 from .progress import Progress
 from .qir import QModel
 from .schedule import Program
-from .simulate import MemoryModel, SimulationResult, has_rtl, simulate
+from .simulate import MemoryModel, SimulationResult, simulate
 from .sizing import LATENCY
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
@@ -27,7 +26,6 @@ __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check",
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
-KEPT = "simulation.json" # in the build directory: the last simulation, for `Accelerator.report`
 
 
 def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *, progress: Progress | None = None, **options) -> Checked:
@@ -72,7 +70,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     report = _report(Path(model).name, quantized, program, board, precision)
     report |= _judged(planned)
     report["quantization"] = _quantization(imported.model, quantized, program, None if options.random else planned.images)
-    files = driver.files(program, Path(model).stem)
+    files = driver.files(program, quantized, Path(model).stem)
     if backend != "hls":
         files |= {**rtl.files(program.config), **bench.files()}
     if planned.plan is not None:
@@ -134,7 +132,7 @@ class Accelerator:
     @property
     def levels(self) -> tuple[str, ...]:
         """What the build can run besides the integer model: "rtl", "csim"."""
-        return tuple(name for name, there in (("rtl", has_rtl(self.build)), ("csim", csim.has_hls(self.build.report))) if there)
+        return tuple(name for name, there in (("rtl", self.build.has_rtl), ("csim", self.build.has_hls)) if there)
 
     def first_differences(self, inputs: dict[str, np.ndarray], progress: Progress | None = None) -> list[difference.Difference]:
         """Where C simulation (every value) and RTL simulation (outputs), as far as the build has them, first leave the integer model.
@@ -154,26 +152,24 @@ class Accelerator:
         simulation = dict(stage="rtl simulation", images=result.images, bit_exact=result.bit_exact, cycles_per_image=result.cycles_per_image,
                           latency_ms=result.latency_ms, utilization=result.utilization, memory=asdict(memory))
         layers = trace.layers(result.per_instruction, result.array_macs_per_cycle)
-        write_json(self.build.path / KEPT, dict(build=sha256(self.build.path / MANIFEST), simulation=simulation,
-                                                stalls=dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), layers=layers))
+        self.build.keep(dict(simulation=simulation, stalls=dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), layers=layers))
 
     def report(self) -> dict:
         """What report.json holds, and the cycles of the last simulation kept for this build."""
-        path = self.build.path / KEPT
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        if kept.pop("build", None) != sha256(self.build.path / MANIFEST):
-            return self.build.report
-        limit = max(self.build.report["limits"][key] for key in ("array_limit_cycles", "memory_limit_cycles"))
-        kept["simulation"]["cycles_over_limit"] = kept["simulation"]["cycles_per_image"] / limit
-        return self.build.report | kept
+        kept, ignored = self.build.kept()
+        if kept and "limits" in self.build.report:
+            limit = max(self.build.report["limits"][key] for key in ("array_limit_cycles", "memory_limit_cycles"))
+            kept["simulation"]["cycles_over_limit"] = kept["simulation"]["cycles_per_image"] / limit
+        return self.build.report | kept | ({"simulation_ignored": ignored} if ignored else {})
 
     def synth(self, flow: str = "yosys", target: str | Path | None = None, progress: Progress | None = None) -> flows.Synthesis:
         """Synthesize the RTL and count cells. target: a board of the same family instead of the build's, by name or YAML file.
 
         Raises InputError, TargetError, ToolError.
         """
-        return flows.synthesize(self.build.path, load_board(target or self.build.target), flow, progress,
-                                estimate=self.build.report["resources"]["used"])
+        sources = {Path(name).name: data.decode(errors="replace") for name, data in self.build.read(self.build.rtl).items()}
+        return flows.synthesize(sources, load_board(target or self.build.target), flow, progress,
+                                estimate=self.build.report.get("resources", {}).get("used"))
 
     def _images(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         ((name, shape),) = self.inputs.items()

@@ -167,19 +167,13 @@ def compile_command(
     target: Target = "sim",
     calib: Calib = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
-    shape: Shapes = None,
-    array: Array = None,
-    method: MethodOption = Method.PERCENTILE,
-    backend: BackendOption = Backend.RTL,
-    precision: PrecisionOption = Precision.W8A8,
-    batch: Batch = 1,
-    json: Json = None,
+    shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
     with Bars(err) as bars:
         acc = _api().compile(model, target=target, calib=calib, out=output, shapes=parse_shapes(shape), array=parse_array(array),
-                             method=method.value, backend=backend.value,
-                             precision=precision.value, batch=batch, progress=bars)
+                             method=method.value, backend=backend.value, precision=precision.value, batch=batch, progress=bars)
     data = acc.report()
     if json:
         write_json(json, data)
@@ -240,7 +234,10 @@ def simulate(
         write_json(json, data)
     if trace:
         write_json(trace, acc.trace(result))
-    acc.keep(result, memory)
+    try:
+        acc.keep(result, memory)
+    except OutputError as error:                # a read-only build: everything but this is done
+        say(err, f"note: {error.message}; hwgen report will not show this simulation")
     known = {key: value for key, value in data.items() if value is not None}
     reporting.show(known, out, title=f"simulation ({engine.value})", first=RESULT, leave_out=("frames", "per_instruction"))
     if result.bit_exact is False:

@@ -6,9 +6,8 @@ copies); otherwise the small ones of hls/stub serve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,14 +15,16 @@ import numpy as np
 
 from .backends import hls
 from .backends.hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
+from .build import Build
 from .errors import InputError
 from .output import work_folder
-from .qir import QHead, QModel
-from .tools import cxx, native
+from .qir import QHead
+from .tools import cache, cxx, native
 
 FLAGS = ("-std=c++14", "-O2")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wno-unknown-pragmas")      # g++ does not know "#pragma HLS"
 SOURCES = ("hwgen_top.cpp", "csim/main.cpp")
+SUFFIXES = (".hpp", ".cpp", ".h")
 
 
 @dataclass(frozen=True)
@@ -38,56 +39,54 @@ class CsimRun:
         return f"<CsimRun: {len(self.outputs)} frames>"
 
 
-def compiler_flags(folder: Path, extra: Sequence[str] = ()) -> tuple[str, ...]:
+def compiler_flags(folder: str | Path, extra: Sequence[str] = ()) -> tuple[str, ...]:
     """Options for a source that includes kernels. Raises InputError when HWGEN_AP_TYPES names no such folder."""
-    types = [folder / "stub"]
+    types = [str(Path(folder, "stub"))]
     if named := os.environ.get("HWGEN_AP_TYPES"):
         if not (Path(named) / "ap_int.h").is_file():
             raise InputError(f"there is no ap_int.h in {named!r}", where="environment variable HWGEN_AP_TYPES",
                              hint="name the folder that holds it, or unset the variable")
-        types.insert(0, Path(named).resolve())
+        types.insert(0, str(Path(named).resolve()))
         extra = (*extra, "-Wno-maybe-uninitialized", "-Wno-uninitialized")         # inside those headers
-    includes = [word for folder in types for word in ("-isystem", str(folder))]
-    return (*FLAGS, *WARNINGS, *extra, f"-I{folder}", f"-I{folder / 'include'}", *includes)
+    includes = [word for place in types for word in ("-isystem", place)]
+    return (*FLAGS, *WARNINGS, *extra, f"-I{folder}", f"-I{Path(folder, 'include')}", *includes)
 
 
-def build_bench(folder: Path, extra: Sequence[str] = ()) -> Path:
-    """Compile the bench of an HLS project; returns the executable. The same sources and options are not compiled again.
+def build_bench(files: Mapping[str, str | bytes], extra: Sequence[str] = ()) -> Path:
+    """Compile the bench of an HLS project; returns the executable. files: by their names in the build ("hls/..."; others are left out).
 
-    Raises ToolError, InputError.
+    It lies in the cache: the same sources and options are compiled once. Raises ToolError, InputError.
     """
-    folder = folder.resolve()
-    flags = compiler_flags(folder, extra)
-    state = hashlib.sha256("\0".join([str(cxx.find()), *flags]).encode())
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".hpp", ".cpp", ".h")):
-        state.update(path.read_bytes())
-    executable = folder / "csim" / f"bin-{state.hexdigest()[:16]}" / "csim"
-    if not executable.exists():
-        cxx.compile([folder / name for name in SOURCES], executable, flags)
-    return executable
+    flags = compiler_flags(".", extra)
+    data = {name.removeprefix("hls/"): content.encode() if isinstance(content, str) else content for name, content in sorted(files.items())
+            if name.startswith("hls/") and name.endswith(SUFFIXES)}
+    parts = ["csim", cxx.version(), *flags, data.items()]
+    if named := os.environ.get("HWGEN_AP_TYPES"):
+        parts += [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(Path(named).rglob("*.h*")) if path.is_file()]
+
+    def make(work: Path) -> None:
+        for name, content in data.items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_bytes(content)
+        cxx.compile(SOURCES, "csim.out", flags, cwd=work)
+    return cache.entry("csim", cache.key(*parts), make) / "csim.out"
 
 
-def simulate(build: Path, model: QModel, report: dict, images: np.ndarray, tasks: list[int],
-             say: Callable[[str, int, int], None], *, trace: bool = False) -> CsimRun:
-    """Run every image for every task through the HLS project of a build directory.
+def simulate(build: Build, images: np.ndarray, tasks: list[int], say: Callable[[str, int, int], None], *, trace: bool = False) -> CsimRun:
+    """Run every image for every task through the HLS project of a build.
 
-    Frames come image by image, all tasks of each in a row. report: the build's. Raises InputError when the build has
-    no HLS project, ToolError when it does not compile or run.
+    Frames come image by image, all tasks of each in a row. Raises InputError when the build has no HLS project, ToolError when it
+    does not compile or run.
     """
-    if not has_hls(report):
-        raise InputError("the build holds no HLS project", where=str(build), hint="compile with --backend hls or both")
-    plan = make_plan(model, report["hls"]["lanes"], report["hls"]["queries"])
-    say("compile the C simulation (once)", 0, 0)
-    executable = build_bench(build / "hls")
-    frames = np.repeat(hls.frames(plan, model, images), len(tasks), axis=0)
+    if not build.has_hls:
+        raise InputError("the build holds no HLS project", where=str(build.path), hint="compile with --backend hls or both")
+    plan = make_plan(build.model, build.report["hls"]["lanes"], build.report["hls"]["queries"])
+    say(f"compile the C simulation ({cache.how_often()})", 0, 0)
+    executable = build_bench(build.read(build.below("hls")))
+    frames = np.repeat(hls.frames(plan, build.model, images), len(tasks), axis=0)
     say("C simulation", 0, len(frames))
-    return run(executable, build / "hls" / "weights.bin", plan, frames, tasks * len(images), trace=trace,
+    return run(executable, build.path / "hls" / "weights.bin", plan, frames, tasks * len(images), trace=trace,
                on_frame=lambda done: say("C simulation", done, len(frames)))
-
-
-def has_hls(report: dict) -> bool:
-    """Whether the build of this report was compiled with the HLS backend."""
-    return "hls" in report
 
 
 def run(executable: Path, weights: Path, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,

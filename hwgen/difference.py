@@ -10,7 +10,7 @@ from . import csim
 from .build import Build
 from .golden import integer_model
 from .qir import QGraph, QHead
-from .simulate import MemoryModel, has_rtl, run_rtl
+from .simulate import MemoryModel, run_rtl
 
 NEAR = 3                # neighbours shown on either side
 
@@ -81,9 +81,9 @@ def search(build: Build, images: np.ndarray, progress=None) -> list[Difference]:
     tasks = list(range(len(build.model.tasks)))
     result: list[Difference] = []
     traces: list[dict[str, np.ndarray]] = []
-    if csim.has_hls(build.report):
-        traces = csim.simulate(build.path, build.model, build.report, images, tasks, say, trace=True).traces
-    hardware = run_rtl(build, images, tasks, MemoryModel(), say)[0] if has_rtl(build) else {}
+    if build.has_hls:
+        traces = csim.simulate(build, images, tasks, say, trace=True).traces
+    hardware = run_rtl(build, images, tasks, MemoryModel(), say)[0] if build.has_rtl else {}
     for task in tasks:
         graph = build.model.tasks[task]
         pending = {level for level, there in (("csim", traces), ("rtl", hardware)) if there}

@@ -25,7 +25,7 @@ from . import __version__
 from .errors import HwgenError, OutputError
 from .foreign import visible
 from .output import write_file
-from .tools.verilator import cache_folder
+from .tools import cache
 
 FAULT, CLOSED_PIPE = 4, 128 + signal.SIGPIPE
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
@@ -87,7 +87,7 @@ def fault(error: Exception) -> str:
     text = "\n".join([*lines, *traceback.format_exception(error)])
     name = f"fault-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     what = visible(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
-    for folder in (lambda: cache_folder() / "faults", lambda: Path(tempfile.gettempdir())):
+    for folder in (lambda: cache.folder() / "faults", lambda: Path(tempfile.gettempdir())):
         try:
             place = folder()
             place.mkdir(parents=True, exist_ok=True)

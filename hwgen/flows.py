@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-import hashlib
 import itertools
 import json
 import os
@@ -22,8 +21,7 @@ import tomllib
 from .board import Board
 from .errors import InputError, ToolError
 from .paths import data_dir
-from .tools import process, yosys
-from .tools.verilator import cache_folder
+from .tools import cache, process, yosys
 
 KINDS = ("lut", "ff", "dsp", "bram36", "uram")
 TOP = "hwgen_top"
@@ -87,8 +85,9 @@ def flows() -> dict[str, Path]:
     return {path.stem: path for path in sorted(data_dir("flows").glob("*.toml"))}
 
 
-def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None = None, estimate: Counts | None = None) -> Synthesis:
-    """Synthesize the RTL of a build directory. Raises InputError (no such flow, no RTL, a family the flow does not know), ToolError."""
+def synthesize(sources: Mapping[str, str], board: Board, name: str = "yosys", say: Say | None = None,
+               estimate: Counts | None = None) -> Synthesis:
+    """Synthesize the RTL of a build, {file name: text}. Raises InputError (no such flow, no RTL, a family the flow does not know), ToolError."""
     known = flows()
     if name not in known:
         raise InputError(f"there is no flow {name!r}", hint=f"choose one of {', '.join(known)}")
@@ -96,10 +95,8 @@ def synthesize(build: Path, board: Board, name: str = "yosys", say: Say | None =
     if board.family not in flow["families"]:
         raise InputError(f"the flow {name} does not know the family of the board {board.name}: {board.family.value}",
                          hint=f"compile for a board of {', '.join(flow['families'])}")
-    filelist = build / "rtl" / "filelist.f"
-    if not filelist.is_file():
-        raise InputError("the build holds no RTL", where=str(build), hint="compile with --backend rtl or both")
-    sources = {file: (build / "rtl" / file).read_text() for file in filelist.read_text().split()}
+    if not sources:
+        raise InputError("the build holds no RTL", hint="compile with --backend rtl or both")
     run = _Run(flow, flow["families"][board.family.value], bool(board.uram), sources, say or (lambda stage, done=0, total=0: None))
     return run.run(name, board, estimate or {})
 
@@ -254,12 +251,15 @@ def _continued(sizes: list[list[int]], wanted: list[int], corners: dict[tuple[in
 
 
 def _yosys(commands: list[str], inputs: Mapping[str, str], outputs: tuple[str, ...], children: process.Children) -> dict[str, str]:
-    """`yosys.script`, its outputs kept under ``~/.cache/hwgen/synth``."""
-    key = hashlib.sha256(repr((yosys.version(), commands, sorted(inputs.items()), outputs)).encode()).hexdigest()[:24]
-    kept = cache_folder() / "synth" / f"{key}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
-    found, _ = yosys.script(commands, inputs, outputs, children)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(found))
-    return found
+    """`yosys.script`, its outputs kept in the cache."""
+    def run() -> str:
+        return json.dumps(yosys.script(commands, inputs, outputs, children)[0])
+
+    def good(text: str) -> bool:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return False
+        return isinstance(found, dict) and found.keys() == set(outputs) and all(isinstance(value, str) for value in found.values())
+    key = cache.key("synth", yosys.version(), *commands, sorted((name, text.encode()) for name, text in inputs.items()), *outputs)
+    return json.loads(cache.text("synth", key, run, good))

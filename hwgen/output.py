@@ -21,7 +21,7 @@ import tempfile
 import numpy as np
 
 from . import __version__
-from .errors import BuildVersionError, InputError, OutputError
+from .errors import OutputError
 
 GENERATOR = "hwgen"
 MANIFEST = "manifest.json"
@@ -176,7 +176,7 @@ def check_target(path: str | os.PathLike) -> None:
 def _is_build(path: Path) -> bool:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and manifest.get("generator") == GENERATOR and isinstance(manifest.get("files"), dict)
 
@@ -185,38 +185,6 @@ def _not_writable(path: str | os.PathLike, error: Exception) -> OutputError:
     where = "standard output" if is_stdout(path) else str(path)
     return OutputError(f"cannot write: {getattr(error, 'strerror', None) or error}", where=where,
                        hint="check the rights and the free space there, or choose another place")
-
-
-def read_manifest(path: str | os.PathLike) -> dict:
-    """manifest.json of a build directory, after every file in it was found with its digest.
-
-    Raises InputError for something that is no build, BuildVersionError for a build of another version or a damaged one.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        raise InputError("there is no such build directory", where=str(root), hint="make one with hwgen compile ... -o DIRECTORY")
-    try:
-        manifest = json.loads((root / MANIFEST).read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"not a hwgen build: it has no {MANIFEST}", where=str(root),
-                         hint="give the directory hwgen compile wrote with -o") from error
-    except (OSError, ValueError) as error:
-        raise BuildVersionError(f"the build is damaged: {MANIFEST} cannot be read ({error})", where=str(root),
-                                hint="compile again") from error
-    if not isinstance(manifest, dict) or manifest.get("generator") != GENERATOR:
-        raise InputError(f"not a hwgen build: its {MANIFEST} was written by something else", where=str(root),
-                         hint="give the directory hwgen compile wrote with -o")
-    if manifest.get("version") != __version__:
-        raise BuildVersionError(f"the build was made by hwgen {manifest.get('version')}, this is hwgen {__version__}",
-                                where=str(root), hint="compile again, or install that version")
-    for name, digest in manifest["files"].items():
-        file = root / name
-        if not file.is_file():
-            raise BuildVersionError(f"the build is damaged: {name} is missing", where=str(root), hint="compile again")
-        if sha256(file) != digest:
-            raise BuildVersionError(f"the build is damaged: {name} is not what hwgen wrote", where=str(root),
-                                    hint="compile again")
-    return manifest
 
 
 def _json_text(data) -> str:

@@ -3,7 +3,7 @@ the HLS project as C++."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import time
@@ -17,7 +17,7 @@ from .golden import integer_model
 from .output import work_folder
 from .registers import StatusBit
 from .schedule import Program
-from .tools import cosim, native, verilator
+from .tools import cache, cosim, native, verilator
 
 HONOURED = {             # engine -> what of a memory model it can do
     "verilator": ("latency", "bytes_per_cycle", "stall", "seed"), "icarus": ("stall", "seed"), "csim": (), "golden": ()}
@@ -69,12 +69,23 @@ class Run:
         return f"<Run: {len(self.outputs)} frames, {self.cycles:,} cycles>"
 
 
-def build_bench(build: Path, trace: bool) -> Path:
-    """Compile the native bench of a build directory; returns the executable. A second call compiles only what changed."""
-    names = (build / "rtl" / "filelist.f").read_text().split()
-    return verilator.build([build / "rtl" / name for name in names], "hwgen_top", build / "bench" / "main.cpp",
-                           build / "bench" / ("waves" if trace else "fast"), trace=trace,
-                           cflags=f"-O3 -march=native -I{build.resolve() / 'driver'}")
+def bench_files(build: Build) -> dict[str, bytes]:
+    """What the native bench of a build is made of: RTL sources in order, bench, driver. Raises InputError when there is no RTL."""
+    if not build.has_rtl:
+        raise InputError("the build holds no RTL", where=str(build.path), hint="use --engine csim, or compile with --backend rtl or both")
+    return build.read((*build.rtl, "bench/main.cpp", *build.below("driver")))
+
+
+def build_bench(files: Mapping[str, str | bytes], trace: bool) -> Path:
+    """Compile a native bench; returns the executable. files: `bench_files`, by their names in the build (others are left out).
+
+    It lies in the cache: the same files are compiled once. Raises ToolError.
+    """
+    data = {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
+    top = "rtl/hwgen_top.sv"
+    rtl = {name.removeprefix("rtl/"): data[name] for name in (*(n for n in data if n.startswith("rtl/") and n.endswith(".sv") and n != top), top)}
+    main = {Path(name).name: content for name, content in sorted(data.items()) if name.startswith(("bench/", "driver/"))}
+    return verilator.build(rtl, "hwgen_top", main, trace=trace)
 
 
 def _task_register(tasks: list[int]) -> int:
@@ -92,10 +103,10 @@ def _cycle_limit(program: Program, frames: int, memory: MemoryModel) -> int:
 
 
 def run_bench(executable: Path, build: Path, program: Program, frames: bytes, tasks: list[int], memory: MemoryModel, *,
-              waves: Path | None = None, runs: int = 1, on_frame: Callable[[int], None] | None = None) -> Run:
+              waves: Path | None = None, runs: int = 1, checked: bool = True, on_frame: Callable[[int], None] | None = None) -> Run:
     """Run ``len(tasks)`` frames through the compiled bench. ``tasks`` must repeat every eight frames (TASKS register).
 
-    Raises ToolError when the hardware reports an error or does not finish.
+    ``checked=False`` lets a program or weights in that the driver refuses. Raises ToolError when the hardware reports an error or does not finish.
     """
     if not 0 < len(tasks) <= MAX_FRAMES:
         raise InputError(f"{len(tasks)} frames in one run, 1 to {MAX_FRAMES} are possible")
@@ -105,7 +116,7 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
         options = dict(program=build / "program.bin", weights=build / "weights.bin", input=work / "input.bin", output=work / "output.bin",
                        events=work / "events.bin", frames=len(tasks), tasks=hex(register),
                        latency=memory.latency, bytes_per_cycle=memory.bytes_per_cycle, stall=memory.stall, seed=memory.seed, runs=runs,
-                       max_cycles=_cycle_limit(program, len(tasks), memory))
+                       max_cycles=_cycle_limit(program, len(tasks), memory), unchecked=0 if checked else 1)
         if waves is not None:
             options["waves"] = waves
         result = native.run(executable, options, on_frame)
@@ -183,7 +194,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
             latency_ms=None, **common)
     if engine == "csim":
         return _csim(build, images, golden, common, say)
-    if not has_rtl(build):
+    if not build.has_rtl:
         raise InputError("the build holds no RTL", where=str(build.path), hint="use --engine csim, or compile with --backend rtl or both")
     hardware, runs = run_rtl(build, images, tasks, memory, say, engine=engine, waves=waves)
     mismatches = sum(int((hardware[t][name] != golden[t][name]).sum()) for t in tasks for name in golden[t])
@@ -225,14 +236,9 @@ def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryMo
     return {t: {o.name: np.stack([frame[o.name] for frame in found[t]]) for o in build.program.outputs[t]} for t in tasks}, runs
 
 
-def has_rtl(build: Build) -> bool:
-    """Whether the build was compiled with the RTL backend."""
-    return (build.path / "rtl" / "filelist.f").is_file()
-
-
 def _csim(build: Build, images: np.ndarray, golden: dict[int, dict[str, np.ndarray]], common: dict, say) -> SimulationResult:
     """The HLS project, compiled and run as C++: outputs, no cycles."""
-    run = csim.simulate(build.path, build.model, build.report, images, list(golden), say)
+    run = csim.simulate(build, images, list(golden), say)
     found = {t: {name: np.stack([run.outputs[i][name] for i in range(n, len(run.outputs), len(golden))]) for name in golden[t]}
              for n, t in enumerate(golden)}
     mismatches = sum(int((found[t][name] != golden[t][name]).sum()) for t in golden for name in golden[t])
@@ -244,8 +250,8 @@ def _csim(build: Build, images: np.ndarray, golden: dict[int, dict[str, np.ndarr
 
 
 def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:
-    say("compile the simulation (once)", 0, 0)
-    executable = build_bench(build.path, trace=waves is not None)
+    say(f"compile the simulation ({cache.how_often()})", 0, 0)
+    executable = build_bench(bench_files(build), trace=waves is not None)
     say("simulate RTL", 0, len(tasks))
     return run_bench(executable, build.path, build.program, frames, tasks, memory, waves=waves,
                      on_frame=lambda done: say("simulate RTL", done, len(tasks)))
@@ -257,9 +263,12 @@ def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryMod
     say("simulate RTL in Icarus (slow)", 0, 0)
     with work_folder("hwgen_run_") as work:
         (work / "input.bin").write_bytes(frames)
+        (work / "rtl").mkdir()
+        for name, content in build.read((*build.below("rtl"), "program.bin", "weights.bin")).items():
+            (work / name).write_bytes(content)
         begin = time.monotonic()
-        result = cosim.simulate(build.path, work, dict(
-            program=str(build.path.resolve() / "program.bin"), weights=str(build.path.resolve() / "weights.bin"), input=str(work / "input.bin"),
+        result = cosim.simulate(work, work, dict(
+            program=str(work / "program.bin"), weights=str(work / "weights.bin"), input=str(work / "input.bin"),
             output=str(work / "output.bin"), input_bytes=program.input_bytes, input_stride=program.input_stride,
             output_bytes=program.output_bytes, frames=len(tasks), tasks=_task_register(tasks), stall_seed=memory.seed, runs=1, timeout_ms=10_000,
             pattern=memory.stall))

@@ -11,7 +11,9 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 import io
 import json
+import math
 from pathlib import Path
+import re
 import types
 import typing
 import zipfile
@@ -30,6 +32,10 @@ RECORDS = {cls.__name__: cls for cls in (
 HINTS = {cls: typing.get_type_hints(cls) for cls in RECORDS.values()}
 TIME_STAMP = (1980, 1, 1, 0, 0, 0)      # the least a zip file can hold
 HEADER = "model.npy"
+INT_LIMIT = 1 << 62                     # beyond any integer of a network
+# what `encode` writes before an array's bytes; numpy's own reader would allocate whatever the shape says
+ARRAY = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iufb][1248])', 'fortran_order': False, "
+                   rb"'shape': \((|\d{1,12},|\d{1,12}(?:, \d{1,12}){1,7})\), \} *\n", re.DOTALL)
 
 
 def save(model: qir.QModel, path: str | Path) -> Path:
@@ -55,7 +61,7 @@ def load(path: str | Path) -> qir.QModel:
         return decode(path.read_bytes())
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
-    except _Unreadable as error:
+    except Unreadable as error:
         reason = str(error)
     raise BuildVersionError(f"model file {path.name!r} {reason}", where=str(path), hint="compile the model again")
 
@@ -81,32 +87,40 @@ def encode(model: qir.QModel) -> bytes:
     return buffer.getvalue()
 
 
-class _Unreadable(Exception):
-    """Why a file is not a model; the text continues "model file 'x' ..."."""
+class Unreadable(Exception):
+    """Why bytes are not a model; the text continues "model file 'x' ..."."""
 
 
 def decode(content: bytes) -> qir.QModel:
-    """The model in ``content``; raises an exception only `load` needs to know when there is none."""
+    """The model in ``content``. Raises Unreadable when there is none.
+
+    Values have the types their records declare; whether they are a network that can run, `quantizer.verify` says. Memory: a few times
+    that of ``content``, whatever it holds.
+    """
     # the reader of a damaged archive raises whatever the damaged field led it to; every one means the same to the user
-    damage = (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, OSError, OverflowError)
+    damage = (zipfile.BadZipFile, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, OSError, OverflowError)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = set(archive.namelist())
+            if sum(info.file_size for info in archive.infolist()) > len(content):
+                raise Unreadable("is damaged: its members overlap or are compressed")
             if HEADER not in names:
-                raise _Unreadable("is not an hwgen model")
+                raise Unreadable("is not an hwgen model")
             header = json.loads(_array(archive, HEADER).tobytes())
             if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise _Unreadable("is not an hwgen model")
+                raise Unreadable("is not an hwgen model")
             if header.get("version") != FORMAT_VERSION:
-                raise _Unreadable(f"has format version {header.get('version')!r}, this hwgen reads {FORMAT_VERSION}")
+                raise Unreadable(f"has format version {str(header.get('version'))[:20]}, this hwgen reads {FORMAT_VERSION}")
+            if header["arrays"] != len(names) - 1 or type(header["arrays"]) is not int:
+                raise Unreadable(f"is damaged: it should hold {str(header['arrays'])[:20]} arrays and holds {len(names) - 1}")
             members = [_member(i) for i in range(header["arrays"])]
             if names != {HEADER, *members}:
-                raise _Unreadable(f"is damaged: it should hold {len(members) + 1} arrays and holds {len(names)}")
+                raise Unreadable("is damaged: its arrays have other names")
             reader = _Reader([_array(archive, name) for name in members])
         reader.weights = [reader.value(item, qir.Weights) for item in header["weights"]]
         return reader.value(header["model"], qir.QModel)
-    except damage as error:
-        raise _Unreadable(f"is damaged or not an hwgen model: {error}") from error
+    except damage as error:                                 # RuntimeError: RecursionError is one
+        raise Unreadable(f"is damaged or not an hwgen model: {str(error)[:200]}") from error
 
 
 def _member(index: int) -> str:
@@ -114,7 +128,18 @@ def _member(index: int) -> str:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    return np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)     # read() checks the CRC
+    """An array as `encode` writes it: stored, not compressed, its header as long as its bytes say. Raises ValueError for any other."""
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise ValueError(f"{name} is compressed or encrypted")
+    data = archive.read(info)                               # checks the CRC
+    start = ARRAY.match(data)
+    if start is None:
+        raise ValueError(f"{name} is no array of numbers")
+    dtype, shape = np.dtype(start[1].decode()), tuple(int(size) for size in start[2].split(b",") if size)
+    if start.end() + dtype.itemsize * math.prod(shape) != len(data):
+        raise ValueError(f"{name} has {len(data) - start.end()} bytes, its shape needs {dtype.itemsize * math.prod(shape)}")
+    return np.frombuffer(data, dtype, offset=start.end()).reshape(shape).copy()
 
 
 # ---------------------------------------------------------------- records <-> JSON
@@ -168,7 +193,7 @@ class _Reader:
         self.weights: list[qir.Weights] = []
 
     def value(self, x, hint):
-        """``x`` as an instance of ``hint``; raises _Unreadable when it is none."""
+        """``x`` as an instance of ``hint``; raises Unreadable when it is none."""
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin is types.UnionType:                                       # X | None
             return None if x is None else self.value(x, args[0])
@@ -180,9 +205,9 @@ class _Reader:
             return {key: self.value(item, args[1]) for key, item in x.items()}
         elif hint is Act:
             return Act(x)
-        elif hint is float and isinstance(x, (int, float)) and not isinstance(x, bool):
+        elif hint is float and isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x):
             return float(x)
-        elif hint in (int, str, bool) and type(x) is hint:
+        elif hint is int and type(x) is int and abs(x) < INT_LIMIT or hint in (str, bool) and type(x) is hint:
             return x
         elif hint is np.ndarray and isinstance(x, dict) and x.keys() == {"array"}:
             return self._entry(self.arrays, x["array"])
@@ -192,10 +217,10 @@ class _Reader:
             cls = RECORDS[x["type"]]
             if x.keys() - {"type"} == HINTS[cls].keys():
                 return cls(**{key: self.value(x[key], h) for key, h in HINTS[cls].items()})
-        raise _Unreadable(f"is damaged: {str(x)[:60]!r} is not {getattr(hint, '__name__', hint)}")
+        raise Unreadable(f"is damaged: {ascii(str(x))[:62]} is not {getattr(hint, '__name__', hint)}")
 
     @staticmethod
     def _entry(table, index):
         if type(index) is not int or not 0 <= index < len(table):
-            raise _Unreadable(f"is damaged: entry {index!r} of a table of {len(table)}")
+            raise Unreadable(f"is damaged: entry {str(index)[:20]} of a table of {len(table)}")
         return table[index]

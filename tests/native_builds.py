@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 import hashlib
 from pathlib import Path
-import shutil
 
 import numpy as np
 
@@ -25,7 +24,7 @@ DEPTHS = dict(act_words=512, kv_words=256, score_words=256, res_words=128, progr
 def write(folder: Path, model: QModel, program: Program) -> builds.Build:
     """A whole build directory of an integer network, as `hwgen.compile` makes it from ONNX."""
     shape = _image_shape(model)
-    files = {**rtl.files(program.config), **bench.files(), **driver.files(program, "random")}
+    files = {**rtl.files(program.config), **bench.files(), **driver.files(program, model, "random")}
     builds.write(folder, files, model, program, {}, inputs={"x": shape}, target="sim", clock_mhz=300.0, bytes_per_cycle=64.0)
     return builds.load(folder)
 
@@ -63,22 +62,19 @@ class Engine:
             raise ValueError(f"the test's engine is too small: {small}, {program.config.max_tokens} tokens")
         return replace(program, config=config)
 
-    def bench(self, program: Program) -> tuple[Path, Path]:
+    def bench(self, program: Program, model: QModel) -> tuple[Path, Path]:
         """(executable, directory with the program) of one program."""
-        files = {**rtl_files(program.config), **bench.files(), **driver.files(program, "random"), "program.bin": program.binary(),
-                 "weights.bin": program.image}
-        key = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
-        place = self.folder / key
-        if not place.exists():
-            for root in (self.folder, place):
-                for name, content in files.items():
-                    put(root / name, content.encode() if isinstance(content, str) else content)
-            shutil.copy2(simulate.build_bench(self.folder, trace=False), place / "sim")
-        return place / "sim", place
+        data = {"program.bin": program.binary(), "weights.bin": program.image}
+        place = self.folder / hashlib.sha256(repr(data).encode()).hexdigest()[:16]
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in data.items():
+            (place / name).write_bytes(content)
+        files = {**rtl_files(program.config), **bench.files(), **driver.files(program, model, "random")}
+        return simulate.build_bench(files, trace=False), place
 
     def run(self, program: Program, model: QModel, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:
         """Frames ``images`` for ``tasks`` through the RTL."""
-        executable, place = self.bench(program)
+        executable, place = self.bench(program, model)
         return simulate.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
 
 
@@ -90,13 +86,6 @@ def rtl_files(config: EngineConfig) -> dict[str, str]:
     if config not in _RTL:
         _RTL[config] = rtl.files(config)
     return _RTL[config]
-
-
-def put(path: Path, content: bytes) -> None:
-    """Write a file; an equal one keeps its time, so that nothing is compiled again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_bytes() != content:
-        path.write_bytes(content)
 
 
 def differences(run: Run, model: QModel, images: np.ndarray, tasks: list[int]) -> int:

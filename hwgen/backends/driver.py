@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from .. import __version__, registers
+from ..checksum import crc32
 from ..engine import EngineConfig
-from ..program import WORD_BITS
+from ..paths import data_dir
+from ..qir import QHead, QModel, QPatches
 from ..render import render
 from ..schedule import Program
+
+CODES = (
+    ("HWGEN_OK", "no error"),
+    ("HWGEN_OTHER_DEVICE", "the device is not the accelerator this driver was made for"),
+    ("HWGEN_BUSY", "the accelerator is busy"),
+    ("HWGEN_PROGRAM_SIZE", "the program has another size than the one this driver was made for"),
+    ("HWGEN_PROGRAM_DIGEST", "the program is damaged or of another network"),
+    ("HWGEN_WEIGHT_SIZE", "the weights have another size than those this driver was made for"),
+    ("HWGEN_WEIGHT_DIGEST", "the weights are damaged or of another network"),
+    ("HWGEN_INPUT_ADDRESS", "the input address is 0 or no multiple of HWGEN_BEAT_BYTES"),
+    ("HWGEN_WEIGHT_ADDRESS", "the weight address is 0 or no multiple of HWGEN_BEAT_BYTES"),
+    ("HWGEN_OUTPUT_ADDRESS", "the output address is 0 or no multiple of HWGEN_BEAT_BYTES"),
+    ("HWGEN_FRAMES", "the number of frames is not in 1..65535"),
+    ("HWGEN_TASK", "a task number is not below HWGEN_NUM_TASKS"),
+    ("HWGEN_TIMEOUT", "the accelerator has not finished in time"),
+)
+"""Return codes of the C functions, from 0 on: (name, text)."""
+STATUSES = (
+    ("HWGEN_STATUS_ILLEGAL_INSTRUCTION", "the accelerator met an illegal instruction"),
+    ("HWGEN_STATUS_AXI_READ_ERROR", "the memory refused a read"),
+    ("HWGEN_STATUS_AXI_WRITE_ERROR", "the memory refused a write"),
+    ("HWGEN_STATUS_START_WHILE_BUSY", "a start while the accelerator was busy was ignored"),
+)
 
 
 def register_header(config: EngineConfig) -> str:
@@ -15,13 +40,33 @@ def register_header(config: EngineConfig) -> str:
                   program_base=registers.PROGRAM_BASE, registers=registers.REGISTERS, status_bits=list(registers.StatusBit))
 
 
-def files(program: Program, name: str) -> dict[str, str]:
-    """{relative path: text}. name: of the network, for comments."""
-    config = program.config
-    outputs = [dict(task=task, name=o.name, image=o.image, channels=o.channels, first=o.word * config.to, step=o.step * config.to)
-               for task, slices in enumerate(program.outputs) for o in slices]
+def files(program: Program, model: QModel, name: str) -> dict[str, str]:
+    """{relative path: text}. model: whose program it is, for the scales; name: of the network, for comments."""
+    config, binary = program.config, program.binary()
+    scales: dict[str, str] = {}              # C initializer -> C name
+    outputs = []
+    for task, (graph, slices) in enumerate(zip(model.tasks, program.outputs, strict=True)):
+        heads = {node.onnx_name: node for node in graph.nodes if isinstance(node, QHead)}
+        for o in slices:
+            if o.token < 0:
+                text = _initializer(heads[o.name])
+                scales.setdefault(text, f"hwgen_scale_{len(scales)}")
+            outputs.append(dict(task=task, name=o.name, image=o.image, channels=o.channels, first=o.word * config.to, step=o.step * config.to,
+                                scale=scales[text] if o.token < 0 else "0"))
+    patches = next(node for node in model.tasks[0].nodes if isinstance(node, QPatches))
     header = render("driver/hwgen.h.j2", name=name, version=__version__, vector_bytes=config.vector_bytes, to=config.to,
-                    input_bytes=program.input_bytes,
-                    input_stride=program.input_stride, output_bytes=program.output_bytes, weight_bytes=len(program.image),
-                    program_bytes=len(program.instrs) * WORD_BITS // 8, num_tasks=program.num_tasks, outputs=outputs)
-    return {"driver/registers.h": register_header(config), "driver/hwgen.h": header}
+                    input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
+                    weight_bytes=len(program.image), weight_crc32=crc32(program.image), program_bytes=len(binary),
+                    program_crc32=crc32(binary), beat_bytes=config.axi_data_bits // 8, num_tasks=program.num_tasks, outputs=outputs,
+                    scales=list(scales), input_scale=repr(float(patches.scale)), codes=_named(CODES), statuses=_named(STATUSES))
+    return {"driver/registers.h": register_header(config), "driver/hwgen.h": header,
+            "driver/crc32.h": (data_dir("hls") / "include" / "hwgen" / "crc32.h").read_text()}
+
+
+def _initializer(head: QHead) -> str:
+    """Real value of one unit of each channel's int32, as `integer_model.dequantize` has it."""
+    return ", ".join(repr(float(scale) / (head.tokens[1] - head.tokens[0])) for scale in head.w.scale)
+
+
+def _named(pairs: tuple[tuple[str, str], ...]) -> list[dict[str, str]]:
+    return [dict(name=name, text=text) for name, text in pairs]

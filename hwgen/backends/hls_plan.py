@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 import struct
-import zlib
 
 import numpy as np
 
+from ..checksum import crc32
 from ..errors import CapacityError, ModelError
 from ..ir import Act
 from ..qir import (QAttention, QGraph, QHead, QLinear, QModel, QMoE, QNode, QNorm, QPatches, QResidualInit, QResidualLinear,
@@ -92,7 +92,7 @@ class Plan:
     @property
     def digest(self) -> int:
         """CRC-32 of the image."""
-        return zlib.crc32(self.image)
+        return crc32(self.image)
 
     def weight_file(self) -> bytes:
         """Header (magic, version, lanes, bytes, digest; 64 bytes) and image."""

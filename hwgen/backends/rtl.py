@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from amaranth.back import rtlil
-from amaranth.lib import wiring
-
-from hwgen_rtl.top import Top
+from importlib import metadata, util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engine import EngineConfig
-from ..paths import data_dir
-from ..tools import yosys
-from .rtlil import explicit_widths
+from ..paths import PACKAGE, data_dir
+from ..tools import cache, yosys
+
+if TYPE_CHECKING:
+    from amaranth.lib import wiring
 
 TOP = "hwgen_top"
 WAIVERS = "waivers.vlt"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "lane_window.sv",
           "router_chain.sv")
+SOURCES = ("engine.py", "errors.py", "numerics.py", "paths.py", "program.py", "registers.py", "backends/rtl.py", "backends/rtlil.py",
+           "tools/yosys.py")
+"""What of hwgen the generated text is made by, besides all of hwgen_rtl (tests/test_rtl_backend.py looks at the imports)."""
 
 # Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator
 # agree from time 0 on. `wreduce` drops carry bits nobody reads. Attributes (source places) are dropped: the text must not depend on
@@ -30,6 +35,9 @@ def to_verilog(component: wiring.Component, name: str) -> str:
 
     Raises ToolError when Yosys is missing.
     """
+    from amaranth.back import rtlil
+
+    from .rtlil import explicit_widths
     text = rtlil.convert(component, name=name, emit_src=False)
     lowered, _ = yosys.script(LOWER, {"design.il": text}, ("lower.il",))
     outputs, _ = yosys.script(WRITE, {"lower.il": explicit_widths(lowered["lower.il"])}, ("design.sv",))
@@ -39,11 +47,24 @@ def to_verilog(component: wiring.Component, name: str) -> str:
 def files(config: EngineConfig) -> dict[str, str]:
     """Every source file of the engine: {relative path: text}; ``rtl/filelist.f`` lists them for a tool, top module `TOP` last.
 
-    ``rtl/waivers.vlt``, for Verilator's lint, is not in the list.
+    ``rtl/waivers.vlt``, for Verilator's lint, is not in the list. What is generated is kept in the cache, under a digest of ``config``,
+    of the sources that generate it and of the versions of Amaranth and Yosys; Amaranth is loaded only when it is not there.
     """
     names = (*ARRAYS, "pe_array_packed.sv" if config.packed else "pe_array.sv")
     result = {f"rtl/{name}": (data_dir("rtl/sv") / name).read_text() for name in sorted(names)}
-    result[f"rtl/{TOP}.sv"] = to_verilog(Top(config), TOP)
+    result[f"rtl/{TOP}.sv"] = cache.text("rtl", _key(config), lambda: _top(config), lambda text: f"module {TOP}" in text)
     result["rtl/filelist.f"] = "".join(f"{name.removeprefix('rtl/')}\n" for name in result)
     result[f"rtl/{WAIVERS}"] = (data_dir("rtl/sv") / WAIVERS).read_text()
     return result
+
+
+def _top(config: EngineConfig) -> str:
+    from hwgen_rtl.top import Top
+    return to_verilog(Top(config), TOP)
+
+
+def _key(config: EngineConfig) -> str:
+    generator = Path(util.find_spec("hwgen_rtl").origin).parent
+    sources = [(name, (PACKAGE / name).read_bytes()) for name in SOURCES]
+    sources += [(path.name, path.read_bytes()) for path in sorted(generator.glob("*.py"))]
+    return cache.key(json.dumps(config.to_dict(), sort_keys=True), metadata.version("amaranth"), yosys.version(), sources)

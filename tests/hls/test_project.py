@@ -19,7 +19,8 @@ import qgraphs
 from hwgen import api, cli, csim, difference, numerics
 from hwgen.backends import hls, hls_estimate, hls_plan
 from hwgen.board import load_board
-from hwgen.errors import CapacityError, InputError, ToolError
+from hwgen.build import directory
+from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
 from hwgen.golden import integer_model
 from hwgen.paths import data_dir
 from hwgen.tools import cxx
@@ -42,13 +43,13 @@ def images() -> np.ndarray:
 @pytest.fixture
 def project(acc, tmp_path) -> Path:
     """A copy of its hls/ to work in, compiled."""
-    csim.build_bench(acc.build.path / "hls")
+    shutil.copy2(csim.build_bench(acc.build.read(acc.build.below("hls"))), tmp_path / "csim")
     return Path(shutil.copytree(acc.build.path / "hls", tmp_path / "hls"))
 
 
 def bench(project: Path, **options) -> subprocess.CompletedProcess:
     """Runs the compiled bench on its own frames."""
-    [executable] = project.glob("csim/bin-*/csim")
+    executable = project.parent / "csim"
     words = dict(weights=project / "weights.bin", input=project / "csim" / "input.bin", output=project / "output.bin", frames=4, tasks="0,1",
                  expect=project / "csim" / "expected.bin") | options
     return subprocess.run([executable, *(str(w) for key, value in words.items() for w in (f"--{key}", value))], capture_output=True, text=True)
@@ -65,7 +66,7 @@ def test_every_test_image_and_both_tasks(acc, images):
 
 def test_every_intermediate_value(acc, images):
     model = acc.build.model
-    run = csim.simulate(acc.build.path, model, acc.report(), images[:3], [1, 0], lambda *_: None, trace=True)
+    run = csim.simulate(acc.build, images[:3], [1, 0], lambda *_: None, trace=True)
     for frame, trace in enumerate(run.traces):
         task = (1, 0)[frame % 2]
         wanted = integer_model.trace(model.tasks[task], images[frame // 2][None], detail=True)
@@ -80,11 +81,12 @@ def test_a_generated_network_of_odd_sizes_without_a_warning(tmp_path):
     model = type(one)((one.tasks[0], two.tasks[0]), "random")
     images = qgraphs.random_images(qgraphs.random_model(4, tokens=11, patch=1, channels=3), 2)
     plan = hls_plan.plan(model, 16, 4)
-    for name, content in hls.files(plan, model, "odd", load_board("zcu102"), images).items():
+    files = hls.files(plan, model, "odd", load_board("zcu102"), images)
+    for name, content in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    csim.build_bench(tmp_path / "hls", ["-Werror"])
+    shutil.copy2(csim.build_bench(files, ["-Werror"]), tmp_path / "csim")
     assert bench(tmp_path / "hls").returncode == 0
     assert "values::block0Zdq" in (tmp_path / "hls" / "hwgen_program.hpp").read_text()
 
@@ -188,14 +190,17 @@ def test_a_broken_integer_model_is_found(both, images, monkeypatch):
 
 
 def test_broken_rtl_and_broken_csim_are_found(both, images):
-    """After the tests above: the build stays broken."""
+    """After the tests above: the build stays broken. As if hwgen had written it so: with the digests of what is there."""
     faults = (("rtl/drain_lanes.sv", "frac4[j][7:0]))) >>> 6", "frac4[j][7:0]))) >>> 5"),
               ("hls/include/hwgen/gelu.hpp", "x > 0 ? x : 0", "x > 1000 ? x : 0"))
     for name, right, wrong in faults:
         text = (both.build.path / name).read_text()
         assert text.count(right) == 1
         (both.build.path / name).write_text(text.replace(right, wrong))
-    found = both.first_differences({"x": images[:1]})
+    with pytest.raises(BuildVersionError, match="gelu.hpp is not what hwgen wrote"):
+        both.first_differences({"x": images[:1]})
+    files = both.build.files | {name: directory.digest((both.build.path / name).read_bytes()) for name, _, _ in faults}
+    found = api.Accelerator(replace(both.build, files=files)).first_differences({"x": images[:1]})
     assert {(d.level, d.task) for d in found} == {("csim", 0), ("csim", 1), ("rtl", 0), ("rtl", 1)}
     first = next(node for node in both.build.model.tasks[0].nodes if getattr(node, "act", None))
     seen = next(d for d in found if (d.level, d.task) == ("csim", 0))
@@ -262,7 +267,7 @@ def test_without_a_compiler(acc, images, monkeypatch, tmp_path):
 def test_engines_a_build_does_not_have(acc, images, tmp_path):
     with pytest.raises(InputError, match="the build holds no RTL"):
         acc.simulate({"x": images[:1]})
-    bare = api.Accelerator(replace(acc.build, report={}))
+    bare = api.Accelerator(replace(acc.build, files={}))
     with pytest.raises(InputError, match="the build holds no HLS project"):
         bare.simulate({"x": images[:1]}, engine="csim")
     assert (acc.levels, bare.levels) == (("csim",), ())

@@ -12,7 +12,7 @@ import pytest
 
 from hwgen.backends.rtl import to_verilog
 from hwgen.errors import ToolError
-from hwgen.tools import cxx, icarus, process, verilator, yosys
+from hwgen.tools import cache, cxx, icarus, process, verilator, yosys
 from hwgen_rtl.coefficients import NormCoefficients
 from hwgen_rtl.router import Router
 
@@ -63,14 +63,34 @@ def test_lint_reports_widths_and_refuses_to_waive_them(tmp_path):
         verilator.lint([bad], "narrow", ["WIDTHTRUNC"])
 
 
-def test_verilator_builds_and_runs(tmp_path):
+def test_verilator_builds_and_runs_and_keeps(tmp_path, monkeypatch):
     installed(verilator.find)
     installed(cxx.find)
-    (tmp_path / "add.sv").write_text("module add (input logic [7:0] a, output logic [7:0] q);\n  assign q = a + 8'd1;\nendmodule\n")
-    (tmp_path / "main.cpp").write_text('#include "Vadd.h"\n#include <cstdio>\n'
-                                       'int main() { Vadd t; t.a = 41; t.eval(); std::printf("%d\\n", t.q); }\n')
-    program = verilator.build([tmp_path / "add.sv"], "add", tmp_path / "main.cpp", tmp_path / "obj", cflags="-O0")
-    assert process.run([program]).strip() == "42"
+    monkeypatch.setattr(cache, "wanted", lambda: tmp_path / "cache")
+    calls = []
+    monkeypatch.setattr(verilator, "_make", lambda *words, make=verilator._make: (calls.append(words[-1]), make(*words)))
+    sources = {"add.sv": b"module add (input logic [7:0] a, output logic [7:0] q);\n  assign q = a + 8'd1;\nendmodule\n"}
+
+    def answer(number: int, sources=sources) -> str:
+        main = (f'#include "number.h"\n#include "Vadd.h"\n#include <cstdio>\n'
+                'int main() { Vadd t; t.a = NUMBER; t.eval(); std::printf("%d\\n", t.q); }\n')
+        return process.run([verilator.build(sources, "add", {"main.cpp": main.encode(), "number.h": f"#define NUMBER {number}\n".encode()})]).strip()
+    assert (answer(41), calls) == ("42", ["parts", "sim"])
+    assert (answer(41), calls) == ("42", ["parts", "sim"])                           # nothing is compiled again
+    assert (answer(6), calls) == ("7", ["parts", "sim", "sim"])                      # the design is not compiled again
+    assert answer(6, {"add.sv": sources["add.sv"].replace(b"8'd1", b"8'd2")}) == "8" and calls[3:] == ["parts", "sim"]
+    with pytest.raises(ToolError, match="syntax error"):
+        answer(1, {"add.sv": b"module add (\n"})
+    assert {path.name for kind in ("models", "benches") for path in (tmp_path / "cache" / kind).iterdir() if path.name.startswith(".")} == set()
+
+
+def test_a_cache_where_make_cannot_work(tmp_path, monkeypatch):
+    installed(verilator.find)
+    installed(cxx.find)
+    monkeypatch.setattr(cache, "wanted", lambda: tmp_path / "my cache=")
+    with pytest.raises(ToolError, match="its path holds ' ', '='") as error:
+        verilator.build({"add.sv": b"module add (input a, output q);\n  assign q = a;\nendmodule\n"}, "add", {"main.cpp": b"int main() {}"})
+    assert "XDG_CACHE_HOME" in error.value.hint
 
 
 def test_icarus_builds_and_runs(tmp_path):

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "crc32.h"
+
 namespace hwgen {
 
 constexpr std::size_t WEIGHT_HEADER_BYTES = 64;
@@ -23,24 +25,6 @@ inline std::uint64_t little_endian(const unsigned char *bytes, unsigned count)
         value |= static_cast<std::uint64_t>(bytes[i]) << (8 * i);
     }
     return value;
-}
-
-/// CRC-32 as in zip files.
-inline std::uint32_t crc32(const unsigned char *bytes, std::size_t count)
-{
-    std::uint32_t table[256];
-    for (std::uint32_t i = 0; i < 256; ++i) {
-        std::uint32_t value = i;
-        for (unsigned bit = 0; bit < 8; ++bit) {
-            value = (value & 1U) != 0 ? (value >> 1) ^ 0xEDB88320U : value >> 1;
-        }
-        table[i] = value;
-    }
-    std::uint32_t crc = 0xFFFFFFFFU;
-    for (std::size_t i = 0; i < count; ++i) {
-        crc = table[(crc ^ bytes[i]) & 255U] ^ (crc >> 8);
-    }
-    return ~crc;
 }
 
 /// A whole file; false when it cannot be read.
@@ -91,7 +75,7 @@ inline std::string read_weights(const std::string &path, const WantedWeights &wa
                std::to_string(little_endian(&bytes[12], 4)) + " lanes, this accelerator needs " + std::to_string(wanted.bytes) +
                " for " + std::to_string(wanted.lanes);
     }
-    const std::uint32_t found = crc32(&bytes[WEIGHT_HEADER_BYTES], bytes.size() - WEIGHT_HEADER_BYTES);
+    const std::uint32_t found = hwgen_crc32(&bytes[WEIGHT_HEADER_BYTES], bytes.size() - WEIGHT_HEADER_BYTES);
     if (found != little_endian(&bytes[24], 4)) {
         return path + ": is damaged, its digest does not fit";
     }

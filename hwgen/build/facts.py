@@ -1,0 +1,209 @@
+"""Facts of a manifest -> records. A manifest may hold anything: every value is checked for type and range before it is used,
+and what must agree (program and its files, outputs and network, input and patches) is compared. ValueError says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+import math
+
+from ..checksum import crc32
+from ..engine import EngineConfig, OUT_WORDS
+from ..errors import HwgenError
+from ..ir import Act
+from ..program import Instr, Op, WORD_BITS
+from ..qir import QHead, QModel, QPatches
+from ..quantizer.verify import verify
+from ..registers import MAX_PROGRAM_WORDS
+from ..schedule import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+
+MAX_NAME = 1 << 16
+MAX_COUNT = (1 << 31) - 1            # sizes in bytes, words, operations a tensor needs
+MAX_MACS = 1 << 62
+MAX_MEMORY_WORDS = 1 << 20           # what an instruction can address
+MAX_TASKS = 16                       # 4 bits of the TASKS register
+ENGINE_LIMITS = {"max_tokens": MAX_TOKENS, "program_words": MAX_PROGRAM_WORDS, "axi_data_bits": 1024, "ti": 64, "to": 64}
+INSTRUCTION_BYTES = WORD_BITS // 8
+
+
+def number(value, name: str, low: int, high: int) -> int:
+    """An integer in low..high."""
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{name} is not an integer in {low}..{high}")
+    return value
+
+
+def positive(value, name: str) -> float:
+    """A number above 0, finite."""
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is not a positive number")
+    return float(value)
+
+
+def text(value, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        raise ValueError(f"{name} is not a text")
+    return value
+
+
+def items(value, name: str, low: int, high: int) -> list:
+    """A list of low..high entries."""
+    if not isinstance(value, list) or not low <= len(value) <= high:
+        raise ValueError(f"{name} is not a list of {low} to {high} entries")
+    return value
+
+
+def record(cls, value, name: str, limits: dict[str, tuple[int, int]]):
+    """A dataclass of integers, texts and booleans; limits: of its integers, 0..2**31-1 otherwise."""
+    wanted = {field.name: field.type for field in fields(cls)}
+    if not isinstance(value, dict) or value.keys() != wanted.keys():
+        raise ValueError(f"{name} is not a record of {', '.join(wanted)}")
+    for key, kind in wanted.items():
+        match kind:
+            case "int":
+                number(value[key], f"{name}.{key}", *limits.get(key, (0, MAX_COUNT)))
+            case "str":
+                text(value[key], f"{name}.{key}")
+            case "bool" if type(value[key]) is not bool:
+                raise ValueError(f"{name}.{key} is not true or false")
+    return cls(**value)
+
+
+def section(value, name: str, keys: Iterable[str]) -> dict:
+    """A dict that has at least ``keys``."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is missing or no record")
+    for key in keys:
+        if key not in value:
+            raise ValueError(f"{name}.{key} is missing")
+    return value
+
+
+def engine(value) -> EngineConfig:
+    limits = {field.name: (0 if field.default is not MISSING or field.name.startswith("max_e") or field.name == "max_top_k" else 1,
+                           ENGINE_LIMITS.get(field.name, MAX_MEMORY_WORDS))
+              for field in fields(EngineConfig)}
+    try:
+        config = record(EngineConfig, value, "engine", limits)
+    except HwgenError as error:
+        raise ValueError(error.message) from error
+    if config.axi_data_bits & config.axi_data_bits - 1:
+        raise ValueError(f"engine.axi_data_bits = {config.axi_data_bits} is no power of two")
+    if config.activation not in [act.value for act in Act]:
+        raise ValueError("engine.activation is unknown")
+    return config
+
+
+def program(manifest: dict, binary: bytes, image: bytes) -> Program:
+    """The program of a manifest; binary, image: content of program.bin and weights.bin."""
+    config = engine(manifest.get("engine"))
+    facts = section(manifest.get("program"), "program", ("batch", "input_bytes", "output_bytes", "outputs", "infos", "notes", "buffers",
+                                                         "program_crc32", "weight_crc32"))
+    for key, data in (("program_crc32", binary), ("weight_crc32", image)):
+        if number(facts[key], f"program.{key}", 0, (1 << 32) - 1) != crc32(data):
+            raise ValueError(f"program.{key} is not that of the file")
+    notes = items(facts["notes"], "program.notes", 1, config.program_words)
+    if len(binary) != INSTRUCTION_BYTES * len(notes):
+        raise ValueError(f"program.bin has {len(binary)} bytes, its {len(notes)} instructions need {INSTRUCTION_BYTES * len(notes)}")
+    if len(image) > MAX_COUNT or len(image) % config.vector_bytes:
+        raise ValueError(f"weights.bin has {len(image)} bytes, not a multiple of {config.vector_bytes}")
+    instrs = tuple(Instr.decode(int.from_bytes(binary[at:at + INSTRUCTION_BYTES], "little"), text(note, "program.notes"))
+                   for at, note in zip(range(0, len(binary), INSTRUCTION_BYTES), notes))
+    if any(instr.op > Op.MATMUL or (instr.op == Op.END) != (pc == len(instrs) - 1) for pc, instr in enumerate(instrs)):
+        raise ValueError("program.bin holds something else than instructions with one END behind them")
+    words = {"base": (0, MAX_MEMORY_WORDS), "words": (0, MAX_MEMORY_WORDS)}
+    limits = {"image": (0, OUT_WORDS - 1), "step": (1, MAX_COUNT), "token": (-1, -1), "channels": (1, MAX_COUNT)}
+    return Program(
+        config, instrs,
+        tuple(record(InstrInfo, row, "program.infos", {"macs": (0, MAX_MACS)})
+              for row in items(facts["infos"], "program.infos", len(instrs), len(instrs))),
+        tuple(record(BufferInfo, row, "program.buffers", words) for row in items(facts["buffers"], "program.buffers", 0, MAX_COUNT)),
+        image, number(facts["input_bytes"], "program.input_bytes", 1, MAX_COUNT),
+        number(facts["output_bytes"], "program.output_bytes", 1, MAX_COUNT),
+        tuple(tuple(record(OutputSlice, row, "program.outputs", limits) for row in items(task, "program.outputs", 1, MAX_COUNT))
+              for task in items(facts["outputs"], "program.outputs", 1, MAX_TASKS)),
+        number(facts["batch"], "program.batch", 1, OUT_WORDS))
+
+
+def inputs(value) -> dict[str, tuple[int, ...]]:
+    """The one input of a network: name -> shape without the batch dimension."""
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError("inputs is not a record of one input")
+    (name, shape), = value.items()
+    found = tuple(number(size, f"inputs.{name[:60]}", 1, 1 << 20) for size in items(shape, "inputs", 2, 3))
+    if math.prod(found) > 1 << 28:
+        raise ValueError(f"inputs: {math.prod(found):,} values an image")
+    return {text(name, "inputs"): found}
+
+
+def agree(network: QModel, run: Program, shapes: dict[str, tuple[int, ...]]) -> None:
+    """The network is one the hardware can compute, and program and input are of this network."""
+    if len(network.tasks) != run.num_tasks:
+        raise ValueError(f"the network has {len(network.tasks)} tasks, the program {run.num_tasks}")
+    (shape,) = shapes.values()
+    for graph in network.tasks:
+        if not all(1 <= size <= MAX_COUNT for found in graph.shapes.values() for size in found):
+            raise ValueError("model.npz holds a shape that is none")
+        try:
+            verify(graph)
+        except HwgenError as error:
+            raise ValueError(f"model.npz: {error.message}") from error
+        except (TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as error:
+            raise ValueError(f"model.npz is no network: {type(error).__name__}") from error
+        if max(graph.shapes[node.output][0] for node in graph.nodes if not isinstance(node, QHead)) > MAX_TOKENS:
+            raise ValueError(f"model.npz has more than {MAX_TOKENS} tokens")
+        _check_input(graph.nodes[0], graph.shapes, shape)
+    words = run.output_bytes // (4 * run.config.to)
+    if run.output_bytes % (4 * run.config.to):
+        raise ValueError(f"program.output_bytes = {run.output_bytes} is no number of words")
+    for graph, outputs in zip(network.tasks, run.outputs):
+        heads = {node.onnx_name: node for node in graph.nodes if isinstance(node, QHead)}
+        if sorted((o.name, o.image) for o in outputs) != sorted((name, i) for name in heads for i in range(run.batch)):
+            raise ValueError("program.outputs are not those of the network")
+        for o in outputs:
+            node = heads[o.name]
+            if o.channels != node.w.weight.shape[1] or math.prod(node.shape[1:]) != o.channels:
+                raise ValueError("program.outputs have other sizes than the network's")
+            if o.word + o.step * (-(-o.channels // run.config.to) - 1) >= words:
+                raise ValueError("program.outputs lie behind the end of the output")
+    stream = [instr for instr in run.instrs if instr.op == Op.STREAM and instr.src == 0]
+    tokens, channels = network.tasks[0].shapes[network.tasks[0].nodes[0].output]
+    vectors = tokens * run.batch * -(-channels // run.config.to)
+    if len(stream) != 1 or stream[0].tokens < tokens * run.batch or stream[0].tokens % run.batch:
+        raise ValueError("the program does not stream the network's input")
+    if run.input_bytes != stream[0].tokens * stream[0].n_tiles * run.config.vector_bytes or vectors > run.input_bytes:
+        raise ValueError(f"program.input_bytes = {run.input_bytes} is not what the program reads")
+
+
+def _check_input(node: QPatches, shapes: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> None:
+    """The patches of an image of ``shape`` are what the network takes."""
+    p, q = node.patch
+    if node.patch == (0, 0):
+        found = shape
+    elif len(shape) == 3 and p > 0 and q > 0 and not shape[1] % p and not shape[2] % q:
+        found = (shape[1] // p * (shape[2] // q), shape[0] * p * q)
+    else:
+        found = ()
+    if found != shapes[node.output]:
+        raise ValueError("inputs do not have the shape that the network takes")
+
+
+def report(value, hls: bool) -> dict:
+    """report.json: free for people, but what is computed from it has the right type."""
+    if not isinstance(value, dict):
+        raise ValueError("report.json is no record")
+    if (section(value.get("hls"), "report.json: hls", ("lanes", "queries")) if "hls" in value else None) is not None:
+        number(value["hls"]["lanes"], "report.json: hls.lanes", 8, 256)
+        number(value["hls"]["queries"], "report.json: hls.queries", 1, 4096)
+    if ("hls" in value) != hls:
+        raise ValueError("report.json and the list of files do not agree whether there is an HLS project")
+    for key, names in (("limits", ("array_limit_cycles", "memory_limit_cycles")), ("resources", ("used", "available"))):
+        if key in value:
+            section(value[key], f"report.json: {key}", names)
+    for name in ("array_limit_cycles", "memory_limit_cycles") if "limits" in value else ():
+        positive(value["limits"][name], f"report.json: limits.{name}")
+    for name in ("used", "available") if "resources" in value else ():
+        for kind, count in section(value["resources"][name], f"report.json: resources.{name}", ()).items():
+            if type(count) not in (int, float) or not 0 <= count < math.inf:
+                raise ValueError(f"report.json: resources.{name}.{kind[:20]} is no number")
+    return value
