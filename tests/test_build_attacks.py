@@ -311,7 +311,7 @@ def limited(action, b: Path) -> None:
     def late(*_):
         raise TimeoutError(f"more than {SECONDS} s")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    old, (_, hard) = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
+    old, (soft, hard) = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
     signal.alarm(SECONDS)
     try:
@@ -319,7 +319,7 @@ def limited(action, b: Path) -> None:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
-        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.fixture
