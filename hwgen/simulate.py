@@ -12,7 +12,7 @@ import numpy as np
 
 from . import csim
 from .build import Build
-from .errors import InputError, ToolError
+from .errors import InputError, OutputError, ToolError
 from .golden import integer_model
 from .output import work_folder
 from .registers import StatusBit
@@ -253,8 +253,11 @@ def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: Memory
     say(f"compile the simulation ({cache.how_often()})", 0, 0)
     executable = build_bench(bench_files(build), trace=waves is not None)
     say("simulate RTL", 0, len(tasks))
-    return run_bench(executable, build.path, build.program, frames, tasks, memory, waves=waves,
+    done = run_bench(executable, build.path, build.program, frames, tasks, memory, waves=waves,
                      on_frame=lambda done: say("simulate RTL", done, len(tasks)))
+    if waves is not None and not waves.is_file():
+        raise OutputError("the waveform could not be written", where=str(waves), hint="check the rights and the free space there")
+    return done
 
 
 def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:

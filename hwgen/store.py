@@ -20,7 +20,7 @@ import zipfile
 
 import numpy as np
 
-from . import qir
+from . import qir, strict_json
 from .errors import BuildVersionError, OutputError
 from .ir import Act
 
@@ -106,7 +106,7 @@ def decode(content: bytes) -> qir.QModel:
                 raise Unreadable("is damaged: its members overlap or are compressed")
             if HEADER not in names:
                 raise Unreadable("is not an hwgen model")
-            header = json.loads(_array(archive, HEADER).tobytes())
+            header = strict_json.parse(_array(archive, HEADER).tobytes())
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise Unreadable("is not an hwgen model")
             if header.get("version") != FORMAT_VERSION:

@@ -23,14 +23,16 @@ from rich.console import Console
 
 from hwgen import api, report
 from hwgen.build import directory
+from hwgen.checksum import crc32
 from hwgen.errors import BuildVersionError, HwgenError, InputError
+from hwgen.output import write_json
 from hwgen.schedule import schedule
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 
 OPTIONS = dict(seed=3, blocks="dm", classes=(4, 9))
 MEMORY, SECONDS = 3 << 29, 20
-REFUSED, HARMLESS = (BuildVersionError, InputError), ()
+REFUSED = (BuildVersionError, InputError)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def file(name: str, change, sign: bool = True):
             data = (b / name).read_bytes()
             if name in ("program.bin", "weights.bin"):
                 key = "program_crc32" if name == "program.bin" else "weight_crc32"
-                manifest(lambda m: m["program"].update({key: __import__("zlib").crc32(data)}))(b)
+                manifest(lambda m: m["program"].update({key: crc32(data)}))(b)
     return edit
 
 
@@ -190,6 +192,7 @@ REFUSALS = {
     "manifest: clock_mhz = 'x'": manifest(lambda m: m.update(clock_mhz="x")),
     "manifest: clock_mhz = NaN": manifest(lambda m: m.update(clock_mhz=float("nan"))),
     "manifest: bytes_per_cycle = -1": manifest(lambda m: m.update(bytes_per_cycle=-1)),
+    "manifest: a note with half a character": manifest(lambda m: m["program"]["notes"].__setitem__(0, "\ud800")),
     "manifest: target = []": manifest(lambda m: m.update(target=[])),
     "manifest: batch = 0": manifest(lambda m: m["program"].update(batch=0)),
     "manifest: batch = 2": manifest(lambda m: m["program"].update(batch=2)),
@@ -250,6 +253,10 @@ REFUSALS = {
     "weights.bin: 1 TB of nothing": sparse,
     "report.json: []": file("report.json", lambda d: b"[]"),
     "report.json: garbage": file("report.json", lambda d: b"\xff"),
+    "report.json: NaN": file("report.json", lambda d: b'{"a": NaN}'),
+    "report.json: 1e999": file("report.json", lambda d: b'{"a": 1e999}'),
+    "report.json: lone surrogate": file("report.json", lambda d: b'{"a": "\\ud800"}'),
+    "report.json: lone surrogate in UTF-8": file("report.json", lambda d: b'{"a": "\xed\xa0\x80"}'),
     "report.json: an HLS project that is not there": file("report.json", lambda d: b'{"hls": {"lanes": 8, "queries": 1}}'),
     "report.json: limits are texts": file("report.json", lambda d: b'{"limits": {"array_limit_cycles": "1", "memory_limit_cycles": 0}}'),
     "report.json: resources are lists": file("report.json", lambda d: b'{"resources": {"used": [], "available": []}}'),
@@ -269,11 +276,13 @@ REFUSALS = {
 EFFECTLESS = {
     "report.json: {}": file("report.json", lambda d: b"{}"),
     "report.json: script in a name": file("report.json", lambda d: json.dumps({"network": {"name": "<script>alert(1)</script>[red]"}}).encode()),
+    "report.json: an emoji": file("report.json", lambda d: json.dumps({"a": "\U0001f600"}).encode()),
     "report.json: deep": file("report.json", lambda d: b'{"a": ' + b'{"a": ' * 90 + b"1" + b"}" * 91),
     "simulation.json: garbage": lambda b: (b / "simulation.json").write_text("garbage"),
     "simulation.json: not UTF-8": lambda b: (b / "simulation.json").write_bytes(b"\xff"),
     "simulation.json: 100,000 brackets": lambda b: (b / "simulation.json").write_text("[" * 100000),
     "simulation.json: []": lambda b: (b / "simulation.json").write_text("[]"),
+    "simulation.json: folder": lambda b: (b / "simulation.json").mkdir(),
     "simulation.json: FIFO": lambda b: os.mkfifo(b / "simulation.json"),
     "simulation.json: link to /dev/zero": lambda b: (b / "simulation.json").symlink_to("/dev/zero"),
     "simulation.json: right digest, no cycles": lambda b: (b / "simulation.json").write_text(json.dumps(
@@ -290,6 +299,7 @@ def use(b: Path) -> None:
     """What `hwgen report --html` and `hwgen simulate --engine golden` do."""
     acc = api.load(b)
     data = acc.report()
+    write_json(b.parent / "r.json", data)
     report.show(data, Console(file=io.StringIO()))
     report.html(data, "title")
     images = random_images(random_model(**OPTIONS), 2)
@@ -301,7 +311,7 @@ def limited(action, b: Path) -> None:
     def late(*_):
         raise TimeoutError(f"more than {SECONDS} s")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    old, (_, hard) = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
+    old, (soft, hard) = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
     signal.alarm(SECONDS)
     try:
@@ -309,7 +319,7 @@ def limited(action, b: Path) -> None:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
-        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.fixture

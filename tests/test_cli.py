@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hwgen import cli, errors
-from hwgen.errors import HwgenError, InputError
+from hwgen.errors import HwgenError, InputError, OutputError
 from hwgen.simulate import MemoryModel
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -264,6 +264,14 @@ def test_synth(run, api, tmp_path):
     assert code == 0 and api.calls == [Path("b"), ("yosys", "zcu104")]
     assert "array" in text and "1,000" in text and "note: [a] note" in text and "module" not in text
     assert json.loads((tmp_path / "s.json").read_text())["modules"] == [{"module": "m"}]
+
+
+def test_a_build_that_is_read_only_is_simulated(run, api, images, monkeypatch):
+    def keep(result, memory):
+        raise OutputError("cannot write: Read-only file system", where="b")
+    monkeypatch.setattr(api, "keep", keep)
+    code, text, message = run("simulate", "b", "--input", images)
+    assert code == 0 and "bit exact" in text and "note: cannot write: Read-only file system; hwgen report will not show this simulation" in message
 
 
 def test_a_timeline_needs_cycles(run, api, images, tmp_path):

@@ -117,6 +117,20 @@ def test_timeline_and_report_of_a_simulation(compiled, run, tmp_path):
     assert data["stalls"]["issue"] + data["stalls"]["wait_tile"] < data["stalls"]["cycles"]
 
 
+def test_nothing_in_the_build_is_executed_but_what_was_compiled_from_it(compiled, run, tmp_path):
+    """Executables where earlier versions put them, newer than everything; and the folder's name is one make could not take."""
+    build = Path(shutil.copytree(compiled, tmp_path / "a b=c"))
+    mark = tmp_path / "PWNED"
+    for name in ("bench/fast/sim", "bench/waves/sim", "hls/csim/bin-0123456789abcdef/csim", "sim"):
+        (build / name).parent.mkdir(parents=True, exist_ok=True)
+        (build / name).write_text(f"#!/bin/sh\ntouch {mark}\n")
+        (build / name).chmod(0o755)
+    before = sorted(path.relative_to(build) for path in build.rglob("*"))
+    code, text, _ = run("simulate", build, "--input", TEST, "--images", "2")
+    assert code == 0 and "yes" in text and not mark.exists()
+    assert sorted({*(path.relative_to(build) for path in build.rglob("*"))} - {Path("simulation.json")}) == sorted({*before} - {Path("simulation.json")})
+
+
 def test_a_simulation_of_another_build_is_not_reported(compiled, run, tmp_path):
     shutil.copytree(compiled, tmp_path / "b")
     kept = {"build": "0" * 64, "simulation": {}}

@@ -24,6 +24,7 @@ from ..foreign import REPR, visible
 from ..output import OutputDir
 from ..qir import QModel
 from ..schedule import Program
+from ..strict_json import parse
 from . import directory, facts
 
 
@@ -110,8 +111,8 @@ def load(path: str | Path) -> Build:
         facts.agree(model, program, inputs)
         return Build(path, model, program, inputs, facts.text(manifest.get("target"), "target"),
                      facts.positive(manifest.get("clock_mhz"), "clock_mhz"), facts.positive(manifest.get("bytes_per_cycle"), "bytes_per_cycle"),
-                     facts.report(directory.parse(report), directory.holds(files, directory.HLS)), files, digest, rtl)
+                     facts.report(parse(report), directory.holds(files, directory.HLS)), files, digest, rtl)
     except store.Unreadable as error:
         raise BuildVersionError(f"the build is damaged: model.npz {error}", where=str(path), hint=directory.AGAIN) from error
     except ValueError as error:
-        raise directory.damaged(path, str(error)) from error
+        raise directory.damaged(path, str(error)[:300]) from error

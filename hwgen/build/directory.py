@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import hashlib
-import json
 import math
 import os
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ import stat
 from .. import __version__
 from ..errors import BuildVersionError, InputError
 from ..output import GENERATOR, MANIFEST, write_json
+from ..strict_json import parse
 
 ALWAYS = ("program.bin", "program.txt", "weights.bin", "model.npz", "report.json", "driver/hwgen.h", "driver/registers.h")
 RTL = ("rtl/filelist.f", "rtl/hwgen_top.sv", "bench/main.cpp")                         # all or none of them
@@ -52,14 +52,6 @@ def short(value) -> str:
     """Any value for a message: ASCII, not long."""
     text = ascii(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def parse(data: bytes):
-    """The JSON value in ``data`` (UTF-8). Raises ValueError, also for one nested too deeply."""
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def read_file(root: Path, name: str, limit: int = FILE_BYTES) -> bytes:

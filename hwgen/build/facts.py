@@ -64,8 +64,11 @@ def record(cls, value, name: str, limits: dict[str, tuple[int, int]]):
                 number(value[key], f"{name}.{key}", *limits.get(key, (0, MAX_COUNT)))
             case "str":
                 text(value[key], f"{name}.{key}")
-            case "bool" if type(value[key]) is not bool:
-                raise ValueError(f"{name}.{key} is not true or false")
+            case "bool":
+                if type(value[key]) is not bool:
+                    raise ValueError(f"{name}.{key} is not true or false")
+            case _:
+                raise TypeError(f"{cls.__name__}.{key}: {kind} is not checked here")
     return cls(**value)
 
 

