@@ -44,5 +44,7 @@ def compile(sources: Sequence[Path], output: Path, flags: Sequence[str] = ("-O2"
     for n, source in enumerate(sources):
         objects.append(output.parent / f"{n}_{Path(source).stem}.o")
         run([*prefix, compiler, *flags, *(f"-I{include}" for include in includes), "-c", source, "-o", objects[-1]])
-    run([compiler, *flags, *objects, "-o", output])
+    part = output.parent / f"{output.name}.part"            # an interrupted linker leaves no program that looks whole
+    run([compiler, *flags, *objects, "-o", part])
+    os.replace(part, output)
     return output
