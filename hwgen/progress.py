@@ -36,29 +36,30 @@ class Bars:
         self._lines = not self._console.is_terminal
         self._bars = _LongOnly(SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), BarColumn(),
                                TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
-                               console=self._console, disable=self._lines, refresh_per_second=4)
+                               console=self._console, refresh_per_second=4)
         self._stage: str | None = None
         self._task: TaskID | None = None
         self._start = 0.0
 
     def __enter__(self) -> "Bars":
-        self._bars.start()
+        if not self._lines:
+            self._bars.start()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
             self._finish()
-        elif self._lines and self._stage is not None:
-            self._console.print()
-        self._bars.stop()
+        elif self._stage is not None:
+            self._write("\n")
+        if not self._lines:
+            self._bars.stop()
 
     def __call__(self, stage: str, done: float = 0, total: float = 0) -> None:
         if stage != self._stage:
             self._finish()
             self._stage, self._start = stage, time.monotonic()
-            if self._lines:
-                self._console.print(f"{stage} …", end="", markup=False, highlight=False, soft_wrap=True)
-            else:
+            self._write(f"{stage} …")
+            if not self._lines:
                 self._task = self._bars.add_task(stage, total=None, count="")
         if total and self._task is not None:
             self._bars.update(self._task, completed=done, total=total, count=f"{done:,.0f} / {total:,.0f}")
@@ -68,6 +69,11 @@ class Bars:
             total = self._bars.tasks[-1].total or 1
             self._bars.update(self._task, completed=total, total=total)
             self._bars.stop_task(self._task)
-        if self._lines and self._stage is not None:
-            self._console.print(f" {time.monotonic() - self._start:.1f} s", markup=False, highlight=False)
+        if self._stage is not None:
+            self._write(f" {time.monotonic() - self._start:.1f} s\n")
         self._stage = self._task = None
+
+    def _write(self, text: str) -> None:
+        if self._lines:
+            self._console.file.write(text)
+            self._console.file.flush()

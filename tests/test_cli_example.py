@@ -83,6 +83,7 @@ def test_simulate_with_verilator_both_tasks(compiled, run, tmp_path):
     assert data["utilization"] == pytest.approx(
         data["useful_macs_per_image"] / (data["array_macs_per_cycle"] * data["cycles_per_image"]))
     assert data["latency_ms"] == pytest.approx(data["cycles_per_image"] / data["clock_mhz"] / 1000)
+    assert data["useful_macs_per_image"] == json.loads((compiled / "report.json").read_text())["network"]["useful_macs_per_image"]
     assert data["accuracy"].keys() == {"digit", "parity"} and len(data["frames"]) == 8
     code, _, _ = run("simulate", compiled, "--input", TEST, "--images", "4", "--engine", "golden", "--output", tmp_path / "g.npz")
     with np.load(tmp_path / "y.npz") as y, np.load(tmp_path / "g.npz") as g:

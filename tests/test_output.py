@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import stat
+import threading
 
 import numpy as np
 import pytest
@@ -178,3 +180,67 @@ def test_single_files_are_replaced_in_one_step(tmp_path):
     with pytest.raises(OutputError, match="cannot write"):
         write_file(tmp_path, b"1")
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+# ---------------------------------------------------------------- links, devices, pipes
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x").write_text("before")
+    (tmp_path / "folder" / "x").chmod(0o600)
+    (tmp_path / "link").symlink_to("folder/x")
+    (tmp_path / "second").symlink_to(tmp_path / "link")
+    (tmp_path / "new").symlink_to("folder/new")
+    write_json(tmp_path / "second", 1)
+    write_file(tmp_path / "new", "2")
+    assert tree(tmp_path / "folder") == {"x": b"1\n", "new": b"2"} and (tmp_path / "folder" / "x").stat().st_mode & 0o777 == 0o600
+    assert all((tmp_path / name).is_symlink() for name in ("link", "second", "new"))
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OutputError, match="cannot write"):
+        write_file(tmp_path / "round", "3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "new", "round", "second"]
+
+
+def test_a_named_pipe_is_written_into(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        found = []
+        reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_bytes()))
+        reader.start()
+        write_file(tmp_path / name, b"x" * 100_000)
+        reader.join()
+        assert found == [b"x" * 100_000] and (tmp_path / "pipe").is_fifo()
+
+
+@pytest.fixture
+def device(tmp_path):
+    """device(minor) -> a device of its own in the test's folder: 3 takes everything, 7 is always full."""
+    def make(minor: int) -> Path:
+        path = tmp_path / f"device{minor}"
+        try:
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+            path.open("wb").close()
+        except OSError as error:
+            pytest.skip(f"only root makes devices: {error}")
+        return path
+    return make
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_device_stays_a_device(device, tmp_path, linked):
+    takes, full = device(3), device(7)
+    if linked:
+        (tmp_path / "takes").symlink_to(takes)
+        (tmp_path / "full").symlink_to(full)
+    write_file(tmp_path / "takes" if linked else takes, "x" * 100_000)
+    with pytest.raises(OutputError, match="cannot write: No space left on device"):
+        write_json(tmp_path / "full" if linked else full, {"a": 1})
+    assert takes.is_char_device() and full.is_char_device() and len(list(tmp_path.iterdir())) == (4 if linked else 2)
+
+
+def test_a_dash_is_standard_output(capfdbinary, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("-", Path("-"), "/dev/stdout"):
+        write_file(name, b"\x00\xff")
+    assert capfdbinary.readouterr().out == b"\x00\xff" * 3 and list(tmp_path.iterdir()) == []

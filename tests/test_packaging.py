@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+import json
 import os
 from pathlib import Path
 import re
@@ -11,7 +13,11 @@ import sys
 import tomllib
 import zipfile
 
+import numpy as np
+from packaging.requirements import Requirement
 import pytest
+
+import onnx_nets
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -74,12 +80,68 @@ def test_metadata(site):
     assert (info / "licenses" / "LICENSE").is_file()
 
 
-def test_every_dependency_is_pinned_and_in_the_lock():
+def test_the_lock_pins_every_dependency_inside_its_range():
     lock = {line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()} - {""}
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lock)
+    pins = dict(line.split("==") for line in lock)
     project = PYPROJECT["project"]
-    wanted = {*project["dependencies"], *project["optional-dependencies"]["test"], *PYPROJECT["build-system"]["requires"]}
-    assert wanted <= lock
+    ranges = [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["sim"])]
+    for wanted in ranges:
+        assert wanted.specifier.contains(pins[wanted.name]), wanted
+        assert {part.operator for part in wanted.specifier} == {">=", "<"}, f"{wanted}: a wheel needs a range"
+        assert version(wanted.name) in wanted.specifier
+    assert {*project["optional-dependencies"]["test"], *PYPROJECT["build-system"]["requires"]} <= lock
+
+
+def test_the_wheel_says_the_ranges(site):
+    [info] = site.glob("*.dist-info")
+    said = {Requirement(line.split(": ", 1)[1]) for line in (info / "METADATA").read_text().splitlines() if line.startswith("Requires-Dist: ")}
+    assert {Requirement(line) for line in PYPROJECT["project"]["dependencies"]} <= said
+
+
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory) -> Path:
+    """A site folder with the editable wheel of a copy of the checkout, and beside it ``work/hwgen``, the copy."""
+    base = tmp_path_factory.mktemp("editable")
+    skip = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "examples", "docs")
+    shutil.copytree(ROOT, base / "work" / "hwgen", ignore=skip)
+    subprocess.run([sys.executable, "-c", "from setuptools import build_meta; build_meta.build_editable('../..')"],
+                   cwd=base / "work" / "hwgen", check=True, capture_output=True, timeout=60)
+    [path] = base.glob("*.whl")
+    with zipfile.ZipFile(path) as file:
+        file.extractall(base / "site")
+    return base
+
+
+@pytest.mark.parametrize("folder", ["work", "work/hwgen", "site"])
+def test_an_editable_install_is_imported_from_any_folder(editable, folder):
+    """Also from the one that holds a clone called ``hwgen``."""
+    code = ("import site, sys; site.addsitedir(sys.argv.pop(1)); sys.path.insert(0, '')\n"
+            "import hwgen, hwgen_rtl, hwgen_sim\n"
+            "print(hwgen.__file__, hwgen_rtl.__file__, hwgen_sim.__file__, callable(hwgen.compile))\n")
+    done = subprocess.run([sys.executable, "-I", "-c", code, editable / "site"], cwd=editable / folder, capture_output=True, text=True, timeout=60)
+    clone = editable / "work" / "hwgen"
+    wanted = (clone / "hwgen", clone / "rtl" / "hwgen_rtl", clone / "sim" / "hwgen_sim")
+    assert done.stdout == f"{' '.join(str(path / '__init__.py') for path in wanted)} True\n", done.stderr
+
+
+def test_icarus_runs_from_the_wheel(site, tmp_path):
+    """Compile and simulate where there is no checkout; the bench lies in the wheel."""
+    if shutil.which("iverilog") is None:
+        pytest.skip("iverilog is not installed")
+    net = onnx_nets.vit()
+    net.save(tmp_path / "m.onnx", {"y": onnx_nets.result(net)})
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32))
+
+    def hwgen(*args):
+        code = f"import sys, hwgen; assert hwgen.__file__.startswith({str(site)!r}); from hwgen.cli import main; main(sys.argv[1:])"
+        done = subprocess.run([sys.executable, "-P", "-c", code, *args], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True,
+                              text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    hwgen("compile", "m.onnx", "--array", "8x8", "--calib", "x.npz", "-o", "b")
+    hwgen("simulate", "b", "--input", "x.npz", "--engine", "icarus", "--json", "r.json")
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["bit_exact"] is True and result["cycles_per_image"] > 100 and result["words"] == onnx_nets.CLASSES
 
 
 def test_every_dependency_says_why():
