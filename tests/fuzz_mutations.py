@@ -170,6 +170,25 @@ def mean_over_groups(r, model, shapes):
 
 
 @structure
+def token_in_each_group(r, model, shapes):
+    """Constant tokens in front of (or behind) each group of tokens instead of once."""
+    place = r.choice([i for i, n in enumerate(model.graph.node) if n.op_type == "Concat"])
+    node = model.graph.node[place]
+    token, tokens = node.input
+    _, count, channels = shapes[tokens]
+    groups = r.choice([d for d in range(2, count + 1) if count % d == 0])
+    rng = np.random.default_rng(r.randrange(1 << 30))
+    operands = [constant(model, rng.normal(0, 1, (groups, 1, channels)).astype(np.float32)),
+                insert(model, place, "Reshape", [tokens, ints(model, groups, count // groups, channels)])]
+    if r.random() < 0.3:
+        operands.reverse()
+    joined = insert(model, place + 1, "Concat", operands, axis=1)
+    old, after = model.graph.node[place + 2].output[0], model.graph.node[place + 3]
+    model.graph.node[place + 2].CopyFrom(helper.make_node("Reshape", [joined, ints(model, 1, count + groups, channels)], [old], name=f"{old}_r"))
+    after.input[list(after.input).index(old) ^ 1] = constant(model, rng.normal(0, 1, (1, count + groups, channels)).astype(np.float32))
+
+
+@structure
 def broadcast_sum(r, model, shapes):
     """x + y of [1, T, D] becomes [1, T, D] + [T, 1, D] (or the other way), of which a part [1, T, D] is taken."""
     place = r.choice([i for i, n in enumerate(model.graph.node) if n.op_type in ("Add", "Sub", "Mul")
@@ -268,11 +287,11 @@ def swapped_operands(r, model, shapes):
 def attribute_of_a_product(r, model, shapes):
     """alpha, beta, transA, transB of a Gemm; epsilon; group and pads of a Conv."""
     node = r.choice([n for n in model.graph.node if n.op_type in ("Gemm", "LayerNormalization", "Conv", "Softmax", "TopK", "Gelu")])
-    name, value = {"Gemm": [("alpha", 0.5), ("beta", 2.0), ("beta", 0.0), ("transA", 1), ("transB", 1 - node.attribute[0].i)],
+    name, value = r.choice({"Gemm": [("alpha", 0.5), ("beta", 2.0), ("beta", 0.0), ("transA", 1), ("transB", 1 - node.attribute[0].i)],
                    "LayerNormalization": [("epsilon", 0.1), ("epsilon", 1e-12), ("stash_type", 1), ("axis", 1)],
                    "Conv": [("pads", [1, 1, 1, 1]), ("auto_pad", "SAME_UPPER"), ("dilations", [2, 2]), ("group", 2), ("kernel_shape", [2, 4])],
                    "Softmax": [("axis", 1)], "TopK": [("largest", 0), ("sorted", 0)],
-                   "Gelu": [("approximate", "tanh"), ("approximate", "SAME_UPPER")]}[node.op_type][r.randrange(2)]
+                   "Gelu": [("approximate", "tanh"), ("approximate", "SAME_UPPER")]}[node.op_type])
     for place, attribute in enumerate(node.attribute):
         if attribute.name == name:
             del node.attribute[place]

@@ -24,6 +24,8 @@ from .weights import array_of
 RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 MOVES = RESHAPES | {"Transpose", "Slice", "Split", "Gather", "Expand"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+CHECKED_ATTRIBUTES = ("approximate", "axis", "kernel_shape")
+AXIS_UNCHECKED = {"ScatterElements", "GatherElements", "Softmax", "LogSoftmax", "LayerNormalization", "CumSum", "TopK", "ArgMax", "ArgMin"}
 INFERENCE_DATA = 64                    # constants up to this many elements are shown to shape inference
 MAX_WORK = 1 << 33                     # steps of folding constants and moves, all in all: less than a minute
 MAX_MADE_BYTES = 1 << 29               # memory of folded constants and of positions, beside 8 times that of the weights
@@ -109,6 +111,8 @@ class _Normalizer:
                 if shape is not None and math.prod(shape) > MAX_ELEMENTS:
                     raise self._too_large(node, name, f"{quoted(output)} {list(shape)} has {math.prod(shape):,} elements; the limit "
                                                       f"is {MAX_ELEMENTS:,}")
+            if simple and not node.domain:
+                self._check_attributes(node, name)
             known = simple and all(shape is not None for _, shape in types)
             if self._is_random(node, inputs):
                 self.declined[name] = "gives another result in every run: export the model in eval mode (model.eval())"
@@ -128,6 +132,21 @@ class _Normalizer:
         place = node_place(node.op_type, name)
         return ModelError(f"{place} makes too much: {problem}", where=f"{self.file.path}: {place}",
                           hint="is a shape in the model, or one given by --shape, what it should be?")
+
+    def _check_attributes(self, node: onnx.NodeProto, name: str) -> None:
+        """What the onnx package checks nowhere, and onnxruntime refuses."""
+        attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in CHECKED_ATTRIBUTES}
+        ranks = [None if not value else len(self.shapes[value]) for value in node.input]
+        wrong = None
+        if node.op_type == "Gelu" and attrs.get("approximate", b"none") not in (b"none", b"tanh"):
+            wrong = f"approximate is {attrs['approximate'].decode()!r}, not 'none' or 'tanh'"
+        elif node.op_type == "Conv" and "kernel_shape" in attrs and list(attrs["kernel_shape"]) != list(self.shapes[node.input[1]][2:]):
+            wrong = f"kernel_shape is {list(attrs['kernel_shape'])}, the weight has the shape {list(self.shapes[node.input[1]])}"
+        elif "axis" in attrs and node.op_type in AXIS_UNCHECKED and ranks and not -ranks[0] <= attrs["axis"] < ranks[0]:
+            wrong = f"axis {attrs['axis']} is none of a value of {ranks[0]} dimensions"
+        if wrong is not None:
+            place = node_place(node.op_type, name)
+            raise ModelError(f"{place} cannot run: its {wrong}", where=f"{self.file.path}: {place}", hint="export the model again")
 
     def _is_random(self, node: onnx.NodeProto, inputs: list[Ref | None]) -> bool:
         """Whether what it computes depends on chance: a random generator, or a Dropout in training mode."""

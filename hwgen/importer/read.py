@@ -229,12 +229,12 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
         raise ModelError(f"the ONNX checker refuses the model: {_one_line(error)}", where=str(path),
                          hint="export the model again with a current exporter") from error
     except onnx.shape_inference.InferenceError as error:
-        found = re.search(r"\(op_type:(.*?), node name: (.*?)\): (.*)", str(error), re.DOTALL)
+        found = re.search(r"\(op_type:(.*?), node name: (.*?)\): (.*?)(\(op_type:|$)", str(error), re.DOTALL)
         if found is None:
             raise ModelError(f"the types or shapes in the file contradict each other: {_one_line(error)}", where=str(path),
                              hint="export the model again with a current exporter") from error
         place = node_place(found[1], found[2])
-        raise ShapeError(f"the shapes of {place} do not fit: {_one_line(found[3])}", where=f"{path}: {place}",
+        raise ShapeError(f"the types or shapes of {place} do not fit: {_one_line(found[3])}", where=f"{path}: {place}",
                          hint="export the model again; the node cannot run as it stands") from error
 
 
