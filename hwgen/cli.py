@@ -216,8 +216,8 @@ def simulate(
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
     trace: Annotated[Optional[Path], typer.Option("--trace", metavar="FILE.json", help="Write a timeline of instructions and stalls "
                                                   "that ui.perfetto.dev opens.")] = None,
-    latency: Annotated[int, typer.Option(min=0, help="Memory latency, cycles.")] = 100,
-    bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise the board's.")] = None,
+    latency: Annotated[int, typer.Option(min=0, help="Memory latency, cycles.")] = 200,
+    bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise that of one port of the board.")] = None,
     stall: Annotated[float, typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the stalls.")] = 0,
     json: Json = None,
@@ -244,7 +244,7 @@ def simulate(
         write_json(json, data)
     if trace:
         write_json(trace, acc.trace(result))
-    acc.keep(result, memory)
+    acc.keep(result)
     if result.bit_exact is False:
         raise MismatchError(f"{result.mismatches:,} output words differ from the integer model", where=str(build),
                             hint="run again with --waves --images 1, and report it: this must not happen" if engine is not Engine.CSIM
@@ -348,8 +348,10 @@ def targets(json: Json = None) -> None:
 
     def amount(board, number):
         return "no limit" if board.family == Family.SIM else f"{number:,}"
-    table("name", "LUT", "DSP", "BRAM36", "URAM", "GB/s", "MHz",
-          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
+    table("name", "LUT", "DSP", "BRAM36", "URAM", "MHz", "GB/s", "ports", "B/cycle",
+          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.clock_mhz:g}",
+                 f"{b.memory_gb_s * b.memory_efficiency:.3g}", f"{b.ports.number} x {b.ports.bits}", f"{b.bytes_per_cycle():.3g}") for b in known])
+    say(out, "GB/s: sustained by the memory; B/cycle: through one port, as the RTL has it")
     for board in known:
         say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}"))
     if json:
