@@ -1,11 +1,13 @@
 """Whole networks at full size: every cycle of one image through the generated RTL, checked word for word, beside limits and figures.
 
-    python bench/whole.py                                  every case, memory as in the figures
+    python bench/whole.py                                  every case, memory as in the figures and as boards have it
     python bench/whole.py --only m3vit_tiny/zcu104 --memory ideal --memory stalls --json whole.json
 
 One case is a network of bench/networks on a board. It is compiled, calibrated with the network's seeded images; the native bench is
-built; one image runs for task 0 at 300 MHz. Memory models: ``latency`` (85 % of the board's peak bandwidth, 100 cycles), ``ideal`` (no
-latency, a beat every cycle), ``stalls`` (20 cycles, each channel pauses in 30 % of the cycles). Builds and results are kept in
+built; one image runs for task 0 at 300 MHz. Memory models: ``port`` (one port of the board, latency 200: what the RTL gets), ``ports``
+(all ports of the board, latency 200: not built), ``latency`` (85 % of the board's peak bandwidth, 100 cycles: under which the project's
+figures were set), ``ideal`` (no latency, a beat every cycle), ``stalls`` (20 cycles, each channel pauses in 30 % of the cycles). Speeds
+of simulation and build are in CPU seconds. Builds and results are kept in
 ~/.cache/hwgen/whole under a digest of the network and of hwgen's own files, so the command can be stopped and called again. Exit code 1
 when an output word differs or a figure is missed.
 """
@@ -18,24 +20,26 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import resource
 import sys
-import time
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
-from hwgen import api, resources, simulate  # noqa: E402
-from hwgen.board import load_board  # noqa: E402
+from hwgen import api, resources, simulate, sizing  # noqa: E402
+from hwgen.board import Board, load_board  # noqa: E402
 from hwgen.golden import integer_model  # noqa: E402
 from hwgen.program import Dst, Op, Src  # noqa: E402
 from networks import generate  # noqa: E402
 
 CLOCK_MHZ = 300.0
-LATENCY = 100
+LATENCY = 100                # of the memory "latency", and its share of the peak
+EFFICIENCY = 0.85
 SOURCES = ("hwgen", "rtl", "templates", "boards", "bench/networks")
-MEMORIES = ("latency", "ideal", "stalls")
+MEMORIES = ("port", "ports", "latency", "ideal", "stalls")
+DEFAULT = ("latency", "port", "ports")
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,11 @@ HUANG = "ViT-T on ZCU102: Huang et al. (TCAS-I 2023, 300 MHz, 1268 DSP, INT8) 4.
 P2 = "P2-ViT (W8A8): DeiT-T 0.89, DeiT-S 0.92 GOPS per DSP"
 MOE = "on ZCU102, 300 MHz: CoQMoE 6.47 ms (1754 DSP, 8/8/4 bits), UbiMoE 25.76 ms, Edge-MoE 34.64 ms"
 CASES = (
-    Case("deit_tiny", "zcu102", (Figure("array_use", 0.88, 0.92, True), Figure("cycles", 348e3, 320e3), Figure("attention_ratio", 1.03, 1.0),
+    Case("deit_tiny", "zcu102", (Figure("array_use", 0.88, 0.92, True), Figure("cycles", 331.2e3, 320e3), Figure("attention_ratio", 1.03, 1.0),
                                  Figure("simulated_macs_per_second", 300e6, 1e9, True), Figure("seconds", 5, 5),
                                  Figure("build_seconds", 240, 240), *EVERY), f"{HUANG}; {P2}"),
     Case("deit_small", "zcu102", (Figure("array_use", 0.92, 0.95, True), Figure("gops_per_dsp", 0.95, 1.1, True), *EVERY), P2),
-    Case("m3vit_tiny", "zcu102", (Figure("cycles", 460e3, 390e3), Figure("limit_ratio", 1.25, 1.05), *EVERY), MOE),
+    Case("m3vit_tiny", "zcu102", (Figure("cycles", 389.3e3, 387.385e3), Figure("limit_ratio", 1.25, 1.05), *EVERY), MOE),
     Case("m3vit_tiny", "zcu104", (Figure("cycles", 430e3, 330e3), Figure("limit_ratio", 1.25, 1.05), *EVERY), MOE),
     Case("deit_tiny", "zcu104", (Figure("cycles", 500e3, 450e3), *EVERY), HUANG),
     Case("m3vit_small", "zcu102", EVERY),
@@ -117,6 +121,8 @@ class Row:
 
     case: str
     memory: str
+    bytes_per_cycle: float
+    latency: int
     array: str
     mismatches: int
     words: int
@@ -125,7 +131,7 @@ class Row:
     useful_macs: int
     array_use: float             # useful MACs over what the array could do in these cycles
     array_limit: int             # cycles: useful MACs / MACs per cycle
-    memory_limit: int            # cycles: weights and input / bytes per cycle at 85 % of the peak
+    memory_limit: int            # cycles: weights and input / bytes per cycle
     limit_ratio: float           # cycles over the larger limit
     estimate: int                # cycles of the scheduler's model
     estimate_error_percent: float
@@ -138,16 +144,24 @@ class Row:
     layers: list[Layers] = field(default_factory=list)
 
 
-def memory_model(name: str, bytes_per_cycle: float, beat: int) -> simulate.MemoryModel:
+def memory_model(name: str, board: Board, beat: int) -> simulate.MemoryModel:
+    planned = min(board.memory_gb_s * 1000 * EFFICIENCY / CLOCK_MHZ, beat)
     match name:
         case "ideal":
             return simulate.MemoryModel(latency=0, bytes_per_cycle=beat)
         case "stalls":
-            return simulate.MemoryModel(latency=20, bytes_per_cycle=bytes_per_cycle, stall=0.3)
-    return simulate.MemoryModel(latency=LATENCY, bytes_per_cycle=bytes_per_cycle)
+            return simulate.MemoryModel(latency=20, bytes_per_cycle=planned, stall=0.3)
+        case "latency":
+            return simulate.MemoryModel(latency=LATENCY, bytes_per_cycle=planned)
+    ports = board.ports.number if name == "ports" else 1
+    return simulate.MemoryModel(latency=sizing.LATENCY, bytes_per_cycle=board.bytes_per_cycle(CLOCK_MHZ, ports))
 
 
 # ---------------------------------------------------------------- one case
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen" / "whole"
+
 
 def sources_digest() -> str:
     """Digest of everything a build depends on besides the network."""
@@ -170,19 +184,24 @@ def network(case: Case, folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
         return place / f"{case.network}.onnx", dict(arrays)
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+
 def build(case: Case, cache: Path, digest: str, say) -> tuple[api.Accelerator, dict[str, np.ndarray], float]:
-    """The compiled case with its native bench, its images, and the seconds that compiling hwgen's and Verilator's part took."""
+    """The compiled case with its native bench, its images, and the CPU seconds that hwgen's and Verilator's part took."""
     model, images = network(case, cache.parent / "networks")
     key = hashlib.sha256(f"{digest} {model.parent.name} {case.name}".encode()).hexdigest()[:12]
     place = cache / f"{case.network}_{case.board}-{key}"
     took = place / "seconds.json"
     if not took.exists():
-        begin = time.monotonic()
+        begin = cpu_seconds()
         say(f"{case.name}: compile")
         acc = api.compile(model, target=case.board, calib=images, out=place, **dict(case.options))
         say(f"{case.name}: build the bench")
         simulate.build_bench(simulate.bench_files(acc.build), trace=False)
-        took.write_text(json.dumps(time.monotonic() - begin))
+        took.write_text(json.dumps(cpu_seconds() - begin))
     return api.load(place), images, json.loads(took.read_text())
 
 
@@ -245,8 +264,8 @@ def measure(case: Case, memory: str, cache: Path, digest: str, say=lambda text: 
         return Row(**data | {"layers": [Layers(**item) for item in data["layers"]]})
     program, board = acc.build.program, load_board(case.board)
     config = program.config
-    rate = board.bytes_per_cycle(CLOCK_MHZ)
-    model = memory_model(memory, rate, config.axi_data_bits // 8)
+    model = memory_model(memory, board, config.axi_data_bits // 8)
+    rate = model.bytes_per_cycle
     batch = getattr(program, "batch", 1)
     image = images["x"][:batch]
     say(f"{case.name}: simulate, memory {memory}")
@@ -259,12 +278,13 @@ def measure(case: Case, memory: str, cache: Path, digest: str, say=lambda text: 
     limits = macs / config.macs_per_cycle, (len(program.image) + program.input_bytes) / batch / rate
     dsp = resources.estimate(config, board).dsp
     row = Row(
-        case=case.name, memory=memory, array=f"{config.ti}x{config.to}", mismatches=result.mismatches, words=result.words,
+        case=case.name, memory=memory, bytes_per_cycle=rate, latency=model.latency, array=f"{config.ti}x{config.to}",
+        mismatches=result.mismatches, words=result.words,
         cycles=round(cycles), ms=cycles / CLOCK_MHZ / 1000, useful_macs=macs, array_use=macs / (config.macs_per_cycle * cycles),
         array_limit=round(limits[0]), memory_limit=round(limits[1]), limit_ratio=cycles / max(limits), estimate=round(estimate),
         estimate_error_percent=100 * abs(estimate - cycles) / cycles,
         attention_ratio=sum(row["cycles"] for row in attention) / max(bare, 1),
-        simulated_macs_per_second=result.simulated_macs_per_second, seconds=cycles * batch / max(result.simulated_cycles_per_second, 1e-9),
+        simulated_macs_per_second=macs * batch / result.cpu_seconds, seconds=result.cpu_seconds,
         build_seconds=build_seconds, dsp=dsp, gops_per_dsp=2 * macs * CLOCK_MHZ / cycles / 1000 / dsp, layers=layers(acc, result.per_instruction))
     kept.write_text(json.dumps(asdict(row)))
     return row
@@ -272,11 +292,13 @@ def measure(case: Case, memory: str, cache: Path, digest: str, say=lambda text: 
 
 # ---------------------------------------------------------------- text
 
-COLUMNS = (("case", "{r.case}"), ("memory", "{r.memory}"), ("array", "{r.array}"), ("differing", "{r.mismatches}/{r.words}"),
+COLUMNS = (("case", "{r.case}"), ("memory", "{r.memory}"), ("B/cycle", "{r.bytes_per_cycle:.1f}"), ("latency", "{r.latency}"),
+           ("array", "{r.array}"), ("differing", "{r.mismatches}/{r.words}"),
            ("cycles", "{r.cycles:,}"), ("ms", "{r.ms:.3f}"), ("array use", "{r.array_use:.3f}"), ("array limit", "{r.array_limit:,}"),
            ("memory limit", "{r.memory_limit:,}"), ("ratio", "{r.limit_ratio:.3f}"), ("estimate", "{r.estimate:,}"),
            ("off %", "{r.estimate_error_percent:.2f}"), ("attention", "{r.attention_ratio:.3f}"), ("DSP", "{r.dsp:,}"),
-           ("GOPS/DSP", "{r.gops_per_dsp:.3f}"), ("sim MMAC/s", "{m:.0f}"), ("sim s", "{r.seconds:.1f}"), ("build s", "{r.build_seconds:.0f}"))
+           ("GOPS/DSP", "{r.gops_per_dsp:.3f}"), ("MMAC/CPU s", "{m:.0f}"), ("sim CPU s", "{r.seconds:.1f}"),
+           ("build CPU s", "{r.build_seconds:.0f}"))
 
 
 def aligned(lines: list[list[str]]) -> str:
@@ -329,18 +351,18 @@ def failures(rows: list[Row]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", metavar="NAME", help=f"a case or a network, several times; {', '.join(c.name for c in CASES)}")
-    parser.add_argument("--memory", action="append", choices=MEMORIES, help="several times; otherwise latency")
+    parser.add_argument("--memory", action="append", choices=MEMORIES, help=f"several times; otherwise {', '.join(DEFAULT)}")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--text", type=Path, metavar="FILE", help="write the tables here too, after every case")
     args = parser.parse_args()
     chosen = [case for case in CASES if not args.only or case.name in args.only or case.network in args.only]
     if not chosen:
         parser.error(f"no case is called {args.only}; known are {', '.join(case.name for case in CASES)}")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen" / "whole"
+    cache = cache_folder()
     digest = sources_digest()
     rows = []
     for case in chosen:
-        for memory in args.memory or ["latency"]:
+        for memory in args.memory or DEFAULT:
             rows.append(measure(case, memory, cache, digest, lambda line: print(line, file=sys.stderr, flush=True)))
         if args.text:
             args.text.write_text(text(rows))

@@ -19,7 +19,7 @@ from .progress import Progress
 from .qir import QModel
 from .schedule import Program
 from .simulate import MemoryModel, SimulationResult, simulate
-from .sizing import LATENCY
+from .sizing import LATENCY, all_ports, conditions
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
 
@@ -145,12 +145,12 @@ class Accelerator:
         """Timeline of a simulation for Perfetto and chrome://tracing, JSON-able. Empty for engines without cycles."""
         return trace.timeline(self.build.program, result.runs, self.build.clock_mhz)
 
-    def keep(self, result: SimulationResult, memory: MemoryModel) -> None:
+    def keep(self, result: SimulationResult) -> None:
         """Write the result into the build directory, where `report` finds it; nothing for engines without cycles. Raises OutputError."""
         if not result.per_instruction:
             return
         simulation = dict(stage="rtl simulation", images=result.images, bit_exact=result.bit_exact, cycles_per_image=result.cycles_per_image,
-                          latency_ms=result.latency_ms, utilization=result.utilization, memory=asdict(memory))
+                          latency_ms=result.latency_ms, utilization=result.utilization, memory=result.memory)
         layers = trace.layers(result.per_instruction, result.array_macs_per_cycle)
         self.build.keep(dict(simulation=simulation, stalls=dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), layers=layers))
 
@@ -217,13 +217,16 @@ def _report(name: str, model: QModel, program: Program, board: Board, precision:
         version=__version__, calibration=model.calibration, precision=str(precision), batch=program.batch, weight_bytes=len(program.image),
         network=dict(name=name, tasks=len(model.tasks), outputs=[o.name for task in program.outputs for o in task],
                      useful_macs_per_image=program.mean_macs(), residual_scale=model.tasks[0].residual_scale),
-        board=dict(name=board.name, part=board.part, clock_mhz=board.clock_mhz, memory_bytes_per_cycle=board.bytes_per_cycle()),
+        board=dict(name=board.name, part=board.part, clock_mhz=board.clock_mhz, memory_bytes_per_cycle=board.bytes_per_cycle(),
+                   memory_efficiency=board.memory_efficiency, ports=asdict(board.ports)),
         array=dict(ti=config.ti, to=config.to, packed=config.packed, fabric_columns=config.fabric_columns,
                    load_columns=config.load_columns, macs_per_cycle=config.macs_per_cycle),
         resources=dict(stage="estimate", used={k: getattr(used, k) for k in kinds}, available={k: getattr(board, k) for k in kinds}),
         estimate=dict(stage="estimate", cycles_per_image=cycles / program.batch, latency_ms=cycles / board.clock_mhz / 1000,
                       utilization=macs * program.batch / (config.macs_per_cycle * cycles),
-                      accumulator_use=max(max(integer_model.check_accumulators(graph).values()) for graph in model.tasks)),
+                      accumulator_use=max(max(integer_model.check_accumulators(graph).values()) for graph in model.tasks),
+                      memory=conditions(board)),
+        all_ports=all_ports(program, board),
         limits=dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,
                                                        board.bytes_per_cycle())),
         memory={name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),

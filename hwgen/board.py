@@ -17,8 +17,6 @@ from .engine import EngineConfig
 from .errors import CapacityError, TargetError
 from .paths import data_dir
 
-DEFAULT_EFFICIENCY = 0.85
-
 
 class Family(StrEnum):
     """Decides what a multiplier and a look-up table can hold (`hwgen.resources`)."""
@@ -26,6 +24,20 @@ class Family(StrEnum):
     ZYNQ_ULTRASCALE_PLUS = "zynq-ultrascale+"
     ECP5 = "ecp5"
     SIM = "sim"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports through which the logic reaches the external memory. The RTL has one memory master and uses one of them."""
+
+    number: int
+    bits: int
+    clock_mhz: float
+
+    @property
+    def gb_s(self) -> float:
+        """Of one port, 1e9 bytes per second."""
+        return self.bits / 8 * self.clock_mhz / 1000
 
 
 @dataclass(frozen=True)
@@ -42,18 +54,22 @@ class Board:
     bram36: int                  # 36 kbit each, on the ECP5 pairs of EBR blocks
     uram: int                    # 288 kbit each
     memory_gb_s: float           # peak of the external memory, 1e9 bytes per second
-    axi_data_bits: int           # width of the memory port
+    memory_efficiency: float     # share of the peak that a long sequential read gets
+    ports: Ports                 # to the external memory
+    axi_data_bits: int           # width of the engine's memory master
     clock_mhz: float             # default clock of the engine
     arrays: tuple[tuple[int, int], ...]     # (ti, to) in order of preference
     packed: bool                 # two products per DSP
     fifo_kb: int                 # weight FIFO, 1024 bytes each: how far the stream may run ahead of the array
     sources: dict[str, str]      # key or group of keys -> where the numbers come from
-    memory_efficiency: float = DEFAULT_EFFICIENCY   # share of the peak that a long sequential read gets
 
-    def bytes_per_cycle(self, clock_mhz: float | None = None) -> float:
-        """What the external memory delivers per engine cycle, at most one beat of the port."""
-        sustained = self.memory_gb_s * 1000 * self.memory_efficiency / (clock_mhz or self.clock_mhz)
-        return min(sustained, self.axi_data_bits / 8)
+    def bytes_per_cycle(self, clock_mhz: float | None = None, ports: int = 1) -> float:
+        """What the external memory delivers per engine cycle through so many ports, at most one beat of the engine's master.
+
+        The RTL has one master, behind one port; more ports than one are not built.
+        """
+        sustained = min(self.memory_gb_s * self.memory_efficiency, ports * self.ports.gb_s)
+        return min(sustained * 1000 / (clock_mhz or self.clock_mhz), self.axi_data_bits / 8)
 
     def fifo_beats(self, to: int) -> int:
         """Depth of the weight FIFO for an engine with ``to`` output lanes, beats."""
@@ -95,7 +111,7 @@ def _files() -> dict[str, Path]:
 # ---------------------------------------------------------------- reading
 
 _KINDS = {int: "a whole number, 0 or more", float: "a number above 0", str: "text", bool: "true or false", dict: "a map of texts",
-          tuple: "a list of pairs of whole numbers, not empty", Family: "one of " + ", ".join(f.value for f in Family)}
+          Ports: "a map of number, bits and clock_mhz", tuple: "a list of pairs of whole numbers, not empty", Family: "one of " + ", ".join(f.value for f in Family)}
 
 
 def _read(path: Path) -> Board:
@@ -118,7 +134,7 @@ def _read(path: Path) -> Board:
     for key in known:
         if key in data:
             values[key] = _convert(path, key, data[key], hints[key])
-        elif key != "memory_efficiency":
+        else:
             raise _wrong(path, f"key {key!r} is missing", f"expected {_KINDS[hints[key]]}")
     board = Board(**values)
     if board.memory_efficiency > 1:
@@ -148,6 +164,11 @@ def _convert(path: Path, key: str, value, kind: type):
         return float(value)
     if kind is Family and value in [f.value for f in Family]:
         return Family(value)
+    if kind is Ports and isinstance(value, dict) and value.keys() == {f.name for f in fields(Ports)}:
+        number, bits = (_convert(path, f"ports.{name}", value[name], int) for name in ("number", "bits"))
+        if number < 1 or bits < 8:
+            raise _wrong(path, f"key {key!r} is {value!r}", "expected one port or more, of 8 bits or more")
+        return Ports(number, bits, _convert(path, "ports.clock_mhz", value["clock_mhz"], float))
     if kind is dict and isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair):
         return value
     if kind is tuple and isinstance(value, list) and value and all(

@@ -202,8 +202,9 @@ def simulate(
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
     trace: Annotated[Optional[Path], typer.Option("--trace", metavar="FILE.json", callback=_result,
                                                   help="Write a timeline of instructions and stalls that ui.perfetto.dev opens.")] = None,
-    latency: Annotated[Optional[int], typer.Option(min=0, help="Memory latency, cycles; otherwise 100.")] = None,
-    bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise the board's.")] = None,
+    latency: Annotated[Optional[int], typer.Option(min=0, help="Memory latency, cycles; otherwise 200.")] = None,
+    bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise that of one port of the "
+                                                             "board.")] = None,
     stall: Annotated[Optional[float], typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle; otherwise "
                                                    "0.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Of the stalls; otherwise 0.")] = None,
@@ -235,7 +236,7 @@ def simulate(
     if trace:
         write_json(trace, acc.trace(result))
     try:
-        acc.keep(result, memory)
+        acc.keep(result)
     except OutputError as error:                # a read-only build: everything but this is done
         say(err, f"note: {error.message}; hwgen report will not show this simulation")
     known = {key: value for key, value in data.items() if value is not None}
@@ -351,8 +352,10 @@ def targets(json: Json = None) -> None:
 
     def amount(board, number):
         return "no limit" if board.family == Family.SIM else f"{number:,}"
-    table("name", "LUT", "DSP", "BRAM36", "URAM", "GB/s", "MHz",
-          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
+    table("name", "LUT", "DSP", "BRAM36", "URAM", "MHz", "GB/s", "ports", "B/cycle",
+          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.clock_mhz:g}",
+                 f"{b.memory_gb_s * b.memory_efficiency:.3g}", f"{b.ports.number} x {b.ports.bits}", f"{b.bytes_per_cycle():.3g}") for b in known])
+    say(out, "GB/s: sustained by the memory; B/cycle: through one port, as the RTL has it")
     for board in known:
         say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}"))
 

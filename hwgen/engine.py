@@ -11,6 +11,8 @@ from .errors import CapacityError
 NUM_CONTEXTS = 4         # instructions in flight between feed and retire
 NUM_PARAM_BANKS = 4      # column parameter banks (bias, multiplier, shift)
 MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-modify-write distance)
+BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
+READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 FACTOR_LATENCY = 7       # pipeline of the softmax factor, hidden behind the array's
@@ -42,6 +44,7 @@ class EngineConfig:
     fabric_columns: int = 0  # of a packed array: columns that multiply in look-up tables, even
     load_columns: int = 1    # columns of a stationary tile loaded per cycle: 1 or 2
     w4: bool = False         # the loader can unpack 4-bit weights
+    read_bursts: int = READ_BURSTS      # read bursts outstanding at a time
 
     @property
     def group(self) -> int:
@@ -78,6 +81,7 @@ class EngineConfig:
                 f"{self.fabric_columns} columns in look-up tables do not fit {self.to} {'packed ' if self.packed else ''}columns")
         require(self.load_columns in (1, 2), f"{self.load_columns} columns loaded per cycle, 1 or 2 are possible")
         require(self.max_experts <= self.to, f"{self.max_experts} experts exceed the {self.to} output lanes")
+        require(self.read_bursts >= 1, f"{self.read_bursts} read bursts outstanding, at least 1 is needed")
         require(self.axi_data_bits % 32 == 0 and 32 * self.to % self.axi_data_bits == 0,
                 f"an output word of {32 * self.to} bits is not a whole number of {self.axi_data_bits}-bit beats")
 
@@ -88,6 +92,14 @@ class EngineConfig:
     def digest(self) -> str:
         """16 hex digits that name this configuration (register CONFIG holds the first eight)."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def burst_beats(fifo_beats: int) -> int:
+    """Beats of the longest read burst: two of them fit into the FIFO."""
+    beats = BURST_BEATS
+    while beats * 2 > fifo_beats:
+        beats //= 2
+    return beats
 
 
 def retire_latency(config: EngineConfig) -> int:

@@ -4,7 +4,7 @@ the HLS project as C++."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 import time
 
@@ -17,6 +17,7 @@ from .golden import integer_model
 from .output import work_folder
 from .registers import StatusBit
 from .schedule import Program
+from .sizing import LATENCY
 from .tools import cache, cosim, native, verilator
 
 HONOURED = {             # engine -> what of a memory model it can do
@@ -33,9 +34,9 @@ ERRORS = (StatusBit.ILLEGAL_INSTRUCTION, StatusBit.AXI_READ_ERROR, StatusBit.AXI
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
     """The memory behind the AXI4 master. latency: cycles from a read burst's address to its first beat; bytes_per_cycle: None = what
-    the board delivers; stall: probability that a channel is not ready in a cycle; seed: of the stalls."""
+    one port of the board delivers; stall: probability that a channel is not ready in a cycle; seed: of the stalls."""
 
-    latency: int = 100
+    latency: int = LATENCY
     bytes_per_cycle: float | None = None
     stall: float = 0.0
     seed: int = 0
@@ -56,7 +57,8 @@ def check_memory(engine: str, given: Iterable[str]) -> None:
 @dataclass(frozen=True)
 class Run:
     """What one run of the hardware gave. cycles: from start to done; events: one record per instruction and frame (`EVENT`);
-    values: per frame, what a program with ``taps`` let out; read_bytes: by the read channel, None where nobody counts."""
+    values: per frame, what a program with ``taps`` let out; read_bytes: by the read channel, cpu_seconds: of the simulating process, None
+    where nobody counts."""
 
     outputs: list[dict[str, np.ndarray]]
     cycles: int
@@ -64,6 +66,7 @@ class Run:
     read_bytes: int | None
     events: np.ndarray
     values: list[dict[str, np.ndarray]] = field(default_factory=list)
+    cpu_seconds: float | None = None
 
     def __repr__(self) -> str:
         return f"<Run: {len(self.outputs)} frames, {self.cycles:,} cycles>"
@@ -127,7 +130,7 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
         data = (work / "output.bin").read_bytes()
         events = np.fromfile(work / "events.bin", EVENT)
     return Run(program.read_outputs(data, tasks), result["cycles"], result["seconds"], result["read_bytes"], events,
-               program.read_values(data, tasks))
+               program.read_values(data, tasks), result["cpu_seconds"])
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class SimulationResult:
     """Outputs and figures of a simulation; stage "rtl simulation" for the cycles. See docs/reference/json.md.
 
     A frame is one image (with --batch several) for one task; ``cycles_per_image`` are the busy cycles of the run over the images of
-    all its frames.
+    all its frames; ``memory`` is the memory model they were simulated with. cpu_seconds: of the simulating processes.
     outputs: float32 [images, ...] under their ONNX names. What an engine does not know is None: bit_exact, mismatches and words for the
     integer model itself; cycles and what follows from them for it and the C simulation.
     """
@@ -153,6 +156,8 @@ class SimulationResult:
     simulated_cycles_per_second: float | None
     clock_mhz: float
     latency_ms: float | None
+    memory: dict | None = None
+    cpu_seconds: float | None = None
     frames: list = field(default_factory=list)
     per_instruction: list = field(default_factory=list)
     waves: Path | None = None
@@ -196,6 +201,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         return _csim(build, images, golden, common, say)
     if not build.has_rtl:
         raise InputError("the build holds no RTL", where=str(build.path), hint="use --engine csim, or compile with --backend rtl or both")
+    memory = _conditions(build, memory, engine)
     hardware, runs = run_rtl(build, images, tasks, memory, say, engine=engine, waves=waves)
     mismatches = sum(int((hardware[t][name] != golden[t][name]).sum()) for t in tasks for name in golden[t])
     frames = program.batch * sum(len(sequence) for sequence, _ in runs)
@@ -206,6 +212,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         words=sum(golden[t][name].size for t in tasks for name in golden[t]), cycles_per_image=cycles / frames,
         utilization=macs * frames / (program.config.macs_per_cycle * cycles), simulated_macs_per_second=macs * frames / seconds,
         simulated_cycles_per_second=cycles / seconds, latency_ms=cycles * program.batch / frames / build.clock_mhz / 1000,
+        memory=asdict(memory), cpu_seconds=sum(done.cpu_seconds for _, done in runs) if engine == "verilator" else None,
         frames=[row for sequence, done in runs for row in _frame_table(sequence, done)],
         per_instruction=_instruction_table(program, [done.events for _, done in runs]), waves=None if waves is None else Path(waves),
         runs=[(sequence, done.events) for sequence, done in runs], **common)
@@ -214,8 +221,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
 def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryModel, say, *, engine: str = "verilator",
             waves=None) -> tuple[dict[int, dict[str, np.ndarray]], list[tuple[list[int], Run]]]:
     """Every image for every task through the RTL: ({task: {ONNX output: int32 [images, channels]}}, runs with their tasks)."""
-    if memory.bytes_per_cycle is None:
-        memory = replace(memory, bytes_per_cycle=build.bytes_per_cycle)
+    memory = _conditions(build, memory, engine)
     run = _run_verilator if engine == "verilator" else _run_icarus
     batch = build.program.batch
     groups = np.zeros((-(-len(images) // batch) * batch, *images.shape[1:]), images.dtype)
@@ -234,6 +240,13 @@ def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryMo
             found[sequence[i // batch]].append(outputs)
     found = {t: outputs[:len(images)] for t, outputs in found.items()}
     return {t: {o.name: np.stack([frame[o.name] for frame in found[t]]) for o in build.program.outputs[t]} for t in tasks}, runs
+
+
+def _conditions(build: Build, memory: MemoryModel, engine: str) -> MemoryModel:
+    """The memory as it is simulated: the board's bandwidth where none is given; in Icarus it answers at once, a beat a cycle."""
+    if engine == "icarus":
+        return replace(memory, latency=0, bytes_per_cycle=build.program.config.axi_data_bits / 8)
+    return memory if memory.bytes_per_cycle is not None else replace(memory, bytes_per_cycle=build.bytes_per_cycle)
 
 
 def _csim(build: Build, images: np.ndarray, golden: dict[int, dict[str, np.ndarray]], common: dict, say) -> SimulationResult:

@@ -87,8 +87,8 @@ class Fake:
     def first_differences(self, inputs, progress):
         return []
 
-    def keep(self, result, memory):
-        self.calls.append(("keep", memory))
+    def keep(self, result):
+        self.calls.append(("keep", result))
 
     def trace(self, result):
         return {"traceEvents": []}
@@ -305,7 +305,7 @@ def test_simulate_defaults(run, api, images):
     code, text, _ = run("simulate", "b", "--input", images)
     assert code == 0 and "83.3 %" in text
     assert api.calls[1][1] == {"task": None, "engine": "verilator", "waves": None, "memory": {}}
-    assert asdict(MemoryModel()) == {"latency": 100, "bytes_per_cycle": None, "stall": 0.0, "seed": 0}
+    assert asdict(MemoryModel()) == {"latency": 200, "bytes_per_cycle": None, "stall": 0.0, "seed": 0}
 
 
 @pytest.mark.parametrize("engine, option, value", [(engine, option, value) for engine in ("icarus", "csim", "golden") for option, value in

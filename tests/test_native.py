@@ -133,6 +133,19 @@ def test_results_do_not_depend_on_the_memory_and_cycles_do(engine):
     assert (again.cycles, again.read_bytes) == (stalled, runs[2].read_bytes)
 
 
+def test_the_cycle_model_knows_latency_and_bursts_in_flight(engine):
+    """Two bursts in flight instead of 32, so that latency is what limits; every memory within 1 %."""
+    hardware, model, program, images = case(engine, "two tasks, dense and experts", images=1)
+    few = replace(program, config=replace(program.config, read_bursts=2))
+    for latency in (0, 100, 300):
+        for rate in (2, 4, 8):
+            memory = replace(IDEAL, latency=latency, bytes_per_cycle=rate)
+            run = hardware.run(few, model, images, [0], memory)
+            assert differences(run, model, images, [0]) == 0
+            assert estimated(few, run, [0], memory) == pytest.approx(run.cycles, rel=0.01), memory
+    assert estimated(few, run, [0], memory) > 1.5 * estimated(program, run, [0], memory)
+
+
 # ---------------------------------------------------------------- task switches
 
 @pytest.mark.parametrize("blocks", ["d", "dm"])

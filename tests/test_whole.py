@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
+from hwgen.board import load_board  # noqa: E402
 from hwgen.errors import ToolError  # noqa: E402
 from hwgen.tools import verilator  # noqa: E402
 from test_networks import tiny  # noqa: E402
@@ -71,8 +72,10 @@ def test_tables_and_figures(row, monkeypatch):
 
 
 def test_memory_models():
-    assert whole.memory_model("ideal", 48.0, 64).bytes_per_cycle == 64
-    assert (whole.memory_model("latency", 48.0, 64).latency, whole.memory_model("stalls", 48.0, 64).stall) == (100, 0.3)
+    board = load_board("zcu102")
+    found = {name: whole.memory_model(name, board, 64) for name in whole.MEMORIES}
+    assert {name: (m.latency, round(m.bytes_per_cycle, 1), m.stall) for name, m in found.items()} == {
+        "port": (200, 16, 0), "ports": (200, 42.7, 0), "latency": (100, 48.4, 0), "ideal": (0, 64, 0), "stalls": (20, 48.4, 0.3)}
 
 
 def test_every_figure_is_a_field_of_a_row():

@@ -1,7 +1,7 @@
 """Cycles and resources of the HLS engine, from its loop structure. Stage "estimate": no tool has seen the code.
 
 Cycles: every pipelined loop takes its trip count (initiation interval 1, `ROUTER_II` in the router's softmax) and `DEPTH` to fill.
-Weights flow in a process of their own, so a frame takes the longer of computing and reading its weights.
+Weights flow in a process of their own, through one port of the board (HP0), so a frame takes the longer of computing and reading them.
 Resources: what the unrolled loops multiply and the arrays hold, by the counts below; LUT and FF per lane are planning figures.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..board import Board, Family
 from ..errors import CapacityError
 from ..qir import QModel
+from ..sizing import NEAR
 from .hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
 
 DEPTH = 20                    # cycles to fill a pipelined loop
@@ -115,13 +116,14 @@ def _bram(words: int, width: int) -> float:
 
 
 def choose(model: QModel, board: Board) -> Plan:
-    """The plan the estimate finds fastest on the board. Raises CapacityError when the smallest does not fit."""
+    """The plan the estimate finds fastest on the board, as `sizing.choose` does. Raises CapacityError when the smallest does not fit."""
     if board.family is Family.SIM:
         return make_plan(model, 32, 8)
     if board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
         raise CapacityError(f"Vitis HLS has no devices of the family {board.family}, as {board.name} is",
                             hint="use --backend rtl")
-    best, refusal = None, None
+    found: list[tuple[int, int, Plan]] = []
+    refusal = None
     for lanes in LANES:
         for queries in QUERIES:
             candidate = make_plan(model, lanes, queries)
@@ -133,12 +135,12 @@ def choose(model: QModel, board: Board) -> Plan:
                 refusal = CapacityError(f"the HLS engine with {lanes} lanes needs {needed:,} {name}, {board.name} has {there:,}",
                                         hint="choose a larger board, a smaller network, or --backend rtl")
                 continue
-            cycles = frame_cycles(candidate, board.bytes_per_cycle())
-            if best is None or cycles < best[0]:
-                best = cycles, candidate
-    if best is None:
+            found.append((frame_cycles(candidate, board.bytes_per_cycle()),
+                          frame_cycles(candidate, board.bytes_per_cycle(ports=board.ports.number)), candidate))
+    if not found:
         raise refusal
-    return best[1]
+    limit = NEAR * min(own for own, *_ in found)
+    return min((item for item in found if item[0] <= limit), key=lambda item: item[1])[2]
 
 
 def report(plan: Plan, board: Board) -> dict:
@@ -150,4 +152,5 @@ def report(plan: Plan, board: Board) -> dict:
     return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries,
                 macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs,
                 cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000,
-                weight_bytes=len(plan.image), resources={name: getattr(used, name) for name in ("lut", "ff", "dsp", "bram36")})
+                weight_bytes=len(plan.image), memory=dict(ports=1, bytes_per_cycle=board.bytes_per_cycle()),
+                resources={name: getattr(used, name) for name in ("lut", "ff", "dsp", "bram36")})

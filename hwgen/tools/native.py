@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import json
 from pathlib import Path
+import resource
 import shlex
 
 from ..errors import ToolError
@@ -14,9 +15,9 @@ from .process import started
 def run(executable: Path, options: dict[str, object], on_frame: Callable[[int], None] | None = None) -> dict:
     """Start ``executable --key value ...`` (underscores become dashes); ``on_frame`` is called with the number of frames done.
 
-    Returns the JSON of the last line. Raises ToolError when the bench fails, with what it printed.
+    Returns the JSON of the last line, and ``cpu_seconds`` of the process. Raises ToolError when the bench fails, with what it printed.
     """
-    words = [str(executable)]
+    words, before = [str(executable)], _cpu_seconds()
     for key, value in options.items():
         words += [f"--{key.replace('_', '-')}", str(value)]
     lines: list[str] = []
@@ -30,4 +31,10 @@ def run(executable: Path, options: dict[str, object], on_frame: Callable[[int], 
         child.wait()
     if child.returncode != 0 or not lines:
         raise ToolError("\n".join([f"the simulation failed with exit code {child.returncode}", *lines[-10:]]), where=shlex.join(words))
-    return json.loads(lines[-1])
+    return json.loads(lines[-1]) | {"cpu_seconds": _cpu_seconds() - before}
+
+
+def _cpu_seconds() -> float:
+    """User and system time of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -63,6 +63,12 @@ def lane_memory(config: EngineConfig, bits: int, depth: int, rotate: bool, *, rd
                     **_ports(inputs, {"rdata": rdata}))
 
 
+def stream_fifo(depth: int, *, rst, rvalid, rdata, **inputs):
+    """rtl/sv/stream_fifo.sv: a queue of ``depth`` words as wide as ``rdata``; ``rst`` empties it."""
+    return Instance("stream_fifo", p_W=C(len(rdata), 32), p_DEPTH=C(depth, 32), i_clk=ClockSignal(), i_rst=rst,
+                    **_ports(inputs, {"rvalid": rvalid, "rdata": rdata}))
+
+
 def delayed(m, value, cycles: int, rst, name: str):
     """``value`` as it was ``cycles`` ago, through rtl/sv/delay.sv in slices of at most 64 bits; ``rst`` clears it."""
     if cycles == 0:

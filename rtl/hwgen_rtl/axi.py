@@ -4,13 +4,16 @@ Source: AMBA AXI protocol, IHI 0022, A3.2 (handshake), A3.4.1 (INCR bursts, 4 KB
 and write responses come back in order.
 """
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-BURST_BEATS = 16          # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
-MAX_OUTSTANDING = 8       # bursts
+from hwgen.engine import READ_BURSTS, burst_beats
+
+from . import arrays
+
+MAX_WRITES = 8            # bursts outstanding: an output word leaves now and then
 PAGE_BYTES = 4096         # no burst crosses a multiple of this
 INCR = 1                  # AxBURST
 
@@ -23,8 +26,8 @@ class StreamDma(wiring.Component):
     """AXI4 read master -> stream of vectors: for each frame its input region, then the weight region, without a gap.
 
     Bursts are INCR, aligned to their longest length (``burst_beats``), so none crosses 4 KB. A burst is issued only when the
-    FIFO has room for it (credits), so ``rready`` is always high. Up to 8 bursts are outstanding; reading runs on into the
-    next frame as far as the FIFO allows.
+    FIFO has room for it (credits), so ``rready`` is always high. Up to ``read_bursts`` are outstanding: what is in flight must cover
+    latency times bandwidth. Reading runs on into the next frame as far as the FIFO allows.
 
     start          pulse while idle: samples the settings below and begins; may come together with ``clear``
     frames         16: number of frames, 0 reads nothing
@@ -44,7 +47,7 @@ class StreamDma(wiring.Component):
     Reset: idle, FIFO empty. Cost: one memory of fifo_beats x axi_data_bits, no DSP.
     """
 
-    def __init__(self, axi_data_bits: int, vector_bytes: int, fifo_beats: int):
+    def __init__(self, axi_data_bits: int, vector_bytes: int, fifo_beats: int, read_bursts: int = READ_BURSTS):
         beat = axi_data_bits // 8
         if axi_data_bits % 8 or not _power_of_two(beat) or beat > 128:
             raise ValueError(f"axi_data_bits = {axi_data_bits} is not 8, 16, ... 1024")
@@ -52,10 +55,10 @@ class StreamDma(wiring.Component):
             raise ValueError(f"vector_bytes = {vector_bytes} is not a power of two")
         if fifo_beats < 2 * max(1, vector_bytes // beat) or fifo_beats % max(1, vector_bytes // beat):
             raise ValueError(f"fifo_beats = {fifo_beats} is not at least 2 whole vectors")
-        self.beat_bytes, self.vector_bytes, self.fifo_beats = beat, vector_bytes, fifo_beats
-        self.burst_beats = BURST_BEATS
-        while self.burst_beats * 2 > fifo_beats:
-            self.burst_beats //= 2
+        if read_bursts < 1:
+            raise ValueError(f"read_bursts = {read_bursts} is less than 1")
+        self.beat_bytes, self.vector_bytes, self.fifo_beats, self.read_bursts = beat, vector_bytes, fifo_beats, read_bursts
+        self.burst_beats = burst_beats(fifo_beats)
         super().__init__({
             "start": In(1), "frames": In(16), "input_addr": In(64), "input_bytes": In(32), "input_stride": In(32),
             "weight_addr": In(64), "weight_bytes": In(32), "abort": In(1), "clear": In(1), "idle": Out(1), "error": Out(1),
@@ -68,8 +71,11 @@ class StreamDma(wiring.Component):
         burst, beat = self.burst_beats, self.beat_bytes
         shift = beat.bit_length() - 1
         self.num_parts = num_parts = max(1, self.vector_bytes // beat)      # beats of an entry of the FIFO
-        fifo = SyncFIFOBuffered(width=8 * beat * num_parts, depth=self.fifo_beats // num_parts)
-        m.submodules.fifo = ResetInserter(self.clear)(fifo)
+        pop, beat_in = Signal(), Signal()
+        entry_in, entry_valid, entry = Signal(), Signal(), Signal(8 * beat * num_parts)
+        entry_data = Signal(8 * beat * num_parts)
+        m.submodules.fifo = arrays.stream_fifo(self.fifo_beats // num_parts, rst=ResetSignal() | self.clear, wen=entry_in, wdata=entry_data,
+                                               ren=pop, rvalid=entry_valid, rdata=entry)
 
         # issue: regions alternate input, weight, input, ...; addresses count beats
         active, on_weight = Signal(), Signal(init=1)
@@ -78,28 +84,26 @@ class StreamDma(wiring.Component):
         stride = Signal(32 - shift)
         input_beats, weight_beats, left = Signal(33 - shift), Signal(33 - shift), Signal(33 - shift)
         credit = Signal(range(self.fifo_beats + 1), init=self.fifo_beats)
-        outstanding = Signal(range(MAX_OUTSTANDING + 1))
+        outstanding = Signal(range(self.read_bursts + 1))
         dropping = Signal()
         room, length = Signal(range(burst + 1)), Signal(range(burst + 1))
-        issue, retire, pop = Signal(), Signal(), Signal()
+        issue, retire = Signal(), Signal()
         m.d.comb += [
             room.eq(burst - (addr & (burst - 1))),
             length.eq(Mux(left < room, left, room)),
-            issue.eq(active & ~self.abort & ~dropping & (left != 0) & (credit >= burst) & (outstanding != MAX_OUTSTANDING)
+            issue.eq(active & ~self.abort & ~dropping & (left != 0) & (credit >= burst) & (outstanding != self.read_bursts)
                      & (~self.arvalid | self.arready)),
             retire.eq(self.rvalid & self.rlast),
             self.arsize.eq(shift), self.arburst.eq(INCR), self.rready.eq(1),
             self.idle.eq(~active & ~self.arvalid & (outstanding == 0)),
-            fifo.r_en.eq(pop),
+            beat_in.eq(self.rvalid & ~dropping & ~self.abort),
         ]
         m.d.sync += [outstanding.eq(outstanding + issue - retire), credit.eq(credit - Mux(issue, length, 0) + Mux(pop, num_parts, 0))]
-        beat_in = Signal()
-        m.d.comb += beat_in.eq(self.rvalid & ~dropping & ~self.abort)
         if num_parts == 1:
-            m.d.comb += [fifo.w_data.eq(self.rdata), fifo.w_en.eq(beat_in)]
+            m.d.comb += [entry_data.eq(self.rdata), entry_in.eq(beat_in)]
         else:
             part, held = Signal(range(num_parts)), Signal(8 * beat * (num_parts - 1))
-            m.d.comb += [fifo.w_data.eq(Cat(held, self.rdata)), fifo.w_en.eq(beat_in & (part == num_parts - 1))]
+            m.d.comb += [entry_data.eq(Cat(held, self.rdata)), entry_in.eq(beat_in & (part == num_parts - 1))]
             with m.If(beat_in):
                 m.d.sync += part.eq(part + 1)
                 for n in range(num_parts - 1):
@@ -132,22 +136,22 @@ class StreamDma(wiring.Component):
                          input_beats.eq((self.input_bytes + (beat - 1)) >> shift),
                          weight_beats.eq((self.weight_bytes + (beat - 1)) >> shift)]
         if self.vector_bytes < beat:
-            self._split_beats(m, fifo, pop)
+            self._split_beats(m, entry_valid, entry, pop)
         else:
-            self._whole_entries(m, fifo, pop)
+            self._whole_entries(m, entry_valid, entry, pop)
         return m
 
-    def _whole_entries(self, m, fifo, pop):
+    def _whole_entries(self, m, entry_valid, entry, pop):
         """An entry of the FIFO is a vector."""
-        m.d.comb += pop.eq(fifo.r_rdy & (~self.vec_valid | self.vec_ready))
+        m.d.comb += pop.eq(entry_valid & (~self.vec_valid | self.vec_ready))
         with m.If(self.vec_ready):
             m.d.sync += self.vec_valid.eq(0)
         with m.If(pop):
-            m.d.sync += [self.vec_valid.eq(1), self.vec_data.eq(fifo.r_data)]
+            m.d.sync += [self.vec_valid.eq(1), self.vec_data.eq(entry)]
         with m.If(self.clear):
             m.d.sync += self.vec_valid.eq(0)
 
-    def _split_beats(self, m, fifo, pop):
+    def _split_beats(self, m, entry_valid, entry, pop):
         """A beat is several vectors; the vectors of a region are counted, so that the rest of its last beat is dropped."""
         num_parts = self.beat_bytes // self.vector_bytes
         shift = self.vector_bytes.bit_length() - 1
@@ -155,12 +159,12 @@ class StreamDma(wiring.Component):
         input_vectors, weight_vectors, left = Signal(32 - shift), Signal(32 - shift), Signal(32 - shift)
         part = Signal(range(num_parts))
         take = Signal()
-        m.d.comb += [take.eq(fifo.r_rdy & (left != 0) & (~self.vec_valid | self.vec_ready)),
+        m.d.comb += [take.eq(entry_valid & (left != 0) & (~self.vec_valid | self.vec_ready)),
                      pop.eq(take & ((part == num_parts - 1) | (left == 1)))]
         with m.If(self.vec_ready):
             m.d.sync += self.vec_valid.eq(0)
         with m.If(take):
-            m.d.sync += [self.vec_valid.eq(1), self.vec_data.eq(fifo.r_data.word_select(part, 8 * self.vector_bytes)),
+            m.d.sync += [self.vec_valid.eq(1), self.vec_data.eq(entry.word_select(part, 8 * self.vector_bytes)),
                          part.eq(Mux(pop, 0, part + 1)), left.eq(left - 1)]
         with m.If(left == 0):
             with m.If(~on_weight):
@@ -238,11 +242,11 @@ class OutputWriter(wiring.Component):
         m.d.sync += [num_words.eq(num_words + push - words.r_en), num_addrs.eq(num_addrs + push - addrs.r_en)]
 
         # AW
-        outstanding, ahead = Signal(range(MAX_OUTSTANDING + 1)), Signal(range(MAX_OUTSTANDING + 1))
+        outstanding, ahead = Signal(range(MAX_WRITES + 1)), Signal(range(MAX_WRITES + 1))
         second, offer, retire, begin = Signal(), Signal(), Signal(), Signal()
         aw_addr, aw_first = addrs.r_data[:len(addr)], addrs.r_data[len(addr):]
         split = aw_first != num_beats
-        m.d.comb += [offer.eq(addrs.r_rdy & (~self.awvalid | self.awready) & (outstanding != MAX_OUTSTANDING)),
+        m.d.comb += [offer.eq(addrs.r_rdy & (~self.awvalid | self.awready) & (outstanding != MAX_WRITES)),
                      addrs.r_en.eq(offer & (second | ~split)), retire.eq(self.bvalid),
                      self.awsize.eq(shift), self.awburst.eq(INCR), self.bready.eq(1), self.wstrb.eq((1 << beat) - 1)]
         with m.If(self.awready):

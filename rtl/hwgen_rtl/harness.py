@@ -71,6 +71,11 @@ def lane_memory(c: EngineConfig, bits: int, depth: int, window: int, rotate: boo
                      "ren": 1, "raddr": address, "rstride": address, "rgroup": group}, {"rdata": bits * c.ti})
 
 
+def stream_fifo(bits: int, depth: int) -> ArrayTop:
+    return ArrayTop(lambda *, clear, **ports: arrays.stream_fifo(depth, rst=clear, **ports),
+                    {"clear": 1, "wen": 1, "wdata": bits, "ren": 1}, {"rvalid": 1, "rdata": bits})
+
+
 class AxiTop(wiring.Component):
     """A component whose AXI channels (``channels``: "ar", "r", ...) get the ports ``prefix`` + name, so that bus models find them.
 

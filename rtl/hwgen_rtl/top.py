@@ -46,7 +46,7 @@ class Top(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.config = config
-        self.dma = StreamDma(config.axi_data_bits, config.vector_bytes, config.fifo_beats)
+        self.dma = StreamDma(config.axi_data_bits, config.vector_bytes, config.fifo_beats, config.read_bursts)
         self.writer = OutputWriter(config.axi_data_bits, 32 * config.to, OUT_WORDS)
         pc_bits = max(1, (config.program_words - 1).bit_length())
         super().__init__({

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hwgen.backends.rtl import to_verilog
-from hwgen.engine import EngineConfig
+from hwgen.engine import READ_BURSTS, EngineConfig
 from hwgen_rtl import harness
 from hwgen_rtl.axi import OutputWriter, StreamDma
 from hwgen_rtl.coefficients import NormCoefficients, SoftmaxFactor
@@ -75,10 +75,24 @@ def _router(experts, top_k, tokens, label):
                        {"max_experts": experts, "max_top_k": top_k, "max_tokens": tokens})
 
 
-def _dma(axi_bits, vector_bytes, fifo_beats, label):
+def _fifo(bits, depth, label):
+    return BenchDesign(f"stream_fifo_{label}", "tb.stream_fifo", lambda: harness.stream_fifo(bits, depth), ("stream_fifo",), None,
+                       {"bits": bits, "depth": depth})
+
+
+def _dma(axi_bits, vector_bytes, fifo_beats, label, read_bursts=READ_BURSTS):
     return BenchDesign(f"dma_{label}", "tb.stream_dma",
-                       lambda: harness.AxiTop(StreamDma(axi_bits, vector_bytes, fifo_beats), ("ar", "r"), "m_axi_", True), (), None,
-                       {"axi_bits": axi_bits, "vector_bytes": vector_bytes})
+                       lambda: harness.AxiTop(StreamDma(axi_bits, vector_bytes, fifo_beats, read_bursts), ("ar", "r"), "m_axi_", True),
+                       ("stream_fifo",), None,
+                       {"axi_bits": axi_bits, "vector_bytes": vector_bytes, "fifo_beats": fifo_beats, "read_bursts": read_bursts})
+
+
+def dma_rate(axi_bits: int, vector_bytes: int, fifo_beats: int, latency: int, bytes_per_cycle: float, num_bytes: int,
+             read_bursts: int = READ_BURSTS) -> BenchDesign:
+    """The read DMA before a memory of this latency and bandwidth (sim/tb/dma_rate.py)."""
+    dma = _dma(axi_bits, vector_bytes, fifo_beats, f"rate_{read_bursts}", read_bursts)
+    return replace(dma, module="tb.dma_rate",
+                   own={**dma.own, "latency": latency, "bytes_per_cycle": bytes_per_cycle, "num_bytes": num_bytes})
 
 
 def _writer(axi_bits, word_bits, fifo_words, label):
@@ -109,7 +123,9 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("attention", "tb.attention", lambda: Engine(ATTENTION),
                 ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), ATTENTION),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"), _router(64, 4, 8, "sixty_four"),
-    _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"),
+    _fifo(16, 2, "two"), _fifo(72, 5, "five"), _fifo(64, 16, "sixteen"),
+    _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"), _dma(64, 8, 64, "few", read_bursts=3),
+    dma_rate(64, 8, 1024, 250, 8, 1 << 15), dma_rate(64, 8, 1024, 250, 8, 1 << 15, read_bursts=8),
     _writer(64, 256, 8, "four"), _writer(128, 128, 4, "one"),
     BenchDesign("registers", "tb.registers",
                 lambda: harness.AxiTop(AxiLiteRegisters(16, 0x1234ABCD), ("aw", "w", "b", "ar", "r"), "s_axil_", False), (), None,

@@ -1,5 +1,6 @@
 """StreamDma over an AXI4 memory: regions of every length, frames, stalls on all channels, bus errors, abort."""
 
+from itertools import repeat
 import random
 
 import cocotb
@@ -122,7 +123,10 @@ async def aborts_and_starts_again(dut):
     await start(dut)
     bench = Bench(dut, "often", "often", 31)
     await FallingEdge(dut.clk)
-    for wait in (1, 7, 40, 90):
+    for wait, stuck in ((1, False), (7, False), (40, False), (60, True), (90, False), (120, True)):
+        stall = bench.monitor.stall
+        if stuck:                                   # words are left in the queue: clear drops them
+            bench.monitor.stall = repeat(True)
         bench.set(3, (0, 64 * bench.vector), (8192, 64 * bench.vector), 1024)
         bench.monitor.report = lambda word: None
         await pulse(dut, "start")
@@ -133,7 +137,7 @@ async def aborts_and_starts_again(dut):
         dut.abort.value = 0
         await pulse(dut, "clear")
         await FallingEdge(dut.clk)
-        bench.monitor.may_drop = False
+        bench.monitor.may_drop, bench.monitor.stall = False, stall
         bench.monitor.report = bench.checker.observe
         bench.expect(bench.set(1, bench.region(30), (4096, 20 * bench.vector), 0))
         await pulse(dut, "start")

@@ -42,6 +42,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
     ("lane_memory_four", "lane_window.sv", "32'(index) < WGROUPS && mask", "mask[0] && mask"),
     ("lane_memory_straight", "lane_memory.sv", " && ROTATE != 0", ""),
+    ("stream_fifo_five", "stream_fifo.sv", "consume == LAST[AW-1:0]", "&consume"),                       # depth no power of two
+    ("stream_fifo_two", "stream_fifo.sv", "if (wen != fetch)", "if (wen | fetch)"),
+    ("stream_fifo_sixteen", "stream_fifo.sv", "if (fetch | ren)", "if (fetch)"),                          # the word stays
+    ("dma_join", "stream_fifo.sv", "if (rst)", "if (1'b0)"),
     ("attention", "drain_lanes.sv", "j + half < 32'(c8.lanes)", "1"),                                    # row maximum over no key
     ("attention", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                           # p - 128 made good
     ("router_five", "router_chain.sv", "value[i-1][j] < x)", "value[i-1][j] <= x)"),                    # ties
@@ -83,6 +87,7 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("feeder_narrow", feeder, "MIN_PASS", 7),
     ("feeder_three_quarters", feeder, "NUM_CONTEXTS", 5),                                               # contexts overwritten
     ("dma_equal", axi, "INCR", 2),
+    ("dma_rate_32", axi, "burst_beats", lambda fifo_beats: 4),                                          # too little in flight
     ("writer_four", axi, "PAGE_BYTES", 8192),
     ("registers", registers, "SLVERR", 0),
     ("loader_square", loader, "NUM_PARAM_BANKS", 5),
