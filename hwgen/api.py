@@ -56,14 +56,16 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     imported = import_model(model, shapes)
     say("quantize", 0, 0)
     random = isinstance(calib, str) and calib == "random"
-    quantized = quantizer.quantize(imported.model, None if random or calib is None else _calibration(calib), method=method, random=random,
-                                   precision=precision)
+    quantized, findings = quantizer.judged(imported.model, None if random or calib is None else _calibration(calib), method=method, random=random,
+                                           precision=precision)
     say("schedule", 0, 0)
     program = choose(quantized, board, array, batch)
     say("generate", 0, 0)
     report = _report(Path(model).name, quantized, program, board, precision)
     report["quantization"] = _quantization(imported.model, quantized, program,
                                            None if random or calib is None else _calibration(calib))
+    report["quantization"]["clipping"] = findings.to_dict()
+    report["warnings"] = [*findings.warnings, *quantizer.output_warnings(report["quantization"]["output_error"])]
     files = driver.files(program, Path(model).stem)
     if backend != "hls":
         files |= {**rtl.files(program.config), **bench.files()}

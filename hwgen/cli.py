@@ -194,7 +194,9 @@ def compile_command(
                              method=method.value, backend=backend.value,
                              precision=precision.value, batch=batch, progress=bars)
     data = acc.report()
-    reporting.show(data, out, leave_out=("instructions",))
+    reporting.show(reporting.brief(data), out)
+    for warning in data.get("warnings", ()):
+        say(err, f"warning: {warning}")
     if calib == "random":
         say(err, "note: calibrated with random images, so no accuracy is promised")
     say(out, f"written to {output}    next: hwgen simulate {output} --input FILE.npz{' --engine csim' * (backend is Backend.HLS)}")
@@ -236,6 +238,8 @@ def simulate(
     if scores := accuracy(result.outputs, labels):
         data["accuracy"] = scores
     reporting.show(data, out, title=f"simulation ({engine.value})", leave_out=("frames", "per_instruction"))
+    if result.input_clipped:
+        say(err, f"note: {100 * result.input_clipped:.3g} % of the input values lie beyond the calibrated range and are clipped")
     if output:
         buffer = io.BytesIO()
         np.savez(buffer, **result.outputs)

@@ -110,6 +110,7 @@ class SimulationResult:
     A frame is one image (with --batch several) for one task; ``cycles_per_image`` are the busy cycles of the run over the images of
     all its frames.
     outputs: float32 [images, ...] under their ONNX names. bit_exact is None for the integer model itself, which has no cycles.
+    input_clipped: share of the input values beyond the calibrated range, which the host clips; None where nobody counted.
     """
 
     images: int
@@ -128,6 +129,7 @@ class SimulationResult:
     frames: list = field(default_factory=list)
     per_instruction: list = field(default_factory=list)
     waves: Path | None = None
+    input_clipped: float | None = None
     runs: list[tuple[list[int], np.ndarray]] = field(default_factory=list)      # per run: task of each frame, events (`EVENT`)
 
     def to_dict(self) -> dict:
@@ -152,7 +154,8 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
     golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
     golden_seconds = time.monotonic() - begin
     macs = sum(program.useful_macs(t) for t in tasks) // len(tasks)
-    common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz)
+    common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz,
+                  input_clipped=integer_model.input_clipped(model.tasks[0], images))
     if engine == "golden":
         return SimulationResult(
             outputs=_dequantized(model, golden), bit_exact=None, mismatches=0, words=0, cycles_per_image=0.0, utilization=0.0,
