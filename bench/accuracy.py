@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 TASKS = ("digit", "parity")
 ACCURACY_LIMIT = 0.5         # points between float and integer
 SOFTMAX_LIMIT = 0.02
-GELU_LIMIT = 1e-3
+GELU_LIMIT = 2.5e-3          # half a unit of the pre-activation, 2**-9, times the slope, 1.13; the table adds 1e-4
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def softmax_error(tokens: int = 197, sigma: float = 1.0, head_dim: int = 64, hea
 
 
 def gelu_error(samples: int = 9) -> float:
-    """Largest |error| of GELU over the range of a pre-activation (-16 .. 16), rounding of the input included.
+    """Largest |error| of GELU over the range of a pre-activation (-128 .. 128), rounding of the input included.
 
     ``samples`` real inputs, evenly from one rounding limit to the other, are compared for each of the 65,535 integer ones.
     """

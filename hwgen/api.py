@@ -17,6 +17,7 @@ from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
 from .qir import QModel
+from .quantizer import output_warnings
 from .schedule import Program
 from .simulate import MemoryModel, SimulationResult, simulate
 from .sizing import LATENCY, all_ports, conditions
@@ -70,6 +71,8 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     report = _report(Path(model).name, quantized, program, board, precision)
     report |= _judged(planned)
     report["quantization"] = _quantization(imported.model, quantized, program, None if options.random else planned.images)
+    report["quantization"]["clipping"] = planned.findings.to_dict()
+    report["warnings"] = [*planned.findings.warnings, *output_warnings(report["quantization"]["output_error"])]
     files = driver.files(program, quantized, Path(model).stem)
     if backend != "hls":
         files |= {**rtl.files(program.config), **bench.files()}

@@ -158,7 +158,6 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
         raise checked.error
 
 
-SETTINGS = ("network", "board", "array", "limits", "memory", "instructions")      # of a report, not shown by `compile`
 
 
 @app.command(name="compile", epilog="Example: `hwgen compile model.onnx --target zcu104 --calib calib.npz -o build/`")
@@ -177,8 +176,10 @@ def compile_command(
     data = acc.report()
     if json:
         write_json(json, data)
-    reporting.show(data, out, first=("estimate", "resources", "quantization"), leave_out=SETTINGS)
+    reporting.show(reporting.brief(data), out, first=("estimate", "resources", "quantization"))
     say(out, reporting.judged({**data, **data["onnx"]}))
+    for warning in data["warnings"]:
+        say(err, f"warning: {warning}")
     if data["calibration"] == "random":
         say(err, "note: calibrated with seeded noise, so accuracy is unknown; give --calib FILE.npz")
     say(out, f"written to {output}    next: hwgen simulate {output} --input FILE.npz{' --engine csim' * (backend is Backend.HLS)}")
@@ -227,6 +228,8 @@ def simulate(
     data = result.to_dict()
     if scores := accuracy(result.outputs, labels):
         data["accuracy"] = scores
+    if result.input_clipped:
+        say(err, f"note: {100 * result.input_clipped:.3g} % of the input values lie beyond the calibrated range and are clipped")
     if output:
         buffer = io.BytesIO()
         np.savez(buffer, **result.outputs)

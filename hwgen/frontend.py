@@ -59,6 +59,7 @@ class Planned:
     onnx: Judgement
     images: dict[str, np.ndarray]
     quantized: QModel
+    findings: quantizer.Findings
     board: Board
     program: Program
     plan: Plan | None
@@ -71,10 +72,11 @@ def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Pl
     say("compare with the ONNX file")
     judgement = judge(imported, None if options.random else images)
     say("quantize")
-    quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision)
+    quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
+                                                  precision=options.precision)
     say("schedule")
     program = choose(quantized, board, options.array, options.batch)
-    return Planned(imported, judgement, images, quantized, board, program,
+    return Planned(imported, judgement, images, quantized, findings, board, program,
                    None if options.backend == "rtl" else hls_estimate.choose(quantized, board))
 
 

@@ -6,7 +6,8 @@ int64 arrays (or ints) and never use floating point; floats appear only where a 
 Formats
     weights, activations   int8 in [-127, 127]          residual stream   int16 in [-32767, 32767]
     accumulator            int32                        multiplier        unsigned 16 bits, shift 1..47
-    pre-activation         int16, unit 2**-11           score, logit      int16, unit 2**-8 in the log2 domain
+    pre-activation         int16, unit 2**-8            score             int16, unit 2**-6 in the log2 domain
+    router logit           int16, unit 2**-8 in the log2 domain
     attention probability  unsigned 8 bits, un-normalised (255 = the row maximum)
     router score           unsigned 16 bits, unit 2**-16
 """
@@ -20,10 +21,11 @@ import numpy as np
 ACC_BITS = 32
 MULT_BITS = 16
 MAX_SHIFT = 47
-PRE_ACT_FRAC = 11        # fraction bits of a pre-activation
+PRE_ACT_FRAC = 8         # fraction bits of a pre-activation: up to ±128
 DELTA_FRAC = 16          # fraction bits of the delta table and of the activation result
-DELTA_STEP_BITS = 6      # pre-activation units per table step: 2**6 * 2**-11 = 2**-5
-SCORE_FRAC = 8           # fraction bits of scores and logits, log2 domain
+DELTA_STEP_BITS = 3      # pre-activation units per table step: 2**3 * 2**-8 = 2**-5
+SCORE_FRAC = 6           # fraction bits of attention scores, log2 domain: up to ±355 nats; finer ones are lost in 8-bit probabilities
+LOGIT_FRAC = 8           # fraction bits of router logits, log2 domain: up to ±88.7 nats
 MEAN_FRAC = 4            # fraction bits of the LayerNorm mean
 ONE = 1 << 15            # 1.0 of the router's exponentials
 
@@ -87,8 +89,13 @@ def delta_table(kind: str) -> np.ndarray:
     raise ValueError(f"no delta table for {kind!r}")
 
 
-EXP_P8 = np.round(255 * 256 * 2.0 ** (-np.arange(256) / 256)).astype(np.int64)      # 255.0 * 2**-f, unit 2**-8
-EXP_Q15 = np.round(ONE * 2.0 ** (-np.arange(256) / 256)).astype(np.int64)           # 2**-f, unit 2**-15
+def _exponential(one: int, frac: int) -> np.ndarray:
+    """one * 2**-f for every fraction f of ``frac`` bits."""
+    return np.round(one * 2.0 ** (-np.arange(1 << frac) / (1 << frac))).astype(np.int64)
+
+
+EXP_P8 = _exponential(255 * 256, SCORE_FRAC)                                        # 255.0 * 2**-f, unit 2**-8
+EXP_Q15 = _exponential(ONE, LOGIT_FRAC)                                             # 2**-f, unit 2**-15
 RECIP = np.round(2.0 ** 31 / ((256.5 + np.arange(256)) * 128)).astype(np.int64)     # 2**31 / m
 RSQRT = np.round(2.0 ** 23 / np.sqrt((np.maximum(np.arange(256), 64) + 0.5) * 256)).astype(np.int64)  # 2**23 / sqrt(m)
 
@@ -96,7 +103,7 @@ RSQRT = np.round(2.0 ** 23 / np.sqrt((np.maximum(np.arange(256), 64) + 0.5) * 25
 # ---------------------------------------------------------------- non-linear functions
 
 def activation(x, table):
-    """f(x) = ReLU(x) - delta(|x|), linear interpolation. x int16 (unit 2**-11) -> unit 2**-16, 21 bits signed."""
+    """f(x) = ReLU(x) - delta(|x|), linear interpolation. x int16 (unit 2**-8) -> unit 2**-16, 24 bits signed."""
     x = np.asarray(x, np.int64)
     padded = np.append(table, np.zeros(2, np.int64))
     magnitude = np.abs(x)
@@ -107,16 +114,16 @@ def activation(x, table):
 
 
 def exp2_p8(distance):
-    """255 * 2**(-distance / 256) as an unsigned 8-bit integer; distance = row maximum - score, >= 0."""
+    """255 * 2**(-distance / 64) as an unsigned 8-bit integer; distance = row maximum - score, >= 0."""
     distance = np.asarray(distance, np.int64)
     whole, frac = distance >> SCORE_FRAC, distance & ((1 << SCORE_FRAC) - 1)
     return np.where(whole >= 9, 0, round_shift(EXP_P8[frac], np.minimum(whole, 9) + 8))
 
 
 def exp2_q15(distance):
-    """2**(-distance / 256), unit 2**-15; distance >= 0. Used by the router."""
+    """2**(-distance / 256), unit 2**-15; distance = difference of two router logits, >= 0."""
     distance = np.asarray(distance, np.int64)
-    whole, frac = distance >> SCORE_FRAC, distance & ((1 << SCORE_FRAC) - 1)
+    whole, frac = distance >> LOGIT_FRAC, distance & ((1 << LOGIT_FRAC) - 1)
     return np.where(whole >= 16, 0, round_shift(EXP_Q15[frac], np.minimum(whole, 16)))
 
 

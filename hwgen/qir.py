@@ -43,7 +43,7 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class QActivation:
-    """After the requantizer gave int16 in unit 2**-11: table, then ``requantize(f(x), mult, shift, 8)``."""
+    """After the requantizer gave int16 in unit 2**-8: table, then ``requantize(f(x), mult, shift, 8)``."""
 
     kind: Act
     mult: int

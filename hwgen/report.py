@@ -19,6 +19,7 @@ from .render import render
 
 UNITS = {"_ms": "ms", "_mhz": "MHz", "_bytes": "bytes", "_mb": "MB", "_gb_s": "GB/s", "_percent": "%"}
 FRACTIONS = ("utilization", "accuracy")         # shown in percent
+SHARES = ("clipped", "input_clipped")           # in percent as well, but small ones count
 MATRIX = ("used", "available")                  # a section with these keys is a table with a percentage
 
 
@@ -48,6 +49,8 @@ def text(key: str, value) -> str:
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
+        case float() if key in SHARES:
+            return f"{100 * value:.3g} %"
         case float() if key in FRACTIONS:
             return f"{100 * value:.1f} %"
         case float():
@@ -61,8 +64,13 @@ def text(key: str, value) -> str:
 
 
 def sections(data: dict, title: str = "build") -> list[Section]:
-    """Single values first (under ``title``), then one section a nested record, then one a list of records."""
-    plain = {k: v for k, v in data.items() if not isinstance(v, dict) and not _records(v)}
+    """Warnings, then single values (under ``title``), then one section a nested record, then one a list of records."""
+    if data.get("warnings"):
+        rest = sections({k: v for k, v in data.items() if k != "warnings"}, title)
+        return [Section("warnings", (), tuple((str(i), w) for i, w in enumerate(data["warnings"], 1))), *rest]
+    data = data | {f"{key}_{inner}": rows for key, value in data.items() if isinstance(value, dict)
+                   for inner, rows in value.items() if _records(rows)}
+    plain = {k: v for k, v in data.items() if not isinstance(v, dict) and not _records(v) and k != "warnings"}
     result = [Section(title, (), tuple((label(k), text(k, v)) for k, v in plain.items()))] if plain else []
     result += [_section(key, value) for key, value in data.items() if isinstance(value, dict) and value]
     for key, value in data.items():
@@ -85,8 +93,19 @@ def _section(key: str, value: dict) -> Section:
         rows = tuple((k, text(k, n), text(k, available.get(k)), f"{100 * n / available[k]:.1f} %" if available.get(k) else "–")
                      for k, n in used.items())
         return Section(title, ("", *MATRIX, "share"), rows)
-    rows = ((k, v) for k, v in value.items() if k != "stage")
+    rows = ((k, v) for k, v in value.items() if k != "stage" and not _records(v) and v != [])
     return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in rows))
+
+
+SETTINGS = ("network", "board", "array", "limits", "memory", "instructions", "warnings", "onnx")      # warnings go to stderr, onnx is a line
+
+
+def brief(data: dict) -> dict:
+    """A report as `compile` prints it: results without settings, of the number formats those that clip."""
+    shown = {k: v for k, v in data.items() if k not in SETTINGS}
+    if rows := data.get("quantization", {}).get("clipping"):
+        shown["quantization"] = data["quantization"] | {"clipping": [row for row in rows if row["clipped"] > 0]}
+    return shown
 
 
 def show(data: dict, console: Console, title: str = "build", first: tuple[str, ...] = (), leave_out: tuple[str, ...] = ()) -> None:

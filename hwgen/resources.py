@@ -5,7 +5,7 @@ Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`):
 Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
 counts the multipliers a product is cut into: 27x18 signed on UltraScale+ (DSP48E2), 18x18 on the ECP5. The array takes one per
 int8 product, half as many when packed. A drain lane takes 5 (requantize 32x18, with a multiplier shifted for 27x18 up to 32x24: 2;
-activation scale or router score 21x18; interpolation 17x8; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same.
+activation scale or router score 24x18; interpolation 17x13; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same.
 
 Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately. A block RAM of 36 kbit is
 two halves of 512 x 36, 1024 x 18, 2048 x 9, ... bits (an ECP5 EBR is one half); 64 words or less go into LUTs. On a board with
@@ -143,8 +143,8 @@ def _products(c: EngineConfig) -> list[_Product]:
     pairs = c.ti * (c.to - c.fabric_columns)
     products = [
         _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
-        _Product("drain", c.to, (32, 18)), _Product("drain", c.to, (21, 18)),       # requantize; activation scale, router score
-        _Product("drain", c.to, (17, 8)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
+        _Product("drain", c.to, (32, 18)), _Product("drain", c.to, (24, 18)),       # requantize; activation scale, router score
+        _Product("drain", c.to, (17, 13)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
         _Product("feed", c.ti, (21, 18)),
         _Product("coefficients", 1, (49, 13)), _Product("coefficients", 1, (32, 32)),   # variance
         _Product("coefficients", 1, (32, 17)), _Product("coefficients", 6, (17, 17)), _Product("coefficients", 2, (19, 17)),
@@ -175,7 +175,7 @@ def _memories(c: EngineConfig) -> list[_Memory]:
         _Memory("statistics", 1, 32, c.max_tokens), _Memory("statistics", 1, 22, c.max_tokens),
         _Memory("coefficients", 2, 16, 256),
         _Memory("output", 1, 32 * c.to, OUT_WORDS), _Memory("output", 1, 64, OUT_WORDS),
-        _Memory("feed", ceil(c.ti / 2), 9, 4096, wide=False),               # exponentials, two lanes a table
+        _Memory("feed", ceil(c.ti / 2), 9, 1024, wide=False),               # exponentials, two lanes a table
         _Memory("drain", ceil(c.to / 2), 36, 1024, wide=False),             # knots of the activation, two lanes a table
         *router,
     ]

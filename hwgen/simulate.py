@@ -141,6 +141,7 @@ class SimulationResult:
     all its frames; ``memory`` is the memory model they were simulated with. cpu_seconds: of the simulating processes.
     outputs: float32 [images, ...] under their ONNX names. What an engine does not know is None: bit_exact, mismatches and words for the
     integer model itself; cycles and what follows from them for it and the C simulation.
+    input_clipped: share of the input values beyond the calibrated range, which the host clips; None where nobody counted.
     """
 
     images: int
@@ -161,6 +162,7 @@ class SimulationResult:
     frames: list = field(default_factory=list)
     per_instruction: list = field(default_factory=list)
     waves: Path | None = None
+    input_clipped: float | None = None
     runs: list[tuple[list[int], np.ndarray]] = field(default_factory=list)      # per run: task of each frame, events (`EVENT`)
 
     def __repr__(self) -> str:
@@ -191,7 +193,8 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
     golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
     golden_seconds = time.monotonic() - begin
     macs = program.mean_macs(tasks)
-    common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz)
+    common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz,
+                  input_clipped=integer_model.input_clipped(model.tasks[0], images))
     if engine == "golden":
         return SimulationResult(
             outputs=_dequantized(model, golden), bit_exact=None, mismatches=None, words=None, cycles_per_image=None, utilization=None,

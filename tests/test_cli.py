@@ -40,6 +40,7 @@ class Result:
     mismatches: int = 0
     bit_exact: bool | None = True
     cycles_per_image: float = 1234.5
+    input_clipped: float | None = None
 
     def to_dict(self):
         return {"images": self.images, "bit_exact": self.bit_exact, "mismatches": self.mismatches,

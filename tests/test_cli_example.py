@@ -49,6 +49,8 @@ def keys(data: dict, open_records=()) -> set[str]:
         found.add(key)
         if isinstance(value, dict) and key not in open_records:
             found |= {f"{key}.{inner}" for inner in value}
+            found |= {f"{key}.{inner}[].{name}" for inner, rows in value.items() if isinstance(rows, list)
+                      for row in rows if isinstance(row, dict) for name in row}
         if isinstance(value, list) and value and isinstance(value[0], dict):
             found |= {f"{key}[].{inner}" for row in value for inner in row}
     return found

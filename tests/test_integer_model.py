@@ -53,8 +53,8 @@ def linear_real(x, w, act):
     if act is None:
         return np.clip(pre, -127, 127), 0.5
     scale = act.mult / 2.0 ** act.shift * 2.0 ** 16                 # output steps per 1.0
-    y = act_real(act.kind, np.clip(pre, -32767, 32767) * 2.0 ** -11)
-    return np.clip(y * scale, -127, 127), 0.5 + scale * (0.5 * 1.13 * 2.0 ** -11 + 1.2e-4)
+    y = act_real(act.kind, np.clip(pre, -32767, 32767) * 2.0 ** -numerics.PRE_ACT_FRAC)
+    return np.clip(y * scale, -127, 127), 0.5 + scale * (0.5 * 1.13 * 2.0 ** -numerics.PRE_ACT_FRAC + 1.2e-4)
 
 
 def test_values_are_in_range_and_used(case):
@@ -105,7 +105,7 @@ def test_attention(case):
             part = slice(h * d, (h + 1) * d)
             scores = q[..., part] @ k[..., part].transpose(0, 2, 1) * (node.score_mult / 2.0 ** node.score_shift)
             assert np.abs(values[f"{node.output}.scores"][:, h] - scores).max() <= 0.5
-            p = np.exp2((scores - scores.max(-1, keepdims=True)) / 256)
+            p = np.exp2((scores - scores.max(-1, keepdims=True)) / 2 ** numerics.SCORE_FRAC)
             real = p @ v[..., part] / p.sum(-1, keepdims=True) * (node.out_mult / 2.0 ** node.out_shift)
             error = np.abs(values[node.output][..., part] - np.clip(real, -127, 127))
             assert error.max() <= 0.5 + 127 * 0.02
@@ -121,7 +121,7 @@ def test_moe(case):
         logits = (x @ node.gate.weight.astype(np.int64) + node.gate.bias) * ratio(node.gate)
         found = values[f"{node.output}.logits"]
         assert np.abs(found - logits).max() <= 0.5
-        p = np.exp2(found / 256)
+        p = np.exp2(found / 2 ** numerics.LOGIT_FRAC)
         kept = np.zeros_like(p)
         for index in np.ndindex(p.shape[:-1]):
             chosen = sorted(range(p.shape[-1]), key=lambda e: (-found[index][e], e))[:node.top_k]

@@ -38,6 +38,26 @@ def test_a_nested_fraction_is_a_percentage():
     assert section == report.Section("accuracy", (), (("digit", "99.4 %"),))
 
 
+CLIPPING = {"quantization": {"stage": "golden models", "images": 8, "clipping": [{"node": "a", "clipped": 0.00012}, {"node": "b", "clipped": 0.0}]}}
+
+
+def test_warnings_come_first_and_nested_records_are_a_table():
+    data = {"version": "1", "warnings": ["x is y"], **CLIPPING}
+    assert report.sections(data) == [
+        report.Section("warnings", (), (("1", "x is y"),)),
+        report.Section("build", (), (("version", "1"),)),
+        report.Section("quantization (golden models)", (), (("images", "8"),)),
+        report.Section("quantization clipping", ("node", "clipped"), (("a", "0.012 %"), ("b", "0 %")))]
+    assert "x is y" in report.html(data, "t")
+    assert report.sections({"version": "1", "warnings": []}) == [report.Section("build", (), (("version", "1"),))]
+
+
+def test_compile_shows_the_formats_that_clip():
+    data = {"version": "1", "warnings": ["x is y"], "instructions": [{"pc": 0}], **CLIPPING}
+    assert report.brief(data) == {"version": "1", "quantization": CLIPPING["quantization"] | {"clipping": [{"node": "a", "clipped": 0.00012}]}}
+    assert report.brief({"version": "1"}) == {"version": "1"}
+
+
 def test_show_takes_names_literally_and_leaves_out():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
     with console.file:

@@ -80,8 +80,8 @@ def tables(act: Act) -> str:
     """hwgen_tables.hpp for an activation function."""
     kind = "relu" if act is Act.NONE else act.value
     named = (("DELTA", f"ReLU(x) - f(x), f = {kind}; step 2**-5, unit 2**-16", numerics.delta_table(kind)),
-             ("EXP_P8", "255 * 2**(-i / 256), unit 2**-8", numerics.EXP_P8),
-             ("EXP_Q15", "2**(-i / 256), unit 2**-15", numerics.EXP_Q15),
+             ("EXP_P8", f"255 * 2**(-i / {len(numerics.EXP_P8)}), unit 2**-8", numerics.EXP_P8),
+             ("EXP_Q15", f"2**(-i / {len(numerics.EXP_Q15)}), unit 2**-15", numerics.EXP_Q15),
              ("RECIP", "2**31 / m for the 16-bit mantissas m with these leading bits", numerics.RECIP),
              ("RSQRT", "2**23 / sqrt(m), m as 8 leading bits", numerics.RSQRT))
     return render("hls/hwgen_tables.hpp.j2", version=__version__,

@@ -32,7 +32,7 @@ def run(graph: ir.Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def trace(graph: ir.Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every value of the graph, the inputs included: {value name: float32 [B, *shape]}."""
+    """Every value of the graph, the inputs included: {value name: float32 [B, *shape]}. What overflows is infinite or NaN."""
     values: dict[str, np.ndarray] = {}
     for name, shape in graph.inputs.items():
         if name not in inputs:
@@ -41,8 +41,9 @@ def trace(graph: ir.Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarra
         if values[name].shape[1:] != tuple(shape):
             raise InputError(f"input {name!r} has shape {values[name].shape}, expected [images, {', '.join(map(str, shape))}]",
                              where=f"graph {graph.name!r}", hint="give the images along the first axis")
-    for node in graph.nodes:
-        values[node.output] = _step(node, [values[v] for v in node.inputs]).astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            values[node.output] = _step(node, [values[v] for v in node.inputs]).astype(np.float32, copy=False)
     return values
 
 
@@ -82,9 +83,18 @@ def _patch_embed(node: ir.PatchEmbed, x: np.ndarray) -> np.ndarray:
     return patches.reshape(batch, -1, c * p * q) @ node.weight.reshape(d, -1).T + node.bias
 
 
+def _heads(node: ir.Attention, a: np.ndarray) -> np.ndarray:
+    """[B, T, heads * d] -> [B, heads, T, d]"""
+    return a.reshape(*a.shape[:2], node.num_heads, -1).transpose(0, 2, 1, 3)
+
+
+def attention_scores(node: ir.Attention, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """What the softmax reads: float32 [B, heads, T, keys]."""
+    return _heads(node, q) @ _heads(node, k).swapaxes(-1, -2) * np.float32(node.scale)
+
+
 def _attention(node: ir.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    q, k, v = (a.reshape(*a.shape[:2], node.num_heads, -1).transpose(0, 2, 1, 3) for a in (q, k, v))    # [B, heads, T, d]
-    out = softmax(q @ k.swapaxes(-1, -2) * np.float32(node.scale)) @ v
+    out = softmax(attention_scores(node, q, k)) @ _heads(node, v)
     return out.transpose(0, 2, 1, 3).reshape(out.shape[0], out.shape[2], -1)
 
 

@@ -21,7 +21,7 @@ def attention(q, k, v, num_heads: int, score_factor: tuple[int, int], out_factor
         return np.asarray(x, np.int64).reshape(tokens, num_heads, -1).transpose(1, 0, 2)
 
     scores = nx.requantize(nx.matmul(heads(q), heads(k).transpose(0, 2, 1)), *score_factor, 16)     # [H, T, T]
-    octaves = (scores + 255) >> nx.SCORE_FRAC
+    octaves = (scores + (1 << nx.SCORE_FRAC) - 1) >> nx.SCORE_FRAC
     values = heads(v)
     bias = octaves[..., 0]
     total = np.zeros((num_heads, tokens), np.int64)

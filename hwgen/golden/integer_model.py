@@ -149,6 +149,12 @@ def quantize_input(node: QPatches, images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.reshape(b, (height // p) * (width // q), c * p * q))
 
 
+def input_clipped(graph: QGraph, images: np.ndarray) -> float:
+    """Share of the input values beyond the calibrated range, which `quantize_input` clips."""
+    (scale,) = (node.scale for node in graph.nodes if isinstance(node, QPatches))
+    return float((np.abs(np.rint(np.asarray(images, np.float64) / scale)) > 127).mean())
+
+
 def dequantize(graph: QGraph, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """int32 [B, n] of `run` -> {ONNX output: float32 [B, ...]}: times the channel's scale, over the number of tokens."""
     result = {}

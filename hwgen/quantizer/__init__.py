@@ -8,12 +8,13 @@ from .. import ir
 from ..errors import ModelError
 from ..qir import QModel
 from . import calibration as calib
+from .findings import Clip, Findings, clipping, clip_warnings, input_warnings, large_values, output_warnings
 from .lower import Lowering, Precision
 from .structure import find_residual
 from .verify import verify
 from .weights import Pool
 
-__all__ = ["METHODS", "Precision", "quantize", "verify"]
+__all__ = ["METHODS", "Clip", "Findings", "Precision", "output_warnings", "quantize", "verify", "with_findings"]
 
 METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
@@ -28,11 +29,18 @@ def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, meth
     bench/accuracy.py, "mse" is the other.
     Raises CalibrationError (set missing or unfit) and ModelError (a structure the engine has no step for).
     """
+    return with_findings(model, calibration, method=method, random=random, precision=precision)[0]
+
+
+def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
+           random: bool = False, precision: str = Precision.W8A8) -> tuple[QModel, Findings]:
+    """`quantize`, and what calibration found on the way: what leaves its format, and what looks wrong."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {METHODS}")
     model.verify()
     streams = [find_residual(graph) for graph in model.tasks]
-    ranges = calib.collect(model, calib.checked(model, calibration, random))
+    images = calib.checked(model, calibration, random)
+    ranges = calib.collect(model, images)
     sites = calib.sites(model)
     top = max(ranges[known[value], calib.Role.OUT].maximum
               for known, stream in zip(sites, streams) for value in stream.values)
@@ -44,4 +52,7 @@ def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, meth
     tasks = tuple(
         verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
         for graph, stream, known in zip(model.tasks, streams, sites))
-    return QModel(tasks, "random" if random else "data")
+    clips = clipping(model, streams, sites, ranges, top / RESIDUAL_TOP)
+    warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
+    warnings += large_values(model, sites, ranges) + clip_warnings(clips)
+    return QModel(tasks, "random" if random else "data"), Findings(tuple(clips), tuple(warnings))

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+import math
 
 import numpy as np
 
 from .. import ir
-from ..errors import CalibrationError
+from ..errors import CalibrationError, HwgenError, ModelError
 from ..golden import float_model
 
 NUM_BINS = 4096
 BATCH_ELEMENTS = 24_000_000     # float values of a trace kept at a time
 RANDOM_IMAGES = 8
 PERCENTILE = 99.99
+LARGE = 1e6                     # no weight and no image value of a working network
 
 
 class Role(Enum):
@@ -26,10 +28,18 @@ class Role(Enum):
 
     OUT = "out"          # the node's output
     NORM = "norm"        # LayerNorm: (x - mean) / sqrt(var + eps), before gamma and beta
+    SCORE = "score"      # Attention: q . k * scale
+    LOGIT = "logit"      # MoE: what the router's softmax reads
+    PRE = "pre"          # MoE: the first layer of the chosen experts, before the activation
     HIDDEN = "hidden"    # MoE: activations between the two layers of the chosen experts
+    EXPERT = "expert"    # MoE: results of the chosen experts, before their scores
 
 
 Site = tuple[int, Role]
+
+
+class NotFinite(ValueError):
+    """A value is NaN or infinite: it has no place in a histogram."""
 
 
 @dataclass
@@ -41,8 +51,11 @@ class Range:
     maximum: float = 0.0
 
     def add(self, x: np.ndarray) -> None:
+        """Raises NotFinite."""
         magnitude = np.abs(np.asarray(x, np.float64)).ravel()
         top = float(magnitude.max(initial=0.0))
+        if not math.isfinite(top):
+            raise NotFinite
         if top == 0.0:
             self.counts[0] += magnitude.size
             return
@@ -60,6 +73,12 @@ class Range:
             return 1.0
         clip = self._percentile_clip() if method == "percentile" else self._mse_clip()
         return min(clip, self.maximum) / 127
+
+    def share_beyond(self, limit: float) -> float:
+        """Share of the values larger than ``limit``, which is rounded to a bin: 1/4096 of the range seen."""
+        if self.maximum <= limit:
+            return 0.0
+        return float(self.counts[round(limit * NUM_BINS / self.limit):].sum() / self.counts.sum())
 
     def _percentile_clip(self) -> float:
         reached = np.cumsum(self.counts) >= self.counts.sum() * (PERCENTILE / 100)
@@ -105,7 +124,10 @@ def _value_fields(node: ir.Node) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the pass over the images
 
 def collect(model: ir.Model, images: dict[str, np.ndarray]) -> dict[Site, Range]:
-    """Run the float model of every task on the images [B, ...] and return the range of every site."""
+    """Run the float model of every task on the images [B, ...] and return the range of every site.
+
+    Raises CalibrationError or ModelError naming the first node that gives NaN or infinity.
+    """
     ranges: dict[Site, Range] = {}
     count = len(next(iter(images.values())))
     for graph, known in zip(model.tasks, sites(model)):
@@ -113,17 +135,29 @@ def collect(model: ir.Model, images: dict[str, np.ndarray]) -> dict[Site, Range]
         batch = max(1, BATCH_ELEMENTS // per_image)
         for start in range(0, count, batch):
             inputs = {name: array[start:start + batch] for name, array in images.items()}
-            values = {**inputs, **float_model.trace(graph, inputs)}
-            for name, site in known.items():
-                ranges.setdefault((site, Role.OUT), Range()).add(values[name])
-            for node in graph.nodes:
-                if isinstance(node, ir.LayerNorm):
-                    ranges.setdefault((known[node.output], Role.NORM), Range()).add(_normalized(node, values[node.x]))
-                elif isinstance(node, ir.MoE):
-                    found = ranges.setdefault((known[node.output], Role.HIDDEN), Range())
-                    for hidden in _hidden(node, values[node.x]):
-                        found.add(hidden)
+            with np.errstate(all="ignore"):             # what overflows is found below
+                values = {**inputs, **float_model.trace(graph, inputs)}
+                for name in graph.inputs:
+                    ranges.setdefault((known[name], Role.OUT), Range()).add(values[name])
+                for node in graph.nodes:
+                    try:
+                        ranges.setdefault((known[node.output], Role.OUT), Range()).add(values[node.output])
+                        for role, found in _inner(node, values):
+                            ranges.setdefault((known[node.output], role), Range()).add(found)
+                    except NotFinite as error:
+                        raise not_finite(graph, node, values, start) from error
     return ranges
+
+
+def _inner(node: ir.Node, values: dict[str, np.ndarray]):
+    """(role, values) of what a node computes on the way to its output."""
+    match node:
+        case ir.LayerNorm():
+            yield Role.NORM, _normalized(node, values[node.x])
+        case ir.Attention():
+            yield Role.SCORE, float_model.attention_scores(node, values[node.q], values[node.k])
+        case ir.MoE():
+            yield from _experts(node, values[node.x])
 
 
 def _normalized(node: ir.LayerNorm, x: np.ndarray) -> np.ndarray:
@@ -132,17 +166,40 @@ def _normalized(node: ir.LayerNorm, x: np.ndarray) -> np.ndarray:
     return centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + node.eps)
 
 
-def _hidden(node: ir.MoE, x: np.ndarray):
-    """Hidden activations of each expert on the tokens routed to it."""
+def _experts(node: ir.MoE, x: np.ndarray):
+    """Router logits, and what each expert computes for the tokens routed to it."""
     rows = x.reshape(-1, x.shape[-1])
-    chosen = np.argsort(-(rows @ node.gate + node.gate_bias), axis=-1, kind="stable")[:, :node.top_k]
+    logits = rows @ node.gate + node.gate_bias
+    yield Role.LOGIT, logits
+    chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :node.top_k]
     for e in range(node.num_experts):
         mine = rows[(chosen == e).any(-1)]
         if len(mine):
             layer = ir.Graph("expert", {"x": (rows.shape[1],)}, (
                 ir.Linear(node.name, "pre", "x", node.w1[e], node.b1[e]),
-                ir.Activation(node.name, "hidden", "pre", node.act)), {"hidden": "hidden"})
-            yield float_model.trace(layer, {"x": mine})["hidden"]
+                ir.Activation(node.name, "hidden", "pre", node.act),
+                ir.Linear(node.name, "out", "hidden", node.w2[e], node.b2[e])), {"out": "out"})
+            found = float_model.trace(layer, {"x": mine})
+            yield from ((Role.PRE, found["pre"]), (Role.HIDDEN, found["hidden"]), (Role.EXPERT, found["out"]))
+
+
+def not_finite(graph: ir.Graph, node: ir.Node, values: dict[str, np.ndarray], first_image: int) -> HwgenError:
+    """The error for a node whose result is not finite: its largest operand and the largest weight up to it say where that comes from."""
+    result = values[node.output]
+    bad = ~np.isfinite(result.reshape(len(result), -1)).all(1)
+    what = f"gives {'NaN' if np.isnan(result).any() else 'infinity'}" if bad.any() else "overflows"
+    operand = max(float(np.abs(values[name][np.argmax(bad)]).max()) for name in node.inputs)
+    image = max(float(np.abs(values[name]).max()) for name in graph.inputs)
+    before = graph.nodes[:graph.nodes.index(node) + 1]
+    weight, heavy = max(((float(np.abs(array).max(initial=0)), place) for place in before for array in vars(place).values()
+                         if isinstance(array, np.ndarray)), key=lambda pair: pair[0], default=(0.0, node))
+    message = (f"{what} for calibration image {first_image + int(np.argmax(bad))}: the node's operands reach {operand:.3g}, the images "
+               f"{image:.3g}, and the largest weight up to here is {weight:.3g}, of {type(heavy).__name__} node {heavy.name!r}")
+    where = f"{type(node).__name__} node {node.name!r}"
+    if weight > max(image, LARGE):
+        return ModelError(message, where=where, hint="float32 overflows: mend the weights of that node and export the model again")
+    return CalibrationError(message, where=where, hint="scale the images as in training" if image > LARGE else
+                            "the network has no finite result for this image: remove it, or find out why")
 
 
 # ---------------------------------------------------------------- the calibration set
@@ -172,11 +229,16 @@ def checked(model: ir.Model, calibration: dict[str, np.ndarray] | None, random: 
             raise CalibrationError(f"calibration input {name!r} has shape {array.shape}", hint=wanted)
         if not len(array):
             raise CalibrationError(f"calibration input {name!r} is empty: shape {array.shape}", hint=wanted)
+        with np.errstate(over="ignore"):                    # a float64 that float32 does not hold becomes infinite
+            array = array.astype(np.float32)
         if not np.isfinite(array).all():
             bad = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))[0])
             raise CalibrationError(f"calibration input {name!r} holds NaN or infinite values in image {bad}",
                                    hint="remove the image or mend it")
-        arrays[name] = array.astype(np.float32)
+        if (array == array.flat[0]).all():
+            raise CalibrationError(f"calibration input {name!r} holds nothing but the value {array.flat[0]:g}",
+                                   hint=f"{wanted}: images like those the network will see")
+        arrays[name] = array
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise CalibrationError(f"calibration inputs hold different numbers of images: {counts}")

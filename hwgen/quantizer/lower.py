@@ -18,7 +18,8 @@ from .weights import Pool, multiplier, quantize_linear
 
 PRE_ACT_SCALE = 2.0 ** -numerics.PRE_ACT_FRAC
 ACT_RESULT_SCALE = 2.0 ** -numerics.DELTA_FRAC
-LOGIT_SCALE = math.log(2) * 2.0 ** -numerics.SCORE_FRAC     # natural-log value of one unit of a log2-domain logit
+SCORE_SCALE = math.log(2) * 2.0 ** -numerics.SCORE_FRAC     # natural-log value of one unit of a log2-domain score
+LOGIT_SCALE = math.log(2) * 2.0 ** -numerics.LOGIT_FRAC     # and of a router logit
 MAX_EPS_BITS = 48                                           # width of the instruction field
 
 
@@ -193,7 +194,7 @@ class Lowering:
     def _attention(self, node: ir.Attention) -> None:
         q, k, v = (self._plain(node, value) for value in node.inputs)
         scale = self._scale(node.output)
-        score = multiplier(node, "scores", q.scale * k.scale * node.scale / LOGIT_SCALE)
+        score = multiplier(node, "scores", q.scale * k.scale * node.scale / SCORE_SCALE)
         self._emit(QAttention(node.name, node.output, q.value, k.value, v.value, node.num_heads, *score,
                               *multiplier(node, "output", v.scale / scale), scale), self.float_shapes[node.output])
         self.operands[node.output] = Operand(node.output, scale)

@@ -34,8 +34,9 @@ def accumulator(config: EngineConfig, *, acc, acc_valid, **inputs):
 
 def feed_lanes(config: EngineConfig, *, a, psum, **inputs):
     """rtl/sv/feed_lanes.sv: a = 3, psum = 5 cycles after the input."""
-    return Instance("feed_lanes", p_TI=C(config.ti, 32), p_EXP_TABLE=Const(packed_table(numerics.EXP_P8), 256 * 16),
-                    i_clk=ClockSignal(), **_ports(inputs, {"a": a, "psum": psum}))
+    return Instance("feed_lanes", p_TI=C(config.ti, 32), p_FRAC=C(numerics.SCORE_FRAC, 32),
+                    p_EXP_TABLE=Const(packed_table(numerics.EXP_P8), 16 * len(numerics.EXP_P8)), i_clk=ClockSignal(),
+                    **_ports(inputs, {"a": a, "psum": psum}))
 
 
 DRAIN_OUTPUTS = ("out_valid", "out_word", "valid8", "word8", "word16", "d_sum", "d_squares", "lane_max")

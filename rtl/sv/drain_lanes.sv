@@ -9,12 +9,13 @@
 //
 // Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48].
 //
-// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 8, 21 x 18, 17 x 17), a block RAM of 36 kbit for every two
+// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 13, 24 x 18, 17 x 17), a block RAM of 36 kbit for every two
 // lanes, BANKS x 58 bits of distributed RAM (FINE = 1: 54), two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
 //   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes. FINE = 1
 //   takes one bit of the shift instead of three, for multipliers of 18 x 18 bits: the product of 32 x 18 bits is two of them.
-//   Activation: f is linear between knots 64 units apart. x = 64 i + k, i signed: f = (64 F(i) + k * slope(i) + 31) >> 6 is what
-//   numerics.activation says, without the absolute value. Neighbours in DELTA_TABLE differ by less than 2**13.
+//   Activation: f is linear between knots 8 units apart. x = 8 i + k, i signed: f = (8 F(i) + k * slope(i) + 3) >> 3 is what
+//   numerics.activation says, without the absolute value. Neighbours in DELTA_TABLE differ by less than 2**13. Beyond the knots, |x| >= 16.0,
+//   f is ReLU: the product is 2048 x or 0.
 //   Second product: the multiplier is shifted left by one bit where shift2 is odd; a constant in the product's sum rounds.
 module drain_lanes #(
   parameter [31:0] VB = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
@@ -60,7 +61,7 @@ module drain_lanes #(
   localparam [31:0] UNIT = 1 << FINE;          // a lane shifts by multiples of it
   localparam [31:0] SCALE = 15 + UNIT;         // bits of a shifted multiplier
   localparam [31:0] LANES = 1 << $clog2(TO);   // lanes of the trees
-  localparam [31:0] KNOTS = 1024;              // 16 bits in steps of 64
+  localparam [31:0] KNOTS = 1024;              // 13 bits in steps of 8
   localparam [8*KNOTS+15:0] DELTA = (8*KNOTS+16)'(DELTA_TABLE);
 
   typedef struct packed {
@@ -151,7 +152,7 @@ module drain_lanes #(
         knots[KNOTS-1-i] = {21'(-32'(DELTA[16*i+16 +: 16])), 15'(32'(DELTA[16*i+16 +: 16]) - 32'(DELTA[16*i +: 16]))};
       end
     for (genvar g = v; g < TO && g < v + 2; g++) begin : g_read
-      assign knot3[g] = knots[r3[g][15:6]];
+      assign knot3[g] = knots[r3[g][12:3]];
     end
   end
   logic unused;
@@ -160,7 +161,7 @@ module drain_lanes #(
   initial begin
     for (int unsigned j = 0; j < TO; j++) begin
       data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
-      frac4[j] = 64; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
+      frac4[j] = 8; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
     end
     for (int unsigned j = 0; j < LANES; j++) begin
       sum9[j] = 0; square9[j] = 0; max9[j] = 0;
@@ -213,33 +214,34 @@ module drain_lanes #(
         negative = x[63];
         t = 32'(x >>> {e6[4:3], 4'd2});
         u = t >>> {e6[2:1], 2'd0};
-        over = (e6[4:3] == 0) & |(x[37:23] ^ {15{negative}}) | (e6[2:1] != 3) & |(t[20:17] ^ {4{negative}})
+        over = !e6[4] & |(x[40:39] ^ {2{negative}}) | (e6[4:3] == 0) & |(x[38:23] ^ {16{negative}}) | (e6[2:1] != 3) & |(t[20:17] ^ {4{negative}})
              | !e6[2] & |(t[16:13] ^ {4{negative}}) | (e6[2:1] == 0) & |(t[12:9] ^ {4{negative}}) | !e6[0] & |(u[8:7] ^ {2{negative}});
         w = u >>> {e6[0], 1'b0};
         y7[j] = 32'($signed({c6.act ? {9{negative}} : x[31:23],
                              c6.act & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
       end
     if (c5.valid)
-      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][20:0])) * 64'($signed({1'b0, m5})) + 64'($signed(39'd2 << {e5, 1'b0}));
+      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][23:0])) * 64'($signed({1'b0, m5})) + 64'($signed(43'd2 << {e5, 1'b0}));
     e6 = e5;
     if (c4.valid)
       for (int unsigned j = 0; j < TO; j++)
-        g5[j] = (32'($signed({knot4[j][35:15], 6'd31}))
-                 + (32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][15:0]))) * 32'($signed(frac4[j][7:0]))) >>> 6;
+        g5[j] = (32'($signed({knot4[j][35:15], 3'd3}))
+                 + (32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][15:0]))) * 32'($signed(frac4[j][12:0]))) >>> 3;
     pairs = 5'((c4.shift2 - 6'd1) >> 1);
-    e5 = !c4.act ? 5'd7 : pairs > 18 ? 5'd18 : pairs;
+    e5 = !c4.act ? 5'd7 : pairs > 20 ? 5'd20 : pairs;
     m5 = !c4.second ? 17'h10000 : c4.act && c4.shift2[0] ? {c4.mult2, 1'b0} : {1'b0, c4.mult2};
     if (c3.valid)
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
-          r4[j] = 0;
-          frac4[j] = 32'(r3[j][5:0]);
-          knot4[j] = knot3[j];
+          over = |(r3[j][15:13] ^ {3{r3[j][12]}});
+          r4[j] = over ? r3[j] : 0;
+          frac4[j] = over ? {20'd0, !r3[j][15], 11'd0} : 32'(r3[j][2:0]);
+          knot4[j] = over ? 36'd0 : knot3[j];
         end
       else
         for (int unsigned j = 0; j < TO; j++) begin
           r4[j] = r3[j];
-          frac4[j] = 64;
+          frac4[j] = 8;
           knot4[j] = 0;
         end
     if (c2.valid)

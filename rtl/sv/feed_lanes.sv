@@ -3,11 +3,12 @@
 // mode 0  pass       a = act
 // mode 1  normalise  a = sat8(((res << 4) - mean) * mult rounded >> shift)                 numerics.normalize
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
+//         scores have FRAC fraction bits, the table an entry for each fraction
 // psum: sum of p over the lanes, 5 cycles after the input.
 // No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
-// a block RAM of 4096 x 9 bits for the exponential, some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
+// a block RAM of 1024 x 9 bits for the exponential (ROM, 16 octaves), some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
 module feed_lanes #(
-  parameter [31:0] TI = 16, parameter [256*16-1:0] EXP_TABLE = '0
+  parameter [31:0] TI = 16, parameter [31:0] FRAC = 6, parameter [(16<<FRAC)-1:0] EXP_TABLE = '0
 ) (
   input  logic               clk,
   input  logic               valid,
@@ -23,9 +24,9 @@ module feed_lanes #(
   output logic [8*TI-1:0]    a,
   output logic [31:0]        psum
 );
-  localparam [31:0] QUADS = (TI + 3) / 4, SUMS = (TI + 15) / 16;
+  localparam [31:0] QUADS = (TI + 3) / 4, SUMS = (TI + 15) / 16, NEAR = FRAC + 4;     // bits of a distance below 16 octaves
 
-  (* rom_style = "block" *) logic [7:0] exp_rom [0:4095];        // distance -> p
+  (* rom_style = "block" *) logic [7:0] exp_rom [0:2**NEAR-1];        // distance -> p
   logic [7:0]         act_i [0:TI-1];
   logic [15:0]        res_i [0:TI-1];
   logic [15:0]        score_i [0:TI-1];
@@ -69,8 +70,8 @@ module feed_lanes #(
   logic [25:0]        pair4;
 
   initial begin
-    for (int unsigned i = 0; i < 4096; i++)
-      exp_rom[i] = i < 2304 ? 8'((32'(EXP_TABLE[16*(i & 255) +: 16]) + (128 << (i >> 8))) >> (8 + (i >> 8))) : 8'd0;
+    for (int unsigned i = 0; i < 2**NEAR; i++)
+      exp_rom[i] = i < 9 << FRAC ? 8'((32'(EXP_TABLE[16*(i % 2**FRAC) +: 16]) + (128 << (i >> FRAC))) >> (8 + (i >> FRAC))) : 8'd0;
     for (int unsigned i = 0; i < TI; i++) begin
       x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; u[i] = 0; sat[i] = 0; s[i] = 0; t[i] = 0;
     end
@@ -123,7 +124,7 @@ module feed_lanes #(
     if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) pass2[i] = pass1[i];
     if (v1 && mode1 == 1) for (int unsigned i = 0; i < TI; i++) y2[i] = 39'(x1[i]) * $signed({22'd0, mult1}) + $signed({3'd0, half1});
     if (v1 && mode1 == 2) begin
-      for (int unsigned i = 0; i < TI; i++) p2[i] = off1[i] || d1[i][15:12] != 0 ? 8'd0 : exp_rom[d1[i][11:0]];
+      for (int unsigned i = 0; i < TI; i++) p2[i] = off1[i] || d1[i][15:NEAR] != 0 ? 8'd0 : exp_rom[d1[i][NEAR-1:0]];
       for (int unsigned i = TI; i < 4*QUADS; i++) p2[i] = 0;
     end
     v2 = v1;

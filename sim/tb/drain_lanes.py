@@ -42,7 +42,7 @@ def plan_load(driver, c, cycle: int, bank: int, columns: Columns) -> int:
 
 def accumulators(rng: random.Random, to: int) -> np.ndarray:
     size = rng.choice([8, 16, 24, 30])
-    return np.array([rng.choice([rng.randint(-(1 << size), 1 << size), 0, (1 << size) - 1, rng.randint(-13000, 20)]) for _ in range(to)])
+    return np.array([rng.choice([rng.randint(-(1 << size), 1 << size), 0, (1 << size) - 1, rng.randint(-1200, 20)]) for _ in range(to)])
 
 
 def edges(rng: random.Random, mult: np.ndarray, shift: np.ndarray, bits: int) -> np.ndarray:
@@ -73,7 +73,10 @@ class Token:
         self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
         if self.act and rng.random() < 0.5:     # results of the activation around the limits of int8, at every shift
             self.columns, self.mult, self.shift, self.shift2 = False, 1 << 15, 15, rng.randint(1, 47)
-            near = rng.choice([rng.randint(-32767, 32767), rng.randint(-6000, 6000), rng.randint(0, 100)])
+            near = rng.choice([rng.randint(-32767, 32767), rng.randint(-750, 750), rng.randint(-750, 0), rng.randint(0, 100),
+                               rng.choice([-4096, 4096])])      # the last: ends of the knots
+            if rng.random() < 0.2:              # the largest products that may still give an int8
+                near, self.shift2 = rng.randint(16384, 32767), rng.choice([31, 32])
             size = max(1, abs(int(numerics.activation(near, table))))
             self.mult2 = min(65535, (rng.choice([1, 253, 255, 257]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
             self.acc = np.array([near + rng.randint(-2, 2) for _ in range(c.to)])

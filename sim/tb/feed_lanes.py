@@ -13,6 +13,8 @@ from hwgen_sim.endpoints import TimedDriver, run_timeline, start
 from hwgen_sim.lanes import pack
 from hwgen_sim.stalls import PATTERNS
 
+ONE = 1 << numerics.SCORE_FRAC      # an octave of distance
+
 
 def lane_values(rng: random.Random, count: int, bits: int) -> np.ndarray:
     limit = (1 << (bits - 1)) - 1
@@ -23,7 +25,8 @@ def inputs(rng: random.Random, ti: int, shift: int) -> dict:
     """One token's inputs; all of them are driven, whatever the mode."""
     res, row_max = lane_values(rng, ti, 16), rng.choice([32767, -32767, 0, rng.randint(-32767, 32767)])
     # distances of every size: equal to the maximum, within the table, at the edge where the result becomes 0
-    distance = np.array([rng.choice([0, 1, 255, 256, 2047, 2048, 2303, 2304, 65534, rng.randint(0, 2600)]) for _ in range(ti)])
+    distance = np.array([rng.choice([0, 1, ONE - 1, ONE, 8 * ONE - 1, 8 * ONE, 9 * ONE - 1, 9 * ONE, 16 * ONE - 1, 16 * ONE, 65534,
+                                     rng.randint(0, 10 * ONE)]) for _ in range(ti)])
     mult = rng.choice([0, 32768, 65535, rng.randint(32768, 65535)])
     mean = rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)])
     for lane in range(ti):              # results at the edges of the range: -128 becomes -127

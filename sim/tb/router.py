@@ -16,13 +16,14 @@ from hwgen_sim.lanes import pack, unpack
 from hwgen_sim.stalls import PATTERNS
 
 DONE_WITHIN = 1000       # cycles
+ONE = 1 << numerics.LOGIT_FRAC
 
 
 def stairs(rng: random.Random, num_experts: int) -> list[int]:
-    """A row whose neighbours are about a whole number of octaves (256) apart: there the exponential changes its shift, or ends."""
+    """A row whose neighbours are about a whole number of octaves (ONE) apart: there the exponential changes its shift, or ends."""
     row = [rng.randint(-200, 200)]
     while len(row) < num_experts:
-        row.append(max(row) + rng.choice([1, -1, -1]) * (256 * rng.choice([0, 1, 4, 4, 8, 16, 16, 16]) + rng.choice([-1, 0, 0, 1])))
+        row.append(max(row) + rng.choice([1, -1, -1]) * (ONE * rng.choice([0, 1, 4, 4, 8, 16, 16, 16]) + rng.choice([-1, 0, 0, 1])))
     return [min(max(x, -32767), 32767) for x in row]
 
 

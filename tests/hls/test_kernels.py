@@ -126,7 +126,7 @@ def test_linear(kernel, lanes, target, tokens, k, n):
 
 def attention_case(tokens, heads, dim):
     q, k, v = (rng.integers(-127, 128, (tokens, heads * dim)) for _ in range(3))
-    score, out = nx.quantize_multiplier(900 / (127 * 127 * dim ** 0.5)), nx.quantize_multiplier(1.7)
+    score, out = nx.quantize_multiplier(3.5 * 2 ** nx.SCORE_FRAC / (127 * 127 * dim ** 0.5)), nx.quantize_multiplier(1.7)
     return q, k, v, score, out
 
 

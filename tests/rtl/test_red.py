@@ -22,7 +22,7 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("pe_array_narrow", "pe_array.sv", "(at | idle) & ~swap", "at | idle"),                             # a row that takes a tile twice
     ("pe_array_packed_narrow", "pe_array_packed.sv", "if (swap[SEG])", "if (swap[SEG-1])"),             # column correction too early
     ("accumulator_square", "accumulator.sv", "first_q ? 32'd0", "last_q ? 32'd0"),
-    ("feed_lanes_square", "feed_lanes.sv", "i < 2304", "i < 2048"),                                     # ninth octave
+    ("feed_lanes_square", "feed_lanes.sv", "i < 9 << FRAC", "i < 8 << FRAC"),                                     # ninth octave
     ("feed_lanes_square", "feed_lanes.sv", "s[i][0] & ~|u[i][6:2]", "1'b0 & ~|u[i][6:2]"),                 # -128
     ("feed_lanes_square", "feed_lanes.sv", "{coarse1 != 3,", "{coarse1 < 2,"),                     # product beyond the window
     ("feed_lanes_square", "feed_lanes.sv", "36'd2 <<", "36'd1 <<"),                                      # rounding
@@ -30,8 +30,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "w[15:1]} + {15'd0, w[0]}", "w[15:1]}"),                      # rounding
     ("drain_lanes_square", "drain_lanes.sv", "31'h7FFFFFFF <<", "31'h7FFFFF00 <<"),                     # bits above the result
     ("drain_lanes_square", "drain_lanes.sv", "r[15] & size == limit", "1'b0"),                          # -128
-    ("drain_lanes_square", "drain_lanes.sv", "[35:15], 6'd31}", "[35:15], 6'd0}"),                      # interpolation
-    ("drain_lanes_square", "drain_lanes.sv", "5'd18 : pairs", "5'd17 : pairs"),                         # largest shifts
+    ("drain_lanes_square", "drain_lanes.sv", "[35:15], 3'd3}", "[35:15], 3'd0}"),                      # interpolation
+    ("drain_lanes_square", "drain_lanes.sv", "5'd20 : pairs", "5'd19 : pairs"),                         # largest shifts
+    ("drain_lanes_square", "drain_lanes.sv", "over = |(r3[j][15:13] ^ {3{r3[j][12]}})", "over = 1'b0"),        # beyond the knots
+    ("drain_lanes_square", "drain_lanes.sv", "over = !e6[4] & |(x[40:39]", "over = 1'b0 & |(x[40:39]"),    # products of more than 39 bits
     ("drain_lanes_square", "drain_lanes.sv", "!e6[2] & |(t", "(e6[2:1] == 0) & |(t"),
     ("drain_lanes_square", "drain_lanes.sv", "negative & w[6:0] == 0", "1'b0"),                         # -128 of the activation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),

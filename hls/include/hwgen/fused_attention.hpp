@@ -21,7 +21,7 @@ struct FusedAttentionConfig : AttentionConfig {
 inline int octave(Res score)
 {
 #pragma HLS INLINE
-    return (static_cast<int>(score) + 255) >> static_cast<int>(SCORE_FRAC);
+    return (static_cast<int>(score) + (1 << SCORE_FRAC) - 1) >> static_cast<int>(SCORE_FRAC);
 }
 
 /// act [word][token]: q, k, v -> dst.

@@ -10,15 +10,15 @@ namespace hwgen {
 
 /// Number formats of the table.
 struct ActivationConfig {
-    static constexpr unsigned PRE_FRAC = 11;  ///< fraction bits of x
+    static constexpr unsigned PRE_FRAC = 8;   ///< fraction bits of x
     static constexpr unsigned FRAC = 16;      ///< fraction bits of the result and of the table
-    static constexpr unsigned STEP_BITS = 6;  ///< units of x per table step
+    static constexpr unsigned STEP_BITS = 3;  ///< units of x per table step
     static constexpr unsigned ENTRIES = sizeof(DELTA) / sizeof(DELTA[0]);
 };
 
-/// f(x), x in unit 2**-11 -> unit 2**-16, 21 bits signed. Linear interpolation; zero delta beyond the table.
+/// f(x), x in unit 2**-8 -> unit 2**-16, 24 bits signed. Linear interpolation; zero delta beyond the table.
 template <class Config>
-inline ap_int<22> activation(Res x)
+inline ap_int<24> activation(Res x)
 {
 #pragma HLS INLINE
     const unsigned magnitude = static_cast<unsigned>(x < 0 ? -static_cast<int>(x) : static_cast<int>(x));

@@ -1,0 +1,130 @@
+"""What calibration found beside the ranges: values that leave a fixed number format, and calibration sets that look wrong.
+
+The int16 formats of pre-activations, scores and router logits have a fixed unit, the residual stream one unit for the whole network:
+whatever is larger saturates, in the integer model and in the hardware. int8 formats are not counted here: their ranges are chosen to
+clip the largest values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .. import ir
+from .calibration import Range, Role, Site
+from .lower import LOGIT_SCALE, PRE_ACT_SCALE, SCORE_SCALE
+from .structure import ResidualStream, consumers
+
+INT16 = 32767
+CLIP_LIMIT = 1e-3                # share of clipped values above which a layer is warned of
+ERROR_LIMIT = 0.1                # of the relative output error
+DEVIATION = (0.01, 10.0)         # of input values that a network was trained on
+OUTLIER = 100.0                  # largest value over that of the median image, or over the 95th percentile
+HUGE = 1e15                      # float32 squares overflow at 1.8e19
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A fixed format of one layer. range: largest magnitude over the calibration images; limit: largest the format holds; both in the
+    units of the float network. clipped: share of the calibration values beyond it."""
+
+    node: str
+    what: str
+    range: float
+    limit: float
+    clipped: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """clipping: every layer with a fixed format, in the order of the network, whether it clips or not. warnings: one line each."""
+
+    clipping: tuple[Clip, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> list[dict]:
+        """The rows of ``clipping``, JSON-able."""
+        return [asdict(clip) for clip in self.clipping]
+
+
+def clipping(model: ir.Model, streams: list[ResidualStream], sites: list[dict[str, int]], ranges: dict[Site, Range],
+             residual_scale: float) -> list[Clip]:
+    """One row a layer and format; what stands at one place in several tasks is one row."""
+    rows: dict[tuple[Site, str], Clip] = {}
+
+    def row(node: str, what: str, unit: float, site: Site) -> None:
+        found, limit = ranges.get(site), INT16 * unit
+        if found is not None:            # an expert no calibration token went to has none
+            rows.setdefault((site, what), Clip(node, what, found.maximum, limit, found.share_beyond(limit)))
+
+    for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
+        readers = consumers(graph)
+        row(stream.embed.name, "residual update", residual_scale, (known[stream.embed.output], Role.OUT))
+        for node in graph.nodes:
+            site = known[node.output]
+            match node:
+                case ir.Linear() if any(isinstance(reader, ir.Activation) for reader in readers[node.output]):
+                    row(node.name, "pre-activation", PRE_ACT_SCALE, (site, Role.OUT))
+                case ir.Attention():
+                    row(node.name, "attention score", SCORE_SCALE, (site, Role.SCORE))
+                case ir.MoE():
+                    row(node.name, "router logit", LOGIT_SCALE, (site, Role.LOGIT))
+                    row(node.name, "pre-activation", PRE_ACT_SCALE, (site, Role.PRE))
+                    row(node.name, "expert result", residual_scale, (site, Role.EXPERT))
+                case ir.Add() if node.output in stream.updates:
+                    branch = stream.updates[node.output][1]
+                    if isinstance(branch, ir.Linear):
+                        row(branch.name, "residual update", residual_scale, (known[branch.output], Role.OUT))
+                    row(node.name, "residual", residual_scale, (site, Role.OUT))
+    return list(rows.values())
+
+
+def clip_warnings(clips: list[Clip]) -> list[str]:
+    """A line for every layer of which more than 0.1 % is clipped."""
+    return [f"{100 * clip.clipped:.2g} % of the calibration values are clipped in node {clip.node!r}: its {clip.what}s reach "
+            f"{clip.range:.4g}, int16 holds {clip.limit:.4g}" for clip in clips if clip.clipped > CLIP_LIMIT]
+
+
+def output_warnings(errors: dict[str, float]) -> list[str]:
+    """A line for every output whose relative error (integer less float model, on calibration images) is above 0.1."""
+    return [f"output {name!r} of the integer model is {error:.3g} off on calibration images (root mean square, relative to the float "
+            f"model); up to {ERROR_LIMIT:g} is usual" for name, error in errors.items() if not error <= ERROR_LIMIT]
+
+
+def large_values(model: ir.Model, sites: list[dict[str, int]], ranges: dict[Site, Range]) -> list[str]:
+    """A line for the first node whose values come near the end of float32."""
+    for graph, known in zip(model.tasks, sites, strict=True):
+        for node in graph.nodes:
+            top = ranges[known[node.output], Role.OUT].maximum
+            if top > HUGE:
+                return [f"values of {type(node).__name__} node {node.name!r} reach {top:.3g}: float32 is near its end there"]
+    return []
+
+
+def input_warnings(name: str, images: np.ndarray) -> list[str]:
+    """What is odd about calibration images float32 [B, ...] that are finite and not all one value."""
+    found, flat = [], np.abs(images.reshape(len(images), -1).astype(np.float64))
+
+    def warn(text: str) -> None:
+        found.append(f"calibration input {name!r}: {text}")
+
+    deviation = float(images.std(dtype=np.float64))
+    if not DEVIATION[0] <= deviation <= DEVIATION[1]:
+        warn(f"the standard deviation of its values is {deviation:.3g}; are they scaled as in training?")
+    if images.min() >= 0 and 1 < images.max() <= 255 and (images == np.rint(images)).all():
+        warn(f"its values are whole numbers from {images.min():g} to {images.max():g}; pixels that are not scaled as in training?")
+    peaks = flat.max(1)
+    typical = min(float(np.median(peaks)), float(np.percentile(flat[flat > 0], 95)))
+    if peaks.max() > OUTLIER * typical:
+        warn(f"image {int(np.argmax(peaks))} reaches {peaks.max():.3g} where {typical:.3g} is typical, and sets the range of all; "
+             "is it damaged?")
+    constant = np.flatnonzero(np.ptp(images.reshape(len(images), -1), axis=1) == 0)
+    if len(constant):
+        first = int(constant[0])
+        warn(f"{len(constant)} of {len(images)} images hold a single value, the first is image {first} ({images[first].flat[0]:g})")
+    if images.ndim == 4:
+        channels = images.transpose(1, 0, 2, 3).reshape(images.shape[1], -1)
+        for channel in np.flatnonzero(np.ptp(channels, axis=1) == 0):
+            warn(f"channel {channel} is {channels[channel, 0]:g} in every image")
+    return found
