@@ -162,9 +162,7 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
 
 @app.command(name="compile", epilog="Example: `hwgen compile model.onnx --target zcu104 --calib calib.npz -o build/`")
 def compile_command(
-    model: Model,
-    target: Target = "sim",
-    calib: Calib = None,
+    model: Model, target: Target = "sim", calib: Calib = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
     shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
     precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None,
@@ -178,10 +176,9 @@ def compile_command(
         write_json(json, data)
     reporting.show(reporting.brief(data), out, first=("estimate", "resources", "quantization"))
     say(out, reporting.judged({**data, **data["onnx"]}))
-    for warning in data["warnings"]:
-        say(err, f"warning: {warning}")
-    if data["calibration"] == "random":
-        say(err, "note: calibrated with seeded noise, so accuracy is unknown; give --calib FILE.npz")
+    notes = ["note: calibrated with seeded noise, so accuracy is unknown; give --calib FILE.npz"] if data["calibration"] == "random" else []
+    for line in (*(f"warning: {warning}" for warning in data["warnings"]), *notes):
+        say(err, line)
     say(out, f"written to {output}    next: hwgen simulate {output} --input FILE.npz{' --engine csim' * (backend is Backend.HLS)}")
     say(out, f"all figures and settings: hwgen report {output}")
 

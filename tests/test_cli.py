@@ -18,7 +18,7 @@ from hwgen.simulate import MemoryModel
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {
-    "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952, "onnx_cosine": 0.9999999, "onnx_max_abs_error": 1.5e-6,
+    "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952, "warnings": [], "onnx_cosine": 0.9999999, "onnx_max_abs_error": 1.5e-6,
     "onnx": {"stage": "float models", "images": 8, "images_set_apart": 1, "runtime": "onnxruntime 1", "note": None},
     "network": {"name": "m3vit", "tasks": ["digit", "parity"], "tokens": 17},
     "array": {"ti": 64, "to": 32, "macs_per_cycle": 2048},
@@ -268,7 +268,7 @@ def test_synth(run, api, tmp_path):
 
 
 def test_a_build_that_is_read_only_is_simulated(run, api, images, monkeypatch):
-    def keep(result, memory):
+    def keep(result):
         raise OutputError("cannot write: Read-only file system", where="b")
     monkeypatch.setattr(api, "keep", keep)
     code, text, message = run("simulate", "b", "--input", images)

@@ -68,5 +68,5 @@ def test_show_takes_names_literally_and_leaves_out():
 
 def test_html_escapes_and_warns():
     page = report.html({"calibration": "random", "rows": [{"<a>": "&"}]}, "t < u")
-    assert "t &lt; u" in page and "<th>&lt;a&gt;</th>" in page and "<td>&amp;</td>" in page and "no accuracy is promised" in page
-    assert "no accuracy" not in report.html({"calibration": "data"}, "t")
+    assert "t &lt; u" in page and "<th>&lt;a&gt;</th>" in page and "<td>&amp;</td>" in page and "accuracy is unknown" in page
+    assert "accuracy is unknown" not in report.html({"calibration": "data"}, "t")
