@@ -14,11 +14,12 @@ from . import quantizer
 from .backends import hls_estimate
 from .backends.hls_plan import Plan
 from .board import Board, load_board
-from .errors import CalibrationError, InputError
+from .errors import CalibrationError, HwgenError, InputError
 from .importer import Imported
 from .judge import Judgement, judge
 from .qir import QModel
 from .quantizer import calibration
+from .quantizer.structure import SUPPORTED
 from .schedule import Program
 from .sizing import choose
 
@@ -66,7 +67,15 @@ class Planned:
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
-    """Everything of `compile` that can refuse a network that was read. Raises the errors of `hwgen.errors`."""
+    """Everything of `compile` that can refuse a network that was read. Raises the errors of `hwgen.errors`, each with a next step."""
+    try:
+        return _plan(imported, options, say)
+    except HwgenError as error:
+        error.hint = error.hint or SUPPORTED
+        raise
+
+
+def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
     board = load_board(options.target)
     images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
     say("compare with the ONNX file")

@@ -166,3 +166,26 @@ def test_an_output_inside_of_something_is_named(tmp_path, place):
     assert repr(lost) in error.message and repr(lost) in error.hint and "before export" in error.hint
     with pytest.raises(ModelError, match="cannot be given"):
         hwgen.compile(tmp_path / "net.onnx", out=tmp_path / "build")
+
+
+@pytest.mark.parametrize("epsilon", [float("inf"), 1e30])
+def test_an_epsilon_nothing_can_divide_by(tmp_path, epsilon):
+    """Legal ONNX, and onnxruntime runs it: the norm gives its bias."""
+    net = Net()
+    t = net.embed(net.image())
+    n = net.op("LayerNormalization", t, net.random(DIM), net.random(DIM), axis=-1, epsilon=epsilon)
+    path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(net.add(t, net.mlp(n))))}, [1, CLASSES])
+    error = hwgen.check(path).error
+    assert isinstance(error, ModelError) and "too large for a residual scale" in error.message and "usual are" in error.hint
+
+
+def test_what_has_no_next_step_of_its_own_gets_one(tmp_path):
+    """A norm read after the residual stream has moved on: refused by the verifier of the integer network."""
+    net = Net()
+    t = net.embed(net.image())
+    n = net.norm(t)
+    t = net.add(t, net.mlp(n))
+    t = net.add(t, net.linear(n, DIM, DIM))
+    path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(t))}, [1, CLASSES])
+    error = hwgen.check(path).error
+    assert "has moved on" in error.message and error.hint

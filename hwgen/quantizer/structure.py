@@ -48,6 +48,9 @@ def find_residual(graph: ir.Graph) -> ResidualStream:
                          where=f"graph {graph.name!r}", hint="make the other inputs constants before export")
     (source,) = graph.inputs
     first = readers[source]
+    if source in graph.outputs.values() or not first:
+        raise ModelError(f"input {source!r} goes to {'an output' if not first else 'an output too'} as it is", where=f"graph {graph.name!r}",
+                         hint=SUPPORTED)
     if len(first) != 1 or not isinstance(first[0], (ir.PatchEmbed, ir.Linear)):
         raise ModelError(f"input {source!r} is read by {[type(n).__name__ for n in first]}, not by one patch embedding or Linear",
                          where=f"graph {graph.name!r}", hint=SUPPORTED)

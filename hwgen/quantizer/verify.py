@@ -59,7 +59,8 @@ class _Verifier:
                 self._require(not isinstance(node, (QResidualInit, QResidualLinear, QMoE, QHead)),
                               f"reads {value!r}, which is not an int8 value")
                 self._require(not isinstance(node, QNorm) or node.x == self.stream,
-                              f"reads the norm {value!r} after the residual stream has moved on")
+                              f"reads the norm {value!r} after the residual stream has moved on: the engine "
+                              "normalises the newest state only")
         return shape
 
     def _is(self, found, expected, what: str) -> None:

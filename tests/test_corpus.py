@@ -1,0 +1,34 @@
+"""bench/corpus.py on two small files: one that is taken, one that is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import sys
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "bench"))
+
+import corpus
+from onnx_nets import CLASSES, Net, result, vit
+
+
+def test_taken_and_refused(tmp_path, capsys, monkeypatch):
+    net = vit()
+    net.save(tmp_path / "good.onnx", {"y": result(net)}, [1, CLASSES])
+    other = Net()
+    other.save(tmp_path / "bad.onnx", {"y": other.op("Softplus", other.image())}, [1, 1, 8, 8])
+    monkeypatch.setattr(sys, "argv", ["corpus.py", str(tmp_path)])
+    assert corpus.main() == 0
+    text = capsys.readouterr().out
+    assert "good.onnx: 0 taken, cosine 1.0000000" in text and "bad.onnx: 2 error: Softplus node" in text
+    assert text.endswith("2 files, 1 taken; silently wrong 0, traceback 0, check is not compile 0\n")
+
+
+def test_a_fault_is_counted(tmp_path, capsys, monkeypatch):
+    """What the bench is for: a command that ends in another way than the other one."""
+    results = iter([(0, ""), (4, "Traceback")])
+    monkeypatch.setattr(corpus, "command", lambda *words, limit: next(results))
+    (tmp_path / "net.onnx").touch()
+    monkeypatch.setattr(sys, "argv", ["corpus.py", str(tmp_path)])
+    assert corpus.main() == 1
+    assert "traceback 1, check is not compile 1" in capsys.readouterr().out
