@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BEHIND = ("belongs to ", "the shape of its result is not known, because")       # reasons that blame another node
 LEADING = {"Sub", "Div", "Mul", "Add", "Cast", "Transpose", "Identity"}           # preprocessing: operators before the network proper
+PASSING = {"Identity", "Cast", "Reshape", "Squeeze"}                              # a value goes through them as it is
+HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 CONTROL = {"Loop", "If", "Scan", "NonZero", "GatherND", "ScatterND", "SequenceAt", "Compress"}
 CHOICE = {"TopK", "ArgMax", "OneHot", "ScatterElements"}                          # operators of a router
 ROUTER_PARTS = CONTROL | CHOICE | {"Softmax", "Einsum", "Gather", "GatherElements", "Equal", "Where", "ReduceMax", "ReduceSum", "MatMul", "Mul"}
@@ -29,22 +31,34 @@ EXPERTS = ("write the experts as one stack: weights [experts, K, N], every exper
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What is asked of a whole file, once. leading: results of what changes an input before anything else happens; last: values that become
+    an output as they are; choice: it has an operator of a router; half: it has weights of 16-bit floating point."""
+
+    inputs: tuple[str, ...]
+    leading: frozenset[str]
+    last: frozenset[str]
+    choice: bool
+    half: bool
+
+
+@dataclass(frozen=True)
 class Family:
     """Nodes that have one cause: ``what`` is said of the file, ``hint`` is the next step."""
 
     what: str
     hint: str
-    holds: Callable[["Verdict", onnx.NodeProto, OnnxFile], bool]
+    holds: Callable[["Verdict", onnx.NodeProto, Facts], bool]
 
 
 def unsupported(file: OnnxFile, bad: list["Verdict"]) -> ModelError:
     """The error for these unsupported nodes."""
-    nodes = node_names(file.proto.graph)
+    nodes, facts = node_names(file.proto.graph), _facts(file)
     roots = [verdict for verdict in bad if not verdict.reason.startswith(BEHIND)] or bad
     first, what = roots[0], ""
     hint = f"`hwgen check {file.path}` lists every node; cut the network there, or change it before export"
     for family in FAMILIES:
-        found = next((v for v in roots if v.node in nodes and family.holds(v, nodes[v.node], file)), None)
+        found = next((v for v in roots if v.node in nodes and family.holds(v, nodes[v.node], facts)), None)
         if found is not None:
             first, what, hint = found, f"{family.what}: ", family.hint
             break
@@ -64,71 +78,68 @@ def node_names(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     return names
 
 
-def _is_quantizer(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
+def _facts(file: OnnxFile) -> Facts:
+    graph = file.proto.graph
+    known = set(file.weights) | {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    leading, changed = set(file.inputs), set()
+    for node in graph.node:
+        if node.op_type in LEADING and not leading.isdisjoint(node.input) and all(name in leading or name in known for name in node.input):
+            leading.update(node.output)
+            changed.update(node.output)
+    last = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if node.op_type in PASSING and not last.isdisjoint(node.output):
+            last.add(node.input[0])
+    return Facts(tuple(file.inputs), frozenset(changed), frozenset(last), any(node.op_type in CHOICE for node in graph.node),
+                 any(tensor.data_type in HALVES for tensor in graph.initializer))
+
+
+# ---------------------------------------------------------------- families
+
+def _is_quantizer(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
     kind = node.op_type
-    return kind.startswith(("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "QAttention")) \
-        or kind.endswith(("Integer", "NBits")) or "MatMulInteger" in kind
+    return kind.startswith(("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "QAttention", "MatMulInteger")) \
+        or kind.endswith(("Integer", "NBits"))
 
 
-def _is_qonnx(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
+def _is_qonnx(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type in ("Quant", "BipolarQuant", "Trunc") and node.domain not in ("", "ai.onnx")
 
 
-def _is_foreign(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
+def _is_foreign(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
     return node.domain.startswith("com.microsoft")
 
 
-def _is_half(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
-    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    return node.op_type == "Cast" and (any(a.name == "to" and a.i in halves for a in node.attribute)
-                                       or any(tensor.data_type in halves for tensor in file.proto.graph.initializer))
+def _is_half(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+    return node.op_type == "Cast" and (facts.half or any(a.name == "to" and a.i in HALVES for a in node.attribute))
 
 
-def _rearranges_input(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
+def _rearranges_input(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
     moved = "in another order or in part" in verdict.reason or "which mixes tokens and channels" in verdict.reason
-    return moved and any(f"reads {name!r} " in verdict.reason for name in file.inputs)
+    return moved and any(f"reads {name!r} " in verdict.reason for name in facts.inputs)
 
 
-def _reads_input(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
-    """The node is one of those that change the input element by element before anything else happens."""
-    if node.op_type not in LEADING:
-        return False
-    weights = {tensor.name for tensor in file.proto.graph.initializer}
-    constants = {name for other in file.proto.graph.node if other.op_type == "Constant" for name in other.output}
-    leading = set(file.inputs)
-    for other in file.proto.graph.node:
-        if other.op_type in LEADING and any(name in leading for name in other.input) \
-                and all(name in leading or name in weights or name in constants for name in other.input):
-            if other is node:
-                return True
-            leading.update(other.output)
-    return False
+def _changes_input(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+    return not facts.leading.isdisjoint(node.output)
 
 
-def _is_mask(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
+def _is_mask(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
     return any(text in verdict.reason for text in ("an attention mask", "masks the scores", "is causal"))
 
 
-def _is_last_softmax(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
-    if node.op_type not in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax"):
-        return False
-    last = {output.name for output in file.proto.graph.output}
-    for other in reversed(file.proto.graph.node):
-        if other.op_type in ("Identity", "Cast", "Reshape", "Squeeze") and last.intersection(other.output):
-            last.add(other.input[0])
-    return bool(last.intersection(node.output))
+def _is_last(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+    return node.op_type in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax") and not facts.last.isdisjoint(node.output)
 
 
-def _is_router(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
-    return node.op_type in ROUTER_PARTS and "attention" not in verdict.reason.replace("as part of an attention or", "") \
-        and any(other.op_type in CHOICE for other in file.proto.graph.node)
+def _is_router(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+    return facts.choice and node.op_type in ROUTER_PARTS and "attention" not in verdict.reason.replace("as part of an attention or", "")
 
 
-def _is_heads(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
+def _is_heads(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
     return "sum of two heads" in verdict.reason
 
 
-def _is_random(verdict: "Verdict", node: onnx.NodeProto, file: OnnxFile) -> bool:
+def _is_random(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type in ("Dropout", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 
 
@@ -144,9 +155,9 @@ FAMILIES = (
            _rearranges_input),
     Family("the input is changed before the network proper (normalisation, type, layout)",
            "move it out: give images that are normalised already, float32 and channels first, and export the model without that step",
-           _reads_input),
+           _changes_input),
     Family("an output is a sum of two heads", "give the two heads as two outputs, and add them on the host", _is_heads),
-    Family("the network ends in a function that belongs on the host", "export the logits, and apply it to the outputs", _is_last_softmax),
+    Family("the network ends in a function that belongs on the host", "export the logits, and apply it to the outputs", _is_last),
     Family("the attention has a mask or a position bias", "export without it: a fixed sequence length, and every token sees every other one",
            _is_mask),
     Family("a mixture of experts in a form that is not read (a loop over experts, a choice of weights)", EXPERTS, _is_router),
