@@ -19,7 +19,7 @@ from .importer import Imported
 from .judge import Judgement, judge
 from .qir import QModel
 from .quantizer import calibration
-from .quantizer.structure import SUPPORTED
+from .quantizer.structure import SUPPORTED, find_residual
 from .schedule import Program
 from .sizing import choose
 
@@ -77,6 +77,8 @@ def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Pl
 
 def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
     board = load_board(options.target)
+    for graph in imported.model.tasks:
+        find_residual(graph)                        # before the file is run: a network of another structure is refused at once
     images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
     say("compare with the ONNX file")
     judgement = judge(imported, None if options.random else images)
