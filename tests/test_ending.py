@@ -95,6 +95,13 @@ def test_a_full_standard_output_is_one_message(tmp_path, args):
     assert done.returncode == 2 and "error: cannot write: File too large\n  at:   standard output\n" in done.stderr
 
 
+def test_a_closed_standard_output(tmp_path):
+    done = hwgen("targets", "--json", tmp_path / "t.json", stdout=None, preexec_fn=lambda: os.close(1))
+    assert done.returncode == 0 and json.loads((tmp_path / "t.json").read_text())["targets"]
+    done = hwgen("targets", "--json", "-", stdout=None, preexec_fn=lambda: os.close(1))
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot write: it is closed\n  at:   standard output\n")
+
+
 @pytest.mark.parametrize("env", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"},
                                  {"PYTHONIOENCODING": "latin-1"}], ids=str)
 def test_a_terminal_without_unicode(place, tmp_path, env):
