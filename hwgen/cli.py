@@ -42,7 +42,8 @@ class Terminal(Console):
             raise
         except OSError as error:
             ending.silence()
-            raise OutputError(f"cannot write: {error.strerror or error}", where="standard error" if self.stderr else "standard output") from error
+            where = "standard error" if self.stderr else "standard output"
+            raise OutputError(f"cannot write: {error.strerror or error}", where=where) from error
 
 
 out, err = Terminal(), Terminal(stderr=True)

@@ -82,8 +82,9 @@ def explained(error: Exception) -> HwgenError | None:
 
 def fault(error: Exception) -> str:
     """Writes a log of a fault of hwgen; returns the message for the user."""
-    lines = [f"hwgen {__version__}, {datetime.now().astimezone().isoformat(timespec='seconds')}", f"command: {visible(shlex.join(sys.argv))}",
-             f"Python {sys.version}", platform.platform(), *(f"{name} {_version(name)}" for name in PACKAGES), ""]
+    lines = [f"hwgen {__version__}, {datetime.now().astimezone().isoformat(timespec='seconds')}",
+             f"command: {visible(shlex.join(sys.argv))}", f"Python {sys.version}", platform.platform(),
+             *(f"{name} {_version(name)}" for name in PACKAGES), ""]
     text = "\n".join([*lines, *traceback.format_exception(error)])
     name = f"fault-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     what = visible(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import errno
 import hashlib
 import json
 import os
@@ -215,6 +216,8 @@ def write_file(path: str | os.PathLike, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     try:
         if is_stdout(path):
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "it is closed")
             sys.stdout.flush()
             rest = memoryview(data)
             while rest:                         # with PYTHONUNBUFFERED a call may write a part

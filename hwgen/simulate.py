@@ -50,8 +50,8 @@ def check_memory(engine: str, given: Iterable[str]) -> None:
     """Raises InputError when the engine cannot honour one of these fields of a `MemoryModel`."""
     for name in given:
         if name not in HONOURED[engine]:
-            raise InputError(f"the engine {engine} knows no {name.replace('_', ' ')} of the memory", where=f"option --{name.replace('_', '-')}",
-                             hint="leave it out, or use the engine verilator")
+            raise InputError(f"the engine {engine} knows no {name.replace('_', ' ')} of the memory",
+                             where=f"option --{name.replace('_', '-')}", hint="leave it out, or use the engine verilator")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import re
 import shutil
 
 import numpy as np
@@ -161,7 +162,7 @@ def bad_compile(run, tmp_path, *args, code=2, model=MODEL):
     """Runs compile with a fresh output directory; returns stderr, after seeing that it failed and left nothing."""
     before = set(tmp_path.rglob("*"))
     got, text, message = run("compile", model, "-o", tmp_path / "out", *args)
-    assert got == code and message.startswith("error: ") and text == ""
+    assert got == code and re.match(r"(.+ …( \d+\.\d s)?\n)*error: ", message) and text == ""
     assert set(tmp_path.rglob("*")) == before
     return message
 

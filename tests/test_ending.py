@@ -44,7 +44,8 @@ def place(tmp_path_factory) -> Path:
 def start(*args, env: dict | None = None, **options) -> subprocess.Popen:
     path = os.pathsep.join([str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim")])
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
-    return subprocess.Popen([sys.executable, "-m", "hwgen", *map(os.fspath, args)], env={**os.environ, "PYTHONPATH": path, **(env or {})}, **options)
+    env = {**os.environ, "PYTHONPATH": path, **(env or {})}
+    return subprocess.Popen([sys.executable, "-m", "hwgen", *map(os.fspath, args)], env=env, **options)
 
 
 def hwgen(*args, **options) -> subprocess.CompletedProcess:
@@ -56,7 +57,8 @@ def hwgen(*args, **options) -> subprocess.CompletedProcess:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below, and every folder (with a slash)."""
-    return {f"{path.relative_to(folder)}{'/' * path.is_dir()}": path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+    return {f"{path.relative_to(folder)}{'/' * path.is_dir()}": path.read_bytes() if path.is_file() else b""
+            for path in sorted(folder.rglob("*"))}
 
 
 # ---------------------------------------------------------------- standard output
@@ -66,7 +68,8 @@ def test_a_dash_is_standard_output_and_people_read_standard_error(place, tmp_pat
     assert done.returncode == 0 and json.loads(done.stdout) == json.loads((place / "build" / "report.json").read_text())
     assert "estimate" in done.stderr
     with (tmp_path / "y").open("wb") as out:
-        done = hwgen("simulate", place / "build", "--input", place / "calib.npz", "--engine", "golden", "--output", "/dev/stdout", stdout=out)
+        done = hwgen("simulate", place / "build", "--input", place / "calib.npz", "--engine", "golden", "--output", "/dev/stdout",
+                     stdout=out)
     with np.load(tmp_path / "y") as arrays:
         assert done.returncode == 0 and arrays["y"].shape == (4, onnx_nets.CLASSES)
     done = hwgen("report", place / "build", "--json", "-", "--html", "-")
@@ -93,6 +96,13 @@ def test_a_full_standard_output_is_one_message(tmp_path, args):
     with (tmp_path / "out").open("wb") as out:
         done = hwgen(*args, stdout=out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
     assert done.returncode == 2 and "error: cannot write: File too large\n  at:   standard output\n" in done.stderr
+
+
+def test_a_closed_standard_output(tmp_path):
+    done = hwgen("targets", "--json", tmp_path / "t.json", stdout=None, preexec_fn=lambda: os.close(1))
+    assert done.returncode == 0 and json.loads((tmp_path / "t.json").read_text())["targets"]
+    done = hwgen("targets", "--json", "-", stdout=None, preexec_fn=lambda: os.close(1))
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot write: it is closed\n  at:   standard output\n")
 
 
 @pytest.mark.parametrize("env", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"},
@@ -194,7 +204,8 @@ def test_a_signal_ends_the_compiler_too(place, tmp_path, number, code, stubborn)
     """The compiler here is one that leaves a file in its temporary folder and has a child, as g++ has."""
     (tmp_path / "tmp").mkdir()
     compiler = tmp_path / "slow-c++"
-    compiler.write_text(f"#!/bin/sh\n{'trap : TERM' if stubborn else ''}\ntouch $TMPDIR/cc1.s {tmp_path}/started\nsleep 1000 &\nwait\nwait\nsleep 1000\n")
+    compiler.write_text(f"#!/bin/sh\n{'trap : TERM' if stubborn else ''}\ntouch $TMPDIR/cc1.s {tmp_path}/started\n"
+                        "sleep 1000 &\nwait\nwait\nsleep 1000\n")
     compiler.chmod(0o755)
     mark = f"HWGEN_TEST={uuid.uuid4()}"
     name, value = mark.split("=")
@@ -265,16 +276,17 @@ def test_a_command_that_takes_too_long_leaves_nothing():
 
 def test_a_path_with_a_blank(place, tmp_path):
     (tmp_path / "a b").mkdir()
-    done = hwgen("simulate", place / "build", "--input", place / "calib.npz", "--images", "1", "--engine", "csim", "--json", tmp_path / "a b" / "r.json",
-                 env={"TMPDIR": str(tmp_path / "a b")})
+    done = hwgen("simulate", place / "build", "--input", place / "calib.npz", "--images", "1", "--engine", "csim",
+                 "--json", tmp_path / "a b" / "r.json", env={"TMPDIR": str(tmp_path / "a b")})
     assert done.returncode == 0 and json.loads((tmp_path / "a b" / "r.json").read_text())["bit_exact"] is True, done.stderr
 
 
 @pytest.mark.parametrize("backend", ["hls", "rtl"])
 def test_no_room_for_a_build(place, tmp_path, backend):
     (tmp_path / "tmp").mkdir()
-    done = hwgen("compile", place / "model.onnx", "--calib", place / "calib.npz", "--backend", backend, "--array", "8x8", "-o", tmp_path / "b",
-                 env={"TMPDIR": str(tmp_path / "tmp")}, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, SMALL)))
+    done = hwgen("compile", place / "model.onnx", "--calib", place / "calib.npz", "--backend", backend, "--array", "8x8",
+                 "-o", tmp_path / "b", env={"TMPDIR": str(tmp_path / "tmp")},
+                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, SMALL)))
     assert done.returncode in (2, 3) and done.stdout == "" and "error: " in done.stderr and files(tmp_path) == {"tmp/": b""}
 
 

@@ -215,14 +215,16 @@ def test_a_named_pipe_is_written_into(tmp_path):
 
 @pytest.fixture
 def device(tmp_path):
-    """device(minor) -> a device of its own in the test's folder: 3 takes everything, 7 is always full."""
+    """device(minor) -> a device: 3 takes everything, 7 is always full. For root, who could harm that of the system, one of the test's own."""
     def make(minor: int) -> Path:
+        if os.geteuid() != 0:
+            return Path({3: "/dev/null", 7: "/dev/full"}[minor])
         path = tmp_path / f"device{minor}"
         try:
             os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
             path.open("wb").close()
         except OSError as error:
-            pytest.skip(f"only root makes devices: {error}")
+            pytest.skip(f"devices cannot be made here: {error}")
         return path
     return make
 
@@ -236,7 +238,8 @@ def test_a_device_stays_a_device(device, tmp_path, linked):
     write_file(tmp_path / "takes" if linked else takes, "x" * 100_000)
     with pytest.raises(OutputError, match="cannot write: No space left on device"):
         write_json(tmp_path / "full" if linked else full, {"a": 1})
-    assert takes.is_char_device() and full.is_char_device() and len(list(tmp_path.iterdir())) == (4 if linked else 2)
+    assert takes.is_char_device() and full.is_char_device()
+    assert {path.name for path in tmp_path.iterdir()} <= {takes.name, full.name, "takes", "full"}
 
 
 def test_a_dash_is_standard_output(capfdbinary, tmp_path, monkeypatch):

@@ -119,7 +119,8 @@ def test_an_editable_install_is_imported_from_any_folder(editable, folder):
     code = ("import site, sys; site.addsitedir(sys.argv.pop(1)); sys.path.insert(0, '')\n"
             "import hwgen, hwgen_rtl, hwgen_sim\n"
             "print(hwgen.__file__, hwgen_rtl.__file__, hwgen_sim.__file__, callable(hwgen.compile))\n")
-    done = subprocess.run([sys.executable, "-I", "-c", code, editable / "site"], cwd=editable / folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-c", code, editable / "site"], cwd=editable / folder, capture_output=True, text=True,
+                          timeout=60)
     clone = editable / "work" / "hwgen"
     wanted = (clone / "hwgen", clone / "rtl" / "hwgen_rtl", clone / "sim" / "hwgen_sim")
     assert done.stdout == f"{' '.join(str(path / '__init__.py') for path in wanted)} True\n", done.stderr
@@ -135,8 +136,8 @@ def test_icarus_runs_from_the_wheel(site, tmp_path):
 
     def hwgen(*args):
         code = f"import sys, hwgen; assert hwgen.__file__.startswith({str(site)!r}); from hwgen.cli import main; main(sys.argv[1:])"
-        done = subprocess.run([sys.executable, "-P", "-c", code, *args], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True,
-                              text=True, timeout=300)
+        done = subprocess.run([sys.executable, "-P", "-c", code, *args], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)},
+                              capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     hwgen("compile", "m.onnx", "--array", "8x8", "--calib", "x.npz", "-o", "b")
     hwgen("simulate", "b", "--input", "x.npz", "--engine", "icarus", "--json", "r.json")

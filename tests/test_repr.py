@@ -29,8 +29,8 @@ def made(tmp_path_factory) -> dict[str, object]:
     acc = hwgen.compile(folder / "m.onnx", calib={"x": images}, out=folder / "build", backend="hls")
     imported, build = import_model(folder / "m.onnx"), acc.build
     made = dict(
-        accelerator=acc, loaded=hwgen.load(folder / "build"), build=build, program=build.program, config=build.program.config, model=build.model,
-        graph=build.model.tasks[0], imported=imported, float_model=imported.model, float_graph=imported.model.tasks[0],
+        accelerator=acc, loaded=hwgen.load(folder / "build"), build=build, program=build.program, config=build.program.config,
+        model=build.model, graph=build.model.tasks[0], imported=imported, float_model=imported.model, float_graph=imported.model.tasks[0],
         checked=hwgen.check(folder / "m.onnx"), refused=check_model(refused(folder)), result=acc.simulate({"x": images}, engine="golden"),
         simulated=acc.simulate({"x": images}, engine="csim"), memory=hwgen.MemoryModel(),
         run=Run([{}], 1000, 1.0, 5, np.zeros(1000, EVENT)), csim=CsimRun([{"y": images}], [], 1.0),

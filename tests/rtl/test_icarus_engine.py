@@ -39,7 +39,8 @@ def run(*args) -> int:
 def test_simulate_and_verify(folder, capsys):
     cycles = {}
     for stall in ("0", "0.8"):
-        assert run("simulate", folder / "build", "--input", folder / "x.npz", "--engine", "icarus", "--stall", stall, "--json", folder / "r.json") == 0
+        assert run("simulate", folder / "build", "--input", folder / "x.npz", "--engine", "icarus", "--stall", stall,
+                   "--json", folder / "r.json") == 0
         result = json.loads((folder / "r.json").read_text())
         assert result["bit_exact"] is True and result["words"] == onnx_nets.CLASSES and result["frames"] == []
         cycles[stall] = result["cycles_per_image"]
@@ -50,8 +51,8 @@ def test_simulate_and_verify(folder, capsys):
     assert "latency 100" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("engine, memory", [("icarus", MemoryModel(latency=7)), ("icarus", MemoryModel(bytes_per_cycle=8)), ("golden", MemoryModel(stall=0.1)),
-                                            ("csim", MemoryModel(seed=3))])
+@pytest.mark.parametrize("engine, memory", [("icarus", MemoryModel(latency=7)), ("icarus", MemoryModel(bytes_per_cycle=8)),
+                                            ("golden", MemoryModel(stall=0.1)), ("csim", MemoryModel(seed=3))])
 def test_a_memory_that_an_engine_cannot_honour_is_refused(folder, engine, memory):
     acc = api.load(folder / "build")
     with pytest.raises(InputError, match=f"the engine {engine} knows no .* of the memory"):
