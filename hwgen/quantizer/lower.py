@@ -152,9 +152,11 @@ class Lowering:
             raise node.fail(reason, hint=SUPPORTED)
         dim = self.float_shapes[x][-1]
         scale = self._scale(node.output, Role.NORM)
-        eps = max(1, round(node.eps * (dim / self.residual_scale) ** 2))
-        if eps >= 1 << MAX_EPS_BITS:
-            raise node.fail(f"eps = {node.eps} is too large for a residual scale of {self.residual_scale:.3g}")
+        exact = node.eps * (dim / self.residual_scale) ** 2
+        if not exact < (1 << MAX_EPS_BITS) - 1:                       # nor infinite, nor NaN
+            raise node.fail(f"eps = {node.eps} is too large for a residual scale of {self.residual_scale:.3g}",
+                            hint="is the epsilon of the LayerNormalization what it should be? 1e-5 is usual")
+        eps = max(1, round(exact))
         self._emit(QNorm(node.name, node.output, x, dim, eps, *multiplier(node, "16 / D", 16 / dim),
                          *multiplier(node, "normalise", dim / (16 * scale)), scale), self.float_shapes[x])
         self.operands[node.output] = Operand(node.output, scale, np.asarray(node.gamma, np.float64),
