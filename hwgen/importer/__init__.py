@@ -1,7 +1,8 @@
 """ONNX importer: file -> checked, normalised operator graph -> rewrite rules -> `ir.Model`, with a verdict on every node.
 
-    read.py        the file, its weights, the shapes of its inputs
-    normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`
+    border.py      what onnx, numpy and protobuf raise on a damaged file becomes one message
+    read.py        the file, checked, and the shapes of its inputs; weights.py, its weights
+    normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated
     rules.py       the table of rewrite rules; layers.py, activation.py, attention.py, moe.py hold them, trial.py what they use
     lower.py       tries the rules, builds one `ir.Graph` for each task
     causes.py      the message when a node is not supported

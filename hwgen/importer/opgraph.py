@@ -122,7 +122,8 @@ class Pool:
 
     def array(self, array: np.ndarray) -> np.ndarray:
         data = np.ascontiguousarray(array).reshape(np.shape(array))      # ascontiguousarray makes a scalar 1-dimensional
-        key = (data.dtype, data.shape, hashlib.sha256(data.tobytes()).digest())
+        content = data.tobytes() if data.dtype.hasobject else data.reshape(-1).view(np.uint8)
+        key = (data.dtype, data.shape, hashlib.sha256(content).digest())
         if key not in self._found:
             self._found[key] = data
             self.bytes += data.nbytes

@@ -207,9 +207,6 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
     shown.graph.node.extend(proto.graph.node)
     shown.graph.input.extend(proto.graph.input)
     shown.graph.output.extend(proto.graph.output)
-    for value in shown.graph.output:                                # onnxruntime, too, goes by its type and rank only
-        for dim in value.type.tensor_type.shape.dim if value.type.tensor_type.HasField("shape") else ():
-            dim.Clear()
     given = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
         if math.prod(tensor.dims) <= CHECKED_DATA:
@@ -224,6 +221,9 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
         return
     try:
         onnx.checker.check_model(shown)
+        for value in shown.graph.output:                            # onnxruntime, too, holds an output to its type only
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
         onnx.shape_inference.infer_shapes(shown, check_type=True, strict_mode=True)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the ONNX checker refuses the model: {_one_line(error)}", where=str(path),

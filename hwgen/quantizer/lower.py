@@ -154,7 +154,7 @@ class Lowering:
         dim = self.float_shapes[x][-1]
         scale = self._scale(node.output, Role.NORM)
         units = node.eps * (dim / self.residual_scale) ** 2
-        if not units < 1 << MAX_EPS_BITS:
+        if not units < (1 << MAX_EPS_BITS) - 1:                       # nor infinite, nor NaN
             raise node.fail(f"eps = {node.eps:.6g} is too large for a residual scale of {self.residual_scale:.3g}",
                             hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
         eps = max(1, round(units))

@@ -8,6 +8,7 @@ from .. import numerics
 from ..errors import ModelError
 from ..golden.integer_model import check_accumulators
 from ..qir import (QAttention, QGraph, QHead, QLinear, QMoE, QNode, QNorm, QPatches, QResidualInit, QResidualLinear, Weights)
+from .structure import SUPPORTED
 
 MAX_EPS = 1 << 48
 
@@ -41,7 +42,7 @@ class _Verifier:
             self.defined.add(node.output)
 
     def _fail(self, message: str):
-        raise ModelError(message, where=f"{type(self.node).__name__} node {self.node.name!r}")
+        raise ModelError(message, where=f"{type(self.node).__name__} node {self.node.name!r}", hint=SUPPORTED)
 
     def _require(self, ok, message: str) -> None:
         if not ok:

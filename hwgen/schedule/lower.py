@@ -112,7 +112,8 @@ class Lowering:
                           inv_shift=norm.inv_shift, norm_mult=norm.mult, norm_shift=norm.shift, src_row=first_token)
             return fields, Place(self._residual(), 0, first_token), (RES,), np.arange(norm.dim)
         if (value, DATA) not in self.buffers:
-            raise ModelError(f"value {value!r} is not in the activation memory", where=f"graph {self.graph.name!r}")
+            raise ModelError(f"value {value!r} is not in the activation memory", where=f"graph {self.graph.name!r}",
+                             hint="each block may read the newest residual value and what it computes itself; cut the network there")
         buffer, rows = self.buffers[value, DATA]
         k_tiles, k_hi = self._tiles(buffer.channels, self.ti)
         return dict(src=Src.ACT, k_tiles=k_tiles, k_hi=k_hi), Place(buffer, 0, first_token), (buffer.name,), rows
