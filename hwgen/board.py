@@ -111,7 +111,8 @@ def _files() -> dict[str, Path]:
 # ---------------------------------------------------------------- reading
 
 _KINDS = {int: "a whole number, 0 or more", float: "a number above 0", str: "text", bool: "true or false", dict: "a map of texts",
-          Ports: "a map of number, bits and clock_mhz", tuple: "a list of pairs of whole numbers, not empty", Family: "one of " + ", ".join(f.value for f in Family)}
+          Ports: "a map of number, bits and clock_mhz",
+          tuple: "a list of pairs of whole numbers, not empty", Family: "one of " + ", ".join(f.value for f in Family)}
 
 
 def _read(path: Path) -> Board:
