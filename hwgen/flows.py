@@ -27,7 +27,7 @@ KINDS = ("lut", "ff", "dsp", "bram36", "uram")
 TOP = "hwgen_top"
 WORKERS = 4              # Yosys processes at a time, at most: one may need 2 GB
 ZERO = re.compile(r"^ +\S+ ?\[\d+\] = \d+'h0+;\n", re.MULTILINE)
-"""An initial value 0 of a memory word. A block RAM starts with 0 anyway, and Yosys's reader takes minutes for 16,384 of them."""
+"""An initial value 0 of a memory word of the generated control. A block RAM starts with 0 anyway, and Yosys's reader is slow with them."""
 
 Counts = dict[str, float]
 Instances = dict[tuple[str, tuple[tuple[str, int], ...]], int]      # of rtl/sv: (module, parameters) -> how many

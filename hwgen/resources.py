@@ -3,9 +3,10 @@
 Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`):
 
 Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
-counts the multipliers a product is cut into: 27x18 signed on UltraScale+ (DSP48E2), 18x18 on the ECP5. The array takes one per
-int8 product, half as many when packed. A drain lane takes 5 (requantize 32x18, with a multiplier shifted for 27x18 up to 32x24: 2;
-activation scale or router score 24x18; interpolation 17x13; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same.
+counts the multipliers a product is cut into: 27x18 signed on UltraScale+ (DSP48E2), 18x18 signed or unsigned on the ECP5. The array takes
+one per int8 product, half as many when packed. A drain lane takes 5 (requantize in two parts, 17x17 and 15x18, with a multiplier shifted
+for 27x18 up to 24 bits; activation scale or router score 24x18; interpolation 17x13; sum of squares 17x17), a feed lane 1 (normalise
+21x18): Yosys finds the same products (tests/rtl/test_synthesis.py) and the same sums.
 
 Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately. A block RAM of 36 kbit is
 two halves of 512 x 36, 1024 x 18, 2048 x 9, ... bits (an ECP5 EBR is one half); 64 words or less go into LUTs. On a board with
@@ -32,7 +33,20 @@ LUTRAM_WORDS = 64        # memories of so many words or less go into LUTs: 8 LUT
 URAM_WIDTH, URAM_DEPTH = 72, 4096
 URAM_LEAST_GAIN = 4      # block RAMs an UltraRAM must free, unless block RAM lacks; it holds as much as 8
 BRAM_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))      # half a BRAM36: width, depth
-MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: (27, 18), Family.SIM: (27, 18), Family.ECP5: (18, 18)}    # signed operands
+
+
+@dataclass(frozen=True)
+class _Multiplier:
+    """Operands of one hard multiplier. A wider operand is cut into pieces of ``piece`` bits, lowest first, until the rest fits."""
+
+    wide: int
+    narrow: int
+    piece: int
+    signed_only: bool            # an unsigned operand takes a bit more
+
+
+_DSP48E2 = _Multiplier(27, 18, 17, True)            # pieces as its cascade shifts
+MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: _DSP48E2, Family.SIM: _DSP48E2, Family.ECP5: _Multiplier(18, 18, 18, False)}
 
 # unit: (LUT, flip-flops) of one, outside DSP slices. Counted with Yosys 0.70 (synth_xilinx -family xcup, tables filled), from the growth
 # with one more of it: all but "control" and "stream byte", which are sums over the generated modules of 64x64 engines.
@@ -83,7 +97,7 @@ def estimate(config: EngineConfig, board: Board | None = None) -> Resources:
         add(lut, unit, luts * count)
         add(ff, unit, flip_flops * count)
     for product in _products(config):
-        add(dsp, product.unit, product.count * _tiles(product.bits, MULTIPLIER[family]))
+        add(dsp, product.unit, product.count * _tiles(product, MULTIPLIER[family]))
     factor = LUT4_PER_LUT6 if family is Family.ECP5 else 1
     memories = _memories(config)
     for memory, urams in zip(memories, _to_uram(memories, board)):
@@ -127,7 +141,8 @@ def _hint(config: EngineConfig, kind: str) -> str:
 class _Product:
     unit: str
     count: int
-    bits: tuple[int, int]        # signed operands
+    bits: tuple[int, int]        # of the operands
+    signed: bool = True          # both, else neither
 
 
 @dataclass(frozen=True)
@@ -141,18 +156,22 @@ class _Memory:
 
 def _products(c: EngineConfig) -> list[_Product]:
     pairs = c.ti * (c.to - c.fabric_columns)
+    scale = 23 if c.packed else 17                  # a multiplier shifted for the wide operand of a DSP48E2
     products = [
         _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
-        _Product("drain", c.to, (32, 18)), _Product("drain", c.to, (24, 18)),       # requantize; activation scale, router score
+        _Product("drain", c.to, (17, scale), False), _Product("drain", c.to, (15, scale + 1)),      # requantize, lower and upper bits
+        _Product("drain", c.to, (24, 18)),                                          # activation scale, router score
         _Product("drain", c.to, (17, 13)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
         _Product("feed", c.ti, (21, 18)),
-        _Product("coefficients", 1, (49, 13)), _Product("coefficients", 1, (32, 32)),   # variance
-        _Product("coefficients", 1, (32, 17)), _Product("coefficients", 6, (17, 17)), _Product("coefficients", 2, (19, 17)),
-        _Product("sequencer", 1, (17, 13)),
+        _Product("coefficients", 1, (48, 12), False), _Product("coefficients", 1, (32, 32)),               # variance
+        _Product("coefficients", 1, (32, 17)),                                      # mean
+        _Product("coefficients", 5, (16, 16), False), _Product("coefficients", 2, (18, 16), False),        # root, reciprocal, scale
+        _Product("sequencer", 1, (16, 12), False),
     ]
     if c.max_experts:
-        products += [_Product("router", _router_lanes(c) - 2, (23, 17)), _Product("router", c.max_top_k - 1, (17, 17)),
-                     _Product("router", 1, (17, 17)), _Product("router", 1, (19, 17))]
+        lanes = _router_lanes(c)
+        products += [_Product("router", lanes - 2, (16 + (lanes - 1).bit_length(), 16), False),            # running sums
+                     _Product("router", c.max_top_k, (16, 16), False), _Product("router", 1, (17, 16), False)]
     return products
 
 
@@ -202,10 +221,16 @@ def _router_lanes(c: EngineConfig) -> int:
 
 # ---------------------------------------------------------------- cells
 
-def _tiles(bits: tuple[int, int], multiplier: tuple[int, int]) -> int:
-    """Multipliers a signed product is cut into: all pieces but the highest are unsigned and one bit shorter."""
-    (a, b), (wide, narrow) = bits, multiplier
-    return min(ceil((x - 1) / (wide - 1)) * ceil((y - 1) / (narrow - 1)) for x, y in ((a, b), (b, a)))
+def _tiles(product: _Product, m: _Multiplier) -> int:
+    """Multipliers a product is cut into."""
+    narrow, wide = sorted(bits + (m.signed_only and not product.signed) for bits in product.bits)
+    return _pieces(wide, m.wide, m.piece) * _pieces(narrow, m.narrow, m.piece)
+
+
+def _pieces(bits: int, most: int, piece: int) -> int:
+    """Pieces of an operand that are multiplied: a rest of one bit is a row of AND gates."""
+    whole = ceil(max(0, bits - most) / piece)
+    return whole + (bits - whole * piece > 1)
 
 
 def _bram_halves(width: int, depth: int) -> int:

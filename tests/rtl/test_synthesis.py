@@ -1,10 +1,15 @@
 """The SystemVerilog arrays in Yosys: all of them are read, and the products land in DSP slices as intended."""
 
+from collections import Counter
 import json
 from pathlib import Path
+import re
 
 import pytest
 
+from hwgen import resources
+from hwgen.backends import rtl
+from hwgen.engine import EngineConfig
 from hwgen.errors import ToolError
 from hwgen.tools import yosys
 
@@ -37,3 +42,42 @@ def num_dsp(module: str, ti: int, to: int) -> int:
 def test_one_dsp_per_product_and_one_per_pair_when_packed():
     assert num_dsp("pe_array", 4, 4) == 16
     assert num_dsp("pe_array_packed", 4, 4) == 8
+
+
+ENGINE = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, score_words=32, res_words=32, program_words=16, max_experts=8,
+                      max_top_k=2, axi_data_bits=64, fifo_beats=32)
+PRODUCTS = {             # unit of the estimate -> module of rtl/sv, parameters
+    "drain": ("drain_lanes", "-set TO 8 -set VB 8 -set FINE 1"), "feed": ("feed_lanes", "-set TI 8"),
+    "router": ("router_chain", "-set E 8 -set K 2")}
+
+
+def products(module: str, text: str, parameters: str = "") -> Counter:
+    """(signed, wider operand, narrower operand) of every product that Yosys finds, and how many there are."""
+    change = [f"chparam {parameters} {module}"] if parameters else []
+    commands = (f"read_verilog -sv {module}.sv", *change, f"hierarchy -top {module}", "proc", "flatten", "opt_expr", "opt_clean", "wreduce",
+                "opt_clean", "tee -q -o found.txt dump t:$mul")
+    outputs, _ = yosys.script(commands, {f"{module}.sv": text}, ("found.txt",))
+    found: Counter = Counter()
+    for cell in outputs["found.txt"].split("cell $mul")[1:]:
+        value = {name: int(number) for name, number in re.findall(r"parameter \\(\w+) (\d+)", cell)}
+        wide, narrow = sorted((value["A_WIDTH"], value["B_WIDTH"]), reverse=True)
+        found[bool(value["A_SIGNED"]), wide, narrow] += 1
+    return found
+
+
+def expected(*units: str) -> Counter:
+    found: Counter = Counter()
+    for product in resources._products(ENGINE):
+        if product.unit in units:
+            found[product.signed, max(product.bits), min(product.bits)] += product.count
+    return found
+
+
+@pytest.mark.parametrize("unit", PRODUCTS)
+def test_the_estimate_lists_the_products_of_the_arrays(unit):
+    module, parameters = PRODUCTS[unit]
+    assert products(module, (SV / f"{module}.sv").read_text(), parameters) == expected(unit)
+
+
+def test_the_estimate_lists_the_products_of_the_control():
+    assert products(rtl.TOP, rtl.files(ENGINE)[f"rtl/{rtl.TOP}.sv"]) == expected("coefficients", "sequencer")

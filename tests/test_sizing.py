@@ -1,0 +1,63 @@
+"""The choice of an engine: the bundled network on every board, and that a memory-bound network does not end on a small array."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import quantizer, sizing
+from hwgen.board import boards, load_board
+from hwgen.importer import import_model
+from hwgen.qir import QModel
+from hwgen.schedule import schedule
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
+
+
+@cache
+def example() -> QModel:
+    with np.load(EXAMPLE / "calib.npz") as images:
+        return quantizer.quantize(import_model(EXAMPLE / "model.onnx", None).model, dict(images))
+
+
+@pytest.mark.parametrize("board, array", [
+    ("zcu102", (64, 32)), ("zcu104", (64, 32)), ("kv260", (64, 32)), ("ulx3s-85f", (8, 8)), ("sim", (64, 64))])
+def test_the_bundled_network_on_every_board(board, array):
+    """Through one port of a Zynq every array waits for memory; the one that would be fastest with all ports is taken."""
+    config = sizing.choose(example(), load_board(board)).config
+    assert (config.ti, config.to) == array
+
+
+def test_all_boards_are_listed():
+    marks = test_the_bundled_network_on_every_board.pytestmark[0].args[1]
+    assert {name for name, _ in marks} == {board.name for board in boards()}
+
+
+def test_the_choice_is_among_the_fastest_through_one_port():
+    board = load_board("zcu104")
+    chosen = sizing.choose(example(), board)
+    alone = {array: sizing.cycles(sizing.choose(example(), board, array), board) for array in board.arrays}
+    assert sizing.cycles(chosen, board) <= sizing.NEAR * min(alone.values())
+    assert sizing.cycles(chosen, board, 4) < sizing.cycles(sizing.choose(example(), board, (32, 32)), board, 4)
+
+
+def test_one_port_is_what_estimates_count():
+    board = load_board("zcu104")
+    program = sizing.choose(example(), board)
+    assert sizing.cycles(program, board) == program.estimate(16, 200)[-1].stop > len(program.image) / 16
+    found = sizing.all_ports(program, board)
+    assert found["built"] == "not built" and found["memory"] == {"ports": 4, "bytes_per_cycle": pytest.approx(42.675), "latency": 200}
+    assert found["cycles_per_image"] == program.estimate(board.bytes_per_cycle(ports=4), 200)[-1].stop < sizing.cycles(program, board)
+    assert sizing.all_ports(program, load_board("sim")) == {}
+
+
+def test_few_bursts_in_flight_cost_bandwidth():
+    """Eight bursts of 1 KB at latency 300 are 26 bytes a cycle, 32 are more than the memory has."""
+    program = schedule(example(), ti=64, to=32, axi_data_bits=512, fifo_beats=4096, packed=True)
+    few = replace(program, config=replace(program.config, read_bursts=8))
+    rates = [len(p.image) / p.estimate(64, 300)[-1].stop for p in (few, program)]
+    assert rates[0] < 8 * 1024 / 300 and rates[1] > 1.2 * rates[0]
