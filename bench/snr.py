@@ -113,7 +113,8 @@ def main() -> int:
         rows.append(row)
         print(f"{name[-40:]:40} {row.median_db:8.1f} {min(row.all_db):8.1f} {max(row.all_db):8.1f} {limit or '-':>6}")
         for clip in row.clipping or filter(None, [row.nearest]):
-            print(f"    {clip.what} of {clip.node}: up to {clip.range:.4g}, int16 holds {clip.limit:.4g}, {100 * clip.clipped:.2g} % clipped")
+            print(f"    {clip.what} of {clip.node}: up to {clip.range:.4g}, int16 holds {clip.limit:.4g}, "
+                  f"{100 * clip.clipped:.2g} % clipped")
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return int(any(row.limit_db is not None and not row.median_db >= row.limit_db for row in rows))

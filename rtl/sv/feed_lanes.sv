@@ -6,7 +6,7 @@
 //         scores have FRAC fraction bits, the table an entry for each fraction
 // psum: sum of p over the lanes, 5 cycles after the input.
 // No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
-// a block RAM of 1024 x 9 bits for the exponential (ROM, 16 octaves), some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
+// a block RAM of 18 kbit for the exponential of 16 octaves, some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
 module feed_lanes #(
   parameter [31:0] TI = 16, parameter [31:0] FRAC = 6, parameter [(16<<FRAC)-1:0] EXP_TABLE = '0
 ) (
