@@ -47,7 +47,7 @@ def rows(build: Path, labels: dict, floats: dict, golden, rtl, waves: Path, all_
                                         f"latency {rtl.memory['latency']} cycles")
     yield "utilisation of the array", f"{100 * rtl.utilization:.1f} % of {rtl.array_macs_per_cycle:,} MACs per cycle"
     yield "latency of one image", f"{1000 * rtl.latency_ms:.1f} µs at {rtl.clock_mhz:g} MHz (clock assumed, not synthesized)"
-    if all_ports:
+    if all_ports["built"] == "not built":
         yield f"the same through {all_ports['memory']['ports']} ports ({all_ports['built']}; estimate)", (
             f"{all_ports['cycles_per_image']:,.0f} cycles, {1000 * all_ports['latency_ms']:.1f} µs, "
             f"{all_ports['memory']['bytes_per_cycle']:.3g} bytes a cycle")
