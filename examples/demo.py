@@ -35,7 +35,7 @@ def float_outputs(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return outputs
 
 
-def rows(build: Path, labels: dict, floats: dict, golden, rtl, waves: Path):
+def rows(build: Path, labels: dict, floats: dict, golden, rtl, waves: Path, all_ports: dict):
     """(name, value) lines of the table. A frame is one image for one task."""
     yield "images", f"{rtl.images}, each for {len(labels)} tasks"
     yield "RTL = integer model", f"{rtl.words - rtl.mismatches:,} of {rtl.words:,} output words bit-exact"
@@ -43,8 +43,14 @@ def rows(build: Path, labels: dict, floats: dict, golden, rtl, waves: Path):
     for task in labels:
         yield f"accuracy of {task}: float / integer / RTL", "  /  ".join(f"{100 * score[task]:.1f} %" for score in scores)
     yield "cycles per image (RTL simulation)", f"{rtl.cycles_per_image:,.0f}"
+    yield "memory of that simulation", (f"{rtl.memory['bytes_per_cycle']:.3g} bytes a cycle (one port of the board), "
+                                        f"latency {rtl.memory['latency']} cycles")
     yield "utilisation of the array", f"{100 * rtl.utilization:.1f} % of {rtl.array_macs_per_cycle:,} MACs per cycle"
     yield "latency of one image", f"{1000 * rtl.latency_ms:.1f} µs at {rtl.clock_mhz:g} MHz (clock assumed, not synthesized)"
+    if all_ports["built"] == "not built":
+        yield f"the same through {all_ports['memory']['ports']} ports ({all_ports['built']}; estimate)", (
+            f"{all_ports['cycles_per_image']:,.0f} cycles, {1000 * all_ports['latency_ms']:.1f} µs, "
+            f"{all_ports['memory']['bytes_per_cycle']:.3g} bytes a cycle")
     yield "simulation speed", (f"{rtl.simulated_cycles_per_second:,.0f} cycles, {rtl.simulated_macs_per_second:,.0f} useful MACs "
                                "per second")
     yield "artifacts", str(build)
@@ -66,7 +72,7 @@ def run(images: int, target: str, build: Path) -> int:
         acc.simulate({"x": inputs["x"][:1]}, waves=waves, progress=bars)
     title = f"M³ViT on handwritten digits, generated RTL for {target}, simulated by Verilator"
     table = Table("", "", title=title, show_header=False)
-    for row in rows(build, labels, floats, golden, rtl, waves):
+    for row in rows(build, labels, floats, golden, rtl, waves, acc.build.report["all_ports"]):
         table.add_row(*row)
     Console().print(table)
     return 0 if rtl.bit_exact else 1

@@ -56,11 +56,9 @@ def conditions(board: Board, ports: int = 1) -> dict:
 
 
 def all_ports(program: Program, board: Board) -> dict:
-    """Section ``all_ports`` of the report, what the engine would do if its stream came through every port; empty for one port."""
-    if board.ports.number == 1:
-        return {}
+    """Section ``all_ports`` of the report: what the engine would do if its stream came through every port of the board."""
     found = cycles(program, board, board.ports.number)
-    return dict(stage="estimate", built="not built", cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
+    return dict(stage="estimate", built="built" if board.ports.number == 1 else "not built", cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
                 utilization=program.useful_macs() * program.batch / (program.config.macs_per_cycle * found),
                 memory=conditions(board, board.ports.number))
 

@@ -20,9 +20,9 @@ module hwgen_top (input clk, input rst, input signed [15:0] a, input signed [15:
                   input [8*{lanes}-1:0] acc, output [8*{lanes}-1:0] late);
   always @(posedge clk) y <= a * b;
   delay #(.N(32'd3), .W(32'd8)) line (.clk(clk), .rst(rst), .d(a[7:0]), .q(z));
-  \\hwgen_top.fifo store (.clk(clk), .d(acc), .q(late));
+  \\hwgen_top.words store (.clk(clk), .d(acc), .q(late));
 endmodule
-module \\hwgen_top.fifo (input clk, input [8*{lanes}-1:0] d, output reg [8*{lanes}-1:0] q);
+module \\hwgen_top.words (input clk, input [8*{lanes}-1:0] d, output reg [8*{lanes}-1:0] q);
   reg [8*{lanes}-1:0] memory [0:511];
   reg [8:0] at = 0;
   initial begin
@@ -36,7 +36,7 @@ endmodule
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """RTL of a multiplier, a delay line and a FIFO of one block RAM; results are not kept outside."""
+    """RTL of a multiplier, a delay line and a queue of one block RAM; results are not kept outside."""
     monkeypatch.setattr(cache, "wanted", lambda: tmp_path / "cache")
     try:
         yosys.find()
@@ -48,7 +48,7 @@ def build(tmp_path, monkeypatch):
 def test_counts_of_a_small_design(build):
     stages = []
     found = flows.synthesize(build, load_board("zcu104"), say=lambda stage, done=0, total=0: stages.append(stage), estimate={"lut": 5})
-    assert (found.total["dsp"], found.total["bram36"], found.units["weight FIFO"]["bram36"]) == (1, 1, 1)
+    assert (found.total["dsp"], found.total["bram36"], found.units["DMA"]["bram36"]) == (1, 1, 1)
     assert found.units["control"]["dsp"] == 1 and found.units["delay lines"]["dsp"] == 0
     assert found.total == {kind: sum(unit[kind] for unit in found.units.values()) for kind in flows.KINDS}
     assert found.available["lut"] == load_board("zcu104").lut

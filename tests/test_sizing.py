@@ -52,7 +52,7 @@ def test_one_port_is_what_estimates_count():
     found = sizing.all_ports(program, board)
     assert found["built"] == "not built" and found["memory"] == {"ports": 4, "bytes_per_cycle": pytest.approx(42.675), "latency": 200}
     assert found["cycles_per_image"] == program.estimate(board.bytes_per_cycle(ports=4), 200)[-1].stop < sizing.cycles(program, board)
-    assert sizing.all_ports(program, load_board("sim")) == {}
+    assert sizing.all_ports(program, load_board("sim"))["built"] == "built"
 
 
 def test_few_bursts_in_flight_cost_bandwidth():
