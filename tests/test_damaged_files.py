@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import tracemalloc
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hwgen import cli
 from hwgen.errors import HwgenError
 from hwgen.importer import check_model
 from onnx_nets import CLASSES, DIM, Net, result, vit
@@ -374,3 +376,18 @@ def test_no_pass_is_worse_than_linear(tmp_path, kind):
         check_model(tmp_path / "net.onnx")
         times.append(time.process_time() - begin)
     assert times[1] < 8 * max(times[0], 0.05) and times[1] < 3.0
+
+
+def test_a_long_table_shows_what_is_not_supported(tmp_path, monkeypatch, capsys):
+    net = Net()
+    x = net.input("x", [1, 4, DIM])
+    for _ in range(20):
+        x = net.op("Relu", x)
+    net.op("Elu", x, name="elu")
+    onnx.save(net.model({"y": result(net)}, (1, 4, DIM)), tmp_path / "net.onnx")
+    monkeypatch.setattr(cli, "MAX_ROWS", 5)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["check", str(tmp_path / "net.onnx"), "--json", str(tmp_path / "all.json")])
+    text = capsys.readouterr().out
+    assert stop.value.code == 2 and "elu" in text and "relu_7" not in text and "nodes more" in text
+    assert len(json.loads((tmp_path / "all.json").read_text())["nodes"]) == 22
