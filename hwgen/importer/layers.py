@@ -231,11 +231,13 @@ def mean(op: Op, trial: Trial) -> Match | None:
     if found is None or axes == [len(view.shape) - 1]:
         return None                                                  # over channels: part of a LayerNorm
     bound, positions = found
+    if not positions.size:
+        raise Mismatch(f"averages {list(view.shape)}, which holds nothing", op.name)
     kept = [axis for axis in range(len(view.shape)) if axis not in axes]
     averaged = positions.transpose(*axes, *kept).reshape(math.prod(view.shape[axis] for axis in axes), -1)     # [averaged, results]
     tokens, channels = averaged // bound.shape[-1], averaged % bound.shape[-1]
     last = bound.shape[0] - 1
-    whole = len(bound.shape) == 2 and averaged.size > 0 and averaged.shape[1] == bound.shape[1] and (channels == channels[0]).all() \
+    whole = len(bound.shape) == 2 and averaged.shape[1] == bound.shape[1] and (channels == channels[0]).all() \
         and (np.sort(tokens, 0) == np.arange(last + 1 - len(tokens), last + 1)[:, None]).all()
     place = inverse(channels[0]) if whole else None
     if place is None:
