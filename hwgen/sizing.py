@@ -11,7 +11,8 @@ from .errors import CapacityError
 from .qir import QModel
 from .schedule import ACT, KV, RES, SCORE, Program, schedule
 
-LATENCY = 200            # cycles from the address of a read burst to its first beat, in estimates; loaded PS memory, no source found for it
+# Cycles from the address of a read burst to its first beat, in estimates and simulations: no source was found for a loaded PS memory.
+LATENCY = 200
 NEAR = 1.05              # as fast, as far as a choice by estimates goes: the bandwidth of a board is not known better than that
 BRAM36_BYTES, URAM_BYTES = 36 * 1024 // 8, 288 * 1024 // 8
 MEMORY_NAMES = {ACT: "activations", KV: "keys or values", SCORE: "scores", RES: "the residual stream"}
@@ -58,7 +59,8 @@ def conditions(board: Board, ports: int = 1) -> dict:
 def all_ports(program: Program, board: Board) -> dict:
     """Section ``all_ports`` of the report: what the engine would do if its stream came through every port of the board."""
     found = cycles(program, board, board.ports.number)
-    return dict(stage="estimate", built="built" if board.ports.number == 1 else "not built", cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
+    return dict(stage="estimate", built="built" if board.ports.number == 1 else "not built",
+                cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
                 utilization=program.useful_macs() * program.batch / (program.config.macs_per_cycle * found),
                 memory=conditions(board, board.ports.number))
 
