@@ -71,6 +71,10 @@ class Board:
         sustained = min(self.memory_gb_s * self.memory_efficiency, ports * self.ports.gb_s)
         return min(sustained * 1000 / (clock_mhz or self.clock_mhz), self.axi_data_bits / 8)
 
+    def peak_bytes_per_cycle(self) -> float:
+        """The same through all ports, were the memory never idle: what no engine can be fed faster than."""
+        return min(min(self.memory_gb_s, self.ports.number * self.ports.gb_s) * 1000 / self.clock_mhz, self.axi_data_bits / 8)
+
     def fifo_beats(self, to: int) -> int:
         """Depth of the weight FIFO for an engine with ``to`` output lanes, beats."""
         return self.fifo_kb * 1024 * 8 // self.axi_bits(to)

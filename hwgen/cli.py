@@ -353,12 +353,14 @@ def targets(json: Json = None) -> None:
 
     def amount(board, number):
         return "no limit" if board.family == Family.SIM else f"{number:,}"
-    table("name", "LUT", "DSP", "BRAM36", "URAM", "MHz", "GB/s", "ports", "B/cycle",
-          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.clock_mhz:g}",
-                 f"{b.memory_gb_s * b.memory_efficiency:.3g}", f"{b.ports.number} x {b.ports.bits}", f"{b.bytes_per_cycle():.3g}") for b in known])
-    say(out, "GB/s: sustained by the memory; B/cycle: through one port, as the RTL has it")
+    table("name", "LUT", "DSP", "BRAM36", "URAM", "GB/s", "MHz",
+          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
+
+    def memory(board):
+        ports, every = board.ports, f"; all {board.ports.number}: {board.bytes_per_cycle(ports=board.ports.number):.3g}, not built"
+        return f"port of {ports.bits} bits: {board.bytes_per_cycle():.3g} bytes a cycle{every if ports.number > 1 else ''}"
     for board in known:
-        say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}"))
+        say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}") + f"; {memory(board)}")
 
 
 def _print_version(wanted: bool) -> None:

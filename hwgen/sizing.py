@@ -11,7 +11,8 @@ from .errors import CapacityError
 from .qir import QModel
 from .schedule import ACT, KV, RES, SCORE, Program, schedule
 
-LATENCY = 200            # cycles from the address of a read burst to its first beat, in estimates; loaded PS memory, no source found for it
+# Cycles from the address of a read burst to its first beat, in estimates and simulations: no source was found for a loaded PS memory.
+LATENCY = 200
 NEAR = 1.05              # as fast, as far as a choice by estimates goes: the bandwidth of a board is not known better than that
 BRAM36_BYTES, URAM_BYTES = 36 * 1024 // 8, 288 * 1024 // 8
 MEMORY_NAMES = {ACT: "activations", KV: "keys or values", SCORE: "scores", RES: "the residual stream"}
@@ -21,8 +22,8 @@ def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, ba
     """The program for the array of the board that the cycle model finds fastest, or for ``array``.
 
     Through one port many networks are bound by memory: all arrays take nearly as long, and the smallest would win by the padding it
-    saves. So of those within `NEAR` of the fastest, the one that is fastest with all ports of the board is taken. Two columns are
-    loaded per cycle where that saves one cycle in a hundred. Raises CapacityError of the first candidate when none fits.
+    saves. So of those within `NEAR` of the fastest, the one that is fastest at the memory's peak is taken. Two columns are loaded per cycle
+    where that saves one cycle in a hundred at that peak. Raises CapacityError of the first candidate when none fits.
     """
     found: list[tuple[float, float, int, Program]] = []
     refusal: CapacityError | None = None
@@ -34,14 +35,15 @@ def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, ba
         except CapacityError as error:
             refusal = refusal or error
             continue
-        found.append((*(cycles(program, board, ports) for ports in (1, board.ports.number)), load_columns, program))
+        peak = program.estimate(board.peak_bytes_per_cycle(), LATENCY)[-1].stop
+        found.append((cycles(program, board), peak, load_columns, program))
     if not found:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
     best: tuple[float, Program] | None = None
-    for own, unlimited, load_columns, program in found:
-        if own <= limit and (best is None or unlimited < (0.99 if load_columns == 2 else 1) * best[0]):
-            best = unlimited, program
+    for own, peak, load_columns, program in found:
+        if own <= limit and (best is None or peak < (0.99 if load_columns == 2 else 1) * best[0]):
+            best = peak, program
     return best[1]
 
 
@@ -58,7 +60,8 @@ def conditions(board: Board, ports: int = 1) -> dict:
 def all_ports(program: Program, board: Board) -> dict:
     """Section ``all_ports`` of the report: what the engine would do if its stream came through every port of the board."""
     found = cycles(program, board, board.ports.number)
-    return dict(stage="estimate", built="built" if board.ports.number == 1 else "not built", cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
+    return dict(stage="estimate", built="built" if board.ports.number == 1 else "not built",
+                cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
                 utilization=program.useful_macs() * program.batch / (program.config.macs_per_cycle * found),
                 memory=conditions(board, board.ports.number))
 

@@ -389,6 +389,8 @@ def test_targets_lists_the_boards(run, tmp_path):
     assert code == 0 and {board["name"] for board in data} == names and all(name in text for name in names)
     zcu104 = next(board for board in data if board["name"] == "zcu104")
     assert f"{zcu104['dsp']:,}" in text and zcu104["clock_mhz"] > 0 and zcu104["sources"]
+    assert zcu104["ports"] == {"number": 4, "bits": 128, "clock_mhz": 300}
+    assert "port of 128 bits: 16 bytes a cycle; all 4: 42.7, not built" in " ".join(text.split())
 
 
 def test_input_error_is_a_bad_input():

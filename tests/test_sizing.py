@@ -27,7 +27,7 @@ def example() -> QModel:
 @pytest.mark.parametrize("board, array", [
     ("zcu102", (64, 32)), ("zcu104", (64, 32)), ("kv260", (64, 32)), ("ulx3s-85f", (8, 8)), ("sim", (64, 64))])
 def test_the_bundled_network_on_every_board(board, array):
-    """Through one port of a Zynq every array waits for memory; the one that would be fastest with all ports is taken."""
+    """Through one port of a Zynq every array waits for memory; the one that would be fastest at the memory's peak is taken."""
     config = sizing.choose(example(), load_board(board)).config
     assert (config.ti, config.to) == array
 

@@ -24,7 +24,7 @@ SIZES = {                # module -> sizes to lint besides the default ones
     "lane_memory": ({"GROUPS": 4}, {"GROUPS": 4, "ROTATE": 0}, {"GROUPS": 2}),
     "lane_window": ({"GROUPS": 4, "WGROUPS": 3}, {"GROUPS": 2, "WGROUPS": 1}, {"GROUPS": 1, "WGROUPS": 1}),
     "accumulator": ({"DEPTH": 197},), "delay": ({"N": 9},),
-    "router_chain": ({"E": 4, "K": 1}, {"E": 9, "K": 9}, {"E": 64, "K": 4}),
+    "router_chain": ({"E": 4, "K": 1}, {"E": 9, "K": 9}, {"E": 64, "K": 4}), "stream_fifo": ({"DEPTH": 5}, {"W": 512, "DEPTH": 16384}),
 }
 
 
