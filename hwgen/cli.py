@@ -184,9 +184,6 @@ def compile_command(
     say(out, f"all figures and settings: hwgen report {output}")
 
 
-RESULT = ("bit_exact", "mismatches", "accuracy", "images", "cycles_per_image", "latency_ms", "utilization")      # shown first by `simulate`
-
-
 @app.command(epilog="Example: `hwgen simulate build/ --input test.npz --images 100 --task 1 --waves --json result.json`")
 def simulate(
     build: Build,
@@ -241,7 +238,7 @@ def simulate(
     except OutputError as error:                # a read-only build: everything but this is done
         say(err, f"note: {error.message}; hwgen report will not show this simulation")
     known = {key: value for key, value in data.items() if value is not None}
-    reporting.show(known, out, title=f"simulation ({engine.value})", first=RESULT, leave_out=("frames", "per_instruction"))
+    reporting.show(known, out, title=f"simulation ({engine.value})", first=reporting.RESULT, leave_out=("frames", "per_instruction"))
     if result.bit_exact is False:
         raise MismatchError(f"{result.mismatches:,} output words differ from the integer model", where=str(build),
                             hint="run again with --waves --images 1, and report it: this must not happen" if engine is not Engine.CSIM

@@ -97,6 +97,7 @@ def _section(key: str, value: dict) -> Section:
     return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in rows))
 
 
+RESULT = ("bit_exact", "mismatches", "accuracy", "images", "cycles_per_image", "latency_ms", "utilization")      # shown first by `simulate`
 SETTINGS = ("network", "board", "array", "limits", "memory", "instructions", "warnings", "onnx")      # warnings go to stderr, onnx is a line
 
 
