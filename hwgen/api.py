@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from . import __version__, build as builds, csim, difference, flows, foreign, ir, resources, trace
+from . import __version__, build as builds, csim, difference, flows, foreign, resources, trace
 from .backends import bench, driver, hls, hls_estimate, rtl
 from .board import Board, load_board
 from .errors import HwgenError, InputError, ModelError, ShapeError
-from .frontend import Options, Planned, plan
-from .golden import float_model, integer_model
+from .frontend import ERROR_IMAGES, Options, Planned, plan
+from .golden import integer_model
 from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
 from .qir import QModel
-from .quantizer import output_warnings
 from .schedule import Program
 from .simulate import MemoryModel, SimulationResult, simulate
 from .sizing import LATENCY, all_ports, conditions
@@ -25,7 +25,6 @@ from .sizing import LATENCY, all_ports, conditions
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
-ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 
 
@@ -47,7 +46,7 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
         planned = plan(checked.imported, wanted, _say(progress))
     except HwgenError as error:
         return replace(checked, ok=False, error=error)
-    return replace(checked, onnx=planned.onnx.to_dict())
+    return replace(checked, onnx=planned.onnx.to_dict(), warnings=tuple(planned.warnings))
 
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
@@ -56,10 +55,9 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
-    array: (rows, columns) instead of the
-    board's choice. backend: "rtl", "hls" (a Vitis HLS project in ``hls/``) or "both". precision: see `quantizer.Precision`. batch: images
-    worked on together, so that weights are read once for all of them. Raises the errors of `hwgen.errors`; then nothing is written.
-    MismatchError: what was read computes something else than the file does when it is run.
+    array: (rows, columns) instead of the board's choice. backend: "rtl", "hls" (a Vitis HLS project in ``hls/``) or "both". precision: see
+    `quantizer.Precision`. batch: images worked on together, so that weights are read once for all of them. Raises the errors of
+    `hwgen.errors`; then nothing is written. MismatchError: what was read computes something else than the file does when it is run.
     """
     options, say = Options(target, calib, array, method, backend, precision, batch), _say(progress)
     check_target(out)
@@ -70,9 +68,8 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     say("generate")
     report = _report(Path(model).name, quantized, program, board, precision)
     report |= _judged(planned)
-    report["quantization"] = _quantization(imported.model, quantized, program, None if options.random else planned.images)
-    report["quantization"]["clipping"] = planned.findings.to_dict()
-    report["warnings"] = [*planned.findings.warnings, *output_warnings(report["quantization"]["output_error"])]
+    report["quantization"] = _quantization(planned, options.random)
+    report["warnings"] = planned.warnings
     files = driver.files(program, quantized, Path(model).stem)
     if backend != "hls":
         files |= {**rtl.files(program.config), **bench.files()}
@@ -191,18 +188,13 @@ class Accelerator:
         return images
 
 
-def _quantization(model: ir.Model, quantized: QModel, program: Program, images: dict[str, np.ndarray] | None) -> dict:
+def _quantization(planned: Planned, random: bool) -> dict:
     """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
+    program = planned.program
     narrow = sum(i.n_tiles * i.k_tiles for i in program.instrs if i.w4) * program.config.macs_per_cycle // 2
-    errors: dict[str, float] = {}
-    if images is not None:
-        some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
-        for graph, integers in zip(model.tasks, quantized.tasks):
-            found = integer_model.dequantize(integers, integer_model.run(integers, next(iter(some.values()))))
-            for name, value in float_model.run(graph, some).items():
-                errors[name] = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
-    return dict(stage="golden models", images=0 if images is None else min(ERROR_IMAGES, len(next(iter(images.values())))),
-                output_error=errors, weight_bytes=len(program.image), weight_bytes_with_8_bits=len(program.image) + narrow)
+    known = {} if random else dict(images=min(ERROR_IMAGES, *(len(array) for array in planned.images.values())), output_error=planned.output_error)
+    return dict(stage="golden models", **known, weight_bytes=len(program.image), weight_bytes_with_8_bits=len(program.image) + narrow,
+                clipping=planned.findings.to_dict())
 
 
 def _report(name: str, model: QModel, program: Program, board: Board, precision: str) -> dict:

@@ -117,10 +117,6 @@ def say(console: Console, message: str) -> None:
     console.print(Text(visible(message, keep="\n\t")), soft_wrap=True)
 
 
-MAX_ROWS = 2_000         # of a table of nodes; a larger network shows those that are not supported
-COLOURS = {"supported": "green", "fused": "green", "folded": "cyan", "host": "yellow", "unsupported": "red"}
-
-
 Target = Annotated[str, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file.")]
 Calib = Annotated[Optional[str], typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input name. Without, "
                                               "seeded noise: accuracy is unknown then.")]
@@ -141,20 +137,23 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
         checked = _api().check(model, parse_shapes(shape), target=target, calib=calib, array=parse_array(array), method=method.value,
                                backend=backend.value, precision=precision.value, batch=batch, progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
-    shown = nodes if len(nodes) <= MAX_ROWS else ([n for n in nodes if n["status"] == "unsupported"] or nodes)[:MAX_ROWS]
+    shown = reporting.verdicts(nodes)
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     if json:
         error = checked.error and {"message": checked.error.message, "where": checked.error.where, "hint": checked.error.hint}
-        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "counts": counts, "nodes": nodes})
+        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "warnings": list(checked.warnings),
+                          "counts": counts, "nodes": nodes})
     if nodes:
-        table("node", "op", "verdict", "into", "reason",
-              rows=[(n["node"], n["op"], Text(n["status"], COLOURS.get(n["status"], "")), n["into"], n["reason"]) for n in shown])
+        table("node", "op", "verdict", "into", "reason", rows=shown)
     if len(shown) < len(nodes):
         say(out, f"… and {len(nodes) - len(shown):,} nodes more: `--json FILE` lists them all")
-    say(out, f"{model}: {'supported' if checked.ok else 'not supported'}  "
+    refused = nodes and not counts.get("unsupported")
+    say(out, f"{model}: {'supported' if checked.ok else 'not taken with these options' if refused else 'not supported'}  "
              f"({', '.join(f'{n} {status}' for status, n in counts.items()) or 'no node was read'})")
     if checked.onnx:
         say(out, reporting.judged(checked.onnx))
+    for warning in checked.warnings:
+        say(err, f"warning: {warning}")
     if checked.error:
         raise checked.error
 

@@ -14,7 +14,8 @@ from . import quantizer
 from .backends import hls_estimate
 from .backends.hls_plan import Plan
 from .board import Board, load_board
-from .errors import CalibrationError, HwgenError, InputError
+from .errors import CalibrationError, HwgenError, InputError, ModelError
+from .golden import float_model, integer_model
 from .importer import Imported
 from .judge import Judgement, judge
 from .qir import QModel
@@ -24,6 +25,7 @@ from .schedule import Program
 from .sizing import choose
 
 BACKENDS = ("rtl", "hls", "both")
+ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,27 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A network ready to be written. images: calibration images, float32 [images, ...] per input; plan: of an HLS project, else None."""
+    """A network ready to be written.
+
+    images: calibration images, float32 [images, ...] per input. output_error: for each output, of the integer to the float model on
+    `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. warnings: what calibration
+    found, for people. plan: of an HLS project, else None.
+    """
 
     imported: Imported
     onnx: Judgement
     images: dict[str, np.ndarray]
     quantized: QModel
     findings: quantizer.Findings
+    output_error: dict[str, float]
     board: Board
     program: Program
     plan: Plan | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What calibration found, and outputs whose error is large."""
+        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error)]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
@@ -71,7 +84,8 @@ def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Pl
     try:
         return _plan(imported, options, say)
     except HwgenError as error:
-        error.hint = error.hint or SUPPORTED
+        if isinstance(error, ModelError):
+            error.hint = error.hint or SUPPORTED
         raise
 
 
@@ -85,10 +99,24 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     say("quantize")
     quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
                                                   precision=options.precision)
+    errors = {} if options.random else _output_error(imported, quantized, images)
     say("schedule")
     program = choose(quantized, board, options.array, options.batch)
-    return Planned(imported, judgement, images, quantized, findings, board, program,
+    program.binary()                                # every field of every instruction fits, or this is a refusal too
+    return Planned(imported, judgement, images, quantized, findings, errors, board, program,
                    None if options.backend == "rtl" else hls_estimate.choose(quantized, board))
+
+
+def _output_error(imported: Imported, quantized: QModel, images: dict[str, np.ndarray]) -> dict[str, float]:
+    """See `Planned`."""
+    some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
+    errors: dict[str, float] = {}
+    for graph, integers in zip(imported.model.tasks, quantized.tasks):
+        found = integer_model.dequantize(integers, integer_model.run(integers, next(iter(some.values()))))
+        for name, value in float_model.run(graph, some).items():
+            error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
+            errors[name] = max(error, errors.get(name, 0.0))
+    return errors
 
 
 def load_calibration(calib) -> dict[str, np.ndarray]:

@@ -49,6 +49,10 @@ def text(key: str, value) -> str:
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
+        case float() if key == "onnx_cosine":
+            return f"{value:.7f}"
+        case float() if key == "onnx_max_abs_error":
+            return f"{value:.2g}"
         case float() if key in SHARES:
             return f"{100 * value:.3g} %"
         case float() if key in FRACTIONS:
@@ -118,6 +122,16 @@ def show(data: dict, console: Console, title: str = "build", first: tuple[str, .
         for row in section.rows:
             table.add_row(*(Text(visible(cell)) for cell in row))        # Text: names with brackets are no markup
         console.print(table)
+
+
+MAX_ROWS = 2_000         # of a table of nodes; a larger network shows those that are not supported
+COLOURS = {"supported": "green", "fused": "green", "folded": "cyan", "host": "yellow", "unsupported": "red"}
+
+
+def verdicts(nodes: list[dict]) -> list[tuple]:
+    """Rows of a table of ONNX nodes: node, op, verdict, into, reason."""
+    shown = nodes if len(nodes) <= MAX_ROWS else ([n for n in nodes if n["status"] == "unsupported"] or nodes)[:MAX_ROWS]
+    return [(n["node"], n["op"], Text(n["status"], COLOURS.get(n["status"], "")), n["into"], n["reason"]) for n in shown]
 
 
 def judged(onnx: dict) -> str:

@@ -67,7 +67,7 @@ class Fake:
         onnx = {key: value for key, value in REPORT.items() if key.startswith("onnx_")} | REPORT["onnx"]
         del onnx["stage"]
         return SimpleNamespace(verdicts=verdicts[:1 if self.error is None else 2], ok=self.error is None, error=self.error,
-                               onnx=None if self.error else onnx)
+                               onnx=None if self.error else onnx, warnings=())
 
     def compile(self, model, **options):
         options.pop("progress")("quantize", 1, 2)

@@ -68,7 +68,7 @@ def test_check(run, tmp_path):
 
 def test_compile_report_and_its_documented_keys(compiled, run, tmp_path):
     data = json.loads((compiled.parent / "report.json").read_text())
-    assert keys(data, {"memory"}) == documented("hwgen compile")
+    assert keys(data, {"memory"}) == documented("hwgen compile") - {"accuracy"}
     assert (data["array"]["ti"], data["array"]["to"], data["calibration"]) == (8, 8, "data")
     assert data["weight_bytes"] == (compiled / "weights.bin").stat().st_size
     code, text, _ = run("report", compiled, "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
@@ -152,7 +152,7 @@ def test_simulate_golden_one_task(compiled, run, tmp_path):
 def test_random_calibration_is_marked(run, tmp_path):
     code, _, message = run("compile", MODEL, "--array", "8x8", "--calib", "random", "-o", tmp_path / "b",
                            "--json", tmp_path / "r.json")
-    assert code == 0 and "no accuracy is promised" in message
+    assert code == 0 and "accuracy is unknown" in message
     assert json.loads((tmp_path / "r.json").read_text())["calibration"] == "random"
 
 
@@ -168,8 +168,11 @@ def bad_compile(run, tmp_path, *args, code=2, model=MODEL):
 
 
 def test_no_calibration(run, tmp_path):
-    message = bad_compile(run, tmp_path)
-    assert "calib" in message and "next:" in message
+    """Works on noise, and says in the output, the report and the JSON that accuracy is unknown."""
+    code, text, message = run("compile", MODEL, "--array", "8x8", "-o", tmp_path / "b", "--json", tmp_path / "r.json")
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0 and "accuracy is unknown" in message and data["accuracy"].startswith("unknown") and data["calibration"] == "random"
+    assert "unknown: calibrated with seeded noise" in run("report", tmp_path / "b")[1] and "output_error" not in data["quantization"]
 
 
 def test_calibration_of_the_wrong_shape(run, tmp_path):

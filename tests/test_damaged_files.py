@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwgen import cli
+from hwgen import cli, report
 from hwgen.errors import HwgenError
 from hwgen.importer import check_model
 from onnx_nets import CLASSES, DIM, Net, result, vit
@@ -385,7 +385,7 @@ def test_a_long_table_shows_what_is_not_supported(tmp_path, monkeypatch, capsys)
         x = net.op("Relu", x)
     net.op("Elu", x, name="elu")
     onnx.save(net.model({"y": result(net)}, (1, 4, DIM)), tmp_path / "net.onnx")
-    monkeypatch.setattr(cli, "MAX_ROWS", 5)
+    monkeypatch.setattr(report, "MAX_ROWS", 5)
     with pytest.raises(SystemExit) as stop:
         cli.main(["check", str(tmp_path / "net.onnx"), "--json", str(tmp_path / "all.json")])
     text = capsys.readouterr().out

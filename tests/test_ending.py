@@ -345,7 +345,7 @@ def until_it_works(monkeypatch, work, state) -> int:
 def test_a_build_is_written_whole_or_not_at_all(place, tmp_path, monkeypatch, earlier):
     kept = []
     monkeypatch.setattr(builds, "write", lambda *args, **options: kept.append((args, options)))
-    monkeypatch.setattr(builds, "load", lambda path: builds.Build(path, None, None, {}, "", 0, 0, {}))
+    monkeypatch.setattr(builds, "load", lambda path: builds.Build(path, None, None, {}, "", 0, 0, {}, {}, "", ()))
     with pytest.raises(AttributeError):
         api.compile(place / "model.onnx", calib=place / "calib.npz", backend="hls", out=tmp_path / "b")
     monkeypatch.undo()
@@ -373,7 +373,7 @@ def test_a_result_is_kept_whole_or_not_at_all(place, tmp_path, monkeypatch):
     result = acc.simulate({name: np.zeros((1, *shape), np.float32) for name, shape in acc.inputs.items()}, engine="golden")
     row = dict(node="a", issue=1, wait_tile=0, wait_hazard=0, wait_output=0, useful_macs=1, cycles=1)
     object.__setattr__(result, "per_instruction", [row])
-    assert until_it_works(monkeypatch, lambda: acc.keep(result, MemoryModel()), lambda: files(tmp_path)) >= 3
+    assert until_it_works(monkeypatch, lambda: acc.keep(result), lambda: files(tmp_path)) >= 3
 
 
 def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):

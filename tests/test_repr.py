@@ -61,7 +61,7 @@ def test_what_they_say(made):
     assert "instructions, 1 tasks, batch 1," in repr(made["program"])
     assert repr(made["checked"]).startswith("<Checked: supported, ") and repr(made["refused"]).startswith("<Checked: not supported, ")
     assert repr(made["result"]) == "<SimulationResult: 4 images>" and repr(made["simulated"]) == "<SimulationResult: 4 images, bit-exact>"
-    assert repr(made["memory"]) == "MemoryModel(latency=100, bytes_per_cycle=None, stall=0.0, seed=0)"
+    assert repr(made["memory"]) == "MemoryModel(latency=200, bytes_per_cycle=None, stall=0.0, seed=0)"
     assert repr(made["run"]) == "<Run: 1 frames, 1,000 cycles>" and repr(made["csim"]) == "<CsimRun: 1 frames>"
     assert any(repr(value) == "<Weights int8 [16, 16]>" for value in made.values())
     assert isinstance(made["refused"].error, errors.ModelError)

@@ -150,7 +150,8 @@ def _sized(model, lanes, queries, steps, placed, act_words, outputs, packer) -> 
                             hint="use one activation function in the whole network")
     sizes = [n for graph in model.tasks for shape in graph.shapes.values() for n in shape]
     if max(sizes) > MAX_SIZE:
-        raise CapacityError(f"a dimension of {max(sizes)}, the step table holds at most {MAX_SIZE}")
+        raise CapacityError(f"a dimension of {max(sizes)}, the step table holds at most {MAX_SIZE}",
+                            hint="a shorter sequence or a narrower layer")
     heads = [(h * step.size, (h + 1) * step.size - 1) for step in (_Heads(s) for s in steps if s.kind == "ATTENTION")
              for h in range(step.count)]
     tokens = max([step.src.tokens for step in steps if step.src is not None] + [tokens for tokens, _ in starts])

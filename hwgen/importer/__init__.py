@@ -57,7 +57,8 @@ class Imported:
 class Checked:
     """``error``: why the file is not taken, None when ok; imported: None when the importer refuses it.
 
-    onnx: how well the network computes what the file does (`judge.Judgement` as a dict), where that was asked for.
+    onnx: how well the network computes what the file does (`judge.Judgement` as a dict), and warnings: what calibration found, where that was
+    asked for.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -65,6 +66,7 @@ class Checked:
     error: HwgenError | None
     imported: Imported | None = None
     onnx: dict | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def model(self) -> ir.Model | None:

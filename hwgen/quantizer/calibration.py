@@ -241,5 +241,6 @@ def checked(model: ir.Model, calibration: dict[str, np.ndarray] | None, random: 
         arrays[name] = array
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
-        raise CalibrationError(f"calibration inputs hold different numbers of images: {counts}")
+        raise CalibrationError(f"calibration inputs hold different numbers of images: {counts}",
+                               hint="give each input one array entry an image")
     return arrays

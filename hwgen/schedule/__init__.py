@@ -179,7 +179,8 @@ def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats:
     CapacityError when the instruction set's limits are exceeded. See `EngineConfig` and `lower.Lowering` for the other parameters."""
     graphs = model.tasks
     if not 1 <= batch <= OUT_WORDS:
-        raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch")
+        raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
+                            hint=f"choose 1 to {OUT_WORDS}")
     group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
     slots = order.merge([extra_passes(Lowering(graph, ti, to, group, batch, score_words, ablation, taps).run(), ablation, ti, to)
                          for graph in graphs])
@@ -192,7 +193,8 @@ def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats:
         activation=_activation(graphs), packed=packed, load_columns=load_columns,
         w4=any(slot.step.instr.w4 for slot in slots))
     if config.program_words > MAX_PROGRAM_WORDS:
-        raise CapacityError(f"the program has {config.program_words} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}")
+        raise CapacityError(f"the program has {config.program_words} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
+                            hint="a network with fewer layers, heads or experts, or a smaller --batch")
     limits = [(0, 0)] * len(slots) if ablation.serial else order.slacks(slots, len(graphs))
     instrs = [_place(slot, pair, placed, config) for slot, pair in zip(slots, limits)] + [Instr(op=Op.END)]
     outputs, output_words = _outputs(slots, len(graphs), batch)
