@@ -46,9 +46,11 @@ def matmul_attention(op: Op, trial: Trial) -> Match | None:
 
 def attention_operator(op: Op, trial: Trial) -> Match | None:
     """The Attention operator of opset 23, on 4-dimensional heads or on packed ones."""
-    for position, name in ((3, "an attention mask"), (4, "a key cache"), (5, "a value cache")):
-        ref = op.operand(position)
-        if ref is not None and not (position == 3 and isinstance(ref, Const) and _lets_all_pass(ref.array)):
+    names = {3: "an attention mask", 4: "a key cache", 5: "a value cache", 6: "lengths of the sequences"}
+    for position, ref in enumerate(op.inputs):
+        name = names.get(position, f"an operand {position}")
+        if position > 2 and ref is not None and not (position == 3 and isinstance(ref, Const)
+                                                     and _lets_all_pass(ref.array, op.operand(1).shape[-2])):
             raise Mismatch(f"has {name}; only attention over all tokens is supported", op.name)
     if op.attrs.get("is_causal", 0) or op.attrs.get("softcap", 0.0) or any(op.outputs[1:]):
         raise Mismatch("is causal, caps its scores or returns more than the result; only plain attention is supported", op.name)
@@ -62,7 +64,7 @@ def attention_operator(op: Op, trial: Trial) -> Match | None:
     found = [_heads(trial, ref, op, name, False) for ref, name in zip(refs, "qkv")]
     if any(part is None for part in found):
         return None
-    scale = op.attrs.get("scale") or 1 / math.sqrt(found[0].columns.shape[1])
+    scale = op.attrs.get("scale", 1 / math.sqrt(found[0].columns.shape[1]))
     return _attention(op, trial, *found, scale, tokens_first=packed)
 
 
@@ -85,7 +87,10 @@ def _not_scores(trial: Trial, scores: Ref) -> str:
     return f"has a softmax that reads {producer.kind} node {producer.name!r}, not a product of q and k"
 
 
-def _lets_all_pass(mask: np.ndarray) -> bool:
+def _lets_all_pass(mask: np.ndarray, keys: int) -> bool:
+    """A mask of fewer keys hides the others (operator set 24)."""
+    if mask.ndim == 0 or mask.shape[-1] != keys:
+        return False
     return bool(mask.all()) if mask.dtype == np.bool_ else not mask.any()
 
 
@@ -143,7 +148,7 @@ def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
     if not isinstance(linear, ir.Linear):
         raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which is no Linear", op.name)
     trial.absorbed.append(part.bound.anchor)
-    node = replace(linear, output=f"{op.outputs[0]}.{name}", weight=trial.array(linear.weight[:, columns]),
+    node = replace(linear, output=trial.fresh(f"{op.outputs[0]}.{name}"), weight=trial.array(linear.weight[:, columns]),
                    bias=trial.array(linear.bias[columns]))
     trial.nodes.append(node)
     return node.output

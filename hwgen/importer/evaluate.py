@@ -43,7 +43,7 @@ def work(node: onnx.NodeProto, arrays: list[np.ndarray | None], results: list[in
 def canonical(node: onnx.NodeProto) -> tuple:
     """Equal for nodes that differ in names only."""
     attributes = tuple(a.SerializeToString(deterministic=True) for a in node.attribute)
-    return (node.domain, node.op_type, tuple(bool(value) for value in node.input), len(node.output), attributes)
+    return (node.domain, node.op_type, tuple(bool(value) for value in node.input), tuple(bool(value) for value in node.output), attributes)
 
 
 class Evaluator:

@@ -61,15 +61,16 @@ def scale_and_shift(op: Op, trial: Trial) -> Match | None:
     weight, bias = ("weight", "bias") if isinstance(bound.node, ir.Linear) else ("gamma", "beta")
     old, factor = bound.node, np.float32(bound.factor * view.scale)
     scale, shift = getattr(old, weight) * factor, getattr(old, bias) * factor
-    match op.kind:
-        case "Add":
-            shift = shift + vector
-        case "Sub":
-            shift = shift - vector
-        case "Mul":
-            scale, shift = scale * vector, shift * vector
-        case "Div":
-            scale, shift = scale / vector, shift / vector
+    with np.errstate(divide="ignore", invalid="ignore"):             # a division by zero is refused with its weights
+        match op.kind:
+            case "Add":
+                shift = shift + vector
+            case "Sub":
+                shift = shift - vector
+            case "Mul":
+                scale, shift = scale * vector, shift * vector
+            case "Div":
+                scale, shift = scale / vector, shift / vector
     trial.absorb(producer, view)
     arrays = {weight: trial.array(scale), bias: trial.array(shift)}
     _, positions = trial.where(view)                                # of the operand, and so of the result, in the ir value
@@ -139,7 +140,7 @@ def decomposed_layer_norm(op: Op, trial: Trial) -> Match | None:
         return None
     same = (isinstance(mean.operand(0), View) and mean.operand(0).key() == view.key()
             and trial.producer(power.operand(0)) is centered
-            and (float(power.constant(1).ravel()[0]) == 2.0 if power.constant(1) is not None else
+            and (power.constant(1).size == 1 and float(power.constant(1).ravel()[0]) == 2.0 if power.constant(1) is not None else
                  power.kind == "Mul" and trial.producer(power.operand(1)) is centered))
     if not same:
         return None

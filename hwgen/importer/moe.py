@@ -11,7 +11,7 @@ from .. import ir
 from .activation import recognize
 from .layers import reduced_axes
 from .opgraph import Const, Op, Ref, View
-from .trial import Bound, Match, Mismatch, Operand, Trial, in_order, is_whole, split_operands
+from .trial import Bound, Match, Mismatch, Operand, Trial, in_order, is_whole, split_operands, without_leading_ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +95,9 @@ def _base(trial: Trial, ref: Ref | None, kind: str) -> Op | None:
 
 def _stack(op: Op, trial: Trial, view: View, what: str) -> Stack:
     """The expert layer that gives ``view``: MatMul with a constant [E, K, N] and perhaps an Add of [E, 1, N]."""
-    if not is_whole(view.positions()):
-        raise Mismatch(f"reads {what} of its experts in another order than [experts, tokens, channels]", op.name)
     producer = trial.graph.producers.get(view.base)
+    if not is_whole(view.positions()) or producer is not None and without_leading_ones(producer.shapes[0]) != without_leading_ones(view.shape):
+        raise Mismatch(f"reads {what} of its experts in another order than [experts, tokens, channels]", op.name)
     bias = None
     scale, source = view.scale, view
     if producer is not None and producer.kind == "Add" and (found := split_operands(producer)) is not None:
@@ -137,14 +137,15 @@ def _router(op: Op, trial: Trial, scatter: Op) -> Router | None:
     """``zeros.scatter(1, index, top)`` with (top, index) = topk(softmax(gate(x))), perhaps divided by its sum."""
     zeros, index, updates = (scatter.operand(i) for i in range(3))
     top = _base(trial, index, "TopK")
-    rank = len(scatter.shapes[0])
+    rank, shape = len(scatter.shapes[0]), without_leading_ones(scatter.shapes[0])
     if not isinstance(zeros, Const) or zeros.array.any() or scatter.attrs.get("reduction", "none") != "none" \
             or scatter.attrs.get("axis", 0) % rank != rank - 1:
         raise Mismatch(f"has a router whose {scatter.name!r} does not put scores into zeros along the experts", op.name)
-    if top is None or index.base != top.outputs[1] or not is_whole(index.positions()):
+    if top is None or index.base != top.outputs[1] or not is_whole(index.positions()) \
+            or without_leading_ones(index.shape) != without_leading_ones(top.shapes[1]):
         raise Mismatch(f"has a router whose {scatter.name!r} does not take its indices from a TopK", op.name)
     k = top.constant(1)
-    if k is None or top.attrs.get("axis", -1) % rank != rank - 1 or not top.attrs.get("largest", 1):
+    if k is None or not over_last_axis(top) or not top.attrs.get("largest", 1) or without_leading_ones(top.operand(0).shape) != shape:
         raise Mismatch(f"has a router whose {top.name!r} is not a constant top-k of the largest over the experts", op.name)
     softmax = trial.producer(top.operand(0), "Softmax")
     before = softmax is not None
@@ -155,8 +156,8 @@ def _router(op: Op, trial: Trial, scatter: Op) -> Router | None:
         if softmax is None or not _is_top(softmax.operand(0), top) or updates.scale != 1.0:
             raise Mismatch(f"has a router whose scores {top.name!r} do not come from a Softmax", op.name)
         renormalize = True
-    if softmax.attrs.get("axis", -1) % rank != rank - 1:
-        raise Mismatch(f"has a router Softmax {softmax.name!r} over axis {softmax.attrs['axis']}, not over the experts", op.name)
+    if not over_last_axis(softmax) or softmax.shapes[0][-1] != (scatter.shapes[0] if before else top.shapes[0])[-1]:
+        raise Mismatch(f"has a router Softmax {softmax.name!r} over axis {softmax.attrs.get('axis', -1)}, not over the experts", op.name)
     logits = softmax.operand(0) if before else top.operand(0)
     bound = trial.bound.get(logits.base) if isinstance(logits, View) else None
     if bound is None:
@@ -170,6 +171,12 @@ def _router(op: Op, trial: Trial, scatter: Op) -> Router | None:
                   math.prod(scatter.shapes[0][:-1]))
 
 
+def over_last_axis(op: Op) -> bool:
+    """Whether an operator with an ``axis`` works along the last one of its own operand."""
+    rank = len(op.operand(0).shape)
+    return op.attrs.get("axis", -1) % rank == rank - 1
+
+
 def _positive(op: Op, logits: View, bound: Bound) -> float:
     factor = bound.factor * logits.scale
     if factor <= 0:
@@ -178,7 +185,8 @@ def _positive(op: Op, logits: View, bound: Bound) -> float:
 
 
 def _is_top(ref: Ref | None, top: Op) -> bool:
-    return isinstance(ref, View) and ref.base == top.outputs[0] and ref.scale == 1.0 and is_whole(ref.positions())
+    return isinstance(ref, View) and ref.base == top.outputs[0] and ref.scale == 1.0 and is_whole(ref.positions()) \
+        and without_leading_ones(ref.shape) == without_leading_ones(top.shapes[0])
 
 
 def _renormalized(op: Op, trial: Trial, updates: Ref | None, top: Op) -> bool:
@@ -186,9 +194,13 @@ def _renormalized(op: Op, trial: Trial, updates: Ref | None, top: Op) -> bool:
     if _is_top(updates, top):
         return False
     division = trial.producer(updates, "Div")
-    total = trial.producer(division.operand(1), "ReduceSum") if division is not None else None
+    divisor = division.operand(1) if division is not None else None
+    total = _base(trial, divisor, "ReduceSum")
+    if total is not None and not (is_whole(divisor.positions())
+                                  and without_leading_ones(divisor.shape) == without_leading_ones((*top.shapes[0][:-1], 1))):
+        total = None                                                # one number a token, or it divides along something else
     if total is None or not _is_top(division.operand(0), top) or not _is_top(total.operand(0), top) \
-            or reduced_axes(total) != [len(top.shapes[0]) - 1] or {updates.scale, division.operand(1).scale} != {1.0}:
+            or reduced_axes(total) != [len(total.operand(0).shape) - 1] or {updates.scale, divisor.scale} != {1.0}:
         name = division.name if division is not None else updates.base if isinstance(updates, View) else "a constant"
         raise Mismatch(f"changes the top-k scores in {name!r}; supported are the scores themselves, and the scores divided by "
                        "their sum", op.name)

@@ -88,6 +88,8 @@ class _Normalizer:
     # ---------------------------------------------------------------- values
 
     def _value(self, name: str, kind: int, shape: tuple[int, ...] | None, ref: Ref) -> None:
+        if not name:                                                # a result nobody wants
+            return
         self.refs[name], self.types[name], self.shapes[name] = ref, kind, shape
 
     def _constant(self, name: str, array: np.ndarray) -> None:

@@ -124,6 +124,12 @@ class Trial:
             if isinstance(ref, View):
                 self.moved.append(ref.trail)
 
+    def fresh(self, name: str) -> str:
+        """A name for an ir value that no ONNX value has: ``name``, with marks behind it if it is taken."""
+        while name in self.graph.producers or name in self.graph.inputs:
+            name += "'"
+        return name
+
     def array(self, array: np.ndarray) -> np.ndarray:
         """A float32 array for an ir node, shared with every equal one."""
         return self.pool.array(np.asarray(array, np.float32))
@@ -164,7 +170,7 @@ class Trial:
             return Operand(bound.value, bound.shape, factor, bound.node)
         first = int(positions.flat[0])
         if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
-            node = ir.Select(ref.trail.name if ref.trail else self.op.name, f"{bound.value}.token{first // channels}", bound.value,
+            node = ir.Select(ref.trail.name if ref.trail else self.op.name, self.fresh(f"{bound.value}.token{first // channels}"), bound.value,
                              first // channels)
             self.nodes.append(node)
             return Operand(node.output, (channels,), factor, node)
@@ -180,7 +186,7 @@ class Trial:
         if not isinstance(operand.node, ir.Linear):
             raise Mismatch(f"reads {operand.value!r} times {operand.factor:.6g}; only behind a Linear can a factor be absorbed",
                            self.op.name)
-        node = self.scaled(operand.node, f"{operand.value}.scaled", np.float32(operand.factor))
+        node = self.scaled(operand.node, self.fresh(f"{operand.value} * {operand.factor!r}"), np.float32(operand.factor))
         self.absorbed.append(self.bound[ref.base].anchor)
         self.nodes.append(node)
         return Operand(node.output, operand.shape, 1.0, node)
