@@ -1,8 +1,9 @@
 """The ONNX file is the judge: what it computes itself against what the importer read in it, output by output.
 
-Equal means a cosine of at least `MIN_COSINE`, and no value off by more than `MAX_ERROR` of the largest one; where an output hardly moves
-around a constant, what moves is held to `MAX_MOVING_ERROR` as well. An image on which a router meets a tie closer than `TIE` may be sent
-to another expert by another order of additions: if it differs it is set apart and counted.
+Equal means a cosine of at least `MIN_COSINE`, and no value off by more than `MAX_ERROR` of the largest one; the same channel by channel, and
+where a channel hardly moves around a constant, what moves is held to `MAX_MOVING_ERROR`: a large constant hides nothing. A token on
+which a router meets a tie closer than `TIE` may be sent to another expert by another order of additions: an image whose first
+difference is such a token is set apart and counted.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from . import ir
 from .errors import CalibrationError, MismatchError, ModelError
 from .golden import float_model
 from .importer import Imported, Origin
-from .tools.reference import OnnxRun, run_onnx
+from .tools.reference import MEMORY_PER_BYTE, OnnxRun, run_onnx
 
 MIN_COSINE = 0.99999
 MAX_ERROR = 1e-3                 # of the largest value of the output
 MAX_MOVING_ERROR = 1e-2          # of how far the output moves between images, beyond NOISE
-NOISE = 2e-5                     # of the largest value: what float32 loses on the way
+NOISE = 2e-5                     # of the largest value of a channel, or of a usual channel: what float32 loses on the way
 TIE = 1e-5                       # difference of two router scores
 CALIBRATION_IMAGES = NOISE_IMAGES = 4
-BASE_SECONDS, MACS_PER_SECOND = 20, 2e8      # limit of CPU time for a run of all images
+BASE_SECONDS, MACS_PER_SECOND = 8, 2e8       # limit of CPU time for a run of all images
+BYTES_PER_VALUE = 64             # of memory, for each value of the network: copies, and what is not freed at once
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class Judgement:
 
 
 def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judgement:
-    """Run the file on some calibration images and on seeded noise like them, and compare every output.
+    """Run the file on some calibration images and on noise like them, and compare every output.
 
     Raises MismatchError when an output differs (with the first ONNX value that does), ModelError when the file cannot be run within the
-    limits or gives NaN or infinity on noise, CalibrationError when it does on a calibration image.
+    limits, CalibrationError or ModelError when it, or the network in float32, gives NaN or infinity.
     """
     images, given = _images(imported.model.tasks[0].inputs, calibration)
     cosine, largest, apart = 1.0, 0.0, set()
@@ -59,14 +61,15 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
         if key not in runs:
             runs[key] = _run(imported, origin, images)
         found = runs[key].outputs
-        _finite(imported, graph, origin, found, images, given)
+        usable = _finite(imported, graph, origin, found, images, given)
         read = float_model.run(graph, images)
-        different = {name: _different(found[name].reshape(read[name].shape), read[name]) for name in read}
+        _overflow(imported, graph, read, usable, given)
+        different = {name: _different(found[name].reshape(read[name].shape), read[name], usable) for name in read}
         bad = np.logical_or.reduce(list(different.values()))
-        tied = {int(i) for i in np.flatnonzero(bad) if _margin(graph, {name: array[i:i + 1] for name, array in images.items()}) < TIE}
-        kept = [i for i in range(len(bad)) if i not in tied]
+        tied = {int(i) for i in np.flatnonzero(bad) if _tied(imported, graph, origin, images, int(i))}
+        kept = [i for i in usable if i not in tied]
         if not kept:
-            raise ModelError(f"the network cannot be compared with the file: on each of {len(bad)} images a router chooses between experts "
+            raise ModelError(f"the network cannot be compared with the file: on each of {len(usable)} images a router chooses between experts "
                              f"whose scores differ by less than {TIE:g}", where=str(imported.path),
                              hint="are two experts of the router the same? Train or initialise the router differently")
         apart |= tied
@@ -77,29 +80,37 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
                 raise _mismatch(imported, graph, origin, images, name, similarity, error, float(np.abs(a).max(initial=0.0)))
             cosine, largest = min(cosine, similarity), max(largest, error)
     run = next(iter(runs.values()))
-    count = len(next(iter(images.values())))
-    return Judgement(cosine, largest, count - len(apart), len(apart), run.runtime, run.note)
+    return Judgement(cosine, largest, len(usable) - len(apart), len(apart), run.runtime, run.note)
 
 
 def _images(inputs: dict[str, tuple[int, ...]], calibration: dict[str, np.ndarray] | None) -> tuple[dict[str, np.ndarray], int]:
-    """Images for each input, float32 [images, ...], and how many of them are calibration images; then noise of their mean and deviation."""
+    """Images for each input, float32 [images, ...], and how many of them are calibration images.
+
+    Behind those, evenly chosen from the set, noise of their mean and deviation; then what reaches other parts of a network: three times
+    that noise, a constant, and a slope (neighbouring values alike, as in a picture).
+    """
     random = np.random.default_rng(0)
     result, given = {}, 0
+    largest = float(np.finfo(np.float32).max)
     for name, shape in inputs.items():
         noise = random.standard_normal((NOISE_IMAGES, *shape))
+        slopes = sum(np.linspace(-1.5, 1.5, size).reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, size in enumerate(shape))
+        some = np.concatenate([noise, 3 * noise[:1], np.full((1, *shape), 0.5), np.broadcast_to(slopes, (1, *shape))])
         if calibration is not None:
-            some = np.asarray(calibration[name][:CALIBRATION_IMAGES], np.float64)
-            given = len(some)
-            noise = np.concatenate([some, some.mean() + (some.std() or 1.0) * noise])
-        largest = float(np.finfo(np.float32).max)
-        result[name] = np.clip(noise, -largest, largest).astype(np.float32)
+            chosen = np.unique(np.linspace(0, len(calibration[name]) - 1, CALIBRATION_IMAGES).round().astype(int))
+            own = np.asarray(calibration[name][chosen], np.float64)
+            given = len(own)
+            some = np.concatenate([own, own.mean() + (own.std() or 1.0) * some])
+        result[name] = np.clip(some, -largest, largest).astype(np.float32)
     return result, given
 
 
 def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], values: bool = False) -> OnnxRun:
-    macs = sum(macs_of(graph) for graph in imported.model.tasks) * len(next(iter(images.values())))
+    graphs, count = imported.model.tasks, len(next(iter(images.values())))
+    macs = sum(macs_of(graph) for graph in graphs) * count
+    numbers = sum(math.prod(shape) for graph in graphs for shape in graph.shapes().values())
     return run_onnx(imported.path, images, origin.task, cpu_seconds=BASE_SECONDS + math.ceil(macs / MACS_PER_SECOND),
-                    model_bytes=imported.size, values=values)
+                    more_bytes=imported.size * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values)
 
 
 def macs_of(graph: ir.Graph) -> int:
@@ -117,12 +128,16 @@ def macs_of(graph: ir.Graph) -> int:
 
 # ---------------------------------------------------------------- comparing
 
-def _different(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which images differ: [images] bool; a is right."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
-    largest, moving = np.abs(a).max(initial=0.0), (a.max(0) - a.min(0)).max(initial=0.0) / 2
-    error = np.abs(a - b).max(1, initial=0.0)
-    return ~(error <= MAX_ERROR * largest) | (error > MAX_MOVING_ERROR * moving) & (error > NOISE * largest)
+def _different(a: np.ndarray, b: np.ndarray, usable: list[int]) -> np.ndarray:
+    """Which images differ: [images] bool, false for those that are not usable; a is right."""
+    x, y = (value[usable].reshape(len(usable), -1, value.shape[-1]).astype(np.float64) for value in (a, b))
+    error = np.abs(x - y).max(1, initial=0.0)                                             # [images, channels]
+    size, moving = np.abs(x).max((0, 1), initial=0.0), (x.max((0, 1)) - x.min((0, 1))) / 2      # [channels]
+    rounding = NOISE * np.maximum(size, np.median(size))
+    bad = ~(error.max(1) <= MAX_ERROR * size.max()) | ((error > rounding) & ((error > MAX_ERROR * size) | (error > MAX_MOVING_ERROR * moving))).any(1)
+    result = np.zeros(len(a), bool)
+    result[usable] = bad
+    return result
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -131,35 +146,62 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum()) / product if product else float(not a.any() and not b.any())
 
 
-def _margin(graph: ir.Graph, image: dict[str, np.ndarray]) -> float:
-    """The least difference between the last expert chosen and the first one not, over all tokens and routers; infinite without."""
-    values = float_model.trace(graph, image)
-    least = math.inf
-    for node in graph.nodes:
-        if isinstance(node, ir.MoE) and node.top_k < node.num_experts:
-            rows = values[node.x].reshape(-1, node.gate.shape[0])
-            scores = np.sort(float_model.softmax(rows @ node.gate + node.gate_bias), axis=-1)[:, ::-1]
-            least = min(least, float((scores[:, node.top_k - 1] - scores[:, node.top_k]).min()))
-    return least
+def _tied(imported: Imported, graph: ir.Graph, origin: Origin, images: dict[str, np.ndarray], image: int) -> bool:
+    """Whether the first values of this image that differ are tokens of a mixture of experts on which its router meets a tie."""
+    if not any(isinstance(node, ir.MoE) for node in graph.nodes):
+        return False
+    trace = float_model.trace(graph, {name: array[image:image + 1] for name, array in images.items()})
+    for name, array in _values(imported, origin, images, image).outputs.items():
+        bound = origin.bound.get(name)
+        if bound is None or not _departs(array, bound, trace):
+            continue
+        if not isinstance(bound.node, ir.MoE):
+            return False
+        right = array.ravel() if bound.order is None else array.ravel()[np.argsort(bound.order)]
+        right = right.reshape(trace[bound.value].shape[1:])
+        off = np.abs(right - bound.factor * trace[bound.value][0]).max(-1) > MAX_ERROR * np.abs(right).max()
+        return bool((_margins(bound.node, trace[bound.node.x][0])[off.ravel()] < TIE).all())
+    return False
+
+
+def _margins(node: ir.MoE, x: np.ndarray) -> np.ndarray:
+    """For each token the difference between the scores of the last expert chosen and of the first one not; infinite if all are."""
+    scores = np.sort(float_model.softmax(x.reshape(-1, node.gate.shape[0]) @ node.gate + node.gate_bias), axis=-1)[:, ::-1]
+    return scores[:, node.top_k - 1] - scores[:, node.top_k] if node.top_k < node.num_experts else np.full(len(scores), np.inf)
 
 
 # ---------------------------------------------------------------- saying where
 
-def _finite(imported: Imported, graph: ir.Graph, origin: Origin, found: dict[str, np.ndarray], images: dict[str, np.ndarray], given: int) -> None:
+def _finite(imported: Imported, graph: ir.Graph, origin: Origin, found: dict[str, np.ndarray], images: dict[str, np.ndarray],
+            given: int) -> list[int]:
+    """Images on which every output is a number. Raises for a calibration image, or ordinary noise, on which one is not."""
+    count = len(next(iter(images.values())))
+    good = np.ones(count, bool)
     for name in graph.outputs:
-        good = np.isfinite(found[name].reshape(len(found[name]), -1)).all(1)
-        if good.all():
+        finite = np.isfinite(found[name].reshape(count, -1)).all(1)
+        good &= finite
+        if finite[:given + NOISE_IMAGES].all():
             continue
-        image = int(np.argmin(good))
+        image = int(np.argmin(finite))
         run = _values(imported, origin, images, image)
         value = next((key for key, array in run.outputs.items() if not np.isfinite(array).all()), name)
         shown = run.outputs.get(value, found[name][image:image + 1]).ravel()
         message = f"the network itself gives {shown[~np.isfinite(shown)][0]} in {value!r}, result of {run.nodes.get(value, 'the network')}"
         if image < given:
-            raise CalibrationError(f"{message}, for calibration image {image}", where=f"{imported.path}: value {value!r}",
+            raise CalibrationError(f"{message}, for a calibration image", where=f"{imported.path}: value {value!r}",
                                    hint="give images scaled as in training, and check the weights of that node")
         raise ModelError(f"{message}, for ordinary noise", where=f"{imported.path}: value {value!r}",
                          hint="check the weights of that node and of those in front of it, and export again")
+    return np.flatnonzero(good).tolist()
+
+
+def _overflow(imported: Imported, graph: ir.Graph, read: dict[str, np.ndarray], usable: list[int], given: int) -> None:
+    """Raises when the float network leaves float32 where the file does not: values near its end."""
+    for name, value in read.items():
+        if not np.isfinite(value[usable]).all():
+            kind = CalibrationError if given else ModelError
+            raise kind(f"output {name!r} cannot be compared: the values of the network come near the end of float32", where=str(imported.path),
+                       hint="give images scaled as in training" if given else "check the weights, and export again")
 
 
 def _values(imported: Imported, origin: Origin, images: dict[str, np.ndarray], image: int) -> OnnxRun:

@@ -21,8 +21,8 @@ LARGEST_PROTO = 2**31 - 1
 
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
-    resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"],) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (job["cpu_seconds"], job["cpu_seconds"] + 5))
+    _limit(resource.RLIMIT_AS, job["memory_bytes"])
+    _limit(resource.RLIMIT_CPU, job["cpu_seconds"])
     result = {"error": None, "runtime": "", "note": None, "nodes": {}}
     try:
         runtime, outputs = _run(Path(job["model"]), job["values"], np.load(folder / "inputs.npz"), job["task"], result)
@@ -34,6 +34,12 @@ def main(folder: Path) -> None:
     except MemoryError:
         result["error"] = f"needs more than {job['memory_bytes'] / 2**30:.1f} GB of memory"
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def _limit(kind: int, value: int) -> None:
+    """No more than ``value``, or than the user allows."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 class _Failed(Exception):

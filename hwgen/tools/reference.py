@@ -14,8 +14,8 @@ from ..errors import ModelError, ToolError
 from .process import run
 
 SCRIPT = Path(__file__).resolve().parent.parent / "importer" / "reference.py"
-MEMORY_BYTES = 4 << 30           # of address space, and MEMORY_PER_BYTE for each byte of the file
-MEMORY_PER_BYTE = 8
+MEMORY_BYTES = 1 << 30           # of address space, beside what the caller grants
+MEMORY_PER_BYTE = 8              # that a caller should grant for each byte of weights
 WALL_PER_CPU = 10                # a busy machine
 
 
@@ -32,7 +32,7 @@ class OnnxRun:
     nodes: dict[str, str]
 
 
-def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, cpu_seconds: int, model_bytes: int,
+def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, cpu_seconds: int, more_bytes: int,
              values: bool = False) -> OnnxRun:
     """Run ``model`` on each image, batch 1. images: {input: float32 [images, ...]}; task: name, shape, dtype and value of the integer input.
 
@@ -41,8 +41,8 @@ def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, c
     with tempfile.TemporaryDirectory(prefix="hwgen_onnx_") as folder:
         work = Path(folder)
         np.savez(work / "inputs.npz", **images)
-        limits = dict(cpu_seconds=cpu_seconds, memory_bytes=MEMORY_BYTES + MEMORY_PER_BYTE * model_bytes)
-        (work / "job.json").write_text(json.dumps(dict(model=str(model.resolve()), values=values, task=task, **limits)))
+        limits = dict(cpu_seconds=cpu_seconds, memory_bytes=MEMORY_BYTES + more_bytes)
+        (work / "job.json").write_text(json.dumps(dict(model=str(model.absolute()), values=values, task=task, **limits)))
         try:
             run([sys.executable, SCRIPT, work], timeout=WALL_PER_CPU * cpu_seconds)
             result = json.loads((work / "result.json").read_text())
