@@ -9,7 +9,6 @@ Exit code 1 when a word differs.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 import sys
 import tempfile
@@ -22,9 +21,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "rtl")]
 
 from hwgen import api, csim
 from hwgen.golden import integer_model
+from hwgen.tools import cache
 
 EXAMPLE = ROOT / "examples" / "m3vit_digits"
-NETWORKS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hwgen" / "networks"
+NETWORKS = cache.wanted() / "networks"
 
 
 def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trace: bool, rtl: bool) -> bool:

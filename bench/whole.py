@@ -18,7 +18,6 @@ import argparse
 from dataclasses import asdict, dataclass, field, fields
 import hashlib
 import json
-import os
 from pathlib import Path
 import resource
 import sys
@@ -32,6 +31,7 @@ from hwgen import api, resources, simulate, sizing  # noqa: E402
 from hwgen.board import Board, load_board  # noqa: E402
 from hwgen.golden import integer_model  # noqa: E402
 from hwgen.program import Dst, Op, Src  # noqa: E402
+from hwgen.tools.cache import wanted  # noqa: E402
 from networks import generate  # noqa: E402
 
 CLOCK_MHZ = 300.0
@@ -160,7 +160,7 @@ def memory_model(name: str, board: Board, beat: int) -> simulate.MemoryModel:
 # ---------------------------------------------------------------- one case
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen" / "whole"
+    return wanted() / "whole"
 
 
 def sources_digest() -> str:

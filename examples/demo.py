@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 import hwgen
-from hwgen.cli import accuracy
+from hwgen.arrays import accuracy
 from hwgen.errors import HwgenError
 from hwgen.golden import float_model
+from hwgen.importer import import_model
 from hwgen.progress import Bars
 
 MODEL = Path(__file__).resolve().parent / "m3vit_digits"
@@ -26,11 +27,8 @@ MODEL = Path(__file__).resolve().parent / "m3vit_digits"
 
 def float_outputs(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs of the float model, all tasks: {ONNX output: [images, ...]}."""
-    checked = hwgen.check(MODEL / "model.onnx")
-    if checked.error:
-        raise checked.error
     outputs = {}
-    for graph in checked.model.tasks:
+    for graph in import_model(MODEL / "model.onnx").model.tasks:
         outputs |= float_model.run(graph, inputs)
     return outputs
 

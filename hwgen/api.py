@@ -66,7 +66,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     planned = plan(import_model(model, shapes), options, say)
     imported, quantized, program, board = planned.imported, planned.quantized, planned.program, planned.board
     say("generate")
-    report = _report(Path(model).name, quantized, program, board, precision)
+    report = _report(foreign.visible(Path(model).name), quantized, program, board, precision)
     report |= _judged(planned)
     report["quantization"] = _quantization(planned, options.random)
     report["warnings"] = planned.warnings
@@ -167,6 +167,7 @@ class Accelerator:
 
         Raises InputError, TargetError, ToolError.
         """
+        self.build.need_rtl()
         sources = {Path(name).name: data.decode(errors="replace") for name, data in self.build.read(self.build.rtl).items()}
         return flows.synthesize(sources, load_board(target or self.build.target), flow, progress,
                                 estimate=self.build.report.get("resources", {}).get("used"))

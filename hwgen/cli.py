@@ -99,7 +99,7 @@ Model = Annotated[Path, typer.Argument(help="The ONNX file.", show_default=False
 
 
 def _api():
-    """The compiler, loaded on first use (it pulls in onnx and amaranth)."""
+    """The compiler, loaded on first use (it pulls in onnx)."""
     from . import api
     return api
 

@@ -82,19 +82,21 @@ def simulate(build: Build, images: np.ndarray, tasks: list[int], say: Callable[[
         raise InputError("the build holds no HLS project", where=str(build.path), hint="compile with --backend hls or both")
     plan = make_plan(build.model, build.report["hls"]["lanes"], build.report["hls"]["queries"])
     say(f"compile the C simulation ({cache.how_often()})", 0, 0)
-    executable = build_bench(build.read(build.below("hls")))
+    files = build.read(build.below("hls"))
+    executable = build_bench(files)
     frames = np.repeat(hls.frames(plan, build.model, images), len(tasks), axis=0)
     say("C simulation", 0, len(frames))
-    return run(executable, build.path / "hls" / "weights.bin", plan, frames, tasks * len(images), trace=trace,
+    return run(executable, files["hls/weights.bin"], plan, frames, tasks * len(images), trace=trace,
                on_frame=lambda done: say("C simulation", done, len(frames)))
 
 
-def run(executable: Path, weights: Path, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,
+def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,
         on_frame: Callable[[int], None] | None = None) -> CsimRun:
     """Run frames uint8 [F, bytes]; frame f for ``tasks[f]``. Raises ToolError when the bench fails."""
     with work_folder("hwgen_csim_") as work:
         frames.tofile(work / "input.bin")
-        options: dict[str, object] = dict(weights=weights, input=work / "input.bin", output=work / "output.bin",
+        (work / "weights.bin").write_bytes(weights)
+        options: dict[str, object] = dict(weights=work / "weights.bin", input=work / "input.bin", output=work / "output.bin",
                                           frames=len(tasks), tasks=",".join(map(str, tasks)))
         if trace:
             options["trace"] = work / "trace.bin"

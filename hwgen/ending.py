@@ -88,12 +88,12 @@ def fault(error: Exception) -> str:
     text = "\n".join([*lines, *traceback.format_exception(error)])
     name = f"fault-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     what = visible(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
-    for folder in (lambda: cache.folder() / "faults", lambda: Path(tempfile.gettempdir())):
+    for folder in (lambda: cache.wanted() / "faults", lambda: Path(tempfile.gettempdir())):
         try:
             place = folder()
             place.mkdir(parents=True, exist_ok=True)
             write_file(place / name, text.encode("utf-8", "backslashreplace"))
-        except (HwgenError, OSError, RuntimeError):     # read only, full, no home: the next place
+        except (HwgenError, OSError):     # read only, full, no home: the next place
             continue
         return f"hwgen has a fault: {what}\n  at:   {place / name}\n  next: please report it, with this file"
     return f"hwgen has a fault: {what}\n{text}\n  next: please report it, with this text (no log could be written)"

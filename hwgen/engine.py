@@ -15,7 +15,6 @@ BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay 
 READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
-FACTOR_LATENCY = 7       # pipeline of the softmax factor, hidden behind the array's
 
 
 @dataclass(frozen=True)

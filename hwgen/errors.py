@@ -4,7 +4,7 @@
     ├── ModelError                the ONNX file or the network
     ├── ShapeError                a dimension that must be fixed or given
     ├── CalibrationError          the calibration set
-    ├── InputError                data given to ``simulate``
+    ├── InputError                an option, a value of the API, or data given to ``simulate``
     ├── TargetError               board name or board file
     ├── CapacityError             does not fit the board
     ├── OutputError               output directory
@@ -47,7 +47,7 @@ class CalibrationError(HwgenError):
 
 
 class InputError(HwgenError):
-    """Data given to ``simulate`` does not fit the build."""
+    """An option, a value given to the API, or a file of arrays is wrong or does not fit the build; or there is no such build."""
 
 
 class TargetError(HwgenError):
@@ -67,7 +67,8 @@ class BuildVersionError(HwgenError):
 
 
 class MismatchError(HwgenError):
-    """Two levels that must agree bit for bit do not."""
+    """Two levels that must agree do not: hardware and integer model bit for bit, the ONNX file and what was read in it within `hwgen.judge`'s
+    limits."""
 
     exit_code = 1
 

@@ -87,7 +87,7 @@ def flows() -> dict[str, Path]:
 
 def synthesize(sources: Mapping[str, str], board: Board, name: str = "yosys", say: Say | None = None,
                estimate: Counts | None = None) -> Synthesis:
-    """Synthesize the RTL of a build, {file name: text}. Raises InputError (no such flow, no RTL, a family the flow does not know), ToolError."""
+    """Synthesize the RTL of a build, {file name: text}. Raises InputError (no such flow, a family the flow does not know), ToolError."""
     known = flows()
     if name not in known:
         raise InputError(f"there is no flow {name!r}", hint=f"choose one of {', '.join(known)}")
@@ -95,8 +95,6 @@ def synthesize(sources: Mapping[str, str], board: Board, name: str = "yosys", sa
     if board.family not in flow["families"]:
         raise InputError(f"the flow {name} does not know the family of the board {board.name}: {board.family.value}",
                          hint=f"compile for a board of {', '.join(flow['families'])}")
-    if not sources:
-        raise InputError("the build holds no RTL", hint="compile with --backend rtl or both")
     run = _Run(flow, flow["families"][board.family.value], bool(board.uram), sources, say or (lambda stage, done=0, total=0: None))
     return run.run(name, board, estimate or {})
 

@@ -2,7 +2,7 @@
 
     with OutputDir("build") as out:
         out.write("rtl/top.v", text)             # text or bytes
-        store.save(qmodel, out.path("model.npz"))
+        out.write("model.npz", store.encode(qmodel))
         out.manifest(config=config.to_dict())    # further keys of manifest.json
 """
 

@@ -16,7 +16,7 @@ PROGRAM_BASE = 0x10000         # word w of instruction i at PROGRAM_BASE + 64 * 
 INSTRUCTION_BYTES = 64
 MAX_PROGRAM_WORDS = ((1 << ADDRESS_BITS) - PROGRAM_BASE) // INSTRUCTION_BYTES
 NUM_COUNTERS = 8
-NUM_TASK_SLOTS = 8
+NUM_TASK_SLOTS = 8             # of the TASKS register
 
 
 class Access(Enum):

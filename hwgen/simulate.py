@@ -15,7 +15,7 @@ from .build import Build
 from .errors import InputError, OutputError, ToolError
 from .golden import integer_model
 from .output import work_folder
-from .registers import StatusBit
+from .registers import NUM_TASK_SLOTS, StatusBit
 from .schedule import Program
 from .sizing import LATENCY
 from .tools import cache, cosim, native, verilator
@@ -25,7 +25,6 @@ HONOURED = {             # engine -> what of a memory model it can do
 ENGINES = tuple(HONOURED)
 
 MAX_FRAMES = 65535        # FRAMES register
-TASK_SLOTS = 8            # TASKS register
 EVENT = np.dtype([("frame", "<u4"), ("pc", "<u4"), ("start", "<u8"), ("retire", "<u8"), ("issue", "<u4"), ("wait_tile", "<u4"),
                   ("wait_hazard", "<u4"), ("wait_output", "<u4")])
 ERRORS = (StatusBit.ILLEGAL_INSTRUCTION, StatusBit.AXI_READ_ERROR, StatusBit.AXI_WRITE_ERROR)
@@ -74,8 +73,7 @@ class Run:
 
 def bench_files(build: Build) -> dict[str, bytes]:
     """What the native bench of a build is made of: RTL sources in order, bench, driver. Raises InputError when there is no RTL."""
-    if not build.has_rtl:
-        raise InputError("the build holds no RTL", where=str(build.path), hint="use --engine csim, or compile with --backend rtl or both")
+    build.need_rtl()
     return build.read((*build.rtl, "bench/main.cpp", *build.below("driver")))
 
 
@@ -93,8 +91,8 @@ def build_bench(files: Mapping[str, str | bytes], trace: bool) -> Path:
 
 def _task_register(tasks: list[int]) -> int:
     """The TASKS register for these frames. Raises InputError when their tasks do not repeat every eight frames."""
-    slots = [tasks[i % len(tasks)] for i in range(TASK_SLOTS)] if len(tasks) < TASK_SLOTS else tasks[:TASK_SLOTS]
-    if any(task != slots[i % TASK_SLOTS] for i, task in enumerate(tasks)):
+    slots = [tasks[i % len(tasks)] for i in range(NUM_TASK_SLOTS)] if len(tasks) < NUM_TASK_SLOTS else tasks[:NUM_TASK_SLOTS]
+    if any(task != slots[i % NUM_TASK_SLOTS] for i, task in enumerate(tasks)):
         raise InputError("the tasks of the frames do not repeat every eight frames")
     return sum(task << 4 * i for i, task in enumerate(slots))
 
@@ -105,18 +103,19 @@ def _cycle_limit(program: Program, frames: int, memory: MemoryModel) -> int:
     return round(20 * frames * (expected + 10 * memory.latency + 1000) / max(0.01, 1 - memory.stall))
 
 
-def run_bench(executable: Path, build: Path, program: Program, frames: bytes, tasks: list[int], memory: MemoryModel, *,
+def run_bench(executable: Path, folder: Path, program: Program, frames: bytes, tasks: list[int], memory: MemoryModel, *,
               waves: Path | None = None, runs: int = 1, checked: bool = True, on_frame: Callable[[int], None] | None = None) -> Run:
     """Run ``len(tasks)`` frames through the compiled bench. ``tasks`` must repeat every eight frames (TASKS register).
 
-    ``checked=False`` lets a program or weights in that the driver refuses. Raises ToolError when the hardware reports an error or does not finish.
+    folder: holds program.bin and weights.bin. ``checked=False`` lets a program or weights in that the driver refuses.
+    Raises ToolError when the hardware reports an error or does not finish.
     """
     if not 0 < len(tasks) <= MAX_FRAMES:
         raise InputError(f"{len(tasks)} frames in one run, 1 to {MAX_FRAMES} are possible")
     register = _task_register(tasks)
     with work_folder("hwgen_run_") as work:
         (work / "input.bin").write_bytes(frames)
-        options = dict(program=build / "program.bin", weights=build / "weights.bin", input=work / "input.bin", output=work / "output.bin",
+        options = dict(program=folder / "program.bin", weights=folder / "weights.bin", input=work / "input.bin", output=work / "output.bin",
                        events=work / "events.bin", frames=len(tasks), tasks=hex(register),
                        latency=memory.latency, bytes_per_cycle=memory.bytes_per_cycle, stall=memory.stall, seed=memory.seed, runs=runs,
                        max_cycles=_cycle_limit(program, len(tasks), memory), unchecked=0 if checked else 1)
@@ -125,7 +124,7 @@ def run_bench(executable: Path, build: Path, program: Program, frames: bytes, ta
         result = native.run(executable, options, on_frame)
         status = result["status"]
         if bad := [bit.name for bit in ERRORS if status >> bit & 1]:
-            raise ToolError(f"the simulated accelerator reports {', '.join(bad)} after {result['cycles']} cycles", where=str(build),
+            raise ToolError(f"the simulated accelerator reports {', '.join(bad)} after {result['cycles']} cycles",
                             hint="this is a defect of hwgen or a changed program; compile again and report it")
         data = (work / "output.bin").read_bytes()
         events = np.fromfile(work / "events.bin", EVENT)
@@ -202,8 +201,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
             latency_ms=None, **common)
     if engine == "csim":
         return _csim(build, images, golden, common, say)
-    if not build.has_rtl:
-        raise InputError("the build holds no RTL", where=str(build.path), hint="use --engine csim, or compile with --backend rtl or both")
+    build.need_rtl()
     memory = _conditions(build, memory, engine)
     hardware, runs = run_rtl(build, images, tasks, memory, say, engine=engine, waves=waves)
     mismatches = sum(int((hardware[t][name] != golden[t][name]).sum()) for t in tasks for name in golden[t])
@@ -231,7 +229,7 @@ def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryMo
     groups[:len(images)] = images
     groups = groups.reshape(-1, batch, *images.shape[1:])
     # all tasks of an image in a row, if their pattern fits the eight slots of the TASKS register; else a run a task
-    orders = [tasks] if TASK_SLOTS % len(tasks) == 0 or len(groups) * len(tasks) <= TASK_SLOTS else [[t] for t in tasks]
+    orders = [tasks] if NUM_TASK_SLOTS % len(tasks) == 0 or len(groups) * len(tasks) <= NUM_TASK_SLOTS else [[t] for t in tasks]
     found: dict[int, list[dict[str, np.ndarray]]] = {t: [] for t in tasks}
     runs = []
     for order in orders:
@@ -269,8 +267,11 @@ def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: Memory
     say(f"compile the simulation ({cache.how_often()})", 0, 0)
     executable = build_bench(bench_files(build), trace=waves is not None)
     say("simulate RTL", 0, len(tasks))
-    done = run_bench(executable, build.path, build.program, frames, tasks, memory, waves=waves,
-                     on_frame=lambda done: say("simulate RTL", done, len(tasks)))
+    with work_folder("hwgen_build_") as work:
+        for name, content in build.read(("program.bin", "weights.bin")).items():
+            (work / name).write_bytes(content)
+        done = run_bench(executable, work, build.program, frames, tasks, memory, waves=waves,
+                         on_frame=lambda done: say("simulate RTL", done, len(tasks)))
     if waves is not None and not waves.is_file():
         raise OutputError("the waveform could not be written", where=str(waves), hint="check the rights and the free space there")
     return done

@@ -1,8 +1,8 @@
-"""A `qir.QModel` in one file: an .npz without pickle, equal bytes for equal models.
+"""A `qir.QModel` as the bytes of one file: an .npz without pickle, equal bytes for equal models.
 
 The archive is stored, not compressed, with fixed time stamps. Member ``model.npy`` holds JSON (UTF-8, as uint8): the nodes
 as ``{"type": class name, field: value, ...}``. An array is ``{"array": i}``, member ``a<i>.npy``; `qir.Weights` are
-``{"weights": i}``, an index into a table. Both are written once per object, so what two tasks share is one object after `load`.
+``{"weights": i}``, an index into a table. Both are written once per object, so what two tasks share is one object after `decode`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from enum import Enum
 import io
 import json
 import math
-from pathlib import Path
 import re
 import types
 import typing
@@ -21,7 +20,6 @@ import zipfile
 import numpy as np
 
 from . import qir, strict_json
-from .errors import BuildVersionError, OutputError
 from .ir import Act
 
 FORMAT = "hwgen.qmodel"
@@ -36,34 +34,6 @@ INT_LIMIT = 1 << 62                     # beyond any integer of a network
 # what `encode` writes before an array's bytes; numpy's own reader would allocate whatever the shape says
 ARRAY = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iufb][1248])', 'fortran_order': False, "
                    rb"'shape': \((|\d{1,12},|\d{1,12}(?:, \d{1,12}){1,7})\), \} *\n", re.DOTALL)
-
-
-def save(model: qir.QModel, path: str | Path) -> Path:
-    """Write ``model`` to ``path`` (usually ``model.npz``) and return the path; raises OutputError when it cannot be written.
-
-    The file appears whole or not at all.
-    """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(encode(model))
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path.name!r}: {error.strerror}", where=str(path),
-                          hint="choose a folder that exists and can be written") from error
-    return path
-
-
-def load(path: str | Path) -> qir.QModel:
-    """Read what `save` wrote. Raises BuildVersionError when the file is missing, damaged, foreign or of another version."""
-    path = Path(path)
-    try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-    except Unreadable as error:
-        reason = str(error)
-    raise BuildVersionError(f"model file {path.name!r} {reason}", where=str(path), hint="compile the model again")
 
 
 # ---------------------------------------------------------------- bytes

@@ -95,7 +95,7 @@ def run(executable: Path, folder: Path, model: QModel, images: np.ndarray) -> tu
     tasks = list(range(len(model.tasks)))
     os.environ["HWGEN_NETWORK"] = str(folder / "network.bin")
     frames = np.repeat(hls.frames(made, model, images), len(tasks), axis=0)
-    return csim.run(executable, folder / "weights.bin", made, frames, tasks * len(images), trace=True), tasks * len(images)
+    return csim.run(executable, (folder / "weights.bin").read_bytes(), made, frames, tasks * len(images), trace=True), tasks * len(images)
 
 
 def differing(model: QModel, images: np.ndarray, done: csim.CsimRun, tasks: list[int]) -> tuple[int, list[str]]:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from hwgen.errors import ToolError
+from hwgen.errors import OutputError
 from hwgen.tools import cache
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,9 +51,24 @@ def test_a_failed_entry_leaves_nothing(place, error):
 def test_no_room(place):
     def full(work: Path) -> None:
         raise OSError(28, "No space left on device")
-    with pytest.raises(ToolError, match="the cache cannot be written: No space left on device") as caught:
+    with pytest.raises(OutputError, match="the cache cannot be written: No space left on device") as caught:
         cache.entry("things", "a", full)
-    assert "XDG_CACHE_HOME" in caught.value.hint and listed(place / "things") == []
+    assert "XDG_CACHE_HOME" in caught.value.hint and listed(place / "things") == [] and caught.value.exit_code == 2
+
+
+def test_another_error_of_the_maker_is_its_own(place):
+    def wrong(work: Path) -> None:
+        (work / "none").read_bytes()
+    with pytest.raises(FileNotFoundError):
+        cache.entry("things", "a", wrong)
+    assert listed(place / "things") == []
+
+
+def test_no_room_for_a_lock(place):
+    (place / "locks").mkdir(parents=True)
+    (place / "locks" / "things-a").mkdir()                  # cannot be opened for writing
+    with pytest.raises(OutputError, match="the cache cannot be written: Is a directory"):
+        cache.entry("things", "a", write("1"))
 
 
 def test_two_processes_make_it_once(place, tmp_path):
@@ -100,7 +115,7 @@ def test_a_text_that_cannot_be_read_is_made_again(place, damage):
     assert [cache.text("texts", "a", make, lambda text: text != "bad") for _ in range(2)] == ["good", "good"] and len(count) == 1
     damage(place / "texts" / "a" / "text")
     assert cache.text("texts", "a", make, lambda text: text != "bad") == "good" and len(count) == 2
-    with pytest.raises(ToolError, match="changes while it is read"):
+    with pytest.raises(OutputError, match="changes while it is read"):
         cache.text("texts", "b", make, lambda text: False)
 
 
@@ -125,7 +140,7 @@ def test_without_any_folder(unwritable, monkeypatch):
     def full(**_):
         raise OSError(30, "Read-only file system")
     monkeypatch.setattr(cache.tempfile, "mkdtemp", full)
-    with pytest.raises(ToolError, match="neither the cache folder nor a temporary one can be written") as caught:
+    with pytest.raises(OutputError, match="neither the cache folder nor a temporary one can be written") as caught:
         cache.folder()
     assert "XDG_CACHE_HOME" in caught.value.hint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import os
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 
 import hwgen
 from hwgen import api, ir, judge as judging
-from hwgen.errors import CalibrationError, MismatchError, ModelError
+from hwgen.errors import CalibrationError, MismatchError, ModelError, OutputError
 from hwgen.importer import import_model
 from hwgen.judge import judge
 from hwgen.tools import reference
@@ -221,6 +222,45 @@ def test_neither_opens_it(tmp_path):
     path = model_of(tmp_path, [helper.make_node("Nonsense", ["x"], ["y"])])
     with pytest.raises(ModelError, match="can be opened neither by onnxruntime .* nor by onnx's reference implementation"):
         run_onnx(path, X, None, cpu_seconds=20, more_bytes=0)
+
+
+@pytest.mark.parametrize("folder, name", [(b"a", b"net\xff.onnx"), (b"a\xfe", b"net.onnx"), (b"a\xfe", b"net\xff.onnx"), (b"a b", b"n\xc3\xa9t.onnx")],
+                         ids=["name", "folder", "both", "neither"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "reference implementation"])
+def test_a_path_that_is_not_utf8(tmp_path, folder, name, runtime):
+    """The file is run with its external data, its values shown, and compiled."""
+    place = tmp_path / os.fsdecode(folder)
+    place.mkdir()
+    net = vit()
+    model = net.model({"y": result(net)}, [1, 5])
+    if runtime != "onnxruntime":
+        model.ir_version = 15                               # one more than onnxruntime knows
+    onnx.save(model, tmp_path / "net.tmp", save_as_external_data=True, location="net.data", size_threshold=300)
+    (tmp_path / "net.data").rename(place / "net.data")
+    path = (tmp_path / "net.tmp").rename(place / os.fsdecode(name))
+    x = {"x": images(1)["x"]}
+    found = run_onnx(path, x, None, cpu_seconds=20, more_bytes=0)
+    assert runtime in found.runtime and len(run_onnx(path, x, None, cpu_seconds=20, more_bytes=0, values=True).outputs) > 10
+    if runtime == "onnxruntime":
+        assert judge(import_model(path), None).onnx_cosine > 0.999999
+        hwgen.compile(path, out=tmp_path / "build", backend="hls")
+
+
+@pytest.mark.parametrize("limit, text", [(100, "File too large"), (5_000, "No space left on device")])
+def test_no_room_for_what_the_file_computes(tmp_path, monkeypatch, limit, text):
+    """Here or in the process that runs it: the disk is full, not the model wrong."""
+    script = tmp_path / "small_disk.py"
+    script.write_text(f"import resource, runpy\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+                      f"runpy.run_path({str(reference.SCRIPT)!r}, run_name='__main__')\n")
+    monkeypatch.setattr(reference, "SCRIPT", script)
+    path = model_of(tmp_path, [helper.make_node("Identity", ["x"], ["y"])])
+    if limit < 1000:
+        def full(*_, **__):
+            raise OSError(27, "File too large")
+        monkeypatch.setattr(reference.np, "savez", full)
+    with pytest.raises(OutputError, match=f"cannot write temporary files: {text}") as caught:
+        run_onnx(path, {"x": np.zeros((2000, 2), np.float32)}, None, cpu_seconds=20, more_bytes=0)
+    assert "TMPDIR" in caught.value.hint
 
 
 # ---------------------------------------------------------------- the commands

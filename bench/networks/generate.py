@@ -17,12 +17,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 import math
-import os
 from pathlib import Path
+import sys
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))      # works in a checkout without installing
+
+from hwgen.tools import cache  # noqa: E402
 
 OPSET = 17
 IMAGES = 8
@@ -349,7 +353,7 @@ def to_onnx(network: Network) -> onnx.ModelProto:
 
 
 def default_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen" / "networks"
+    return cache.wanted() / "networks"
 
 
 def generate(name: str, folder: Path, seed: int = 0, spec: Spec | None = None) -> Path:

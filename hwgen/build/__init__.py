@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .. import store
 from ..checksum import crc32
-from ..errors import BuildVersionError
+from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..output import OutputDir
 from ..qir import QModel
@@ -52,6 +52,12 @@ class Build:
     def has_rtl(self) -> bool:
         """Whether the build was compiled with the RTL backend."""
         return directory.holds(self.files, directory.RTL)
+
+    def need_rtl(self) -> None:
+        """Raises InputError when the build was compiled without the RTL backend."""
+        if not self.has_rtl:
+            raise InputError("the build holds no RTL", where=str(self.path),
+                             hint="compile with --backend rtl or both; what it holds runs with --engine csim")
 
     @property
     def has_hls(self) -> bool:

@@ -195,7 +195,8 @@ def report(value, hls: bool) -> dict:
     """report.json: free for people, but what is computed from it has the right type."""
     if not isinstance(value, dict):
         raise ValueError("report.json is no record")
-    if (section(value.get("hls"), "report.json: hls", ("lanes", "queries")) if "hls" in value else None) is not None:
+    if "hls" in value:
+        section(value["hls"], "report.json: hls", ("lanes", "queries"))
         number(value["hls"]["lanes"], "report.json: hls.lanes", 8, 256)
         number(value["hls"]["queries"], "report.json: hls.queries", 1, 4096)
     if ("hls" in value) != hls:

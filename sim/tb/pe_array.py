@@ -1,7 +1,5 @@
 """PE array (plain and packed): tiles loaded by column and by row while the one before is at work, tokens in every cycle."""
 
-import random
-
 import cocotb
 import numpy as np
 

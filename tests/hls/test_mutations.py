@@ -7,7 +7,6 @@ from pathlib import Path
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import hls_mutations as mutations

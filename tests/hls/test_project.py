@@ -265,8 +265,10 @@ def test_without_a_compiler(acc, images, monkeypatch, tmp_path):
 
 
 def test_engines_a_build_does_not_have(acc, images, tmp_path):
-    with pytest.raises(InputError, match="the build holds no RTL"):
-        acc.simulate({"x": images[:1]})
+    for need in (lambda: acc.simulate({"x": images[:1]}), lambda: simulate.bench_files(acc.build), acc.synth):
+        with pytest.raises(InputError, match="the build holds no RTL") as caught:
+            need()
+        assert caught.value.where == str(acc.build.path) and "--backend rtl or both" in caught.value.hint
     bare = api.Accelerator(replace(acc.build, files={}))
     with pytest.raises(InputError, match="the build holds no HLS project"):
         bare.simulate({"x": images[:1]}, engine="csim")
