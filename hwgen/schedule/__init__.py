@@ -123,7 +123,7 @@ class Program:
         """Tokens streamed per tile, per instruction; ``dispatched`` {pc: tokens} overrides the expected ones of experts."""
         return [(dispatched or {}).get(pc, info.rows) for pc, info in enumerate(self.infos)]
 
-    def estimate(self, bytes_per_cycle: float, latency: int = 100, task: int = 0,
+    def estimate(self, bytes_per_cycle: float, latency: int, task: int = 0,
                  dispatched: dict[int, int] | None = None) -> list[cycles.Timing]:
         """Cycle model of one frame, stage "estimate"."""
         return cycles.estimate(self.config, list(self.instrs), self.rows(dispatched), task, bytes_per_cycle, latency)

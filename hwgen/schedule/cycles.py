@@ -80,7 +80,7 @@ class _Stream:
 
 
 def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: int, bytes_per_cycle: float,
-             latency: int = 100) -> list[Timing]:
+             latency: int) -> list[Timing]:
     """Timing of every instruction of one frame of ``task``, from start = 0; rows: tokens streamed per tile (experts: dispatched)."""
     ti, to = config.ti, config.to
     load_cycles = to // config.load_columns                                     # of a column tile

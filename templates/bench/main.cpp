@@ -30,8 +30,8 @@ using Bytes = std::vector<uint8_t>;
 struct Options {
     std::map<std::string, std::string> values{
         {"program", "program.bin"}, {"weights", "weights.bin"}, {"input", ""}, {"output", "output.bin"}, {"events", ""}, {"waves", ""},
-        {"frames", "1"}, {"tasks", "0"}, {"unchecked", "0"}, {"latency", "100"},
-        {"bytes-per-cycle", "64"}, {"stall", "0"}, {"seed", "1"}, {"max-cycles", "2000000000"}, {"runs", "1"}};
+        {"frames", "1"}, {"tasks", "0"}, {"unchecked", "0"}, {"latency", "200"},
+        {"bytes-per-cycle", "64"}, {"stall", "0"}, {"seed", "0"}, {"max-cycles", "2000000000"}, {"runs", "1"}};
     Options(int argc, char** argv) {
         for (int i = 1; i < argc; ++i) {
             const std::string key = argv[i];
