@@ -136,7 +136,7 @@ def _bram(words: int, width: int) -> float:
 
 def choose(model: QModel, board: Board) -> Plan:
     """The plan the estimate finds fastest on the board, by the rule of `sizing.choose`: of those within `NEAR` of the fastest through one
-    port, the one that is fastest at the memory's peak. Raises CapacityError when the smallest does not fit."""
+    port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
     if board.family is Family.SIM:
         return make_plan(model, 32, 8)
     if board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
@@ -156,7 +156,7 @@ def choose(model: QModel, board: Board) -> Plan:
                                         hint="choose a larger board, a smaller network, or --backend rtl")
                 continue
             found.append((frame_cycles(candidate, board.bytes_per_cycle(), LATENCY),
-                          frame_cycles(candidate, board.peak_bytes_per_cycle(), LATENCY), candidate))
+                          frame_cycles(candidate, board.best_bytes_per_cycle(), LATENCY), candidate))
     if not found:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
