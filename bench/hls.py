@@ -27,6 +27,15 @@ EXAMPLE = ROOT / "examples" / "m3vit_digits"
 NETWORKS = cache.wanted() / "networks"
 
 
+def speed(own: dict, all_ports: dict) -> str:
+    """Cycles of two estimates with the memory each was made for."""
+    def one(found: dict) -> str:
+        memory = found["memory"]
+        return (f"{found['cycles_per_image']:,.0f} cycles through {memory['ports']} of the ports, {memory['bytes_per_cycle']:.3g} B/cycle, "
+                f"latency {memory['latency']}")
+    return one(own) + (f"; {one(all_ports)}, not built" if all_ports["built"] == "not built" else "")
+
+
 def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trace: bool, rtl: bool) -> bool:
     """Prints the figures of one network; whether everything is equal."""
     with tempfile.TemporaryDirectory(prefix="hwgen_hls_") as folder:
@@ -56,14 +65,15 @@ def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trac
         print(f"{name}: {len(images)} images, {len(tasks)} tasks, {words:,} output words"
               f"{f' and {values:,} values' if trace else ''}, {wrong} differ")
         print(f"  csim: {run.seconds / len(run.outputs):.2f} s a frame, compiled in {compiled:.1f} s; {lines} lines of emitted code")
-        print(f"  estimate for {target}: HLS {estimate['cycles_per_image']:,} cycles ({estimate['lanes']} lanes, "
+        print(f"  estimate for {target}: HLS {speed(estimate, estimate['all_ports'])} ({estimate['lanes']} lanes, "
               f"{estimate['queries']} queries, {estimate['resources']})")
-        print(f"  estimate for {target}: RTL {report['estimate']['cycles_per_image']:,.0f} cycles "
+        print(f"  estimate for {target}: RTL {speed(report['estimate'], report['all_ports'])} "
               f"({report['array']['ti']} x {report['array']['to']}, {report['resources']['used']})", flush=True)
         if rtl:
             result = acc.simulate({name: images[:1] for name in acc.inputs})
             wrong += result.mismatches
-            print(f"  rtl simulation: {result.cycles_per_image:,.0f} cycles, {result.mismatches} words differ", flush=True)
+            print(f"  rtl simulation: {result.cycles_per_image:,.0f} cycles at {result.memory['bytes_per_cycle']:.3g} B/cycle, latency "
+                  f"{result.memory['latency']}; {result.mismatches} words differ", flush=True)
     return wrong == 0
 
 

@@ -1,13 +1,13 @@
 """Signal-to-noise ratio of the integer model against the float model, and what leaves its number format.
 
-    python bench/snr.py [model.onnx ...] [--method mse] [--seeds 6] [--json snr.json]
+    python bench/snr.py [model.onnx ... [--limit DB]] [--method mse] [--seeds 6] [--json snr.json]
 
 For every seed: standard normal inputs from ``numpy.random.default_rng(seed)``, 32 images to calibrate, then 8 others to test. Printed is
 the median over the seeds, of all outputs of all tasks; then, of the seed that clips most, every number format that holds less than
 calibration saw, with node, range and share, or if there is none the format that comes nearest.
 Without a file: networks made here, a ViT of two blocks with everything in range, with pre-activations 10 and 30 times as large, with the
 same function before and behind a ReLU 30 times as large, with scores 16 and 40 times as large, and with router logits 40 times as large.
-Exit code 1 when one of those misses its limit.
+Exit code 1 when one of those misses its limit, or the median of a file the one that is given.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CALIBRATION, TEST = 32, 8        # images
 @dataclass(frozen=True)
 class Snr:
     """median_db: over seeds and outputs. clipping: formats whose range exceeds the limit, of the seed that clips most. nearest: the format
-    of a fixed unit whose range comes nearest to its limit, or exceeds it most. limit_db: of the networks made here; None for a file."""
+    of a fixed unit whose range comes nearest to its limit, or exceeds it most. limit_db: None for a file without one."""
 
     name: str
     median_db: float
@@ -103,15 +103,18 @@ def main() -> int:
     parser.add_argument("--method", choices=quantizer.METHODS, default="percentile", help="how int8 ranges are taken")
     parser.add_argument("--seeds", type=int, default=6, help="0 to N-1 (6)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--limit", type=float, metavar="DB", help="what the median of every file must reach")
     args = parser.parse_args()
+    if args.limit is not None and not args.files:
+        parser.error("--limit is for files; the networks made here have their own")
 
-    given = [(str(path), import_model(path).model, None) for path in args.files] or networks()
+    given = [(str(path), import_model(path).model, args.limit) for path in args.files] or networks()
     rows = []
     print(f"{'network':40} {'median':>8} {'least':>8} {'largest':>8} {'limit':>6}   [dB]")
     for name, model, limit in given:
         row = measure(name, model, args.method, args.seeds, limit)
         rows.append(row)
-        print(f"{name[-40:]:40} {row.median_db:8.1f} {min(row.all_db):8.1f} {max(row.all_db):8.1f} {limit or '-':>6}")
+        print(f"{name[-40:]:40} {row.median_db:8.1f} {min(row.all_db):8.1f} {max(row.all_db):8.1f} {'-' if limit is None else limit:>6}")
         for clip in row.clipping or filter(None, [row.nearest]):
             print(f"    {clip.what} of {clip.node}: up to {clip.range:.4g}, int16 holds {clip.limit:.4g}, "
                   f"{100 * clip.clipped:.2g} % clipped")

@@ -244,12 +244,6 @@ def simulate(
                             else f"hwgen verify {build} --trace finds the first value that differs")
 
 
-MEMORIES = {                                    # of `verify`: ideal, slow, unsteady
-    "ideal": {"latency": 0, "stall": 0.0}, "latency 100": {"latency": 100, "stall": 0.0},
-    "random stalls": {"latency": 20, "stall": 0.3},
-}
-
-
 @app.command(epilog="Example: `hwgen verify build/ --input test.npz --images 20`")
 def verify(
     build: Build,
@@ -262,7 +256,7 @@ def verify(
     json: Json = None,
 ) -> None:
     """Compare what the build holds with the integer model, bit for bit: the RTL under several memory models, the C simulation."""
-    from .simulate import HONOURED
+    from .simulate import MemoryModel, verify_memories
     api = _api()
     acc = api.load(build)
     if engine not in (Engine.VERILATOR, Engine.ICARUS):
@@ -273,17 +267,13 @@ def verify(
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
-    memories: dict[str, dict] = {}
-    for name, memory in MEMORIES.items():
-        honoured = {key: value for key, value in memory.items() if key in HONOURED[engine.value]}
-        if honoured not in memories.values():               # the others are the same run under another name
-            memories[name] = honoured
+    memories = verify_memories(engine.value, acc.build.program.config.axi_data_bits / 8)
     runs = [("rtl", engine, name, memory) for name, memory in memories.items()] if "rtl" in acc.levels else []
-    runs += [("csim", Engine.CSIM, "", {})] if "csim" in acc.levels else []
+    runs += [("csim", Engine.CSIM, "", MemoryModel())] if "csim" in acc.levels else []
     rows = []
     with Bars(err) as bars:
         for level, simulator, name, memory in runs:
-            result = acc.simulate(inputs, engine=simulator.value, memory=api.MemoryModel(**memory), progress=bars)
+            result = acc.simulate(inputs, engine=simulator.value, memory=memory, progress=bars)
             rows.append({"level": level, "memory": name, "images": result.images, "bit_exact": result.bit_exact,
                          "mismatches": result.mismatches, "cycles_per_image": result.cycles_per_image})
         differences = acc.first_differences(inputs, progress=bars) if trace else None

@@ -45,6 +45,19 @@ class MemoryModel:
         return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
 
 
+def verify_memories(engine: str, beat: float) -> dict[str, MemoryModel]:
+    """The memory models of `hwgen verify`, by name: ideal (no latency, a beat every cycle), slow, unsteady, the last two through one port of
+    the board. beat: bytes. What the engine cannot honour is left out, and so is what then is the same run under another name."""
+    wanted = {"ideal": dict(latency=0, bytes_per_cycle=beat, stall=0.0), "latency 100": dict(latency=100, stall=0.0),
+              "random stalls": dict(latency=20, stall=0.3)}
+    found: dict[str, MemoryModel] = {}
+    for name, values in wanted.items():
+        memory = MemoryModel(**{key: value for key, value in values.items() if key in HONOURED[engine]})
+        if memory not in found.values():
+            found[name] = memory
+    return found
+
+
 def check_memory(engine: str, given: Iterable[str]) -> None:
     """Raises InputError when the engine cannot honour one of these fields of a `MemoryModel`."""
     for name in given:

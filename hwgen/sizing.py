@@ -22,8 +22,8 @@ def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, ba
     """The program for the array of the board that the cycle model finds fastest, or for ``array``.
 
     Through one port many networks are bound by memory: all arrays take nearly as long, and the smallest would win by the padding it
-    saves. So of those within `NEAR` of the fastest, the one that is fastest at the memory's peak is taken. Two columns are loaded per cycle
-    where that saves one cycle in a hundred at that peak. Raises CapacityError of the first candidate when none fits.
+    saves. So of those within `NEAR` of the fastest, the one that is fastest at the memory's best is taken. Two columns are loaded per cycle
+    where that saves one cycle in a hundred there. Raises CapacityError of the first candidate when none fits.
     """
     found: list[tuple[float, float, int, Program]] = []
     refusal: CapacityError | None = None
@@ -35,16 +35,16 @@ def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, ba
         except CapacityError as error:
             refusal = refusal or error
             continue
-        peak = program.estimate(board.peak_bytes_per_cycle(), LATENCY)[-1].stop
-        found.append((cycles(program, board), peak, load_columns, program))
+        best = program.estimate(board.best_bytes_per_cycle(), LATENCY)[-1].stop
+        found.append((cycles(program, board), best, load_columns, program))
     if not found:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
-    best: tuple[float, Program] | None = None
-    for own, peak, load_columns, program in found:
-        if own <= limit and (best is None or peak < (0.99 if load_columns == 2 else 1) * best[0]):
-            best = peak, program
-    return best[1]
+    chosen: tuple[float, Program] | None = None
+    for own, best, load_columns, program in found:
+        if own <= limit and (chosen is None or best < (0.99 if load_columns == 2 else 1) * chosen[0]):
+            chosen = best, program
+    return chosen[1]
 
 
 def cycles(program: Program, board: Board, ports: int = 1) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from hwgen import build as builds
+from hwgen.backends import bench
 from hwgen.errors import BuildVersionError, HwgenError, InputError, OutputError
 from hwgen.golden import integer_model
 from hwgen.program import Instr
 from hwgen.schedule import schedule
+from hwgen.simulate import MemoryModel
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 
@@ -120,3 +123,10 @@ def test_an_equal_build_is_equal_byte_for_byte(written, tmp_path):
     for name in ("program.bin", "weights.bin", "model.npz", "driver/hwgen.h", "rtl/filelist.f"):
         assert (again.path / name).read_bytes() == (build.path / name).read_bytes(), name
     np.testing.assert_array_equal(np.frombuffer(again.program.image, np.uint8), np.frombuffer(program.image, np.uint8))
+
+
+def test_the_bench_by_hand_has_the_memory_of_simulate():
+    """Latency, stalls and their seed; the bandwidth is the board's, which the bench does not know."""
+    found = dict(re.findall(r'\{"([a-z-]+)", "(\d+)"\}', bench.files()["bench/main.cpp"]))
+    assert {name: float(found[name]) for name in ("latency", "stall", "seed")} == {
+        name: getattr(MemoryModel(), name) for name in ("latency", "stall", "seed")}

@@ -58,6 +58,7 @@ class Fake:
     outputs = {"digit": (10,), "parity": (2,)}
     levels = ("rtl",)
     MemoryModel = staticmethod(lambda **kw: kw)
+    build = SimpleNamespace(program=SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
 
     def check(self, model, shapes, **options):
         options.pop("progress")("import", 0, 0)
@@ -321,7 +322,7 @@ def test_what_an_engine_cannot_honour_is_refused(run, api, images, engine, optio
 def test_verify_shows_only_memories_that_differ(run, api):
     code, text, _ = run("verify", "b", "--engine", "icarus")
     assert code == 0 and "latency 100" not in text and "ideal" in text and "random stalls" in text
-    assert [options["memory"] for _, options in api.calls[1:]] == [{"stall": 0.0}, {"stall": 0.3}]
+    assert [options["memory"] for _, options in api.calls[1:]] == [MemoryModel(), MemoryModel(stall=0.3)]
 
 
 def test_a_mismatch_is_exit_1_and_still_writes_the_results(run, api, tmp_path, images):
@@ -367,7 +368,7 @@ def test_verify_uses_three_memories(run, api, tmp_path, images):
     code, text, _ = run("verify", "b", "--input", images, "--images", "2", "--json", tmp_path / "v.json")
     assert code == 0 and "random stalls" in text
     memories = [options["memory"] for _, options in api.calls[1:]]
-    assert [(m["latency"], m["stall"]) for m in memories] == [(0, 0.0), (100, 0.0), (20, 0.3)]
+    assert [(m.latency, m.bytes_per_cycle, m.stall) for m in memories] == [(0, 64, 0.0), (100, None, 0.0), (20, None, 0.3)]      # None: one port
     data = json.loads((tmp_path / "v.json").read_text())
     assert data["bit_exact"] is True and len(data["runs"]) == 3
     assert data["differences"] is None

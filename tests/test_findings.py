@@ -111,7 +111,22 @@ def test_snr_command(build, tmp_path):
     row, = json.loads((tmp_path / "snr.json").read_text())
     assert len(row["all_db"]) == 2 and row["median_db"] == pytest.approx(np.mean(row["all_db"])) and row["median_db"] > 20
     assert row["clipping"] == [] and row["nearest"]["range"] < row["nearest"]["limit"]
-    assert f"{row['median_db']:.1f}" in done.stdout and "0 % clipped" in done.stdout
+    assert f"{row['median_db']:.1f}" in done.stdout and "0 % clipped" in done.stdout and row["limit_db"] is None
+
+
+@pytest.mark.parametrize("limit, code", [(0.0, 0), (20.0, 0), (90.0, 1)])
+def test_snr_of_a_file_with_a_limit(build, monkeypatch, capsys, tmp_path, limit, code):
+    words = [str(build.parent / "model.onnx"), "--seeds", "1", "--limit", str(limit), "--json", str(tmp_path / "snr.json")]
+    monkeypatch.setattr(sys, "argv", ["snr.py", *words])
+    assert snr.main() == code and f" {limit:>6}\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "snr.json").read_text())[0]["limit_db"] == limit
+
+
+def test_snr_has_its_own_limits_for_its_own_networks(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["snr.py", "--limit", "20"])
+    with pytest.raises(SystemExit) as stop:
+        snr.main()
+    assert stop.value.code == 2 and "--limit is for files" in capsys.readouterr().err
 
 
 def test_snr_of_its_own_networks(monkeypatch, capsys):

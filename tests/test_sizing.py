@@ -27,7 +27,7 @@ def example() -> QModel:
 @pytest.mark.parametrize("board, array", [
     ("zcu102", (64, 32)), ("zcu104", (64, 32)), ("kv260", (64, 32)), ("ulx3s-85f", (8, 8)), ("sim", (64, 64))])
 def test_the_bundled_network_on_every_board(board, array):
-    """Through one port of a Zynq every array waits for memory; the one that would be fastest at the memory's peak is taken."""
+    """Through one port of a Zynq every array waits for memory; the one that would be fastest at the memory's best is taken."""
     config = sizing.choose(example(), load_board(board)).config
     assert (config.ti, config.to) == array
 
@@ -43,6 +43,18 @@ def test_the_choice_is_among_the_fastest_through_one_port():
     alone = {array: sizing.cycles(sizing.choose(example(), board, array), board) for array in board.arrays}
     assert sizing.cycles(chosen, board) <= sizing.NEAR * min(alone.values())
     assert sizing.cycles(chosen, board, 4) < sizing.cycles(sizing.choose(example(), board, (32, 32)), board, 4)
+
+
+def test_two_columns_are_for_a_memory_that_delivers_them():
+    """Where memory is too slow at its best, the second column would only cost: a vector of the input is twice as long."""
+    board = load_board("zcu104")
+    assert [sizing.choose(example(), b, (64, 32)).config.load_columns for b in (board, replace(board, memory_gb_s=4.0))] == [2, 1]
+
+
+@pytest.mark.parametrize("name, rate", [("zcu102", 48.365), ("kv260", 54.4), ("ulx3s-85f", 3.774), ("sim", 64)])
+def test_a_memory_at_its_best(name, rate):
+    board = load_board(name)
+    assert board.best_bytes_per_cycle() == pytest.approx(rate) and board.best_bytes_per_cycle() >= board.bytes_per_cycle(ports=board.ports.number)
 
 
 def test_one_port_is_what_estimates_count():

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 from hwgen.board import load_board  # noqa: E402
 from hwgen.errors import ToolError  # noqa: E402
+from hwgen.simulate import verify_memories  # noqa: E402
 from hwgen.tools import verilator  # noqa: E402
 from test_networks import tiny  # noqa: E402
 import whole  # noqa: E402
@@ -76,6 +77,7 @@ def test_memory_models():
     found = {name: whole.memory_model(name, board, 64) for name in whole.MEMORIES}
     assert {name: (m.latency, round(m.bytes_per_cycle, 1), m.stall) for name, m in found.items()} == {
         "port": (200, 16, 0), "ports": (200, 42.7, 0), "latency": (100, 48.4, 0), "ideal": (0, 64, 0), "stalls": (20, 48.4, 0.3)}
+    assert found["ideal"] == verify_memories("verilator", 64)["ideal"]          # one name, one memory
 
 
 def test_every_figure_is_a_field_of_a_row():

@@ -2,6 +2,7 @@
 
 Cycles: every pipelined loop takes its trip count (initiation interval 1, `ROUTER_II` in the router's softmax) and `DEPTH` to fill.
 Weights flow in a process of their own, through one port of the board (HP0), so a frame takes the longer of computing and reading them.
+That process asks for the weights of a step when those of the step before are there, so each step waits once for the memory's latency.
 Resources: what the unrolled loops multiply and the arrays hold, by the counts below; LUT and FF per lane are planning figures.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from ..board import Board, Family
 from ..errors import CapacityError
 from ..qir import QModel
-from ..sizing import NEAR
+from ..sizing import LATENCY, NEAR, conditions
 from .hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
 
 DEPTH = 20                    # cycles to fill a pipelined loop
@@ -86,10 +87,28 @@ def _attention(step: Step, plan: Plan) -> int:
     return total
 
 
-def frame_cycles(plan: Plan, bytes_per_cycle: float, task: int = 0) -> int:
-    """Cycles of one frame."""
+def weight_words(step: Step, lanes: int) -> int:
+    """Words of the weight stream a step takes, as the function of this name in hls/include/hwgen/engine.hpp."""
+    def linear(k: int, n: int) -> int:
+        return _words(n, lanes) * (8 + _words(k, lanes) * lanes)
+    match step.kind:
+        case "RESIDUAL_INIT":
+            tokens, channels = step.node.table.shape
+            return 2 * tokens * _words(channels, lanes)
+        case "LINEAR" | "ROUTE":
+            return linear(step.src.channels, step.out_channels)
+        case "EXPERTS":
+            width, hidden = step.src.channels, step.dst.channels
+            return len(step.node.first) * (linear(width, hidden) + linear(hidden, width))
+    return 0
+
+
+def frame_cycles(plan: Plan, bytes_per_cycle: float, latency: int, task: int = 0) -> int:
+    """Cycles of one frame. bytes_per_cycle, latency: of the memory; a word of the stream a cycle at most."""
     active = [step for step in plan.steps if step.task in (ALL_TASKS, task)]
-    return max(sum(step_cycles(step, plan) for step in active), round(len(plan.image) / bytes_per_cycle))
+    streamed = [words for step in active if (words := weight_words(step, plan.lanes))]
+    reading = len(streamed) * latency + sum(streamed) * plan.lanes / min(bytes_per_cycle, plan.lanes)
+    return max(latency + sum(step_cycles(step, plan) for step in active), round(reading))
 
 
 def resources(plan: Plan) -> HlsResources:
@@ -116,7 +135,8 @@ def _bram(words: int, width: int) -> float:
 
 
 def choose(model: QModel, board: Board) -> Plan:
-    """The plan the estimate finds fastest on the board, as `sizing.choose` does. Raises CapacityError when the smallest does not fit."""
+    """The plan the estimate finds fastest on the board, by the rule of `sizing.choose`: of those within `NEAR` of the fastest through one
+    port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
     if board.family is Family.SIM:
         return make_plan(model, 32, 8)
     if board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
@@ -135,8 +155,8 @@ def choose(model: QModel, board: Board) -> Plan:
                 refusal = CapacityError(f"the HLS engine with {lanes} lanes needs {needed:,} {name}, {board.name} has {there:,}",
                                         hint="choose a larger board, a smaller network, or --backend rtl")
                 continue
-            found.append((frame_cycles(candidate, board.bytes_per_cycle()),
-                          frame_cycles(candidate, board.bytes_per_cycle(ports=board.ports.number)), candidate))
+            found.append((frame_cycles(candidate, board.bytes_per_cycle(), LATENCY),
+                          frame_cycles(candidate, board.best_bytes_per_cycle(), LATENCY), candidate))
     if not found:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
@@ -146,11 +166,14 @@ def choose(model: QModel, board: Board) -> Plan:
 def report(plan: Plan, board: Board) -> dict:
     """The part of report.json about the HLS engine."""
     used = resources(plan)
-    cycles = frame_cycles(plan, board.bytes_per_cycle())
     tasks = range(len(plan.outputs))
     macs = sum(step.macs for task in tasks for step in plan.steps if step.task in (ALL_TASKS, task)) // len(tasks)
+    ports = board.ports.number
+
+    def through(ports: int) -> dict:
+        cycles = frame_cycles(plan, board.bytes_per_cycle(ports=ports), LATENCY)
+        return dict(cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000, memory=conditions(board, ports))
     return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries,
-                macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs,
-                cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000,
-                weight_bytes=len(plan.image), memory=dict(ports=1, bytes_per_cycle=board.bytes_per_cycle()),
+                macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs, **through(1),
+                all_ports=dict(built="built" if ports == 1 else "not built", **through(ports)), weight_bytes=len(plan.image),
                 resources={name: getattr(used, name) for name in ("lut", "ff", "dsp", "bram36")})

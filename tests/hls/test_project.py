@@ -16,7 +16,7 @@ import pytest
 
 import qgraphs
 
-from hwgen import api, cli, csim, difference, numerics
+from hwgen import api, cli, csim, difference, numerics, sizing
 from hwgen.backends import hls, hls_estimate, hls_plan
 from hwgen.board import load_board
 from hwgen.build import directory
@@ -289,6 +289,56 @@ def test_too_large_for_the_board(tmp_path):
 
 def test_the_estimate_grows_with_the_work():
     small, large = (hls_plan.plan(qgraphs.random_qgraph(1, hidden=hidden, blocks="dm"), 16, 4) for hidden in (32, 128))
-    assert hls_estimate.frame_cycles(small, 64) < hls_estimate.frame_cycles(large, 64)
-    assert hls_estimate.frame_cycles(large, 0.01) == round(len(large.image) / 0.01)
+    assert hls_estimate.frame_cycles(small, 64, 200) < hls_estimate.frame_cycles(large, 64, 200)
+    assert hls_estimate.frame_cycles(large, 64, 200) == hls_estimate.frame_cycles(large, 16, 200)          # a word of 16 bytes a cycle at most
     assert hls_estimate.resources(hls_plan.plan(qgraphs.random_qgraph(1), 32, 4)).dsp > 2 * hls_estimate.resources(small).dsp
+
+
+@pytest.mark.parametrize("blocks", ["d", "dm"])
+def test_the_estimate_counts_the_memory(blocks):
+    """Bound by memory: every byte at the rate, and the latency once a step that reads weights. Otherwise the latency once."""
+    plan = hls_plan.plan(qgraphs.random_qgraph(1, blocks=blocks), 16, 4)
+    words = [hls_estimate.weight_words(step, plan.lanes) for step in plan.steps]
+    reads = sum(n > 0 for n in words)
+    assert sum(words) == plan.weight_words and 3 < reads < len(words)
+    assert hls_estimate.frame_cycles(plan, 0.01, 0) == round(len(plan.image) / 0.01)
+    assert hls_estimate.frame_cycles(plan, 0.01, 200) == round(len(plan.image) / 0.01) + reads * 200
+    computing = sum(hls_estimate.step_cycles(step, plan) for step in plan.steps)
+    assert hls_estimate.frame_cycles(replace(plan, steps=plan.steps[:2]), 16, 1) < computing < hls_estimate.frame_cycles(plan, 16, 1) <= computing + 1
+
+
+def test_the_choice_is_by_the_rule_of_the_rtl(acc):
+    """Through one port nearly as fast as the fastest, then the fastest at the memory's best."""
+    board, model = load_board("zcu104"), acc.build.model
+    chosen = hls_estimate.choose(model, board)
+    one, best = (lambda plan, rate=rate: hls_estimate.frame_cycles(plan, rate, sizing.LATENCY)
+                 for rate in (board.bytes_per_cycle(), board.best_bytes_per_cycle()))
+    fit = []
+    for lanes in hls_estimate.LANES:
+        for queries in hls_estimate.QUERIES:
+            plan = hls_plan.plan(model, lanes, queries)
+            used = hls_estimate.resources(plan)
+            if used.dsp <= board.dsp and used.bram36 <= board.bram36 and max(used.lut / board.lut, used.ff / board.ff) <= hls_estimate.FULL:
+                fit.append(plan)
+    near = [plan for plan in fit if one(plan) <= sizing.NEAR * min(map(one, fit))]
+    assert len(fit) > len(near) >= 1 and one(chosen) <= sizing.NEAR * min(map(one, fit))
+    assert best(chosen) == min(map(best, near))
+
+
+def test_no_cycles_without_their_memory(acc, images):
+    """Report and README of the project: one port as it is built, all of them marked; on one port nothing is marked."""
+    model = acc.build.model
+    plan = hls_plan.plan(model, 32, 8)
+    found = hls_estimate.report(plan, load_board("zcu104"))
+    assert found["memory"] == {"ports": 1, "bytes_per_cycle": 16, "latency": 200} and found["all_ports"]["built"] == "not built"
+    assert found["cycles_per_image"] == hls_estimate.frame_cycles(plan, 16, 200) >= found["all_ports"]["cycles_per_image"]
+    assert found["all_ports"]["memory"] == {"ports": 4, "bytes_per_cycle": pytest.approx(42.675), "latency": 200}
+    text = hls.files(plan, model, "digits", load_board("zcu104"), images[:1])["hls/README.md"]
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if "bytes a cycle" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["1 port (built)", "16 bytes a cycle, latency 200", f"{found['cycles_per_image']:,}", f"{found['latency_ms']:.3g}"],
+        ["4 ports (not built)", "42.7 bytes a cycle, latency 200", f"{found['all_ports']['cycles_per_image']:,}",
+         f"{found['all_ports']['latency_ms']:.3g}"]]
+    assert "MHz (assumed)" in text
+    assert hls_estimate.report(plan, load_board("sim"))["all_ports"]["built"] == "built"
+    assert (acc.build.path / "hls" / "README.md").read_text().count("bytes a cycle") == 1          # the board sim has one port
