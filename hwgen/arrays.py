@@ -18,10 +18,15 @@ def parse_shapes(items: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     for item in items or ():
         name, _, dims = item.rpartition("=")
         parts = dims.split("x")
-        if not name or not all(part.isdecimal() and int(part) for part in parts):
+        if not name or not all(_size(part) for part in parts):
             raise InputError(f"{item!r} is not a shape", where="option --shape", hint="write it as --shape x=1x3x224x224")
         shapes[name] = tuple(map(int, parts))
     return shapes or None
+
+
+def _size(text: str) -> bool:
+    """A whole number from 1 on, of a length that can be one."""
+    return text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0
 
 
 def parse_array(text: str | None) -> tuple[int, int] | None:
@@ -29,7 +34,7 @@ def parse_array(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.split("x")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    if len(parts) != 2 or not all(part == "0" or _size(part) for part in parts):
         raise InputError(f"{text!r} is not an array size", where="option --array", hint="write it as --array 32x32")
     return int(parts[0]), int(parts[1])
 

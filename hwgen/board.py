@@ -119,6 +119,7 @@ def _files() -> dict[str, Path]:
 
 # ---------------------------------------------------------------- reading
 
+LARGEST = 1_000_000_000_000          # of any number of a board
 _KINDS = {int: "a whole number, 0 or more", float: "a number above 0", str: "text", bool: "true or false", dict: "a map of texts",
           Ports: "a map of number, bits and clock_mhz", tuple: "a list of pairs of whole numbers, not empty",
           Family: "one of " + ", ".join(f.value for f in Family)}
@@ -129,7 +130,7 @@ def _read(path: Path) -> Board:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TargetError(f"board file {path.name!r} cannot be read: {error.strerror}", where=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:         # ValueError: no UTF-8, or a number of thousands of digits
         raise TargetError(f"board file {path.name!r} is not YAML: {' '.join(str(error).split())}", where=str(path)) from error
     if not isinstance(data, dict):
         raise TargetError(f"board file {path.name!r} holds {type(data).__name__}, expected a map of keys", where=str(path),
@@ -168,9 +169,9 @@ def _wrong(path: Path, what: str, hint: str) -> TargetError:
 def _convert(path: Path, key: str, value, kind: type):
     """``value`` as the type ``kind`` of the field ``key``."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int and type(value) is int and value >= 0 or kind in (str, bool) and type(value) is kind:
+    if kind is int and type(value) is int and 0 <= value <= LARGEST or kind in (str, bool) and type(value) is kind:
         return value
-    if kind is float and number and 0 < value < float("inf"):
+    if kind is float and number and 0 < value <= LARGEST:
         return float(value)
     if kind is Family and value in [f.value for f in Family]:
         return Family(value)

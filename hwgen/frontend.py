@@ -45,6 +45,8 @@ class Options:
             raise InputError(f"there is no backend {self.backend!r}", hint=f"choose one of {', '.join(BACKENDS)}")
         if self.precision not in list(quantizer.Precision):
             raise InputError(f"there is no precision {self.precision!r}", hint=f"choose one of {', '.join(quantizer.Precision)}")
+        if type(self.batch) is not int:
+            raise InputError(f"batch is {self.batch!r}, not a whole number of images", hint="give 1 or more")
         if self.method not in quantizer.METHODS:
             raise InputError(f"there is no method {self.method!r}", hint=f"choose one of {', '.join(quantizer.METHODS)}")
 

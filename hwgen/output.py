@@ -157,7 +157,10 @@ def _umask() -> int:
 
 def check_target(path: str | os.PathLike) -> None:
     """Raises OutputError when a build cannot be written to ``path``; to be asked before long work."""
-    target = Path(path).resolve()
+    try:
+        target = Path(path).resolve()
+    except OSError as error:                                        # the current folder is gone
+        raise _not_writable(Path(path), error) from error
     if target.is_dir():
         if any(target.iterdir()) and not _is_build(target):
             raise OutputError("the output directory already holds something that is not a hwgen build", where=str(target),

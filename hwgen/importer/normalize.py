@@ -69,11 +69,15 @@ class _Normalizer:
 
     def run(self) -> OpGraph:
         graph = self.file.proto.graph
+        wanted = _wanted(graph)
         for node in graph.node:
             name = node.name if node.name and node.name not in self.kinds else f"{node.op_type}:{next(iter(node.output), '')}"
             while name in self.kinds:
                 name = f"{name}:{len(self.kinds)}"
             self.kinds[name] = node.op_type
+            if wanted.isdisjoint(node.output):
+                self.folded[name] = "its result is not used"
+                continue
             with border(self.file.path, node_place(node.op_type, name)):
                 self._node(node, name)
         outputs = {}
@@ -313,6 +317,26 @@ def _pads(node: onnx.NodeProto, inputs: list[Ref | None]) -> list[int] | None:
     if len(inputs) > 1:
         return inputs[1].array.ravel().tolist() if isinstance(inputs[1], Const) else None
     return next((list(a.ints) for a in node.attribute if a.name in ("pads", "paddings")), None)
+
+
+def _wanted(graph: onnx.GraphProto) -> set[str]:
+    """The values some output is computed from, the outputs included; what only other nodes read is not looked at."""
+    wanted = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(_read(node))
+    wanted.discard("")
+    return wanted
+
+
+def _read(node: onnx.NodeProto):
+    """Values a node reads, those its subgraphs take from outside included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _read(inner)
+            yield from (output.name for output in graph.output)
 
 
 def _elementwise(kind: str, inputs: list[Ref], shape: tuple[int, ...]) -> View | None:

@@ -49,6 +49,9 @@ def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> 
 
 
 def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> OnnxFile:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ModelError("the model is a pipe or a device; it is read twice, and its weights lie beside it", where=str(path),
+                         hint="save it as a file first")
     try:
         data = path.read_bytes()
     except OSError as error:
