@@ -1,4 +1,4 @@
-"""What `make demo` runs: the bundled M3ViT, from ONNX to the generated RTL, on real handwritten digits.
+"""What `make demo` runs: the bundled M3ViT for a ZCU104, from ONNX to the generated RTL, on real handwritten digits; memory: one port of it.
 
     python examples/demo.py [--images 100] [--target zcu104] [--output build/demo]
 
