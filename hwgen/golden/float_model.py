@@ -31,8 +31,15 @@ def run(graph: ir.Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def trace(graph: ir.Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every value of the graph, the inputs included: {value name: float32 [B, *shape]}. What overflows is infinite or NaN."""
+Inner = dict[str, list[tuple[str, np.ndarray]]]
+
+
+def trace(graph: ir.Graph, inputs: dict[str, np.ndarray], inner: Inner | None = None) -> dict[str, np.ndarray]:
+    """Every value of the graph, the inputs included: {value name: float32 [B, *shape]}. What overflows is infinite or NaN.
+
+    inner: gets, under the output of each mixture of experts, what it computes on the way: ("logits", [rows, experts]), and for each
+    expert ("pre" | "hidden" | "out", [its rows, channels]).
+    """
     values: dict[str, np.ndarray] = {}
     for name, shape in graph.inputs.items():
         if name not in inputs:
@@ -43,11 +50,12 @@ def trace(graph: ir.Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarra
                              where=f"graph {graph.name!r}", hint="give the images along the first axis")
     with np.errstate(all="ignore"):
         for node in graph.nodes:
-            values[node.output] = _step(node, [values[v] for v in node.inputs]).astype(np.float32, copy=False)
+            kept = None if inner is None else inner.setdefault(node.output, [])
+            values[node.output] = _step(node, [values[v] for v in node.inputs], kept).astype(np.float32, copy=False)
     return values
 
 
-def _step(node: ir.Node, operands: list[np.ndarray]) -> np.ndarray:
+def _step(node: ir.Node, operands: list[np.ndarray], inner: list | None = None) -> np.ndarray:
     x = operands[0]
     match node:
         case ir.PatchEmbed():
@@ -62,7 +70,7 @@ def _step(node: ir.Node, operands: list[np.ndarray]) -> np.ndarray:
         case ir.Attention():
             return _attention(node, *operands)
         case ir.MoE():
-            return _moe(node, x)
+            return _moe(node, x, inner)
         case ir.Add():
             return x + operands[1]
         case ir.AddConst():
@@ -98,15 +106,21 @@ def _attention(node: ir.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray) 
     return out.transpose(0, 2, 1, 3).reshape(out.shape[0], out.shape[2], -1)
 
 
-def _moe(node: ir.MoE, x: np.ndarray) -> np.ndarray:
+def _moe(node: ir.MoE, x: np.ndarray, inner: list | None) -> np.ndarray:
     rows = x.reshape(-1, x.shape[-1])
+    if inner is not None:
+        inner.append(("logits", rows @ node.gate + node.gate_bias))
     experts, scores = route(node, rows)
     y = np.zeros_like(rows)
     for e in range(node.num_experts):
         mine, place = np.nonzero(experts == e)       # rows routed to e, and the place (0..k-1) it has there
         if len(mine):
-            hidden = activate(rows[mine] @ node.w1[e] + node.b1[e], node.act)
-            y[mine] += scores[mine, place, None] * (hidden @ node.w2[e] + node.b2[e])
+            pre = rows[mine] @ node.w1[e] + node.b1[e]
+            hidden = activate(pre, node.act)
+            out = hidden @ node.w2[e] + node.b2[e]
+            if inner is not None:
+                inner += [("pre", pre), ("hidden", hidden), ("out", out)]
+            y[mine] += scores[mine, place, None] * out
     return y.reshape(x.shape)
 
 

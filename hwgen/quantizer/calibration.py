@@ -35,6 +35,8 @@ class Role(Enum):
     EXPERT = "expert"    # MoE: results of the chosen experts, before their scores
 
 
+EXPERT_ROLES = {"logits": Role.LOGIT, "pre": Role.PRE, "hidden": Role.HIDDEN, "out": Role.EXPERT}     # of `float_model.Inner`
+
 Site = tuple[int, Role]
 
 
@@ -136,20 +138,21 @@ def collect(model: ir.Model, images: dict[str, np.ndarray]) -> dict[Site, Range]
         for start in range(0, count, batch):
             inputs = {name: array[start:start + batch] for name, array in images.items()}
             with np.errstate(all="ignore"):             # what overflows is found below
-                values = {**inputs, **float_model.trace(graph, inputs)}
+                inner: float_model.Inner = {}
+                values = {**inputs, **float_model.trace(graph, inputs, inner)}
                 for name in graph.inputs:
                     ranges.setdefault((known[name], Role.OUT), Range()).add(values[name])
                 for node in graph.nodes:
                     try:
                         ranges.setdefault((known[node.output], Role.OUT), Range()).add(values[node.output])
-                        for role, found in _inner(node, values):
+                        for role, found in _inner(node, values, inner):
                             ranges.setdefault((known[node.output], role), Range()).add(found)
                     except NotFinite as error:
                         raise not_finite(graph, node, values, start) from error
     return ranges
 
 
-def _inner(node: ir.Node, values: dict[str, np.ndarray]):
+def _inner(node: ir.Node, values: dict[str, np.ndarray], inner: float_model.Inner):
     """(role, values) of what a node computes on the way to its output."""
     match node:
         case ir.LayerNorm():
@@ -157,30 +160,13 @@ def _inner(node: ir.Node, values: dict[str, np.ndarray]):
         case ir.Attention():
             yield Role.SCORE, float_model.attention_scores(node, values[node.q], values[node.k])
         case ir.MoE():
-            yield from _experts(node, values[node.x])
+            yield from ((EXPERT_ROLES[name], found) for name, found in inner[node.output])
 
 
 def _normalized(node: ir.LayerNorm, x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float64)
     centered = x - x.mean(-1, keepdims=True)
     return centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + node.eps)
-
-
-def _experts(node: ir.MoE, x: np.ndarray):
-    """Router logits, and what each expert computes for the tokens routed to it."""
-    rows = x.reshape(-1, x.shape[-1])
-    logits = rows @ node.gate + node.gate_bias
-    yield Role.LOGIT, logits
-    chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :node.top_k]
-    for e in range(node.num_experts):
-        mine = rows[(chosen == e).any(-1)]
-        if len(mine):
-            layer = ir.Graph("expert", {"x": (rows.shape[1],)}, (
-                ir.Linear(node.name, "pre", "x", node.w1[e], node.b1[e]),
-                ir.Activation(node.name, "hidden", "pre", node.act),
-                ir.Linear(node.name, "out", "hidden", node.w2[e], node.b2[e])), {"out": "out"})
-            found = float_model.trace(layer, {"x": mine})
-            yield from ((Role.PRE, found["pre"]), (Role.HIDDEN, found["hidden"]), (Role.EXPERT, found["out"]))
 
 
 def not_finite(graph: ir.Graph, node: ir.Node, values: dict[str, np.ndarray], first_image: int) -> HwgenError:
