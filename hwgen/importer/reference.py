@@ -24,8 +24,8 @@ NO_ROOM = 73                     # exit code: the result cannot be written (EX_C
 
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
-    resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"],) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (job["cpu_seconds"], job["cpu_seconds"] + 5))
+    _limit(resource.RLIMIT_AS, job["memory_bytes"], job["memory_bytes"])
+    _limit(resource.RLIMIT_CPU, job["cpu_seconds"], job["cpu_seconds"] + 5)
     result = {"error": None, "runtime": "", "note": None, "nodes": {}}
     model = Path(job["model"])
     os.chdir(model.parent)              # external data lies there; no runtime takes a path that is not UTF-8
@@ -39,6 +39,14 @@ def main(folder: Path) -> None:
     except MemoryError:
         result["error"] = f"needs more than {job['memory_bytes'] / 2**30:.1f} GB of memory"
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def _limit(what: int, soft: int, hard: int) -> None:
+    """Not above what this process was given (ulimit)."""
+    given = resource.getrlimit(what)[1]
+    if given != resource.RLIM_INFINITY:
+        soft, hard = min(soft, given), min(hard, given)
+    resource.setrlimit(what, (soft, hard))
 
 
 class _Failed(Exception):
