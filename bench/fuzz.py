@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import fuzz
 
-ALWAYS = (fuzz.REFUSED, fuzz.REFUSED_LATER, fuzz.EQUAL, fuzz.NO_JUDGE, fuzz.NOT_FINITE, fuzz.JUDGE_CRASH, fuzz.NO_HINT, fuzz.TRACEBACK,
+ALWAYS = (fuzz.REFUSED, fuzz.REFUSED_LATER, fuzz.EQUAL, fuzz.NOT_COMPARED, fuzz.JUDGE_CRASH, fuzz.NO_HINT, fuzz.TRACEBACK,
           fuzz.SLOW, fuzz.LARGE, fuzz.CRASH, fuzz.DIFFERENT)
 
 

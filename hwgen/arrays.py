@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import lzma
+import math
 from pathlib import Path
+import struct
+import tokenize
 import zipfile
 import zlib
 
 import numpy as np
 
-from .errors import InputError
+from .errors import HwgenError, InputError
 
 
 def parse_shapes(items: list[str] | None) -> dict[str, tuple[int, ...]] | None:
@@ -39,17 +43,42 @@ def parse_array(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz``; raises InputError for anything else."""
+# what zipfile and numpy raise for a file that is not there or not what they expect: encrypted members are a RuntimeError, compressions they
+# do not know a NotImplementedError; a header is parsed as Python
+UNREADABLE = (OSError, ValueError, TypeError, EOFError, RuntimeError, NotImplementedError, OverflowError, MemoryError, SyntaxError, LookupError,
+              struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
+
+def read_npz(path: str | Path, what: str, error_class: type[HwgenError]) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz`` file, which may hold anything; no pickle. Raises ``error_class`` for anything else.
+
+    what: "the input", for messages. Memory: what the file holds, unpacked; not what the header of an array says.
+    """
     hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
     try:
         with open(path, "rb") as file:              # opened here: numpy leaves its own file open after an error
-            arrays = np.load(file)
-            if isinstance(arrays, np.ndarray):
-                raise InputError("the input is one array, not an .npz of named arrays", where=str(path), hint=hint)
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"the input cannot be read as .npz: {error}", where=str(path), hint=hint) from error
+            if not zipfile.is_zipfile(file):
+                file.seek(0)
+                kind = "one array, not an .npz of named arrays" if file.read(6) == np.lib.format.MAGIC_PREFIX else "something else or cut off"
+                raise error_class(f"{what} cannot be read as .npz: it is {kind}", where=str(path), hint=hint)
+            with zipfile.ZipFile(file) as archive:
+                return {info.filename.removesuffix(".npy"): _array(archive, info) for info in archive.infolist()}
+    except UNREADABLE as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise error_class(f"{what} cannot be read as .npz: {reason}", where=str(path), hint=hint) from error
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One member; its header is held against its size before anything is allocated. Raises what `UNREADABLE` has."""
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(member)
+        needed = math.prod(shape) * kind.itemsize
+        if not kind.hasobject and (min(shape, default=0) < 0 or needed > info.file_size):
+            raise ValueError(f"array {info.filename!r} has the shape {shape}, which takes {needed:,} bytes; the file holds {info.file_size:,}")
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def split_arrays(arrays: dict[str, np.ndarray], acc, where: Path, images: int | None, note: Callable[[str], None]):

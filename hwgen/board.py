@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 import difflib
 from enum import StrEnum
 from pathlib import Path
+import reprlib
 import typing
 
 import yaml
@@ -125,22 +126,27 @@ _KINDS = {int: "a whole number, 0 or more", float: "a number above 0", str: "tex
           Family: "one of " + ", ".join(f.value for f in Family)}
 
 
+PATTERN = "take boards/zcu104.yaml as a pattern"
+
+
 def _read(path: Path) -> Board:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TargetError(f"board file {path.name!r} cannot be read: {error.strerror}", where=str(path)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:         # ValueError: no UTF-8, or a number of thousands of digits
-        raise TargetError(f"board file {path.name!r} is not YAML: {' '.join(str(error).split())}", where=str(path)) from error
+        raise TargetError(f"board file {path.name!r} cannot be read: {error.strerror}", where=str(path), hint=PATTERN) from error
+    except RecursionError as error:
+        raise TargetError(f"board file {path.name!r} is nested too deeply", where=str(path), hint=PATTERN) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:          # ValueError: bytes that are no UTF-8, a date that is none
+        raise TargetError(f"board file {path.name!r} is not YAML: {' '.join(str(error).split())[:300]}", where=str(path), hint=PATTERN) from error
     if not isinstance(data, dict):
         raise TargetError(f"board file {path.name!r} holds {type(data).__name__}, expected a map of keys", where=str(path),
-                          hint="take boards/zcu104.yaml as a pattern")
+                          hint=PATTERN)
     hints = {key: typing.get_origin(hint) or hint for key, hint in typing.get_type_hints(Board).items()}
     known = [f.name for f in fields(Board)]
     for key in data:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            raise _wrong(path, f"key {key!r} is unknown", f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+            raise _wrong(path, f"key {_shown(key)} is unknown", f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
     values = {}
     for key in known:
         if key in data:
@@ -158,8 +164,17 @@ def _read(path: Path) -> Board:
             EngineConfig(ti=ti, to=to, max_tokens=16, act_words=16, kv_words=16, score_words=16, res_words=16, program_words=16,
                          max_experts=0, max_top_k=0, axi_data_bits=board.axi_bits(to) if to > 0 else bits, fifo_beats=16)
         except CapacityError as error:
-            raise _wrong(path, f"key 'arrays' has {[ti, to]}", error.message) from error
+            raise _wrong(path, f"key 'arrays' has {_shown([ti, to])}", error.message) from error
     return board
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxstring, _BRIEF.maxlong = 2, 8, 6, 80, 80
+
+
+def _shown(value) -> str:
+    """Any value for a message: short, also where YAML's aliases make a few lines into a tree without end."""
+    return _BRIEF.repr(value)
 
 
 def _wrong(path: Path, what: str, hint: str) -> TargetError:
@@ -178,11 +193,11 @@ def _convert(path: Path, key: str, value, kind: type):
     if kind is Ports and isinstance(value, dict) and value.keys() == {f.name for f in fields(Ports)}:
         number, bits = (_convert(path, f"ports.{name}", value[name], int) for name in ("number", "bits"))
         if number < 1 or bits < 8:
-            raise _wrong(path, f"key {key!r} is {value!r}", "expected one port or more, of 8 bits or more")
+            raise _wrong(path, f"key {key!r} is {_shown(value)}", "expected one port or more, of 8 bits or more")
         return Ports(number, bits, _convert(path, "ports.clock_mhz", value["clock_mhz"], float))
     if kind is dict and isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair):
         return value
     if kind is tuple and isinstance(value, list) and value and all(
             isinstance(pair, list) and len(pair) == 2 and all(type(x) is int for x in pair) for pair in value):
         return tuple((ti, to) for ti, to in value)
-    raise _wrong(path, f"key {key!r} is {value!r}", f"expected {_KINDS[kind]}")
+    raise _wrong(path, f"key {key!r} is {_shown(value)}", f"expected {_KINDS[kind]}")

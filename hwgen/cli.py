@@ -19,7 +19,7 @@ from rich.text import Text
 import typer
 
 from . import __version__, ending, report as reporting
-from .arrays import accuracy, load_arrays, parse_array, parse_shapes, split_arrays
+from .arrays import accuracy, parse_array, parse_shapes, read_npz, split_arrays
 from .errors import HwgenError, InputError, MismatchError, OutputError
 from .foreign import visible
 from .output import is_stdout, write_file, write_json
@@ -191,7 +191,7 @@ def simulate(
     task: Annotated[Optional[int], typer.Option(min=0, help="Run this task only; otherwise all of them.")] = None,
     engine: Annotated[Engine, typer.Option(help="`csim` is the HLS project run as C++, `golden` the integer model; neither "
                                           "simulates cycles.")] = Engine.VERILATOR,
-    images: Annotated[Optional[int], typer.Option(help="Use the first N images.")] = None,
+    images: Annotated[Optional[int], typer.Option(min=1, help="Use the first N images.")] = None,
     output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", callback=_result, help="Write the dequantized outputs under their "
                                                    "ONNX names.")] = None,
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
@@ -214,7 +214,7 @@ def simulate(
              if value is not None}
     check_memory(engine.value, given)
     acc = api.load(build)
-    inputs, labels = split_arrays(load_arrays(input), acc, input, images, lambda text: say(err, text))
+    inputs, labels = split_arrays(read_npz(input, "the input", InputError), acc, input, images, lambda text: say(err, text))
     memory = api.MemoryModel(**given)
     with Bars(err) as bars:
         result = acc.simulate(inputs, task=task, engine=engine.value, waves=build / "waves.fst" if waves else None, memory=memory,
@@ -249,7 +249,7 @@ def verify(
     build: Build,
     input: Annotated[Optional[Path], typer.Option("--input", metavar="FILE.npz", help="Images to use; otherwise "
                                                   "seeded noise.")] = None,
-    images: Annotated[Optional[int], typer.Option(help="Use the first N images (of the noise: 4).")] = None,
+    images: Annotated[Optional[int], typer.Option(min=1, help="Use the first N images (of the noise: 4).")] = None,
     engine: Annotated[Engine, typer.Option(help="The simulator of the RTL.")] = Engine.VERILATOR,
     trace: Annotated[bool, typer.Option("--trace", help="Also compare every intermediate value (of the RTL the outputs) and show the "
                                         "first that differs.")] = False,
@@ -263,7 +263,7 @@ def verify(
         raise InputError(f"{engine.value} does not simulate the RTL", where="option --engine",
                          hint="choose verilator or icarus; the C simulation is compared whenever the build holds it")
     if input:
-        inputs, _ = split_arrays(load_arrays(input), acc, input, images, lambda text: say(err, text))
+        inputs, _ = split_arrays(read_npz(input, "the input", InputError), acc, input, images, lambda text: say(err, text))
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}

@@ -80,6 +80,11 @@ def explained(error: Exception) -> HwgenError | None:
     return None
 
 
+def fault_folder() -> Path:
+    """Where logs of faults go when it can be written; never a folder that ends with the process."""
+    return cache.wanted() / "faults"
+
+
 def fault(error: Exception) -> str:
     """Writes a log of a fault of hwgen; returns the message for the user."""
     lines = [f"hwgen {__version__}, {datetime.now().astimezone().isoformat(timespec='seconds')}",
@@ -88,7 +93,7 @@ def fault(error: Exception) -> str:
     text = "\n".join([*lines, *traceback.format_exception(error)])
     name = f"fault-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     what = visible(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
-    for folder in (lambda: cache.wanted() / "faults", lambda: Path(tempfile.gettempdir())):
+    for folder in (fault_folder, lambda: Path(tempfile.gettempdir())):
         try:
             place = folder()
             place.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import os
 from pathlib import Path
-import zipfile
-import zlib
 
 import numpy as np
 
 from . import quantizer
+from .arrays import read_npz
 from .backends import hls_estimate
 from .backends.hls_plan import Plan
 from .board import Board, load_board
@@ -125,9 +125,7 @@ def load_calibration(calib) -> dict[str, np.ndarray]:
     """A dict as it is, or the arrays of an .npz file; raises CalibrationError."""
     if isinstance(calib, dict):
         return calib
-    hint = "write it with numpy.savez(file, x=images), x being the ONNX input name"
-    try:
-        with np.load(calib, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CalibrationError(f"the calibration set cannot be read as .npz: {error}", where=str(calib), hint=hint) from error
+    if not isinstance(calib, (str, os.PathLike)):
+        raise CalibrationError(f"calibration images are given as {type(calib).__name__}",
+                               hint="give {input name: array}, or the path of an .npz file")
+    return read_npz(calib, "the calibration set", CalibrationError)

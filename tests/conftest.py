@@ -6,7 +6,17 @@ import os
 
 import pytest
 
+from hwgen import ending
+
 REQUIRE_TOOLS = os.environ.get("HWGEN_REQUIRE_TOOLS") == "1"
+
+
+@pytest.fixture(autouse=True)
+def faults(tmp_path_factory, monkeypatch):
+    """A fault that a test provokes in its own process writes its log into a folder of this run, not into the user's cache."""
+    place = tmp_path_factory.getbasetemp() / "faults"
+    monkeypatch.setattr(ending, "fault_folder", lambda: place)
+    return place
 
 
 def _fail_skip(report) -> None:

@@ -19,7 +19,7 @@ MODEL, CALIB, TEST = EXAMPLE / "model.onnx", EXAMPLE / "calib.npz", EXAMPLE / "t
 @pytest.fixture
 def run(capsys, monkeypatch):
     """run("check", ...) -> (exit code, stdout, stderr)."""
-    monkeypatch.setattr(cli, "out", cli.Console(width=200))
+    monkeypatch.setattr(cli, "out", cli.Terminal(width=200))
 
     def call(*args):
         with pytest.raises(SystemExit) as stop:

@@ -186,8 +186,29 @@ def test_not_yaml(tmp_path):
     assert "is not YAML" in refused(path).message
 
 
+@pytest.mark.parametrize("text, words", [
+    ("[" * 100_000, "is nested too deeply"), ("a: 2026-99-99", "is not YAML"), ("lut: " + "9" * 5000, "is not YAML"),
+    ("? [1]\n: 2", "is not YAML"), ("a: !!python/object:os.system x", "is not YAML"),
+])
+def test_a_file_from_a_stranger(tmp_path, text, words):
+    error = refused(board_file(tmp_path, text))
+    assert words in error.message and len(error.message) < 500 and error.hint
+
+
+def test_a_tree_without_end(tmp_path, pattern):
+    """Each line ten of the one before: 10^20 values when written out."""
+    lines = ["a0: &a0 [1]", *(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(20))]
+    text = "\n".join(f"x{line}" for line in lines)
+    path = board_file(tmp_path, text.replace("xa0:", "name:", 1))
+    assert "key 'xa1' is unknown" in refused(path).message
+    values = yaml.safe_load(text)
+    path = board_file(tmp_path, yaml.safe_dump(pattern | {"clock_mhz": values["xa20"]}))
+    assert len(refused(path).message) < 500
+
+
 def test_no_file(tmp_path):
-    assert "cannot be read: No such file" in refused(tmp_path / "mine.yaml").message
+    error = refused(tmp_path / "mine.yaml")
+    assert "cannot be read: No such file" in error.message and error.hint
 
 
 # ---------------------------------------------------------------- paths

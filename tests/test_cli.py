@@ -119,7 +119,7 @@ def api(monkeypatch):
 def run(capsys, monkeypatch):
     """run("check", ...) -> (exit code, stdout, stderr), at a terminal 200 columns wide."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli, "out", cli.Console(width=200))
+    monkeypatch.setattr(cli, "out", cli.Terminal(width=200))
 
     def call(*args):
         with pytest.raises(SystemExit) as stop:
@@ -341,7 +341,9 @@ def test_inputs_are_found_by_name(run, api, tmp_path):
 @pytest.mark.parametrize("count", [0, -1, 7])
 def test_number_of_images(run, api, images, count):
     code, _, message = run("simulate", "b", "--input", images, "--images", count)
-    assert code == 2 and f"{count} images are asked for, the file holds 6" in message
+    assert code == 2 and (f"{count} images are asked for, the file holds 6" if count > 0 else "Invalid value for '--images'") in message
+    if count < 1:
+        assert run("verify", "b", "--images", count)[0] == 2 and api.calls == []
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04half", None])

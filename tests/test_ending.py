@@ -132,10 +132,14 @@ def test_help_is_no_error():
 
 # ---------------------------------------------------------------- faults of hwgen
 
+FAULT_FOLDER = ending.fault_folder          # conftest.py puts another in its place
+
+
 @pytest.fixture
 def broken(monkeypatch, capsys, tmp_path):
     """broken(error) -> (exit code, message) of a command in which it happens; the cache is tmp_path/cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(ending, "fault_folder", FAULT_FOLDER)
     monkeypatch.setattr(ending.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
@@ -165,7 +169,13 @@ def test_a_fault_where_the_cache_cannot_be_written(broken, tmp_path):
     code, message = broken(KeyError("x"))
     [log] = (tmp_path / "temporary").iterdir()
     assert code == 4 and f"at:   {log}\n" in message and "Traceback" in log.read_text()
+    child = "from hwgen import ending; print(ending.fault(KeyError('x')), flush=True)"
+    done = subprocess.run([sys.executable, "-c", child], env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")},
+                          capture_output=True, text=True, check=True)
+    [second] = {*(tmp_path / "temporary").iterdir()} - {log}
+    assert f"at:   {second}\n" in done.stdout and "KeyError" in second.read_text(), "it is there after the end of the process"
     log.unlink()
+    second.unlink()
     (tmp_path / "temporary").rmdir()
     (tmp_path / "temporary").write_text("a file")
     code, message = broken(KeyError("x"))
@@ -204,8 +214,8 @@ def test_a_signal_ends_the_compiler_too(place, tmp_path, number, code, stubborn)
     """The compiler here is one that leaves a file in its temporary folder and has a child, as g++ has."""
     (tmp_path / "tmp").mkdir()
     compiler = tmp_path / "slow-c++"
-    compiler.write_text(f"#!/bin/sh\n{'trap : TERM' if stubborn else ''}\ntouch $TMPDIR/cc1.s {tmp_path}/started\n"
-                        "sleep 1000 &\nwait\nwait\nsleep 1000\n")
+    compiler.write_text(f"#!/bin/sh\n{'trap : TERM' if stubborn else ''}\nsleep 1000 &\n"
+                        f"touch $TMPDIR/cc1.s {tmp_path}/started\nwait\nwait\nsleep 1000\n")
     compiler.chmod(0o755)
     mark = f"HWGEN_TEST={uuid.uuid4()}"
     name, value = mark.split("=")

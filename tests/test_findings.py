@@ -29,7 +29,7 @@ def small_vit(folder: Path, hidden: float = 1.0) -> Path:
 @pytest.fixture
 def run(capsys, monkeypatch):
     """run("check", ...) -> (exit code, stdout, stderr)."""
-    monkeypatch.setattr(cli, "out", cli.Console(width=200))
+    monkeypatch.setattr(cli, "out", cli.Terminal(width=200))
 
     def call(*args):
         with pytest.raises(SystemExit) as stop:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
+import socket
 import stat
 import threading
+import time
+import tty
 
 import numpy as np
 import pytest
@@ -214,32 +218,51 @@ def test_a_named_pipe_is_written_into(tmp_path):
 
 
 @pytest.fixture
-def device(tmp_path):
-    """device(minor) -> a device: 3 takes everything, 7 is always full. For root, who could harm that of the system, one of the test's own."""
-    def make(minor: int) -> Path:
-        if os.geteuid() != 0:
-            return Path({3: "/dev/null", 7: "/dev/full"}[minor])
-        path = tmp_path / f"device{minor}"
-        try:
-            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
-            path.open("wb").close()
-        except OSError as error:
-            pytest.skip(f"devices cannot be made here: {error}")
-        return path
-    return make
+def terminal():
+    """(path of a device that takes everything, what it took so far): a terminal of the test's own, which root cannot harm either."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    taken = bytearray()
+
+    def read():
+        while chunk := os.read(master, 1 << 16):
+            taken.extend(chunk.removesuffix(b"\x04"))
+            if chunk.endswith(b"\x04"):
+                return
+    reader = threading.Thread(target=read)
+    reader.start()
+    yield Path(os.ttyname(slave)), taken
+    os.write(slave, b"\x04")                 # raw: a byte like any other
+    reader.join()
+    os.close(slave)
+    os.close(master)
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_device_stays_a_device(device, tmp_path, linked):
-    takes, full = device(3), device(7)
-    if linked:
-        (tmp_path / "takes").symlink_to(takes)
-        (tmp_path / "full").symlink_to(full)
-    write_file(tmp_path / "takes" if linked else takes, "x" * 100_000)
-    with pytest.raises(OutputError, match="cannot write: No space left on device"):
-        write_json(tmp_path / "full" if linked else full, {"a": 1})
-    assert takes.is_char_device() and full.is_char_device()
-    assert {path.name for path in tmp_path.iterdir()} <= {takes.name, full.name, "takes", "full"}
+def test_a_device_stays_a_device(terminal, tmp_path, linked):
+    path, taken = terminal
+    (tmp_path / "link").symlink_to(path)
+    write_file(tmp_path / "link" if linked else path, "x" * 100_000)
+    limit = time.monotonic() + 10
+    while len(taken) < 100_000 and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert bytes(taken) == b"x" * 100_000 and path.is_char_device()
+    assert [path.name for path in tmp_path.iterdir()] == ["link"] and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_and_takes_nothing_stays_what_it_is(tmp_path, linked):
+    """A full device; for root, who could harm that of the system, a socket."""
+    path, text = Path("/dev/full"), "No space left on device"
+    if os.geteuid() == 0:
+        path, text = tmp_path / "s", "No such device or address"
+        with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(tmp_path):     # a socket's path must be short
+            made.bind("s")
+    kind = stat.S_IFMT(path.stat().st_mode)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OutputError, match=f"cannot write: {text}"):
+        write_json(tmp_path / "link" if linked else path, {"a": 1})
+    assert stat.S_IFMT(path.stat().st_mode) == kind and {path.name for path in tmp_path.iterdir()} <= {"s", "link"}
 
 
 def test_a_dash_is_standard_output(capfdbinary, tmp_path, monkeypatch):

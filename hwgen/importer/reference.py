@@ -24,8 +24,8 @@ NO_ROOM = 73                     # exit code: the result cannot be written (EX_C
 
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
-    _limit(resource.RLIMIT_AS, job["memory_bytes"])
-    _limit(resource.RLIMIT_CPU, job["cpu_seconds"])
+    _limit(resource.RLIMIT_AS, job["memory_bytes"], job["memory_bytes"])
+    _limit(resource.RLIMIT_CPU, job["cpu_seconds"], job["cpu_seconds"] + 5)
     result = {"error": None, "runtime": "", "note": None, "nodes": {}}
     model = Path(job["model"])
     os.chdir(model.parent)              # external data lies there; no runtime takes a path that is not UTF-8
@@ -41,10 +41,12 @@ def main(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def _limit(kind: int, value: int) -> None:
-    """No more than ``value``, or than the user allows."""
-    hard = resource.getrlimit(kind)[1]
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+def _limit(what: int, soft: int, hard: int) -> None:
+    """Not above what this process was given (ulimit)."""
+    given = resource.getrlimit(what)[1]
+    if given != resource.RLIM_INFINITY:
+        soft, hard = min(soft, given), min(hard, given)
+    resource.setrlimit(what, (soft, hard))
 
 
 class _Failed(Exception):

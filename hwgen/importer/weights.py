@@ -46,6 +46,9 @@ def load_external(path: Path, proto: onnx.ModelProto, digest) -> None:
         return
     for tensor in tensors:
         _check_external(path, tensor)
+    if any("\ud800" <= char <= "\udfff" for char in str(path.parent)):
+        raise ModelError("the weights lie in files of their own, in a folder whose name is no UTF-8: the onnx package cannot open them there",
+                         where=str(path), hint="rename the folder, or move the model and its data elsewhere")
     names = sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"})
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
