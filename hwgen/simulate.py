@@ -279,6 +279,8 @@ def _csim(build: Build, images: np.ndarray, golden: dict[int, dict[str, np.ndarr
 def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:
     say(f"compile the simulation ({cache.how_often()})", 0, 0)
     executable = build_bench(bench_files(build), trace=waves is not None)
+    if waves is not None and waves.parent.resolve() == build.path.resolve():
+        build.clear(waves.name)
     say("simulate RTL", 0, len(tasks))
     with work_folder("hwgen_build_") as work:
         for name, content in build.read(("program.bin", "weights.bin")).items():

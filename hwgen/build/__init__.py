@@ -76,6 +76,10 @@ class Build:
         """Write the figures of a simulation into the directory. Raises OutputError."""
         directory.keep(self.path, self.digest, content)
 
+    def clear(self, name: str) -> None:
+        """See `directory.clear`."""
+        directory.clear(self.path, name)
+
     def kept(self) -> tuple[dict, str | None]:
         """(what `keep` last wrote for this build, or nothing; why it is ignored, if it is)."""
         return directory.kept(self.path, self.digest)

@@ -16,7 +16,7 @@ import re
 import stat
 
 from .. import __version__
-from ..errors import BuildVersionError, InputError
+from ..errors import BuildVersionError, InputError, OutputError
 from ..output import GENERATOR, MANIFEST, write_json
 from ..strict_json import parse
 
@@ -148,7 +148,23 @@ def filelist(root: Path, files: Mapping[str, str]) -> tuple[str, ...]:
 
 def keep(root: Path, build: str, content: dict) -> None:
     """Write what the last simulation gave; build: digest of the manifest. Raises OutputError."""
+    clear(root, KEPT)
     write_json(root / KEPT, {"build": build, **content})
+
+
+def clear(root: Path, name: str) -> None:
+    """Make room for a file that is written into a build after it was compiled. A link, a pipe, a device of this name goes: what it leads to
+    is none of the build's. Raises OutputError."""
+    path = root / name
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{name} of the build cannot be replaced: {error.strerror or error}", where=str(path),
+                          hint="remove it, or compile into a new directory") from error
 
 
 def kept(root: Path, build: str) -> tuple[dict, str | None]:

@@ -1,0 +1,51 @@
+"""What `simulate` writes into a build directory from a stranger: nothing goes through a link, a pipe or a device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hwgen import simulate
+from hwgen.build import Build
+from hwgen.errors import OutputError
+from hwgen.schedule import schedule
+import native_builds
+from qgraphs import random_qgraph
+from test_build_attacks import OPTIONS, limited
+
+
+@pytest.fixture
+def build(tmp_path) -> Build:
+    model = random_qgraph(**OPTIONS)
+    return native_builds.write(tmp_path / "b", model, schedule(model, ti=16, to=8, axi_data_bits=128))
+
+
+OTHERS = {
+    "a link": lambda place, victim: place.symlink_to(victim), "a hard link": lambda place, victim: place.hardlink_to(victim),
+    "a link to nothing": lambda place, victim: place.symlink_to("/dev/null/nothing"), "a link to itself": lambda place, victim: place.symlink_to(place),
+    "a FIFO": lambda place, victim: os.mkfifo(place), "a link to a device": lambda place, victim: place.symlink_to("/dev/full")}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_nothing_is_written_through_a_build(build, tmp_path, monkeypatch, what):
+    """`simulate` writes two files into a build; what has their names already is replaced, and what that leads to stays as it is."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("simulation.json", "waves.fst"):
+        OTHERS[what](build.path / name, victim)
+    simulation = dict(simulation={"cycles_per_image": 9}, stalls={}, layers=[])
+    limited(lambda _: build.keep(simulation), build.path)
+    monkeypatch.setattr(simulate, "build_bench", lambda files, trace: Path("bench"))
+    monkeypatch.setattr(simulate, "run_bench", lambda *args, waves, **options: waves.write_text("waves"))
+    limited(lambda _: simulate._run_verilator(build, b"", [0], simulate.MemoryModel(), build.path / "waves.fst", lambda *a: None), build.path)
+    assert build.kept() == (simulation, None) and (build.path / "waves.fst").read_text() == "waves" and victim.read_text() == "mine"
+    assert not any((build.path / name).is_symlink() for name in ("simulation.json", "waves.fst"))
+
+
+def test_a_folder_in_the_way_is_one_message(build):
+    (build.path / "simulation.json").mkdir()
+    with pytest.raises(OutputError, match="simulation.json of the build cannot be replaced: Is a directory") as caught:
+        build.keep({})
+    assert caught.value.hint and caught.value.where == str(build.path / "simulation.json")
