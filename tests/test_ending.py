@@ -362,7 +362,7 @@ def test_a_build_is_written_whole_or_not_at_all(place, tmp_path, monkeypatch, ea
     [((path, contents, *rest), options)] = kept
     few = dict(list(contents.items())[:6])
     if earlier:
-        builds.write(path, {**few, "gone": "1"}, *rest, **options)
+        builds.write(path, {**few, "driver/gone.h": "1"}, *rest, **options)
         (path / "mine").write_text("foreign")
         (path / "sub").mkdir()
         (path / "sub" / "mine").write_text("foreign")

@@ -16,7 +16,7 @@ import pytest
 
 import qgraphs
 
-from hwgen import api, cli, csim, difference, numerics, sizing
+from hwgen import api, cli, csim, difference, numerics, simulate, sizing
 from hwgen.backends import hls, hls_estimate, hls_plan
 from hwgen.board import load_board
 from hwgen.build import directory
