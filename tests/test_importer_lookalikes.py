@@ -104,6 +104,22 @@ def test_a_value_with_a_name_of_ours(tmp_path, name):
     assert right_or_refused(net, tmp_path / "net.onnx", ["a", "b", "c"])
 
 
+def test_values_with_the_names_of_the_integer_network(tmp_path):
+    net = vit()
+    norms = [node.output[0] for node in net.nodes if node.op_type == "LayerNormalization"]
+    names = dict(zip(norms, ("x.int8", f"{net.nodes[0].output[0]}.start")))
+    for node in net.nodes:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in list(values)]
+    net.save(tmp_path / "net.onnx", {"y": result(net)}, [1, CLASSES])
+    acc = hwgen.compile(tmp_path / "net.onnx", out=tmp_path / "build", backend="hls")
+    x = np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32)
+    other = vit()
+    other.save(tmp_path / "other.onnx", {"y": result(other)}, [1, CLASSES])
+    same = hwgen.compile(tmp_path / "other.onnx", out=tmp_path / "same", backend="hls")
+    np.testing.assert_array_equal(acc.simulate({"x": x}, engine="golden").outputs["y"], same.simulate({"x": x}, engine="golden").outputs["y"])
+
+
 def test_an_exponent_for_each_channel_is_no_square(tmp_path):
     net = Net()
     x = tokens(net)

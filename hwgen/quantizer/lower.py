@@ -83,6 +83,12 @@ class Lowering:
 
     # ---------------------------------------------------------------- helpers
 
+    def _fresh(self, name: str) -> str:
+        """A name that no float value has."""
+        while name in self.float_shapes:
+            name += "'"
+        return name
+
     def _scale(self, value: str, role: Role = Role.OUT) -> float:
         return self.ranges[self.known[value], role].scale(self.method)
 
@@ -128,7 +134,7 @@ class Lowering:
     def _start(self) -> None:
         stream, embed = self.stream, self.stream.embed
         (source,) = self.graph.inputs
-        patches, start = f"{source}.int8", f"{embed.output}.start"
+        patches, start = self._fresh(f"{source}.int8"), self._fresh(f"{embed.output}.start")
         tokens, dim = self.float_shapes[embed.output]
         if isinstance(embed, ir.PatchEmbed):
             patch = embed.weight.shape[2:]
