@@ -8,6 +8,11 @@ Public are the names in ``__all__`` and `hwgen.errors`; everything else may chan
 """
 
 from importlib import import_module
+import os
+
+# Threads of OpenBLAS wait for work in a busy loop, a second long by default: half of the CPU time of a compile of a small network. Read when
+# numpy is loaded; a value somebody has set stays.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 __version__ = "0.1.0"
 __all__ = ["Accelerator", "MemoryModel", "SimulationResult", "__version__", "check", "compile", "errors", "load"]

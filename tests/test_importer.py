@@ -165,7 +165,7 @@ def test_constants_and_unused_nodes_are_folded(tmp_path):
     y = net.op("MatMul", net.norm(t), net.op("Identity", weight, name="again"))
     twin = net.op("MatMul", net.nodes[-3].output[0], weight, name="twin")
     net.op("Relu", twin, name="unused")
-    y = net.add(t, net.add(net.op("Dropout", y, name="dropout"), net.const(np.zeros(DIM))))
+    y = net.add(t, net.add(net.add(net.op("Dropout", y, name="dropout"), twin), net.const(np.zeros(DIM))))
     net.head(net.norm(y))
     checked = check_model(net.save(tmp_path / "net.onnx", {"y": result(net)}))
     assert checked.ok

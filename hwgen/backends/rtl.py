@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-import gc
 from importlib import metadata, util
 import json
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..engine import EngineConfig
 from ..paths import PACKAGE, data_dir
 from ..tools import cache, yosys
+from ..uncollected import uncollected
 
 if TYPE_CHECKING:
     from amaranth.lib import wiring
@@ -22,7 +20,7 @@ WAIVERS = "waivers.vlt"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "lane_window.sv",
           "router_chain.sv", "stream_fifo.sv")
 SOURCES = ("engine.py", "errors.py", "numerics.py", "paths.py", "program.py", "registers.py", "backends/rtl.py", "backends/rtlil.py",
-           "tools/yosys.py")
+           "tools/yosys.py", "uncollected.py", "foreign.py", "output.py")
 """What of hwgen the generated text is made by, besides all of hwgen_rtl (tests/test_rtl_backend.py looks at the imports)."""
 
 # Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator
@@ -41,23 +39,11 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     from amaranth.back import rtlil
 
     from .rtlil import explicit_widths
-    with _uncollected():
+    with uncollected():                                            # Amaranth makes a million objects
         text = rtlil.convert(component, name=name, emit_src=False)
     lowered, _ = yosys.script(LOWER, {"design.il": text}, ("lower.il",))
     outputs, _ = yosys.script(WRITE, {"lower.il": explicit_widths(lowered["lower.il"])}, ("design.sv",))
     return outputs["design.sv"]
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection inside: Amaranth makes a million objects that all stay alive, and looking through them took 40 % of its time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def files(config: EngineConfig) -> dict[str, str]:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from .. import ir
 from ..errors import HwgenError, ModelError
-from .causes import unsupported
 from ..foreign import REPR, visible
+from ..uncollected import uncollected
+from .causes import unsupported
 from .lower import Lowered, Status, Verdict, lower
 from .normalize import normalize, task_count, task_feed
 from .opgraph import Pool
@@ -93,7 +94,8 @@ def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = N
 
 def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
     """Like `import_model`, but a network that is not supported is a result. Raises only when the file cannot be read."""
-    return _check(read(path, shapes))
+    with uncollected():
+        return _check(read(path, shapes))
 
 
 def _check(file: OnnxFile) -> Checked:

@@ -86,6 +86,8 @@ def inverse(positions: np.ndarray) -> np.ndarray | None:
 def order_of(op: Op, match: Match, shape: tuple[int, ...]) -> np.ndarray | None:
     """`Bound.order` of a match whose ir result has the shape ``shape``; raises Mismatch unless it holds each element of the ONNX result once."""
     onnx = op.shapes[0]
+    if match.positions.shape == tuple(shape) and match.positions.size == math.prod(onnx) and is_whole(match.positions):
+        return None
     order = inverse(match.positions) if match.positions.shape == tuple(shape) and match.positions.size == math.prod(onnx) else None
     if order is None:
         raise Mismatch(f"gives {list(onnx)}, which is not {list(shape)} in some order (broadcast, or taken apart in groups)", op.name)
