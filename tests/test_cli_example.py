@@ -115,7 +115,7 @@ def test_timeline_and_report_of_a_simulation(compiled, run, tmp_path):
     code, text, _ = run("report", compiled, "--json", tmp_path / "r.json")
     data = json.loads((tmp_path / "r.json").read_text())
     assert code == 0 and "stalls (rtl simulation)" in text and "cycles over limit" in text
-    assert keys(data, {"memory"}) == documented("hwgen compile") | documented("hwgen report")
+    assert keys(data, {"memory"}) == documented("hwgen compile") - {"accuracy"} | documented("hwgen report")
     assert data["simulation"]["cycles_over_limit"] > 1
     assert sum(row["cycles"] for row in data["layers"]) == pytest.approx(data["stalls"]["cycles"])
     assert data["stalls"]["issue"] + data["stalls"]["wait_tile"] < data["stalls"]["cycles"]
