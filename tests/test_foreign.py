@@ -94,7 +94,7 @@ def test_bare_text_in_a_template_is_an_error(tmp_path, monkeypatch):
 
 
 # expressions of the templates that are text of hwgen itself: numbers in a form, C++ of a step, comments of the tables
-OWN = {"register.doc", "period_ns", "clock_mhz", "tasks", "table.comment", "input_scale", "output.scale", "scale", 'row | join(", ")', "step.call", '"{"', '"}"', '"s"'}
+OWN = {"register.doc", "period_ns", "clock_mhz", "tasks", "table.comment", "input_scale", "output.scale", "scale", "built", 'row | join(", ")', "step.call", '"{"', '"}"', '"s"'}
 FORMS = r'\("[^"]*" % [a-z_.0-9]+\)|"\{:,\}"\.format\([a-z_.0-9]+\)|"%\.3g" \| format\([a-z_.]+\)'
 
 

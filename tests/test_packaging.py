@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 
@@ -103,8 +104,9 @@ def test_the_wheel_says_the_ranges(site):
 def editable(tmp_path_factory) -> Path:
     """A site folder with the editable wheel of a copy of the checkout, and beside it ``work/hwgen``, the copy."""
     base = tmp_path_factory.mktemp("editable")
-    skip = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info", "examples", "docs")
-    shutil.copytree(ROOT, base / "work" / "hwgen", ignore=skip)
+    skip, top = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"), {"build", "dist", "examples", "docs"}
+    shutil.copytree(ROOT, base / "work" / "hwgen",
+                    ignore=lambda folder, names: skip(folder, names) | (top & {*names} if Path(folder) == ROOT else set()))
     subprocess.run([sys.executable, "-c", "from setuptools import build_meta; build_meta.build_editable('../..')"],
                    cwd=base / "work" / "hwgen", check=True, capture_output=True, timeout=60)
     [path] = base.glob("*.whl")
@@ -116,10 +118,11 @@ def editable(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("folder", ["work", "work/hwgen", "site"])
 def test_an_editable_install_is_imported_from_any_folder(editable, folder):
     """Also from the one that holds a clone called ``hwgen``."""
-    code = ("import site, sys; site.addsitedir(sys.argv.pop(1)); sys.path.insert(0, '')\n"
+    code = ("import site, sys; site.addsitedir(sys.argv.pop(1)); sys.path.append(sys.argv.pop(1)); sys.path.insert(0, '')\n"
             "import hwgen, hwgen_rtl, hwgen_sim\n"
             "print(hwgen.__file__, hwgen_rtl.__file__, hwgen_sim.__file__, callable(hwgen.compile))\n")
-    done = subprocess.run([sys.executable, "-I", "-c", code, editable / "site"], cwd=editable / folder, capture_output=True, text=True,
+    # -S: the environment of this test has an editable install of its own; its packages come without it
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, editable / "site", sysconfig.get_path("purelib")], cwd=editable / folder, capture_output=True, text=True,
                           timeout=60)
     clone = editable / "work" / "hwgen"
     wanted = (clone / "hwgen", clone / "rtl" / "hwgen_rtl", clone / "sim" / "hwgen_sim")
