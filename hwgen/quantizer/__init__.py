@@ -14,7 +14,7 @@ from .structure import find_residual
 from .verify import verify
 from .weights import Pool
 
-__all__ = ["METHODS", "Clip", "Findings", "Precision", "output_warnings", "quantize", "verify", "with_findings"]
+__all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "quantize", "verify", "with_findings"]
 
 METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
@@ -41,6 +41,18 @@ def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *,
     streams = [find_residual(graph) for graph in model.tasks]
     images = calib.checked(model, calibration, random)
     ranges = calib.collect(model, images)
+    quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data")
+    sites = calib.sites(model)
+    clips = clipping(model, streams, sites, ranges, quantized.tasks[0].residual_scale)
+    warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
+    warnings += large_values(model, sites, ranges) + clip_warnings(clips)
+    return quantized, Findings(tuple(clips), tuple(warnings))
+
+
+def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,
+                calibration: str = "data") -> QModel:
+    """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
+    streams = [find_residual(graph) for graph in model.tasks]
     sites = calib.sites(model)
     top = max(ranges[known[value], calib.Role.OUT].maximum
               for known, stream in zip(sites, streams) for value in stream.values)
@@ -49,10 +61,6 @@ def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *,
         raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
                          hint="give calibration images like the ones the model was trained on")
     pool = Pool()
-    tasks = tuple(
+    return QModel(tuple(
         verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
-        for graph, stream, known in zip(model.tasks, streams, sites))
-    clips = clipping(model, streams, sites, ranges, top / RESIDUAL_TOP)
-    warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
-    warnings += large_values(model, sites, ranges) + clip_warnings(clips)
-    return QModel(tasks, "random" if random else "data"), Findings(tuple(clips), tuple(warnings))
+        for graph, stream, known in zip(model.tasks, streams, sites)), calibration)
