@@ -1,4 +1,4 @@
-"""Post-training quantizer: float `ir.Model` + calibration images -> integer `qir.QModel`, checked by `verify`."""
+"""Post-training quantizer: float `ir.Model` + calibration images -> integer `steps.Quantized`, checked by `verify`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import numpy as np
 
 from .. import ir
 from ..errors import ModelError
-from ..qir import QModel
+from ..steps.param import Params
+from ..steps.step import Network, Quantized
+from ..steps.verify import verify
 from . import calibration as calib
 from .findings import Clip, Findings, clipping, clip_warnings, input_warnings, large_values, output_warnings
 from .lower import Lowering, Precision
 from .structure import find_residual
-from .verify import verify
-from .weights import Pool
 
-__all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "quantize", "verify", "with_findings"]
+__all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "from_ranges", "quantize", "with_findings"]
 
 METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
 
 def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
-             random: bool = False, precision: str = Precision.W8A8) -> QModel:
+             random: bool = False, precision: str = Precision.W8A8) -> Quantized:
     """Quantize every task of a network; weights the tasks share stay one object.
 
     calibration: {input name: float [images, ...]}, or None together with ``random`` (seeded normal images: no accuracy is
@@ -33,7 +33,7 @@ def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, meth
 
 
 def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
-           random: bool = False, precision: str = Precision.W8A8) -> tuple[QModel, Findings]:
+           random: bool = False, precision: str = Precision.W8A8) -> tuple[Quantized, Findings]:
     """`quantize`, and what calibration found on the way: what leaves its format, and what looks wrong."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {METHODS}")
@@ -50,7 +50,7 @@ def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *,
 
 
 def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,
-                calibration: str = "data") -> QModel:
+                calibration: str = "data") -> Quantized:
     """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
     streams = [find_residual(graph) for graph in model.tasks]
     sites = calib.sites(model)
@@ -60,7 +60,9 @@ def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, metho
     if top == 0.0:
         raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
                          hint="give calibration images like the ones the model was trained on")
-    pool = Pool()
-    return QModel(tuple(
-        verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
-        for graph, stream, known in zip(model.tasks, streams, sites)), calibration)
+    pool = Params()
+    tasks: list[Network] = []
+    for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
+        tasks.append(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
+        verify(tasks[-1])
+    return Quantized(tuple(tasks), calibration)

@@ -1,0 +1,52 @@
+"""Stage: a function of one variable, from a table of knots with linear interpolation, and the requantizer behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ... import numerics
+from ..format import INT8, PRE_ACTIVATION, Format
+from ..param import Factor
+from .base import Interval, Run, Stage, need
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Stage):
+    """function: a key of `numerics.delta_table`. factor: from the table's unit to that of the result."""
+
+    function: str
+    factor: Factor
+    to: Format = INT8
+
+    name: ClassVar[str] = "table"
+    hls: ClassVar[str] = "ACTIVATED"
+
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        run.inner["pre"] = x
+        return self.factor.apply(numerics.activation(x, numerics.delta_table(self.function)), self.to)
+
+    def format(self, before: Format, step: Step) -> Format:
+        need(before, PRE_ACTIVATION, "a table")
+        return self.to
+
+    def interval(self, x: Interval, step: Step) -> Interval:
+        return self.to.lo, self.to.hi
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"act": 1, "mult2": self.factor.mult, "shift2": self.factor.shift}
+
+    def wrong(self, step: Step) -> str | None:
+        try:
+            numerics.delta_table(self.function)
+        except ValueError as error:
+            return str(error)
+        return self.factor.wrong("activation")
+
+    def __str__(self) -> str:
+        return f"table({self.function}, {self.factor}, {self.to})"
