@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
 from hwgen import simulate  # noqa: E402
-from hwgen.program import Op  # noqa: E402
+from hwgen.isa import Op  # noqa: E402
 from hwgen.schedule import Program, schedule  # noqa: E402
 from hwgen.simulate import MemoryModel, Run  # noqa: E402
 import native_builds  # noqa: E402

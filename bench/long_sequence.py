@@ -19,7 +19,7 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.program import Stat  # noqa: E402
+from hwgen.isa import Stat  # noqa: E402
 from hwgen.quantizer import quantize  # noqa: E402
 from hwgen.schedule import schedule  # noqa: E402
 from hwgen.simulate import MemoryModel  # noqa: E402

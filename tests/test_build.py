@@ -12,7 +12,7 @@ from hwgen import build as builds
 from hwgen.backends import bench
 from hwgen.errors import BuildVersionError, HwgenError, InputError, OutputError
 from hwgen.golden import integer_model
-from hwgen.program import Instr
+from hwgen.isa import Instr
 from hwgen.schedule import schedule
 from hwgen.simulate import MemoryModel
 import native_builds

@@ -12,7 +12,7 @@ from hwgen import quantizer, simulate
 from hwgen.errors import InputError, ToolError
 from hwgen.golden import integer_model
 from hwgen.ir import Act
-from hwgen.program import Op
+from hwgen.isa import Op
 from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 from hwgen.quantizer import Precision
 from hwgen.simulate import MAX_FRAMES

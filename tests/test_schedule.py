@@ -13,7 +13,7 @@ from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.errors import CapacityError
 from hwgen.golden.integer_model import quantize_input
 from hwgen.ir import Act
-from hwgen.program import Dst, Instr, Op, Src, Stat
+from hwgen.isa import Dst, Instr, Op, Src, Stat
 from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QResidualInit, QResidualLinear
 from hwgen.quantizer import Precision
 from hwgen.schedule import PAGE, Program, order, schedule

@@ -11,7 +11,7 @@ from ..checksum import crc32
 from ..engine import EngineConfig, OUT_WORDS
 from ..errors import HwgenError
 from ..ir import Act
-from ..program import Instr, Op, WORD_BITS
+from ..isa import Instr, Op, WORD_BITS
 from ..qir import QHead, QModel, QPatches
 from ..quantizer.verify import verify
 from ..registers import MAX_PROGRAM_WORDS

@@ -17,7 +17,7 @@ from ..engine import EngineConfig, OUT_WORDS
 from ..errors import CapacityError
 from ..golden.integer_model import quantize_input
 from ..ir import Act
-from ..program import Dst, Instr, Op, Src, words
+from ..isa import Dst, Instr, Op, Src, words
 from ..qir import QGraph, QLinear, QModel, QMoE, QPatches
 from ..registers import MAX_PROGRAM_WORDS
 from . import cycles, image, memory, order

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..program import Dst, Src
+from ..isa import Dst, Src
 from ..qir import Weights
 from .steps import Operand, Step
 

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ..engine import MIN_PASS, EngineConfig, burst_beats, retire_latency
-from ..program import Instr, Op, Stat
+from ..isa import Instr, Op, Stat
 
 LOAD_LATENCY = 3         # last vector of a tile -> the feed may take the tile
 TAKE = 2                 # the array takes a loaded tile -> the loader starts the next

@@ -9,7 +9,7 @@ import numpy as np
 from .. import numerics
 from ..errors import CapacityError, ModelError
 from ..engine import OUT_WORDS
-from ..program import Dst, Instr, Op, Src, Stat
+from ..isa import Dst, Instr, Op, Src, Stat
 from ..qir import (QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit, QResidualLinear, Weights)
 from .ablation import Ablation
 from .steps import ACT, KV, RES, ROUTER, SCORE, Buffer, HeadMap, Operand, Place, Step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-from ..program import Instr
+from ..isa import Instr
 from .steps import Step
 
 MAX_SLACK = 3            # instructions that may be under way in front of one (two bits, and NUM_CONTEXTS - 1)

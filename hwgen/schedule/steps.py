@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..program import Instr
+from ..isa import Instr
 from ..qir import Weights
 
 ACT, KV, SCORE, RES = "act", "kv", "score", "res"

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.engine import EngineConfig, NUM_PARAM_BANKS
-from hwgen.program import Op, Src, Stat
+from hwgen.isa import Op, Src, Stat
 
 from .fields import Fields, WORD_BITS
 

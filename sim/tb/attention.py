@@ -15,7 +15,7 @@ import numpy as np
 from hwgen import numerics
 from hwgen.engine import EngineConfig, OUT_WORDS
 from hwgen.golden import integer_model
-from hwgen.program import Dst, Instr, Op, Src, Stat, words
+from hwgen.isa import Dst, Instr, Op, Src, Stat, words
 from hwgen.qir import QAttention, QGraph, QLinear, QPatches, Weights
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure, StreamChecker

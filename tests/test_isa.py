@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 import pytest
 
 from hwgen.errors import ModelError
-from hwgen.program import FIELDS, OFFSETS, WORD_BITS, Dst, Instr, Op, Src, Stat, words
+from hwgen.isa import FIELDS, OFFSETS, WORD_BITS, Dst, Instr, Op, Src, Stat, words
 
 BITS = dict(FIELDS)
 DEFAULTS = {f.name: f.default for f in fields(Instr)}
