@@ -18,7 +18,7 @@ from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
 from .qir import QModel
-from .schedule import Program
+from .engines.rtl import Program
 from .simulate import MemoryModel, SimulationResult, simulate
 from .sizing import LATENCY, all_ports, conditions
 

@@ -21,7 +21,7 @@ from .judge import Judgement, judge
 from .qir import QModel
 from .quantizer import calibration
 from .quantizer.structure import SUPPORTED, find_residual
-from .schedule import Program
+from .engines.rtl import Program
 from .sizing import choose
 
 BACKENDS = ("rtl", "hls", "both")

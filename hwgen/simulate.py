@@ -16,7 +16,7 @@ from .errors import InputError, OutputError, ToolError
 from .golden import integer_model
 from .output import work_folder
 from .registers import NUM_TASK_SLOTS, StatusBit
-from .schedule import Program
+from .engines.rtl import Program
 from .sizing import LATENCY
 from .tools import cache, cosim, native, verilator
 

@@ -8,7 +8,7 @@ from ..engine import EngineConfig
 from ..paths import data_dir
 from ..qir import QHead, QModel, QPatches
 from ..render import render
-from ..schedule import Program
+from ..engines.rtl import Program
 
 CODES = (
     ("HWGEN_OK", "no error"),

@@ -23,7 +23,7 @@ from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..output import OutputDir
 from ..qir import QModel
-from ..schedule import Program
+from ..engines.rtl import Program
 from ..strict_json import parse
 from . import directory, facts
 

@@ -15,7 +15,7 @@ from ..isa import Instr, Op, WORD_BITS
 from ..qir import QHead, QModel, QPatches
 from ..quantizer.verify import verify
 from ..registers import MAX_PROGRAM_WORDS
-from ..schedule import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
 
 MAX_NAME = 1 << 16
 MAX_COUNT = (1 << 31) - 1            # sizes in bytes, words, operations a tensor needs

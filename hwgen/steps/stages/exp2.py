@@ -20,9 +20,7 @@ OFFSET = 1 << INT8.bits - 1          # the array multiplies signed words
 
 @dataclass(frozen=True, slots=True)
 class Exp2(Feed):
-    """half: which half of the row-maximum memory belongs to the scores (see `keeps`)."""
-
-    half: int = 0
+    """By the row maxima that were kept with the scores; the step's ``half`` says where."""
 
     name: ClassVar[str] = "exp2"
     hls: ClassVar[str] = "attention"
