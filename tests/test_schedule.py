@@ -10,14 +10,15 @@ import pytest
 
 from hwgen import quantizer
 from hwgen.engine import OUT_WORDS, EngineConfig
+from hwgen.engines.rtl import PAGE, Program, schedule
 from hwgen.errors import CapacityError
-from hwgen.golden.integer_model import quantize_input
 from hwgen.ir import Act
 from hwgen.isa import Dst, Instr, Op, Src, Stat
-from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QResidualInit, QResidualLinear
+from hwgen.layout.merge import merge
 from hwgen.quantizer import Precision
-from hwgen.engines.rtl import PAGE, Program, order, schedule
-from hwgen.schedule.steps import Step
+from hwgen.steps.host import quantize_input
+from hwgen.steps.stages import Constant, Table, Values
+from hwgen.steps.step import Quantized
 from qgraphs import random_images, random_model, random_qgraph
 
 ENGINES = (dict(ti=8, to=8, axi_data_bits=64), dict(ti=16, to=8, axi_data_bits=128), dict(ti=16, to=16, axi_data_bits=512),
@@ -44,7 +45,7 @@ def networks(draw) -> dict:
 PROGRAMS = st.tuples(networks(), st.sampled_from(ENGINES), st.sampled_from([1, 1, 3]), st.sampled_from([4096, 16]))
 
 
-def build(drawn) -> tuple[QModel, Program]:
+def build(drawn) -> tuple[Quantized, Program]:
     options, engine, batch, score_words = drawn
     model = random_qgraph(**options)
     return model, schedule(model, **engine, batch=batch, score_words=score_words)
@@ -177,11 +178,11 @@ def test_shared_steps_appear_once_and_the_rest_is_predicated():
     own = [(instr.task, instr.note) for instr in program.instrs if instr.pred]
     assert own == [*((t, "block1.moe: gate") for t in range(3)), *((t, f"head: output task{t}") for t in range(3))]
     for task in range(3):
-        alone = schedule(QModel((model.tasks[task],), "random"), **ENGINES[0])
+        alone = schedule(Quantized((model.tasks[task],), "random"), **ENGINES[0])
         assert [program.instrs[pc].note for pc in of_task(program, task)] == [instr.note for instr in alone.instrs]
         assert program.useful_macs(task) == alone.useful_macs()
         assert [o.name for o in program.outputs[task]] == [f"task{task}"]
-    alone = [schedule(QModel((graph,), "random"), **ENGINES[0]) for graph in model.tasks]
+    alone = [schedule(Quantized((graph,), "random"), **ENGINES[0]) for graph in model.tasks]
     gate, head = ((8 * 8 + k_tiles * 64) for k_tiles in (4, 4))          # bytes: one output tile of a 32-row matrix
     assert len(program.image) == len(alone[0].image) + 2 * (gate + head)
 
@@ -193,15 +194,14 @@ def test_a_network_of_one_task_has_no_predicates():
 @settings(max_examples=200)
 @given(st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=4))
 def test_merge_keeps_every_tasks_order(numbers):
-    tasks = [[Step(Instr(mult=n)) for n in steps] for steps in numbers]
-    merged = order.merge(tasks)
-    for task, steps in enumerate(tasks):
-        assert [slot.step.identity for slot in merged if slot.task in (None, task)] == [step.identity for step in steps]
+    merged = merge(numbers, lambda n: n)
+    for task, steps in enumerate(numbers):
+        assert [slot.step for slot in merged if slot.task in (None, task)] == steps
 
 
 @given(st.lists(st.integers(0, 6), max_size=12), st.integers(1, 4))
 def test_equal_tasks_merge_into_one(numbers, copies):
-    merged = order.merge([[Step(Instr(mult=n)) for n in numbers]] * copies)
+    merged = merge([numbers] * copies, lambda n: n)
     assert [slot.task for slot in merged] == [None] * len(numbers)
 
 
@@ -263,29 +263,25 @@ def test_the_weight_image_holds_the_networks_weights(options, engine, precision)
     pitch = -(-dim // heads // group) * group
     padded = np.array([h * pitch + c for h in range(heads) for c in range(dim // heads)])       # V and what attention gives
     for task, graph in enumerate(model.tasks):
-        maps = {node.name: node for node in graph.nodes if isinstance(node, (QLinear, QResidualLinear, QMoE, QHead))}
-        (start,) = (node for node in graph.nodes if isinstance(node, QResidualInit))
-        values = {node.v for node in graph.nodes if isinstance(node, QAttention)}
-        attention = {node.output for node in graph.nodes if isinstance(node, QAttention)}
+        maps = {step.note: step for step in graph.steps if step.weights is not None}
+        (start,) = (step.feed.table.array for step in graph.steps if isinstance(step.feed, Constant))
+        values = {step.tile.view.name for step in graph.steps if isinstance(step.tile, Values)}
+        attention = {step.sink.name for step in graph.steps if isinstance(step.tile, Values)}
         for pc in of_task(program, task):
             if pc not in found:
                 continue
             got, instr = found[pc], program.instrs[pc]
             if "table" in got:
-                np.testing.assert_array_equal(got["table"], spread(start.table, got["table"].shape))
+                np.testing.assert_array_equal(got["table"], spread(start, got["table"].shape))
                 continue
-            node = maps[program.infos[pc].node]
-            if instr.dst == Dst.ROUTER:
-                weights = node.gate
-            elif instr.gather or instr.scatter:
-                weights = (node.first if instr.gather else node.second)[instr.expert]
-            else:
-                weights = node.w
-            rows = padded if getattr(node, "x", None) in attention else None
-            columns = padded if isinstance(node, QLinear) and node.output in values else None
-            np.testing.assert_array_equal(got["weight"], spread(weights.weight, got["weight"].shape, rows, columns), err_msg=instr.note)
-            for name in ("bias", "mult", "shift"):
-                wanted = spread(getattr(weights, name)[None].astype(np.int64), (1, len(got[name])), None, columns)[0]
+            step = maps[instr.note]
+            rows = padded if step.source.name in attention else None
+            columns = padded if step.sink.name in values else None
+            np.testing.assert_array_equal(got["weight"], spread(step.weights.weight.array, got["weight"].shape, rows, columns), err_msg=instr.note)
+            factor = getattr(step.drain[0], "factor", None)
+            mult, shift = (factor.mult.array, factor.shift.array) if factor else (np.full(step.columns, 1 << 15), np.full(step.columns, 15))
+            for name, array in (("bias", step.weights.bias.array), ("mult", mult), ("shift", shift)):
+                wanted = spread(array[None].astype(np.int64), (1, len(got[name])), None, columns)[0]
                 np.testing.assert_array_equal(got[name], wanted, err_msg=f"{instr.note}: {name}")
 
 
@@ -298,7 +294,7 @@ def test_frames_hold_the_quantized_patches(engine):
     assert data.shape[1] == program.input_stride and program.input_stride % PAGE == 0 and program.input_stride - program.input_bytes < PAGE
     ti, to = engine["ti"], engine["to"]
     vectors = data[:, :program.input_bytes].reshape(3, -1, 4, ti * engine.get("load_columns", 1))      # [frame, tile, token, lane]
-    patches = quantize_input(model.tasks[0].nodes[0], images)
+    patches = quantize_input(model.tasks[0], images)
     wide = vectors[..., :to].transpose(0, 2, 1, 3).reshape(3, 4, -1)
     np.testing.assert_array_equal(wide[..., :12], patches)
     assert not wide[..., 12:].any() and not vectors[..., to:].any() and not data[:, program.input_bytes:].any()
@@ -341,18 +337,19 @@ def test_a_batch_that_is_not_possible(batch):
 def test_two_activations():
     model = random_qgraph(blocks="dd")
     graph = model.tasks[0]
-    nodes = tuple(replace(node, act=replace(node.act, kind=Act.SILU)) if node.name == "block1.fc1" else node for node in graph.nodes)
+    steps = tuple(replace(step, drain=tuple(replace(stage, function="silu") if isinstance(stage, Table) else stage for stage in step.drain))
+                  if step.node == "block1.fc1" else step for step in graph.steps)
     with pytest.raises(CapacityError, match=r"the network uses the activations \['gelu', 'silu'\], the engine has one table"):
-        schedule(QModel((replace(graph, nodes=nodes),), "random"), **ENGINES[0])
+        schedule(Quantized((replace(graph, steps=steps),), "random"), **ENGINES[0])
     assert schedule(random_qgraph(act=Act.SILU), **ENGINES[0]).config.activation == "silu"
 
 
 def test_a_program_that_is_too_long(monkeypatch):
     model = random_qgraph(blocks="d")
     program = schedule(model, **ENGINES[0])
-    monkeypatch.setattr("hwgen.schedule.MAX_PROGRAM_WORDS", len(program.instrs))
+    monkeypatch.setattr("hwgen.engines.rtl.plan.MAX_PROGRAM_WORDS", len(program.instrs))
     assert schedule(model, **ENGINES[0]).instrs == program.instrs
-    monkeypatch.setattr("hwgen.schedule.MAX_PROGRAM_WORDS", len(program.instrs) - 1)
+    monkeypatch.setattr("hwgen.engines.rtl.plan.MAX_PROGRAM_WORDS", len(program.instrs) - 1)
     with pytest.raises(CapacityError, match=f"the program has {len(program.instrs)} instructions, the program memory holds at most"):
         schedule(model, **ENGINES[0])
 
