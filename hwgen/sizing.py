@@ -8,8 +8,8 @@ from itertools import product
 from . import resources
 from .board import Board
 from .errors import CapacityError
-from .qir import QModel
 from .schedule import ACT, KV, RES, SCORE, Program, schedule
+from .steps.step import Quantized
 
 # Cycles from the address of a read burst to its first beat, in estimates and simulations: no source was found for a loaded PS memory.
 LATENCY = 200
@@ -18,7 +18,7 @@ BRAM36_BYTES, URAM_BYTES = 36 * 1024 // 8, 288 * 1024 // 8
 MEMORY_NAMES = {ACT: "activations", KV: "keys or values", SCORE: "scores", RES: "the residual stream"}
 
 
-def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, batch: int = 1) -> Program:
+def choose(model: Quantized, board: Board, array: tuple[int, int] | None = None, batch: int = 1) -> Program:
     """The program for the array of the board that the cycle model finds fastest, or for ``array``.
 
     Through one port many networks are bound by memory: all arrays take nearly as long, and the smallest would win by the padding it
