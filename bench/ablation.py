@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
 from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.schedule import Ablation, schedule  # noqa: E402
+from hwgen.engines.rtl import Ablation, schedule  # noqa: E402
 from hwgen.simulate import MemoryModel  # noqa: E402
 from native_builds import Engine, differences  # noqa: E402
 from qgraphs import random_images, random_model  # noqa: E402

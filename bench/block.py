@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works 
 
 from hwgen import simulate  # noqa: E402
 from hwgen.isa import Op  # noqa: E402
-from hwgen.schedule import Program, schedule  # noqa: E402
+from hwgen.engines.rtl import Program, schedule  # noqa: E402
 from hwgen.simulate import MemoryModel, Run  # noqa: E402
 import native_builds  # noqa: E402
 from qgraphs import random_images, random_model, random_qgraph  # noqa: E402

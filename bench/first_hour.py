@@ -31,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim"), str(ROOT / "tests")]      # works in a checkout without installing
 
-from hwgen.schedule import schedule  # noqa: E402
+from hwgen.engines.rtl import schedule  # noqa: E402
 from hwgen.tools import cache  # noqa: E402
 import native_builds  # noqa: E402
 from qgraphs import random_images, random_model, random_qgraph  # noqa: E402

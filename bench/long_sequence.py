@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
 from hwgen.isa import Stat  # noqa: E402
 from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.schedule import schedule  # noqa: E402
+from hwgen.engines.rtl import schedule  # noqa: E402
 from hwgen.simulate import MemoryModel  # noqa: E402
 from native_builds import Engine, differences  # noqa: E402
 from qgraphs import random_images, random_model  # noqa: E402

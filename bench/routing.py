@@ -26,7 +26,7 @@ from hwgen import ir  # noqa: E402
 from hwgen.golden import integer_model  # noqa: E402
 from hwgen.qir import QMoE  # noqa: E402
 from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.schedule import schedule  # noqa: E402
+from hwgen.engines.rtl import schedule  # noqa: E402
 from hwgen.simulate import MemoryModel  # noqa: E402
 from native_builds import Engine, differences  # noqa: E402
 from qgraphs import random_images, random_model  # noqa: E402

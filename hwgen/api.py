@@ -16,7 +16,7 @@ from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
-from .schedule import Program
+from .engines.rtl import Program
 from .simulate import MemoryModel, SimulationResult, simulate
 from .sizing import LATENCY, all_ports, conditions
 from .steps.step import Quantized

@@ -20,7 +20,7 @@ from .importer import Imported
 from .judge import Judgement, judge
 from .quantizer import calibration
 from .quantizer.structure import SUPPORTED, find_residual
-from .schedule import Program
+from .engines.rtl import Program
 from .sizing import choose
 from .steps import golden, host
 from .steps.step import Quantized

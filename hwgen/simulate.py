@@ -15,7 +15,7 @@ from .build import Build
 from .errors import InputError, OutputError, ToolError
 from .output import work_folder
 from .registers import NUM_TASK_SLOTS, StatusBit
-from .schedule import Program
+from .engines.rtl import Program
 from .sizing import LATENCY
 from .steps import golden as integer_model, host
 from .steps.step import Quantized

@@ -13,7 +13,7 @@ from hwgen.backends import bench, driver, rtl
 from hwgen.engine import EngineConfig
 from hwgen.golden import integer_model
 from hwgen.qir import QModel
-from hwgen.schedule import Program, schedule
+from hwgen.engines.rtl import Program, schedule
 from hwgen.simulate import MemoryModel, Run
 
 IDEAL, SLOW, STALLED = MemoryModel(0, 1024), MemoryModel(100, 64), MemoryModel(20, 16, 0.3, 7)

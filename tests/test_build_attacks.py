@@ -26,7 +26,7 @@ from hwgen.build import directory
 from hwgen.checksum import crc32
 from hwgen.errors import BuildVersionError, HwgenError, InputError
 from hwgen.output import write_json
-from hwgen.schedule import schedule
+from hwgen.engines.rtl import schedule
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 

@@ -20,7 +20,7 @@ from hwgen.errors import ToolError
 from hwgen.golden import integer_model
 from hwgen.qir import QHead, QPatches
 from hwgen.registers import StatusBit
-from hwgen.schedule import schedule
+from hwgen.engines.rtl import schedule
 from hwgen.tools import cxx
 from qgraphs import random_images, random_model, random_qgraph
 

@@ -16,7 +16,7 @@ from hwgen.ir import Act
 from hwgen.isa import Dst, Instr, Op, Src, Stat
 from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QResidualInit, QResidualLinear
 from hwgen.quantizer import Precision
-from hwgen.schedule import PAGE, Program, order, schedule
+from hwgen.engines.rtl import PAGE, Program, order, schedule
 from hwgen.schedule.steps import Step
 from qgraphs import random_images, random_model, random_qgraph
 

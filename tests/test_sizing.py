@@ -13,7 +13,7 @@ from hwgen import quantizer, sizing
 from hwgen.board import boards, load_board
 from hwgen.importer import import_model
 from hwgen.qir import QModel
-from hwgen.schedule import schedule
+from hwgen.engines.rtl import schedule
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 

@@ -7,7 +7,7 @@ from ..checksum import crc32
 from ..engine import EngineConfig
 from ..paths import data_dir
 from ..render import render
-from ..schedule import Program
+from ..engines.rtl import Program
 from ..steps.step import Output, Quantized
 
 CODES = (

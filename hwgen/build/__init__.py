@@ -22,7 +22,7 @@ from ..checksum import crc32
 from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..output import OutputDir
-from ..schedule import Program
+from ..engines.rtl import Program
 from ..steps.step import Quantized
 from ..strict_json import parse
 from . import directory, facts

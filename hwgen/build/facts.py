@@ -13,7 +13,7 @@ from ..errors import HwgenError
 from ..ir import Act
 from ..isa import Instr, Op, WORD_BITS
 from ..registers import MAX_PROGRAM_WORDS
-from ..schedule import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
 from ..steps.stages import Host
 from ..steps.step import Network, Quantized
 from ..steps.tensor import Tensor

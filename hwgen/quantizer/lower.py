@@ -150,12 +150,12 @@ class Lowering:
         else:
             patch, weight = (0, 0), embed.weight
         patches = self._activations(self._fresh(f"{source}.int8"), tokens, weight.shape[0], self._scale(source))
-        self.steps.append(Step(patches.name, embed.name, Host(source, patch), Identity(), (patches.view(),)))
+        self.steps.append(Step(patches.name, embed.name, Host(source, patch), Identity(), (patches.view(),), about=f"input {source}"))
         table = numerics.sat(np.rint(stream.table / self.residual_scale), WIDE.bits).astype(WIDE.dtype)
         self.residual = replace(self.residual, tokens=len(table))
         start = self._fresh(f"{embed.output}.start")
         self.steps.append(Step(start, embed.name, Constant(self.pool.add(start, table)), Identity(), (self.residual.view(),),
-                               keeps=(Keep.MOMENTS,)))
+                               keeps=(Keep.MOMENTS,), about="residual start"))
         w = self._weights(embed, "embedding", Operand(patches), weight, embed.bias, self.residual_scale)
         self._update(stream.values[0], embed, patches, w, self.residual.view(Span(stream.first_token, tokens)))
 
@@ -265,13 +265,13 @@ class Lowering:
                                   name=f"{output}.expert{e}.layer1")
             second = self._weights(node, f"expert {e}, layer 2", Operand(hidden), node.w2[e], node.b2[e], self.residual_scale,
                                    narrow=narrow, name=f"{output}.expert{e}.layer2")
-            shared = {"expert": Expert(e, queue), "rows": -(-tokens * node.top_k // experts)}
+            expert = Expert(e, experts, queue)
             self.steps.append(Step(output, node.name, Gather(), first.tile, (hidden.view(),), x.tensor.view(),
                                    (Requant(first.factor, PRE_ACTIVATION), table), part=f"expert{e}.layer1",
-                                   macs=tokens * node.top_k * node.w1[e].size // experts, about=f"expert {e}, layer 1", **shared))
+                                   macs=tokens * node.top_k * node.w1[e].size // experts, about=f"expert {e}, layer 1", expert=expert))
             self.steps.append(Step(output, node.name, Plain(), second.tile, (place,), hidden.view(),
                                    (Requant(second.factor, WIDE), Score(), Add(place)), (Keep.MOMENTS,), part=f"expert{e}.layer2",
-                                   macs=tokens * node.top_k * node.w2[e].size // experts, about=f"expert {e}, layer 2", **shared))
+                                   macs=tokens * node.top_k * node.w2[e].size // experts, about=f"expert {e}, layer 2", expert=expert))
 
     def _select(self, node: ir.Select) -> None:
         self._choose(node, (node.index, node.index + 1))

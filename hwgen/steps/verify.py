@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 
 import numpy as np
@@ -163,12 +163,14 @@ def _refers(step: Step, seen: _Seen) -> None:
         if (known.format, known.tokens, known.channels) != (view.tensor.format, view.tensor.tokens, view.tensor.channels):
             raise ValueError(f"{view.tensor} was {known} before")
     for view in read:
+        if step.feed.gathers and step.expert is not None and view == step.source_view:
+            view = replace(view, tokens=step.expert.queue.tokens)           # other tokens are not in the queue
         if not seen.written.holds(view):
             raise ValueError(f"reads {str(view)!r} before it is defined")
         owner = _owner(seen.made[view.name], view)
         if owner is not None and owner != step.expert:
             raise ValueError(f"reads {view}, which holds the tokens of expert {owner}")
-    if isinstance(step.feed, Exp2) and seen.made[step.source.name].half != step.feed.half:
+    if isinstance(step.feed, Exp2) and seen.made[step.source.name].half != step.half:
         raise ValueError(f"the row maxima of {step.source} are in the other half")
     if step.expert is not None:
         _chosen(step, step.expert, seen)

@@ -7,7 +7,7 @@ import pytest
 
 from hwgen.backends import rtl
 from hwgen.golden import integer_model
-from hwgen.schedule import schedule
+from hwgen.engines.rtl import schedule
 from hwgen_rtl.top import INPUTS
 from qgraphs import random_images, random_model, random_qgraph
 

@@ -21,9 +21,7 @@ OFFSET = 1 << INT8.bits - 1          # the array multiplies signed words
 
 @dataclass(frozen=True, slots=True)
 class Exp2(Feed):
-    """half: which half of the row-maximum memory belongs to the scores (see `keeps`)."""
-
-    half: int = 0
+    """By the row maxima that were kept with the scores; the step's ``half`` says where."""
 
     name: ClassVar[str] = "exp2"
     hls: ClassVar[str] = "attention"
@@ -44,6 +42,4 @@ class Exp2(Feed):
         return {"src": Src.EXP}
 
     def wrong(self, step: Step) -> str | None:
-        if self.half not in (0, 1):
-            return f"half {self.half} of the row maxima"
         return None if isinstance(step.tile, Values) else "attention weights are multiplied with something else than values"

@@ -11,8 +11,8 @@ from array import array
 from collections import deque
 from dataclasses import dataclass
 
-from ..engine import MIN_PASS, EngineConfig, burst_beats, retire_latency
-from ..isa import Instr, Op, Stat
+from ...engine import MIN_PASS, EngineConfig, burst_beats, retire_latency
+from ...isa import Instr, Op, Stat
 
 LOAD_LATENCY = 3         # last vector of a tile -> the feed may take the tile
 TAKE = 2                 # the array takes a loaded tile -> the loader starts the next
