@@ -13,14 +13,14 @@ from .backends import bench, driver, hls, hls_estimate, rtl
 from .board import Board, load_board
 from .errors import HwgenError, InputError, ModelError, ShapeError
 from .frontend import ERROR_IMAGES, Options, Planned, plan
-from .golden import integer_model
 from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
-from .qir import QModel
 from .engines.rtl import Program
 from .simulate import MemoryModel, SimulationResult, simulate
 from .sizing import LATENCY, all_ports, conditions
+from .steps.step import Quantized
+from .steps.verify import verify
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
 
@@ -198,7 +198,7 @@ def _quantization(planned: Planned, random: bool) -> dict:
                 clipping=planned.findings.to_dict())
 
 
-def _report(name: str, model: QModel, program: Program, board: Board, precision: str) -> dict:
+def _report(name: str, model: Quantized, program: Program, board: Board, precision: str) -> dict:
     config = program.config
     timing = program.estimate(board.bytes_per_cycle(), LATENCY)
     cycles = timing[-1].stop
@@ -220,7 +220,7 @@ def _report(name: str, model: QModel, program: Program, board: Board, precision:
         resources=dict(stage="estimate", used={k: getattr(used, k) for k in kinds}, available={k: getattr(board, k) for k in kinds}),
         estimate=dict(stage="estimate", cycles_per_image=cycles / program.batch, latency_ms=cycles / board.clock_mhz / 1000,
                       utilization=macs * program.batch / (config.macs_per_cycle * cycles),
-                      accumulator_use=max(max(integer_model.check_accumulators(graph).values()) for graph in model.tasks),
+                      accumulator_use=max(max(verify(network).values()) for network in model.tasks),
                       memory=conditions(board)),
         all_ports=all_ports(program, board),
         limits=dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,

@@ -15,14 +15,15 @@ from .backends import hls_estimate
 from .backends.hls_plan import Plan
 from .board import Board, load_board
 from .errors import CalibrationError, HwgenError, InputError, ModelError
-from .golden import float_model, integer_model
+from .golden import float_model
 from .importer import Imported
 from .judge import Judgement, judge
-from .qir import QModel
 from .quantizer import calibration
 from .quantizer.structure import SUPPORTED, find_residual
 from .engines.rtl import Program
 from .sizing import choose
+from .steps import golden, host
+from .steps.step import Quantized
 
 BACKENDS = ("rtl", "hls", "both")
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
@@ -68,7 +69,7 @@ class Planned:
     imported: Imported
     onnx: Judgement
     images: dict[str, np.ndarray]
-    quantized: QModel
+    quantized: Quantized
     findings: quantizer.Findings
     output_error: dict[str, float]
     board: Board
@@ -109,12 +110,12 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
                    None if options.backend == "rtl" else hls_estimate.choose(quantized, board))
 
 
-def _output_error(imported: Imported, quantized: QModel, images: dict[str, np.ndarray]) -> dict[str, float]:
+def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:
     """See `Planned`."""
     some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
     errors: dict[str, float] = {}
     for graph, integers in zip(imported.model.tasks, quantized.tasks):
-        found = integer_model.dequantize(integers, integer_model.run(integers, next(iter(some.values()))))
+        found = host.dequantize(integers, golden.run(integers, next(iter(some.values()))))
         for name, value in float_model.run(graph, some).items():
             error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
             errors[name] = max(error, errors.get(name, 0.0))

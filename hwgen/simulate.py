@@ -13,11 +13,12 @@ import numpy as np
 from . import csim
 from .build import Build
 from .errors import InputError, OutputError, ToolError
-from .golden import integer_model
 from .output import work_folder
 from .registers import NUM_TASK_SLOTS, StatusBit
 from .engines.rtl import Program
 from .sizing import LATENCY
+from .steps import golden as integer_model, host
+from .steps.step import Quantized
 from .tools import cache, cosim, native, verilator
 
 HONOURED = {             # engine -> what of a memory model it can do
@@ -206,7 +207,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
     golden_seconds = time.monotonic() - begin
     macs = program.mean_macs(tasks)
     common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz,
-                  input_clipped=integer_model.input_clipped(model.tasks[0], images))
+                  input_clipped=host.input_clipped(model.tasks[0], images))
     if engine == "golden":
         return SimulationResult(
             outputs=_dequantized(model, golden), bit_exact=None, mismatches=None, words=None, cycles_per_image=None, utilization=None,
@@ -312,11 +313,11 @@ def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryMod
     return Run(outputs, result["cycles"], seconds, None, np.zeros(0, EVENT))
 
 
-def _dequantized(model, words: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _dequantized(model: Quantized, words: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Real outputs. An output that several tasks have (one pass each) is given for the last of them."""
     result: dict[str, np.ndarray] = {}
     for task, outputs in words.items():
-        result |= integer_model.dequantize(model.tasks[task], outputs)
+        result |= host.dequantize(model.tasks[task], outputs)
     return result
 
 

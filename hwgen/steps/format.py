@@ -49,3 +49,5 @@ PROBABILITY = Format(8, signed=False)                   # attention weight, un-n
 SHARE = Format(16, signed=False, frac=16)               # router score
 ACCUMULATOR = Format(numerics.ACC_BITS)
 WEIGHTS = {fmt.bits: fmt for fmt in (INT4, INT8)}
+FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, PRE_ACTIVATION, SCORE, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
+"""Every format of the integer network, by its text."""

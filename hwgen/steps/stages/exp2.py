@@ -11,6 +11,7 @@ from ... import numerics
 from ...isa import Src
 from ..format import INT8, SCORE, Format
 from .base import Feed, Run, need
+from .tile import Values
 
 if TYPE_CHECKING:
     from ..step import Step
@@ -39,3 +40,6 @@ class Exp2(Feed):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"src": Src.EXP}
+
+    def wrong(self, step: Step) -> str | None:
+        return None if isinstance(step.tile, Values) else "attention weights are multiplied with something else than values"
