@@ -1,4 +1,4 @@
-"""Random networks for tests: a float `ir.Model` with seeded weights, and the `qir.QModel` made of it. No ONNX, no files.
+"""Random networks for tests: a float `ir.Model` with seeded weights, and the `steps.Quantized` made of it. No ONNX, no files.
 
 Weights are drawn so that activations keep a magnitude near 1 through the layers: integer values are spread over their
 range, neither saturated nor zero.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hwgen import ir, quantizer
-from hwgen.qir import QModel
+from hwgen.steps.step import Quantized
 
 
 def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
@@ -88,7 +88,7 @@ def random_images(model: ir.Model, count: int, seed: int = 1) -> np.ndarray:
 
 
 def random_qgraph(seed: int = 0, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
-                  **options) -> QModel:
+                  **options) -> Quantized:
     """`random_model` of these sizes, quantized with random calibration images."""
     model = random_model(seed, tokens=tokens, dim=dim, heads=heads, hidden=hidden, experts=experts, **options)
     return quantizer.quantize(model, None, random=True)
