@@ -17,7 +17,6 @@ from .products import Head, Linear, LinearActivated, LinearResidual
 from .start import LayerNorm, Patches, ResidualInit
 
 CALLS: tuple[type[Call], ...] = (Patches, ResidualInit, LayerNorm, Linear, LinearActivated, LinearResidual, Head, Attention, Router, Experts)
-KINDS = tuple(dict.fromkeys(call.kind for call in CALLS))
 
 
 def calls(network: Network) -> list[Call]:
