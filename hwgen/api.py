@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, build as builds, csim, difference, flows, foreign, resources, trace
-from .backends import bench, driver, hls, hls_estimate, rtl
+from .backends import bench, driver, rtl
 from .board import Board, load_board
+from .engines import hls
 from .errors import HwgenError, InputError, ModelError, ShapeError
 from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .importer import Checked, check_model, import_model
@@ -76,7 +77,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     if planned.plan is not None:
         (images,) = planned.images.values()
         files |= hls.files(planned.plan, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
-        report["hls"] = hls_estimate.report(planned.plan, board)
+        report["hls"] = hls.cost(planned.plan, board)
     builds.write(Path(out), files, quantized, program, report, inputs=dict(imported.model.tasks[0].inputs), target=board.name,
                  clock_mhz=board.clock_mhz, bytes_per_cycle=board.bytes_per_cycle())
     return Accelerator(builds.load(out))

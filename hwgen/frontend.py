@@ -11,9 +11,8 @@ import numpy as np
 
 from . import quantizer
 from .arrays import read_npz
-from .backends import hls_estimate
-from .backends.hls_plan import Plan
 from .board import Board, load_board
+from .engines import hls
 from .errors import CalibrationError, HwgenError, InputError, ModelError
 from .golden import float_model
 from .importer import Imported
@@ -74,7 +73,7 @@ class Planned:
     output_error: dict[str, float]
     board: Board
     program: Program
-    plan: Plan | None
+    plan: hls.Plan | None
 
     @property
     def warnings(self) -> list[str]:
@@ -107,7 +106,7 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     program = choose(quantized, board, options.array, options.batch)
     program.binary()                                # every field of every instruction fits, or this is a refusal too
     return Planned(imported, judgement, images, quantized, findings, errors, board, program,
-                   None if options.backend == "rtl" else hls_estimate.choose(quantized, board))
+                   None if options.backend == "rtl" else hls.plan(quantized, board))
 
 
 def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:
