@@ -113,7 +113,7 @@ def _output_error(imported: Imported, quantized: QModel, images: dict[str, np.nd
     """See `Planned`."""
     some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
     errors: dict[str, float] = {}
-    for graph, integers in zip(imported.model.tasks, quantized.tasks):
+    for graph, integers in zip(imported.model.tasks, quantized.tasks, strict=True):
         found = integer_model.dequantize(integers, integer_model.run(integers, next(iter(some.values()))))
         for name, value in float_model.run(graph, some).items():
             error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))

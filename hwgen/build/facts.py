@@ -8,10 +8,10 @@ from dataclasses import MISSING, fields
 import math
 
 from ..checksum import crc32
-from ..engine import EngineConfig, OUT_WORDS
+from ..engine import OUT_WORDS, EngineConfig
 from ..errors import HwgenError
 from ..ir import Act
-from ..program import Instr, Op, WORD_BITS
+from ..program import WORD_BITS, Instr, Op
 from ..qir import QHead, QModel, QPatches
 from ..quantizer.verify import verify
 from ..registers import MAX_PROGRAM_WORDS
@@ -111,7 +111,7 @@ def program(manifest: dict, binary: bytes, image: bytes) -> Program:
     if len(image) > MAX_COUNT or len(image) % config.vector_bytes:
         raise ValueError(f"weights.bin has {len(image)} bytes, not a multiple of {config.vector_bytes}")
     instrs = tuple(Instr.decode(int.from_bytes(binary[at:at + INSTRUCTION_BYTES], "little"), text(note, "program.notes"))
-                   for at, note in zip(range(0, len(binary), INSTRUCTION_BYTES), notes))
+                   for at, note in zip(range(0, len(binary), INSTRUCTION_BYTES), notes, strict=True))
     if any(instr.op > Op.MATMUL or (instr.op == Op.END) != (pc == len(instrs) - 1) for pc, instr in enumerate(instrs)):
         raise ValueError("program.bin holds something else than instructions with one END behind them")
     words = {"base": (0, MAX_MEMORY_WORDS), "words": (0, MAX_MEMORY_WORDS)}
@@ -159,7 +159,7 @@ def agree(network: QModel, run: Program, shapes: dict[str, tuple[int, ...]]) -> 
     words = run.output_bytes // (4 * run.config.to)
     if run.output_bytes % (4 * run.config.to):
         raise ValueError(f"program.output_bytes = {run.output_bytes} is no number of words")
-    for graph, outputs in zip(network.tasks, run.outputs):
+    for graph, outputs in zip(network.tasks, run.outputs, strict=True):
         heads = {node.onnx_name: node for node in graph.nodes if isinstance(node, QHead)}
         if sorted((o.name, o.image) for o in outputs) != sorted((name, i) for name in heads for i in range(run.batch)):
             raise ValueError("program.outputs are not those of the network")
