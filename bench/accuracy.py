@@ -20,9 +20,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))      # works in a checkout without installing
 
-from hwgen import numerics, quantizer  # noqa: E402
-from hwgen.golden import float_model, integer_model  # noqa: E402
-from hwgen.importer import import_model  # noqa: E402
+from hwgen import numerics, quantizer
+from hwgen.golden import float_model, integer_model
+from hwgen.importer import import_model
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 TASKS = ("digit", "parity")

@@ -97,7 +97,8 @@ def demo(folder: Path) -> Iterator[Figure]:
 def outcome(command: list[str], folder: Path, limit: float = LIMIT) -> str:
     """"taken", "refused" or one of `BAD`, of a command that runs in ``folder``."""
     try:
-        done = subprocess.run(command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=limit)
+        done = subprocess.run(command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                              timeout=limit)
     except subprocess.TimeoutExpired:
         return "no end"
     if any(folder.rglob(MARK)):

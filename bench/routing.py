@@ -32,8 +32,8 @@ from native_builds import Engine, differences  # noqa: E402
 from qgraphs import random_images, random_model  # noqa: E402
 
 EXPERTS = 16
-NETWORK = dict(seed=2, tokens=129, dim=192, heads=3, hidden=768, experts=EXPERTS, top_k=2, expert_hidden=384, blocks="m", classes=(10,),
-               renormalize=False)
+NETWORK = {"seed": 2, "tokens": 129, "dim": 192, "heads": 3, "hidden": 768, "experts": EXPERTS, "top_k": 2,
+           "expert_hidden": 384, "blocks": "m", "classes": (10,), "renormalize": False}
 BIAS = {                     # added to the gate's logits
     "spread": np.zeros(EXPERTS), "none to half": np.where(np.arange(EXPERTS) < EXPERTS // 2, 0.0, -50.0),
     "all to one pair": np.where(np.isin(np.arange(EXPERTS), (5, 11)), 50.0, 0.0),
@@ -65,13 +65,14 @@ def main() -> int:
             counts = np.bincount(chosen.ravel(), minlength=EXPERTS)
             dispatched = {pc: int(counts[i.expert]) for pc, i in enumerate(program.instrs) if i.gather or i.scatter}
             estimate = program.estimate(MEMORY.bytes_per_cycle, MEMORY.latency, 0, dispatched)[-1].stop
-            rows.append(dict(routing=name, most=int(counts.max()), idle=int((counts == 0).sum()), cycles=run.cycles, estimate=estimate,
-                             read_bytes=run.read_bytes, mismatches=differences(run, model, images, [0])))
-    print(f"{'routing':18}{'most tokens':>12}{'idle experts':>14}{'cycles':>10}{'cycle model':>13}{'read bytes':>12}{'differing':>11}    (RTL simulation, 32x32)")
+            rows.append({"routing": name, "most": int(counts.max()), "idle": int((counts == 0).sum()), "cycles": run.cycles, "estimate": estimate,
+                         "read_bytes": run.read_bytes, "mismatches": differences(run, model, images, [0])})
+    print(f"{'routing':18}{'most tokens':>12}{'idle experts':>14}{'cycles':>10}{'cycle model':>13}{'read bytes':>12}"
+          f"{'differing':>11}    (RTL simulation, 32x32)")
     for r in rows:
         print(f"{r['routing']:18}{r['most']:12}{r['idle']:14}{r['cycles']:10,}{r['estimate']:13,}{r['read_bytes']:12,}{r['mismatches']:11}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(dict(stage="rtl simulation", rows=rows), indent=1))
+        arguments.json.write_text(json.dumps({"stage": "rtl simulation", "rows": rows}, indent=1))
     return int(any(r["mismatches"] or abs(r["estimate"] / r["cycles"] - 1) > 0.02 for r in rows))
 
 

@@ -23,10 +23,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]                     # works in a checkout without installing
 
-from hwgen import ir, quantizer  # noqa: E402
-from hwgen.golden import float_model, integer_model  # noqa: E402
-from hwgen.importer import import_model  # noqa: E402
-from qgraphs import random_model  # noqa: E402
+from hwgen import ir, quantizer
+from hwgen.golden import float_model, integer_model
+from hwgen.importer import import_model
+from qgraphs import random_model
 
 CALIBRATION, TEST = 32, 8        # images
 
@@ -83,7 +83,7 @@ def scaled(model: ir.Model, suffix: str, factor: float, back: str | None = None)
 
 def networks():
     """(name, network, limit in dB) of what is measured without a file."""
-    sizes = dict(seed=5, tokens=17, dim=32, heads=2, hidden=128, blocks="dd")
+    sizes = {"seed": 5, "tokens": 17, "dim": 32, "heads": 2, "hidden": 128, "blocks": "dd"}
     plain, relu = random_model(**sizes), random_model(**sizes, act=ir.Act.RELU)
     yield "plain", plain, 28.0
     yield "pre-activations x10", scaled(plain, ".fc1", 10), 25.0
@@ -92,8 +92,8 @@ def networks():
     yield "ReLU, one function, x30", scaled(relu, ".fc1", 30, ".fc2"), 28.0
     yield "scores x16", scaled(plain, ".q", 16), 18.0
     yield "scores x40", scaled(plain, ".q", 40), 16.0
-    yield "router", random_model(**sizes | dict(blocks="mm")), 27.0
-    yield "router logits x40", scaled(random_model(**sizes | dict(blocks="mm")), "gate", 40), 22.0
+    yield "router", random_model(**sizes | {"blocks": "mm"}), 27.0
+    yield "router logits x40", scaled(random_model(**sizes | {"blocks": "mm"}), "gate", 40), 22.0
 
 
 def main() -> int:

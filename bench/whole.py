@@ -303,7 +303,8 @@ COLUMNS = (("case", "{r.case}"), ("memory", "{r.memory}"), ("B/cycle", "{r.bytes
 
 def aligned(lines: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))) for line in lines)
+    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+                     for line in lines)
 
 
 def number(value: float) -> str:

@@ -52,7 +52,7 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
             array: tuple[int, int] | None = None, method: str = "percentile", backend: str = "rtl",
-            precision: str = "w8a8", batch: int = 1, progress: Progress | None = None) -> "Accelerator":
+            precision: str = "w8a8", batch: int = 1, progress: Progress | None = None) -> Accelerator:
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
@@ -95,7 +95,7 @@ def _judged(planned: Planned) -> dict:
     return {**unknown, **figures, "onnx": {"stage": "float models", **onnx}}
 
 
-def load(path: str | Path) -> "Accelerator":
+def load(path: str | Path) -> Accelerator:
     """Open a build directory. Raises InputError, BuildVersionError."""
     return Accelerator(builds.load(path))
 
@@ -150,10 +150,10 @@ class Accelerator:
         """Write the result into the build directory, where `report` finds it; nothing for engines without cycles. Raises OutputError."""
         if not result.per_instruction:
             return
-        simulation = dict(stage="rtl simulation", images=result.images, bit_exact=result.bit_exact, cycles_per_image=result.cycles_per_image,
-                          latency_ms=result.latency_ms, utilization=result.utilization, memory=result.memory)
+        simulation = {"stage": "rtl simulation", "images": result.images, "bit_exact": result.bit_exact, "cycles_per_image": result.cycles_per_image,
+                      "latency_ms": result.latency_ms, "utilization": result.utilization, "memory": result.memory}
         layers = trace.layers(result.per_instruction, result.array_macs_per_cycle)
-        self.build.keep(dict(simulation=simulation, stalls=dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), layers=layers))
+        self.build.keep({"simulation": simulation, "stalls": dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), "layers": layers})
 
     def report(self) -> dict:
         """What report.json holds, and the cycles of the last simulation kept for this build."""
@@ -194,7 +194,7 @@ def _quantization(planned: Planned, random: bool) -> dict:
     """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
     program = planned.program
     narrow = sum(i.n_tiles * i.k_tiles for i in program.instrs if i.w4) * program.config.macs_per_cycle // 2
-    known = {} if random else dict(images=min(ERROR_IMAGES, *(len(array) for array in planned.images.values())), output_error=planned.output_error)
+    known = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())), "output_error": planned.output_error}
     return dict(stage="golden models", **known, weight_bytes=len(program.image), weight_bytes_with_8_bits=len(program.image) + narrow,
                 clipping=planned.findings.to_dict())
 
@@ -226,6 +226,6 @@ def _report(name: str, model: Quantized, program: Program, board: Board, precisi
         all_ports=all_ports(program, board),
         limits=dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,
                                                        board.bytes_per_cycle())),
-        memory={name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),
+        "memory": {name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),
                                                                         ("scores", "score"), ("residual", "res"))},
-        instructions=instructions)
+        "instructions": instructions}

@@ -96,14 +96,14 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
     with work_folder("hwgen_csim_") as work:
         frames.tofile(work / "input.bin")
         (work / "weights.bin").write_bytes(weights)
-        options: dict[str, object] = dict(weights=work / "weights.bin", input=work / "input.bin", output=work / "output.bin",
-                                          frames=len(tasks), tasks=",".join(map(str, tasks)))
+        options: dict[str, object] = {"weights": work / "weights.bin", "input": work / "input.bin", "output": work / "output.bin",
+                                      "frames": len(tasks), "tasks": ",".join(map(str, tasks))}
         if trace:
             options["trace"] = work / "trace.bin"
         result = native.run(executable, options, on_frame)
         words = np.fromfile(work / "output.bin", "<i4").reshape(len(tasks), -1)
         outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]}
-                   for row, task in zip(words, tasks)]
+                   for row, task in zip(words, tasks, strict=True)]
         traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
     for values, row, task in zip(traces, words, tasks):
         values |= {step.names[task]: row[step.place:step.place + step.channels].astype(np.int64) for step in plan.steps

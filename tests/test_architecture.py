@@ -20,11 +20,13 @@ FILES = {f"{name}/{path.relative_to(base).as_posix()}": path
 
 # outside library -> the only places that may import it (a prefix of the file's name)
 HOMES = {
-    "onnx": ("hwgen/importer/",), "onnx_ir": ("hwgen/importer/",), "onnxscript": ("hwgen/importer/",), "onnxruntime": ("hwgen/importer/reference.py",),
+    "onnx": ("hwgen/importer/",), "onnx_ir": ("hwgen/importer/",), "onnxscript": ("hwgen/importer/",),
+    "onnxruntime": ("hwgen/importer/reference.py",),
     "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
     "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/board.py",), "subprocess": ("hwgen/tools/",),
-    "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"), "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
+    "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
+    "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
     "sklearn": (), "torch": (), "pickle": (),
 }
 # our own parts: file prefix -> modules it must not know (it is below them)
@@ -93,7 +95,7 @@ def test_the_public_list_is_what_it_is():
         "Accelerator", "MemoryModel", "SimulationResult", "__version__", "check", "compile", "errors", "load"]
     assert [name for name in hwgen.__all__ if not hasattr(hwgen, name)] == []
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
-        hwgen.nonsense
+        _ = hwgen.nonsense
 
 
 def test_light_imports():

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.engine import EngineConfig, NUM_PARAM_BANKS
 from hwgen.isa import Op, Src, Stat
 
-from .fields import Fields, WORD_BITS
+from .fields import WORD_BITS, Fields
 
 
 class Loader(wiring.Component):

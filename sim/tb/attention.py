@@ -13,7 +13,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 import numpy as np
 
 from hwgen import numerics
-from hwgen.engine import EngineConfig, OUT_WORDS
+from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.golden import integer_model
 from hwgen.isa import Dst, Instr, Op, Src, Stat, words
 from hwgen.qir import QAttention, QGraph, QLinear, QPatches, Weights
