@@ -23,11 +23,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.engines.rtl import Ablation, schedule  # noqa: E402
-from hwgen.simulate import MemoryModel  # noqa: E402
-from native_builds import Engine, differences  # noqa: E402
-from qgraphs import random_images, random_model  # noqa: E402
+from hwgen.engines.rtl import Ablation, schedule
+from hwgen.quantizer import quantize
+from hwgen.simulate import MemoryModel
+from native_builds import Engine, differences
+from qgraphs import random_images, random_model
 
 NETWORK = {"seed": 1, "tokens": 129, "dim": 192, "heads": 3, "hidden": 768, "experts": 16, "top_k": 2,
            "expert_hidden": 384, "blocks": "dm", "classes": (10,), "renormalize": False}

@@ -21,12 +21,12 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
-from hwgen import simulate  # noqa: E402
-from hwgen.isa import Op  # noqa: E402
-from hwgen.engines.rtl import Program, schedule  # noqa: E402
-from hwgen.simulate import MemoryModel, Run  # noqa: E402
-import native_builds  # noqa: E402
-from qgraphs import random_images, random_model, random_qgraph  # noqa: E402
+from hwgen import simulate
+from hwgen.engines.rtl import Program, schedule
+from hwgen.isa import Op
+from hwgen.simulate import MemoryModel, Run
+import native_builds
+from qgraphs import random_images, random_model, random_qgraph
 
 NETWORK = {"tokens": 197, "dim": 192, "heads": 3, "hidden": 768, "blocks": "d", "patch": 1}
 ENGINE = {"ti": 16, "to": 16, "axi_data_bits": 512, "fifo_beats": 4096}

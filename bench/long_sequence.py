@@ -19,12 +19,12 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.isa import Stat  # noqa: E402
-from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.engines.rtl import schedule  # noqa: E402
-from hwgen.simulate import MemoryModel  # noqa: E402
-from native_builds import Engine, differences  # noqa: E402
-from qgraphs import random_images, random_model  # noqa: E402
+from hwgen.engines.rtl import schedule
+from hwgen.isa import Stat
+from hwgen.quantizer import quantize
+from hwgen.simulate import MemoryModel
+from native_builds import Engine, differences
+from qgraphs import random_images, random_model
 
 TOKENS = (256, 512, 1024)
 SCORE_WORDS = 4096           # of 16 lanes: two buffers of 128 KB each

@@ -22,14 +22,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen import ir  # noqa: E402
-from hwgen.golden import integer_model  # noqa: E402
-from hwgen.qir import QMoE  # noqa: E402
-from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.engines.rtl import schedule  # noqa: E402
-from hwgen.simulate import MemoryModel  # noqa: E402
-from native_builds import Engine, differences  # noqa: E402
-from qgraphs import random_images, random_model  # noqa: E402
+from hwgen.qir import QMoE
+
+from hwgen import ir
+from hwgen.engines.rtl import schedule
+from hwgen.golden import integer_model
+from hwgen.quantizer import quantize
+from hwgen.simulate import MemoryModel
+from native_builds import Engine, differences
+from qgraphs import random_images, random_model
 
 EXPERTS = 16
 NETWORK = {"seed": 2, "tokens": 129, "dim": 192, "heads": 3, "hidden": 768, "experts": EXPERTS, "top_k": 2,

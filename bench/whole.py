@@ -27,12 +27,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
-from hwgen import api, resources, simulate, sizing  # noqa: E402
-from hwgen.board import Board, load_board  # noqa: E402
-from hwgen.golden import integer_model  # noqa: E402
-from hwgen.isa import Dst, Op, Src  # noqa: E402
-from hwgen.tools.cache import wanted  # noqa: E402
-from networks import generate  # noqa: E402
+from hwgen import api, resources, simulate, sizing
+from hwgen.board import Board, load_board
+from hwgen.golden import integer_model
+from hwgen.isa import Dst, Op, Src
+from hwgen.tools.cache import wanted
+from networks import generate
 
 CLOCK_MHZ = 300.0
 LATENCY = 100                # of the memory "latency", and its share of the peak

@@ -97,7 +97,7 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
         frames.tofile(work / "input.bin")
         (work / "weights.bin").write_bytes(weights)
         options: dict[str, object] = {"weights": work / "weights.bin", "input": work / "input.bin", "output": work / "output.bin",
-                                      "frames": len(tasks), "tasks": ",".join(map(str, tasks))}
+                                          "frames": len(tasks), "tasks": ",".join(map(str, tasks))}
         if trace:
             options["trace"] = work / "trace.bin"
         result = native.run(executable, options, on_frame)
@@ -105,7 +105,7 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
         outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]}
                    for row, task in zip(words, tasks, strict=True)]
         traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
-    for values, row, task in zip(traces, words, tasks):
+    for values, row, task in zip(traces, words, tasks, strict=False):
         values |= {step.names[task]: row[step.place:step.place + step.channels].astype(np.int64) for step in plan.steps
                    if isinstance(step, Head) and step.task in (ALL_TASKS, task)}
     return CsimRun(outputs, traces, result["seconds"])

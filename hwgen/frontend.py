@@ -13,13 +13,13 @@ from . import quantizer
 from .arrays import read_npz
 from .board import Board, load_board
 from .engines import hls
+from .engines.rtl import Program
 from .errors import CalibrationError, HwgenError, InputError, ModelError
 from .golden import float_model
 from .importer import Imported
 from .judge import Judgement, judge
 from .quantizer import calibration
 from .quantizer.structure import SUPPORTED, find_residual
-from .engines.rtl import Program
 from .sizing import choose
 from .steps import golden, host
 from .steps.step import Quantized
@@ -113,7 +113,7 @@ def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np
     """See `Planned`."""
     some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
     errors: dict[str, float] = {}
-    for graph, integers in zip(imported.model.tasks, quantized.tasks):
+    for graph, integers in zip(imported.model.tasks, quantized.tasks, strict=True):
         found = host.dequantize(integers, golden.run(integers, next(iter(some.values()))))
         for name, value in float_model.run(graph, some).items():
             error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))

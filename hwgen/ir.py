@@ -242,7 +242,7 @@ class Graph:
             known[node.output] = node.shape(*(known[v] for v in node.inputs))
         return known
 
-    def verify(self) -> "Graph":
+    def verify(self) -> Graph:
         """Checks names, order, shapes and that every weight is finite; returns self."""
         known = self.shapes()
         for name, value in self.outputs.items():
@@ -267,7 +267,7 @@ class Model:
     def __repr__(self) -> str:
         return visible(f"<Model: {len(self.tasks)} tasks, first {self.tasks[0]!r}>", limit=REPR)
 
-    def verify(self) -> "Model":
+    def verify(self) -> Model:
         first = self.tasks[0]
         for graph in self.tasks:
             graph.verify()

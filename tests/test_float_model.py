@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+import math
 
 import numpy as np
+from onnx import TensorProto, helper
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
 from hwgen import ir
 from hwgen.errors import InputError, ModelError

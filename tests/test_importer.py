@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 import onnxruntime
 import pytest
-from onnx import TensorProto
 
 from hwgen import ir
 from hwgen.errors import ShapeError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import pytest
 from onnx import helper
+import pytest
 
 from hwgen import ir
 from hwgen.importer import import_model

@@ -3,24 +3,22 @@
 from dataclasses import replace
 import math
 
+from hwgen.qir import QActivation, QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit, QResidualLinear, Weights
 import numpy as np
 import pytest
 
 from hwgen import ir, numerics
 from hwgen.errors import InputError, ModelError
 from hwgen.golden import integer_model as golden
-from hwgen.qir import (QActivation, QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit,
-                       QResidualLinear, Weights)
-
 from qgraphs import random_images, random_model, random_qgraph
 
 CASES = {
-    "dense": dict(blocks="d"),
-    "moe": dict(blocks="m", experts=5, top_k=3, renormalize=False),
-    "moe_renormalized": dict(blocks="m"),
-    "silu_no_class_token": dict(blocks="dm", class_token=False, pool="mean", act=ir.Act.SILU, tokens=6),
-    "mean_without_class_token": dict(blocks="d", pool="mean"),
-    "relu": dict(blocks="d", act=ir.Act.RELU, channels=3, heads=4),
+    "dense": {"blocks": "d"},
+    "moe": {"blocks": "m", "experts": 5, "top_k": 3, "renormalize": False},
+    "moe_renormalized": {"blocks": "m"},
+    "silu_no_class_token": {"blocks": "dm", "class_token": False, "pool": "mean", "act": ir.Act.SILU, "tokens": 6},
+    "mean_without_class_token": {"blocks": "d", "pool": "mean"},
+    "relu": {"blocks": "d", "act": ir.Act.RELU, "channels": 3, "heads": 4},
 }
 UNIT = 0.5 + 127 * 2.0 ** -13       # half an output step, and the multiplier's 14 to 16 bits
 

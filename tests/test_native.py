@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 import numpy as np
 import pytest
 
@@ -13,7 +14,6 @@ from hwgen.errors import InputError, ToolError
 from hwgen.golden import integer_model
 from hwgen.ir import Act
 from hwgen.isa import Op
-from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 from hwgen.quantizer import Precision
 from hwgen.simulate import MAX_FRAMES
 from hwgen.tools import native

@@ -40,10 +40,10 @@ PASSES = {
 def networks(draw) -> dict:
     heads = draw(st.sampled_from([1, 2, 3]))
     experts = draw(st.integers(2, 6))
-    return dict(seed=draw(st.integers(0, 99)), tokens=draw(st.integers(2, 11)), heads=heads, dim=heads * draw(st.integers(3, 12)),
-                hidden=draw(st.integers(3, 40)), experts=experts, top_k=draw(st.integers(1, min(experts, 4))),
-                blocks=draw(st.text("dm", min_size=1, max_size=2)), class_token=draw(st.booleans()),
-                pool=draw(st.sampled_from(["select", "mean"])))
+    return {"seed": draw(st.integers(0, 99)), "tokens": draw(st.integers(2, 11)), "heads": heads, "dim": heads * draw(st.integers(3, 12)),
+                "hidden": draw(st.integers(3, 40)), "experts": experts, "top_k": draw(st.integers(1, min(experts, 4))),
+                "blocks": draw(st.text("dm", min_size=1, max_size=2)), "class_token": draw(st.booleans()),
+                "pool": draw(st.sampled_from(["select", "mean"]))}
 
 
 def outputs(network: Network, words: np.ndarray) -> dict[str, np.ndarray]:

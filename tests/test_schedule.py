@@ -21,9 +21,9 @@ from hwgen.steps.stages import Constant, Table, Values
 from hwgen.steps.step import Quantized
 from qgraphs import random_images, random_model, random_qgraph
 
-ENGINES = (dict(ti=8, to=8, axi_data_bits=64), dict(ti=16, to=8, axi_data_bits=128), dict(ti=16, to=16, axi_data_bits=512),
-           dict(ti=32, to=16, axi_data_bits=256), dict(ti=64, to=48, axi_data_bits=512),
-           dict(ti=16, to=16, axi_data_bits=256, load_columns=2), dict(ti=64, to=32, axi_data_bits=512, load_columns=2))
+ENGINES = ({"ti": 8, "to": 8, "axi_data_bits": 64}, {"ti": 16, "to": 8, "axi_data_bits": 128}, {"ti": 16, "to": 16, "axi_data_bits": 512},
+           {"ti": 32, "to": 16, "axi_data_bits": 256}, {"ti": 64, "to": 48, "axi_data_bits": 512},
+           {"ti": 16, "to": 16, "axi_data_bits": 256, "load_columns": 2}, {"ti": 64, "to": 32, "axi_data_bits": 512, "load_columns": 2})
 READ_FROM = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
 WRITTEN_TO = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
 MAX_SLACK = 3
@@ -34,12 +34,12 @@ def networks(draw) -> dict:
     """Options of `random_qgraph`: one to three tasks, dense and expert blocks, any small sizes."""
     heads = draw(st.sampled_from([1, 2, 3]))
     experts = draw(st.integers(2, 8))
-    return dict(
-        seed=draw(st.integers(0, 99)), tokens=draw(st.integers(2, 11)), heads=heads, dim=heads * draw(st.integers(3, 12)),
-        hidden=draw(st.integers(3, 40)), experts=experts, top_k=draw(st.integers(1, min(experts, 4))),
-        expert_hidden=draw(st.integers(3, 20)), blocks=draw(st.text("dm", min_size=1, max_size=2)),
-        classes=tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))), class_token=draw(st.booleans()),
-        pool=draw(st.sampled_from(["select", "mean"])))
+    return {
+        "seed": draw(st.integers(0, 99)), "tokens": draw(st.integers(2, 11)), "heads": heads, "dim": heads * draw(st.integers(3, 12)),
+        "hidden": draw(st.integers(3, 40)), "experts": experts, "top_k": draw(st.integers(1, min(experts, 4))),
+        "expert_hidden": draw(st.integers(3, 20)), "blocks": draw(st.text("dm", min_size=1, max_size=2)),
+        "classes": tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))), "class_token": draw(st.booleans()),
+        "pool": draw(st.sampled_from(["select", "mean"]))}
 
 
 PROGRAMS = st.tuples(networks(), st.sampled_from(ENGINES), st.sampled_from([1, 1, 3]), st.sampled_from([4096, 16]))
@@ -136,7 +136,7 @@ def test_live_buffers_never_overlap(drawn):
     sizes = {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words}
     buffers = program.buffers
     for i, one in enumerate(buffers):
-        assert 0 <= one.base and one.base + one.words <= sizes[one.memory] and one.first <= one.last
+        assert one.base >= 0 and one.base + one.words <= sizes[one.memory] and one.first <= one.last
         for other in buffers[:i]:
             if one.memory == other.memory and one.first <= other.last and other.first <= one.last:
                 assert one.base + one.words <= other.base or other.base + other.words <= one.base, (one, other)
@@ -232,13 +232,13 @@ def decode(program: Program) -> dict[int, dict[str, np.ndarray]]:
                         tile = np.stack([tile << 4 >> 4, tile >> 4], axis=1)
                     weight[k * config.ti:(k + 1) * config.ti, n * config.to:(n + 1) * config.to] = tile.reshape(config.to, config.ti).T
             bias, mult, shift = (np.concatenate([p[f] for p in params]) for f in ("f0", "f1", "f2"))
-            found[pc] = dict(weight=weight, bias=bias, mult=mult, shift=shift)
+            found[pc] = {"weight": weight, "bias": bias, "mult": mult, "shift": shift}
         elif instr.op == Op.STREAM and instr.src == Src.NORM:
             table = np.zeros((instr.tokens, instr.n_tiles * config.to), np.int16)
             for n in range(instr.n_tiles):
                 for t in range(instr.tokens):
                     table[t, n * config.to:(n + 1) * config.to] = np.frombuffer(take(padded(2 * config.to))[:2 * config.to], "<i2")
-            found[pc] = dict(table=table)
+            found[pc] = {"table": table}
     assert at == len(data)
     return found
 
@@ -287,7 +287,7 @@ def test_the_weight_image_holds_the_networks_weights(options, engine, precision)
 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 def test_frames_hold_the_quantized_patches(engine):
-    options = dict(tokens=5, channels=3, patch=2)
+    options = {"tokens": 5, "channels": 3, "patch": 2}
     model, images = random_qgraph(**options), random_images(random_model(**options), 3)
     program = schedule(model, **engine)
     data = np.frombuffer(program.frames(model.tasks[0], images), np.int8).reshape(3, -1)
@@ -355,8 +355,8 @@ def test_a_program_that_is_too_long(monkeypatch):
 
 
 @pytest.mark.parametrize("change, text", [
-    (dict(ti=24), "ti = 24 is not 8, 16, 32 or 64"), (dict(to=16), "to = 16 does not fit ti = 8"), (dict(to=4), "to = 4 does not fit"),
-    (dict(axi_data_bits=512), "an output word of 256 bits is not a whole number of 512-bit beats")])
+    ({"ti": 24}, "ti = 24 is not 8, 16, 32 or 64"), ({"to": 16}, "to = 16 does not fit ti = 8"), ({"to": 4}, "to = 4 does not fit"),
+    ({"axi_data_bits": 512}, "an output word of 256 bits is not a whole number of 512-bit beats")])
 def test_engines_that_cannot_be(change, text):
     with pytest.raises(CapacityError, match=text):
         schedule(random_qgraph(), **ENGINES[0] | change)

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from .. import store
 from ..checksum import crc32
+from ..engines.rtl import Program
 from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..output import OutputDir
-from ..engines.rtl import Program
 from ..steps.step import Quantized
 from ..strict_json import parse
 from . import directory, facts

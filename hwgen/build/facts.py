@@ -9,11 +9,11 @@ import math
 
 from ..checksum import crc32
 from ..engine import OUT_WORDS, EngineConfig
+from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
 from ..errors import HwgenError
 from ..ir import Act
-from ..isa import Instr, Op, WORD_BITS
+from ..isa import WORD_BITS, Instr, Op
 from ..registers import MAX_PROGRAM_WORDS
-from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
 from ..steps.stages import Host
 from ..steps.step import Network, Quantized
 from ..steps.tensor import Tensor

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.engine import EngineConfig, MIN_PASS, NUM_CONTEXTS
+from hwgen.engine import MIN_PASS, NUM_CONTEXTS, EngineConfig
 from hwgen.isa import Dst, Op
 
 from .fields import WORD_BITS, Fields, Record

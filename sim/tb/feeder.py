@@ -11,7 +11,7 @@ import random
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hwgen.engine import EngineConfig, MIN_PASS, NUM_CONTEXTS, OUT_WORDS
+from hwgen.engine import MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
 from hwgen.isa import Dst, Instr, Op, Src
 from hwgen_rtl.feeder import SOURCE, TOKEN
 from hwgen_sim.bench import config

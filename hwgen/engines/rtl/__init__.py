@@ -5,7 +5,7 @@
 """
 
 from ...steps.passes.ablation import Ablation
-from .program import PAGE, BufferInfo, InstrInfo, OutputSlice, Program
 from .plan import MAX_TOKENS, schedule
+from .program import PAGE, BufferInfo, InstrInfo, OutputSlice, Program
 
 __all__ = ["MAX_TOKENS", "PAGE", "Ablation", "BufferInfo", "InstrInfo", "OutputSlice", "Program", "schedule"]
