@@ -23,8 +23,8 @@ import hls_networks
 import native_builds
 import qgraphs
 
+from hwgen.functions import Act
 from hwgen.golden import integer_model
-from hwgen.ir import Act
 from hwgen.qir import QModel
 
 IMAGES = 2

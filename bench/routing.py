@@ -22,8 +22,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen import ir  # noqa: E402
+from hwgen import ops  # noqa: E402
 from hwgen.golden import integer_model  # noqa: E402
+from hwgen.graph import Model  # noqa: E402
 from hwgen.qir import QMoE  # noqa: E402
 from hwgen.quantizer import quantize  # noqa: E402
 from hwgen.schedule import schedule  # noqa: E402
@@ -41,11 +42,11 @@ BIAS = {                     # added to the gate's logits
 MEMORY = MemoryModel(100, 48.0)
 
 
-def biased(model: ir.Model, bias: np.ndarray) -> ir.Model:
+def biased(model: Model, bias: np.ndarray) -> Model:
     """The network with ``bias`` added to every gate."""
-    graphs = [replace(graph, nodes=tuple(replace(n, gate_bias=(n.gate_bias + bias).astype(np.float32)) if isinstance(n, ir.MoE) else n
+    graphs = [replace(graph, nodes=tuple(replace(n, gate_bias=(n.gate_bias + bias).astype(np.float32)) if isinstance(n, ops.MoE) else n
                                          for n in graph.nodes)) for graph in model.tasks]
-    return ir.Model(tuple(graphs)).verify()
+    return Model(tuple(graphs)).verify()
 
 
 def main() -> int:

@@ -15,7 +15,8 @@ from .backends import hls_estimate
 from .backends.hls_plan import Plan
 from .board import Board, load_board
 from .errors import CalibrationError, HwgenError, InputError, ModelError
-from .golden import float_model, integer_model
+from .golden import integer_model
+from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
 from .qir import QModel
@@ -115,7 +116,7 @@ def _output_error(imported: Imported, quantized: QModel, images: dict[str, np.nd
     errors: dict[str, float] = {}
     for graph, integers in zip(imported.model.tasks, quantized.tasks):
         found = integer_model.dequantize(integers, integer_model.run(integers, next(iter(some.values()))))
-        for name, value in float_model.run(graph, some).items():
+        for name, value in evaluate.run(graph, some).items():
             error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
             errors[name] = max(error, errors.get(name, 0.0))
     return errors

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .foreign import REPR, visible
-from .ir import Act
+from .functions import Act
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import zipfile
 import numpy as np
 
 from . import qir, strict_json
-from .ir import Act
+from .functions import Act
 
 FORMAT = "hwgen.qmodel"
 FORMAT_VERSION = 1

@@ -141,7 +141,7 @@ def compare(path: Path, model) -> tuple[str, str]:
     """The float model against onnxruntime, on two images a task."""
     import numpy as np
     import onnxruntime
-    from hwgen.golden import float_model
+    from hwgen.graph import evaluate
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads, options.inter_op_num_threads = 4, 1, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL     # some fusions refuse correct files
@@ -164,7 +164,7 @@ def compare(path: Path, model) -> tuple[str, str]:
             except Exception as error:
                 return NO_JUDGE, str(error)
             with np.errstate(all="ignore"):
-                found = float_model.run(graph, given)
+                found = evaluate.run(graph, given)
             for name in found:
                 a, b = found[name].astype(np.float64), wanted[name].astype(np.float64)
                 if not np.isfinite(b).all() or np.abs(b).max() > 1e30:

@@ -10,8 +10,8 @@ import numpy as np
 from hwgen import csim
 from hwgen.backends import hls
 from hwgen.backends.hls_plan import KINDS, TARGETS, Plan, Step, plan
+from hwgen.functions import Act
 from hwgen.golden import integer_model
-from hwgen.ir import Act
 from hwgen.paths import data_dir
 from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QNorm, QResidualInit
 from hwgen.render import render

@@ -10,8 +10,8 @@ import pytest
 from bench import block, task_switch
 from hwgen import quantizer, simulate
 from hwgen.errors import InputError, ToolError
+from hwgen.functions import Act
 from hwgen.golden import integer_model
-from hwgen.ir import Act
 from hwgen.program import Op
 from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 from hwgen.quantizer import Precision

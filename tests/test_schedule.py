@@ -11,8 +11,8 @@ import pytest
 from hwgen import quantizer
 from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.errors import CapacityError
+from hwgen.functions import Act
 from hwgen.golden.integer_model import quantize_input
-from hwgen.ir import Act
 from hwgen.program import Dst, Instr, Op, Src, Stat
 from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QResidualInit, QResidualLinear
 from hwgen.quantizer import Precision

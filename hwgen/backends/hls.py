@@ -14,7 +14,7 @@ import numpy as np
 from .. import __version__, numerics
 from ..board import Board, Family
 from ..golden import integer_model
-from ..ir import Act
+from ..functions import Act
 from ..paths import data_dir
 from ..qir import QAttention, QHead, QLinear, QMoE, QModel, QNorm, QPatches, QResidualInit, QResidualLinear
 from ..render import render

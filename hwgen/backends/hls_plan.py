@@ -10,7 +10,7 @@ import numpy as np
 
 from ..checksum import crc32
 from ..errors import CapacityError, ModelError
-from ..ir import Act
+from ..functions import Act
 from ..qir import (QAttention, QGraph, QHead, QLinear, QModel, QMoE, QNode, QNorm, QPatches, QResidualInit, QResidualLinear,
                    Weights)
 from . import hls_image

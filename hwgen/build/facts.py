@@ -10,7 +10,7 @@ import math
 from ..checksum import crc32
 from ..engine import EngineConfig, OUT_WORDS
 from ..errors import HwgenError
-from ..ir import Act
+from ..functions import Act
 from ..program import Instr, Op, WORD_BITS
 from ..qir import QHead, QModel, QPatches
 from ..quantizer.verify import verify

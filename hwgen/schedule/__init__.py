@@ -16,7 +16,7 @@ import numpy as np
 from ..engine import EngineConfig, OUT_WORDS
 from ..errors import CapacityError
 from ..golden.integer_model import quantize_input
-from ..ir import Act
+from ..functions import Act
 from ..program import Dst, Instr, Op, Src, words
 from ..qir import QGraph, QLinear, QModel, QMoE, QPatches
 from ..registers import MAX_PROGRAM_WORDS

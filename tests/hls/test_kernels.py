@@ -11,8 +11,8 @@ import pytest
 
 from hwgen import csim, numerics as nx
 from hwgen.backends import hls, hls_image
+from hwgen.functions import Act
 from hwgen.golden import fused_attention, integer_model
-from hwgen.ir import Act
 from hwgen.paths import data_dir
 from hwgen.qir import QAttention, QNorm, Weights
 from hwgen.tools import cxx

@@ -14,7 +14,7 @@ import hls_networks
 import qgraphs
 
 from hwgen.errors import ToolError
-from hwgen.ir import Act
+from hwgen.functions import Act
 
 NETWORKS = (dict(seed=1, blocks="dm", experts=8, top_k=2, dim=32, tokens=9), dict(seed=2, blocks="m", experts=8, top_k=1, dim=24, tokens=6))
 

@@ -11,7 +11,7 @@ import pytest
 import hls_networks
 import native_builds
 
-from hwgen.ir import Act
+from hwgen.functions import Act
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 import random_graphs
