@@ -22,8 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 from hwgen.qir import QModel
 
 import hls_networks
-from hwgen.golden import integer_model
-from hwgen.ir import Act
+from hwgen.functions import Act
 import native_builds
 import qgraphs
 

@@ -15,7 +15,7 @@ from .board import Board, load_board
 from .engines import hls
 from .engines.rtl import Program
 from .errors import CalibrationError, HwgenError, InputError, ModelError
-from .golden import float_model
+from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
 from .quantizer import calibration
@@ -115,7 +115,7 @@ def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np
     errors: dict[str, float] = {}
     for graph, integers in zip(imported.model.tasks, quantized.tasks, strict=True):
         found = host.dequantize(integers, golden.run(integers, next(iter(some.values()))))
-        for name, value in float_model.run(graph, some).items():
+        for name, value in evaluate.run(graph, some).items():
             error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
             errors[name] = max(error, errors.get(name, 0.0))
     return errors

@@ -11,8 +11,7 @@ import pytest
 from bench import block, task_switch
 from hwgen import quantizer, simulate
 from hwgen.errors import InputError, ToolError
-from hwgen.golden import integer_model
-from hwgen.ir import Act
+from hwgen.functions import Act
 from hwgen.isa import Op
 from hwgen.quantizer import Precision
 from hwgen.simulate import MAX_FRAMES

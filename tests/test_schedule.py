@@ -12,7 +12,7 @@ from hwgen import quantizer
 from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.engines.rtl import PAGE, Program, schedule
 from hwgen.errors import CapacityError
-from hwgen.ir import Act
+from hwgen.functions import Act
 from hwgen.isa import Dst, Instr, Op, Src, Stat
 from hwgen.layout.merge import merge
 from hwgen.quantizer import Precision

@@ -11,7 +11,7 @@ from ..checksum import crc32
 from ..engine import OUT_WORDS, EngineConfig
 from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
 from ..errors import HwgenError
-from ..ir import Act
+from ..functions import Act
 from ..isa import WORD_BITS, Instr, Op
 from ..registers import MAX_PROGRAM_WORDS
 from ..steps.stages import Host
