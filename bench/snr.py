@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]                     # works in a checkout without installing
 
 from hwgen import ir, quantizer  # noqa: E402
-from hwgen.golden import float_model, integer_model  # noqa: E402
+from hwgen.golden import float_model  # noqa: E402
+from hwgen.steps import golden, host  # noqa: E402
 from hwgen.importer import import_model  # noqa: E402
 from qgraphs import random_model  # noqa: E402
 
@@ -60,7 +61,7 @@ def measure(name: str, model: ir.Model, method: str = "percentile", seeds: int =
         calibration, test = (rng.standard_normal((n, *shape)).astype(np.float32) for n in (CALIBRATION, TEST))
         quantized, findings = quantizer.with_findings(model, {source: calibration}, method=method)
         for graph, integers in zip(model.tasks, quantized.tasks, strict=True):
-            found = integer_model.dequantize(integers, integer_model.run(integers, test))
+            found = host.dequantize(integers, golden.run(integers, test))
             ratios += [decibel(found[output], value) for output, value in float_model.run(graph, {source: test}).items()]
         formats += [clip for clip in findings.clipping if not clip.what.startswith("residual")]
         worst = max(worst, tuple(c for c in findings.clipping if c.range > c.limit), key=lambda clips: sum(c.clipped for c in clips))
