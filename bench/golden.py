@@ -18,15 +18,15 @@ import time
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")          # read when numpy is loaded
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
-from hwgen import quantizer  # noqa: E402
-from hwgen.importer import import_model  # noqa: E402
-from hwgen.steps import golden  # noqa: E402
-from networks import generate  # noqa: E402
+from hwgen import quantizer
+from hwgen.importer import import_model
+from hwgen.steps import golden
+from networks import generate
 
 EXAMPLE = ROOT / "examples" / "m3vit_digits"
 NETWORKS = ("m3vit_digits", "deit_tiny", "m3vit_tiny")

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, build as builds, csim, difference, flows, foreign, resources, trace
-from .backends import bench, driver, hls, hls_estimate, rtl
+from . import __version__, build as builds, difference, flows, foreign, resources, trace
+from .backends import bench, driver, rtl
 from .board import Board, load_board
+from .engines import hls
+from .engines.rtl import Program
 from .errors import HwgenError, InputError, ModelError, ShapeError
 from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
-from .engines.rtl import Program
 from .simulate import MemoryModel, SimulationResult, simulate
 from .sizing import LATENCY, all_ports, conditions
 from .steps.step import Quantized
@@ -51,7 +52,7 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
             array: tuple[int, int] | None = None, method: str = "percentile", backend: str = "rtl",
-            precision: str = "w8a8", batch: int = 1, progress: Progress | None = None) -> "Accelerator":
+            precision: str = "w8a8", batch: int = 1, progress: Progress | None = None) -> Accelerator:
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
@@ -76,7 +77,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     if planned.plan is not None:
         (images,) = planned.images.values()
         files |= hls.files(planned.plan, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
-        report["hls"] = hls_estimate.report(planned.plan, board)
+        report["hls"] = hls.cost(planned.plan, board)
     builds.write(Path(out), files, quantized, program, report, inputs=dict(imported.model.tasks[0].inputs), target=board.name,
                  clock_mhz=board.clock_mhz, bytes_per_cycle=board.bytes_per_cycle())
     return Accelerator(builds.load(out))
@@ -94,7 +95,7 @@ def _judged(planned: Planned) -> dict:
     return {**unknown, **figures, "onnx": {"stage": "float models", **onnx}}
 
 
-def load(path: str | Path) -> "Accelerator":
+def load(path: str | Path) -> Accelerator:
     """Open a build directory. Raises InputError, BuildVersionError."""
     return Accelerator(builds.load(path))
 
@@ -149,10 +150,10 @@ class Accelerator:
         """Write the result into the build directory, where `report` finds it; nothing for engines without cycles. Raises OutputError."""
         if not result.per_instruction:
             return
-        simulation = dict(stage="rtl simulation", images=result.images, bit_exact=result.bit_exact, cycles_per_image=result.cycles_per_image,
-                          latency_ms=result.latency_ms, utilization=result.utilization, memory=result.memory)
+        simulation = {"stage": "rtl simulation", "images": result.images, "bit_exact": result.bit_exact, "cycles_per_image": result.cycles_per_image,
+                          "latency_ms": result.latency_ms, "utilization": result.utilization, "memory": result.memory}
         layers = trace.layers(result.per_instruction, result.array_macs_per_cycle)
-        self.build.keep(dict(simulation=simulation, stalls=dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), layers=layers))
+        self.build.keep({"simulation": simulation, "stalls": dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), "layers": layers})
 
     def report(self) -> dict:
         """What report.json holds, and the cycles of the last simulation kept for this build."""
@@ -193,7 +194,7 @@ def _quantization(planned: Planned, random: bool) -> dict:
     """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
     program = planned.program
     narrow = sum(i.n_tiles * i.k_tiles for i in program.instrs if i.w4) * program.config.macs_per_cycle // 2
-    known = {} if random else dict(images=min(ERROR_IMAGES, *(len(array) for array in planned.images.values())), output_error=planned.output_error)
+    known = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())), "output_error": planned.output_error}
     return dict(stage="golden models", **known, weight_bytes=len(program.image), weight_bytes_with_8_bits=len(program.image) + narrow,
                 clipping=planned.findings.to_dict())
 
@@ -206,25 +207,25 @@ def _report(name: str, model: Quantized, program: Program, board: Board, precisi
     used = resources.estimate(config, board)
     kinds = ("lut", "ff", "dsp", "bram36", "uram")
     ends = [*(t.start for t in timing[1:]), timing[-1].stop]
-    instructions = [dict(pc=pc, instruction=instr.note or "end of frame", node=info.node, task=instr.task if instr.pred else None, start=t.start,
-                         cycles=end - t.start, wait_tile=t.wait_tile, wait_hazard=t.wait_hazard, useful_macs=info.macs)
-                    for pc, (instr, info, t, end) in enumerate(zip(program.instrs, program.infos, timing, ends))]
-    return dict(
-        version=__version__, calibration=model.calibration, precision=str(precision), batch=program.batch, weight_bytes=len(program.image),
-        network=dict(name=name, tasks=len(model.tasks), outputs=[o.name for task in program.outputs for o in task],
-                     useful_macs_per_image=program.mean_macs(), residual_scale=model.tasks[0].residual_scale),
-        board=dict(name=board.name, part=board.part, clock_mhz=board.clock_mhz, memory_bytes_per_cycle=board.bytes_per_cycle(),
-                   memory_efficiency=board.memory_efficiency, ports=asdict(board.ports)),
-        array=dict(ti=config.ti, to=config.to, packed=config.packed, fabric_columns=config.fabric_columns,
-                   load_columns=config.load_columns, macs_per_cycle=config.macs_per_cycle),
-        resources=dict(stage="estimate", used={k: getattr(used, k) for k in kinds}, available={k: getattr(board, k) for k in kinds}),
-        estimate=dict(stage="estimate", cycles_per_image=cycles / program.batch, latency_ms=cycles / board.clock_mhz / 1000,
-                      utilization=macs * program.batch / (config.macs_per_cycle * cycles),
-                      accumulator_use=max(max(verify(network).values()) for network in model.tasks),
-                      memory=conditions(board)),
-        all_ports=all_ports(program, board),
-        limits=dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,
+    instructions = [{"pc": pc, "instruction": instr.note or "end of frame", "node": info.node, "task": instr.task if instr.pred else None, "start": t.start,
+                         "cycles": end - t.start, "wait_tile": t.wait_tile, "wait_hazard": t.wait_hazard, "useful_macs": info.macs}
+                    for pc, (instr, info, t, end) in enumerate(zip(program.instrs, program.infos, timing, ends, strict=True))]
+    return {
+        "version": __version__, "calibration": model.calibration, "precision": str(precision), "batch": program.batch, "weight_bytes": len(program.image),
+        "network": {"name": name, "tasks": len(model.tasks), "outputs": [o.name for task in program.outputs for o in task],
+                     "useful_macs_per_image": program.mean_macs(), "residual_scale": model.tasks[0].residual_scale},
+        "board": {"name": board.name, "part": board.part, "clock_mhz": board.clock_mhz, "memory_bytes_per_cycle": board.bytes_per_cycle(),
+                   "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)},
+        "array": {"ti": config.ti, "to": config.to, "packed": config.packed, "fabric_columns": config.fabric_columns,
+                   "load_columns": config.load_columns, "macs_per_cycle": config.macs_per_cycle},
+        "resources": {"stage": "estimate", "used": {k: getattr(used, k) for k in kinds}, "available": {k: getattr(board, k) for k in kinds}},
+        "estimate": {"stage": "estimate", "cycles_per_image": cycles / program.batch, "latency_ms": cycles / board.clock_mhz / 1000,
+                      "utilization": macs * program.batch / (config.macs_per_cycle * cycles),
+                      "accumulator_use": max(max(verify(network).values()) for network in model.tasks),
+                      "memory": conditions(board)},
+        "all_ports": all_ports(program, board),
+        "limits": dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,
                                                        board.bytes_per_cycle())),
-        memory={name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),
+        "memory": {name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),
                                                                         ("scores", "score"), ("residual", "res"))},
-        instructions=instructions)
+        "instructions": instructions}

@@ -36,8 +36,8 @@ class Difference:
 
     def __str__(self) -> str:
         """A few lines for people."""
-        lines = [f"{self.level} leaves the integer model at node {self.node!r}, value {self.value!r} (task {self.task}, "
-                 f"image {self.image}): {self.count:,} of {self.size:,} words differ",
+        lines = [(f"{self.level} leaves the integer model at node {self.node!r}, value {self.value!r} (task {self.task}, "
+                  f"image {self.image}): {self.count:,} of {self.size:,} words differ"),
                  f"  first at {list(self.index)}: {self.found}, the integer model has {self.expected}"]
         for index, expected, found in self.near:
             lines.append(f"    {list(index)}  {found:>7}  {expected:>7}{'' if expected == found else '  <'}")

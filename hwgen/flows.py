@@ -72,12 +72,12 @@ class Synthesis:
     def to_dict(self) -> dict:
         """JSON-able; see docs/reference/json.md."""
         shares = {f"{kind}_percent": 100 * share for kind, share in self.nonlinear.items()}
-        return dict(
-            flow=self.flow, board=self.board, resources=dict(stage=self.stage, used=self.total, available=self.available),
-            estimate=dict(stage="estimate", **self.estimate), in_dsp=self.in_dsp, nonlinear=dict(units=list(self.nonlinear_units), **shares),
-            notes=list(self.notes), units=[dict(unit=unit, **counts) for unit, counts in self.units.items()],
-            modules=[dict(module=k.module, parameters={name: value for name, value in k.parameters.items() if value < 1 << 32}, unit=k.unit,
-                          instances=k.instances, scaled=k.scaled, **k.each) for k in self.modules])
+        return {
+            "flow": self.flow, "board": self.board, "resources": {"stage": self.stage, "used": self.total, "available": self.available},
+            "estimate": dict(stage="estimate", **self.estimate), "in_dsp": self.in_dsp, "nonlinear": dict(units=list(self.nonlinear_units), **shares),
+            "notes": list(self.notes), "units": [dict(unit=unit, **counts) for unit, counts in self.units.items()],
+            "modules": [dict(module=k.module, parameters={name: value for name, value in k.parameters.items() if value < 1 << 32}, unit=k.unit,
+                          instances=k.instances, scaled=k.scaled, **k.each) for k in self.modules]}
 
 
 def flows() -> dict[str, Path]:
@@ -173,7 +173,7 @@ class _Run:
         small = parameters | {k: v for k, v in rule.get("fixed", {}).items() if k in parameters and cut}
 
         def without(tied: list[str]) -> Corners:
-            return {corner: pool.submit(self._one, module, small | dict(zip(cut, corner)), tuple(tied))
+            return {corner: pool.submit(self._one, module, small | dict(zip(cut, corner, strict=True)), tuple(tied))
                     for corner in itertools.product(*cut.values())}
         return without([]), [(unit, part, without(part["inputs"])) for unit, part in rule.get("tied", {}).items()]
 
@@ -242,7 +242,7 @@ def _continued(sizes: list[list[int]], wanted: list[int], corners: dict[tuple[in
     """The function linear in each parameter that has the value of each corner, at ``wanted``."""
     total = 0.0
     for corner, value in corners.items():
-        for (low, high), size, at in zip(sizes, wanted, corner):
+        for (low, high), size, at in zip(sizes, wanted, corner, strict=True):
             value *= (size - low) / (high - low) if at == high else (high - size) / (high - low)
         total += value
     return total

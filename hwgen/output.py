@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import shutil
 import sys
 import tempfile
+from typing import Self
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class OutputDir:
         self.work: Path | None = None
         self._extra: dict = {}
 
-    def __enter__(self) -> "OutputDir":
+    def __enter__(self) -> Self:
         check_target(self.target)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)

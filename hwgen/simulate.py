@@ -12,10 +12,10 @@ import numpy as np
 
 from . import csim
 from .build import Build
+from .engines.rtl import Program
 from .errors import InputError, OutputError, ToolError
 from .output import work_folder
 from .registers import NUM_TASK_SLOTS, StatusBit
-from .engines.rtl import Program
 from .sizing import LATENCY
 from .steps import golden as integer_model, host
 from .steps.step import Quantized
@@ -49,8 +49,8 @@ class MemoryModel:
 def verify_memories(engine: str, beat: float) -> dict[str, MemoryModel]:
     """The memory models of `hwgen verify`, by name: ideal (no latency, a beat every cycle), slow, unsteady, the last two through one port of
     the board. beat: bytes. What the engine cannot honour is left out, and so is what then is the same run under another name."""
-    wanted = {"ideal": dict(latency=0, bytes_per_cycle=beat, stall=0.0), "latency 100": dict(latency=100, stall=0.0),
-              "random stalls": dict(latency=20, stall=0.3)}
+    wanted = {"ideal": {"latency": 0, "bytes_per_cycle": beat, "stall": 0.0}, "latency 100": {"latency": 100, "stall": 0.0},
+              "random stalls": {"latency": 20, "stall": 0.3}}
     found: dict[str, MemoryModel] = {}
     for name, values in wanted.items():
         memory = MemoryModel(**{key: value for key, value in values.items() if key in HONOURED[engine]})
@@ -129,10 +129,10 @@ def run_bench(executable: Path, folder: Path, program: Program, frames: bytes, t
     register = _task_register(tasks)
     with work_folder("hwgen_run_") as work:
         (work / "input.bin").write_bytes(frames)
-        options = dict(program=folder / "program.bin", weights=folder / "weights.bin", input=work / "input.bin", output=work / "output.bin",
-                       events=work / "events.bin", frames=len(tasks), tasks=hex(register),
-                       latency=memory.latency, bytes_per_cycle=memory.bytes_per_cycle, stall=memory.stall, seed=memory.seed, runs=runs,
-                       max_cycles=_cycle_limit(program, len(tasks), memory), unchecked=0 if checked else 1)
+        options = {"program": folder / "program.bin", "weights": folder / "weights.bin", "input": work / "input.bin", "output": work / "output.bin",
+                       "events": work / "events.bin", "frames": len(tasks), "tasks": hex(register),
+                       "latency": memory.latency, "bytes_per_cycle": memory.bytes_per_cycle, "stall": memory.stall, "seed": memory.seed, "runs": runs,
+                       "max_cycles": _cycle_limit(program, len(tasks), memory), "unchecked": 0 if checked else 1}
         if waves is not None:
             options["waves"] = waves
         result = native.run(executable, options, on_frame)
@@ -206,8 +206,8 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
     golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
     golden_seconds = time.monotonic() - begin
     macs = program.mean_macs(tasks)
-    common = dict(images=len(images), useful_macs_per_image=macs, array_macs_per_cycle=program.config.macs_per_cycle, clock_mhz=build.clock_mhz,
-                  input_clipped=host.input_clipped(model.tasks[0], images))
+    common = {"images": len(images), "useful_macs_per_image": macs, "array_macs_per_cycle": program.config.macs_per_cycle, "clock_mhz": build.clock_mhz,
+                  "input_clipped": host.input_clipped(model.tasks[0], images)}
     if engine == "golden":
         return SimulationResult(
             outputs=_dequantized(model, golden), bit_exact=None, mismatches=None, words=None, cycles_per_image=None, utilization=None,
@@ -303,11 +303,11 @@ def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryMod
         for name, content in build.read((*build.below("rtl"), "program.bin", "weights.bin")).items():
             (work / name).write_bytes(content)
         begin = time.monotonic()
-        result = cosim.simulate(work, work, dict(
-            program=str(work / "program.bin"), weights=str(work / "weights.bin"), input=str(work / "input.bin"),
-            output=str(work / "output.bin"), input_bytes=program.input_bytes, input_stride=program.input_stride,
-            output_bytes=program.output_bytes, frames=len(tasks), tasks=_task_register(tasks), stall_seed=memory.seed, runs=1, timeout_ms=10_000,
-            pattern=memory.stall))
+        result = cosim.simulate(work, work, {
+            "program": str(work / "program.bin"), "weights": str(work / "weights.bin"), "input": str(work / "input.bin"),
+            "output": str(work / "output.bin"), "input_bytes": program.input_bytes, "input_stride": program.input_stride,
+            "output_bytes": program.output_bytes, "frames": len(tasks), "tasks": _task_register(tasks), "stall_seed": memory.seed, "runs": 1, "timeout_ms": 10_000,
+            "pattern": memory.stall})
         seconds = time.monotonic() - begin
         outputs = program.read_outputs((work / "output.bin").read_bytes(), tasks)
     return Run(outputs, result["cycles"], seconds, None, np.zeros(0, EVENT))
@@ -327,8 +327,8 @@ def _frame_table(tasks: list[int], run: Run) -> list[dict]:
     for frame, task in enumerate(tasks):
         events = run.events[run.events["frame"] == frame]
         if len(events):
-            rows.append(dict(frame=frame, task=task, start=int(events["start"][0] - run.events["start"][0]),
-                             stop=int(events["retire"][-1] - run.events["start"][0])))
+            rows.append({"frame": frame, "task": task, "start": int(events["start"][0] - run.events["start"][0]),
+                             "stop": int(events["retire"][-1] - run.events["start"][0])})
     return rows
 
 
@@ -339,14 +339,14 @@ def _instruction_table(program: Program, runs: list[np.ndarray]) -> list[dict]:
         if not len(events):
             continue
         spans = np.append(events["start"][1:], events["retire"][-1:]).astype(np.int64) - events["start"].astype(np.int64)
-        for event, cycles in zip(events, spans):
+        for event, cycles in zip(events, spans, strict=True):
             row = sums.setdefault(int(event["pc"]), np.zeros(6))
             row += (1, cycles, event["issue"], event["wait_tile"], event["wait_hazard"], event["wait_output"])
     table = []
     for pc, (count, *values) in sorted(sums.items()):
         cycles, issue, tile, hazard, output = (value / count for value in values)
         macs = program.infos[pc].macs
-        table.append(dict(pc=pc, instruction=program.instrs[pc].note, node=program.infos[pc].node, cycles=cycles, issue=issue, wait_tile=tile,
-                          wait_hazard=hazard, wait_output=output, useful_macs=macs,
-                          utilization=macs / (cycles * program.config.macs_per_cycle) if cycles else 0.0))
+        table.append({"pc": pc, "instruction": program.instrs[pc].note, "node": program.infos[pc].node, "cycles": cycles, "issue": issue, "wait_tile": tile,
+                          "wait_hazard": hazard, "wait_output": output, "useful_macs": macs,
+                          "utilization": macs / (cycles * program.config.macs_per_cycle) if cycles else 0.0})
     return table

@@ -7,8 +7,8 @@ from itertools import product
 
 from . import resources
 from .board import Board
-from .errors import CapacityError
 from .engines.rtl import Program, schedule
+from .errors import CapacityError
 from .steps.step import Quantized
 from .steps.tensor import Memory
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import hwgen
-import onnx_nets
 from hwgen import api, errors
 from hwgen.csim import CsimRun
 from hwgen.flows import Synthesis
 from hwgen.importer import check_model, import_model
 from hwgen.simulate import EVENT, Run
+import onnx_nets
 
 LONG = "very/long." * 100 + "\n\x1b[2J"
 
@@ -28,13 +28,14 @@ def made(tmp_path_factory) -> dict[str, object]:
     images = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
     acc = hwgen.compile(folder / "m.onnx", calib={"x": images}, out=folder / "build", backend="hls")
     imported, build = import_model(folder / "m.onnx"), acc.build
-    made = dict(
-        accelerator=acc, loaded=hwgen.load(folder / "build"), build=build, program=build.program, config=build.program.config,
-        model=build.model, graph=build.model.tasks[0], imported=imported, float_model=imported.model, float_graph=imported.model.tasks[0],
-        checked=hwgen.check(folder / "m.onnx"), refused=check_model(refused(folder)), result=acc.simulate({"x": images}, engine="golden"),
-        simulated=acc.simulate({"x": images}, engine="csim"), memory=hwgen.MemoryModel(),
-        run=Run([{}], 1000, 1.0, 5, np.zeros(1000, EVENT)), csim=CsimRun([{"y": images}], [], 1.0),
-        synthesis=Synthesis("yosys", "synthesis", "sim", {}, dict(lut=1000, ff=2), {}, {}, (), {}, (), {}))
+    made = {
+        "accelerator": acc, "loaded": hwgen.load(folder / "build"), "build": build, "program": build.program, "config": build.program.config,
+        "model": build.model, "graph": build.model.tasks[0], "imported": imported, "float_model": imported.model,
+        "float_graph": imported.model.tasks[0],
+        "checked": hwgen.check(folder / "m.onnx"), "refused": check_model(refused(folder)), "result": acc.simulate({"x": images}, engine="golden"),
+        "simulated": acc.simulate({"x": images}, engine="csim"), "memory": hwgen.MemoryModel(),
+        "run": Run([{}], 1000, 1.0, 5, np.zeros(1000, EVENT)), "csim": CsimRun([{"y": images}], [], 1.0),
+        "synthesis": Synthesis("yosys", "synthesis", "sim", {}, {"lut": 1000, "ff": 2}, {}, {}, (), {}, (), {})}
     made |= {f"node {i}": node for i, node in enumerate((*imported.model.tasks[0].nodes, *build.model.tasks[0].nodes))}
     return made | {f"weights {i}": node.w for i, node in enumerate(build.model.tasks[0].nodes) if hasattr(node, "w")}
 

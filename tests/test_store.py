@@ -22,9 +22,9 @@ from hwgen.steps.walk import params, tensors
 from qgraphs import random_images, random_model, random_qgraph
 
 GRAPHS = {
-    "dense": dict(blocks="d"),
-    "two tasks": dict(blocks="dm", classes=(10, 2)),
-    "no class token": dict(blocks="m", class_token=False, pool="mean", tokens=8, renormalize=False),
+    "dense": {"blocks": "d"},
+    "two tasks": {"blocks": "dm", "classes": (10, 2)},
+    "no class token": {"blocks": "m", "class_token": False, "pool": "mean", "tokens": 8, "renormalize": False},
 }
 
 
@@ -163,7 +163,7 @@ def test_truncated_file_and_flipped_bits(two_tasks):
     for length in rng.integers(0, len(good) - 1, 20):
         refused(good[:length])
     harmless = 0
-    positions = [*range(0, 60), *rng.integers(0, len(good), 300), *range(len(good) - 200, len(good))]
+    positions = [*range(60), *rng.integers(0, len(good), 300), *range(len(good) - 200, len(good))]
     for position in positions:
         bad = bytearray(good)
         bad[position] ^= 1 << int(rng.integers(8))

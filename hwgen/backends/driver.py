@@ -5,9 +5,9 @@ from __future__ import annotations
 from .. import __version__, registers
 from ..checksum import crc32
 from ..engine import EngineConfig
+from ..engines.rtl import Program
 from ..paths import data_dir
 from ..render import render
-from ..engines.rtl import Program
 from ..steps.step import Output, Quantized
 
 CODES = (
@@ -51,8 +51,8 @@ def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
             if o.token < 0:
                 text = _initializer(heads[o.name])
                 scales.setdefault(text, f"hwgen_scale_{len(scales)}")
-            outputs.append(dict(task=task, name=o.name, image=o.image, channels=o.channels, first=o.word * config.to, step=o.step * config.to,
-                                scale=scales[text] if o.token < 0 else "0"))
+            outputs.append({"task": task, "name": o.name, "image": o.image, "channels": o.channels, "first": o.word * config.to, "step": o.step * config.to,
+                                "scale": scales[text] if o.token < 0 else "0"})
     _, source = model.tasks[0].input
     header = render("driver/hwgen.h.j2", name=name, version=__version__, vector_bytes=config.vector_bytes, to=config.to,
                     input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
@@ -69,4 +69,4 @@ def _initializer(head: Output) -> str:
 
 
 def _named(pairs: tuple[tuple[str, str], ...]) -> list[dict[str, str]]:
-    return [dict(name=name, text=text) for name, text in pairs]
+    return [{"name": name, "text": text} for name, text in pairs]

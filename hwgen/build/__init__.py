@@ -19,10 +19,10 @@ from pathlib import Path
 
 from .. import store
 from ..checksum import crc32
+from ..engines.rtl import Program
 from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..output import OutputDir
-from ..engines.rtl import Program
 from ..steps.step import Quantized
 from ..strict_json import parse
 from . import directory, facts
@@ -101,10 +101,10 @@ def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: 
         out.manifest(
             format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle, inputs={k: list(v) for k, v in inputs.items()},
             engine=program.config.to_dict(),
-            program=dict(batch=program.batch, input_bytes=program.input_bytes, output_bytes=program.output_bytes,
-                         program_crc32=crc32(program.binary()), weight_crc32=crc32(program.image),
-                         outputs=[[asdict(o) for o in task] for task in program.outputs], infos=[asdict(info) for info in program.infos],
-                         notes=[instr.note for instr in program.instrs], buffers=[asdict(b) for b in program.buffers]))
+            program={"batch": program.batch, "input_bytes": program.input_bytes, "output_bytes": program.output_bytes,
+                     "program_crc32": crc32(program.binary()), "weight_crc32": crc32(program.image),
+                     "outputs": [[asdict(o) for o in task] for task in program.outputs], "infos": [asdict(info) for info in program.infos],
+                     "notes": [instr.note for instr in program.instrs], "buffers": [asdict(b) for b in program.buffers]})
 
 
 def load(path: str | Path) -> Build:

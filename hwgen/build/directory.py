@@ -187,7 +187,7 @@ def kept(root: Path, build: str) -> tuple[dict, str | None]:
     if not (isinstance(simulation, dict) and _positive(simulation.get("cycles_per_image")) and isinstance(stalls, dict)
             and isinstance(layers, list) and all(isinstance(row, dict) for row in layers)):
         return {}, f"{KEPT} is ignored: it is no record of a simulation"
-    return dict(simulation=simulation, stalls=stalls, layers=layers), None
+    return {"simulation": simulation, "stalls": stalls, "layers": layers}, None
 
 
 def _positive(value) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import MISSING, fields
 import math
 
 from ..checksum import crc32
-from ..engine import EngineConfig, OUT_WORDS
-from ..errors import HwgenError
-from ..ir import Act
-from ..isa import Instr, Op, WORD_BITS
-from ..registers import MAX_PROGRAM_WORDS
+from ..engine import OUT_WORDS, EngineConfig
 from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+from ..errors import HwgenError
+from ..functions import Act
+from ..isa import WORD_BITS, Instr, Op
+from ..registers import MAX_PROGRAM_WORDS
 from ..steps.stages import Host
 from ..steps.step import Network, Quantized
 from ..steps.tensor import Tensor
@@ -113,7 +113,7 @@ def program(manifest: dict, binary: bytes, image: bytes) -> Program:
     if len(image) > MAX_COUNT or len(image) % config.vector_bytes:
         raise ValueError(f"weights.bin has {len(image)} bytes, not a multiple of {config.vector_bytes}")
     instrs = tuple(Instr.decode(int.from_bytes(binary[at:at + INSTRUCTION_BYTES], "little"), text(note, "program.notes"))
-                   for at, note in zip(range(0, len(binary), INSTRUCTION_BYTES), notes))
+                   for at, note in zip(range(0, len(binary), INSTRUCTION_BYTES), notes, strict=True))
     if any(instr.op > Op.MATMUL or (instr.op == Op.END) != (pc == len(instrs) - 1) for pc, instr in enumerate(instrs)):
         raise ValueError("program.bin holds something else than instructions with one END behind them")
     words = {"base": (0, MAX_MEMORY_WORDS), "words": (0, MAX_MEMORY_WORDS)}

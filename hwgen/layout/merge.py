@@ -40,3 +40,19 @@ def merge(tasks: list[list[T]], identity: Callable[[T], Hashable]) -> list[Slot[
             merged.append(Slot(keyed[0][positions[0]][1], None))
             positions = [position + 1 for position in positions]
     return merged
+
+
+def align(tasks: list[list[T]], shape: Callable[[T], Hashable]) -> list[tuple[T | None, ...]]:
+    """Rows of a program, in each the step of every task, or None: tasks that have the same shapes lie side by side, so that one place in
+    memory serves all of them; others run one after the other."""
+    if len({tuple(map(shape, steps)) for steps in tasks}) == 1:
+        return list(zip(*tasks, strict=True))
+    return [tuple(step if task == place else None for place in range(len(tasks))) for task, steps in enumerate(tasks) for step in steps]
+
+
+def slots(row: tuple[T | None, ...], identity: Callable[[T], Hashable]) -> list[Slot[T]]:
+    """A row of `align`: one step for every task where all do the same, a step a task otherwise."""
+    steps = [Slot(step, task) for task, step in enumerate(row) if step is not None]
+    if len(steps) == len(row) and len({identity(slot.step) for slot in steps}) == 1:
+        return [Slot(steps[0].step, None)]
+    return steps

@@ -10,11 +10,11 @@ from ..steps.param import Params
 from ..steps.step import Network, Quantized
 from ..steps.verify import verify
 from . import calibration as calib
-from .findings import Clip, Findings, clipping, clip_warnings, input_warnings, large_values, output_warnings
+from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lower import Lowering, Precision
 from .structure import find_residual
 
-__all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "from_ranges", "quantize", "with_findings"]
+__all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "quantize", "with_findings"]
 
 METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
@@ -55,7 +55,7 @@ def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, metho
     streams = [find_residual(graph) for graph in model.tasks]
     sites = calib.sites(model)
     top = max(ranges[known[value], calib.Role.OUT].maximum
-              for known, stream in zip(sites, streams) for value in stream.values)
+              for known, stream in zip(sites, streams, strict=True) for value in stream.values)
     top = max([top, *(float(np.abs(stream.table).max()) for stream in streams)])
     if top == 0.0:
         raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",

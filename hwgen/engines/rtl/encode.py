@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...engine import EngineConfig
 from ...isa import Dst, Instr, Op
 from ...layout.image import columns_of
 from ...layout.merge import Slot
-from ...steps.stages import Exp2, Identity, Keys, Values
+from ...steps.stages import Exp2, Gather, Identity, Keys, Values
 from ...steps.step import Step
-from ...steps.tensor import Memory, Tensor, View
+from ...steps.tensor import Memory, Span, Tensor, View
 
 DESTINATION = {Memory.ACT: Dst.ACT, Memory.KV: Dst.KV, Memory.SCORE: Dst.SCORE, Memory.RES: Dst.RES_SET, Memory.ROUTER: Dst.ROUTER,
                Memory.OUT: Dst.OUT}
@@ -56,6 +56,8 @@ class Encoder:
         if step.source_view is None:
             return {}
         view = step.source
+        if isinstance(step.feed, Gather):                       # queues hold tokens of the whole tensor
+            view = replace(view, tokens=Span(0, view.tensor.tokens))
         row = {"src_row": step.half * self.config.max_tokens} if isinstance(step.feed, Exp2) else {}
         return {"src_base": self._word(view), "src_stride": view.tensor.tokens, "step": view.tokens.step} | row
 

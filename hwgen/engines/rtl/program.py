@@ -135,11 +135,11 @@ class Program:
         to = self.config.to
         frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1, to)
         result = []
-        for words, task in zip(frames, tasks, strict=True):
+        for frame, task in zip(frames, tasks, strict=True):
             found: list[dict[str, np.ndarray]] = [{} for _ in range(self.batch)]
             for o in self.outputs[task]:
                 if o.token < 0:
-                    found[o.image][o.name] = _values(words, o, to)
+                    found[o.image][o.name] = _values(frame, o, to)
             result.extend(found)
         return result
 
@@ -147,11 +147,11 @@ class Program:
         """The same run -> per frame {value of the network: int32 [T, C]}, for a program with ``taps``."""
         frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1, self.config.to)
         result = []
-        for words, task in zip(frames, tasks, strict=True):
+        for frame, task in zip(frames, tasks, strict=True):
             found: dict[str, list[np.ndarray]] = {}
             for o in self.outputs[task]:
                 if o.token >= 0:                    # in the order of tokens
-                    found.setdefault(o.name, []).append(_values(words, o, self.config.to))
+                    found.setdefault(o.name, []).append(_values(frame, o, self.config.to))
             result.append({name: np.stack(rows) for name, rows in found.items()})
         return result
 

@@ -82,7 +82,7 @@ class _Unit:
         channels = Span(self.head * dim, dim)
         queries = replace(self.queries, start=step.source.tokens.start + self.queries.start)
         if not isinstance(step.tile, Keys) or not isinstance(step.feed, Plain):
-            raise ValueError(f"step {step.name!r} gives no scores")
+            raise TypeError(f"step {step.name!r} gives no scores")
         return replace(step, source_view=replace(step.source, tokens=queries, channels=channels),
                        tile=Keys(replace(step.tile.view, channels=channels)), sinks=(self.buffer.view(Span(0, self.queries.count)),),
                        part=f"{step.part}.{self.part}", heads=1, half=self.half, about=f"{step.about}, {self.label}",
@@ -90,7 +90,7 @@ class _Unit:
 
     def weigh(self, step: Step) -> Step:
         if not isinstance(step.tile, Values):
-            raise ValueError(f"step {step.name!r} weighs no values")
+            raise TypeError(f"step {step.name!r} weighs no values")
         dim = step.sink.channels.count // step.heads
         channels = Span(self.head * dim, dim)
         queries = replace(self.queries, start=step.sink.tokens.start + self.queries.start)

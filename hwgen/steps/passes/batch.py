@@ -84,7 +84,7 @@ def _image(step: Step, changed: Step, index: int) -> Step:
         return replace(view, tokens=replace(before.tokens, start=before.tokens.start + index * before.tensor.tokens))
     tile = changed.tile
     if not isinstance(tile, (Keys, Values)) or not isinstance(step.tile, (Keys, Values)):
-        raise ValueError(f"step {step.name!r} is none of attention")
+        raise TypeError(f"step {step.name!r} is none of attention")
     return replace(changed, source_view=part(changed.source, step.source), tile=replace(tile, view=part(tile.view, step.tile.view)),
                    sinks=(part(changed.sink, step.sink),), part=f"{step.part}.image{index}".lstrip("."), macs=step.macs,
                    about=f"{step.about}, image {index}")

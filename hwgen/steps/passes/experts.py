@@ -49,7 +49,8 @@ def _expert(pair: tuple[Step, Step], span: Span, mark: str, turn: int, width: in
     hidden = Tensor(f"{first.value}.hidden{mark}.{turn}", first.sink.tensor.format, span.count, width, first.sink.tensor.scale)
     view = hidden.view(channels=Span(0, first.columns))
     share = [expert.routed * step.columns * step.tile.shape(step)[0] // expert.of for step in pair]
-    return (replace(first, sinks=(view,), expert=expert, part=first.part + mark, macs=share[0]),
+    tokens = replace(first.source, tokens=span)
+    return (replace(first, source_view=tokens, sinks=(view,), expert=expert, part=first.part + mark, macs=share[0]),
             replace(second, source_view=view, expert=expert, part=second.part + mark, macs=share[1]))
 
 

@@ -24,7 +24,7 @@ class Add(Stage):
     view: View
 
     name: ClassVar[str] = "add"
-    hls: ClassVar[str] = "RESIDUAL"
+    hls: ClassVar[str] = "linear_residual"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         before = run.read(self.view) if run.rows is None else run.values[self.view.name][run.rows]

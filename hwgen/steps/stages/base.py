@@ -86,7 +86,7 @@ class Feed(ABC):
     @property
     @abstractmethod
     def hls(self) -> str:
-        """What the HLS engine calls it."""
+        """The function of hls/include/hwgen/engine.hpp that does a step with this feed; empty when the drain says it."""
 
     def wrong(self, step: Step) -> str | None:
         """What keeps hardware from doing it, or None."""
@@ -125,7 +125,7 @@ class Stage(ABC):
     @property
     @abstractmethod
     def hls(self) -> str:
-        """What the HLS engine calls the target of a product that ends in this stage; empty when it is no end."""
+        """The function of hls/include/hwgen/engine.hpp that does a product which ends in this stage; empty when none does."""
 
     def wrong(self, step: Step) -> str | None:
         """What keeps hardware from doing it, or None."""

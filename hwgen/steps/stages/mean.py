@@ -20,7 +20,7 @@ class Mean(Stage):
     """[..., tokens, channels] -> [..., 1, channels]. The bias counts once a token."""
 
     name: ClassVar[str] = "mean"
-    hls: ClassVar[str] = "OUTPUT"
+    hls: ClassVar[str] = "head"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return np.asarray(x.sum(-2, keepdims=True))

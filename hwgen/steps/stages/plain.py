@@ -20,7 +20,7 @@ class Plain(Feed):
     """The stream itself."""
 
     name: ClassVar[str] = "plain"
-    hls: ClassVar[str] = "linear"
+    hls: ClassVar[str] = ""
 
     def evaluate(self, run: Run) -> np.ndarray:
         return run.read(run.step.source)

@@ -23,7 +23,7 @@ class Requant(Stage):
     to: Format = INT8
 
     name: ClassVar[str] = "requant"
-    hls: ClassVar[str] = "ACT"
+    hls: ClassVar[str] = "linear"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return self.factor.apply(x, self.to)

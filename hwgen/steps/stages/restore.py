@@ -11,7 +11,6 @@ from ..format import ACCUMULATOR, INT8, PROBABILITY, Format
 from .base import Interval, Run, Stage, need
 from .exp2 import OFFSET, Exp2
 from .tile import Values
-from .tile import Values
 
 if TYPE_CHECKING:
     from ..step import Step

@@ -23,7 +23,7 @@ class Route(Stage):
     renormalize: bool
 
     name: ClassVar[str] = "route"
-    hls: ClassVar[str] = "LOGITS"
+    hls: ClassVar[str] = "route"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         """-> the shares [B, tokens, top_k]; the queues of all tokens are made anew."""

@@ -28,7 +28,7 @@ class RowFactor(Stage):
     to: Format = INT8
 
     name: ClassVar[str] = "row_factor"
-    hls: ClassVar[str] = "ATTENTION"
+    hls: ClassVar[str] = ""
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         mult, shift = numerics.softmax_factor(run.row_sum, self.factor.mult, self.factor.shift)

@@ -20,7 +20,7 @@ class Score(Stage):
     """`numerics.weigh` by the share in the queue of the step's ``expert``."""
 
     name: ClassVar[str] = "score"
-    hls: ClassVar[str] = "WEIGHED"
+    hls: ClassVar[str] = ""
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return numerics.weigh(x, run.shares[:, None])

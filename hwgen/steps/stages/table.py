@@ -25,7 +25,7 @@ class Table(Stage):
     to: Format = INT8
 
     name: ClassVar[str] = "table"
-    hls: ClassVar[str] = "ACTIVATED"
+    hls: ClassVar[str] = "linear_activated"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x

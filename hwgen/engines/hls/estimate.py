@@ -1,6 +1,7 @@
 """Cycles and resources of the HLS engine, from its loop structure. Stage "estimate": no tool has seen the code.
 
-Cycles: every pipelined loop takes its trip count (initiation interval 1, `ROUTER_II` in the router's softmax) and `DEPTH` to fill.
+Cycles: every pipelined loop takes its trip count (initiation interval 1, `experts.ROUTER_II` in the router's softmax) and `call.DEPTH` to fill;
+the calls say how many (``cycles``).
 Weights flow in a process of their own, through one port of the board (HP0), so a frame takes the longer of computing and reading them.
 That process asks for the weights of a step when those of the step before are there, so each step waits once for the memory's latency.
 Resources: what the unrolled loops multiply and the arrays hold, by the counts below; LUT and FF per lane are planning figures.
@@ -9,16 +10,15 @@ Resources: what the unrolled loops multiply and the arrays hold, by the counts b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from ..board import Board, Family
-from ..errors import CapacityError
-from ..qir import QModel
-from ..sizing import LATENCY, NEAR, conditions
-from .hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
+from ...board import Board, Family
+from ...errors import CapacityError
+from ...sizing import LATENCY, NEAR, conditions
+from ...steps.step import Quantized
+from .call import ALL_TASKS
+from .plan import Plan, plan as make_plan
 
-DEPTH = 20                    # cycles to fill a pipelined loop
-MIN_PERIOD = 32               # of the attention unit, hls/include/hwgen/attention.hpp
-ROUTER_II = 4                 # the running sum of the softmax: a multiplication and an addition before the next expert
 WIDE = 2                      # DSP slices of a 32 x 16-bit or 16 x 16-bit-square product
 BRAM36_BYTES = 4608
 LUT_PER_MAC, FF_PER_MAC = 25, 30          # adder trees and operand registers of one multiplier
@@ -40,75 +40,12 @@ class HlsResources:
     bram36: int
 
 
-def step_cycles(step: Step, plan: Plan) -> int:
-    """Cycles of one step, the weights being there in time. Experts: tokens spread evenly."""
-    lanes = plan.lanes
-    match step.kind:
-        case "PATCHES":
-            return step.dst.tokens * _words(step.dst.channels, lanes) + DEPTH
-        case "RESIDUAL_INIT":
-            tokens, channels = step.node.table.shape
-            return 2 * tokens * _words(channels, lanes) + DEPTH
-        case "LAYER_NORM":
-            return 2 * step.dst.tokens * _words(step.dst.channels, lanes) + step.dst.tokens + 3 * DEPTH
-        case "LINEAR":
-            return _linear(step.rows, step.src.channels, step.out_channels, lanes)
-        case "ROUTE":
-            tokens, experts = step.src.tokens, step.out_channels
-            choice = experts * ROUTER_II + 2 * step.node.top_k + 2 * DEPTH
-            return _linear(tokens, step.src.channels, experts, lanes) + tokens * choice
-        case "EXPERTS":
-            experts = len(step.node.first)
-            rows = -(-step.src.tokens * step.node.top_k // experts)
-            hidden = step.dst.channels
-            return experts * (_linear(rows, step.src.channels, hidden, lanes) + _linear(rows, hidden, step.src.channels, lanes))
-    return _attention(step, plan)
-
-
-def _words(channels: int, lanes: int) -> int:
-    return -(-channels // lanes)
-
-
-def _linear(rows: int, k: int, n: int, lanes: int) -> int:
-    k_tiles, n_tiles = _words(k, lanes), _words(n, lanes)
-    first = 8 + lanes + DEPTH
-    inner = n_tiles * (k_tiles - 1) * (max(rows, lanes) + DEPTH) + (n_tiles - 1) * (max(rows, lanes + 8) + DEPTH) + rows + DEPTH
-    return first + inner
-
-
-def _attention(step: Step, plan: Plan) -> int:
-    tokens, heads = step.src.tokens, step.node.num_heads
-    dim = step.src.channels // heads
-    period, blocks = max(tokens, plan.queries, MIN_PERIOD), -(-tokens // plan.queries)
-    total = 0
-    for h in range(heads):
-        words = ((h + 1) * dim - 1) // plan.lanes - h * dim // plan.lanes + 1
-        total += words * tokens + ((blocks + 1) * period + plan.queries) * words + 2 * DEPTH
-    return total
-
-
-def weight_words(step: Step, lanes: int) -> int:
-    """Words of the weight stream a step takes, as the function of this name in hls/include/hwgen/engine.hpp."""
-    def linear(k: int, n: int) -> int:
-        return _words(n, lanes) * (8 + _words(k, lanes) * lanes)
-    match step.kind:
-        case "RESIDUAL_INIT":
-            tokens, channels = step.node.table.shape
-            return 2 * tokens * _words(channels, lanes)
-        case "LINEAR" | "ROUTE":
-            return linear(step.src.channels, step.out_channels)
-        case "EXPERTS":
-            width, hidden = step.src.channels, step.dst.channels
-            return len(step.node.first) * (linear(width, hidden) + linear(hidden, width))
-    return 0
-
-
 def frame_cycles(plan: Plan, bytes_per_cycle: float, latency: int, task: int = 0) -> int:
     """Cycles of one frame. bytes_per_cycle, latency: of the memory; a word of the stream a cycle at most."""
     active = [step for step in plan.steps if step.task in (ALL_TASKS, task)]
-    streamed = [words for step in active if (words := weight_words(step, plan.lanes))]
+    streamed = [words for step in active if (words := step.weight_words(plan.lanes))]
     reading = len(streamed) * latency + sum(streamed) * plan.lanes / min(bytes_per_cycle, plan.lanes)
-    return max(latency + sum(step_cycles(step, plan) for step in active), round(reading))
+    return max(latency + sum(step.cycles(plan.lanes, plan.queries) for step in active), round(reading))
 
 
 def resources(plan: Plan) -> HlsResources:
@@ -134,7 +71,7 @@ def _bram(words: int, width: int) -> float:
     return -(-words * width // (BRAM36_BYTES // 2)) / 2
 
 
-def choose(model: QModel, board: Board) -> Plan:
+def choose(model: Quantized, board: Board) -> Plan:
     """The plan the estimate finds fastest on the board, by the rule of `sizing.choose`: of those within `NEAR` of the fastest through one
     port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
     if board.family is Family.SIM:
@@ -143,7 +80,7 @@ def choose(model: QModel, board: Board) -> Plan:
         raise CapacityError(f"Vitis HLS has no devices of the family {board.family}, as {board.name} is",
                             hint="use --backend rtl")
     found: list[tuple[int, int, Plan]] = []
-    refusal = None
+    refusal: CapacityError | None = None
     for lanes in LANES:
         for queries in QUERIES:
             candidate = make_plan(model, lanes, queries)
@@ -157,22 +94,22 @@ def choose(model: QModel, board: Board) -> Plan:
                 continue
             found.append((frame_cycles(candidate, board.bytes_per_cycle(), LATENCY),
                           frame_cycles(candidate, board.best_bytes_per_cycle(), LATENCY), candidate))
-    if not found:
+    if not found and refusal is not None:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
     return min((item for item in found if item[0] <= limit), key=lambda item: item[1])[2]
 
 
-def report(plan: Plan, board: Board) -> dict:
+def report(plan: Plan, board: Board) -> dict[str, Any]:
     """The part of report.json about the HLS engine."""
     used = resources(plan)
     tasks = range(len(plan.outputs))
     macs = sum(step.macs for task in tasks for step in plan.steps if step.task in (ALL_TASKS, task)) // len(tasks)
     ports = board.ports.number
 
-    def through(ports: int) -> dict:
+    def through(ports: int) -> dict[str, Any]:
         cycles = frame_cycles(plan, board.bytes_per_cycle(ports=ports), LATENCY)
-        return dict(cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000, memory=conditions(board, ports))
+        return {"cycles_per_image": cycles, "latency_ms": cycles / board.clock_mhz / 1000, "memory": conditions(board, ports)}
     return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries,
                 macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs, **through(1),
                 all_ports=dict(built="built" if ports == 1 else "not built", **through(ports)), weight_bytes=len(plan.image),

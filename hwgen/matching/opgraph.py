@@ -7,10 +7,10 @@ of an operator's result it is, so a rule checks what a chain does and not how it
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
+import hashlib
+import math
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Const:
     def shape(self) -> tuple[int, ...]:
         return self.array.shape
 
-    def key(self) -> tuple:
+    def key(self) -> tuple[object, ...]:
         return ("const", id(self.array))
 
 
@@ -39,7 +39,8 @@ class Trail:
     before: Trail | None = None
 
     def __str__(self) -> str:
-        names, at = [], self
+        names: list[str] = []
+        at: Trail | None = self
         while at is not None and len(names) < SHOWN_TRAIL:
             names.append(repr(at.name))
             at = at.before
@@ -64,12 +65,12 @@ class View:
         """Flat positions in base, of shape ``shape``."""
         return np.arange(math.prod(self.shape), dtype=np.int32).reshape(self.shape) if self.index is None else self.index
 
-    def key(self) -> tuple:
+    def key(self) -> tuple[object, ...]:
         return (self.base, self.shape, None if self.index is None else self._moved, self.scale)
 
     @cached_property
     def _moved(self) -> bytes:
-        return hashlib.sha256(self.index.tobytes()).digest()
+        return hashlib.sha256(self.positions().tobytes()).digest()
 
 
 Ref = Const | View
@@ -88,6 +89,48 @@ class Op:
 
     def operand(self, position: int) -> Ref | None:
         return self.inputs[position] if position < len(self.inputs) else None
+
+    def ref(self, position: int) -> Ref:
+        """An operand that must be there; raises LookupError."""
+        ref = self.operand(position)
+        if ref is None:
+            raise LookupError(f"operand {position} is missing")
+        return ref
+
+    def view(self, position: int) -> View:
+        """An operand that must be computed; raises LookupError."""
+        ref = self.operand(position)
+        if not isinstance(ref, View):
+            raise LookupError(f"operand {position} is not computed")
+        return ref
+
+    def shape(self, position: int) -> tuple[int, ...]:
+        """Of a result; raises LookupError when it is not known."""
+        shape = self.shapes[position]
+        if shape is None:
+            raise LookupError(f"the shape of {self.outputs[position]!r} is not known")
+        return shape
+
+    def number(self, key: str, default: float) -> float:
+        """An attribute that is a number; raises TypeError."""
+        value = self.attrs.get(key, default)
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"attribute {key} is no number")
+        return float(value)
+
+    def integer(self, key: str, default: int) -> int:
+        """An attribute that is a whole number; raises TypeError."""
+        value = self.attrs.get(key, default)
+        if not isinstance(value, int):
+            raise TypeError(f"attribute {key} is no whole number")
+        return value
+
+    def integers(self, key: str) -> list[int]:
+        """An attribute that is a list of whole numbers, empty when it is missing; raises TypeError."""
+        value = self.attrs.get(key) or []
+        if not isinstance(value, list):
+            raise TypeError(f"attribute {key} is no list")
+        return value
 
     def constant(self, position: int) -> np.ndarray | None:
         """The array of a constant operand, else None."""
@@ -109,20 +152,20 @@ class OpGraph:
     declined: dict[str, str] = field(default_factory=dict)
     producers: dict[str, Op] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.producers.update({output: op for op in self.ops for output in op.outputs})
 
 
 class Pool:
     """Hands out one object per content: an array met twice, in one task or in two, becomes one array. ``bytes``: of all."""
 
-    def __init__(self):
-        self._found: dict[tuple, np.ndarray] = {}
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], np.ndarray] = {}
         self.bytes = 0
 
     def array(self, array: np.ndarray) -> np.ndarray:
         data = np.ascontiguousarray(array).reshape(np.shape(array))      # ascontiguousarray makes a scalar 1-dimensional
-        content = data.tobytes() if data.dtype.hasobject else data.reshape(-1).view(np.uint8)
+        content = data.tobytes() if data.dtype.hasobject else data.reshape(-1).view(np.uint8).data
         key = (data.dtype, data.shape, hashlib.sha256(content).digest())
         if key not in self._found:
             self._found[key] = data

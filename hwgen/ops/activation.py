@@ -1,16 +1,44 @@
-"""Rules for activation functions, as one operator or decomposed; used on their own and inside experts."""
+"""Activation: a function of each element; its spellings, as one operator or decomposed, used on their own and inside experts."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+import math
 
 import numpy as np
 
-from .. import ir
-from ..ir import Act
-from .opgraph import Op, View
-from .trial import Match, Mismatch, Trial, close, in_order, split_operands
+from ..functions import Act, activate
+from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
+from ..matching.opgraph import Op, Ref, View
+from ..matching.trial import Match, Mismatch, Trial, close, in_order, split_operands
+from .operands import plain
+from .operator import Operator, Spellings
+
+OPERATORS = {"Relu": Act.RELU, "Gelu": Act.GELU, "Swish": Act.SILU}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Activation(Operator):
+    """A function of each element."""
+
+    x: str
+    kind: Act
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
+        return activate(operands[0], self.kind)
+
+    def formats(self) -> tuple[FixedFormat, ...]:
+        return (FixedFormat("pre-activation", Unit.PRE_ACT, Role.OUT, of=self.x),)
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings({kind: (activation,) for kind in ("Mul", *OPERATORS)},
+                         {"Add": "an activation", "Mul": "an activation", "Erf": "a GELU", "Pow": "a GELU", "Tanh": "a GELU", "Sigmoid": "a SiLU"},
+                         rank=4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +51,6 @@ class Activated:
     parts: tuple[Op, ...]
 
 
-OPERATORS = {"Relu": Act.RELU, "Gelu": Act.GELU, "Swish": Act.SILU}
-
-
 def recognize(op: Op, trial: Trial) -> Activated | None:
     """The activation whose result ``op`` computes; None when it computes something else. Raises Mismatch for a near miss."""
     if op.kind in OPERATORS:
@@ -34,12 +59,13 @@ def recognize(op: Op, trial: Trial) -> Activated | None:
             kind = Act.GELU_TANH
         if op.kind == "Swish" and op.attrs.get("alpha", 1.0) != 1.0:
             raise Mismatch(f"alpha is {op.attrs['alpha']}, not 1", op.name)
-        return Activated(kind, op.operand(0), 1.0, (op,)) if isinstance(op.operand(0), View) else None
+        whole = op.operand(0)
+        return Activated(kind, whole, 1.0, (op,)) if isinstance(whole, View) else None
     if op.kind != "Mul":
         return None
     for x, gate in (op.inputs, reversed(op.inputs)):
         inner = trial.producer(gate, "Add", "Sigmoid")
-        if inner is None or not isinstance(x, View):
+        if inner is None or not isinstance(x, View) or not isinstance(gate, View):
             continue
         found = _silu(op, x, gate, inner) if inner.kind == "Sigmoid" else _gelu(op, trial, x, gate, inner)
         if found is not None:
@@ -57,9 +83,9 @@ def _gelu(op: Op, trial: Trial, x: View, gate: View, add: Op) -> Activated | Non
     """x * (1 + erf(x / sqrt(2))) and x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))), half of it somewhere."""
     found = split_operands(add)
     function = trial.producer(found[0], "Erf", "Tanh") if found is not None else None
-    if function is None:
+    if found is None or function is None:
         return None
-    inner = function.operand(0)
+    inner = function.view(0)
     one = found[1].array
     if one.size != 1 or not close(float(one.ravel()[0]), found[0].scale):
         raise Mismatch(f"looks like a GELU, but {add.name!r} adds {one.ravel()[:4].tolist()} to {found[0].scale:.6g} * "
@@ -73,7 +99,7 @@ def _gelu(op: Op, trial: Trial, x: View, gate: View, add: Op) -> Activated | Non
         return None
     for first, cubed in (total.inputs, reversed(total.inputs)):
         cube, linear = _cube(trial, cubed, x), _multiple(first, x)
-        if cube is not None and linear:
+        if cube is not None and linear and isinstance(cubed, View):
             t = inner.scale * linear / math.sqrt(2 / math.pi)
             cubic = inner.scale * cubed.scale * cube[1] / (math.sqrt(2 / math.pi) * t ** 3)
             if not close(cubic, 0.044715):
@@ -88,7 +114,7 @@ def _activated(kind: Act, x: View, t: float, factor: float, parts: tuple[Op, ...
     return Activated(kind, replace(x, scale=t), factor * x.scale / t, parts)
 
 
-def _cube(trial: Trial, ref: View, x: View) -> tuple[tuple[Op, ...], float] | None:
+def _cube(trial: Trial, ref: Ref | None, x: View) -> tuple[tuple[Op, ...], float] | None:
     """Recognises the third power of x's base: the operators and the factor in front of it, that of ``ref`` excluded."""
     power = trial.producer(ref, "Pow", "Mul")
     if power is None:
@@ -97,15 +123,16 @@ def _cube(trial: Trial, ref: View, x: View) -> tuple[tuple[Op, ...], float] | No
         side = _multiple(power.operand(0), x)
         return ((power,), side ** 3) if side is not None and _is_exponent(power, 3.0) else None
     for one, square in (power.inputs, reversed(power.inputs)):
-        inner = trial.producer(square, "Mul", "Pow")
-        if inner is None or _multiple(one, x) is None:
+        inner, side = trial.producer(square, "Mul", "Pow"), _multiple(one, x)
+        if inner is None or side is None or not isinstance(square, View):
             continue
         if inner.kind == "Pow":
-            sides = (_multiple(inner.operand(0), x),) * 2 if _is_exponent(inner, 2.0) else (None, None)
+            sides: Sequence[float | None] = (_multiple(inner.operand(0), x),) * 2 if _is_exponent(inner, 2.0) else (None, None)
         else:
-            sides = tuple(_multiple(side, x) for side in inner.inputs)
-        if None not in sides:
-            return (power, inner), _multiple(one, x) * square.scale * sides[0] * sides[1]
+            sides = [_multiple(factor, x) for factor in inner.inputs]
+        known = [factor for factor in sides if factor is not None]
+        if len(known) == len(sides):
+            return (power, inner), side * square.scale * known[0] * known[1]
     return None
 
 
@@ -114,10 +141,11 @@ def _is_exponent(power: Op, number: float) -> bool:
     return exponent is not None and exponent.size == 1 and float(exponent.ravel()[0]) == number
 
 
-def _multiple(ref, x: View) -> float | None:
+def _multiple(ref: Ref | None, x: View) -> float | None:
     """How many times the base of x the operand is; None when it is not the same elements as x."""
-    same = isinstance(ref, View) and ref.base == x.base and ref.shape == x.shape
-    return ref.scale if same and np.array_equal(ref.positions(), x.positions()) else None
+    if not isinstance(ref, View) or ref.base != x.base or ref.shape != x.shape:
+        return None
+    return ref.scale if np.array_equal(ref.positions(), x.positions()) else None
 
 
 def activation(op: Op, trial: Trial) -> Match | None:
@@ -125,11 +153,9 @@ def activation(op: Op, trial: Trial) -> Match | None:
     found = recognize(op, trial)
     if found is None:
         return None
-    x = trial.plain(found.x)
+    x = plain(trial, found.x)
     if x is None:
         return None
     for part in found.parts[1:]:
         trial.absorb(part)
-    return Match((ir.Activation(op.name, op.outputs[0], x.value, found.kind),), in_order(*x.shape), factor=found.factor)
-
-
+    return Match((Activation(op.name, op.outputs[0], x.value, found.kind),), in_order(*x.shape), factor=found.factor)

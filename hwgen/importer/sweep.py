@@ -1,4 +1,4 @@
-"""`OpGraph` -> `ir.Graph`s: tries the rules on every operator in order, then keeps what the outputs need.
+"""`OpGraph` -> graphs: tries the rules on every operator in order, then keeps what the outputs need.
 
 Also the verdict on each ONNX node. An operator no rule takes gets an opaque result, so that what follows is judged too.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections import ChainMap
 from dataclasses import dataclass, field
-import heapq
 from enum import Enum
+import heapq
 
-from .. import ir
 from ..errors import HwgenError, ModelError, ShapeError
-from .opgraph import Const, Op, OpGraph, Pool, Trail, View
-from .rules import PARTS, RULES
-from .trial import Bound, Match, Mismatch, Trial, order_of
+from ..graph import Graph, Node
+from ..matching.opgraph import Const, Op, OpGraph, Pool, Trail, View
+from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
+from ..ops.operands import plain
+from ..ops.registry import parts, rules
+from ..ops.residual import sum_of_heads
 
 # What a rule meets on operands of another rank or size than its operator takes; ONNX files are made by anyone.
 UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError)
@@ -45,32 +47,33 @@ class Verdict:
 class Taken:
     """A match and what it used."""
 
-    nodes: tuple[ir.Node, ...]
+    nodes: tuple[Node, ...]
     absorbed: frozenset[str]
     moved: frozenset[Trail | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Lowered:
+class Swept:
     """graphs is empty when a node is unsupported, or with an ``error``. bound: what ONNX values are in them, in the order of the file."""
 
-    graphs: tuple[ir.Graph, ...]
+    graphs: tuple[Graph, ...]
     verdicts: tuple[Verdict, ...]
     error: HwgenError | None = None
     bound: dict[str, Bound] = field(default_factory=dict)
 
 
-def lower(graph: OpGraph, name: str | None, pool: Pool) -> Lowered:
+def sweep(graph: OpGraph, name: str | None, pool: Pool) -> Swept:
     """``name``: of the one graph (a task chosen by an input); None for one graph for each group of outputs."""
-    return _Lowering(graph, pool).run(name)
+    return _Sweep(graph, pool).run(name)
 
 
-class _Lowering:
+class _Sweep:
     def __init__(self, graph: OpGraph, pool: Pool):
         self.graph, self.pool = graph, pool
+        self.rules, self.parts = rules(), parts()
         self.bound = _Bindings({name: Bound(name, shape[1:], None) for name, shape in graph.inputs.items()})
         self.shapes = {name: shape[1:] for name, shape in graph.inputs.items()}     # of ir values
-        self.nodes: dict[str, ir.Node] = {}                                          # ir value -> node, in order
+        self.nodes: dict[str, Node] = {}                                          # ir value -> node, in order
         self.taken: dict[str, Taken] = {}
         self.declined: dict[str, str] = dict(graph.declined)                         # ONNX node -> reason
         self.opaque: set[str] = set()                                                # ONNX nodes given up
@@ -81,7 +84,7 @@ class _Lowering:
         self.error: HwgenError | None = None                                         # an output that cannot be one
         self.lost: dict[str, str] = {}                                               # outputs that are no value of the network -> why
 
-    def run(self, name: str | None) -> Lowered:
+    def run(self, name: str | None) -> Swept:
         self._sweep(range(len(self.ops)))
         while gaps := [op for op in self.ops if self._is_gap(op)]:          # a second time only if a part was explained too early
             for op in gaps:
@@ -92,11 +95,11 @@ class _Lowering:
         outputs = self._outputs()
         verdicts = self._verdicts(outputs)
         if any(verdict.status is Status.UNSUPPORTED for verdict in verdicts):
-            return Lowered((), verdicts)
+            return Swept((), verdicts)
         if self.error is not None:
-            return Lowered((), verdicts, self.error)
+            return Swept((), verdicts, self.error)
         groups = [list(outputs)] if name is not None else self._groups(outputs)
-        return Lowered(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
+        return Swept(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
                        verdicts, bound=self.bound)
 
     # ---------------------------------------------------------------- the sweep
@@ -126,7 +129,7 @@ class _Lowering:
     def _try(self, op: Op) -> None:
         if any(shape is None for shape in op.shapes):
             self.declined[op.name] = self._unknown_shape(op)
-        for rule in RULES.get(op.kind, ()) if op.name not in self.declined else ():
+        for rule in self.rules.get(op.kind, ()) if op.name not in self.declined else ():
             trial = Trial(op, self.graph, self.bound, self.pool)
             try:
                 match = rule(op, trial)
@@ -139,7 +142,7 @@ class _Lowering:
                 self.declined.setdefault(op.name, error.message)
             except UNREADABLE as error:
                 self.declined.setdefault(op.name, f"has operands no rule can read: {error}")
-        if op.name in self.declined or op.kind not in RULES and op.kind not in PARTS:
+        if op.name in self.declined or op.kind not in self.rules and op.kind not in self.parts:
             self._give_up(op)
 
     def _unknown_shape(self, op: Op) -> str:
@@ -216,9 +219,10 @@ class _Lowering:
             blamed = ref.trail.name if ref.trail else producer.name if producer is not None else ref.base
             trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool)
             try:
-                operand = trial.plain(ref)
+                operand = plain(trial, ref)
             except Mismatch as mismatch:
-                self.declined[blamed] = f"is the output {name!r}: it {self._sum_of_heads(ref) or mismatch.reason}"
+                bound = self.bound[ref.base].node if ref.base in self.bound else None
+                self.declined[blamed] = f"is the output {name!r}: it {sum_of_heads(bound, self.nodes) or mismatch.reason}"
                 self.opaque.add(blamed)
                 continue
             if operand is None:
@@ -234,12 +238,6 @@ class _Lowering:
             self.error = ModelError(f"output {names} cannot be given: {'; '.join(dict.fromkeys(self.lost.values()))}",
                                     hint=f"remove {names} from the outputs before export")
         return values
-
-    def _sum_of_heads(self, ref: View) -> str | None:
-        node = self.bound[ref.base].node if ref.base in self.bound else None
-        if isinstance(node, ir.Add) and all(isinstance(self.nodes.get(value), ir.Linear) for value in node.inputs):
-            return f"is a sum of two heads, {node.x!r} and {node.y!r}"
-        return None
 
     def _inside(self, ref: View) -> str:
         """Why an ONNX value is no value of the network: it is inside of what a rule made of several nodes, or a further result of one."""
@@ -267,7 +265,7 @@ class _Lowering:
         trunks: list[set[str]] = []
         groups: list[list[str]] = []
         for name, value in outputs.items():
-            trunk = {v for v in self._cone([value]) if isinstance(self.nodes.get(v), (ir.Attention, ir.MoE, ir.Add))}
+            trunk = {v for v in self._cone([value]) if v in self.nodes and self.nodes[v].TRUNK}
             for place, other in enumerate(trunks):
                 if trunk <= other or other <= trunk:
                     groups[place].append(name)
@@ -278,9 +276,9 @@ class _Lowering:
                 trunks.append(trunk)
         return groups
 
-    def _graph(self, name: str, outputs: dict[str, str]) -> ir.Graph:
+    def _graph(self, name: str, outputs: dict[str, str]) -> Graph:
         cone = self._cone(outputs.values())
-        return ir.Graph(name, {key: shape[1:] for key, shape in self.graph.inputs.items()},
+        return Graph(name, {key: shape[1:] for key, shape in self.graph.inputs.items()},
                         tuple(node for value, node in self.nodes.items() if value in cone), outputs,
                         {key: self.graph.outputs[key].shape for key in outputs})
 
@@ -305,7 +303,7 @@ class _Lowering:
             if node in self.graph.folded:
                 verdict = Verdict(node, kind, Status.FOLDED, reason=self.graph.folded[node])
             elif node in self.opaque:
-                reason = self.declined.get(node) or (f"is only supported as part of {PARTS[kind]}" if kind in PARTS else
+                reason = self.declined.get(node) or (f"is only supported as part of {self.parts[kind]}" if kind in self.parts else
                                                      f"operator {kind} is not supported")
                 verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=reason)
             elif node in explained:

@@ -21,20 +21,21 @@ from ...steps.passes.numbers import number
 from ...steps.passes.roles import copies
 from ...steps.passes.taps import is_tap, taps as tapped
 from ...steps.stages import Constant, Host, Identity, Route, Table
-from ...steps.step import Network, Quantized, Step
+from ...steps.step import Quantized, Step
 from ...steps.tensor import Memory, Tensor
 from ...steps.walk import tensors
 from .encode import Encoder
 from .hazards import slacks
 from .program import BufferInfo, InstrInfo, OutputSlice, Program, shape_of
 
+NOTHING = Ablation()      # to do without
 MAX_TOKENS = 4096         # accumulator rows an instruction can address
 SCORE_WORDS = 4096        # words of a score buffer; longer sequences are worked on in blocks of queries
 PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES)
 
 
 def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
-             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = Ablation(),
+             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = NOTHING,
              taps: bool = False) -> Program:
     """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a
     score buffer, longer sequences are worked on in blocks of queries. Raises CapacityError when the instruction set's limits are exceeded."""

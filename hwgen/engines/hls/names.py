@@ -12,13 +12,13 @@ import string
 
 ESCAPES = {"Z": "ZZ", ".": "Zd", "/": "Zs", ":": "Zc", "-": "Zm"}
 PLAIN = frozenset(string.ascii_letters + string.digits) - {"Z"}
-KEYWORDS = frozenset("""
+KEYWORDS = frozenset(re.findall(r"\w+", """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl concept const constexpr
     const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false float for friend goto if
     inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register
     reinterpret_cast requires return short signed sizeof static static_assert static_cast struct switch template this thread_local throw
     true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
-    linux unix assert errno stdin stdout stderr NULL EOF""".split())
+    linux unix assert errno stdin stdout stderr NULL EOF"""))
 TOKEN = re.compile(r"Zx([0-9a-f]+)Z|Z([Zdscmu])|([^Z])")
 
 

@@ -6,12 +6,13 @@ result, None when the operator is not its business, and a raised `Mismatch` when
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 import math
-from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .. import ir
+from ..graph import Array, Node, Shape
 from .opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 
 TOLERANCE = 1e-5            # relative, for constants that must be a certain number (1/sqrt(2), 0.044715, ...)
@@ -34,10 +35,10 @@ class Bound:
     """
 
     value: str
-    shape: tuple[int, ...]
-    node: ir.Node | None
+    shape: Shape
+    node: Node | None
     factor: float = 1.0
-    order: np.ndarray | None = None
+    order: Array | None = None
     anchor: str = ""
 
 
@@ -49,31 +50,21 @@ class Match:
     rule says so for its operator; that each element of the ONNX result is met once is checked in one place (`order_of`).
     """
 
-    nodes: tuple[ir.Node, ...]
-    positions: np.ndarray
+    nodes: tuple[Node, ...]
+    positions: Array
     factor: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """A whole ir value, or one token of it, as a rule reads it. The ONNX operand is ``factor`` times ``value``."""
-
-    value: str
-    shape: tuple[int, ...]
-    factor: float
-    node: ir.Node | None
 
 
 def close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=TOLERANCE)
 
 
-def in_order(*shape: int) -> np.ndarray:
+def in_order(*shape: int) -> Array:
     """Positions of an ir result of this shape that stands in the ONNX result element by element."""
     return np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
 
 
-def inverse(positions: np.ndarray) -> np.ndarray | None:
+def inverse(positions: Array) -> Array | None:
     """The permutation that undoes ``positions``, flat; None when they are not each of 0 .. size - 1 once."""
     flat = positions.ravel()
     if flat.size and not (0 <= flat.min() and flat.max() < flat.size):
@@ -83,9 +74,9 @@ def inverse(positions: np.ndarray) -> np.ndarray | None:
     return None if (order < 0).any() else order
 
 
-def order_of(op: Op, match: Match, shape: tuple[int, ...]) -> np.ndarray | None:
+def order_of(op: Op, match: Match, shape: Shape) -> Array | None:
     """`Bound.order` of a match whose ir result has the shape ``shape``; raises Mismatch unless it holds each element of the ONNX result once."""
-    onnx = op.shapes[0]
+    onnx = op.shape(0)
     if match.positions.shape == tuple(shape) and match.positions.size == math.prod(onnx) and is_whole(match.positions):
         return None
     order = inverse(match.positions) if match.positions.shape == tuple(shape) and match.positions.size == math.prod(onnx) else None
@@ -97,12 +88,12 @@ def order_of(op: Op, match: Match, shape: tuple[int, ...]) -> np.ndarray | None:
 class Trial:
     """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` ONNX nodes, ``moved`` chains of them."""
 
-    def __init__(self, op: Op, graph: OpGraph, bound: dict[str, Bound], pool: Pool):
+    def __init__(self, op: Op, graph: OpGraph, bound: MutableMapping[str, Bound], pool: Pool):
         self.op, self.graph, self.bound, self.pool = op, graph, bound, pool
-        self.nodes: list[ir.Node] = []
+        self.nodes: list[Node] = []
         self.absorbed: list[str] = []
         self.moved: list[Trail | None] = []
-        self.assumed: dict[str, tuple[int, ...]] = {}       # ir values that stand for results of unsupported operators
+        self.assumed: dict[str, Shape] = {}       # ir values that stand for results of unsupported operators
 
     # ---------------------------------------------------------------- reading the ONNX graph
 
@@ -132,13 +123,13 @@ class Trial:
             name += "'"
         return name
 
-    def array(self, array: np.ndarray) -> np.ndarray:
+    def array(self, array: Array) -> Array:
         """A float32 array for an ir node, shared with every equal one."""
         return self.pool.array(np.asarray(array, np.float32))
 
     # ---------------------------------------------------------------- reading ir values
 
-    def where(self, ref: Ref | None) -> tuple[Bound, np.ndarray] | None:
+    def where(self, ref: Ref | None) -> tuple[Bound, Array] | None:
         """(what the operand's base is in the ir, flat positions in that ir value of the operand's shape); None if not bound."""
         if not isinstance(ref, View) or ref.base not in self.bound:
             return None
@@ -147,70 +138,20 @@ class Trial:
         positions = ref.positions()
         return bound, positions if bound.order is None else bound.order[positions]
 
-    def operand(self, ref: Ref | None) -> Operand | None:
-        """A whole ir value in its own order, or one token of a sequence (makes the Select); None if the value is not bound.
-
-        Raises Mismatch for any other part or order.
-        """
-        found = self.where(ref)
-        if found is None:
-            return None
-        bound, positions = found
-        factor = bound.factor * ref.scale
-        if bound.node is None and bound.anchor:                 # an unsupported operator: its layout is anyone's guess
-            shape = ref.shape[1:] if ref.shape[0] == 1 and len(ref.shape) > 1 else ref.shape
-            value = f"{bound.value} {list(shape)}"
-            self.assumed[value] = shape
-            return Operand(value, shape, 1.0, None)
-        channels = bound.shape[-1]
-        if not positions.size:
-            raise Mismatch(f"reads nothing of {bound.value!r}: its operand has the shape {list(ref.shape)}", self.op.name)
-        if is_whole(positions) and positions.size == math.prod(bound.shape):
-            if positions.shape[-1] != channels:
-                raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} reshaped to {list(ref.shape)}, which mixes tokens and "
-                               "channels", self.op.name)
-            return Operand(bound.value, bound.shape, factor, bound.node)
-        first = int(positions.flat[0])
-        if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
-            node = ir.Select(ref.trail.name if ref.trail else self.op.name, self.fresh(f"{bound.value}.token{first // channels}"), bound.value,
-                             first // channels)
-            self.nodes.append(node)
-            return Operand(node.output, (channels,), factor, node)
-        via = f" (through {ref.trail})" if ref.trail else ""
-        raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "
-                       "supported are the whole sequence, one token, and the heads of an attention", self.op.name)
-
-    def plain(self, ref: Ref | None) -> Operand | None:
-        """Like `operand`, with factor 1: a factor behind a Linear goes into its weights, any other is a Mismatch."""
-        operand = self.operand(ref)
-        if operand is None or close(operand.factor, 1.0):
-            return operand
-        if not isinstance(operand.node, ir.Linear):
-            raise Mismatch(f"reads {operand.value!r} times {operand.factor:.6g}; only behind a Linear can a factor be absorbed",
-                           self.op.name)
-        node = self.scaled(operand.node, self.fresh(f"{operand.value} * {operand.factor!r}"), np.float32(operand.factor))
-        self.absorbed.append(self.bound[ref.base].anchor)
-        self.nodes.append(node)
-        return Operand(node.output, operand.shape, 1.0, node)
-
-    def scaled(self, node: ir.Linear, output: str, factor: np.ndarray) -> ir.Linear:
-        """The Linear with ``factor`` (a number, or one a channel) on its result."""
-        return replace(node, output=output, weight=self.array(node.weight * factor), bias=self.array(node.bias * factor))
-
-    def per_channel(self, const: Ref | None, view: Ref | None) -> np.ndarray | None:
+    def per_channel(self, const: Ref | None, view: Ref | None) -> Array | None:
         """What a constant that broadcasts to the view holds for each channel of the ir value the view is all of, [C]; None when it
         differs between tokens."""
         if not isinstance(const, Const) or not isinstance(view, View) or np.broadcast_shapes(const.shape, view.shape) != view.shape:
             return None
         found = self.where(view)
         order = None if found is None else inverse(found[1])
-        if order is None or order.size != math.prod(found[0].shape):
+        if found is None or order is None or order.size != math.prod(found[0].shape):
             return None
         rows = np.broadcast_to(const.array, view.shape).ravel()[order].reshape(-1, found[0].shape[-1])
         return rows[0] if (rows == rows[0]).all() else None
 
 
-def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+def without_leading_ones(shape: Shape) -> Shape:
     """``(1, 1, 5, 1)`` -> ``(5, 1)``"""
     sizes = list(shape)
     while sizes and sizes[0] == 1:
@@ -218,9 +159,25 @@ def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def is_whole(positions: np.ndarray) -> bool:
+def is_whole(positions: Array) -> bool:
     """0, 1, 2, ... in this order."""
     return np.array_equal(positions.ravel(), np.arange(positions.size))
+
+
+def reduced_axes(op: Op) -> list[int]:
+    """Axes a Reduce operator works on, not negative, sorted; attribute or constant operand; all when none are given."""
+    rank, constant = len(op.ref(0).shape), op.constant(1)
+    given = op.integers("axes") if constant is None else constant.ravel().tolist()
+    if not given:
+        given = [] if op.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
+    return sorted(axis % rank for axis in given)
+
+
+def row(op: Op, what: str, array: Array, n: int) -> Array:
+    """A constant that broadcasts along the tokens, as [n]; Mismatch for one that differs between them."""
+    if array.size != 1 and (array.shape[-1] != n or array.size != n):
+        raise Mismatch(f"has a {what} of shape {list(array.shape)}, not [{n}]", op.name)
+    return np.broadcast_to(array.ravel(), (n,))
 
 
 def split_operands(op: Op) -> tuple[View, Const] | None:
@@ -229,3 +186,6 @@ def split_operands(op: Op) -> tuple[View, Const] | None:
         if isinstance(view, View) and isinstance(const, Const):
             return view, const
     return None
+
+
+Rule = Callable[[Op, Trial], Match | None]
