@@ -19,11 +19,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.steps import golden
-from hwgen.steps.step import Quantized
-
 import hls_networks
 from hwgen.functions import Act
+from hwgen.steps import golden
+from hwgen.steps.step import Quantized
 import native_builds
 import qgraphs
 

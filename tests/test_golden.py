@@ -12,20 +12,36 @@ from hwgen.errors import InputError
 from hwgen.steps import golden, host
 from hwgen.steps.format import ACCUMULATOR, INT8, LOGIT, PRE_ACTIVATION, SHARE, WIDE
 from hwgen.steps.param import Columns, Factor, Param
-from hwgen.steps.stages import (Add, Constant, Exp2, Gather, Host, Identity, Keys, Mean, Normalize, Plain, Requant, Route, RowFactor, Score,
-                                Stationary, Table)
+from hwgen.steps.stages import (
+    Add,
+    Constant,
+    Exp2,
+    Gather,
+    Host,
+    Identity,
+    Keys,
+    Mean,
+    Normalize,
+    Plain,
+    Requant,
+    Route,
+    RowFactor,
+    Score,
+    Stationary,
+    Table,
+)
 from hwgen.steps.step import Expert, Keep, Network, Output, Step
 from hwgen.steps.tensor import Memory, Tensor
 from hwgen.steps.verify import verify
 from qgraphs import random_images, random_model, random_qgraph
 
 CASES = {
-    "dense": dict(blocks="d"),
-    "moe": dict(blocks="m", experts=5, top_k=3, renormalize=False),
-    "moe_renormalized": dict(blocks="m"),
-    "silu_no_class_token": dict(blocks="dm", class_token=False, pool="mean", act=ir.Act.SILU, tokens=6),
-    "mean_without_class_token": dict(blocks="d", pool="mean"),
-    "relu": dict(blocks="d", act=ir.Act.RELU, channels=3, heads=4),
+    "dense": {"blocks": "d"},
+    "moe": {"blocks": "m", "experts": 5, "top_k": 3, "renormalize": False},
+    "moe_renormalized": {"blocks": "m"},
+    "silu_no_class_token": {"blocks": "dm", "class_token": False, "pool": "mean", "act": ir.Act.SILU, "tokens": 6},
+    "mean_without_class_token": {"blocks": "d", "pool": "mean"},
+    "relu": {"blocks": "d", "act": ir.Act.RELU, "channels": 3, "heads": 4},
 }
 UNIT = 0.5 + 127 * 2.0 ** -13       # half an output step, and the multiplier's 14 to 16 bits
 

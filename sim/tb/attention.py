@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
+import numpy as np
+
+from hwgen import numerics
+from hwgen.engine import OUT_WORDS, EngineConfig
+from hwgen.isa import Dst, Instr, Op, Src, Stat, words
 from hwgen.steps.format import INT8, SCORE
 from hwgen.steps.golden import trace
 from hwgen.steps.param import Factor
 from hwgen.steps.stages import Exp2, Host, Identity, Keys, Plain, Requant, Restore, RowFactor, Values
 from hwgen.steps.step import Keep, Network, Step
 from hwgen.steps.tensor import Memory, Span, Tensor
-import numpy as np
-
-from hwgen import numerics
-from hwgen.engine import OUT_WORDS, EngineConfig
-from hwgen.isa import Dst, Instr, Op, Src, Stat, words
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure, StreamChecker
 from hwgen_sim.endpoints import sample, start
