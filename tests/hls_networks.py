@@ -29,7 +29,7 @@ TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights")       # of hwgen::Step
 LANES, QUERIES = 16, 4
-LIMITS = dict(max_tokens=64, head_words=5, max_experts=16, max_top_k=4, act_words=4096, residual_words=512, logit_words=64)
+LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64}
 
 
 def write_project(folder: Path, act: Act, kernels: Path | None = None) -> Path:
@@ -41,7 +41,7 @@ def write_project(folder: Path, act: Act, kernels: Path | None = None) -> Path:
             (folder / name).symlink_to(kernels / name)
     for path in (kernels / "tests" / "any").iterdir():
         (folder / path.name).write_text(path.read_text())
-    sizes = dict(weight_words=1, input_words=1, output_words=1)
+    sizes = {"weight_words": 1, "input_words": 1, "output_words": 1}
     (folder / "hwgen_top.cpp").write_text(render("hls/hwgen_top.cpp.j2", name="any", version="test", plan=sizes, fifo_words=64, burst=16))
     (folder / "hwgen_top.hpp").write_text(render("hls/hwgen_top.hpp.j2", name="any", version="test"))
     (folder / "hwgen_tables.hpp").write_text(tables(act.value))
@@ -72,13 +72,13 @@ def table(made: Plan, num_tasks: int) -> bytes:
 
 
 def _fields(step: Call) -> list[int]:
-    found = dict(kind=KINDS.index(step.kind), task=step.task, target=TARGETS.index(step.target), weights=step.weights)
+    found = {"kind": KINDS.index(step.kind), "task": step.task, "target": TARGETS.index(step.target), "weights": step.weights}
     found |= {role: value.address for role, value in step.operands.items()}
     for role in ("dst", "src"):
         if role in step.operands:
-            found |= dict(tokens=step.operands[role].tokens, in_channels=step.operands[role].channels)
+            found |= {"tokens": step.operands[role].tokens, "in_channels": step.operands[role].channels}
     if isinstance(step, Product):
-        found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.channels)
+        found |= {"rows": step.src.tokens, "dst_tokens": step.src.tokens, "out_channels": step.channels}
     match step:
         case ResidualInit():
             found |= dict(zip(("tokens", "out_channels"), step.size, strict=True))
@@ -88,14 +88,14 @@ def _fields(step: Call) -> list[int]:
         case LinearActivated():
             found |= _factor("out", part(step.steps[0], Table).factor)
         case LinearResidual():
-            found |= dict(first_token=step.rows.tokens.start, dst_tokens=step.rows.tensor.tokens)
+            found |= {"first_token": step.rows.tokens.start, "dst_tokens": step.rows.tensor.tokens}
         case Head():
-            found |= dict(first_token=step.rows.tokens.start, rows=step.rows.tokens.count, dst_tokens=1, dst=step.place)
+            found |= {"first_token": step.rows.tokens.start, "rows": step.rows.tokens.count, "dst_tokens": 1, "dst": step.place}
         case Attention():
             found |= dict(count=step.heads, size=step.src.channels // step.heads, **_factor("first", part(step.steps[0], Requant).factor),
                           **_factor("out", part(step.steps[1], RowFactor).factor))
         case Router():
-            found |= dict(count=step.channels, size=step.route.top_k, renormalize=int(step.route.renormalize))
+            found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
         case Experts():
             found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.dst.channels, count=step.count,
                           size=step.dst.channels, **_factor("out", step.table.factor))

@@ -1,4 +1,4 @@
-"""Random networks for tests: a float `ir.Model` with seeded weights, and the `steps.Quantized` made of it. No ONNX, no files.
+"""Random networks for tests: a float `ir.Model` with seeded weights, and the `Quantized` made of it. No ONNX, no files.
 
 Weights are drawn so that activations keep a magnitude near 1 through the layers: integer values are spread over their
 range, neither saturated nor zero.

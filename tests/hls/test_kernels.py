@@ -17,8 +17,7 @@ from hwgen.paths import data_dir
 from hwgen.steps import golden
 from hwgen.steps.format import INT8, SCORE, WIDE
 from hwgen.steps.param import Columns, Factor, Param
-from hwgen.steps.stages import (Constant, Exp2, Host, Identity, Keys, Normalize, Plain, Requant, Restore, RowFactor, Stationary,
-                                Values)
+from hwgen.steps.stages import Constant, Exp2, Host, Identity, Keys, Normalize, Plain, Requant, Restore, RowFactor, Stationary, Values
 from hwgen.steps.step import Network, Step
 from hwgen.steps.tensor import Memory, Span, Tensor
 from hwgen.tools import cxx

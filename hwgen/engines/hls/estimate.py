@@ -109,7 +109,7 @@ def report(plan: Plan, board: Board) -> dict[str, Any]:
 
     def through(ports: int) -> dict[str, Any]:
         cycles = frame_cycles(plan, board.bytes_per_cycle(ports=ports), LATENCY)
-        return dict(cycles_per_image=cycles, latency_ms=cycles / board.clock_mhz / 1000, memory=conditions(board, ports))
+        return {"cycles_per_image": cycles, "latency_ms": cycles / board.clock_mhz / 1000, "memory": conditions(board, ports)}
     return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries,
                 macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs, **through(1),
                 all_ports=dict(built="built" if ports == 1 else "not built", **through(ports)), weight_bytes=len(plan.image),

@@ -40,9 +40,9 @@ def files(plan: Plan, model: Quantized, name: str, board: Board, images: np.ndar
                                       for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}
     tasks = list(range(len(model.tasks)))
     part = STAND_IN if board.family is Family.SIM else board.part
-    common = dict(name=name, version=__version__, plan=plan, num_tasks=len(tasks), target=board.name, part=part,
-                  clock_mhz=f"{board.clock_mhz:g}", period_ns=f"{1000 / board.clock_mhz:.3f}",
-                  frames=len(images) * len(tasks), tasks=",".join(map(str, tasks)))
+    common = {"name": name, "version": __version__, "plan": plan, "num_tasks": len(tasks), "target": board.name, "part": part,
+              "clock_mhz": f"{board.clock_mhz:g}", "period_ns": f"{1000 / board.clock_mhz:.3f}",
+              "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
     return result | {
         "hls/hwgen_config.hpp": render("hls/hwgen_config.hpp.j2", **common),
         "hls/hwgen_tables.hpp": tables(plan.act),
@@ -86,11 +86,11 @@ def tables(act: str) -> str:
              ("RECIP", "2**31 / m for the 16-bit mantissas m with these leading bits", numerics.RECIP),
              ("RSQRT", "2**23 / sqrt(m), m as 8 leading bits", numerics.RSQRT))
     return render("hls/hwgen_tables.hpp.j2", version=__version__,
-                  tables=[dict(name=n, comment=c, entries=values.tolist()) for n, c, values in named])
+                  tables=[{"name": n, "comment": c, "entries": values.tolist()} for n, c, values in named])
 
 
 def _value(value: Value) -> dict[str, object]:
-    return dict(identifier=identifier(value.name), address=value.address, tokens=value.tokens, channels=value.channels)
+    return {"identifier": identifier(value.name), "address": value.address, "tokens": value.tokens, "channels": value.channels}
 
 
 def _row(step: Call) -> dict[str, str]:
@@ -100,4 +100,4 @@ def _row(step: Call) -> dict[str, str]:
     whole = re.sub(r"\{[^{}]*\}", lambda braces: braces[0].replace(" ", "\0"), call)      # not to be broken
     lines = textwrap.wrap(whole, COLUMNS - 1, initial_indent=" " * 4, subsequent_indent=" " * (5 + call.index("(")),
                           break_long_words=False, break_on_hyphens=False)
-    return dict(call="\n".join(lines).replace("\0", " "), comment=step.comment)
+    return {"call": "\n".join(lines).replace("\0", " "), "comment": step.comment}
