@@ -23,8 +23,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
+from hwgen.engines.rtl import Ablation, schedule
 from hwgen.quantizer import quantize
-from hwgen.schedule import Ablation, schedule
 from hwgen.simulate import MemoryModel
 from native_builds import Engine, differences
 from qgraphs import random_images, random_model

@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))      # works in a checkout without installing
 
 from hwgen import numerics, quantizer
-from hwgen.golden import float_model, integer_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
@@ -57,7 +57,7 @@ def accuracies(path: Path = EXAMPLE / "model.onnx") -> list[Accuracy]:
     def percent(logits, task):
         return 100 * float((logits.reshape(len(logits), -1).argmax(1) == test[task]).mean())
 
-    float_percent = {task: percent(float_model.run(graph, {"x": test["x"]})[task], task)
+    float_percent = {task: percent(evaluate.run(graph, {"x": test["x"]})[task], task)
                      for task, graph in zip(TASKS, model.tasks, strict=True)}
     result = []
     for method in quantizer.METHODS:

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
 from hwgen import simulate
-from hwgen.program import Op
-from hwgen.schedule import Program, schedule
+from hwgen.engines.rtl import Program, schedule
+from hwgen.isa import Op
 from hwgen.simulate import MemoryModel, Run
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from hwgen.errors import HwgenError
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 
 ERROR = 1e-3                       # of the largest value
@@ -57,7 +57,7 @@ def judge(path: Path, given: dict[str, np.ndarray] | None, wanted: list) -> tupl
             return "read", ""
         found = {}
         for graph in model.tasks:
-            found |= float_model.run(graph, given)
+            found |= evaluate.run(graph, given)
         wrong = [f"{name} {np.abs(a.reshape(-1) - b.reshape(-1)).max()}" for (name, a), b in zip(found.items(), wanted, strict=False)
                  if np.abs(a.reshape(-1) - b.reshape(-1)).max() > ERROR * np.abs(b).max()]
         return ("another value", ", ".join(wrong)) if wrong or len(found) != len(wanted) else ("read and equal", "")

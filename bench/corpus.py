@@ -25,7 +25,7 @@ import onnxruntime
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim")]
 
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 
 IMAGES = 8
@@ -65,7 +65,7 @@ def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dic
         task = {} if origin.task is None else {origin.task["name"]: np.full(origin.task["shape"], origin.task["value"], origin.task["dtype"])}
         runs = [dict(zip(names, session.run(None, {**{k: v[i:i + 1] for k, v in images.items()}, **task}), strict=True))
                 for i in range(IMAGES)]
-        for name, found in float_model.run(graph, images).items():
+        for name, found in evaluate.run(graph, images).items():
             a = np.stack([run[name].ravel() for run in runs]).astype(np.float64)
             b = found.reshape(a.shape).astype(np.float64)
             norm = np.sqrt((a * a).sum() * (b * b).sum())

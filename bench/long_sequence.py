@@ -19,9 +19,9 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.program import Stat
+from hwgen.engines.rtl import schedule
+from hwgen.isa import Stat
 from hwgen.quantizer import quantize
-from hwgen.schedule import schedule
 from hwgen.simulate import MemoryModel
 from native_builds import Engine, differences
 from qgraphs import random_images, random_model

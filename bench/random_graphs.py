@@ -19,10 +19,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-import hls_networks
-from hwgen.golden import integer_model
-from hwgen.ir import Act
 from hwgen.qir import QModel
+
+import hls_networks
+from hwgen.functions import Act
 import native_builds
 import qgraphs
 

@@ -22,11 +22,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen import ir
-from hwgen.golden import integer_model
 from hwgen.qir import QMoE
+
+from hwgen import ops
+from hwgen.engines.rtl import schedule
+from hwgen.graph import Model
 from hwgen.quantizer import quantize
-from hwgen.schedule import schedule
 from hwgen.simulate import MemoryModel
 from native_builds import Engine, differences
 from qgraphs import random_images, random_model
@@ -41,11 +42,11 @@ BIAS = {                     # added to the gate's logits
 MEMORY = MemoryModel(100, 48.0)
 
 
-def biased(model: ir.Model, bias: np.ndarray) -> ir.Model:
+def biased(model: Model, bias: np.ndarray) -> Model:
     """The network with ``bias`` added to every gate."""
-    graphs = [replace(graph, nodes=tuple(replace(n, gate_bias=(n.gate_bias + bias).astype(np.float32)) if isinstance(n, ir.MoE) else n
+    graphs = [replace(graph, nodes=tuple(replace(n, gate_bias=(n.gate_bias + bias).astype(np.float32)) if isinstance(n, ops.MoE) else n
                                          for n in graph.nodes)) for graph in model.tasks]
-    return ir.Model(tuple(graphs)).verify()
+    return Model(tuple(graphs)).verify()
 
 
 def main() -> int:

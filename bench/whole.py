@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl
 from hwgen import api, resources, simulate, sizing
 from hwgen.board import Board, load_board
 from hwgen.golden import integer_model
-from hwgen.program import Dst, Op, Src
+from hwgen.isa import Dst, Op, Src
 from hwgen.tools.cache import wanted
 from networks import generate
 

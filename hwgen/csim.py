@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .backends import hls
-from .backends.hls_plan import ALL_TASKS, Plan, Step, plan as make_plan
 from .build import Build
+from .engines import hls
+from .engines.hls.plan import ALL_TASKS, Plan, plan as make_plan
+from .engines.hls.products import Head
 from .errors import InputError
 from .output import work_folder
-from .qir import QHead
 from .tools import cache, cxx, native
 
 FLAGS = ("-std=c++14", "-O2")
@@ -97,7 +97,7 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
         frames.tofile(work / "input.bin")
         (work / "weights.bin").write_bytes(weights)
         options: dict[str, object] = {"weights": work / "weights.bin", "input": work / "input.bin", "output": work / "output.bin",
-                                      "frames": len(tasks), "tasks": ",".join(map(str, tasks))}
+                                          "frames": len(tasks), "tasks": ",".join(map(str, tasks))}
         if trace:
             options["trace"] = work / "trace.bin"
         result = native.run(executable, options, on_frame)
@@ -105,9 +105,9 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
         outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]}
                    for row, task in zip(words, tasks, strict=True)]
         traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
-    for values, row, task in zip(traces, words, tasks, strict=trace):
-        values |= {step.names[task]: row[step.place:step.place + step.out_channels].astype(np.int64) for step in plan.steps
-                   if isinstance(step.node, QHead) and step.task in (ALL_TASKS, task)}
+    for values, row, task in zip(traces, words, tasks, strict=False):
+        values |= {step.names[task]: row[step.place:step.place + step.channels].astype(np.int64) for step in plan.steps
+                   if isinstance(step, Head) and step.task in (ALL_TASKS, task)}
     return CsimRun(outputs, traces, result["seconds"])
 
 
@@ -121,24 +121,10 @@ def read_trace(data: bytes, plan: Plan, tasks: list[int]) -> list[dict[str, np.n
             frames.append({})
         last = index
         step = plan.steps[index]
-        kind, tokens, channels = _traced(step)
+        kind, tokens, channels = step.traced()
         name = step.names[tasks[len(frames) - 1]] + (".logits" if step.kind == "ROUTE" else "")
         held = -(-channels // plan.lanes) * tokens * plan.lanes
         words = np.frombuffer(data, kind, held, place + 8).reshape(-1, tokens, plan.lanes)
         frames[-1][name] = words.transpose(1, 0, 2).reshape(tokens, -1)[:, :channels].astype(np.int64)
         place += 8 + count
     return frames
-
-
-def _traced(step: Step) -> tuple[str, int, int]:
-    """(element type, tokens, channels) of what a step leaves in the trace."""
-    match step.kind, step.target:
-        case ("RESIDUAL_INIT", _):
-            return "<i2", *step.node.table.shape
-        case ("ROUTE", _):
-            return "<i2", step.src.tokens, step.out_channels
-        case ("EXPERTS", _):
-            return "<i2", step.src.tokens, step.node.second[0].weight.shape[1]
-        case ("LINEAR", "RESIDUAL"):
-            return "<i2", step.dst_tokens, step.out_channels
-    return "i1", step.dst.tokens, step.dst.channels

@@ -11,18 +11,18 @@ import numpy as np
 
 from . import quantizer
 from .arrays import read_npz
-from .backends import hls_estimate
-from .backends.hls_plan import Plan
 from .board import Board, load_board
+from .engines import hls
+from .engines.rtl import Program
 from .errors import CalibrationError, HwgenError, InputError, ModelError
-from .golden import float_model, integer_model
+from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
-from .qir import QModel
 from .quantizer import calibration
 from .quantizer.structure import SUPPORTED, find_residual
-from .schedule import Program
 from .sizing import choose
+from .steps import golden, host
+from .steps.step import Quantized
 
 BACKENDS = ("rtl", "hls", "both")
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
@@ -68,12 +68,12 @@ class Planned:
     imported: Imported
     onnx: Judgement
     images: dict[str, np.ndarray]
-    quantized: QModel
+    quantized: Quantized
     findings: quantizer.Findings
     output_error: dict[str, float]
     board: Board
     program: Program
-    plan: Plan | None
+    plan: hls.Plan | None
 
     @property
     def warnings(self) -> list[str]:
@@ -106,16 +106,16 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     program = choose(quantized, board, options.array, options.batch)
     program.binary()                                # every field of every instruction fits, or this is a refusal too
     return Planned(imported, judgement, images, quantized, findings, errors, board, program,
-                   None if options.backend == "rtl" else hls_estimate.choose(quantized, board))
+                   None if options.backend == "rtl" else hls.plan(quantized, board))
 
 
-def _output_error(imported: Imported, quantized: QModel, images: dict[str, np.ndarray]) -> dict[str, float]:
+def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:
     """See `Planned`."""
     some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
     errors: dict[str, float] = {}
     for graph, integers in zip(imported.model.tasks, quantized.tasks, strict=True):
-        found = integer_model.dequantize(integers, integer_model.run(integers, next(iter(some.values()))))
-        for name, value in float_model.run(graph, some).items():
+        found = host.dequantize(integers, golden.run(integers, next(iter(some.values()))))
+        for name, value in evaluate.run(graph, some).items():
             error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
             errors[name] = max(error, errors.get(name, 0.0))
     return errors

@@ -25,7 +25,7 @@ from math import ceil
 from .board import Board, Family
 from .engine import EngineConfig
 from .errors import CapacityError
-from .program import WORD_BITS
+from .isa import WORD_BITS
 
 OUT_WORDS = 16           # queue of the output writer
 LUT4_PER_LUT6 = 1.8

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .schedule import Program
+from .engines.rtl import Program
 
 FEED, STALLS = 1, 2
 CAUSES = ("wait_hazard", "wait_tile", "wait_output")

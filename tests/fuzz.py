@@ -24,6 +24,8 @@ import sys
 import tempfile
 import traceback
 
+from hwgen.graph import evaluate
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
@@ -146,7 +148,6 @@ def compare(path: Path, model) -> tuple[str, str]:
     import numpy as np
     import onnxruntime
 
-    from hwgen.golden import float_model
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads, options.inter_op_num_threads = 4, 1, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL     # some fusions refuse correct files
@@ -169,7 +170,7 @@ def compare(path: Path, model) -> tuple[str, str]:
             except Exception as error:
                 return NO_JUDGE, str(error)
             with np.errstate(all="ignore"):
-                found = float_model.run(graph, given)
+                found = evaluate.run(graph, given)
             for name in found:
                 a, b = found[name].astype(np.float64), wanted[name].astype(np.float64)
                 if not np.isfinite(b).all() or np.abs(b).max() > 1e30:

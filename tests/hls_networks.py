@@ -8,17 +8,28 @@ from pathlib import Path
 import numpy as np
 
 from hwgen import csim
-from hwgen.backends import hls
-from hwgen.backends.hls_plan import KINDS, TARGETS, Plan, Step, plan
-from hwgen.golden import integer_model
-from hwgen.ir import Act
+from hwgen.engines.hls import frames
+from hwgen.engines.hls.attention import Attention
+from hwgen.engines.hls.call import Call, part
+from hwgen.engines.hls.experts import Experts, Router
+from hwgen.engines.hls.plan import Plan, plan
+from hwgen.engines.hls.products import Head, LinearActivated, LinearResidual, Product
+from hwgen.engines.hls.project import tables
+from hwgen.engines.hls.start import LayerNorm, ResidualInit
+from hwgen.functions import Act
 from hwgen.paths import data_dir
-from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QNorm, QResidualInit
 from hwgen.render import render
+from hwgen.steps import golden
+from hwgen.steps.stages import Normalize, Requant, RowFactor, Table
+from hwgen.steps.step import Quantized
 from hwgen.tools import cxx
 
+KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS")
+TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
+FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
+          "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights")       # of hwgen::Step
 LANES, QUERIES = 16, 4
-LIMITS = dict(max_tokens=64, head_words=5, max_experts=16, max_top_k=4, act_words=4096, residual_words=512, logit_words=64)
+LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64}
 
 
 def write_project(folder: Path, act: Act, kernels: Path | None = None) -> Path:
@@ -30,10 +41,10 @@ def write_project(folder: Path, act: Act, kernels: Path | None = None) -> Path:
             (folder / name).symlink_to(kernels / name)
     for path in (kernels / "tests" / "any").iterdir():
         (folder / path.name).write_text(path.read_text())
-    sizes = dict(weight_words=1, input_words=1, output_words=1)
+    sizes = {"weight_words": 1, "input_words": 1, "output_words": 1}
     (folder / "hwgen_top.cpp").write_text(render("hls/hwgen_top.cpp.j2", name="any", version="test", plan=sizes, fifo_words=64, burst=16))
     (folder / "hwgen_top.hpp").write_text(render("hls/hwgen_top.hpp.j2", name="any", version="test"))
-    (folder / "hwgen_tables.hpp").write_text(hls.tables(act))
+    (folder / "hwgen_tables.hpp").write_text(tables(act.value))
     (folder / "main.cpp").write_text((data_dir("templates") / "hls" / "csim.cpp").read_text())
     return folder
 
@@ -45,7 +56,7 @@ def build(folder: Path, act: Act, extra=("-Werror",), kernels: Path | None = Non
                        csim.compiler_flags(project, list(extra)))
 
 
-def make_plan(model: QModel) -> Plan:
+def make_plan(model: Quantized) -> Plan:
     """The plan for this engine; raises ValueError when the network is too large for it."""
     result = plan(model, LANES, QUERIES)
     large = {name: getattr(result, name) for name, limit in LIMITS.items() if getattr(result, name) > limit}
@@ -60,33 +71,42 @@ def table(made: Plan, num_tasks: int) -> bytes:
     return np.array([*sizes, *(word for step in made.steps for word in _fields(step))], "<i8").tobytes()
 
 
-def _fields(step: Step) -> list[int]:
-    node, zero = step.node, (0, 0)
-    src, dst, keys, values = (getattr(step, name) for name in ("src", "dst", "keys", "values"))
-    tokens, in_channels = (src.tokens, src.channels) if src else (dst.tokens, dst.channels) if dst else node.table.shape
-    count, size, first, out, eps, renormalize = 0, 0, zero, zero, 0, 0
-    out_channels = step.out_channels
-    dst_address = step.place if isinstance(node, QHead) else dst.address if dst else 0
-    match node:
-        case QNorm():
-            first, out, eps = (node.inv_mult, node.inv_shift), (node.mult, node.shift), node.eps
-        case QResidualInit():
-            in_channels, out_channels = 0, node.table.shape[1]
-        case QAttention():
-            count, size = node.num_heads, src.channels // node.num_heads
-            first, out = (node.score_mult, node.score_shift), (node.out_mult, node.out_shift)
-        case QLinear() if node.act:
-            out = (node.act.mult, node.act.shift)
-        case QMoE() if step.kind == "ROUTE":
-            count, size, renormalize = step.out_channels, node.top_k, int(node.renormalize)
-        case QMoE():
-            count, size, out = len(node.first), dst.channels, (node.act.mult, node.act.shift)
-    return [KINDS.index(step.kind), step.task, TARGETS.index(step.target), renormalize, tokens, step.dst_tokens, step.first_token, step.rows,
-            in_channels, out_channels, count, size, src.address if src else 0, keys.address if keys else 0, values.address if values else 0,
-            dst_address, *first, *out, eps, step.weights]
+def _fields(step: Call) -> list[int]:
+    found = {"kind": KINDS.index(step.kind), "task": step.task, "target": TARGETS.index(step.target), "weights": step.weights}
+    found |= {role: value.address for role, value in step.operands.items()}
+    for role in ("dst", "src"):
+        if role in step.operands:
+            found |= {"tokens": step.operands[role].tokens, "in_channels": step.operands[role].channels}
+    if isinstance(step, Product):
+        found |= {"rows": step.src.tokens, "dst_tokens": step.src.tokens, "out_channels": step.channels}
+    match step:
+        case ResidualInit():
+            found |= dict(zip(("tokens", "out_channels"), step.size, strict=True))
+        case LayerNorm():
+            feed = part(step.steps[0], Normalize)
+            found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
+        case LinearActivated():
+            found |= _factor("out", part(step.steps[0], Table).factor)
+        case LinearResidual():
+            found |= {"first_token": step.rows.tokens.start, "dst_tokens": step.rows.tensor.tokens}
+        case Head():
+            found |= {"first_token": step.rows.tokens.start, "rows": step.rows.tokens.count, "dst_tokens": 1, "dst": step.place}
+        case Attention():
+            found |= dict(count=step.heads, size=step.src.channels // step.heads, **_factor("first", part(step.steps[0], Requant).factor),
+                          **_factor("out", part(step.steps[1], RowFactor).factor))
+        case Router():
+            found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
+        case Experts():
+            found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.dst.channels, count=step.count,
+                          size=step.dst.channels, **_factor("out", step.table.factor))
+    return [found.pop(field, 0) for field in FIELDS] + list(found.values())            # nothing is left over
 
 
-def run(executable: Path, folder: Path, model: QModel, images: np.ndarray) -> tuple[csim.CsimRun, list[int]]:
+def _factor(name: str, factor) -> dict[str, int]:
+    return {f"{name}.mult": factor.mult, f"{name}.shift": factor.shift}
+
+
+def run(executable: Path, folder: Path, model: Quantized, images: np.ndarray) -> tuple[csim.CsimRun, list[int]]:
     """All tasks of every image through the network's C simulation, traced: (run, task of each frame)."""
     made = make_plan(model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,16 +114,16 @@ def run(executable: Path, folder: Path, model: QModel, images: np.ndarray) -> tu
     (folder / "weights.bin").write_bytes(made.weight_file())
     tasks = list(range(len(model.tasks)))
     os.environ["HWGEN_NETWORK"] = str(folder / "network.bin")
-    frames = np.repeat(hls.frames(made, model, images), len(tasks), axis=0)
-    return csim.run(executable, (folder / "weights.bin").read_bytes(), made, frames, tasks * len(images), trace=True), tasks * len(images)
+    sent = np.repeat(frames(made, model, images), len(tasks), axis=0)
+    return csim.run(executable, (folder / "weights.bin").read_bytes(), made, sent, tasks * len(images), trace=True), tasks * len(images)
 
 
-def differing(model: QModel, images: np.ndarray, done: csim.CsimRun, tasks: list[int]) -> tuple[int, list[str]]:
+def differing(model: Quantized, images: np.ndarray, done: csim.CsimRun, tasks: list[int]) -> tuple[int, list[str]]:
     """(values compared, names of those that differ) between a traced run and the integer model; router logits included."""
     count, wrong = 0, []
     for frame, (task, trace) in enumerate(zip(tasks, done.traces, strict=True)):
-        wanted = integer_model.trace(model.tasks[task], images[frame // len(model.tasks)][None], detail=True)
-        missing = {node.output for node in model.tasks[task].nodes} - trace.keys()
+        wanted = golden.trace(model.tasks[task], images[frame // len(model.tasks)][None], detail=True)
+        missing = {step.value for step in model.tasks[task].steps} - trace.keys()
         wrong += [f"{name} is missing" for name in missing]
         for name, value in trace.items():
             count += 1

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 import hashlib
 from pathlib import Path
 
+from hwgen.qir import QModel
 import numpy as np
 
 from hwgen import build as builds, simulate
 from hwgen.backends import bench, driver, rtl
 from hwgen.engine import EngineConfig
+from hwgen.engines.rtl import Program, schedule
 from hwgen.golden import integer_model
-from hwgen.qir import QModel
-from hwgen.schedule import Program, schedule
 from hwgen.simulate import MemoryModel, Run
 
 IDEAL, SLOW, STALLED = MemoryModel(0, 1024), MemoryModel(100, 64), MemoryModel(20, 16, 0.3, 7)
 MEMORIES = (IDEAL, SLOW, STALLED)
-DEPTHS = dict(act_words=512, kv_words=256, score_words=256, res_words=128, program_words=128)
+DEPTHS = {"act_words": 512, "kv_words": 256, "score_words": 256, "res_words": 128, "program_words": 128}
 
 
 def write(folder: Path, model: QModel, program: Program) -> builds.Build:

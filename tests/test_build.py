@@ -10,10 +10,10 @@ import pytest
 
 from hwgen import build as builds
 from hwgen.backends import bench
+from hwgen.engines.rtl import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError, OutputError
 from hwgen.golden import integer_model
-from hwgen.program import Instr
-from hwgen.schedule import schedule
+from hwgen.isa import Instr
 from hwgen.simulate import MemoryModel
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph

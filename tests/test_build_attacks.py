@@ -24,9 +24,9 @@ from rich.console import Console
 from hwgen import api, report
 from hwgen.build import directory
 from hwgen.checksum import crc32
+from hwgen.engines.rtl import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError
 from hwgen.output import write_json
-from hwgen.schedule import schedule
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 

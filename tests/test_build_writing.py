@@ -9,8 +9,8 @@ import pytest
 
 from hwgen import simulate
 from hwgen.build import Build
+from hwgen.engines.rtl import schedule
 from hwgen.errors import OutputError
-from hwgen.schedule import schedule
 import native_builds
 from qgraphs import random_qgraph
 from test_build_attacks import OPTIONS, limited

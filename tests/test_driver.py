@@ -10,17 +10,17 @@ import shutil
 import subprocess
 import zlib
 
+from hwgen.qir import QHead, QPatches
 import numpy as np
 import pytest
 
 from hwgen import registers
 from hwgen.backends import driver
 from hwgen.checksum import crc32
+from hwgen.engines.rtl import schedule
 from hwgen.errors import ToolError
 from hwgen.golden import integer_model
-from hwgen.qir import QHead, QPatches
 from hwgen.registers import StatusBit
-from hwgen.schedule import schedule
 from hwgen.tools import cxx
 from qgraphs import random_images, random_model, random_qgraph
 

@@ -3,24 +3,23 @@
 from dataclasses import replace
 import math
 
+from hwgen.qir import QActivation, QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit, QResidualLinear, Weights
 import numpy as np
 import pytest
 
-from hwgen import ir, numerics
+from hwgen import numerics
 from hwgen.errors import InputError, ModelError
+from hwgen.functions import Act
 from hwgen.golden import integer_model as golden
-from hwgen.qir import (QActivation, QAttention, QGraph, QHead, QLinear, QMoE, QNorm, QPatches, QResidualInit,
-                       QResidualLinear, Weights)
-
 from qgraphs import random_images, random_model, random_qgraph
 
 CASES = {
-    "dense": dict(blocks="d"),
-    "moe": dict(blocks="m", experts=5, top_k=3, renormalize=False),
-    "moe_renormalized": dict(blocks="m"),
-    "silu_no_class_token": dict(blocks="dm", class_token=False, pool="mean", act=ir.Act.SILU, tokens=6),
-    "mean_without_class_token": dict(blocks="d", pool="mean"),
-    "relu": dict(blocks="d", act=ir.Act.RELU, channels=3, heads=4),
+    "dense": {"blocks": "d"},
+    "moe": {"blocks": "m", "experts": 5, "top_k": 3, "renormalize": False},
+    "moe_renormalized": {"blocks": "m"},
+    "silu_no_class_token": {"blocks": "dm", "class_token": False, "pool": "mean", "act": Act.SILU, "tokens": 6},
+    "mean_without_class_token": {"blocks": "d", "pool": "mean"},
+    "relu": {"blocks": "d", "act": Act.RELU, "channels": 3, "heads": 4},
 }
 UNIT = 0.5 + 127 * 2.0 ** -13       # half an output step, and the multiplier's 14 to 16 bits
 
@@ -43,8 +42,8 @@ def ratio(w: Weights):
 
 def act_real(kind, x):
     erf = np.vectorize(math.erf)
-    return {ir.Act.GELU: lambda: 0.5 * x * (1 + erf(x / math.sqrt(2))), ir.Act.SILU: lambda: x / (1 + np.exp(-x)),
-            ir.Act.RELU: lambda: np.maximum(x, 0)}[kind]()
+    return {Act.GELU: lambda: 0.5 * x * (1 + erf(x / math.sqrt(2))), Act.SILU: lambda: x / (1 + np.exp(-x)),
+            Act.RELU: lambda: np.maximum(x, 0)}[kind]()
 
 
 def linear_real(x, w, act):
@@ -180,7 +179,7 @@ def test_experts_add_in_index_order_and_each_addition_saturates(start, expected)
     """Expert 0 gives +32767, expert 1 -32767, score one half each: +16384, then -16383. 30000 saturates in between."""
     moe = QMoE("moe", "y", "x", "r", gate=weights([[0, 0]]), first=(weights([[100]], shift=5),) * 2,
                second=(weights([[120]], shift=6), weights([[-120]], shift=6)),
-               act=QActivation(ir.Act.RELU, *numerics.quantize_multiplier(2.0 ** -16 * 40)), top_k=2, renormalize=True)
+               act=QActivation(Act.RELU, *numerics.quantize_multiplier(2.0 ** -16 * 40)), top_k=2, renormalize=True)
     inner = {}
     y = golden._moe(moe, np.array([[[1]]]), np.array([[[start]]]), inner)
     assert inner["experts"].tolist() == [[[0, 1]]] and inner["weights"].tolist() == [[[32768, 32768]]]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 import numpy as np
 import pytest
 
 from bench import block, task_switch
 from hwgen import quantizer, simulate
 from hwgen.errors import InputError, ToolError
-from hwgen.golden import integer_model
-from hwgen.ir import Act
-from hwgen.program import Op
-from hwgen.qir import QAttention, QLinear, QNorm, QPatches
+from hwgen.functions import Act
+from hwgen.isa import Op
 from hwgen.quantizer import Precision
 from hwgen.simulate import MAX_FRAMES
 from hwgen.tools import native

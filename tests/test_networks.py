@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 from networks import generate
 
@@ -44,7 +44,7 @@ def test_imports_and_computes_what_onnxruntime_does(name, folder):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     wanted = dict(zip((o.name for o in session.get_outputs()), session.run(None, {"x": x}), strict=True))
     for graph, (output, classes) in zip(model.tasks, spec.outputs, strict=True):
-        found = float_model.run(graph, {"x": x})[output]
+        found = evaluate.run(graph, {"x": x})[output]
         assert found.shape == (1, classes)
         np.testing.assert_allclose(found, wanted[output], rtol=1e-3, atol=1e-3)       # GELU: erf here, float32 sums in another order
 

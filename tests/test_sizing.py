@@ -6,14 +6,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from hwgen.qir import QModel
 import numpy as np
 import pytest
 
 from hwgen import quantizer, sizing
 from hwgen.board import boards, load_board
+from hwgen.engines.rtl import schedule
 from hwgen.importer import import_model
-from hwgen.qir import QModel
-from hwgen.schedule import schedule
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 

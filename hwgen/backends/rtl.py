@@ -19,7 +19,7 @@ TOP = "hwgen_top"
 WAIVERS = "waivers.vlt"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "lane_window.sv",
           "router_chain.sv", "stream_fifo.sv")
-SOURCES = ("engine.py", "errors.py", "numerics.py", "paths.py", "program.py", "registers.py", "backends/rtl.py", "backends/rtlil.py",
+SOURCES = ("engine.py", "errors.py", "numerics.py", "paths.py", "isa.py", "registers.py", "backends/rtl.py", "backends/rtlil.py",
            "tools/yosys.py", "uncollected.py", "foreign.py", "output.py")
 """What of hwgen the generated text is made by, besides all of hwgen_rtl (tests/test_rtl_backend.py looks at the imports)."""
 

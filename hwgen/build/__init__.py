@@ -19,11 +19,11 @@ from pathlib import Path
 
 from .. import store
 from ..checksum import crc32
+from ..engines.rtl import Program
 from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..output import OutputDir
-from ..qir import QModel
-from ..schedule import Program
+from ..steps.step import Quantized
 from ..strict_json import parse
 from . import directory, facts
 
@@ -34,7 +34,7 @@ class Build:
     digest: of the manifest; rtl: sources in the order a tool reads them, empty without the RTL backend."""
 
     path: Path
-    model: QModel
+    model: Quantized
     program: Program
     inputs: dict[str, tuple[int, ...]]
     target: str
@@ -85,7 +85,7 @@ class Build:
         return directory.kept(self.path, self.digest)
 
 
-def write(path: Path, files: dict[str, str | bytes], model: QModel, program: Program, report: dict, *, inputs: dict[str, tuple[int, ...]],
+def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: Program, report: dict, *, inputs: dict[str, tuple[int, ...]],
           target: str, clock_mhz: float, bytes_per_cycle: float) -> None:
     """Write a build directory, whole or not at all. Raises OutputError."""
     with OutputDir(path) as out:
@@ -99,7 +99,7 @@ def write(path: Path, files: dict[str, str | bytes], model: QModel, program: Pro
         out.write("model.npz", store.encode(model))
         out.write("report.json", json.dumps(report, indent=1) + "\n")
         out.manifest(
-            target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle, inputs={k: list(v) for k, v in inputs.items()},
+            format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle, inputs={k: list(v) for k, v in inputs.items()},
             engine=program.config.to_dict(),
             program={"batch": program.batch, "input_bytes": program.input_bytes, "output_bytes": program.output_bytes,
                      "program_crc32": crc32(program.binary()), "weight_crc32": crc32(program.image),

@@ -31,6 +31,7 @@ KEPT = "simulation.json"            # the last simulation; hwgen may write it la
 JSON_BYTES = 1 << 26                # of the manifest and the kept simulation, at most
 FILE_BYTES = 1 << 30                # of any other file
 AGAIN = "compile the model again"
+FORMAT = 2                          # of a build: another number, another set of facts and records. Builds of the first one do not say it
 
 
 def known(name: str) -> bool:
@@ -101,6 +102,9 @@ def read_manifest(path: str | os.PathLike) -> tuple[dict, str]:
     if manifest.get("version") != __version__:
         raise BuildVersionError(f"the build was made by hwgen {short(manifest.get('version')).strip(chr(39))}, this is hwgen {__version__}",
                                 where=str(root), hint="compile again, or install that version")
+    if manifest.get("format", 1) != FORMAT:
+        raise BuildVersionError(f"the build was made by another state of hwgen {__version__}: it has the format "
+                                f"{short(manifest.get('format', 1))}, this one reads {FORMAT}", where=str(root), hint="compile again")
     _check_names(root, manifest.get("files"))
     for name in manifest["files"]:
         read(root, name, manifest["files"])

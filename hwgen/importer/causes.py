@@ -16,7 +16,7 @@ from ..errors import ModelError
 from .read import OnnxFile
 
 if TYPE_CHECKING:
-    from .lower import Verdict
+    from .sweep import Verdict
 
 BEHIND = ("belongs to ", "the shape of its result is not known, because")       # reasons that blame another node
 LEADING = {"Sub", "Div", "Mul", "Add", "Cast", "Transpose", "Identity"}           # preprocessing: operators before the network proper

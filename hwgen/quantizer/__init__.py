@@ -1,4 +1,4 @@
-"""Post-training quantizer: float `ir.Model` + calibration images -> integer `qir.QModel`, checked by `verify`."""
+"""Post-training quantizer: float `ir.Model` + calibration images -> integer `steps.Quantized`, checked by `verify`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import numpy as np
 
 from .. import ir
 from ..errors import ModelError
-from ..qir import QModel
+from ..steps.param import Params
+from ..steps.step import Network, Quantized
+from ..steps.verify import verify
 from . import calibration as calib
-from .findings import Clip, Findings, clipping, clip_warnings, input_warnings, large_values, output_warnings
+from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lower import Lowering, Precision
 from .structure import find_residual
-from .verify import verify
-from .weights import Pool
 
-__all__ = ["METHODS", "Clip", "Findings", "Precision", "output_warnings", "quantize", "verify", "with_findings"]
+__all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "quantize", "with_findings"]
 
 METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
 
 def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
-             random: bool = False, precision: str = Precision.W8A8) -> QModel:
+             random: bool = False, precision: str = Precision.W8A8) -> Quantized:
     """Quantize every task of a network; weights the tasks share stay one object.
 
     calibration: {input name: float [images, ...]}, or None together with ``random`` (seeded normal images: no accuracy is
@@ -33,7 +33,7 @@ def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, meth
 
 
 def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
-           random: bool = False, precision: str = Precision.W8A8) -> tuple[QModel, Findings]:
+           random: bool = False, precision: str = Precision.W8A8) -> tuple[Quantized, Findings]:
     """`quantize`, and what calibration found on the way: what leaves its format, and what looks wrong."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {METHODS}")
@@ -41,18 +41,28 @@ def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *,
     streams = [find_residual(graph) for graph in model.tasks]
     images = calib.checked(model, calibration, random)
     ranges = calib.collect(model, images)
+    quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data")
+    sites = calib.sites(model)
+    clips = clipping(model, streams, sites, ranges, quantized.tasks[0].residual_scale)
+    warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
+    warnings += large_values(model, sites, ranges) + clip_warnings(clips)
+    return quantized, Findings(tuple(clips), tuple(warnings))
+
+
+def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,
+                calibration: str = "data") -> Quantized:
+    """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
+    streams = [find_residual(graph) for graph in model.tasks]
     sites = calib.sites(model)
     top = max(ranges[known[value], calib.Role.OUT].maximum
-              for known, stream in zip(sites, streams) for value in stream.values)
+              for known, stream in zip(sites, streams, strict=True) for value in stream.values)
     top = max([top, *(float(np.abs(stream.table).max()) for stream in streams)])
     if top == 0.0:
         raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
                          hint="give calibration images like the ones the model was trained on")
-    pool = Pool()
-    tasks = tuple(
-        verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
-        for graph, stream, known in zip(model.tasks, streams, sites))
-    clips = clipping(model, streams, sites, ranges, top / RESIDUAL_TOP)
-    warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
-    warnings += large_values(model, sites, ranges) + clip_warnings(clips)
-    return QModel(tasks, "random" if random else "data"), Findings(tuple(clips), tuple(warnings))
+    pool = Params()
+    tasks: list[Network] = []
+    for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
+        tasks.append(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
+        verify(tasks[-1])
+    return Quantized(tuple(tasks), calibration)

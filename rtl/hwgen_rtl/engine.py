@@ -13,7 +13,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.engine import EngineConfig
-from hwgen.program import WORD_BITS, Dst, Src
+from hwgen.isa import WORD_BITS, Dst, Src
 
 from . import arrays
 from .arrays import delayed

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.engine import MIN_PASS, NUM_CONTEXTS, EngineConfig
-from hwgen.program import Dst, Op
+from hwgen.isa import Dst, Op
 
 from .fields import WORD_BITS, Fields, Record
 

@@ -1,8 +1,8 @@
-"""Named slices of an instruction word, generated from the one encoding table in `hwgen.program`."""
+"""Named slices of an instruction word, generated from the one encoding table in `hwgen.isa`."""
 
 from amaranth.hdl import Cat, Signal
 
-from hwgen.program import FIELDS, OFFSETS, WORD_BITS
+from hwgen.isa import FIELDS, OFFSETS, WORD_BITS
 
 BITS = dict(FIELDS)
 

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.engine import NUM_PARAM_BANKS, EngineConfig
-from hwgen.program import Op, Src, Stat
+from hwgen.isa import Op, Src, Stat
 
 from .fields import WORD_BITS, Fields
 

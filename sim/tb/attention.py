@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
+from hwgen.qir import QAttention, QGraph, QLinear, QPatches, Weights
 import numpy as np
 
 from hwgen import numerics
 from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.golden import integer_model
-from hwgen.program import Dst, Instr, Op, Src, Stat, words
-from hwgen.qir import QAttention, QGraph, QLinear, QPatches, Weights
+from hwgen.isa import Dst, Instr, Op, Src, Stat, words
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure, StreamChecker
 from hwgen_sim.endpoints import sample, start

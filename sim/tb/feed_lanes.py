@@ -6,7 +6,7 @@ import cocotb
 import numpy as np
 
 from hwgen import numerics
-from hwgen.program import Src
+from hwgen.isa import Src
 from hwgen_sim.bench import config
 from hwgen_sim.checker import TimedChecker
 from hwgen_sim.endpoints import TimedDriver, run_timeline, start

@@ -12,7 +12,7 @@ import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from hwgen.engine import MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
-from hwgen.program import Dst, Instr, Op, Src
+from hwgen.isa import Dst, Instr, Op, Src
 from hwgen_rtl.feeder import SOURCE, TOKEN
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure

@@ -7,7 +7,7 @@ import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from hwgen.engine import OUT_WORDS
-from hwgen.program import Dst, Instr, Op
+from hwgen.isa import Dst, Instr, Op
 from hwgen_sim.bench import parameters
 from hwgen_sim.checker import BenchFailure, StreamChecker
 from hwgen_sim.endpoints import sample, start

@@ -8,7 +8,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 import numpy as np
 
 from hwgen.engine import NUM_PARAM_BANKS
-from hwgen.program import Instr, Op, Src, Stat
+from hwgen.isa import Instr, Op, Src, Stat
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure, StreamChecker
 from hwgen_sim.endpoints import sample, start

@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 
 from hwgen import csim, numerics as nx
-from hwgen.backends import hls, hls_image
-from hwgen.golden import fused_attention, integer_model
-from hwgen.ir import Act
+from hwgen.engines.hls import project
+from hwgen.golden import fused_attention
+from hwgen.layout import image
 from hwgen.paths import data_dir
-from hwgen.qir import QAttention, QNorm, Weights
+from hwgen.steps import golden
+from hwgen.steps.format import INT8, SCORE, WIDE
+from hwgen.steps.param import Columns, Factor, Param
+from hwgen.steps.stages import Constant, Exp2, Host, Identity, Keys, Normalize, Plain, Requant, Restore, RowFactor, Stationary, Values
+from hwgen.steps.step import Network, Step
+from hwgen.steps.tensor import Memory, Span, Tensor
 from hwgen.tools import cxx
 
 KERNELS = Path(os.environ.get("HWGEN_TEST_KERNELS", data_dir("hls")))           # other kernels: test_mutations.py
@@ -30,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("kernels")
     for name in ("include", "stub"):
         (root / name).symlink_to(KERNELS / name)
-    (root / "hwgen_tables.hpp").write_text(hls.tables(Act.GELU))
+    (root / "hwgen_tables.hpp").write_text(project.tables("gelu"))
     return root
 
 
@@ -86,14 +91,20 @@ def test_layer_norm(kernel, lanes, tokens, channels):
     inverse, out = nx.quantize_multiplier(16 / channels), nx.quantize_multiplier(channels / 16 / 0.02)
     x = rng.integers(-20000, 20000, (tokens, channels))
     x[0], x[-1] = 77, np.arange(channels) % 2                # rows in which eps counts: none and hardly any variance
-    node = QNorm("n", "n", "x", channels, 61, *inverse, *out, 0.02)
-    wanted = integer_model._step(node, {"x": x[None]}, None, {})
+    residual, result = Tensor("x", WIDE, tokens, channels, memory=Memory.RES), Tensor("n", INT8, tokens, channels)
+    start = Step("x", "x", Constant(Param("x", x.astype(np.int16))), Identity(), (residual.view(),))
+    norm = Step("n", "n", Normalize(61, Factor(*inverse), Factor(*out)), Identity(), (result.view(),), residual.view())
+    wanted = golden.evaluate(Network("norm", (start, norm), ()), np.zeros((1, 1, 1), np.int8))["n"]
     assert np.array_equal(kernel(f"layer_norm{lanes}", tokens, channels, 61, inverse, out, x), wanted.ravel())
 
 
-def weights(k: int, n: int) -> Weights:
-    return Weights(rng.integers(-127, 128, (k, n)).astype(np.int8), rng.integers(-5000, 5000, n).astype(np.int32),
-                   rng.integers(2**15, 2**16, n), rng.integers(20, 26, n), np.ones(n))
+def weights(tokens: int, k: int, n: int) -> Step:
+    """A product with random weights."""
+    tile = Stationary(Param("w", rng.integers(-127, 128, (k, n)).astype(np.int8)), Param("b", rng.integers(-5000, 5000, n).astype(np.int32)),
+                      Param("s", np.ones(n)))
+    factors = Columns(Param("m", rng.integers(2**15, 2**16, n)), Param("h", rng.integers(20, 26, n)))
+    x, y = Tensor("x", INT8, tokens, k), Tensor("y", INT8, tokens, n)
+    return Step("y", "y", Plain(), tile, (y.view(),), x.view(), (Requant(factors),))
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -101,14 +112,15 @@ def weights(k: int, n: int) -> Weights:
 @pytest.mark.parametrize("tokens, k, n", [(3, 16, 16), (33, 40, 20), (12, 7, 50)])
 def test_linear(kernel, lanes, target, tokens, k, n):
     """Tiles that are not full, fewer and more tokens than lanes; stream read to its end."""
-    w, x = weights(k, n), rng.integers(-127, 128, (tokens, k))
+    step, x = weights(tokens, k, n), rng.integers(-127, 128, (tokens, k))
+    (requant,) = step.drain
     out, residual = (40000, 26), rng.integers(-32767, 32768, (tokens + 2, n))
-    acc = nx.matmul(x, w.weight) + w.bias
-    wide = nx.requantize(acc, w.mult, w.shift, 16)
+    acc = nx.matmul(x, step.weights.weight.array) + step.weights.bias.array
+    wide = requant.factor.apply(acc, WIDE)
     rows, first, dst_tokens = tokens, 0, tokens
     match target:
         case "ACT":
-            wanted = nx.requantize(acc, w.mult, w.shift, 8)
+            wanted = requant.factor.apply(acc, INT8)
         case "ACTIVATED":
             wanted = nx.requantize(nx.activation(wide, nx.delta_table("gelu")), *out, 8)
         case "RESIDUAL":
@@ -118,7 +130,7 @@ def test_linear(kernel, lanes, target, tokens, k, n):
             wanted = wide
         case "OUTPUT":
             first, rows, dst_tokens, wanted = 1, tokens - 1, 1, acc[1:].sum(0)
-    stream = np.frombuffer(hls_image.matrix(w, lanes), np.uint8)
+    stream = np.frombuffer(image.product(step, image.Shape(lanes, lanes, lanes), pack=False), np.uint8)
     found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target], out, x,
                    residual if target == "RESIDUAL" else [], stream)
     assert np.array_equal(found, [1, *wanted.ravel()])
@@ -130,6 +142,18 @@ def attention_case(tokens, heads, dim):
     return q, k, v, score, out
 
 
+def exact(q, k, v, heads, score, out) -> np.ndarray:
+    """The integer model's attention; q, k, v are parts of what the host sends."""
+    tokens, channels = q.shape
+    sent, scores = Tensor("qkv", INT8, tokens, 3 * channels), Tensor("s", SCORE, tokens, heads * tokens, memory=Memory.SCORE)
+    query, key, value = (sent.view(channels=Span(part * channels, channels)) for part in range(3))
+    steps = (Step("qkv", "", Host("qkv", (0, 0)), Identity(), (sent.view(),)),
+             Step("a", "", Plain(), Keys(key), (scores.view(),), query, (Requant(Factor(*score), SCORE),), part="scores", heads=heads),
+             Step("a", "", Exp2(), Values(value), (Tensor("a", INT8, tokens, channels).view(),), scores.view(),
+                  (Restore(), RowFactor(Factor(*out))), heads=heads))
+    return golden.evaluate(Network("attention", steps, ()), np.concatenate([q, k, v], axis=1)[None])["a"][0]
+
+
 ATTENTIONS = [(1, 1, 8), (2, 2, 16), (9, 3, 12), (40, 2, 24), (17, 4, 5)]
 
 
@@ -138,8 +162,7 @@ ATTENTIONS = [(1, 1, 8), (2, 2, 16), (9, 3, 12), (40, 2, 24), (17, 4, 5)]
 def test_attention(kernel, lanes, tokens, heads, dim):
     """Heads inside a word, across words, fewer tokens than resident queries."""
     q, k, v, score, out = attention_case(tokens, heads, dim)
-    node = QAttention("a", "a", "q", "k", "v", heads, *score, *out, 1.0)
-    wanted = integer_model._attention(node, q[None], k[None], v[None], {})
+    wanted = exact(q, k, v, heads, score, out)
     assert np.array_equal(kernel(f"attention{lanes}", tokens, heads, dim, score, out, q, k, v), wanted.ravel())
 
 
@@ -153,8 +176,7 @@ def test_fused_attention(kernel, lanes, tokens, heads, dim):
 
 def test_fused_attention_is_close_to_the_exact_one():
     q, k, v, score, out = attention_case(40, 2, 24)
-    exact = integer_model._attention(QAttention("a", "a", "q", "k", "v", 2, *score, *out, 1.0), q[None], k[None], v[None], {})[0]
-    error = fused_attention.attention(q, k, v, 2, score, out) - exact
+    error = fused_attention.attention(q, k, v, 2, score, out) - exact(q, k, v, 2, score, out)
     assert 0 < np.abs(error).max() <= 2
 
 
@@ -175,6 +197,7 @@ def test_router(kernel, lanes, tokens, experts, top_k, renormalize, span):
 @pytest.mark.parametrize("lanes", LANES)
 def test_patches_and_residual(kernel, lanes):
     patches, table = rng.integers(-127, 128, (1, 9, 20)).astype(np.int8), rng.integers(-32767, 32768, (9, 20)).astype(np.int16)
-    stream = hls_image.frames(patches, lanes).tobytes() + hls_image.constant(table, lanes)
+    shape = image.Shape(lanes, lanes, lanes)
+    stream = image.frames(patches, shape).tobytes() + image.constant(table, shape)
     found = kernel(f"patches{lanes}", 9, 20, np.frombuffer(stream, np.uint8))
     assert np.array_equal(found, [*patches.ravel(), *table.ravel()])

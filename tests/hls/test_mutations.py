@@ -11,12 +11,11 @@ import pytest
 
 import hls_mutations as mutations
 import hls_networks
+from hwgen.errors import ToolError
+from hwgen.functions import Act
 import qgraphs
 
-from hwgen.errors import ToolError
-from hwgen.ir import Act
-
-NETWORKS = (dict(seed=1, blocks="dm", experts=8, top_k=2, dim=32, tokens=9), dict(seed=2, blocks="m", experts=8, top_k=1, dim=24, tokens=6))
+NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "tokens": 9}, {"seed": 2, "blocks": "m", "experts": 8, "top_k": 1, "dim": 24, "tokens": 6})
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import re
 from hypothesis import given, strategies as st
 import pytest
 
-from hwgen.backends.hls_names import KEYWORDS, identifier, original
+from hwgen.engines.hls.names import KEYWORDS, identifier, original
 
 NAMES = st.one_of(st.text(max_size=20), st.text(alphabet="Zkx_0a./:-d", max_size=12), st.sampled_from(sorted(KEYWORDS)))
 

@@ -14,8 +14,6 @@ import zlib
 import numpy as np
 import pytest
 
-import qgraphs
-
 from hwgen import api, cli, csim, difference, numerics, simulate, sizing
 from hwgen.backends import hls, hls_estimate, hls_plan
 from hwgen.board import load_board
@@ -24,6 +22,7 @@ from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
 from hwgen.golden import integer_model
 from hwgen.paths import data_dir
 from hwgen.tools import cxx
+import qgraphs
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "m3vit_digits"
 
@@ -50,8 +49,8 @@ def project(acc, tmp_path) -> Path:
 def bench(project: Path, **options) -> subprocess.CompletedProcess:
     """Runs the compiled bench on its own frames."""
     executable = project.parent / "csim"
-    words = dict(weights=project / "weights.bin", input=project / "csim" / "input.bin", output=project / "output.bin", frames=4, tasks="0,1",
-                 expect=project / "csim" / "expected.bin") | options
+    words = {"weights": project / "weights.bin", "input": project / "csim" / "input.bin", "output": project / "output.bin", "frames": 4, "tasks": "0,1",
+                 "expect": project / "csim" / "expected.bin"} | options
     return subprocess.run([executable, *(str(w) for key, value in words.items() for w in (f"--{key}", value))], capture_output=True, text=True)
 
 
@@ -99,7 +98,7 @@ def test_the_emitted_code_is_short_and_repeats_nothing(acc):
     assert sum(len(path.read_text().splitlines()) for path in emitted) < 1000
     assert all(len(line) <= 160 for path in emitted for line in path.read_text().splitlines())
     program = (project / "hwgen_program.hpp").read_text()
-    rows = [" ".join(row.split()) for row in re.split(r"^ +// .*$", program[program.index("PROGRAM[]"):], flags=re.M)[1:]]
+    rows = [" ".join(row.split()) for row in re.split(r"^ +// .*$", program[program.index("PROGRAM[]"):], flags=re.MULTILINE)[1:]]
     assert len(rows) == len(set(rows)) == len(hls_plan.plan(acc.build.model, acc.report()["hls"]["lanes"]).steps)
     assert all(f"{node.name}:" in program for node in acc.build.model.tasks[0].nodes)
 
@@ -112,7 +111,7 @@ def test_synthesizable_code_has_nothing_dynamic():
             continue
         text = re.sub(r"//.*", "", path.read_text())
         assert re.findall(forbidden, text) == [], path.name
-        for name, body in re.findall(r"^(?:inline |constexpr )?(?:void|Step|Scale|[\w:]+) (\w+)\([^;{]*\)\n\{\n(.*?)^\}", text, flags=re.M | re.S):
+        for name, body in re.findall(r"^(?:inline |constexpr )?(?:void|Step|Scale|[\w:]+) (\w+)\([^;{]*\)\n\{\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL):
             assert not re.search(rf"(?<![\w:.>]){name}(<Config>)?\(", body), f"{path.name}: {name} calls itself"
         assert "#pragma HLS" in text or path.name in ("types.hpp",)
 
@@ -248,9 +247,9 @@ def test_the_weights_of_another_compilation(project):
 
 
 @pytest.mark.parametrize("options, message, code", [
-    (dict(frames=5), "5 frames need", 2), (dict(tasks="0,2"), "there is no task 2", 2), (dict(tasks="0,x"), "is no list of numbers", 2),
-    (dict(weights="/nowhere"), "/nowhere: cannot be read", 2), (dict(tasks="1,0"), "error: output word 0 is", 1),
-    (dict(output="/nowhere/o"), "/nowhere/o: cannot be written", 2), (dict(expect="/nowhere"), "does not hold", 2)])
+    ({"frames": 5}, "5 frames need", 2), ({"tasks": "0,2"}, "there is no task 2", 2), ({"tasks": "0,x"}, "is no list of numbers", 2),
+    ({"weights": "/nowhere"}, "/nowhere: cannot be read", 2), ({"tasks": "1,0"}, "error: output word 0 is", 1),
+    ({"output": "/nowhere/o"}, "/nowhere/o: cannot be written", 2), ({"expect": "/nowhere"}, "does not hold", 2)])
 def test_bad_options_of_the_bench(project, options, message, code):
     done = bench(project, **options)
     assert done.returncode == code and message in done.stderr

@@ -11,9 +11,8 @@ import pytest
 import hls_networks
 import native_builds
 
-from hwgen.ir import Act
-
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+from hwgen.functions import Act
 import random_graphs
 
 SEEDS = range(1000, 1012)
@@ -34,7 +33,7 @@ def test_csim_equals_the_integer_model_in_every_value(executable, seed, tmp_path
 
 def test_both_backends(executable, tmp_path):
     """Two of them in the RTL as well: the same output words."""
-    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, dict(max_experts=8, max_top_k=3, activation="silu"))
+    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, {"max_experts": 8, "max_top_k": 3, "activation": "silu"})
     compared = 0
     for seed in SEEDS:
         model, images, _ = random_graphs.network(seed, Act.SILU)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hwgen.backends import rtl
+from hwgen.engines.rtl import schedule
 from hwgen.golden import integer_model
-from hwgen.schedule import schedule
 from hwgen_rtl.top import INPUTS
 from qgraphs import random_images, random_model, random_qgraph
 

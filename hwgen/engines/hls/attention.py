@@ -1,0 +1,56 @@
+"""The call of the attention unit: scores and their product with the values, all heads."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
+from ...steps.step import Step
+from ...steps.verify import failure
+from .call import DEPTH, Call, part
+from .value import Value, braces
+
+
+class Attention(Call):
+    """q, k, v -> dst."""
+
+    function, kind = "attention", "ATTENTION"
+    form = ((Plain, Keys, Requant), (Exp2, Values, Restore, RowFactor))
+
+    MIN_PERIOD: ClassVar[int] = 32               # of the unit, hls/include/hwgen/attention.hpp
+
+    @classmethod
+    def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
+        tiles = (("keys", part(steps[0], Keys).view), ("values", part(steps[-1], Values).view))
+        return super().find(steps) | {role: Value.of(view.tensor) for role, view in tiles}
+
+    def check(self) -> None:
+        super().check()
+        if self.keys.tokens != self.src.tokens:
+            raise failure(self.steps[0], f"{self.src.tokens} queries and {self.keys.tokens} keys: the HLS engine has self-attention only")
+
+    @property
+    def keys(self) -> Value:
+        return self.operands["keys"]
+
+    @property
+    def heads(self) -> int:
+        return self.steps[0].heads
+
+    def head_words(self, lanes: int) -> list[int]:
+        """Words a token's channels of each head lie in."""
+        dim = self.src.channels // self.heads
+        return [((head + 1) * dim - 1) // lanes - head * dim // lanes + 1 for head in range(self.heads)]
+
+    def arguments(self) -> list[str]:
+        factors = part(self.steps[0], Requant).factor, part(self.steps[1], RowFactor).factor
+        return [self.dst.code, self.src.code, self.keys.code, self.operands["values"].code, str(self.heads), *map(braces, factors)]
+
+    def about(self) -> str:
+        return (f"attention, {self.heads} heads, int8 {self.src} -> int8 {self.dst}, "
+                f"scale {self.steps[-1].sink.tensor.scale:.5g}")
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        tokens = self.src.tokens
+        period, blocks = max(tokens, queries, self.MIN_PERIOD), -(-tokens // queries)
+        return sum(words * tokens + ((blocks + 1) * period + queries) * words + 2 * DEPTH for words in self.head_words(lanes))

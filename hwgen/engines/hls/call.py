@@ -1,0 +1,157 @@
+"""A row of the step table: a call of one of the functions in hls/include/hwgen/engine.hpp that make steps. What all kinds have in common.
+
+The kinds themselves, one class a function, are in `start`, `products`, `attention` and `experts`; `calls` finds them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import cycle
+from typing import ClassVar, TypeVar
+
+from ...layout.image import Shape, product
+from ...steps.param import Columns
+from ...steps.stages import Requant
+from ...steps.step import Step
+from ...steps.tensor import Memory, View
+from ...steps.verify import failure
+from ...steps.walk import params, views
+from .value import Value
+
+ALL_TASKS = -1
+DEPTH = 20                    # cycles to fill a pipelined loop
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Call(ABC):
+    """Some steps of the integer network (of the first task that has them) as one call.
+
+    operands: values by the name of the field of hwgen::Step they go to; identity: equal for calls of two tasks that compute the same from
+    the same places; weights: their first word in the image; place: first word in the output; names: for each task the value the call
+    completes ("" when it does not run).
+    """
+
+    function: ClassVar[str]
+    """In engine.hpp; what the feed or the last stage of a step says under ``hls``."""
+    kind: ClassVar[str]
+    target: ClassVar[str] = "ACT"
+    form: ClassVar[tuple[tuple[type, ...], ...]]
+    """Feed, stationary operand and stages of each step the function does."""
+
+    steps: tuple[Step, ...]
+    operands: dict[str, Value]
+    identity: Hashable
+    task: int = ALL_TASKS
+    weights: int = 0
+    place: int = 0
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, steps: tuple[Step, ...], identity: Hashable) -> Call:
+        """The call that does these steps. Raises ModelError when the function does something else."""
+        for step, form in zip(steps, cycle(cls.form), strict=False):
+            if tuple(map(type, (step.feed, step.tile, *step.drain))) != form or len(steps) % len(cls.form):
+                raise failure(step, "the HLS engine has no step for it")
+        call = cls(steps=steps, operands=cls.find(steps), identity=identity)
+        call.check()
+        return call
+
+    @classmethod
+    def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
+        """The operands: what is streamed and what is stored, where it lies in the activation memory."""
+        stored = [step.sink.tensor for step in steps if step.sink.tensor.memory is Memory.ACT]
+        streamed = [view.tensor for view in (steps[0].source_view,) if view is not None and view.tensor.memory is Memory.ACT]
+        return {role: Value.of(found[0]) for role, found in (("dst", stored), ("src", streamed)) if found}
+
+    def check(self) -> None:
+        """Raises ModelError, with the step printed, when the function computes something else."""
+        for step in self.steps:
+            for stage in step.drain:
+                if isinstance(stage, Requant) and isinstance(stage.factor, Columns) != (step.weights is not None):
+                    raise failure(step, "the HLS engine has no step for it: it has a factor for each column of weights, one elsewhere")
+            for view in (view for some in views(step) for view in some):
+                if not (view.whole or view == self.rows and view.all_channels and view.tokens.step == 1):
+                    raise failure(step, f"the HLS engine has no step for it: {view} is a part of a value")
+
+    @property
+    def rows(self) -> View | None:
+        """The view that may be some rows of a tensor; None where all are whole."""
+        return None
+
+    @property
+    def value(self) -> str:
+        """Of the integer network: what it completes."""
+        return self.steps[-1].value
+
+    @property
+    def dst(self) -> Value:
+        return self.operands["dst"]
+
+    @property
+    def src(self) -> Value:
+        return self.operands["src"]
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for calls of two tasks that can use the same places."""
+        return self.kind, self.steps[-1].sink.tensor.memory, tuple((role, value.shape) for role, value in sorted(self.operands.items()))
+
+    @property
+    def macs(self) -> int:
+        """Useful multiply-accumulates."""
+        return sum(step.macs for step in self.steps)
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """Names of what the weight image holds for it."""
+        return tuple(param.name for step in self.steps for param in params((step.feed, step.tile, step.drain)))
+
+    def data(self, shape: Shape) -> bytes:
+        """What the weight image holds for it; 4-bit weights take a byte each."""
+        return b"".join(product(step, shape, pack=False) for step in self.steps if step.weights is not None)
+
+    @property
+    def code(self) -> str:
+        """In C++."""
+        return f"{self.function}({', '.join(self.arguments())})"
+
+    @property
+    def comment(self) -> str:
+        """The node's name, shapes and scale."""
+        return f"{self.steps[-1].node}: {self.about()}"
+
+    @property
+    def image(self) -> str:
+        """Where the weights start, in C++."""
+        return f"hwgen::Weights{{{self.weights}}}"
+
+    @abstractmethod
+    def arguments(self) -> list[str]:
+        """Of the function, in C++."""
+
+    @abstractmethod
+    def about(self) -> str:
+        """For people: shapes and scale."""
+
+    @abstractmethod
+    def cycles(self, lanes: int, queries: int) -> int:
+        """The weights being there in time."""
+
+    def weight_words(self, lanes: int) -> int:
+        """Words of the weight stream, as the function of this name in engine.hpp."""
+        return 0
+
+    def traced(self) -> tuple[str, int, int]:
+        """(element type, tokens, channels) of what the C simulation writes into a trace after it."""
+        return "i1", *self.dst.shape
+
+
+def part(step: Step, kind: type[T]) -> T:
+    """The feed, stationary operand or stage of this kind. Raises ModelError when the step has none."""
+    for record in (step.feed, step.tile, *step.drain):
+        if isinstance(record, kind):
+            return record
+    raise failure(step, f"has no {kind.__name__}")

@@ -1,0 +1,52 @@
+"""Steps -> calls of the HLS engine. The only place that groups steps; which call it is, feeds and stages say themselves (``hls``)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from itertools import groupby
+
+from ...steps.step import Network, Step
+from ...steps.tensor import Tensor
+from ...steps.verify import failure
+from ...steps.walk import with_tensors
+from .attention import Attention
+from .call import Call
+from .experts import Experts, Router
+from .products import Head, Linear, LinearActivated, LinearResidual
+from .start import LayerNorm, Patches, ResidualInit
+
+CALLS: tuple[type[Call], ...] = (Patches, ResidualInit, LayerNorm, Linear, LinearActivated, LinearResidual, Head, Attention, Router, Experts)
+
+
+def calls(network: Network) -> list[Call]:
+    """The calls of one task, in order. A call does the steps that follow each other for one value, those of its experts apart.
+
+    Raises ModelError, with the step printed, for what the engine has no function for.
+    """
+    found: list[Call] = []
+    places: dict[str, int] = {}             # of the newest words of a tensor: index of the call that wrote them
+    for _, group in groupby(network.steps, lambda step: (step.value, step.expert is None)):
+        steps = tuple(group)
+        found.append(_function(steps).of(steps, _identity(steps, places)))
+        places |= {sink.name: len(found) - 1 for step in steps for sink in step.sinks}
+    return found
+
+
+def _function(steps: tuple[Step, ...]) -> type[Call]:
+    """The function a feed asks for, or the last stage of a plain product."""
+    last = steps[-1]
+    asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)]
+    name = next(filter(None, asked), "")
+    for call in CALLS:
+        if call.function == name:
+            return call
+    raise failure(last, "the HLS engine has no step for it")
+
+
+def _identity(steps: tuple[Step, ...], places: dict[str, int]) -> Hashable:
+    """What is computed, by names of params and places of values: names of values may differ from task to task."""
+    def place(tensor: Tensor) -> Tensor:
+        return replace(tensor, name=str(places.get(tensor.name, "")))
+    return tuple((with_tensors((step.feed, step.tile, step.drain, step.source_view), place), step.sink.tensor.scale, step.heads,
+                  step.expert.index if step.expert else None) for step in steps)

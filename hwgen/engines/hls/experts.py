@@ -1,0 +1,104 @@
+"""Calls of a mixture of experts: the router, then all experts."""
+
+from __future__ import annotations
+
+from ...steps.stages import Add, Gather, Plain, Requant, Route, Score, Stationary, Table
+from ...steps.step import Expert, Step
+from ...steps.verify import failure
+from .call import DEPTH, Call, part
+from .products import Product, linear_cycles, linear_words
+from .value import Value, braces
+
+ROUTER_II = 4                 # the running sum of the softmax: a multiplication and an addition before the next expert
+
+
+class Router(Product):
+    """src -> the queues of the experts."""
+
+    function, kind, target, form = "route", "ROUTE", "LOGITS", ((Plain, Stationary, Requant, Route),)
+
+    @property
+    def route(self) -> Route:
+        """What is chosen."""
+        return part(self.steps[0], Route)
+
+    def arguments(self) -> list[str]:
+        return [self.src.code, f"{{{self.channels}, {self.route.top_k}, {str(self.route.renormalize).lower()}}}", self.image]
+
+    def about(self) -> str:
+        return f"router, int8 {self.src} -> the best {self.route.top_k} of {self.channels} experts"
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        choice = self.channels * ROUTER_II + 2 * self.route.top_k + 2 * DEPTH
+        return super().cycles(lanes, queries) + self.src.tokens * choice
+
+    def traced(self) -> tuple[str, int, int]:
+        return "<i2", self.src.tokens, self.channels
+
+
+class Experts(Call):
+    """Residual stream += every expert's result for the tokens of its queue, weighed. dst: room for the layer between."""
+
+    function, kind, target = "experts", "EXPERTS", "ACTIVATED"
+    form = ((Gather, Stationary, Requant, Table), (Plain, Stationary, Requant, Score, Add))
+
+    @classmethod
+    def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
+        hidden = steps[0].sink.tensor
+        return super().find(steps) | {"dst": Value(f"{steps[0].value}.hidden", 0, hidden.tokens, hidden.channels)}
+
+    def check(self) -> None:
+        super().check()
+        for place, step in enumerate(self.steps):
+            if part_of(step).index != place // len(self.form):
+                raise failure(step, "the HLS engine has no step for it: experts come in order, each once")
+        if len({step.columns for step in self.steps[::2]}) > 1:
+            raise failure(self.steps[0], "the experts differ in size", "the HLS engine needs experts of one size")
+        if len({part(step, Table) for step in self.steps[::2]}) > 1:
+            raise failure(self.steps[0], "the experts differ in their activation", "the HLS engine needs experts with one activation")
+
+    @property
+    def count(self) -> int:
+        return len(self.steps) // len(self.form)
+
+    @property
+    def top_k(self) -> int:
+        """Experts a token goes to."""
+        return part_of(self.steps[0]).queue.channels.count
+
+    @property
+    def table(self) -> Table:
+        """Of all of them."""
+        return part(self.steps[0], Table)
+
+    @property
+    def macs(self) -> int:
+        pair = self.steps[:len(self.form)]
+        return self.src.tokens * self.top_k * sum(part(step, Stationary).weight.array.size for step in pair)
+
+    def arguments(self) -> list[str]:
+        return [self.src.code, self.dst.code, str(self.count), self.image, braces(self.table.factor)]
+
+    def about(self) -> str:
+        return (f"{self.count} experts, {self.table.function}, int8 {self.src} -> {self.dst.channels} channels -> added to int16, "
+                f"scale {self.steps[-1].sink.tensor.scale:.5g}")
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        rows = -(-self.src.tokens * self.top_k // self.count)
+        width, hidden = self.src.channels, self.dst.channels
+        return self.count * (linear_cycles(rows, width, hidden, lanes) + linear_cycles(rows, hidden, width, lanes))
+
+    def weight_words(self, lanes: int) -> int:
+        width, hidden = self.src.channels, self.dst.channels
+        return self.count * (linear_words(width, hidden, lanes) + linear_words(hidden, width, lanes))
+
+    def traced(self) -> tuple[str, int, int]:
+        tensor = self.steps[-1].sink.tensor
+        return "<i2", tensor.tokens, tensor.channels
+
+
+def part_of(step: Step) -> Expert:
+    """Whose tokens a step is done for. Raises ModelError when for all."""
+    if step.expert is None:
+        raise failure(step, "is done for no expert")
+    return step.expert

@@ -1,0 +1,180 @@
+"""Integer network -> the step table, memory map and weight image of the HLS engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from operator import attrgetter
+import struct
+
+from ...checksum import crc32
+from ...errors import CapacityError
+from ...layout.image import Shape
+from ...layout.memory import first_fit, lifetimes
+from ...layout.merge import align, slots
+from ...steps.stages import Table
+from ...steps.step import Quantized
+from ...steps.tensor import Memory
+from .attention import Attention
+from .call import ALL_TASKS, Call
+from .calls import calls
+from .experts import Router
+from .products import Head
+from .start import Patches, ResidualInit
+from .value import Value, words
+
+NO_ACTIVATION = "gelu"              # whose table a network without activation gets
+MAX_SIZE = 65535                    # the step table holds sizes in 16 bits
+MAGIC = b"HWGENHLS"
+VERSION = 1
+HEADER = struct.Struct("<8sIIQI36x")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the templates and the bench need. Sizes in words of ``lanes`` channels.
+
+    act: the activation function, a key of `numerics.delta_table`; outputs: per task (ONNX name, first word, channels); image: words of
+    ``lanes`` bytes, without header.
+    """
+
+    lanes: int
+    queries: int
+    act: str
+    steps: tuple[Call, ...]
+    values: tuple[Value, ...]
+    outputs: tuple[tuple[tuple[str, int, int], ...], ...]
+    image: bytes
+    max_tokens: int
+    head_words: int
+    max_experts: int
+    max_top_k: int
+    act_words: int
+    residual_words: int
+    logit_words: int
+    input_words: int
+    output_words: int
+
+    @property
+    def weight_words(self) -> int:
+        return len(self.image) // self.lanes
+
+    @property
+    def digest(self) -> int:
+        """CRC-32 of the image."""
+        return crc32(self.image)
+
+    def weight_file(self) -> bytes:
+        """Header (magic, version, lanes, bytes, digest; 64 bytes) and image."""
+        return HEADER.pack(MAGIC, VERSION, self.lanes, len(self.image), self.digest) + self.image
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A step of the table to be: ``versions``, {task: its call}, compute the same, or there is one. row: see `align`."""
+
+    row: int
+    task: int
+    versions: dict[int, Call]
+
+    @property
+    def call(self) -> Call:
+        return next(iter(self.versions.values()))
+
+
+def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
+    """Raises ModelError for a step the engine has no function for, CapacityError when a size exceeds the step table."""
+    if lanes % 8 or lanes < 8 or queries < 1:
+        raise CapacityError(f"{lanes} lanes and {queries} resident queries are no HLS engine", hint="lanes is a multiple of 8")
+    tasks = range(len(model.tasks))
+    table = _merged([calls(network) for network in model.tasks])
+    operands, values, act_words = _memory(table, lanes)
+    weights, image = _image([entry.call for entry in table], lanes)
+    places, outputs = _outputs(table, len(tasks))
+    steps = [replace(entry.call, task=entry.task, operands=found, weights=word, place=place,
+                     names=tuple(entry.versions[task].value if task in entry.versions else "" for task in tasks))
+             for entry, found, word, place in zip(table, operands, weights, places, strict=True)]
+    starts = [step.size for step in steps if isinstance(step, ResidualInit)]
+    routers = [step for step in steps if isinstance(step, Router)]
+    tokens = max([step.src.tokens for step in steps if "src" in step.operands] + [count for count, _ in starts])
+    act = _activation(model)
+    _check_sizes(model)
+    return Plan(
+        lanes, queries, act, tuple(steps), values, outputs, image, max_tokens=tokens,
+        head_words=max((most for step in steps if isinstance(step, Attention) for most in step.head_words(lanes)), default=1),
+        max_experts=max((step.channels for step in routers), default=1), max_top_k=max((step.route.top_k for step in routers), default=1),
+        act_words=act_words, residual_words=max(count * words(channels, lanes) for count, channels in starts),
+        logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
+        input_words=next(step.dst.words(lanes) for step in steps if isinstance(step, Patches)),
+        output_words=max(sum(channels for *_, channels in task) for task in outputs))
+
+
+def _merged(tasks: list[list[Call]]) -> list[_Entry]:
+    """The step tables of all tasks in one."""
+    table = []
+    for index, row in enumerate(align(tasks, attrgetter("shape"))):
+        for slot in slots(row, attrgetter("identity")):
+            versions = {task: call for task, call in enumerate(row) if call is not None and slot.task in (None, task)}
+            table.append(_Entry(index, ALL_TASKS if slot.task is None else slot.task, versions))
+    return table
+
+
+def _memory(table: list[_Entry], lanes: int) -> tuple[list[dict[str, Value]], tuple[Value, ...], int]:
+    """(operands of each step with their addresses, all values, words needed). Values of tasks side by side share their place."""
+    values = {entry.row: entry.call.dst for entry in table if "dst" in entry.call.operands}
+    makers = {(task, call.dst.name): entry.row for entry in table if entry.row in values for task, call in entry.versions.items()}
+    uses = []
+    for entry in table:
+        task, call = next(iter(entry.versions.items()))
+        uses.append({role: makers[task, value.name] for role, value in call.operands.items()})
+    bases, total = first_fit(lifetimes(used.values() for used in uses), lambda row: values[row].words(lanes))
+    placed: dict[int, Value] = {}
+    names: set[str] = set()
+    for row, base in bases.items():
+        name = values[row].name
+        while name in names:                # two tasks of different structure may use one name
+            name += "'"
+        names.add(name)
+        placed[row] = replace(values[row], name=name, address=base)
+    return [{role: placed[row] for role, row in used.items()} for used in uses], tuple(placed.values()), total
+
+
+def _image(steps: list[Call], lanes: int) -> tuple[list[int], bytes]:
+    """(first word of each step's weights, image): in the order of use; what is used again is not stored again."""
+    places: dict[tuple[str, ...], int] = {(): 0}
+    parts: list[bytes] = []
+    for step in steps:
+        if step.params not in places:
+            places[step.params] = sum(map(len, parts)) // lanes
+            parts.append(step.data(Shape(lanes, lanes, lanes)))
+    return [places[step.params] for step in steps], b"".join(parts)
+
+
+def _outputs(table: list[_Entry], tasks: int) -> tuple[list[int], tuple[tuple[tuple[str, int, int], ...], ...]]:
+    """(place of each step's result in the output, `Plan.outputs`)."""
+    outputs: list[list[tuple[str, int, int]]] = [[] for _ in range(tasks)]
+    places = []
+    for entry in table:
+        place = 0
+        for task, call in entry.versions.items():
+            if isinstance(call, Head):
+                place = sum(channels for *_, channels in outputs[task])
+                outputs[task].append((call.output, place, call.channels))
+        places.append(place)
+    return places, tuple(map(tuple, outputs))
+
+
+def _activation(model: Quantized) -> str:
+    """The activation function of the network."""
+    found = {stage.function for network in model.tasks for step in network.steps for stage in step.drain if isinstance(stage, Table)}
+    if len(found) > 1:
+        raise CapacityError(f"the network uses the activations {sorted(found)}, the engine has one table",
+                            hint="use one activation function in the whole network")
+    return found.pop() if found else NO_ACTIVATION
+
+
+def _check_sizes(model: Quantized) -> None:
+    """Raises CapacityError."""
+    largest = max(size for network in model.tasks for tensor in network.tensors() if tensor.memory is not Memory.SCORE
+                  for size in (tensor.tokens, tensor.channels))
+    if largest > MAX_SIZE:
+        raise CapacityError(f"a dimension of {largest}, the step table holds at most {MAX_SIZE}", hint="a shorter sequence or a narrower layer")

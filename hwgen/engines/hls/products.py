@@ -1,0 +1,107 @@
+"""Calls of the linear unit: a product with weights, by where its result goes."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+from ...steps.stages import Add, Mean, Plain, Requant, Stationary, Table
+from ...steps.tensor import View
+from .call import DEPTH, Call, part
+from .value import braces, words
+
+
+class Product(Call, ABC):
+    """src times weights. Targets differ in the drain."""
+
+    kind = "LINEAR"
+
+    @property
+    def channels(self) -> int:
+        """Of the result."""
+        return self.steps[0].columns
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        return linear_cycles(self.steps[0].source.tokens.count, self.src.channels, self.channels, lanes)
+
+    def weight_words(self, lanes: int) -> int:
+        return linear_words(self.src.channels, self.channels, lanes)
+
+
+class Linear(Product):
+    """src -> dst."""
+
+    function, form = "linear", ((Plain, Stationary, Requant),)
+
+    def arguments(self) -> list[str]:
+        return [self.dst.code, self.src.code, self.image]
+
+    def about(self) -> str:
+        return f"linear, int8 {self.src} -> int8 {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+
+class LinearActivated(Product):
+    """The same with the activation function and its output factor."""
+
+    function, target, form = "linear_activated", "ACTIVATED", ((Plain, Stationary, Requant, Table),)
+
+    def arguments(self) -> list[str]:
+        return [self.dst.code, self.src.code, self.image, braces(part(self.steps[0], Table).factor)]
+
+    def about(self) -> str:
+        step = self.steps[0]
+        return f"linear, {part(step, Table).function}, int8 {self.src} -> int8 {self.dst}, scale {step.sink.tensor.scale:.5g}"
+
+
+class LinearResidual(Product):
+    """Residual stream += src, from a row on."""
+
+    function, target, form = "linear_residual", "RESIDUAL", ((Plain, Stationary, Requant, Add),)
+
+    @property
+    def rows(self) -> View:
+        return self.steps[0].sink
+
+    def arguments(self) -> list[str]:
+        return [f"{{{self.rows.tensor.tokens}, {self.channels}}}", str(self.rows.tokens.start), self.src.code, self.image]
+
+    def about(self) -> str:
+        return (f"linear, int8 {self.src} -> added to int16 [{self.rows.tensor.tokens}, {self.channels}], "
+                f"scale {self.rows.tensor.scale:.5g}")
+
+    def traced(self) -> tuple[str, int, int]:
+        return "<i2", self.rows.tensor.tokens, self.channels
+
+
+class Head(Product):
+    """Rows of src, added up -> int32 words of the output."""
+
+    function, target, form = "head", "OUTPUT", ((Plain, Stationary, Mean),)
+
+    @property
+    def rows(self) -> View:
+        return self.steps[0].source
+
+    @property
+    def output(self) -> str:
+        """Of the network."""
+        return self.steps[0].sink.name
+
+    def arguments(self) -> list[str]:
+        span = self.rows.tokens
+        return [f"{{{self.place}, {self.channels}}}", self.src.code, f"{{{span.start}, {span.count}}}", self.image]
+
+    def about(self) -> str:
+        return f"linear, int8 {self.src}, {self.rows.tokens.count} of the tokens -> {self.output}: int32 [{self.channels}]"
+
+
+def linear_words(k: int, n: int, lanes: int) -> int:
+    """Words of the weight stream of one matrix, column parameters included."""
+    return words(n, lanes) * (8 + words(k, lanes) * lanes)
+
+
+def linear_cycles(rows: int, k: int, n: int, lanes: int) -> int:
+    """Cycles of the linear unit."""
+    k_tiles, n_tiles = words(k, lanes), words(n, lanes)
+    first = 8 + lanes + DEPTH
+    inner = n_tiles * (k_tiles - 1) * (max(rows, lanes) + DEPTH) + (n_tiles - 1) * (max(rows, lanes + 8) + DEPTH) + rows + DEPTH
+    return first + inner

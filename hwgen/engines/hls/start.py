@@ -1,0 +1,72 @@
+"""Calls that multiply nothing: the frame's input, the start of the residual stream, LayerNorm."""
+
+from __future__ import annotations
+
+from ...layout.image import Shape, constant
+from ...steps.stages import Constant, Host, Identity, Normalize
+from .call import DEPTH, Call, part
+from .value import braces, words
+
+
+class Patches(Call):
+    """The patches of the frame -> dst."""
+
+    function, kind, form = "patches", "PATCHES", ((Host, Identity),)
+
+    def arguments(self) -> list[str]:
+        return [self.dst.code]
+
+    def about(self) -> str:
+        step = self.steps[0]
+        return f"patches of {part(step, Host).input}: int8 {self.dst}, scale {step.sink.tensor.scale:.5g}"
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        return self.dst.words(lanes) + DEPTH
+
+
+class ResidualInit(Call):
+    """The residual stream becomes a constant."""
+
+    function, kind, form = "residual_init", "RESIDUAL_INIT", ((Constant, Identity),)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Tokens and channels of the constant."""
+        sink = self.steps[0].sink
+        return sink.tokens.count, sink.channels.count
+
+    def data(self, shape: Shape) -> bytes:
+        return constant(part(self.steps[0], Constant).table.array, shape)
+
+    def arguments(self) -> list[str]:
+        tokens, channels = self.size
+        return [f"{{{tokens}, {channels}}}", self.image]
+
+    def about(self) -> str:
+        return f"start of the residual stream: int16 {list(self.size)}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        return self.weight_words(lanes) + DEPTH
+
+    def weight_words(self, lanes: int) -> int:
+        tokens, channels = self.size
+        return 2 * tokens * words(channels, lanes)
+
+    def traced(self) -> tuple[str, int, int]:
+        return "<i2", *self.size
+
+
+class LayerNorm(Call):
+    """Residual stream -> dst."""
+
+    function, kind, form = "layer_norm", "LAYER_NORM", ((Normalize, Identity),)
+
+    def arguments(self) -> list[str]:
+        feed = part(self.steps[0], Normalize)
+        return [self.dst.code, str(feed.eps), braces(feed.mean), braces(feed.out)]
+
+    def about(self) -> str:
+        return f"layer norm: int16 -> int8 {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        return 2 * self.dst.words(lanes) + self.dst.tokens + 3 * DEPTH

@@ -1,0 +1,50 @@
+"""What the functions in hls/include/hwgen/engine.hpp take: values in the activation memory, factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...steps.param import Columns, Factor
+from ...steps.tensor import Tensor
+from .names import identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value in the activation memory: ``tokens`` rows of ``channels`` from word ``address`` on. name: of the integer network."""
+
+    name: str
+    address: int
+    tokens: int
+    channels: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Value:
+        """The tensor, which has no address yet."""
+        return cls(tensor.name, 0, tensor.tokens, tensor.channels)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tokens, self.channels
+
+    @property
+    def code(self) -> str:
+        """In C++."""
+        return f"values::{identifier(self.name)}"
+
+    def words(self, lanes: int) -> int:
+        """What it takes of the activation memory."""
+        return self.tokens * words(self.channels, lanes)
+
+    def __str__(self) -> str:
+        return f"[{self.tokens}, {self.channels}]"
+
+
+def words(channels: int, lanes: int) -> int:
+    """Words of a token."""
+    return -(-channels // lanes)
+
+
+def braces(factor: Factor | Columns) -> str:
+    """A factor in C++."""
+    return f"{{{factor.mult}, {factor.shift}}}"

@@ -1,0 +1,91 @@
+"""The weight image, in the order of use, and the layout of a frame's input. Both engines read streams of vectors.
+
+    product    for each output tile: column parameters (8 bytes a column: bias int32, multiplier uint16, shift uint16; little endian,
+               padded to whole vectors), then for each reduction tile ``to`` columns of ``ti`` weights; narrow weights two in a byte, low
+               nibble first
+    constant   int16 [T, D]: for each output tile and token ``to`` values, in one vector or two
+    input      int8 [T, K], the frame's input: for each output tile and token one vector of ``to`` values
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..steps.format import INT8
+from ..steps.param import UNIT, Columns
+from ..steps.stages import Requant
+from ..steps.step import Step
+from ..steps.tensor import Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of the array: ``ti`` lanes stream, ``to`` columns are held, a vector of the stream has ``vector`` bytes."""
+
+    ti: int
+    to: int
+    vector: int
+
+
+def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
+    """Stream of a step with stationary weights. pack: narrow weights two in a byte."""
+    tile = step.weights
+    if tile is None:
+        raise ValueError(f"step {step.name!r} has no weights")
+    rows, (columns, width) = step.source.positions, columns_of(step)
+    mult, shift = _factors(step)
+    k_tiles, n_tiles = -(-(int(rows.max()) + 1) // shape.ti), -(-width // shape.to)
+    padded = np.zeros((k_tiles * shape.ti, n_tiles * shape.to), INT8.dtype)
+    padded[np.ix_(rows, columns)] = tile.weight.array
+    tiles = padded.reshape(k_tiles, shape.ti, n_tiles, shape.to).transpose(2, 0, 3, 1).reshape(n_tiles, -1)
+    if pack and tile.format.bits < INT8.bits:
+        mask = (1 << tile.format.bits) - 1
+        tiles = (tiles[:, 0::2] & mask | (tiles[:, 1::2] & mask) << tile.format.bits).astype(INT8.dtype)
+    entries = np.zeros(n_tiles * shape.to, np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "<u2")]))
+    for field, values in (("bias", tile.bias.array), ("mult", mult), ("shift", shift)):
+        entries[field][columns] = values
+    size = entries.itemsize * shape.to
+    head = np.zeros((n_tiles, -(-size // shape.vector) * shape.vector), np.uint8)
+    head[:, :size] = entries.view(np.uint8).reshape(n_tiles, -1)
+    return np.concatenate([head, tiles.view(np.uint8)], axis=1).tobytes()
+
+
+def columns_of(step: Step) -> tuple[np.ndarray, int]:
+    """(lane of each output channel, lanes in all) of a step's result: with the padding between heads where the weights have columns for
+    it. A router's result is not stored."""
+    if step.sink.tensor.memory is Memory.ROUTER:
+        return np.arange(step.columns), step.columns
+    return step.sink.positions, step.sink.width if step.weights is not None else step.sink.channels.count
+
+
+def _factors(step: Step) -> tuple[np.ndarray | int, np.ndarray | int]:
+    """Multipliers and shifts of the columns; times one where the accumulators leave as they are."""
+    for stage in step.drain:
+        if isinstance(stage, Requant) and isinstance(stage.factor, Columns):
+            return stage.factor.mult.array, stage.factor.shift.array
+    return UNIT.mult, UNIT.shift
+
+
+def constant(table: np.ndarray, shape: Shape) -> bytes:
+    """Stream of an int16 [T, D] constant."""
+    tokens, dim = table.shape
+    n_tiles, size = -(-dim // shape.to), 2 * shape.to
+    padded = np.zeros((tokens, n_tiles * shape.to), "<i2")
+    padded[:, :dim] = table
+    rows = padded.reshape(tokens, n_tiles, shape.to).transpose(1, 0, 2)
+    out = np.zeros((n_tiles, tokens, -(-size // shape.vector) * shape.vector), np.uint8)
+    out[..., :size] = np.ascontiguousarray(rows).view(np.uint8)
+    return out.tobytes()
+
+
+def frames(words: np.ndarray, shape: Shape) -> np.ndarray:
+    """int8 [B, T, K] -> uint8 [B, bytes]: each frame's input as the stream wants it."""
+    batch, tokens, channels = words.shape
+    n_tiles = -(-channels // shape.to)
+    padded = np.zeros((batch, tokens, n_tiles * shape.to), np.int8)
+    padded[..., :channels] = words
+    out = np.zeros((batch, n_tiles, tokens, shape.vector), np.int8)
+    out[..., :shape.to] = padded.reshape(batch, tokens, n_tiles, shape.to).transpose(0, 2, 1, 3)
+    return out.view(np.uint8).reshape(batch, -1)

@@ -1,0 +1,67 @@
+"""Linear: a matrix on the channels of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph import Array, Inner, Shape
+from ..matching.opgraph import Op
+from ..matching.trial import Match, Mismatch, Trial, in_order, row
+from .operands import operand
+from .operator import Operator, Spellings
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Linear(Operator):
+    """``y = x @ weight + bias`` on the last dimension."""
+
+    x: str
+    weight: Array            # [K, N]
+    bias: Array              # [N]
+
+    def shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if x[-1] != self.weight.shape[0]:
+            raise self.fail(f"input has {x[-1]} channels, weight expects {self.weight.shape[0]}")
+        return *x[:-1], self.weight.shape[1]
+
+    def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
+        (x,) = operands
+        y: Array = x @ self.weight + self.bias
+        return y
+
+    def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
+        return {"weight": self.weight * scale, "bias": self.bias * scale + shift}
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings({"MatMul": (linear,), "Gemm": (linear,)}, {"MatMul": "a Linear", "Add": "a Linear"}, rank=2)
+
+
+def linear(op: Op, trial: Trial) -> Match | None:
+    """MatMul or Gemm with a constant weight [K, N] -> Linear; a factor on its input goes into the weight."""
+    if op.kind == "MatMul":
+        weight, bias = op.constant(1), None
+        left = op.constant(0)
+        if left is not None:
+            raise Mismatch(f"multiplies a constant {list(left.shape)} from the left, which mixes tokens; only x @ W is "
+                           "supported", op.name)
+        if weight is None or weight.ndim > 2:
+            return None                                             # attention, or a stack of experts
+    else:
+        weight, bias = op.constant(1), op.constant(2)
+        if weight is None or op.attrs.get("transA", 0) or (op.operand(2) is not None and bias is None):
+            raise Mismatch("has a transposed input, or a weight or bias that is no constant", op.name)
+        weight = (weight.T if op.attrs.get("transB", 0) else weight) * np.float32(op.number("alpha", 1.0))
+    if weight.ndim != 2:
+        raise Mismatch(f"has a weight of shape {list(weight.shape)}, not [K, N]", op.name)
+    x = operand(trial, op.operand(0))
+    if x is None:
+        return None
+    n = weight.shape[1]
+    bias = np.zeros(n) if bias is None else row(op, "bias", bias, n) * np.float32(op.number("beta", 1.0))
+    node = Linear(op.name, op.outputs[0], x.value, trial.array(weight * np.float32(x.factor)), trial.array(bias))
+    return Match((node,), in_order(*x.shape[:-1], n))

@@ -1,0 +1,1 @@
+"""The integer IR: formats, tensors, steps, their text, their verifier and the golden model; passes over steps."""

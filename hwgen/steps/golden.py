@@ -1,0 +1,93 @@
+"""The integer golden model: a loop over steps. The judge of every other implementation, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .host import quantize_input
+from .stages import Run
+from .stages.base import Queue
+from .step import Expert, Network, Step
+from .tensor import Memory
+
+CHUNK_ELEMENTS = 4_000_000      # largest intermediate array of one chunk of images, in elements
+
+
+def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs of the network: images float [B, C, H, W] (or tokens [B, T, K]) -> {ONNX output: int32 [B, n]}.
+
+    Works through the batch in chunks that keep every intermediate below `CHUNK_ELEMENTS`. Raises InputError when the images do not fit.
+    """
+    images = np.asarray(images)
+    chunk = max(1, CHUNK_ELEMENTS // max(tensor.tokens * tensor.channels for tensor in network.tensors()))
+    parts: dict[str, list[np.ndarray]] = {output.name: [] for output in network.outputs}
+    for start in range(0, max(len(images), 1), chunk):
+        values = evaluate(network, quantize_input(network, images[start:start + chunk]))
+        for output in network.outputs:
+            parts[output.name].append(values[output.tensor.name][:, 0].astype(np.int32))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """The tensors after the last step, int64 [B, tokens, channels], for the words of the host, int8 [B, T, K].
+
+    inner: gets every value of the network as it was when it was complete, and, under ``value.what``, what its steps computed on the way.
+    """
+    values: dict[str, np.ndarray] = {}
+    queues: dict[str, Queue] = {}
+    last = network.last()
+    for index, step in enumerate(network.steps):
+        state = Run(step, values, queues, words)
+        if step.expert is not None:
+            _select(step.expert, state)
+        state.seen = step.feed.evaluate(state)
+        result = step.tile.evaluate(state.seen, state)
+        for stage in step.drain:
+            result = stage.evaluate(result, state)
+        _store(step, state, result)
+        if inner is not None:
+            if last[step.value] == index:
+                inner[step.value] = values[step.sink.name].copy()
+            inner.update({f"{step.value}.{what}": array for what, array in state.inner.items() if state.rows is None})
+    return values
+
+
+def trace(network: Network, images: np.ndarray, *, detail: bool = False) -> dict[str, np.ndarray]:
+    """Every value of the network: {value: int64 [B, T, C]}; an output is [B, n].
+
+    With ``detail`` also what steps compute on the way: ``x.mean``, ``x.mult``, ``x.shift`` (norm), ``x.pre`` (pre-activation),
+    ``x.scores``, ``x.row_max``, ``x.row_sum`` [B, H, T(, T)] (attention), ``x.logits``, ``x.experts``, ``x.weights`` [B, T, E or k] (router).
+    """
+    found: dict[str, np.ndarray] = {}
+    evaluate(network, quantize_input(network, images), found)
+    whole = {step.value for step in network.steps}
+    result = {name: array for name, array in found.items() if detail or name in whole}
+    return result | {output.name: result[output.name][:, 0] for output in network.outputs}
+
+
+def _select(expert: Expert, state: Run) -> None:
+    """The tokens in the expert's queue, and their shares."""
+    queue = state.queues[expert.queue.name]
+    image, token, place = np.nonzero(queue.experts == expert.index)
+    state.rows, state.shares = (image, token), queue.shares[image, token, place]
+
+
+def _store(step: Step, state: Run, result: np.ndarray) -> None:
+    """Put the result, [B, T, C] or [B, heads, T, C / heads] or [rows, C], where the sinks say."""
+    if result.ndim == 4:
+        batch, heads, tokens, channels = result.shape
+        result = result.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * channels)
+    sink = step.sink
+    if state.rows is not None:
+        if sink.tensor.memory is Memory.RES:
+            state.values[sink.name][state.rows] = result
+        else:
+            state.values[sink.name] = result
+        return
+    for view, words in zip(step.sinks, (result, state.seen), strict=False):
+        if view.whole:
+            state.values[view.name] = words
+            continue
+        if view.name not in state.values:
+            state.values[view.name] = np.zeros((len(words), view.tensor.tokens, view.tensor.channels), np.int64)
+        state.values[view.name][:, view.tokens.slice, view.channels.slice] = words

@@ -1,0 +1,49 @@
+"""The host's part of a network: images become int8 words, int32 words become real numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import InputError
+from .format import INT8
+from .step import Network
+
+
+def quantize_input(network: Network, images: np.ndarray) -> np.ndarray:
+    """Images float [B, C, H, W] -> int8 patches [B, T, C*p*q]; tokens [B, T, K] -> int8 [B, T, K].
+
+    ``clip(rint(x / scale), -127, 127)`` in float64; patches row-major, channels in the order (c, dy, dx). Raises InputError when the
+    images are not real, finite numbers of the right rank.
+    """
+    feed, tensor = network.input
+    images = np.asarray(images)
+    rank = 3 if feed.patch == (0, 0) else 4
+    if images.ndim != rank or images.dtype.kind not in "fiu":
+        raise InputError(f"input {feed.input!r} has shape {images.shape} and dtype {images.dtype}",
+                         hint=f"give an array of {rank} dimensions, images first, of floating-point numbers")
+    if not np.isfinite(images).all():
+        raise InputError(f"input {feed.input!r} holds NaN or infinite values", hint="clean the data")
+    x = np.clip(np.rint(images.astype(np.float64) / tensor.scale), INT8.lo, INT8.hi).astype(INT8.dtype)
+    if rank == 3:
+        return x
+    b, c, height, width = x.shape
+    p, q = feed.patch
+    if height % p or width % q:
+        raise InputError(f"images of {height}x{width} do not divide into {p}x{q} patches", where=f"input {feed.input!r}")
+    x = x.reshape(b, c, height // p, p, width // q, q).transpose(0, 2, 4, 1, 3, 5)
+    return np.ascontiguousarray(x.reshape(b, (height // p) * (width // q), c * p * q))
+
+
+def input_clipped(network: Network, images: np.ndarray) -> float:
+    """Share of the input values beyond the calibrated range, which `quantize_input` clips."""
+    return float((np.abs(np.rint(np.asarray(images, np.float64) / network.input[1].scale)) > INT8.hi).mean())
+
+
+def dequantize(network: Network, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """int32 [B, n] of `golden.run` -> {ONNX output: float32 [B, ...]}: times the channel's scale, over the number of tokens."""
+    result = {}
+    for output in network.outputs:
+        acc = outputs[output.name]
+        real = acc.astype(np.float64) * output.scale.array / output.tokens
+        result[output.name] = real.astype(np.float32).reshape(len(acc), *output.shape[1:])
+    return result

@@ -1,0 +1,25 @@
+"""Feeds, stationary operands and stages of a step, one file each."""
+
+from .add import Add
+from .base import Feed, Queue, Run, Stage
+from .constant import Constant
+from .exp2 import Exp2
+from .gather import Gather
+from .host import Host
+from .mean import Mean
+from .normalize import Normalize
+from .plain import Plain
+from .requant import Requant
+from .restore import Restore
+from .route import Route
+from .row_factor import RowFactor
+from .score import Score
+from .table import Table
+from .tile import Identity, Keys, Stationary, Tile, Values
+
+FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Exp2, Gather)
+TILES: tuple[type[Tile], ...] = (Stationary, Keys, Values, Identity)
+STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Score, Add, Mean, Route)
+
+__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Constant", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean", "Normalize",
+           "Plain", "Queue", "Requant", "Restore", "Route", "RowFactor", "Run", "Score", "Stage", "Stationary", "Table", "Tile", "Values"]

@@ -1,0 +1,141 @@
+"""What a feed and a stage are. Each is one file in this folder and one frozen record; the lists in `__init__` name them all.
+
+A record tells everything about itself: its integers (numpy), the interval of its results for the proof of `verify`, the instruction
+fields that ask the RTL engine for it, and what the HLS engine calls it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..format import Format
+from ..tensor import View
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+Interval = tuple[int, int]
+
+
+@dataclass
+class Queue:
+    """The tokens of a router: experts int64 [B, T, k] (-1: not routed), best first, and their shares."""
+
+    experts: np.ndarray
+    shares: np.ndarray
+
+
+@dataclass
+class Run:
+    """One step under evaluation, for a batch of images.
+
+    values: {tensor: int64 [B, tokens, channels]}; a tensor an expert writes holds the rows of its queue, [rows, channels]. inputs: the
+    words of the host, int8 [B, T, K]. rows: (images, tokens) of an expert's queue, and shares: what the router gave it for each of them.
+    seen: what the array saw. row_sum: of attention weights. inner: what the step computes on the way, by name.
+    """
+
+    step: Step
+    values: dict[str, np.ndarray]
+    queues: dict[str, Queue]
+    inputs: np.ndarray
+    rows: tuple[np.ndarray, np.ndarray] | None = None
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    row_sum: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    inner: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def read(self, view: View) -> np.ndarray:
+        """[B, T, C] of a view, or [B, heads, T, C / heads] where the step works head by head; [rows, C] for an expert's tensor."""
+        array = self.values[view.name]
+        if array.ndim == 2:
+            return array
+        part = array if view.whole else array[:, view.tokens.slice, view.channels.slice]
+        heads = self.step.heads
+        if heads == 1:
+            return part
+        batch, tokens, channels = part.shape
+        return part.reshape(batch, tokens, heads, channels // heads).transpose(0, 2, 1, 3)
+
+
+class Feed(ABC):
+    """How words enter the array."""
+
+    name: ClassVar[str]
+    """In the text form."""
+    brings: ClassVar[bool] = False
+    """The words come from outside: nothing is streamed and nothing multiplied."""
+    gathers: ClassVar[bool] = False
+    """It picks the tokens of an expert's queue."""
+
+    @abstractmethod
+    def evaluate(self, run: Run) -> np.ndarray:
+        """What the array sees: integers [..., tokens, channels]."""
+
+    @abstractmethod
+    def format(self, step: Step) -> Format:
+        """Of what the array sees. Raises ValueError when the stream is not what this feed takes."""
+
+    @abstractmethod
+    def fields(self, step: Step) -> dict[str, int]:
+        """Of the instruction, addresses left out."""
+
+    @property
+    @abstractmethod
+    def hls(self) -> str:
+        """The function of hls/include/hwgen/engine.hpp that does a step with this feed; empty when the drain says it."""
+
+    def wrong(self, step: Step) -> str | None:
+        """What keeps hardware from doing it, or None."""
+        return None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Stage(ABC):
+    """What happens to a result on its way from the accumulators to where it is stored."""
+
+    name: ClassVar[str]
+    """In the text form."""
+
+    @abstractmethod
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        """Integers [..., tokens, channels] -> the same, or as the class says."""
+
+    def shape(self, tokens: int, channels: int) -> tuple[int, int]:
+        """Of the result for an argument of this shape."""
+        return tokens, channels
+
+    @abstractmethod
+    def format(self, before: Format, step: Step) -> Format:
+        """Of the result. Raises ValueError when it cannot follow something of the format ``before``."""
+
+    @abstractmethod
+    def interval(self, x: Interval, step: Step) -> Interval:
+        """Of the results for arguments in the interval ``x``."""
+
+    @abstractmethod
+    def fields(self, step: Step) -> dict[str, int]:
+        """Of the instruction, addresses left out."""
+
+    @property
+    @abstractmethod
+    def hls(self) -> str:
+        """The function of hls/include/hwgen/engine.hpp that does a product which ends in this stage; empty when none does."""
+
+    def wrong(self, step: Step) -> str | None:
+        """What keeps hardware from doing it, or None."""
+        return None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def need(found: Format, wanted: Format, what: str) -> None:
+    """Raises ValueError unless the formats are equal."""
+    if found != wanted:
+        raise ValueError(f"{what} takes {wanted}, not {found}")

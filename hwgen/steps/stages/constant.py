@@ -1,0 +1,50 @@
+"""Feed: a constant of the weight image (position embedding and class tokens). Not multiplied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ...isa import Op, Src
+from ..format import WIDE, Format
+from ..param import Param
+from .base import Feed, Run
+from .tile import Identity
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(Feed):
+    """table: int16 [T, D]."""
+
+    table: Param
+
+    name: ClassVar[str] = "constant"
+    brings: ClassVar[bool] = True
+    hls: ClassVar[str] = "residual_init"
+
+    def evaluate(self, run: Run) -> np.ndarray:
+        return np.repeat(self.table.array.astype(np.int64)[None], len(run.inputs), axis=0)
+
+    def format(self, step: Step) -> Format:
+        return WIDE
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"op": Op.STREAM, "src": Src.NORM}
+
+    def wrong(self, step: Step) -> str | None:
+        sink, table = step.sink, self.table.array
+        if not isinstance(step.tile, Identity):
+            return "a constant is multiplied"
+        if table.shape != (sink.tokens.count, sink.channels.count):
+            return f"the constant has shape {table.shape}, its place {(sink.tokens.count, sink.channels.count)}"
+        if table.dtype != WIDE.dtype or not WIDE.holds(table):
+            return f"the constant is {table.dtype} in {table.min()}..{table.max()}, not {WIDE}"
+        return None
+
+    def __str__(self) -> str:
+        return f"constant({self.table.name})"

@@ -1,0 +1,47 @@
+"""Feed: what the host sends with each frame. Not multiplied; the words go through the drain into the activation memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ...isa import Op, Src
+from ..format import INT8, Format
+from .base import Feed, Run
+from .tile import Identity
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Host(Feed):
+    """int8 [T, K] of the network's input ``input``; ``patch``: the host cuts images into patches of so many rows and columns, row by
+    row, channels (c, dy, dx); (0, 0): the input is tokens already."""
+
+    input: str
+    patch: tuple[int, int]
+
+    name: ClassVar[str] = "host"
+    brings: ClassVar[bool] = True
+    hls: ClassVar[str] = "patches"
+
+    def evaluate(self, run: Run) -> np.ndarray:
+        return run.inputs.astype(np.int64)
+
+    def format(self, step: Step) -> Format:
+        return INT8
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"op": Op.STREAM, "src": Src.ACT}
+
+    def wrong(self, step: Step) -> str | None:
+        if not isinstance(step.tile, Identity) or not step.sink.whole:
+            return f"the host's words are multiplied, or are a part of {step.sink.tensor}"
+        return None if self.patch == (0, 0) or min(self.patch) > 0 else f"patches of {self.patch[0]}x{self.patch[1]}"
+
+    def __str__(self) -> str:
+        cut = f", patches of {self.patch[0]}x{self.patch[1]}" if self.patch != (0, 0) else ""
+        return f"host({self.input}{cut})"

@@ -1,0 +1,54 @@
+"""Stage: a function of one variable, from a table of knots with linear interpolation, and the requantizer behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ... import numerics
+from ..format import INT8, PRE_ACTIVATION, Format
+from ..param import Factor
+from .base import Interval, Run, Stage, need
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Stage):
+    """function: a key of `numerics.delta_table`. factor: from the table's unit to that of the result."""
+
+    function: str
+    factor: Factor
+    to: Format = INT8
+
+    name: ClassVar[str] = "table"
+    hls: ClassVar[str] = "linear_activated"
+
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        run.inner["pre"] = x
+        return self.factor.apply(numerics.activation(x, numerics.delta_table(self.function)), self.to)
+
+    def format(self, before: Format, step: Step) -> Format:
+        need(before, PRE_ACTIVATION, "a table")
+        return self.to
+
+    def interval(self, x: Interval, step: Step) -> Interval:
+        return self.to.lo, self.to.hi
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"act": 1, "mult2": self.factor.mult, "shift2": self.factor.shift}
+
+    def wrong(self, step: Step) -> str | None:
+        if self.to != INT8:
+            return f"the result of a table is {INT8}, not {self.to}"
+        try:
+            numerics.delta_table(self.function)
+        except ValueError as error:
+            return str(error)
+        return self.factor.wrong("activation")
+
+    def __str__(self) -> str:
+        return f"table({self.function}, {self.factor}, {self.to})"

@@ -1,0 +1,168 @@
+"""Stationary operands: what the array holds while tokens stream through it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ... import numerics
+from ...isa import Stat
+from ..format import INT8, WEIGHTS, Format
+from ..param import Param
+from ..tensor import View
+from .base import Interval, Run
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+LARGEST = 1 << INT8.bits - 1         # magnitude of what streams: INT8, or attention weights less 128
+
+
+class Tile(ABC):
+    """A stationary operand."""
+
+    @abstractmethod
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        """Accumulators of x, integers [..., tokens, K] -> [..., tokens, N]."""
+
+    @abstractmethod
+    def shape(self, step: Step) -> tuple[int, int]:
+        """(K, N): channels that stream, columns of the result; of one head where there are several."""
+
+    @abstractmethod
+    def interval(self, step: Step) -> Interval:
+        """Of the accumulators."""
+
+    @abstractmethod
+    def fields(self, step: Step) -> dict[str, int]:
+        """Of the instruction, addresses left out."""
+
+    def wrong(self, step: Step) -> str | None:
+        """What keeps hardware from doing it, or None."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Stationary(Tile):
+    """``x @ weight + bias``. weight: integers [K, N] of ``format``; bias int32 [N]; scale: float [N], real value of one accumulator unit."""
+
+    weight: Param
+    bias: Param
+    scale: Param
+    format: Format = INT8
+
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        return np.asarray(numerics.matmul(x, self.weight.array) + self.bias.array)
+
+    def shape(self, step: Step) -> tuple[int, int]:
+        return self.weight.array.shape
+
+    def interval(self, step: Step) -> Interval:
+        columns = np.abs(self.weight.array.astype(np.int64)).sum(0) * LARGEST + np.abs(self.bias.array.astype(np.int64))
+        bound = int(columns.max())
+        return -bound, bound
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"stat": Stat.WEIGHTS, "column_params": 1, "w4": int(self.format.bits < INT8.bits)}
+
+    def wrong(self, step: Step) -> str | None:
+        weight = self.weight.array
+        if self.format not in WEIGHTS.values() or weight.ndim != 2 or weight.dtype != np.int8 or not self.format.holds(weight):
+            return f"weight {self.weight.name} is not an integer of {self.format.bits} bits in [{self.format.lo}, {self.format.hi}]"
+        for param, dtype in ((self.bias, np.int32), (self.scale, np.float64)):
+            if param.array.shape != weight.shape[1:] or param.array.dtype != dtype:
+                return f"{param.name} is {param.array.dtype} {param.array.shape}, expected {np.dtype(dtype)} {weight.shape[1:]}"
+        if not np.isfinite(self.scale.array).all() or not (self.scale.array > 0).all():
+            return f"scale {self.scale.name} is not positive"
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.weight.name} {self.format} {list(self.weight.array.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys(Tile):
+    """``x @ view.T``: a key a column."""
+
+    view: View
+
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2))
+
+    def shape(self, step: Step) -> tuple[int, int]:
+        return self.view.channels.count // step.heads, self.view.tokens.count
+
+    def interval(self, step: Step) -> Interval:
+        bound = self.shape(step)[0] * LARGEST * INT8.hi
+        return -bound, bound
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"stat": Stat.K_COLUMNS, "stat_count": self.view.tokens.count}
+
+    def wrong(self, step: Step) -> str | None:
+        return by_heads(self.view, step)
+
+    def __str__(self) -> str:
+        return f"keys({self.view})"
+
+
+@dataclass(frozen=True, slots=True)
+class Values(Tile):
+    """``x @ view``: a key a row."""
+
+    view: View
+
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        return numerics.matmul(x, run.read(self.view))
+
+    def shape(self, step: Step) -> tuple[int, int]:
+        return self.view.tokens.count, self.view.channels.count // step.heads
+
+    def interval(self, step: Step) -> Interval:
+        bound = self.view.tokens.count * LARGEST * INT8.hi
+        return -bound, bound
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"stat": Stat.V_ROWS, "stat_count": self.view.tokens.count}
+
+    def wrong(self, step: Step) -> str | None:
+        if [stage.name for stage in step.drain] != ["restore", "row_factor"]:
+            return "products with values are restored and divided by the sum of their row, nothing else"
+        return by_heads(self.view, step)
+
+    def __str__(self) -> str:
+        return f"values({self.view})"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity(Tile):
+    """Nothing is multiplied: the words of the feed go on as they are."""
+
+    NOTHING: ClassVar[str] = "identity"
+
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        return x
+
+    def shape(self, step: Step) -> tuple[int, int]:
+        channels = step.sink.channels.count
+        return channels, channels
+
+    def interval(self, step: Step) -> Interval:
+        form = step.feed.format(step)
+        return form.lo, form.hi
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {}
+
+    def __str__(self) -> str:
+        return self.NOTHING
+
+
+def by_heads(view: View, step: Step) -> str | None:
+    """What keeps a tensor from being a stationary operand for each head, or None."""
+    if view.tensor.format != INT8:
+        return f"{view} is {view.tensor.format}, a stationary operand is {INT8}"
+    return f"{view.channels.count} channels are no {step.heads} heads" if view.channels.count % step.heads else None

@@ -1,0 +1,67 @@
+"""What a step refers to: the tensors and params in its records, wherever they stand, and the same step with other ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from .param import Param
+from .step import Step
+from .tensor import Tensor, View
+
+
+def tensors(record: Any) -> Iterator[Tensor]:
+    """Every tensor in a record, repetitions included."""
+    return (item for item in _leaves(record) if isinstance(item, Tensor))
+
+
+def params(record: Any) -> Iterator[Param]:
+    """Every param in a record, repetitions included."""
+    return (item for item in _leaves(record) if isinstance(item, Param))
+
+
+def views(step: Step) -> tuple[list[View], list[View]]:
+    """(read, written) views of a step; what is added to counts as both."""
+    read = [view for record in (step.source_view, step.feed, step.tile, *step.drain, step.expert) for view in _views(record)]
+    return read, list(step.sinks)
+
+
+def with_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The record with ``change`` applied to every tensor in it; the record itself when nothing changes."""
+    match record:
+        case Tensor():
+            return change(record)
+        case tuple():
+            items = tuple(with_tensors(item, change) for item in record)
+            return items if any(a is not b for a, b in zip(items, record, strict=True)) else record
+        case Param():
+            return record
+    if not is_dataclass(record) or isinstance(record, type):
+        return record
+    changed = {}
+    for entry in fields(record):
+        before = getattr(record, entry.name)
+        after = with_tensors(before, change)
+        if after is not before:
+            changed[entry.name] = after
+    return replace(record, **changed) if changed else record
+
+
+def _leaves(record: Any) -> Iterator[Any]:
+    if isinstance(record, (Tensor, Param)):
+        yield record
+    elif isinstance(record, tuple):
+        for item in record:
+            yield from _leaves(item)
+    elif is_dataclass(record) and not isinstance(record, type):
+        for entry in fields(record):
+            yield from _leaves(getattr(record, entry.name))
+
+
+def _views(record: Any) -> Iterator[View]:
+    if isinstance(record, View):
+        yield record
+    elif is_dataclass(record) and not isinstance(record, (type, Tensor, Param)):
+        for entry in fields(record):
+            yield from _views(getattr(record, entry.name))
