@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from hwgen.functions import Act
 from hwgen import numerics
 from hwgen.errors import InputError
+from hwgen.functions import Act
 from hwgen.steps import golden, host
 from hwgen.steps.format import ACCUMULATOR, INT8, LOGIT, PRE_ACTIVATION, SHARE, WIDE
 from hwgen.steps.param import Columns, Factor, Param

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwgen.graph import Graph, Model, Node
 from hwgen import quantizer
 from hwgen.engines.hls.calls import CALLS, calls
 from hwgen.engines.hls.plan import MAX_SIZE, plan
 from hwgen.errors import CapacityError, ModelError
+from hwgen.graph import Graph, Model, Node
 from hwgen.layout.merge import Slot, align, slots
 from hwgen.steps import stages
 from hwgen.steps.param import UNIT, Columns, Param

@@ -14,7 +14,6 @@ import zlib
 import numpy as np
 import pytest
 
-from hwgen.graph import Model
 from hwgen import api, cli, csim, difference, numerics, quantizer, simulate, sizing
 from hwgen.board import load_board
 from hwgen.build import directory
@@ -22,6 +21,7 @@ from hwgen.engines import hls
 from hwgen.engines.hls import estimate
 from hwgen.engines.hls.plan import HEADER, plan as make_plan
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
+from hwgen.graph import Model
 from hwgen.paths import data_dir
 from hwgen.steps import golden
 from hwgen.steps.stages import Table
