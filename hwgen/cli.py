@@ -268,9 +268,9 @@ def verify(
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
-    memories = verify_memories(engine.value, acc.build.program.config.axi_data_bits / 8)
     runs: list[tuple[str, Engine, str, MemoryModel]] = []
     if "rtl" in acc.levels:
+        memories = verify_memories(engine.value, acc.build.need_rtl().config.axi_data_bits / 8)
         runs += [("rtl", engine, name, memory) for name, memory in memories.items()]
     if "csim" in acc.levels:
         runs.append(("csim", Engine.CSIM, "", MemoryModel()))
