@@ -71,7 +71,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     report |= _judged(planned)
     report["quantization"] = _quantization(planned, options.random)
     report["warnings"] = planned.warnings
-    files = driver.files(program, quantized, Path(model).stem)
+    files: dict[str, str | bytes] = {**driver.files(program, quantized, Path(model).stem)}
     if backend != "hls":
         files |= {**rtl.files(program.config), **bench.files()}
     if planned.plan is not None:

@@ -269,8 +269,11 @@ def verify(
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
     memories = verify_memories(engine.value, acc.build.program.config.axi_data_bits / 8)
-    runs = [("rtl", engine, name, memory) for name, memory in memories.items()] if "rtl" in acc.levels else []
-    runs += [("csim", Engine.CSIM, "", MemoryModel())] if "csim" in acc.levels else []
+    runs: list[tuple[str, Engine, str, MemoryModel]] = []
+    if "rtl" in acc.levels:
+        runs += [("rtl", engine, name, memory) for name, memory in memories.items()]
+    if "csim" in acc.levels:
+        runs.append(("csim", Engine.CSIM, "", MemoryModel()))
     rows = []
     with Bars(err) as bars:
         for level, simulator, name, memory in runs:

@@ -95,8 +95,12 @@ def synthesize(sources: Mapping[str, str], board: Board, name: str = "yosys", sa
     if board.family not in flow["families"]:
         raise InputError(f"the flow {name} does not know the family of the board {board.name}: {board.family.value}",
                          hint=f"compile for a board of {', '.join(flow['families'])}")
-    run = _Run(flow, flow["families"][board.family.value], bool(board.uram), sources, say or (lambda stage, done=0, total=0: None))
+    run = _Run(flow, flow["families"][board.family.value], bool(board.uram), sources, say or _silent)
     return run.run(name, board, estimate or {})
+
+
+def _silent(stage: str, done: float = 0, total: float = 0) -> None:
+    """Progress that nobody watches."""
 
 
 class _Run:
@@ -234,7 +238,7 @@ def _minus(a: Counts, b: Counts) -> Counts:
     return {kind: a[kind] - b[kind] for kind in KINDS}
 
 
-def _rounded(counts: Counts) -> dict[str, int]:
+def _rounded(counts: Counts) -> Counts:
     return {kind: max(0, round(n)) for kind, n in counts.items()}
 
 

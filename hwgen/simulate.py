@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 import time
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,9 @@ class MemoryModel:
 def verify_memories(engine: str, beat: float) -> dict[str, MemoryModel]:
     """The memory models of `hwgen verify`, by name: ideal (no latency, a beat every cycle), slow, unsteady, the last two through one port of
     the board. beat: bytes. What the engine cannot honour is left out, and so is what then is the same run under another name."""
-    wanted = {"ideal": {"latency": 0, "bytes_per_cycle": beat, "stall": 0.0}, "latency 100": {"latency": 100, "stall": 0.0},
-              "random stalls": {"latency": 20, "stall": 0.3}}
+    wanted: dict[str, dict[str, Any]] = {
+        "ideal": {"latency": 0, "bytes_per_cycle": beat, "stall": 0.0}, "latency 100": {"latency": 100, "stall": 0.0},
+        "random stalls": {"latency": 20, "stall": 0.3}}
     found: dict[str, MemoryModel] = {}
     for name, values in wanted.items():
         memory = MemoryModel(**{key: value for key, value in values.items() if key in HONOURED[engine]})
@@ -113,7 +115,7 @@ def _task_register(tasks: list[int]) -> int:
 
 def _cycle_limit(program: Program, frames: int, memory: MemoryModel) -> int:
     """Cycles after which a run has hung: twenty times the estimate, and what the stalls cost."""
-    expected = program.estimate(memory.bytes_per_cycle, memory.latency)[-1].stop
+    expected = program.estimate(memory.bytes_per_cycle or program.config.axi_data_bits / 8, memory.latency)[-1].stop
     return round(20 * frames * (expected + 10 * memory.latency + 1000) / max(0.01, 1 - memory.stall))
 
 
@@ -206,8 +208,9 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
     golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
     golden_seconds = time.monotonic() - begin
     macs = program.mean_macs(tasks)
-    common = {"images": len(images), "useful_macs_per_image": macs, "array_macs_per_cycle": program.config.macs_per_cycle, "clock_mhz": build.clock_mhz,
-                  "input_clipped": host.input_clipped(model.tasks[0], images)}
+    common: dict[str, Any] = {
+        "images": len(images), "useful_macs_per_image": macs, "array_macs_per_cycle": program.config.macs_per_cycle,
+        "clock_mhz": build.clock_mhz, "input_clipped": host.input_clipped(model.tasks[0], images)}
     if engine == "golden":
         return SimulationResult(
             outputs=_dequantized(model, golden), bit_exact=None, mismatches=None, words=None, cycles_per_image=None, utilization=None,
@@ -227,7 +230,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         words=sum(golden[t][name].size for t in tasks for name in golden[t]), cycles_per_image=cycles / frames,
         utilization=macs * frames / (program.config.macs_per_cycle * cycles), simulated_macs_per_second=macs * frames / seconds,
         simulated_cycles_per_second=cycles / seconds, latency_ms=cycles * program.batch / frames / build.clock_mhz / 1000,
-        memory=asdict(memory), cpu_seconds=sum(done.cpu_seconds for _, done in runs) if engine == "verilator" else None,
+        memory=asdict(memory), cpu_seconds=sum(done.cpu_seconds or 0.0 for _, done in runs) if engine == "verilator" else None,
         frames=[row for sequence, done in runs for row in _frame_table(sequence, done)],
         per_instruction=_instruction_table(program, [done.events for _, done in runs]), waves=None if waves is None else Path(waves),
         runs=[(sequence, done.events) for sequence, done in runs], **common)
@@ -334,7 +337,7 @@ def _frame_table(tasks: list[int], run: Run) -> list[dict]:
 
 def _instruction_table(program: Program, runs: list[np.ndarray]) -> list[dict]:
     """Per instruction, averages over the frames that ran it; cycles: from its start to the start of the next."""
-    sums = {}
+    sums: dict[int, np.ndarray] = {}
     for events in runs:
         if not len(events):
             continue

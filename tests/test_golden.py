@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from hwgen import ir, numerics
+from hwgen import numerics
 from hwgen.errors import InputError
+from hwgen.functions import Act
 from hwgen.steps import golden, host
 from hwgen.steps.format import ACCUMULATOR, INT8, LOGIT, PRE_ACTIVATION, SHARE, WIDE
 from hwgen.steps.param import Columns, Factor, Param
@@ -39,9 +40,9 @@ CASES = {
     "dense": {"blocks": "d"},
     "moe": {"blocks": "m", "experts": 5, "top_k": 3, "renormalize": False},
     "moe_renormalized": {"blocks": "m"},
-    "silu_no_class_token": {"blocks": "dm", "class_token": False, "pool": "mean", "act": ir.Act.SILU, "tokens": 6},
+    "silu_no_class_token": {"blocks": "dm", "class_token": False, "pool": "mean", "act": Act.SILU, "tokens": 6},
     "mean_without_class_token": {"blocks": "d", "pool": "mean"},
-    "relu": {"blocks": "d", "act": ir.Act.RELU, "channels": 3, "heads": 4},
+    "relu": {"blocks": "d", "act": Act.RELU, "channels": 3, "heads": 4},
 }
 UNIT = 0.5 + 127 * 2.0 ** -13       # half an output step, and the multiplier's 14 to 16 bits
 
