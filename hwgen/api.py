@@ -151,7 +151,7 @@ class Accelerator:
         if not result.per_instruction:
             return
         simulation = {"stage": "rtl simulation", "images": result.images, "bit_exact": result.bit_exact, "cycles_per_image": result.cycles_per_image,
-                          "latency_ms": result.latency_ms, "utilization": result.utilization, "memory": result.memory}
+                      "latency_ms": result.latency_ms, "utilization": result.utilization, "memory": result.memory}
         layers = trace.layers(result.per_instruction, result.array_macs_per_cycle)
         self.build.keep({"simulation": simulation, "stalls": dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), "layers": layers})
 
@@ -207,22 +207,23 @@ def _report(name: str, model: Quantized, program: Program, board: Board, precisi
     used = resources.estimate(config, board)
     kinds = ("lut", "ff", "dsp", "bram36", "uram")
     ends = [*(t.start for t in timing[1:]), timing[-1].stop]
-    instructions = [{"pc": pc, "instruction": instr.note or "end of frame", "node": info.node, "task": instr.task if instr.pred else None, "start": t.start,
-                         "cycles": end - t.start, "wait_tile": t.wait_tile, "wait_hazard": t.wait_hazard, "useful_macs": info.macs}
+    instructions = [{"pc": pc, "instruction": instr.note or "end of frame", "node": info.node, "task": instr.task if instr.pred else None,
+                     "start": t.start, "cycles": end - t.start, "wait_tile": t.wait_tile, "wait_hazard": t.wait_hazard, "useful_macs": info.macs}
                     for pc, (instr, info, t, end) in enumerate(zip(program.instrs, program.infos, timing, ends, strict=True))]
     return {
-        "version": __version__, "calibration": model.calibration, "precision": str(precision), "batch": program.batch, "weight_bytes": len(program.image),
+        "version": __version__, "calibration": model.calibration, "precision": str(precision), "batch": program.batch,
+        "weight_bytes": len(program.image),
         "network": {"name": name, "tasks": len(model.tasks), "outputs": [o.name for task in program.outputs for o in task],
-                     "useful_macs_per_image": program.mean_macs(), "residual_scale": model.tasks[0].residual_scale},
+                    "useful_macs_per_image": program.mean_macs(), "residual_scale": model.tasks[0].residual_scale},
         "board": {"name": board.name, "part": board.part, "clock_mhz": board.clock_mhz, "memory_bytes_per_cycle": board.bytes_per_cycle(),
-                   "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)},
+                  "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)},
         "array": {"ti": config.ti, "to": config.to, "packed": config.packed, "fabric_columns": config.fabric_columns,
-                   "load_columns": config.load_columns, "macs_per_cycle": config.macs_per_cycle},
+                  "load_columns": config.load_columns, "macs_per_cycle": config.macs_per_cycle},
         "resources": {"stage": "estimate", "used": {k: getattr(used, k) for k in kinds}, "available": {k: getattr(board, k) for k in kinds}},
         "estimate": {"stage": "estimate", "cycles_per_image": cycles / program.batch, "latency_ms": cycles / board.clock_mhz / 1000,
-                      "utilization": macs * program.batch / (config.macs_per_cycle * cycles),
-                      "accumulator_use": max(max(verify(network).values()) for network in model.tasks),
-                      "memory": conditions(board)},
+                     "utilization": macs * program.batch / (config.macs_per_cycle * cycles),
+                     "accumulator_use": max(max(verify(network).values()) for network in model.tasks),
+                     "memory": conditions(board)},
         "all_ports": all_ports(program, board),
         "limits": dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,
                                                        board.bytes_per_cycle())),

@@ -99,8 +99,8 @@ def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: 
         out.write("model.npz", store.encode(model))
         out.write("report.json", json.dumps(report, indent=1) + "\n")
         out.manifest(
-            format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle, inputs={k: list(v) for k, v in inputs.items()},
-            engine=program.config.to_dict(),
+            format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle,
+            inputs={k: list(v) for k, v in inputs.items()}, engine=program.config.to_dict(),
             program={"batch": program.batch, "input_bytes": program.input_bytes, "output_bytes": program.output_bytes,
                      "program_crc32": crc32(program.binary()), "weight_crc32": crc32(program.image),
                      "outputs": [[asdict(o) for o in task] for task in program.outputs], "infos": [asdict(info) for info in program.infos],

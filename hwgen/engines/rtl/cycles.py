@@ -140,5 +140,5 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                 feed = tile + length
                 passed.append(feed + retire - 16)
         retired.append(feed + retire)
-        result.append(Timing(round(begin), round(feed), round(wait_tile), round(wait_hazard)))
+        result.append(Timing(round(feed if begin is None else begin), round(feed), round(wait_tile), round(wait_hazard)))
     return result

@@ -40,4 +40,5 @@ def is_tap(step: Step) -> bool:
 
 def _identity(channels: int) -> Stationary:
     named = (("weight", np.eye(channels, dtype=np.int8)), ("bias", np.zeros(channels, np.int32)), ("scale", np.ones(channels)))
-    return Stationary(*(Param(f"identity{channels}.{name}", array) for name, array in named))
+    weight, bias, scale = (Param(f"identity{channels}.{name}", array) for name, array in named)
+    return Stationary(weight, bias, scale)
