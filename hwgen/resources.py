@@ -76,7 +76,7 @@ class Resources:
     dsp: int = 0
     bram36: int = 0
     uram: int = 0
-    by_unit: dict[str, "Resources"] = field(default_factory=dict)
+    by_unit: dict[str, Resources] = field(default_factory=dict)
 
 
 KINDS = {"dsp": "DSPs", "bram36": "block RAMs", "uram": "UltraRAMs", "lut": "LUTs", "ff": "flip-flops"}   # order of `check_fit`

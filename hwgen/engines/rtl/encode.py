@@ -8,7 +8,7 @@ from ...engine import EngineConfig
 from ...isa import Dst, Instr, Op
 from ...layout.image import columns_of
 from ...layout.merge import Slot
-from ...steps.stages import Exp2, Feed, Gather, Identity, Keys, Stage, Tile, Values
+from ...steps.stages import Exp2, Gather, Identity, Keys, Values
 from ...steps.step import Step
 from ...steps.tensor import Memory, Span, Tensor, View
 
@@ -27,9 +27,9 @@ class Encoder:
         """limits: slack and load_slack (see `hazards`)."""
         step = slot.step
         fields: dict[str, int] = {"op": Op.MATMUL, "dst": DESTINATION[step.sink.tensor.memory], "tokens": step.tokens}
-        records: tuple[Feed | Tile | Stage, ...] = (step.feed, step.tile, *step.drain)
-        for record in records:
-            fields |= record.fields(step)
+        fields |= step.feed.fields(step) | step.tile.fields(step)
+        for stage in step.drain:
+            fields |= stage.fields(step)
         fields |= self._tiles(step) | self._source(step) | self._target(step) | self._stationary(step)
         fields |= {"slack": limits[0], "load_slack": limits[1]}
         if step.expert is not None:

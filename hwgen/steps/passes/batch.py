@@ -68,7 +68,7 @@ def _start(table: Param, embed: Step, front: int, images: int) -> Param:
     """The table of every image, less what the embedding of a row of zeros adds to the class tokens, so that they come out right."""
     tile, requant = embed.weights, embed.drain[0]
     if tile is None or not isinstance(requant, Requant):
-        raise ValueError(f"step {embed.name!r} embeds without weights")
+        raise ValueError(f"step {embed.name!r} embeds without weights and a requantizer")
     changed = table.array.astype(np.int64)
     bias = tile.bias.array.astype(np.int64)
     changed[:front] -= requant.factor.apply(bias, WIDE)
