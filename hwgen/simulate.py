@@ -132,9 +132,9 @@ def run_bench(executable: Path, folder: Path, program: Program, frames: bytes, t
     with work_folder("hwgen_run_") as work:
         (work / "input.bin").write_bytes(frames)
         options = {"program": folder / "program.bin", "weights": folder / "weights.bin", "input": work / "input.bin", "output": work / "output.bin",
-                       "events": work / "events.bin", "frames": len(tasks), "tasks": hex(register),
-                       "latency": memory.latency, "bytes_per_cycle": memory.bytes_per_cycle, "stall": memory.stall, "seed": memory.seed, "runs": runs,
-                       "max_cycles": _cycle_limit(program, len(tasks), memory), "unchecked": 0 if checked else 1}
+                   "events": work / "events.bin", "frames": len(tasks), "tasks": hex(register),
+                   "latency": memory.latency, "bytes_per_cycle": memory.bytes_per_cycle, "stall": memory.stall, "seed": memory.seed, "runs": runs,
+                   "max_cycles": _cycle_limit(program, len(tasks), memory), "unchecked": 0 if checked else 1}
         if waves is not None:
             options["waves"] = waves
         result = native.run(executable, options, on_frame)
@@ -310,8 +310,8 @@ def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryMod
         result = cosim.simulate(work, work, {
             "program": str(work / "program.bin"), "weights": str(work / "weights.bin"), "input": str(work / "input.bin"),
             "output": str(work / "output.bin"), "input_bytes": program.input_bytes, "input_stride": program.input_stride,
-            "output_bytes": program.output_bytes, "frames": len(tasks), "tasks": _task_register(tasks), "stall_seed": memory.seed, "runs": 1, "timeout_ms": 10_000,
-            "pattern": memory.stall})
+            "output_bytes": program.output_bytes, "frames": len(tasks), "tasks": _task_register(tasks), "stall_seed": memory.seed,
+            "runs": 1, "timeout_ms": 10_000, "pattern": memory.stall})
         seconds = time.monotonic() - begin
         outputs = program.read_outputs((work / "output.bin").read_bytes(), tasks)
     return Run(outputs, result["cycles"], seconds, None, np.zeros(0, EVENT))
@@ -332,7 +332,7 @@ def _frame_table(tasks: list[int], run: Run) -> list[dict]:
         events = run.events[run.events["frame"] == frame]
         if len(events):
             rows.append({"frame": frame, "task": task, "start": int(events["start"][0] - run.events["start"][0]),
-                             "stop": int(events["retire"][-1] - run.events["start"][0])})
+                         "stop": int(events["retire"][-1] - run.events["start"][0])})
     return rows
 
 
@@ -350,7 +350,7 @@ def _instruction_table(program: Program, runs: list[np.ndarray]) -> list[dict]:
     for pc, (count, *values) in sorted(sums.items()):
         cycles, issue, tile, hazard, output = (value / count for value in values)
         macs = program.infos[pc].macs
-        table.append({"pc": pc, "instruction": program.instrs[pc].note, "node": program.infos[pc].node, "cycles": cycles, "issue": issue, "wait_tile": tile,
-                          "wait_hazard": hazard, "wait_output": output, "useful_macs": macs,
-                          "utilization": macs / (cycles * program.config.macs_per_cycle) if cycles else 0.0})
+        table.append({"pc": pc, "instruction": program.instrs[pc].note, "node": program.infos[pc].node, "cycles": cycles,
+                      "issue": issue, "wait_tile": tile, "wait_hazard": hazard, "wait_output": output, "useful_macs": macs,
+                      "utilization": macs / (cycles * program.config.macs_per_cycle) if cycles else 0.0})
     return table

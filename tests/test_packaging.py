@@ -95,6 +95,16 @@ def test_the_lock_pins_every_dependency_inside_its_range():
     assert {*project["optional-dependencies"]["test"], *PYPROJECT["build-system"]["requires"]} <= lock
 
 
+def test_the_lock_of_the_checks_pins_what_they_need():
+    lock = {line.split("#")[0].strip() for line in (ROOT / "requirements-dev.txt").read_text().splitlines()} - {""}
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lock)
+    assert {line.lower() for line in PYPROJECT["project"]["optional-dependencies"]["dev"]} <= lock
+
+
+def test_the_types_are_in_the_wheel(site):
+    assert (site / "hwgen" / "py.typed").is_file()
+
+
 def test_the_wheel_says_the_ranges(site):
     [info] = site.glob("*.dist-info")
     said = {Requirement(line.split(": ", 1)[1]) for line in (info / "METADATA").read_text().splitlines() if line.startswith("Requires-Dist: ")}
