@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
 from hwgen import api, resources, simulate, sizing  # noqa: E402
-from hwgen.board import Board, load_board  # noqa: E402
+from hwgen.devices.board import Board, load_board  # noqa: E402
 from hwgen.golden import integer_model  # noqa: E402
 from hwgen.program import Dst, Op, Src  # noqa: E402
 from hwgen.tools.cache import wanted  # noqa: E402

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import __version__, build as builds, csim, difference, flows, foreign, resources, trace
 from .backends import bench, driver, hls, hls_estimate, rtl
-from .board import Board, load_board
+from .devices.board import Board, load_board
 from .errors import HwgenError, InputError, ModelError, ShapeError
 from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .golden import integer_model

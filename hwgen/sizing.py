@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import product
 
 from . import resources
-from .board import Board
+from .devices.board import Board
 from .errors import CapacityError
 from .qir import QModel
 from .schedule import ACT, KV, RES, SCORE, Program, schedule

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
-from hwgen.board import load_board  # noqa: E402
+from hwgen.devices.board import load_board  # noqa: E402
 from hwgen.errors import ToolError  # noqa: E402
 from hwgen.simulate import verify_memories  # noqa: E402
 from hwgen.tools import verilator  # noqa: E402

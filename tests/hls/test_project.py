@@ -18,7 +18,7 @@ import qgraphs
 
 from hwgen import api, cli, csim, difference, numerics, simulate, sizing
 from hwgen.backends import hls, hls_estimate, hls_plan
-from hwgen.board import load_board
+from hwgen.devices.board import load_board
 from hwgen.build import directory
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
 from hwgen.golden import integer_model
