@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__, build as builds, difference, flows, foreign, trace
-from .board import load_board
+from .devices.board import load_board
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
 from .errors import HwgenError, InputError, ModelError, ShapeError

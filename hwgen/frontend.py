@@ -12,7 +12,7 @@ import numpy as np
 
 from . import quantizer
 from .arrays import read_npz
-from .board import Board, load_board
+from .devices.board import Board, load_board
 from .engines.protocol import Wishes
 from .engines.registry import BACKENDS, ENGINES
 from .errors import CalibrationError, HwgenError, InputError, ModelError
@@ -75,8 +75,9 @@ class Planned:
 
     @property
     def warnings(self) -> list[str]:
-        """What calibration found, and outputs whose error is large."""
-        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error)]
+        """What calibration found, outputs whose error is large, and what of the board's estimates was never measured."""
+        planning = [f"resources on {self.board.name} are planning figures: {text}" for text in self.board.family.not_measured]
+        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error), *planning]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:

@@ -25,7 +25,9 @@ HOMES = {
     "onnxruntime": ("hwgen/importer/reference.py",),
     "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
-    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/board.py",), "subprocess": ("hwgen/tools/",),
+    "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
+                       "hwgen_rtl"),
+    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/devices/record.py",), "subprocess": ("hwgen/tools/",),
     "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
     "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
     "sklearn": (), "torch": (), "pickle": (),
@@ -43,8 +45,10 @@ BELOW = {
     "hwgen/quantizer/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/schedule/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/build/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen.simulate", "hwgen.api", "hwgen_rtl"),
+    "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
+                       "hwgen_rtl"),
     "hwgen/tools/": ("hwgen.build", "hwgen.graph", "hwgen.ops", "hwgen.qir", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
-    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.matching", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.board"),
+    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.matching", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.devices"),
     "hwgen/": ("hwgen_sim", "hwgen.cli"),
 }
 MAX_LINES, MAX_COLUMNS = 400, 150
@@ -110,7 +114,7 @@ def test_the_public_list_is_what_it_is():
 
 def test_light_imports():
     """Help, errors and the board list must not load the compiler; the compiler loads Amaranth only when it generates."""
-    for modules, heavy in (("hwgen.cli, hwgen.board, hwgen.errors", ("onnx", "amaranth", "cocotb")), ("hwgen.ops, hwgen.graph.evaluate", ("onnx", "amaranth", "cocotb")),
+    for modules, heavy in (("hwgen.cli, hwgen.devices.board, hwgen.errors", ("onnx", "amaranth", "cocotb")), ("hwgen.ops, hwgen.graph.evaluate", ("onnx", "amaranth", "cocotb")),
                            ("hwgen.api", ("amaranth", "cocotb"))):
         code = f"import sys, {modules}\nprint([m for m in {heavy} if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

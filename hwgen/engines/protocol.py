@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from ..board import Board
+from ..devices.board import Board
 from ..steps.step import Quantized
 
 PlanT = TypeVar("PlanT")

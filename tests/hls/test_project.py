@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from hwgen import api, cli, csim, difference, numerics, quantizer, simulate, sizing
-from hwgen.board import load_board
 from hwgen.build import directory
+from hwgen.devices.board import load_board
 from hwgen.engines import hls
 from hwgen.engines.hls import estimate
 from hwgen.engines.hls.plan import HEADER, plan as make_plan

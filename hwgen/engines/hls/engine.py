@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...board import Board
+from ...devices.board import Board
 from ...errors import CapacityError, InputError
 from ...steps.step import Quantized
 from ..protocol import Facts, Files, Wishes

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...board import Board, Family
+from ...devices.board import Board
 from ...errors import CapacityError
 from ...sizing import LATENCY, NEAR, conditions
 from ...steps.step import Quantized
@@ -74,10 +74,10 @@ def _bram(words: int, width: int) -> float:
 def choose(model: Quantized, board: Board) -> Plan:
     """The plan the estimate finds fastest on the board, by the rule of `sizing.choose`: of those within `NEAR` of the fastest through one
     port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
-    if board.family is Family.SIM:
+    if not board.family.limits:
         return make_plan(model, 32, 8)
-    if board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
-        raise CapacityError(f"Vitis HLS has no devices of the family {board.family}, as {board.name} is",
+    if board.family.vitis is None:
+        raise CapacityError(f"Vitis HLS has no devices of the family {board.family.name}, as {board.name} is",
                             hint="use --backend rtl")
     found: list[tuple[int, int, Plan]] = []
     refusal: CapacityError | None = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import resources, sizing, trace
 from ...backends import bench, driver, rtl
-from ...board import Board
+from ...devices.board import Board
 from ...steps.step import Quantized
 from ...steps.verify import verify
 from ..protocol import Facts, Files, Wishes
