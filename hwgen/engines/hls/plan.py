@@ -11,7 +11,6 @@ from ...errors import CapacityError
 from ...layout.image import Shape
 from ...layout.memory import first_fit, lifetimes
 from ...layout.merge import align, slots
-from ...steps.stages import Table
 from ...steps.step import Quantized
 from ...steps.tensor import Memory
 from .attention import Attention
@@ -165,7 +164,7 @@ def _outputs(table: list[_Entry], tasks: int) -> tuple[list[int], tuple[tuple[tu
 
 def _activation(model: Quantized) -> str:
     """The activation function of the network."""
-    found = {stage.function for network in model.tasks for step in network.steps for stage in step.drain if isinstance(stage, Table)}
+    found = {stage.table for network in model.tasks for step in network.steps for stage in step.drain if stage.table is not None}
     if len(found) > 1:
         raise CapacityError(f"the network uses the activations {sorted(found)}, the engine has one table",
                             hint="use one activation function in the whole network")

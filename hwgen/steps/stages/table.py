@@ -27,6 +27,10 @@ class Table(Stage):
     name: ClassVar[str] = "table"
     hls: ClassVar[str] = "linear_activated"
 
+    @property
+    def table(self) -> str:
+        return self.function
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x
         return self.factor.apply(numerics.activation(x, numerics.delta_table(self.function)), self.to)

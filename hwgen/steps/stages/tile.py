@@ -24,6 +24,15 @@ LARGEST = 1 << INT8.bits - 1         # magnitude of what streams: INT8, or atten
 class Tile(ABC):
     """A stationary operand."""
 
+    multiplies: ClassVar[bool] = True
+    by_rows: ClassVar[bool] = False
+    """Whether a token of ``stationary`` is a row; else it is a column."""
+
+    @property
+    def stationary(self) -> View | None:
+        """What it holds, where that is a value of the network."""
+        return None
+
     @abstractmethod
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         """Accumulators of x, integers [..., tokens, K] -> [..., tokens, N]."""
@@ -89,6 +98,10 @@ class Keys(Tile):
 
     view: View
 
+    @property
+    def stationary(self) -> View:
+        return self.view
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2))
 
@@ -114,6 +127,12 @@ class Values(Tile):
     """``x @ view``: a key a row."""
 
     view: View
+
+    by_rows: ClassVar[bool] = True
+
+    @property
+    def stationary(self) -> View:
+        return self.view
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return numerics.matmul(x, run.read(self.view))
@@ -141,6 +160,7 @@ class Values(Tile):
 class Identity(Tile):
     """Nothing is multiplied: the words of the feed go on as they are."""
 
+    multiplies: ClassVar[bool] = False
     NOTHING: ClassVar[str] = "identity"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
