@@ -36,6 +36,7 @@ BELOW = {
     "hwgen/golden/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/quantizer/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/schedule/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/engines/hls/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.rtl", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/build/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen.simulate", "hwgen.api", "hwgen_rtl"),
     "hwgen/tools/": ("hwgen.build", "hwgen.ir", "hwgen.qir", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
     "hwgen_rtl/": ("hwgen.ir", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.board"),

@@ -73,9 +73,8 @@ class Call(ABC):
     def check(self) -> None:
         """Raises ModelError, with the step printed, when the function computes something else."""
         for step in self.steps:
-            for stage in step.drain:
-                if isinstance(stage, Requant) and isinstance(stage.factor, Columns) != (step.weights is not None):
-                    raise failure(step, "the HLS engine has no step for it: it has a factor for each column of weights, one elsewhere")
+            if Requant in map(type, step.drain) and isinstance(part(step, Requant).factor, Columns) != (step.weights is not None):
+                raise failure(step, "the HLS engine has no step for it: it has a factor for each column of weights, one elsewhere")
             for view in (view for some in views(step) for view in some):
                 if not (view.whole or view == self.rows and view.all_channels and view.tokens.step == 1):
                     raise failure(step, f"the HLS engine has no step for it: {view} is a part of a value")
@@ -97,6 +96,11 @@ class Call(ABC):
     @property
     def src(self) -> Value:
         return self.operands["src"]
+
+    @property
+    def activation(self) -> str:
+        """Function of one variable it applies, a key of `numerics.delta_table`; empty when none."""
+        return ""
 
     @property
     def shape(self) -> Hashable:
