@@ -207,7 +207,7 @@ def test_broken_rtl_and_broken_csim_are_found(both, images):
     first = next(step for step in both.build.model.tasks[0].steps if Table in map(type, step.drain))
     seen = next(d for d in found if (d.level, d.task) == ("csim", 0))
     assert (seen.node, seen.value) == (first.node, first.value) and seen.found != seen.expected
-    assert f"node {first.name!r}" in str(seen) and f"first at {list(seen.index)}" in str(seen) and str(seen).count("\n") >= 5
+    assert f"node {first.node!r}" in str(seen) and f"first at {list(seen.index)}" in str(seen) and str(seen).count("\n") >= 5
     assert seen.to_dict()["count"] == seen.count > 0
 
 
