@@ -6,7 +6,7 @@ import shutil
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
-from setuptools.command.editable_wheel import _StaticPth, editable_wheel      # of the pinned setuptools (pyproject.toml)
+from setuptools.command.editable_wheel import _StaticPth, editable_wheel  # of the pinned setuptools
 
 DATA = ("boards", "templates", "rtl/sv", "hls", "sim/tb", "flows")     # those of them that exist
 IGNORE = shutil.ignore_patterns("__pycache__", "*.pyc")

@@ -23,20 +23,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.schedule import Ablation, schedule  # noqa: E402
-from hwgen.simulate import MemoryModel  # noqa: E402
-from native_builds import Engine, differences  # noqa: E402
-from qgraphs import random_images, random_model  # noqa: E402
+from hwgen.engines.rtl import Ablation, schedule
+from hwgen.quantizer import quantize
+from hwgen.simulate import MemoryModel
+from native_builds import Engine, differences
+from qgraphs import random_images, random_model
 
-NETWORK = dict(seed=1, tokens=129, dim=192, heads=3, hidden=768, experts=16, top_k=2, expert_hidden=384, blocks="dm", classes=(10,),
-               renormalize=False)
+NETWORK = {"seed": 1, "tokens": 129, "dim": 192, "heads": 3, "hidden": 768, "experts": 16, "top_k": 2,
+           "expert_hidden": 384, "blocks": "dm", "classes": (10,), "renormalize": False}
 NONE = Ablation(query_block=8, softmax_passes=2, serial=True, moe_block=8)
 STEPS = (                # technique, what it switches back on, cycles of the paper before / after
-    ("patch reordering (expert by expert)", dict(moe_block=0), 650.3 / 433.4),
-    ("single-pass softmax", dict(softmax_passes=0), 433.4 / 353.4),
-    ("streamed non-linearities (paper: GELU table)", dict(serial=False), 353.4 / 212.9),
-    ("reordered attention", dict(query_block=0), 104.3 / 34.6),
+    ("patch reordering (expert by expert)", {"moe_block": 0}, 650.3 / 433.4),
+    ("single-pass softmax", {"softmax_passes": 0}, 433.4 / 353.4),
+    ("streamed non-linearities (paper: GELU table)", {"serial": False}, 353.4 / 212.9),
+    ("reordered attention", {"query_block": 0}, 104.3 / 34.6),
 )
 
 
@@ -58,12 +58,13 @@ def main() -> int:
     rows, words = [], 0
     with tempfile.TemporaryDirectory(prefix="hwgen_ablation_") as folder:
         engine = Engine(Path(folder), ti, to, 512)
-        for name, program, paper in zip(("none", *(s[0] for s in STEPS)), programs, (None, *(s[2] for s in STEPS))):
+        named = zip(("none", *(s[0] for s in STEPS)), programs, (None, *(s[2] for s in STEPS)), strict=True)
+        for name, program, paper in named:
             print(f"simulate: {name}", file=sys.stderr)
             run = engine.run(replace(program, config=config), model, images, [0], MemoryModel(100, 64.0))
             words += differences(run, model, images, [0])
             gain = rows[-1]["cycles"] / run.cycles if rows else None
-            rows.append(dict(technique=name, cycles=run.cycles, gain=gain, edge_moe_gain=paper, read_mb=run.read_bytes / 1e6))
+            rows.append({"technique": name, "cycles": run.cycles, "gain": gain, "edge_moe_gain": paper, "read_mb": run.read_bytes / 1e6})
     print(f"{'with also':46}{'cycles':>12}{'gain':>8}{'Edge-MoE':>10}{'read MB':>10}    (RTL simulation, {ti}x{to}, 64 B/cycle)")
     for row in rows:
         gain, paper = (f"{row[k]:.2f}" if row[k] else "" for k in ("gain", "edge_moe_gain"))
@@ -71,7 +72,8 @@ def main() -> int:
     total = rows[0]["cycles"] / rows[-1]["cycles"]
     print(f"all together {total:.2f}, differing output words: {words}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(dict(stage="rtl simulation", array=[ti, to], rows=rows, total=total, mismatches=words), indent=1))
+        arguments.json.write_text(json.dumps({"stage": "rtl simulation", "array": [ti, to], "rows": rows, "total": total,
+                                              "mismatches": words}, indent=1))
     return int(words != 0 or not all(np.array([row["gain"] for row in rows[1:]]) > 1))
 
 

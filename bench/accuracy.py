@@ -20,9 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))      # works in a checkout without installing
 
-from hwgen import numerics, quantizer  # noqa: E402
-from hwgen.golden import float_model, integer_model  # noqa: E402
-from hwgen.importer import import_model  # noqa: E402
+from hwgen import numerics, quantizer
+from hwgen.graph import evaluate
+from hwgen.importer import import_model
+from hwgen.steps import golden, host
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 TASKS = ("digit", "parity")
@@ -57,13 +58,13 @@ def accuracies(path: Path = EXAMPLE / "model.onnx") -> list[Accuracy]:
     def percent(logits, task):
         return 100 * float((logits.reshape(len(logits), -1).argmax(1) == test[task]).mean())
 
-    float_percent = {task: percent(float_model.run(graph, {"x": test["x"]})[task], task)
+    float_percent = {task: percent(evaluate.run(graph, {"x": test["x"]})[task], task)
                      for task, graph in zip(TASKS, model.tasks, strict=True)}
     result = []
     for method in quantizer.METHODS:
         quantized = quantizer.quantize(model, calibration, method=method)
         for task, graph in zip(TASKS, quantized.tasks, strict=True):
-            logits = integer_model.dequantize(graph, integer_model.run(graph, test["x"]))[task]
+            logits = host.dequantize(graph, golden.run(graph, test["x"]))[task]
             result.append(Accuracy(task, method, len(test["x"]), float_percent[task], percent(logits, task)))
     return result
 

@@ -21,15 +21,15 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
-from hwgen import simulate  # noqa: E402
-from hwgen.isa import Op  # noqa: E402
-from hwgen.schedule import Program, schedule  # noqa: E402
-from hwgen.simulate import MemoryModel, Run  # noqa: E402
-import native_builds  # noqa: E402
-from qgraphs import random_images, random_model, random_qgraph  # noqa: E402
+from hwgen import simulate
+from hwgen.engines.rtl import Program, schedule
+from hwgen.isa import Op
+from hwgen.simulate import MemoryModel, Run
+import native_builds
+from qgraphs import random_images, random_model, random_qgraph
 
-NETWORK = dict(tokens=197, dim=192, heads=3, hidden=768, blocks="d", patch=1)
-ENGINE = dict(ti=16, to=16, axi_data_bits=512, fifo_beats=4096)
+NETWORK = {"tokens": 197, "dim": 192, "heads": 3, "hidden": 768, "blocks": "d", "patch": 1}
+ENGINE = {"ti": 16, "to": 16, "axi_data_bits": 512, "fifo_beats": 4096}
 MEMORY = MemoryModel(latency=100, bytes_per_cycle=64)
 UTILISATION_LIMIT = 0.93
 ATTENTION_LIMIT = 1.05
@@ -69,7 +69,7 @@ class Figures:
         return self.estimated_cycles / self.frame_cycles - 1
 
     def to_dict(self) -> dict:
-        return asdict(self) | dict(utilisation=self.utilisation, attention_ratio=self.attention_ratio, estimate_error=self.estimate_error)
+        return asdict(self) | {"utilisation": self.utilisation, "attention_ratio": self.attention_ratio, "estimate_error": self.estimate_error}
 
 
 def count(program: Program, run: Run, mismatches: int, cpu_seconds: float) -> Figures:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from hwgen.errors import HwgenError
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 
 ERROR = 1e-3                       # of the largest value
@@ -38,7 +38,7 @@ def wrapped(model: onnx.ModelProto, inputs: list) -> tuple[onnx.ModelProto, dict
     if first is None or version < 13 or not tensors or not all(isinstance(a, np.ndarray) for a in inputs) or len(inputs) != len(graph.input):
         return None
     name = graph.input[first].name
-    graph.initializer.extend(numpy_helper.from_array(a, v.name) for v, a in zip(graph.input, inputs) if v.name != name)
+    graph.initializer.extend(numpy_helper.from_array(a, v.name) for v, a in zip(graph.input, inputs, strict=True) if v.name != name)
     graph.initializer.append(numpy_helper.from_array(np.array([0]), "case_axes"))
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info("case_input", TensorProto.FLOAT, [1, *inputs[first].shape]))
@@ -57,8 +57,8 @@ def judge(path: Path, given: dict[str, np.ndarray] | None, wanted: list) -> tupl
             return "read", ""
         found = {}
         for graph in model.tasks:
-            found |= float_model.run(graph, given)
-        wrong = [f"{name} {np.abs(a.reshape(-1) - b.reshape(-1)).max()}" for (name, a), b in zip(found.items(), wanted)
+            found |= evaluate.run(graph, given)
+        wrong = [f"{name} {np.abs(a.reshape(-1) - b.reshape(-1)).max()}" for (name, a), b in zip(found.items(), wanted, strict=False)
                  if np.abs(a.reshape(-1) - b.reshape(-1)).max() > ERROR * np.abs(b).max()]
         return ("another value", ", ".join(wrong)) if wrong or len(found) != len(wanted) else ("read and equal", "")
     except HwgenError as error:

@@ -25,7 +25,7 @@ import onnxruntime
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim")]
 
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 
 IMAGES = 8
@@ -36,10 +36,11 @@ def command(*words: object, limit: float) -> tuple[int, str]:
     """(exit code, error message without stage lines and paths of builds) of ``hwgen WORDS``; -1 when it takes longer than ``limit`` seconds."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path[:3])}
     try:
-        done = subprocess.run([sys.executable, "-m", "hwgen", *map(str, words)], env=env, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run([sys.executable, "-m", "hwgen", *map(str, words)], env=env, capture_output=True, text=True, check=False,
+                              timeout=limit)
     except subprocess.TimeoutExpired:
         return -1, "no end"
-    found = re.search(r"^error: .*", done.stderr, re.S | re.M)
+    found = re.search(r"^error: .*", done.stderr, re.DOTALL | re.MULTILINE)
     return done.returncode, "Traceback" if "Traceback" in done.stderr else found[0].strip() if found else ""
 
 
@@ -59,11 +60,12 @@ def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dic
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names, cosine, error = [output.name for output in session.get_outputs()], 1.0, 0.0
-    for graph, origin in zip(imported.model.tasks, imported.origins):
+    for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
         images = {name: np.stack([values(kinds.get(name, "noise"), shape, rng) for _ in range(IMAGES)]) for name, shape in graph.inputs.items()}
         task = {} if origin.task is None else {origin.task["name"]: np.full(origin.task["shape"], origin.task["value"], origin.task["dtype"])}
-        runs = [dict(zip(names, session.run(None, {**{k: v[i:i + 1] for k, v in images.items()}, **task}))) for i in range(IMAGES)]
-        for name, found in float_model.run(graph, images).items():
+        runs = [dict(zip(names, session.run(None, {**{k: v[i:i + 1] for k, v in images.items()}, **task}), strict=True))
+                for i in range(IMAGES)]
+        for name, found in evaluate.run(graph, images).items():
             a = np.stack([run[name].ravel() for run in runs]).astype(np.float64)
             b = found.reshape(a.shape).astype(np.float64)
             norm = np.sqrt((a * a).sum() * (b * b).sum())

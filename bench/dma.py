@@ -19,9 +19,9 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim")]      # works in a checkout without installing
 
-from hwgen.engine import READ_BURSTS  # noqa: E402
-from hwgen_sim.designs import dma_rate  # noqa: E402
-from hwgen_sim.runner import Simulator, run  # noqa: E402
+from hwgen.engine import READ_BURSTS
+from hwgen_sim.designs import dma_rate
+from hwgen_sim.runner import Simulator, run
 
 AXI_BITS, FIFO_BEATS = 512, 1024
 RATE = 64.0

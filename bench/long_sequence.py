@@ -19,12 +19,12 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.isa import Stat  # noqa: E402
-from hwgen.quantizer import quantize  # noqa: E402
-from hwgen.schedule import schedule  # noqa: E402
-from hwgen.simulate import MemoryModel  # noqa: E402
-from native_builds import Engine, differences  # noqa: E402
-from qgraphs import random_images, random_model  # noqa: E402
+from hwgen.engines.rtl import schedule
+from hwgen.isa import Stat
+from hwgen.quantizer import quantize
+from hwgen.simulate import MemoryModel
+from native_builds import Engine, differences
+from qgraphs import random_images, random_model
 
 TOKENS = (256, 512, 1024)
 SCORE_WORDS = 4096           # of 16 lanes: two buffers of 128 KB each
@@ -56,13 +56,14 @@ def main() -> int:
             at = [n for n, e in enumerate(run.events) if program.instrs[e["pc"]].stat != Stat.WEIGHTS]
             cycles = int(run.events["start"][at[-1] + 1]) - int(run.events["start"][at[0]])
             bare = sum(i.tokens * i.n_tiles * i.k_tiles for i in (program.instrs[run.events["pc"][n]] for n in at))
-            rows.append(dict(tokens=tokens, score_words=program.config.score_words, attention_cycles=cycles, ratio=cycles / bare,
-                             cycles=run.cycles, mismatches=differences(run, model, images, [0])))
-    print(f"{'tokens':>8}{'score words':>13}{'attention cycles':>18}{'over bare matmuls':>19}{'all cycles':>12}{'differing':>11}    (RTL simulation, 16x16)")
+            rows.append({"tokens": tokens, "score_words": program.config.score_words, "attention_cycles": cycles, "ratio": cycles / bare,
+                         "cycles": run.cycles, "mismatches": differences(run, model, images, [0])})
+    print(f"{'tokens':>8}{'score words':>13}{'attention cycles':>18}{'over bare matmuls':>19}{'all cycles':>12}{'differing':>11}"
+          "    (RTL simulation, 16x16)")
     for r in rows:
         print(f"{r['tokens']:8,}{r['score_words']:13,}{r['attention_cycles']:18,}{r['ratio']:19.4f}{r['cycles']:12,}{r['mismatches']:11}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(dict(stage="rtl simulation", rows=rows), indent=1))
+        arguments.json.write_text(json.dumps({"stage": "rtl simulation", "rows": rows}, indent=1))
     grows = max(r["score_words"] for r in rows) > 2 * SCORE_WORDS
     return int(grows or any(r["mismatches"] or r["ratio"] > LIMIT for r in rows))
 

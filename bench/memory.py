@@ -14,9 +14,8 @@ import json
 from pathlib import Path
 import sys
 
-import whole
-
 from hwgen.simulate import MemoryModel
+import whole
 
 NETWORKS = ("deit_tiny", "m3vit_tiny")
 LATENCIES, RATES = (100, 200, 300), (16.0, 32.0, 48.0, 64.0)
@@ -33,8 +32,8 @@ def table(case: whole.Case, cache: Path, digest: str, latencies=LATENCIES, rates
         for rate in rates:
             result = acc.simulate({"x": image}, task=0, memory=MemoryModel(latency=latency, bytes_per_cycle=rate))
             estimate = acc.build.program.estimate(rate, latency, 0, tokens)[-1].stop
-            rows.append(dict(case=case.name, latency=latency, bytes_per_cycle=rate, cycles=round(result.cycles_per_image), estimate=estimate,
-                             off_percent=100 * (estimate / result.cycles_per_image - 1), mismatches=result.mismatches))
+            rows.append({"case": case.name, "latency": latency, "bytes_per_cycle": rate, "cycles": round(result.cycles_per_image),
+                         "estimate": estimate, "off_percent": 100 * (estimate / result.cycles_per_image - 1), "mismatches": result.mismatches})
     return rows
 
 

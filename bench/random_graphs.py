@@ -20,12 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
 import hls_networks
+from hwgen.functions import Act
+from hwgen.steps import golden
+from hwgen.steps.step import Quantized
 import native_builds
 import qgraphs
-
-from hwgen.golden import integer_model
-from hwgen.ir import Act
-from hwgen.qir import QModel
 
 IMAGES = 2
 
@@ -35,14 +34,15 @@ def options(rng: np.random.Generator, act: Act) -> dict:
     heads = int(rng.choice([1, 2, 3, 4]))
     experts = int(rng.integers(2, 9))
     patch = int(rng.choice([1, 2]))
-    return dict(tokens=int(rng.integers(9, 17)), dim=heads * int(rng.choice([4, 8, 12, 16])), heads=heads, hidden=int(rng.choice([16, 24, 40, 64])),
-                experts=experts, top_k=int(rng.integers(1, min(3, experts) + 1)), blocks=str(rng.choice(["d", "m", "dm", "md", "mm"])),
-                classes=((5,), (10,), (4, 7), (3, 3))[int(rng.integers(4))], class_token=bool(rng.integers(2)),
-                renormalize=bool(rng.integers(2)), patch=patch, channels=int(rng.choice([1, 2, 3])), act=act,
-                pool=str(rng.choice(["select", "mean"])))
+    return {"tokens": int(rng.integers(9, 17)), "dim": heads * int(rng.choice([4, 8, 12, 16])), "heads": heads,
+            "hidden": int(rng.choice([16, 24, 40, 64])), "experts": experts, "top_k": int(rng.integers(1, min(3, experts) + 1)),
+            "blocks": str(rng.choice(["d", "m", "dm", "md", "mm"])),
+            "classes": ((5,), (10,), (4, 7), (3, 3))[int(rng.integers(4))], "class_token": bool(rng.integers(2)),
+            "renormalize": bool(rng.integers(2)), "patch": patch, "channels": int(rng.choice([1, 2, 3])), "act": act,
+            "pool": str(rng.choice(["select", "mean"]))}
 
 
-def network(seed: int, act: Act) -> tuple[QModel, np.ndarray, dict]:
+def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
     """(network, images, its sizes)."""
     chosen = options(np.random.default_rng(seed), act)
     model = qgraphs.random_model(seed, **chosen)
@@ -61,8 +61,8 @@ def main() -> int:
         for group, act in enumerate((Act.GELU, Act.SILU, Act.GELU_TANH, Act.RELU)):
             executable = hls_networks.build(work / act.value, act)
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
-                                          dict(max_experts=8, max_top_k=3, program_words=256, act_words=1024,
-                                               activation=act.value))
+                                          {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
+                                           "activation": act.value})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)
                 done, tasks = hls_networks.run(executable, work / "network", model, images)
@@ -75,10 +75,10 @@ def main() -> int:
                     rtl_wrong = native_builds.differences(result, model, np.repeat(images, len(model.tasks), axis=0), tasks)
                     words += sum(o.size for outputs in result.outputs for o in outputs.values())
                     for frame, task in enumerate(tasks):
-                        golden = integer_model.trace(model.tasks[task], images[frame // len(model.tasks)][None])
+                        wanted = golden.trace(model.tasks[task], images[frame // len(model.tasks)][None])
                         taps = result.values[frame]
                         rtl_values += len(taps)
-                        wrong += [f"RTL: {name}" for name, value in taps.items() if (value != golden[name][0]).any()]
+                        wrong += [f"RTL: {name}" for name, value in taps.items() if (value != wanted[name][0]).any()]
                     wrong += [f"RTL: {rtl_wrong} output words"] if rtl_wrong else []
                 if wrong:
                     failed.append(seed)

@@ -23,10 +23,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]                     # works in a checkout without installing
 
-from hwgen import ir, quantizer  # noqa: E402
-from hwgen.golden import float_model, integer_model  # noqa: E402
-from hwgen.importer import import_model  # noqa: E402
-from qgraphs import random_model  # noqa: E402
+from hwgen import ops, quantizer
+from hwgen.functions import Act
+from hwgen.graph import Model, Node, evaluate
+from hwgen.importer import import_model
+from hwgen.steps import golden, host
+from qgraphs import random_model
 
 CALIBRATION, TEST = 32, 8        # images
 
@@ -51,7 +53,7 @@ def decibel(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(10 * np.log10((wanted ** 2).mean() / noise)) if noise else np.inf
 
 
-def measure(name: str, model: ir.Model, method: str = "percentile", seeds: int = 6, limit: float | None = None) -> Snr:
+def measure(name: str, model: Model, method: str = "percentile", seeds: int = 6, limit: float | None = None) -> Snr:
     """One network over the seeds 0 to ``seeds - 1``."""
     ((source, shape),) = model.tasks[0].inputs.items()
     ratios, worst, formats = [], (), []
@@ -60,31 +62,31 @@ def measure(name: str, model: ir.Model, method: str = "percentile", seeds: int =
         calibration, test = (rng.standard_normal((n, *shape)).astype(np.float32) for n in (CALIBRATION, TEST))
         quantized, findings = quantizer.with_findings(model, {source: calibration}, method=method)
         for graph, integers in zip(model.tasks, quantized.tasks, strict=True):
-            found = integer_model.dequantize(integers, integer_model.run(integers, test))
-            ratios += [decibel(found[output], value) for output, value in float_model.run(graph, {source: test}).items()]
+            found = host.dequantize(integers, golden.run(integers, test))
+            ratios += [decibel(found[output], value) for output, value in evaluate.run(graph, {source: test}).items()]
         formats += [clip for clip in findings.clipping if not clip.what.startswith("residual")]
         worst = max(worst, tuple(c for c in findings.clipping if c.range > c.limit), key=lambda clips: sum(c.clipped for c in clips))
     return Snr(name, float(np.median(ratios)), tuple(ratios), worst,
                max(formats, key=lambda c: c.range / c.limit, default=None), limit)
 
 
-def scaled(model: ir.Model, suffix: str, factor: float, back: str | None = None) -> ir.Model:
+def scaled(model: Model, suffix: str, factor: float, back: str | None = None) -> Model:
     """Linear maps (or gates) whose name ends in ``suffix`` give ``factor`` times as much; those that end in ``back`` take it away again."""
-    def change(node: ir.Node) -> ir.Node:
-        if isinstance(node, ir.MoE) and suffix == "gate":
+    def change(node: Node) -> Node:
+        if isinstance(node, ops.MoE) and suffix == "gate":
             return replace(node, gate=node.gate * np.float32(factor), gate_bias=node.gate_bias * np.float32(factor))
-        if isinstance(node, ir.Linear) and node.name.endswith(suffix):
+        if isinstance(node, ops.Linear) and node.name.endswith(suffix):
             return replace(node, weight=node.weight * np.float32(factor), bias=node.bias * np.float32(factor))
-        if back and isinstance(node, ir.Linear) and node.name.endswith(back):
+        if back and isinstance(node, ops.Linear) and node.name.endswith(back):
             return replace(node, weight=node.weight / np.float32(factor))
         return node
-    return ir.Model(tuple(replace(graph, nodes=tuple(map(change, graph.nodes))) for graph in model.tasks)).verify()
+    return Model(tuple(replace(graph, nodes=tuple(map(change, graph.nodes))) for graph in model.tasks)).verify()
 
 
 def networks():
     """(name, network, limit in dB) of what is measured without a file."""
-    sizes = dict(seed=5, tokens=17, dim=32, heads=2, hidden=128, blocks="dd")
-    plain, relu = random_model(**sizes), random_model(**sizes, act=ir.Act.RELU)
+    sizes = {"seed": 5, "tokens": 17, "dim": 32, "heads": 2, "hidden": 128, "blocks": "dd"}
+    plain, relu = random_model(**sizes), random_model(**sizes, act=Act.RELU)
     yield "plain", plain, 28.0
     yield "pre-activations x10", scaled(plain, ".fc1", 10), 25.0
     yield "pre-activations x30", scaled(plain, ".fc1", 30), 26.0
@@ -92,8 +94,8 @@ def networks():
     yield "ReLU, one function, x30", scaled(relu, ".fc1", 30, ".fc2"), 28.0
     yield "scores x16", scaled(plain, ".q", 16), 18.0
     yield "scores x40", scaled(plain, ".q", 40), 16.0
-    yield "router", random_model(**sizes | dict(blocks="mm")), 27.0
-    yield "router logits x40", scaled(random_model(**sizes | dict(blocks="mm")), "gate", 40), 22.0
+    yield "router", random_model(**sizes | {"blocks": "mm"}), 27.0
+    yield "router logits x40", scaled(random_model(**sizes | {"blocks": "mm"}), "gate", 40), 22.0
 
 
 def main() -> int:

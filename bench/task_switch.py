@@ -21,11 +21,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
-import hwgen  # noqa: E402
-from hwgen import simulate  # noqa: E402
-from hwgen.api import Accelerator  # noqa: E402
-from hwgen.simulate import MemoryModel  # noqa: E402
-import native_builds  # noqa: E402
+import hwgen
+from hwgen import simulate
+from hwgen.api import Accelerator
+from hwgen.simulate import MemoryModel
+import native_builds
 
 EXAMPLE = ROOT / "examples" / "m3vit_digits"
 ORDERS = {"task 0": [0] * 8, "task 1": [1] * 8, "0 1 0 1 ...": [0, 1] * 4, "1 0 1 0 ...": [1, 0] * 4}

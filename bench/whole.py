@@ -27,12 +27,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
-from hwgen import api, resources, simulate, sizing  # noqa: E402
-from hwgen.board import Board, load_board  # noqa: E402
-from hwgen.golden import integer_model  # noqa: E402
-from hwgen.isa import Dst, Op, Src  # noqa: E402
-from hwgen.tools.cache import wanted  # noqa: E402
-from networks import generate  # noqa: E402
+from hwgen import api, resources, simulate, sizing
+from hwgen.devices.board import Board, load_board
+from hwgen.isa import Dst, Op, Src
+from hwgen.steps.golden import trace
+from hwgen.tools.cache import wanted
+from networks import generate
 
 CLOCK_MHZ = 300.0
 LATENCY = 100                # of the memory "latency", and its share of the peak
@@ -208,9 +208,7 @@ def build(case: Case, cache: Path, digest: str, say) -> tuple[api.Accelerator, d
 def dispatched(acc: api.Accelerator, image: np.ndarray, task: int) -> dict[int, int]:
     """Tokens each expert instruction streams for this image: {pc: tokens}, from the integer model."""
     program, graph = acc.build.program, acc.build.model.tasks[task]
-    found = {name.removesuffix(".experts"): value for name, value in integer_model.trace(graph, image, detail=True).items()
-             if name.endswith(".experts")}
-    chosen = [found[node.output] for node in graph.nodes if node.output in found]         # per mixture, in order
+    chosen = [value for name, value in trace(graph, image, detail=True).items() if name.endswith(".experts")]       # per mixture, in order
     result, mixture = {}, -1
     for pc, instr in enumerate(program.instrs):
         if instr.op == Op.MATMUL and instr.dst == Dst.ROUTER and (not instr.pred or instr.task == task):
@@ -303,7 +301,8 @@ COLUMNS = (("case", "{r.case}"), ("memory", "{r.memory}"), ("B/cycle", "{r.bytes
 
 def aligned(lines: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))) for line in lines)
+    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+                     for line in lines)
 
 
 def number(value: float) -> str:

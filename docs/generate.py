@@ -28,9 +28,9 @@ def registers_page() -> str:
     bits = [(str(int(b)), f"`{b.name}`") for b in r.StatusBit]
     return "\n".join([
         NOTE, "# Registers\n", r.__doc__.strip().split("\n", 1)[1].strip() + "\n",
-        f"The program memory lies at `0x{r.PROGRAM_BASE:05X}`: word w (32 bits, least significant first) of instruction i at "
-        f"`0x{r.PROGRAM_BASE:05X} + {r.INSTRUCTION_BYTES} * i + 4 * w`. It is write only and must not be written while the "
-        "engine is busy.\n",
+        (f"The program memory lies at `0x{r.PROGRAM_BASE:05X}`: word w (32 bits, least significant first) of instruction i at "
+         f"`0x{r.PROGRAM_BASE:05X} + {r.INSTRUCTION_BYTES} * i + 4 * w`. It is write only and must not be written while the "
+         "engine is busy.\n"),
         table(("offset", "name", "access", "meaning"), rows),
         "Access: RO read only; WO write only; RW read and write; W1C read, and write 1 to clear a bit.\n",
         "## STATUS bits\n", table(("bit", "name"), bits),
@@ -54,13 +54,13 @@ A second run needs no reset. A start while busy changes nothing but sets bit 8.
 def cli_page() -> str:
     app = typer.main.get_command(cli.app)
     parts = [NOTE, "# Commands\n", f"{app.help}\n", f"{app.epilog}\n",
-             "An error is one message on stderr: what is wrong, where, and what to do next. Files are written before anything is printed, so "
-             "they are whole when nobody reads to the end (`| head`). After a signal nothing half written is left and no child process "
-             "runs. The log of a fault of hwgen itself (exit code 4) lies in the cache folder (`$XDG_CACHE_HOME/hwgen/faults`), or in the "
-             "temporary folder.\n",
-             "Where an option takes a file to write, links are followed, devices and pipes are written into, and `-` is standard output; "
-             "what people read then goes to standard error. On a terminal long stages show a bar, elsewhere each stage is a line with its "
-             "time on standard error.\n"]
+             ("An error is one message on stderr: what is wrong, where, and what to do next. Files are written before anything is printed, "
+              "so they are whole when nobody reads to the end (`| head`). After a signal nothing half written is left and no child process "
+              "runs. The log of a fault of hwgen itself (exit code 4) lies in the cache folder (`$XDG_CACHE_HOME/hwgen/faults`), or in the "
+              "temporary folder.\n"),
+             ("Where an option takes a file to write, links are followed, devices and pipes are written into, and `-` is standard output; "
+              "what people read then goes to standard error. On a terminal long stages show a bar, elsewhere each stage is a line with its "
+              "time on standard error.\n")]
     for name, command in app.commands.items():
         arguments = " ".join(p.name.upper() for p in command.params if p.param_type_name == "argument")
         parts += [f"## hwgen {name}\n", f"`hwgen {name} {arguments}`\n".replace(" `", "`"), f"{' '.join(command.help.split())}\n",
@@ -80,8 +80,8 @@ def cli_page() -> str:
 def instruction_page() -> str:
     rows = [(f"`{name}`", bits, f"{program.OFFSETS[name] + bits - 1}:{program.OFFSETS[name]}") for name, bits in program.FIELDS]
     return "\n".join([NOTE, "# Instruction encoding\n",
-                      f"One instruction is {program.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field "
-                      "does is in [engine.md](engine.md).\n", table(("field", "bits", "position"), rows)])
+                      (f"One instruction is {program.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field "
+                       "does is in [engine.md](engine.md).\n"), table(("field", "bits", "position"), rows)])
 
 
 PAGES = {"registers.md": registers_page, "cli.md": cli_page, "encoding.md": instruction_page}

@@ -18,7 +18,7 @@ from rich.table import Table
 import hwgen
 from hwgen.arrays import accuracy
 from hwgen.errors import HwgenError
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 from hwgen.progress import Bars
 
@@ -29,7 +29,7 @@ def float_outputs(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs of the float model, all tasks: {ONNX output: [images, ...]}."""
     outputs = {}
     for graph in import_model(MODEL / "model.onnx").model.tasks:
-        outputs |= float_model.run(graph, inputs)
+        outputs |= evaluate.run(graph, inputs)
     return outputs
 
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from enum import Enum
+from contextlib import suppress
+from enum import StrEnum
 import io
 from pathlib import Path
 import sys
-from typing import Annotated, Optional
+from typing import Annotated
 
 import numpy as np
 from rich.console import Console
@@ -49,7 +49,7 @@ class Terminal(Console):
 out, err = Terminal(), Terminal(stderr=True)
 
 
-class Engine(str, Enum):
+class Engine(StrEnum):
     """What runs the program."""
 
     VERILATOR = "verilator"
@@ -58,7 +58,7 @@ class Engine(str, Enum):
     GOLDEN = "golden"
 
 
-class Backend(str, Enum):
+class Backend(StrEnum):
     """What `compile` generates."""
 
     RTL = "rtl"
@@ -66,7 +66,7 @@ class Backend(str, Enum):
     BOTH = "both"
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Bits of weights and activations."""
 
     W8A8 = "w8a8"
@@ -74,7 +74,7 @@ class Precision(str, Enum):
     W4A8_EXPERTS = "w4a8-experts"
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     """How an int8 range is taken from the calibration histogram."""
 
     PERCENTILE = "percentile"
@@ -90,9 +90,9 @@ def _result(path: Path | None) -> Path | None:
     return path
 
 
-Json = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", callback=_result,
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", callback=_result,
                                               help="Also write the result as JSON; `-` is standard output.")]
-Shapes = Annotated[Optional[list[str]], typer.Option("--shape", metavar="NAME=DIMS", help="Fix a dynamic input shape, as "
+Shapes = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=DIMS", help="Fix a dynamic input shape, as "
                                                      "`--shape x=1x3x224x224`. May be given several times.")]
 Build = Annotated[Path, typer.Argument(help="Directory that `hwgen compile` wrote.", show_default=False)]
 Model = Annotated[Path, typer.Argument(help="The ONNX file.", show_default=False)]
@@ -118,9 +118,9 @@ def say(console: Console, message: str) -> None:
 
 
 Target = Annotated[str, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file.")]
-Calib = Annotated[Optional[str], typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input name. Without, "
+Calib = Annotated[str | None, typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input name. Without, "
                                               "seeded noise: accuracy is unknown then.")]
-Array = Annotated[Optional[str], typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board decides.")]
+Array = Annotated[str | None, typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board decides.")]
 MethodOption = Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")]
 BackendOption = Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
@@ -188,21 +188,21 @@ def simulate(
     build: Build,
     input: Annotated[Path, typer.Option("--input", metavar="FILE.npz", show_default=False, help="Arrays keyed by ONNX input "
                      "name, images along the first axis. Integer arrays named like an output are labels: accuracy is printed.")],
-    task: Annotated[Optional[int], typer.Option(min=0, help="Run this task only; otherwise all of them.")] = None,
+    task: Annotated[int | None, typer.Option(min=0, help="Run this task only; otherwise all of them.")] = None,
     engine: Annotated[Engine, typer.Option(help="`csim` is the HLS project run as C++, `golden` the integer model; neither "
                                           "simulates cycles.")] = Engine.VERILATOR,
-    images: Annotated[Optional[int], typer.Option(min=1, help="Use the first N images.")] = None,
-    output: Annotated[Optional[Path], typer.Option(metavar="FILE.npz", callback=_result, help="Write the dequantized outputs under their "
+    images: Annotated[int | None, typer.Option(min=1, help="Use the first N images.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE.npz", callback=_result, help="Write the dequantized outputs under their "
                                                    "ONNX names.")] = None,
     waves: Annotated[bool, typer.Option("--waves", help="Write an FST waveform into the build directory.")] = False,
-    trace: Annotated[Optional[Path], typer.Option("--trace", metavar="FILE.json", callback=_result,
+    trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE.json", callback=_result,
                                                   help="Write a timeline of instructions and stalls that ui.perfetto.dev opens.")] = None,
-    latency: Annotated[Optional[int], typer.Option(min=0, help="Memory latency, cycles; otherwise 200.")] = None,
-    bytes_per_cycle: Annotated[Optional[float], typer.Option(min=0.1, help="Memory bandwidth; otherwise that of one port of the "
+    latency: Annotated[int | None, typer.Option(min=0, help="Memory latency, cycles; otherwise 200.")] = None,
+    bytes_per_cycle: Annotated[float | None, typer.Option(min=0.1, help="Memory bandwidth; otherwise that of one port of the "
                                                              "board.")] = None,
-    stall: Annotated[Optional[float], typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle; otherwise "
+    stall: Annotated[float | None, typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle; otherwise "
                                                    "0.")] = None,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="Of the stalls; otherwise 0.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the stalls; otherwise 0.")] = None,
     json: Json = None,
 ) -> None:
     """Run images through the generated hardware, cycle by cycle, and compare every output word with the integer model."""
@@ -210,7 +210,7 @@ def simulate(
     api = _api()
     if trace and engine is not Engine.VERILATOR:
         raise InputError("timelines are written by the engine verilator only", where="option --trace")
-    given = {name: value for name, value in dict(latency=latency, bytes_per_cycle=bytes_per_cycle, stall=stall, seed=seed).items()
+    given = {name: value for name, value in {"latency": latency, "bytes_per_cycle": bytes_per_cycle, "stall": stall, "seed": seed}.items()
              if value is not None}
     check_memory(engine.value, given)
     acc = api.load(build)
@@ -247,9 +247,9 @@ def simulate(
 @app.command(epilog="Example: `hwgen verify build/ --input test.npz --images 20`")
 def verify(
     build: Build,
-    input: Annotated[Optional[Path], typer.Option("--input", metavar="FILE.npz", help="Images to use; otherwise "
+    input: Annotated[Path | None, typer.Option("--input", metavar="FILE.npz", help="Images to use; otherwise "
                                                   "seeded noise.")] = None,
-    images: Annotated[Optional[int], typer.Option(min=1, help="Use the first N images (of the noise: 4).")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Use the first N images (of the noise: 4).")] = None,
     engine: Annotated[Engine, typer.Option(help="The simulator of the RTL.")] = Engine.VERILATOR,
     trace: Annotated[bool, typer.Option("--trace", help="Also compare every intermediate value (of the RTL the outputs) and show the "
                                         "first that differs.")] = False,
@@ -267,9 +267,12 @@ def verify(
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
-    memories = verify_memories(engine.value, acc.build.program.config.axi_data_bits / 8)
-    runs = [("rtl", engine, name, memory) for name, memory in memories.items()] if "rtl" in acc.levels else []
-    runs += [("csim", Engine.CSIM, "", MemoryModel())] if "csim" in acc.levels else []
+    runs: list[tuple[str, Engine, str, MemoryModel]] = []
+    if "rtl" in acc.levels:
+        memories = verify_memories(engine.value, acc.build.need_rtl().config.axi_data_bits / 8)
+        runs += [("rtl", engine, name, memory) for name, memory in memories.items()]
+    if "csim" in acc.levels:
+        runs.append(("csim", Engine.CSIM, "", MemoryModel()))
     rows = []
     with Bars(err) as bars:
         for level, simulator, name, memory in runs:
@@ -298,7 +301,7 @@ def verify(
 @app.command(epilog="Example: `hwgen report build/ --html report.html`")
 def report(
     build: Build,
-    html: Annotated[Optional[Path], typer.Option(metavar="FILE", callback=_result, help="Also write one self-contained HTML page.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", callback=_result, help="Also write one self-contained HTML page.")] = None,
     json: Json = None,
 ) -> None:
     """Show size, speed and resources of a build; after `simulate` also where its cycles went, layer by layer."""
@@ -314,7 +317,7 @@ def report(
 def synth(
     build: Build,
     flow: Annotated[str, typer.Option(help="A file of the folder flows, without its ending.")] = "yosys",
-    target: Annotated[Optional[str], typer.Option(help="Count for another board of the same family.")] = None,
+    target: Annotated[str | None, typer.Option(help="Count for another board of the same family.")] = None,
     json: Json = None,
 ) -> None:
     """Synthesize the generated RTL and count its cells, unit by unit, against the board."""
@@ -332,13 +335,13 @@ def synth(
 @app.command(epilog="Example: `hwgen targets --json boards.json`")
 def targets(json: Json = None) -> None:
     """List the boards `--target` knows."""
-    from .board import Family, boards
+    from .devices.board import boards
     known = boards()
     if json:
-        write_json(json, {"targets": [asdict(b) for b in known]})
+        write_json(json, {"targets": [b.to_dict() for b in known]})
 
     def amount(board, number):
-        return "no limit" if board.family == Family.SIM else f"{number:,}"
+        return f"{number:,}" if board.family.limits else "no limit"
     table("name", "LUT", "DSP", "BRAM36", "URAM", "GB/s", "MHz",
           rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
 
@@ -346,7 +349,10 @@ def targets(json: Json = None) -> None:
         ports, every = board.ports, f"; all {board.ports.number}: {board.bytes_per_cycle(ports=board.ports.number):.3g}, not built"
         return f"port of {ports.bits} bits: {board.bytes_per_cycle():.3g} bytes a cycle{every if ports.number > 1 else ''}"
     for board in known:
-        say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}") + f"; {memory(board)}")
+        say(out, f"{board.name}: {board.title}" + (f", {board.part}" if board.family.limits else "") + f"; {memory(board)}")
+    for board in known:
+        for text in board.family.not_measured:
+            say(out, f"note: resources on {board.name} are planning figures: {text}")
 
 
 def _print_version(wanted: bool) -> None:
@@ -382,7 +388,5 @@ def main(args: list[str] | None = None) -> None:
 
 def _last_words(message: str) -> None:
     """A message to standard error, if that can still be written."""
-    try:
+    with suppress(OutputError, SystemExit):  # full or closed: the exit code has to do
         say(err, message)
-    except (OutputError, SystemExit):       # full or closed: the exit code has to do
-        pass

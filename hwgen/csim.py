@@ -60,16 +60,16 @@ def build_bench(files: Mapping[str, str | bytes], extra: Sequence[str] = ()) -> 
     flags = compiler_flags(".", extra)
     data = {name.removeprefix("hls/"): content.encode() if isinstance(content, str) else content for name, content in sorted(files.items())
             if name.startswith("hls/") and name.endswith(SUFFIXES)}
-    parts = ["csim", cxx.version(), *flags, data.items()]
+    types: list[str] = []
     if named := os.environ.get("HWGEN_AP_TYPES"):
-        parts += [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(Path(named).rglob("*.h*")) if path.is_file()]
+        types = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(Path(named).rglob("*.h*")) if path.is_file()]
 
     def make(work: Path) -> None:
         for name, content in data.items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).write_bytes(content)
         cxx.compile(SOURCES, "csim.out", flags, cwd=work)
-    return cache.entry("csim", cache.key(*parts), make) / "csim.out"
+    return cache.entry("csim", cache.key("csim", cxx.version(), *flags, data.items(), *types), make) / "csim.out"
 
 
 def simulate(build: Build, images: np.ndarray, tasks: list[int], say: Callable[[str, int, int], None], *, trace: bool = False) -> CsimRun:
@@ -96,16 +96,16 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
     with work_folder("hwgen_csim_") as work:
         frames.tofile(work / "input.bin")
         (work / "weights.bin").write_bytes(weights)
-        options: dict[str, object] = dict(weights=work / "weights.bin", input=work / "input.bin", output=work / "output.bin",
-                                          frames=len(tasks), tasks=",".join(map(str, tasks)))
+        options: dict[str, object] = {"weights": work / "weights.bin", "input": work / "input.bin", "output": work / "output.bin",
+                                          "frames": len(tasks), "tasks": ",".join(map(str, tasks))}
         if trace:
             options["trace"] = work / "trace.bin"
         result = native.run(executable, options, on_frame)
         words = np.fromfile(work / "output.bin", "<i4").reshape(len(tasks), -1)
         outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]}
-                   for row, task in zip(words, tasks)]
+                   for row, task in zip(words, tasks, strict=True)]
         traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
-    for values, row, task in zip(traces, words, tasks):
+    for values, row, task in zip(traces, words, tasks, strict=False):
         values |= {step.names[task]: row[step.place:step.place + step.channels].astype(np.int64) for step in plan.steps
                    if isinstance(step, Head) and step.task in (ALL_TASKS, task)}
     return CsimRun(outputs, traces, result["seconds"])

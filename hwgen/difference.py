@@ -8,16 +8,16 @@ import numpy as np
 
 from . import csim
 from .build import Build
-from .golden import integer_model
-from .qir import QGraph, QHead
 from .simulate import MemoryModel, run_rtl
+from .steps import golden
+from .steps.step import Network
 
 NEAR = 3                # neighbours shown on either side
 
 
 @dataclass(frozen=True)
 class Difference:
-    """level: "csim" or "rtl"; value: of the integer graph, [tokens, channels], made by ``node``; index: the first that differs.
+    """level: "csim" or "rtl"; value: of the integer network, [tokens, channels], made by ``node``; index: the first that differs.
 
     near: (index, expected, found) along the last dimension; count: differing words of this value.
     """
@@ -36,8 +36,8 @@ class Difference:
 
     def __str__(self) -> str:
         """A few lines for people."""
-        lines = [f"{self.level} leaves the integer model at node {self.node!r}, value {self.value!r} (task {self.task}, "
-                 f"image {self.image}): {self.count:,} of {self.size:,} words differ",
+        lines = [(f"{self.level} leaves the integer model at node {self.node!r}, value {self.value!r} (task {self.task}, "
+                  f"image {self.image}): {self.count:,} of {self.size:,} words differ"),
                  f"  first at {list(self.index)}: {self.found}, the integer model has {self.expected}"]
         for index, expected, found in self.near:
             lines.append(f"    {list(index)}  {found:>7}  {expected:>7}{'' if expected == found else '  <'}")
@@ -48,21 +48,22 @@ class Difference:
         return asdict(self)
 
 
-def compare(graph: QGraph, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, level: str, task: int,
+def compare(network: Network, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, level: str, task: int,
             image: int) -> Difference | None:
-    """The first value, in the order of the graph, of which ``found`` has another content.
+    """The first value, in the order of the network, of which ``found`` has another content.
 
     Values that ``found`` does not have are passed over; a router's logits count before the value they lead to.
     """
-    for node in graph.nodes:
+    nodes = {step.value: step.node for step in network.steps}
+    for name, node in nodes.items():
         for suffix in (".logits", ""):
-            value = node.output + suffix
+            value = name + suffix
             other = found.get(value)
             if other is None or value not in expected:
                 continue
             wrong = np.argwhere(other != expected[value])
             if len(wrong):
-                return _difference(node.name, value, expected[value], other, wrong, level, task, image)
+                return _difference(node, value, expected[value], other, wrong, level, task, image)
     return None
 
 
@@ -85,18 +86,17 @@ def search(build: Build, images: np.ndarray, progress=None) -> list[Difference]:
         traces = csim.simulate(build, images, tasks, say, trace=True).traces
     hardware = run_rtl(build, images, tasks, MemoryModel(), say)[0] if build.has_rtl else {}
     for task in tasks:
-        graph = build.model.tasks[task]
+        network = build.model.tasks[task]
         pending = {level for level, there in (("csim", traces), ("rtl", hardware)) if there}
         for image in range(len(images)):
-            values = integer_model.trace(graph, images[image:image + 1], detail=True)
+            values = golden.trace(network, images[image:image + 1], detail=True)
             expected = {name: value[0] for name, value in values.items()}
             for level in sorted(pending):
                 if level == "csim":
                     found = traces[image * len(tasks) + task]
                 else:
-                    found = {node.output: hardware[task][node.onnx_name][image] for node in graph.nodes
-                             if isinstance(node, QHead)}
-                difference = compare(graph, expected, found, level=level, task=task, image=image)
+                    found = {output.name: hardware[task][output.name][image] for output in network.outputs}
+                difference = compare(network, expected, found, level=level, task=task, image=image)
                 if difference is not None:
                     result.append(difference)
                     pending.remove(level)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 import errno
 from importlib import metadata
@@ -63,10 +63,8 @@ def any_terminal() -> None:
 def silence() -> None:
     """What is still to be written to standard output is thrown away: it is closed or full."""
     if hasattr(sys.stdout, "fileno") and not sys.stdout.closed:
-        try:
+        with suppress(OSError):                         # not a file: in a test
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError:                                 # not a file: in a test
-            pass
 
 
 def explained(error: Exception) -> HwgenError | None:

@@ -155,7 +155,7 @@ class Instr:
         return word
 
     @classmethod
-    def decode(cls, word: int, note: str = "") -> "Instr":
+    def decode(cls, word: int, note: str = "") -> Instr:
         return cls(**{name: word >> OFFSETS[name] & (1 << bits) - 1 for name, bits in FIELDS}, note=note)
 
     def __str__(self) -> str:

@@ -13,10 +13,11 @@ import math
 
 import numpy as np
 
-from . import ir
 from .errors import CalibrationError, MismatchError, ModelError
-from .golden import float_model
+from .functions import softmax
+from .graph import Graph, evaluate
 from .importer import Imported, Origin
+from .ops import Attention, MoE
 from .tools.reference import MEMORY_PER_BYTE, OnnxRun, run_onnx
 
 MIN_COSINE = 0.99999
@@ -62,7 +63,7 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
             runs[key] = _run(imported, origin, images)
         found = runs[key].outputs
         usable = _finite(imported, graph, origin, found, images, given)
-        read = float_model.run(graph, images)
+        read = evaluate.run(graph, images)
         _overflow(imported, graph, read, usable, given)
         different = {name: _different(found[name].reshape(read[name].shape), read[name], usable) for name in read}
         bad = np.logical_or.reduce(list(different.values()))
@@ -113,7 +114,7 @@ def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], valu
                     more_bytes=imported.size * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values)
 
 
-def macs_of(graph: ir.Graph) -> int:
+def macs_of(graph: Graph) -> int:
     """Multiplications of one image, experts counted as if all computed all tokens (so they do in many files)."""
     shapes = graph.shapes()
     total = 0
@@ -121,7 +122,7 @@ def macs_of(graph: ir.Graph) -> int:
         tokens = math.prod(shapes[node.output][:-1])
         weights = sum(getattr(node, key).size for key in ("weight", "w1", "w2", "gate") if hasattr(node, key))
         total += tokens * weights
-        if isinstance(node, ir.Attention):
+        if isinstance(node, Attention):
             total += 2 * tokens * shapes[node.k][0] * shapes[node.q][-1]
     return total
 
@@ -146,16 +147,16 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum()) / product if product else float(not a.any() and not b.any())
 
 
-def _tied(imported: Imported, graph: ir.Graph, origin: Origin, images: dict[str, np.ndarray], image: int) -> bool:
+def _tied(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], image: int) -> bool:
     """Whether the first values of this image that differ are tokens of a mixture of experts on which its router meets a tie."""
-    if not any(isinstance(node, ir.MoE) for node in graph.nodes):
+    if not any(isinstance(node, MoE) for node in graph.nodes):
         return False
-    trace = float_model.trace(graph, {name: array[image:image + 1] for name, array in images.items()})
+    trace = evaluate.trace(graph, {name: array[image:image + 1] for name, array in images.items()})
     for name, array in _values(imported, origin, images, image).outputs.items():
         bound = origin.bound.get(name)
         if bound is None or not _departs(array, bound, trace):
             continue
-        if not isinstance(bound.node, ir.MoE):
+        if not isinstance(bound.node, MoE):
             return False
         right = array.ravel() if bound.order is None else array.ravel()[np.argsort(bound.order)]
         right = right.reshape(trace[bound.value].shape[1:])
@@ -164,15 +165,15 @@ def _tied(imported: Imported, graph: ir.Graph, origin: Origin, images: dict[str,
     return False
 
 
-def _margins(node: ir.MoE, x: np.ndarray) -> np.ndarray:
+def _margins(node: MoE, x: np.ndarray) -> np.ndarray:
     """For each token the difference between the scores of the last expert chosen and of the first one not; infinite if all are."""
-    scores = np.sort(float_model.softmax(x.reshape(-1, node.gate.shape[0]) @ node.gate + node.gate_bias), axis=-1)[:, ::-1]
+    scores = np.sort(softmax(node.logits(x.reshape(-1, node.gate.shape[0]))), axis=-1)[:, ::-1]
     return scores[:, node.top_k - 1] - scores[:, node.top_k] if node.top_k < node.num_experts else np.full(len(scores), np.inf)
 
 
 # ---------------------------------------------------------------- saying where
 
-def _finite(imported: Imported, graph: ir.Graph, origin: Origin, found: dict[str, np.ndarray], images: dict[str, np.ndarray],
+def _finite(imported: Imported, graph: Graph, origin: Origin, found: dict[str, np.ndarray], images: dict[str, np.ndarray],
             given: int) -> list[int]:
     """Images on which every output is a number. Raises for a calibration image, or ordinary noise, on which one is not."""
     count = len(next(iter(images.values())))
@@ -195,7 +196,7 @@ def _finite(imported: Imported, graph: ir.Graph, origin: Origin, found: dict[str
     return np.flatnonzero(good).tolist()
 
 
-def _overflow(imported: Imported, graph: ir.Graph, read: dict[str, np.ndarray], usable: list[int], given: int) -> None:
+def _overflow(imported: Imported, graph: Graph, read: dict[str, np.ndarray], usable: list[int], given: int) -> None:
     """Raises when the float network leaves float32 where the file does not: values near its end."""
     for name, value in read.items():
         if not np.isfinite(value[usable]).all():
@@ -212,12 +213,12 @@ def _values(imported: Imported, origin: Origin, images: dict[str, np.ndarray], i
         return OnnxRun({}, "", None, {})
 
 
-def _mismatch(imported: Imported, graph: ir.Graph, origin: Origin, images: dict[str, np.ndarray], output: str, cosine: float, error: float,
+def _mismatch(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], output: str, cosine: float, error: float,
               largest: float) -> MismatchError:
     first = None
     for image in range(len(next(iter(images.values())))):
         values = _values(imported, origin, images, image).outputs
-        trace = float_model.trace(graph, {name: array[image:image + 1] for name, array in images.items()})
+        trace = evaluate.trace(graph, {name: array[image:image + 1] for name, array in images.items()})
         first = next((name for name, array in values.items() if name in origin.bound and _departs(array, origin.bound[name], trace)), None)
         if first is not None:
             break

@@ -14,9 +14,13 @@ Formats
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import math
 
 import numpy as np
+
+Ints = np.ndarray                       # int64
+AnyInts = np.ndarray | np.integer | int
 
 ACC_BITS = 32
 MULT_BITS = 16
@@ -30,18 +34,18 @@ MEAN_FRAC = 4            # fraction bits of the LayerNorm mean
 ONE = 1 << 15            # 1.0 of the router's exponentials
 
 
-def sat(x, bits):
+def sat(x: AnyInts, bits: int) -> Ints:
     """Saturate to the symmetric range ±(2**(bits-1) - 1)."""
     limit = (1 << (bits - 1)) - 1
-    return np.clip(x, -limit, limit)
+    return np.asarray(np.clip(x, -limit, limit))
 
 
-def round_shift(x, shift):
+def round_shift(x: AnyInts, shift: AnyInts) -> Ints:
     """``(x + half) >> shift``: round half towards +infinity; shift 0 is allowed."""
-    return (x + ((1 << np.asarray(shift, np.int64)) >> 1)) >> shift
+    return np.asarray((x + ((1 << np.asarray(shift, np.int64)) >> 1)) >> shift)
 
 
-def requantize(acc, mult, shift, bits):
+def requantize(acc: AnyInts, mult: AnyInts, shift: AnyInts, bits: int) -> Ints:
     """acc * mult / 2**shift, rounded half up, saturated to ``bits``. The only rounding rule of the project."""
     return sat(round_shift(np.asarray(acc, np.int64) * mult, shift), bits)
 
@@ -68,15 +72,15 @@ def quantize_multiplier(ratio: float) -> tuple[int, int]:
 
 # ---------------------------------------------------------------- tables (read by numpy, RTL and C++ alike)
 
-def _delta(relu_minus_f, entries):
+def _delta(relu_minus_f: Callable[[float], float], entries: int) -> Ints:
     x = np.arange(entries) * 2.0 ** (DELTA_STEP_BITS - PRE_ACT_FRAC)
     return np.round(np.array([relu_minus_f(v) for v in x]) * (1 << DELTA_FRAC)).astype(np.int64)
 
 
-def delta_table(kind: str) -> np.ndarray:
+def delta_table(kind: str) -> Ints:
     """delta(|x|) = ReLU(x) - f(x), unit 2**-16, step 2**-5, length a power of two; zero beyond the table.
 
-    ``kind`` is an `ir.Act` value. The function is even for all of them, so one half suffices (Edge-MoE, ICCAD'23).
+    ``kind`` is an `functions.Act` value. The function is even for all of them, so one half suffices (Edge-MoE, ICCAD'23).
     """
     if kind == "gelu":
         return _delta(lambda x: x * 0.5 * math.erfc(x / math.sqrt(2)), 256)
@@ -89,7 +93,7 @@ def delta_table(kind: str) -> np.ndarray:
     raise ValueError(f"no delta table for {kind!r}")
 
 
-def _exponential(one: int, frac: int) -> np.ndarray:
+def _exponential(one: int, frac: int) -> Ints:
     """one * 2**-f for every fraction f of ``frac`` bits."""
     return np.round(one * 2.0 ** (-np.arange(1 << frac) / (1 << frac))).astype(np.int64)
 
@@ -102,7 +106,7 @@ RSQRT = np.round(2.0 ** 23 / np.sqrt((np.maximum(np.arange(256), 64) + 0.5) * 25
 
 # ---------------------------------------------------------------- non-linear functions
 
-def activation(x, table):
+def activation(x: AnyInts, table: Ints) -> Ints:
     """f(x) = ReLU(x) - delta(|x|), linear interpolation. x int16 (unit 2**-8) -> unit 2**-16, 24 bits signed."""
     x = np.asarray(x, np.int64)
     padded = np.append(table, np.zeros(2, np.int64))
@@ -110,24 +114,24 @@ def activation(x, table):
     index = np.minimum(magnitude >> DELTA_STEP_BITS, len(table))
     low, high = padded[index], padded[index + 1]
     delta = low + round_shift((high - low) * (magnitude & ((1 << DELTA_STEP_BITS) - 1)), DELTA_STEP_BITS)
-    return (np.maximum(x, 0) << (DELTA_FRAC - PRE_ACT_FRAC)) - delta
+    return np.asarray((np.maximum(x, 0) << (DELTA_FRAC - PRE_ACT_FRAC)) - delta)
 
 
-def exp2_p8(distance):
+def exp2_p8(distance: AnyInts) -> Ints:
     """255 * 2**(-distance / 64) as an unsigned 8-bit integer; distance = row maximum - score, >= 0."""
     distance = np.asarray(distance, np.int64)
     whole, frac = distance >> SCORE_FRAC, distance & ((1 << SCORE_FRAC) - 1)
     return np.where(whole >= 9, 0, round_shift(EXP_P8[frac], np.minimum(whole, 9) + 8))
 
 
-def exp2_q15(distance):
+def exp2_q15(distance: AnyInts) -> Ints:
     """2**(-distance / 256), unit 2**-15; distance = difference of two router logits, >= 0."""
     distance = np.asarray(distance, np.int64)
     whole, frac = distance >> LOGIT_FRAC, distance & ((1 << LOGIT_FRAC) - 1)
     return np.where(whole >= 16, 0, round_shift(EXP_Q15[frac], np.minimum(whole, 16)))
 
 
-def bit_length(x):
+def bit_length(x: AnyInts) -> Ints:
     """Number of bits of a positive integer below 2**62 (exact, vectorised)."""
     x = np.asarray(x, np.int64)
     length = np.zeros_like(x)
@@ -138,11 +142,11 @@ def bit_length(x):
     return length + (x > 0)
 
 
-def _mantissa(x, exponent):
-    return np.where(exponent >= 0, x >> np.maximum(exponent, 0), x << np.maximum(-exponent, 0))
+def _mantissa(x: Ints, exponent: Ints) -> Ints:
+    return np.asarray(np.where(exponent >= 0, x >> np.maximum(exponent, 0), x << np.maximum(-exponent, 0)))
 
 
-def reciprocal(s):
+def reciprocal(s: AnyInts) -> tuple[Ints, Ints]:
     """s >= 1 -> (r, e) with 1/s = r * 2**-(31 + e), r in [2**15, 2**16): table of 256 and one Newton step.
 
     The mantissa is the leading 16 bits of s (truncated). Relative error below 2**-14.
@@ -155,7 +159,7 @@ def reciprocal(s):
     return np.minimum((r0 * ((1 << 17) - t)) >> 16, 65535), exponent
 
 
-def rsqrt(v):
+def rsqrt(v: AnyInts) -> tuple[Ints, Ints]:
     """v >= 1 -> (y, e) with 1/sqrt(v) = y * 2**-(23 + e), y in [2**15, 2**16): table and one Newton step."""
     v = np.asarray(v, np.int64)
     exponent = bit_length(v) - 16
@@ -166,7 +170,7 @@ def rsqrt(v):
     return np.minimum((y0 * ((3 << 16) - t)) >> 17, 65535), exponent >> 1
 
 
-def scale_factor(r, exponent, frac, mult, shift):
+def scale_factor(r: Ints, exponent: Ints, frac: int, mult: int, shift: int) -> tuple[Ints, Ints]:
     """(r * 2**-(frac + exponent)) * (mult / 2**shift) as one (multiplier, shift) pair for `requantize`.
 
     The multiplier keeps 16 bits (truncated); the shift is held in 1..47.
@@ -176,7 +180,8 @@ def scale_factor(r, exponent, frac, mult, shift):
 
 # ---------------------------------------------------------------- composite steps
 
-def norm_coefficients(total, squares, dim, eps, inv_mult, inv_shift, mult, shift):
+def norm_coefficients(total: AnyInts, squares: AnyInts, dim: int, eps: int, inv_mult: int, inv_shift: int, mult: int,
+                      shift: int) -> tuple[Ints, Ints, Ints]:
     """LayerNorm statistics of a token -> (mean [unit 2**-4], multiplier, shift).
 
     total, squares: exact sums of x and x*x over ``dim`` channels. eps: integer added to D**2 * variance, >= 1.
@@ -188,18 +193,18 @@ def norm_coefficients(total, squares, dim, eps, inv_mult, inv_shift, mult, shift
     return mean, *scale_factor(y, exponent, 23, mult, shift)
 
 
-def normalize(x, mean, multiplier, shift):
+def normalize(x: AnyInts, mean: AnyInts, multiplier: AnyInts, shift: AnyInts) -> Ints:
     """(x - mean) * rstd as int8; x int16, mean in unit 2**-4."""
     return requantize((np.asarray(x, np.int64) << MEAN_FRAC) - mean, multiplier, shift, 8)
 
 
-def softmax_factor(row_sum, mult, shift):
+def softmax_factor(row_sum: AnyInts, mult: int, shift: int) -> tuple[Ints, Ints]:
     """Row sum of `exp2_p8` values -> (multiplier, shift) that turns an un-normalised P @ V into the output scale."""
     r, exponent = reciprocal(row_sum)
     return scale_factor(r, exponent, 31, mult, shift)
 
 
-def online_softmax(logits):
+def online_softmax(logits: AnyInts) -> tuple[Ints, Ints]:
     """One pass over the last axis: running maximum b and sum s (unit 2**-15).
 
     ``x > b``: s = s * 2**(b - x) + 1, b = x; else s += 2**(x - b). Returns (b, s).
@@ -215,7 +220,7 @@ def online_softmax(logits):
     return b, s
 
 
-def route(logits, top_k, renormalize):
+def route(logits: AnyInts, top_k: int, renormalize: bool) -> tuple[Ints, Ints]:
     """Router: logits [..., E] -> (experts [..., k], scores [..., k] unit 2**-16, at most 65535).
 
     Softmax over all experts by `online_softmax`, the k largest logits in descending order; the lowest index wins a tie.
@@ -231,11 +236,11 @@ def route(logits, top_k, renormalize):
     return experts, np.minimum(round_shift(e * r[..., None], (15 + exponent)[..., None]), 65535)
 
 
-def weigh(y, score):
+def weigh(y: AnyInts, score: AnyInts) -> Ints:
     """An expert's output (int16) times its router score."""
     return round_shift(np.asarray(y, np.int64) * score, 16)
 
 
-def matmul(x, w):
+def matmul(x: np.ndarray, w: np.ndarray) -> Ints:
     """Exact integer product through float64 BLAS (every partial sum stays below 2**53)."""
     return (np.asarray(x, np.float64) @ np.asarray(w, np.float64)).astype(np.int64)

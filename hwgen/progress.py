@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import time
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress as RichProgress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -41,7 +41,7 @@ class Bars:
         self._task: TaskID | None = None
         self._start = 0.0
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> Self:
         if not self._lines:
             self._bars.start()
         return self

@@ -6,19 +6,20 @@ from dataclasses import replace
 from itertools import product
 
 from . import resources
-from .board import Board
+from .devices.board import Board
+from .engines.rtl import Program, schedule
 from .errors import CapacityError
-from .qir import QModel
-from .schedule import ACT, KV, RES, SCORE, Program, schedule
+from .steps.step import Quantized
+from .steps.tensor import Memory
 
 # Cycles from the address of a read burst to its first beat, in estimates and simulations: no source was found for a loaded PS memory.
 LATENCY = 200
 NEAR = 1.05              # as fast, as far as a choice by estimates goes: the bandwidth of a board is not known better than that
 BRAM36_BYTES, URAM_BYTES = 36 * 1024 // 8, 288 * 1024 // 8
-MEMORY_NAMES = {ACT: "activations", KV: "keys or values", SCORE: "scores", RES: "the residual stream"}
+MEMORY_NAMES = {Memory.ACT: "activations", Memory.KV: "keys or values", Memory.SCORE: "scores", Memory.RES: "the residual stream"}
 
 
-def choose(model: QModel, board: Board, array: tuple[int, int] | None = None, batch: int = 1) -> Program:
+def choose(model: Quantized, board: Board, array: tuple[int, int] | None = None, batch: int = 1) -> Program:
     """The program for the array of the board that the cycle model finds fastest, or for ``array``.
 
     Through one port many networks are bound by memory: all arrays take nearly as long, and the smallest would win by the padding it
@@ -85,11 +86,11 @@ def _with_tensor(refusal: CapacityError, program: Program, board: Board) -> Capa
     """A refusal for want of memory also names the largest tensor that has to stay on chip, its bytes and the board's."""
     if not any(name in refusal.message for name in ("block RAM", "UltraRAM")):
         return refusal
-    lanes = {ACT: 1, KV: 1, SCORE: 2, RES: 4}           # bytes a lane; the residual stream is kept twice
-    largest = max(program.buffers, key=lambda b: b.words * lanes[b.memory])
+    lanes = {Memory.ACT: 1, Memory.KV: 1, Memory.SCORE: 2, Memory.RES: 4}           # bytes a lane; the residual stream is kept twice
+    largest = max(program.buffers, key=lambda b: b.words * lanes[Memory(b.memory)])
     memory = board.bram36 * BRAM36_BYTES + board.uram * URAM_BYTES
     return CapacityError(
         refusal.message,
-        where=f"{refusal.where}; largest tensor: {MEMORY_NAMES[largest.memory]} of node {program.infos[largest.first].node!r}, "
-              f"{largest.words * lanes[largest.memory] * program.config.ti:,} bytes of the board's {memory:,}",
+        where=f"{refusal.where}; largest tensor: {MEMORY_NAMES[Memory(largest.memory)]} of node {program.infos[largest.first].node!r}, "
+              f"{largest.words * lanes[Memory(largest.memory)] * program.config.ti:,} bytes of the board's {memory:,}",
         hint=refusal.hint)

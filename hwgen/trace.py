@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .schedule import Program
+from .engines.rtl import Program
 
 FEED, STALLS = 1, 2
 CAUSES = ("wait_hazard", "wait_tile", "wait_output")
@@ -43,7 +43,7 @@ def slices(program: Program, events: np.ndarray) -> list[Slice]:
     feed, stalls = [], []
     free = 0                                     # end of the last stall drawn
     before = 0                                   # of the waits of an instruction, those that came before its start
-    for event, (start, stop), following in zip(events, pairwise(starts), [*events[1:], None]):
+    for event, (start, stop), following in zip(events, pairwise(starts), [*events[1:], None], strict=True):
         pc = int(event["pc"])
         instr, info = program.instrs[pc], program.infos[pc]
         name = instr.note or ("end of frame" if pc == len(program.instrs) - 1 else f"instruction {pc}")
@@ -56,7 +56,7 @@ def slices(program: Program, events: np.ndarray) -> list[Slice]:
             end = min(at + cycles, stop)
             if end > at:
                 stalls.append(Slice(cause.replace("_", " for "), int(event["frame"]), STALLS, at, end,
-                                    dict(pc=pc, node=info.node, cycles=end - at)))
+                                    {"pc": pc, "node": info.node, "cycles": end - at}))
                 at = end
         free = at
         inside = min(max(sum(waits.values()) - before, 0), stop - start)
@@ -67,7 +67,8 @@ def slices(program: Program, events: np.ndarray) -> list[Slice]:
 
 def timeline(program: Program, runs: list[tuple[list[int], np.ndarray]], clock_mhz: float) -> dict:
     """The trace of several runs, one after the other: runs are (task of each frame, events). JSON-able."""
-    meta, found = [], []
+    meta: list[dict] = []
+    found: list[dict] = []
     first = 0                                    # frames of earlier runs
     offset = 0                                   # cycles of earlier runs
     for tasks, events in runs:
@@ -77,17 +78,17 @@ def timeline(program: Program, runs: list[tuple[list[int], np.ndarray]], clock_m
             meta += [_named("thread_name", process, track, name) for track, name in ((FEED, "feed"), (STALLS, "stalls"))]
         pieces = slices(program, events)
         for piece in pieces:
-            found.append(dict(name=piece.name, cat="feed" if piece.track == FEED else "stall", ph="X", pid=first + piece.frame + 1,
-                              tid=piece.track, ts=(offset + piece.start) / clock_mhz, dur=(piece.stop - piece.start) / clock_mhz,
-                              args=piece.args))
+            found.append({"name": piece.name, "cat": "feed" if piece.track == FEED else "stall", "ph": "X", "pid": first + piece.frame + 1,
+                          "tid": piece.track, "ts": (offset + piece.start) / clock_mhz, "dur": (piece.stop - piece.start) / clock_mhz,
+                          "args": piece.args})
         first += len(tasks)
         offset += max((piece.stop for piece in pieces), default=0)
     found.sort(key=lambda event: event["ts"])
-    return dict(traceEvents=meta + found, displayTimeUnit="ns", otherData=dict(clock_mhz=clock_mhz, cycles=offset, frames=first))
+    return {"traceEvents": meta + found, "displayTimeUnit": "ns", "otherData": {"clock_mhz": clock_mhz, "cycles": offset, "frames": first}}
 
 
 def _named(what: str, process: int, thread: int, name: str) -> dict:
-    return dict(name=what, ph="M", pid=process, tid=thread, ts=0, args=dict(name=name))
+    return {"name": what, "ph": "M", "pid": process, "tid": thread, "ts": 0, "args": {"name": name}}
 
 
 def layers(per_instruction: list[dict], macs_per_cycle: int) -> list[dict]:
@@ -98,16 +99,16 @@ def layers(per_instruction: list[dict], macs_per_cycle: int) -> list[dict]:
         found["instructions"] += 1
         for key in SUMS:
             found[key] += row[key]
-    return [row | dict(utilization=row["useful_macs"] / (row["cycles"] * macs_per_cycle) if row["cycles"] else 0.0) for row in sums.values()]
+    return [row | {"utilization": row["useful_macs"] / (row["cycles"] * macs_per_cycle) if row["cycles"] else 0.0} for row in sums.values()]
 
 
 def stalls(per_instruction: list[dict]) -> dict[str, float]:
     """Cycles of a frame by what they were for: a token issued, each cause of a stall, and the rest (transfers, pipeline)."""
     total = {key: sum(row[key] for row in per_instruction) for key in SUMS[:-1]}
-    return total | dict(other=total["cycles"] - sum(total[key] for key in SUMS[1:-1]))
+    return total | {"other": total["cycles"] - sum(total[key] for key in SUMS[1:-1])}
 
 
 def roofline(useful_macs: int, macs_per_cycle: int, stream_bytes: float, bytes_per_cycle: float) -> dict:
     """Least cycles of an image: by the array, and by the memory that delivers weights and input once. The larger one is the limit."""
     array, memory = useful_macs / macs_per_cycle, stream_bytes / bytes_per_cycle
-    return dict(array_limit_cycles=round(array), memory_limit_cycles=round(memory), bound_by="array" if array >= memory else "memory")
+    return {"array_limit_cycles": round(array), "memory_limit_cycles": round(memory), "bound_by": "array" if array >= memory else "memory"}

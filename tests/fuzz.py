@@ -1,7 +1,8 @@
 """Fuzzing of the importer: spoiled ONNX files, each read in a worker process with limits of time and memory.
 
 A file is refused with one message and a next step, or accepted by everything `compile` does before it writes (`hwgen.frontend.plan`), its
-judge too; what is accepted computes what onnxruntime, asked here without hwgen's judge, computes of the file. Everything else is a finding, and its file is kept.
+judge too; what is accepted computes what onnxruntime, asked here without hwgen's judge, computes of the file. Everything else is a finding,
+and its file is kept.
 
     outcomes = run(1000, seed=0, keep=Path("found"))              # {outcome: [Case, ...]}
     python tests/fuzz.py --worker SEED START STOP FOLDER          # one worker; a JSON line before and after each file
@@ -10,17 +11,20 @@ judge too; what is accepted computes what onnxruntime, asked here without hwgen'
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 import json
 import os
+from pathlib import Path
+from random import Random
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
-from random import Random
+
+from hwgen.graph import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
@@ -54,9 +58,11 @@ def seeds() -> list[tuple[str, bytes]]:
     import onnx_nets as nets
     found = []
     for number, options in enumerate((
-            dict(), dict(split="chunk", norm=True, act="erf"), dict(split="gather", scale="operator", opset=23),
-            dict(router="plain"), dict(router="renormalized", act="Gelu tanh"), dict(split="separate", act="silu", pool="mean", layer_scale=True),
-            dict(guard=True, scale="halves", pool="mean of patches", router="softmax last", combine="x"), dict(opset=13, norm=True, act="Relu"))):
+            {}, {"split": "chunk", "norm": True, "act": "erf"}, {"split": "gather", "scale": "operator", "opset": 23},
+            {"router": "plain"}, {"router": "renormalized", "act": "Gelu tanh"},
+            {"split": "separate", "act": "silu", "pool": "mean", "layer_scale": True},
+            {"guard": True, "scale": "halves", "pool": "mean of patches", "router": "softmax last", "combine": "x"},
+            {"opset": 13, "norm": True, "act": "Relu"})):
         net = nets.vit(**options)
         found.append((f"vit{number}", net.model({"logits": nets.result(net)}, (1, nets.CLASSES))))
     for number, pool in enumerate(("class token", "mean", "tokens")):
@@ -87,7 +93,7 @@ def square():
 def spoiled(seed: int, number: int, start: list[tuple[str, bytes, dict]]) -> tuple[str, bytes]:
     """(kind, file) number ``number`` of a run; ``start``: name, file and shapes of each seed network (see `with_shapes`)."""
     from fuzz_mutations import mutate
-    import fuzz_fields                                             # noqa: F401  adds its mutations
+    import_module("fuzz_fields")                                    # adds its mutations
     random = Random(seed * 1_000_003 + number)
     place = random.randrange(len(start) * 4)                       # the bundled example is large: one in 48
     name, data, shapes = start[place % (len(start) - 1) if place != len(start) * 4 - 1 else -1]
@@ -141,7 +147,7 @@ def compare(path: Path, model) -> tuple[str, str]:
     """The float model against onnxruntime, on two images a task."""
     import numpy as np
     import onnxruntime
-    from hwgen.golden import float_model
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads, options.inter_op_num_threads = 4, 1, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL     # some fusions refuse correct files
@@ -160,11 +166,11 @@ def compare(path: Path, model) -> tuple[str, str]:
             feeds = {value.name: given[value.name] if value.name in given else
                      np.full([1] * len(value.shape), number, np.int32 if "int32" in value.type else np.int64) for value in session.get_inputs()}
             try:
-                wanted = dict(zip((v.name for v in session.get_outputs()), session.run(None, feeds)))
+                wanted = dict(zip((v.name for v in session.get_outputs()), session.run(None, feeds), strict=True))
             except Exception as error:
                 return NO_JUDGE, str(error)
             with np.errstate(all="ignore"):
-                found = float_model.run(graph, given)
+                found = evaluate.run(graph, given)
             for name in found:
                 a, b = found[name].astype(np.float64), wanted[name].astype(np.float64)
                 if not np.isfinite(b).all() or np.abs(b).max() > 1e30:
@@ -184,8 +190,8 @@ def compare(path: Path, model) -> tuple[str, str]:
 
 def worker(cases, folder: Path) -> None:
     """Judge (number, kind, file or path) one after another; a JSON line on stdout before and after each, and between its stages."""
-    import onnxruntime                                             # noqa: F401  loaded before the limits are set
-    from hwgen import api, sizing                                  # noqa: F401
+    for name in ("onnxruntime", "hwgen.api", "hwgen.sizing"):      # loaded before the limits are set
+        import_module(name)
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -201,7 +207,7 @@ def worker(cases, folder: Path) -> None:
             path.write_bytes(data)
         say(number=number, kind=kind, stage="hwgen")
         signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)       # ends the process: also inside of a C function
-        outcome, text = judge(path, lambda stage: say(number=number, kind=kind, stage=stage))
+        outcome, text = judge(path, lambda stage, number=number, kind=kind: say(number=number, kind=kind, stage=stage))
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         large = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > MEMORY
         say(number=number, kind=kind, outcome=LARGE if large else outcome, text=text[-2000:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -161,7 +163,7 @@ def name_of_a_node(r, model, shapes):
 def opset(r, model, shapes):
     match r.randrange(4):
         case 0:
-            model.opset_import[0].version = r.choice([*range(0, 30), 99, -1, BIG])
+            model.opset_import[0].version = r.choice([*range(30), 99, -1, BIG])
         case 1:
             del model.opset_import[:]
         case 2:
@@ -229,7 +231,7 @@ def function(r, model, shapes):
         last = level == depth - 1
         kind, place = (("Identity", "") if not loop else ("F0", "local")) if last else (f"F{level + 1}", "local")
         values = ["x", *(f"v{i}" for i in range(times - 1)), "y"]
-        made.node.extend(helper.make_node(kind, [a], [b], domain=place) for a, b in zip(values, values[1:]))
+        made.node.extend(helper.make_node(kind, [a], [b], domain=place) for a, b in pairwise(values))
     if r.random() < 0.2:
         model.functions.append(model.functions[0])
     model.opset_import.append(helper.make_opsetid("local", 1))

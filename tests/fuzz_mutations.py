@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from random import Random
 
+from google.protobuf.message import DecodeError
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 NOT_FOR_IT = (ValueError, TypeError, LookupError, AttributeError, StopIteration, DecodeError)
@@ -174,7 +174,7 @@ def token_in_each_group(r, model, shapes):
     """Constant tokens in front of (or behind) each group of tokens instead of once."""
     place = r.choice([i for i, n in enumerate(model.graph.node) if n.op_type == "Concat"])
     node = model.graph.node[place]
-    token, tokens = node.input
+    _, tokens = node.input
     _, count, channels = shapes[tokens]
     groups = r.choice([d for d in range(2, count + 1) if count % d == 0])
     rng = np.random.default_rng(r.randrange(1 << 30))

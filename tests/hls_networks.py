@@ -16,7 +16,7 @@ from hwgen.engines.hls.plan import Plan, plan
 from hwgen.engines.hls.products import Head, LinearActivated, LinearResidual, Product
 from hwgen.engines.hls.project import tables
 from hwgen.engines.hls.start import LayerNorm, ResidualInit
-from hwgen.ir import Act
+from hwgen.functions import Act
 from hwgen.paths import data_dir
 from hwgen.render import render
 from hwgen.steps import golden

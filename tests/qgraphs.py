@@ -1,4 +1,4 @@
-"""Random networks for tests: a float `ir.Model` with seeded weights, and the `Quantized` made of it. No ONNX, no files.
+"""Random networks for tests: a float `Model` with seeded weights, and the `Quantized` made of it. No ONNX, no files.
 
 Weights are drawn so that activations keep a magnitude near 1 through the layers: integer values are spread over their
 range, neither saturated nor zero.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwgen import ir, quantizer
+from hwgen import ops, quantizer
+from hwgen.functions import Act
+from hwgen.graph import Graph, Model, Node
 from hwgen.steps.step import Quantized
 
 
 def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
-                 class_token: bool = True, act: ir.Act = ir.Act.GELU, renormalize: bool = True, patch: int = 2,
-                 channels: int = 1, pool: str = "select") -> ir.Model:
+                 class_token: bool = True, act: Act = Act.GELU, renormalize: bool = True, patch: int = 2,
+                 channels: int = 1, pool: str = "select") -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
@@ -36,52 +38,52 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         return draw(f"{name}.w", experts, k, n, gain=1 / np.sqrt(k)), draw(f"{name}.b", experts, n, gain=0.1)
 
     def norm(name, x):
-        return ir.LayerNorm(name, name, x, draw(f"{name}.g", dim, gain=0.2, offset=1.0), draw(f"{name}.b", dim, gain=0.2),
+        return ops.LayerNorm(name, name, x, draw(f"{name}.g", dim, gain=0.2, offset=1.0), draw(f"{name}.b", dim, gain=0.2),
                             1e-5)
 
     first = 1 if class_token else 0
     patches = tokens - first
     graphs = []
     for task, width in enumerate(classes):
-        nodes: list[ir.Node] = [ir.PatchEmbed(
+        nodes: list[Node] = [ops.PatchEmbed(
             "embed", "embed", "x", draw("embed.w", dim, channels, patch, patch, gain=1 / (patch * np.sqrt(channels))),
             draw("embed.b", dim, gain=0.1))]
         if class_token:
-            nodes.append(ir.ConcatTokens("concat", "concat", "embed", draw("cls", 1, dim, gain=0.5)))
-        nodes.append(ir.AddConst("pos", "r0", nodes[-1].output, draw("pos", tokens, dim, gain=0.5)))
+            nodes.append(ops.ConcatTokens("concat", "concat", "embed", draw("cls", 1, dim, gain=0.5)))
+        nodes.append(ops.AddConst("pos", "r0", nodes[-1].output, draw("pos", tokens, dim, gain=0.5)))
         state = "r0"
         for i, kind in enumerate(blocks):
             b = f"block{i}"
             nodes.append(norm(f"{b}.norm1", state))
             for letter, gain in (("q", 1.5), ("k", 1.5), ("v", 1.0)):
-                nodes.append(ir.Linear(f"{b}.{letter}", f"{b}.{letter}", f"{b}.norm1",
+                nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", f"{b}.norm1",
                                        *matrix(f"{b}.{letter}", dim, dim, gain)))
-            nodes.append(ir.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q", f"{b}.k", f"{b}.v", heads,
+            nodes.append(ops.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q", f"{b}.k", f"{b}.v", heads,
                                       (dim // heads) ** -0.5))
-            nodes.append(ir.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", dim, dim)))
-            nodes.append(ir.Add(f"{b}.add1", f"{b}.mid", state, f"{b}.proj"))
+            nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", dim, dim)))
+            nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, f"{b}.proj"))
             nodes.append(norm(f"{b}.norm2", f"{b}.mid"))
             if kind == "m":
                 inner = expert_hidden or hidden
-                nodes.append(ir.MoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", *matrix(f"{b}.gate{task}", dim, experts),
+                nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", *matrix(f"{b}.gate{task}", dim, experts),
                                     *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), act, top_k,
                                     renormalize))
             else:
-                nodes.append(ir.Linear(f"{b}.fc1", f"{b}.fc1", f"{b}.norm2", *matrix(f"{b}.fc1", dim, hidden)))
-                nodes.append(ir.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", act))
-                nodes.append(ir.Linear(f"{b}.fc2", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
-            nodes.append(ir.Add(f"{b}.add2", f"{b}.out", f"{b}.mid", f"{b}.mlp"))
+                nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", f"{b}.norm2", *matrix(f"{b}.fc1", dim, hidden)))
+                nodes.append(ops.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", act))
+                nodes.append(ops.Linear(f"{b}.fc2", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
+            nodes.append(ops.Add(f"{b}.add2", f"{b}.out", f"{b}.mid", f"{b}.mlp"))
             state = f"{b}.out"
         nodes.append(norm("norm", state))
-        nodes.append(ir.Select("pool", "pool", "norm", 0) if pool == "select" else ir.Mean("pool", "pool", "norm", first))
-        nodes.append(ir.Linear("head", "head", "pool", *matrix(f"head{task}", dim, width)))
+        nodes.append(ops.Select("pool", "pool", "norm", 0) if pool == "select" else ops.Mean("pool", "pool", "norm", first))
+        nodes.append(ops.Linear("head", "head", "pool", *matrix(f"head{task}", dim, width)))
         name = f"task{task}" if len(classes) > 1 else "logits"
-        graphs.append(ir.Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), {name: "head"},
+        graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), {name: "head"},
                                {name: (1, width)}))
-    return ir.Model(tuple(graphs)).verify()
+    return Model(tuple(graphs)).verify()
 
 
-def random_images(model: ir.Model, count: int, seed: int = 1) -> np.ndarray:
+def random_images(model: Model, count: int, seed: int = 1) -> np.ndarray:
     """Seeded normal images float32 [count, C, H, W] for the model's only input."""
     (shape,) = model.tasks[0].inputs.values()
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from hwgen import ir
-from hwgen.golden import float_model
+from hwgen.graph import Graph, evaluate
 from hwgen.importer import Status, check_model, import_model
 from onnx_nets import Net, result
 
@@ -18,7 +17,7 @@ def tokens(net: Net, count: int = 5, channels: int = K) -> str:
     return net.input("x", [1, count, channels])
 
 
-def accepted(net: Net, path, *, rank: int = 3) -> ir.Graph:
+def accepted(net: Net, path, *, rank: int = 3) -> Graph:
     """Imports the net, compares its last value with onnxruntime, returns the graph."""
     net.save(path, {"y": result(net)}, [f"d{i}" for i in range(rank)])
     (graph,) = import_model(path).model.tasks
@@ -26,11 +25,11 @@ def accepted(net: Net, path, *, rank: int = 3) -> ir.Graph:
     x = np.random.default_rng(7).normal(size=(3, *shape)).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     want = np.concatenate([session.run(["y"], {name: x[i:i + 1]})[0] for i in range(3)])
-    assert np.abs(float_model.run(graph, {name: x})["y"].reshape(want.shape) - want).max() <= MAX_ERROR
+    assert np.abs(evaluate.run(graph, {name: x})["y"].reshape(want.shape) - want).max() <= MAX_ERROR
     return graph
 
 
-def kinds(graph: ir.Graph) -> list[str]:
+def kinds(graph: Graph) -> list[str]:
     return [type(node).__name__ for node in graph.nodes]
 
 

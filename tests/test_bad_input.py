@@ -42,9 +42,9 @@ def refused(run, tmp_path, *args, model=MODEL, out="out") -> str:
 # ---------------------------------------------------------------- compile
 
 @pytest.mark.parametrize("arrays, words", [
-    (dict(image=np.zeros((4, 1, 8, 8), np.float32)), "'x'"), (dict(x=np.zeros((0, 1, 8, 8), np.float32)), "'x'"),
-    (dict(x=np.full((4, 1, 8, 8), np.nan, np.float32)), "NaN"), (dict(x=np.full((4, 1, 8, 8), np.inf, np.float32)), "infinite"),
-    (dict(x=np.zeros((4, 1, 8, 8), np.int32)), "int32")])
+    ({"image": np.zeros((4, 1, 8, 8), np.float32)}, "'x'"), ({"x": np.zeros((0, 1, 8, 8), np.float32)}, "'x'"),
+    ({"x": np.full((4, 1, 8, 8), np.nan, np.float32)}, "NaN"), ({"x": np.full((4, 1, 8, 8), np.inf, np.float32)}, "infinite"),
+    ({"x": np.zeros((4, 1, 8, 8), np.int32)}, "int32")])
 def test_calibration_of_the_wrong_kind(run, tmp_path, arrays, words):
     np.savez(tmp_path / "c.npz", **arrays)
     message = refused(run, tmp_path, "--calib", tmp_path / "c.npz")

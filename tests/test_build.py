@@ -10,16 +10,16 @@ import pytest
 
 from hwgen import build as builds
 from hwgen.backends import bench
+from hwgen.engines.rtl import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError, OutputError
-from hwgen.golden import integer_model
 from hwgen.isa import Instr
-from hwgen.schedule import schedule
 from hwgen.simulate import MemoryModel
+from hwgen.steps import golden
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 
-OPTIONS = dict(seed=3, blocks="dm", classes=(4, 9))
-ENGINE = dict(ti=16, to=8, axi_data_bits=128)
+OPTIONS = {"seed": 3, "blocks": "dm", "classes": (4, 9)}
+ENGINE = {"ti": 16, "to": 8, "axi_data_bits": 128}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one image a frame", "batch of two"])
@@ -35,7 +35,7 @@ def test_what_is_written_is_loaded(written):
     assert (build.inputs, build.target, build.clock_mhz, build.bytes_per_cycle, build.report) == ({"x": (1, 2, 16)}, "sim", 300.0, 64.0, {})
     images = random_images(random_model(**OPTIONS), 3)
     for ours, theirs in zip(model.tasks, build.model.tasks, strict=True):
-        wanted, found = integer_model.run(ours, images), integer_model.run(theirs, images)
+        wanted, found = golden.run(ours, images), golden.run(theirs, images)
         assert wanted.keys() == found.keys() and all((wanted[name] == found[name]).all() for name in wanted)
     assert build.program.frames(build.model.tasks[0], images[:2]) == program.frames(model.tasks[0], images[:2])
 
@@ -48,8 +48,9 @@ def test_the_files_are_what_they_say(written):
     for name in (build.path / "rtl" / "filelist.f").read_text().split():
         assert f"rtl/{name}" in names
     binary = (build.path / "program.bin").read_bytes()
-    assert [Instr.decode(int.from_bytes(binary[i:i + 64], "little"), instr.note) for i, instr in zip(range(0, len(binary), 64), program.instrs, strict=True)] \
-        == list(program.instrs)
+    decoded = [Instr.decode(int.from_bytes(binary[i:i + 64], "little"), instr.note)
+               for i, instr in zip(range(0, len(binary), 64), program.instrs, strict=True)]
+    assert decoded == list(program.instrs)
     lines = (build.path / "program.txt").read_text().splitlines()
     assert len(lines) == len(program.instrs) and lines[-1].split() == [str(len(lines) - 1), "end"]
     header = (build.path / "driver" / "hwgen.h").read_text()
@@ -106,8 +107,8 @@ def test_what_is_no_build(tmp_path):
 
 
 def test_a_failing_write_leaves_nothing(written, tmp_path):
-    model, program, build = written
-    facts = dict(inputs={"x": (1, 2, 16)}, target="sim", clock_mhz=300.0, bytes_per_cycle=64.0)
+    model, program, _ = written
+    facts = {"inputs": {"x": (1, 2, 16)}, "target": "sim", "clock_mhz": 300.0, "bytes_per_cycle": 64.0}
     with pytest.raises(ValueError, match="'../outside' is not the name of a file inside the build directory"):
         builds.write(tmp_path / "b", {"rtl/a.sv": "text", "../outside": "text"}, model, program, {}, **facts)
     assert list(tmp_path.iterdir()) == []

@@ -24,13 +24,13 @@ from rich.console import Console
 from hwgen import api, report
 from hwgen.build import directory
 from hwgen.checksum import crc32
+from hwgen.engines.rtl import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError
 from hwgen.output import write_json
-from hwgen.schedule import schedule
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 
-OPTIONS = dict(seed=3, blocks="dm", classes=(4, 9))
+OPTIONS = {"seed": 3, "blocks": "dm", "classes": (4, 9)}
 MEMORY, SECONDS = 3 << 29, 20
 REFUSED = (BuildVersionError, InputError)
 
@@ -288,7 +288,8 @@ EFFECTLESS = {
     "simulation.json: right digest, no cycles": lambda b: (b / "simulation.json").write_text(json.dumps(
         {"build": hashlib.sha256((b / "manifest.json").read_bytes()).hexdigest()})),
     "simulation.json: right digest, cycles are a text": lambda b: (b / "simulation.json").write_text(json.dumps(
-        {"build": hashlib.sha256((b / "manifest.json").read_bytes()).hexdigest(), "simulation": {"cycles_per_image": "9"}, "stalls": {}, "layers": []})),
+        {"build": hashlib.sha256((b / "manifest.json").read_bytes()).hexdigest(), "simulation": {"cycles_per_image": "9"},
+         "stalls": {}, "layers": []})),
     "bench/fast/sim is a script": lambda b: ((b / "bench/fast").mkdir(), (b / "bench/fast/sim").write_text("#!/bin/sh\ntouch PWNED\n"),
                                              (b / "bench/fast/sim").chmod(0o755)),
     "headers beside the bench": lambda b: (b / "bench/vector").write_text("#error PWNED"),

@@ -9,8 +9,8 @@ import pytest
 
 from hwgen import simulate
 from hwgen.build import Build
+from hwgen.engines.rtl import schedule
 from hwgen.errors import OutputError
-from hwgen.schedule import schedule
 import native_builds
 from qgraphs import random_qgraph
 from test_build_attacks import OPTIONS, limited
@@ -24,7 +24,8 @@ def build(tmp_path) -> Build:
 
 OTHERS = {
     "a link": lambda place, victim: place.symlink_to(victim), "a hard link": lambda place, victim: place.hardlink_to(victim),
-    "a link to nothing": lambda place, victim: place.symlink_to("/dev/null/nothing"), "a link to itself": lambda place, victim: place.symlink_to(place),
+    "a link to nothing": lambda place, victim: place.symlink_to("/dev/null/nothing"),
+    "a link to itself": lambda place, victim: place.symlink_to(place),
     "a FIFO": lambda place, victim: os.mkfifo(place), "a link to a device": lambda place, victim: place.symlink_to("/dev/full")}
 
 
@@ -35,7 +36,7 @@ def test_nothing_is_written_through_a_build(build, tmp_path, monkeypatch, what):
     victim.write_text("mine")
     for name in ("simulation.json", "waves.fst"):
         OTHERS[what](build.path / name, victim)
-    simulation = dict(simulation={"cycles_per_image": 9}, stalls={}, layers=[])
+    simulation = {"simulation": {"cycles_per_image": 9}, "stalls": {}, "layers": []}
     limited(lambda _: build.keep(simulation), build.path)
     monkeypatch.setattr(simulate, "build_bench", lambda files, trace: Path("bench"))
     monkeypatch.setattr(simulate, "run_bench", lambda *args, waves, **options: waves.write_text("waves"))

@@ -100,7 +100,8 @@ def test_what_a_killed_process_left_is_removed(place):
 
 
 def test_keys_tell_everything_apart():
-    keys = [cache.key(*parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"], [[("ab", b"c")]], [[("a", b"bc")]], [[("a", b"b")], "c"], [[], "a"], ["a", []])]
+    keys = [cache.key(*parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"], [[("ab", b"c")]], [[("a", b"bc")]], [[("a", b"b")], "c"],
+                                            [[], "a"], ["a", []])]
     assert len(set(keys)) == len(keys) and all(len(key) == 32 for key in keys)
     assert cache.key("a", [("f", b"1")]) == cache.key(b"a", {"f": b"1"}.items())
 

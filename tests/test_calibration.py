@@ -8,11 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from hwgen import ir, numerics, quantizer
+from hwgen import numerics, quantizer
 from hwgen.errors import CalibrationError, HwgenError, ModelError
-from hwgen.golden import float_model, integer_model
+from hwgen.functions import Act, activate
+from hwgen.graph import Model, evaluate
 from hwgen.quantizer import findings
 from hwgen.quantizer.calibration import Range
+from hwgen.steps import golden, host
 from qgraphs import random_images, random_model
 
 MODEL = random_model(3)
@@ -21,11 +23,11 @@ SCORE = 32767 / 64 * math.log(2)
 LOGIT = 32767 / 256 * math.log(2)
 
 
-def changed(model: ir.Model, name: str, **arrays) -> ir.Model:
+def changed(model: Model, name: str, **arrays) -> Model:
     """The model with ``arrays`` of the node ``name``: functions of the old array."""
     def change(node):
         return replace(node, **{key: made(getattr(node, key)) for key, made in arrays.items()}) if node.name == name else node
-    return ir.Model(tuple(replace(graph, nodes=tuple(map(change, graph.nodes))) for graph in model.tasks)).verify()
+    return Model(tuple(replace(graph, nodes=tuple(map(change, graph.nodes))) for graph in model.tasks)).verify()
 
 
 def set_to(value):
@@ -150,7 +152,7 @@ def test_large_weights_end_in_a_message_or_a_result(node, key, factor):
         assert error.where and error.hint
         return
     assert factor < 1e18 or any("float32" in line for line in found.warnings)
-    assert all(np.isfinite(value).all() for value in integer_model.run(model.tasks[0], IMAGES).values())
+    assert all(np.isfinite(value).all() for value in golden.run(model.tasks[0], IMAGES).values())
 
 
 # ---------------------------------------------------------------- what leaves its format
@@ -179,7 +181,7 @@ def test_the_share_is_counted(node, key, factor, what, value):
     place = node.replace(".q", ".attention")
     clip = rows(model)[place, what]
     assert clip.range > clip.limit and 0 < clip.clipped < 0.9
-    values = float_model.trace(model.tasks[0], {"x": IMAGES})
+    values = evaluate.trace(model.tasks[0], {"x": IMAGES})
     if value:
         real = values[value]
     elif what == "attention score":
@@ -193,7 +195,7 @@ def test_the_share_is_counted(node, key, factor, what, value):
             chosen = np.argsort(-real, axis=-1, kind="stable")[..., :2]
             real = [(x @ moe.w1[e] + moe.b1[e])[(chosen == e).any(-1)] for e in range(4)]
             if what == "expert result":
-                real = [float_model.activate(pre, moe.act) @ moe.w2[e] + moe.b2[e] for e, pre in enumerate(real)]
+                real = [activate(pre, moe.act) @ moe.w2[e] + moe.b2[e] for e, pre in enumerate(real)]
             real = np.concatenate(real)
     assert clip.range == pytest.approx(np.abs(real).max(), rel=1e-5)
     assert clip.clipped == pytest.approx((np.abs(real) > clip.limit).mean(), rel=0.1)
@@ -210,7 +212,7 @@ def test_the_integer_model_clips_what_is_counted():
     """Saturated integers and the share counted on floats are two views of one thing."""
     model = changed(MODEL, "block0.q", weight=times(200))
     integers, found = quantizer.with_findings(model, {"x": IMAGES})
-    scores = integer_model.trace(integers.tasks[0], IMAGES, detail=True)["block0.attention.scores"]
+    scores = golden.trace(integers.tasks[0], IMAGES, detail=True)["block0.attention.scores"]
     share = next(clip.clipped for clip in found.clipping if (clip.node, clip.what) == ("block0.attention", "attention score"))
     assert (np.abs(scores) == 32767).mean() == pytest.approx(share, rel=0.1)
 
@@ -239,22 +241,22 @@ def test_outputs_that_are_off():
 
 def test_inputs_beyond_the_calibrated_range_are_counted():
     graph = quantizer.quantize(MODEL, {"x": IMAGES}).tasks[0]
-    scale = graph.nodes[0].scale
+    scale = graph.input[1].scale
     inside = np.linspace(-127.49, 127.49, IMAGES.size).reshape(IMAGES.shape) * scale
-    assert integer_model.input_clipped(graph, inside) == 0.0
+    assert host.input_clipped(graph, inside) == 0.0
     inside[0, 0, 0, :3] = [128 * scale, -1e30, 127.6 * scale]
-    assert integer_model.input_clipped(graph, inside) == 3 / inside.size
-    assert (np.abs(integer_model.quantize_input(graph.nodes[0], inside)) <= 127).all()
+    assert host.input_clipped(graph, inside) == 3 / inside.size
+    assert (np.abs(host.quantize_input(graph, inside)) <= 127).all()
 
 
 def test_equal_functions_have_equal_errors():
     """ReLU is homogeneous: thirty times the first layer, a thirtieth of the second is one function; both had to fit ±16 before."""
     from bench import snr
-    plain = random_model(5, tokens=17, hidden=128, blocks="dd", act=ir.Act.RELU)
+    plain = random_model(5, tokens=17, hidden=128, blocks="dd", act=Act.RELU)
     same = snr.scaled(plain, ".fc1", 30, ".fc2")
     x = {"x": random_images(plain, 4)}
-    for name, value in float_model.run(plain.tasks[0], x).items():
-        np.testing.assert_allclose(float_model.run(same.tasks[0], x)[name], value, rtol=1e-3, atol=1e-4)
+    for name, value in evaluate.run(plain.tasks[0], x).items():
+        np.testing.assert_allclose(evaluate.run(same.tasks[0], x)[name], value, rtol=1e-3, atol=1e-4)
     first, second = (snr.measure("", model, seeds=3) for model in (plain, same))
     assert min(first.median_db, second.median_db) > 27 and abs(first.median_db - second.median_db) < 1.5
     assert {clip.what for clip in second.clipping} == {"pre-activation"} and numerics.PRE_ACT_FRAC == 8

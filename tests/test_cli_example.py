@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 import json
 from pathlib import Path
 import re
@@ -78,8 +79,8 @@ def test_compile_report_and_its_documented_keys(compiled, run, tmp_path):
 
 
 def test_simulate_with_verilator_both_tasks(compiled, run, tmp_path):
-    code, text, _ = run("simulate", compiled, "--input", TEST, "--images", "4", "--json", tmp_path / "s.json",
-                        "--output", tmp_path / "y.npz")
+    code, _, _ = run("simulate", compiled, "--input", TEST, "--images", "4", "--json", tmp_path / "s.json",
+                     "--output", tmp_path / "y.npz")
     data = json.loads((tmp_path / "s.json").read_text())
     assert code == 0 and (data["bit_exact"], data["mismatches"], data["words"]) == (True, 0, 4 * 12)
     assert keys(data, {"accuracy"}) == documented("hwgen simulate")
@@ -107,7 +108,7 @@ def test_timeline_and_report_of_a_simulation(compiled, run, tmp_path):
         feed = [e for e in slices if (e["pid"], e["tid"]) == (number, 1)]
         assert feed[0]["args"]["start"] == frame["start"] and feed[-1]["args"]["retire"] == frame["stop"]
     feed = sorted((e for e in slices if e["tid"] == 1), key=lambda e: e["args"]["start"])
-    assert all(a["args"]["start"] + a["args"]["cycles"] == b["args"]["start"] for a, b in zip(feed, feed[1:]))       # no gap
+    assert all(a["args"]["start"] + a["args"]["cycles"] == b["args"]["start"] for a, b in pairwise(feed))       # no gap
     assert sum(e["args"]["cycles"] for e in feed) == timeline["otherData"]["cycles"] <= 4 * result["cycles_per_image"]
     stalls = sum(e["args"]["cycles"] for e in slices if e["tid"] == 2)
     counted = sum(e["args"][cause] for e in feed for cause in ("wait_tile", "wait_hazard", "wait_output"))
@@ -132,7 +133,8 @@ def test_nothing_in_the_build_is_executed_but_what_was_compiled_from_it(compiled
     before = sorted(path.relative_to(build) for path in build.rglob("*"))
     code, text, _ = run("simulate", build, "--input", TEST, "--images", "2")
     assert code == 0 and "yes" in text and not mark.exists()
-    assert sorted({*(path.relative_to(build) for path in build.rglob("*"))} - {Path("simulation.json")}) == sorted({*before} - {Path("simulation.json")})
+    after = {path.relative_to(build) for path in build.rglob("*")}
+    assert after - {Path("simulation.json")} == {*before} - {Path("simulation.json")}
 
 
 def test_a_simulation_of_another_build_is_not_reported(compiled, run, tmp_path):
@@ -169,7 +171,7 @@ def bad_compile(run, tmp_path, *args, code=2, model=MODEL):
 
 def test_no_calibration(run, tmp_path):
     """Works on noise, and says in the output, the report and the JSON that accuracy is unknown."""
-    code, text, message = run("compile", MODEL, "--array", "8x8", "-o", tmp_path / "b", "--json", tmp_path / "r.json")
+    code, _, message = run("compile", MODEL, "--array", "8x8", "-o", tmp_path / "b", "--json", tmp_path / "r.json")
     data = json.loads((tmp_path / "r.json").read_text())
     assert code == 0 and "accuracy is unknown" in message and data["accuracy"].startswith("unknown") and data["calibration"] == "random"
     assert "unknown: calibrated with seeded noise" in run("report", tmp_path / "b")[1] and "output_error" not in data["quantization"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 import json
+from pathlib import Path
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
+import pytest
 
 from hwgen import cli, report
 from hwgen.errors import HwgenError
@@ -166,7 +167,7 @@ def test_functions_that_write_out_a_huge_network(spoil, levels, calls, words):
         for level in range(levels):
             values = ["x", *(f"v{i}" for i in range(calls - 1)), "y"]
             kind, domain = (f"F{level + 1}", "local") if level < levels - 1 else ("Identity", "")
-            function(model, f"F{level}", [helper.make_node(kind, [a], [b], domain=domain) for a, b in zip(values, values[1:])],
+            function(model, f"F{level}", [helper.make_node(kind, [a], [b], domain=domain) for a, b in pairwise(values)],
                      calls="" if level else None)
     assert words in soon(lambda: spoil(change))
 

@@ -16,15 +16,14 @@ import pytest
 from hwgen import registers
 from hwgen.backends import driver
 from hwgen.checksum import crc32
+from hwgen.engines.rtl import schedule
 from hwgen.errors import ToolError
-from hwgen.golden import integer_model
-from hwgen.qir import QHead, QPatches
 from hwgen.registers import StatusBit
-from hwgen.schedule import schedule
+from hwgen.steps import host
 from hwgen.tools import cxx
 from qgraphs import random_images, random_model, random_qgraph
 
-OPTIONS = dict(seed=3, blocks="dm", classes=(4, 19))
+OPTIONS = {"seed": 3, "blocks": "dm", "classes": (4, 19)}
 WRAPPER = """
 #include "hwgen.h"
 extern "C" {
@@ -39,7 +38,8 @@ double value(const int32_t *frame, uint32_t output, uint32_t channel) { return h
 int has_scale(uint32_t output) { return hwgen_outputs[output].scale != 0; }
 }
 """
-READ, WRITE = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32), ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+READ = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32)
+WRITE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
 AGAIN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 CODE = {name.removeprefix("HWGEN_"): n for n, (name, _) in enumerate(driver.CODES)}
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
@@ -114,7 +114,7 @@ def test_it_is_c99(made):
         pytest.skip("no C compiler found: sudo apt-get install gcc")
     (made[3] / "plain.c").write_text('#include "hwgen.h"\nint main(void) { return (int)hwgen_crc32(0, 0); }\n')
     subprocess.run([compiler, "-std=c99", *WARNINGS, made[3] / "plain.c", "-o", made[3] / "plain"], check=True)
-    assert subprocess.run([made[3] / "plain"]).returncode == 0
+    assert subprocess.run([made[3] / "plain"], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"123456789", bytes(1000), bytes(range(256)) * 3])
@@ -135,8 +135,8 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 @pytest.mark.parametrize("code, change", {
-    "OTHER_DEVICE": dict(ID=0), "BUSY": dict(STATUS=1), "PROGRAM_SIZE": dict(binary=lambda d: d[:-64]), "WEIGHT_SIZE": dict(image=lambda d: d + b"\0"),
-    "PROGRAM_DIGEST": dict(binary=lambda d: flipped(d, 70)), "WEIGHT_DIGEST": dict(image=lambda d: flipped(d, len(d) - 1))}.items())
+    "OTHER_DEVICE": {"ID": 0}, "BUSY": {"STATUS": 1}, "PROGRAM_SIZE": {"binary": lambda d: d[:-64]}, "WEIGHT_SIZE": {"image": lambda d: d + b"\0"},
+    "PROGRAM_DIGEST": {"binary": lambda d: flipped(d, 70)}, "WEIGHT_DIGEST": {"image": lambda d: flipped(d, len(d) - 1)}}.items())
 def test_load_refuses(made, code, change):
     device = Registers(made[1], polls=None, **{k: v for k, v in change.items() if isinstance(v, int)})
     device.left = None
@@ -160,14 +160,14 @@ def test_every_single_bit_of_program_and_weights_is_checked(made):
 
 
 def start(made, device: Registers, frames=1, tasks=0, **addresses) -> int:
-    buffers = Buffers(**(dict(input=0x1000, weights=0x10000, output=0x20010) | addresses))
+    buffers = Buffers(**({"input": 0x1000, "weights": 0x10000, "output": 0x20010} | addresses))
     return made[2].start(ctypes.byref(device.device), ctypes.byref(buffers), frames, tasks)
 
 
 @pytest.mark.parametrize("code, options", [
-    ("INPUT_ADDRESS", dict(input=0)), ("INPUT_ADDRESS", dict(input=0x1008)), ("WEIGHT_ADDRESS", dict(weights=0)),
-    ("WEIGHT_ADDRESS", dict(weights=0x10004)), ("OUTPUT_ADDRESS", dict(output=0)), ("OUTPUT_ADDRESS", dict(output=0x20001)),
-    ("FRAMES", dict(frames=0)), ("FRAMES", dict(frames=65536)), ("TASK", dict(tasks=2)), ("TASK", dict(frames=9, tasks=0x20000000))])
+    ("INPUT_ADDRESS", {"input": 0}), ("INPUT_ADDRESS", {"input": 0x1008}), ("WEIGHT_ADDRESS", {"weights": 0}),
+    ("WEIGHT_ADDRESS", {"weights": 0x10004}), ("OUTPUT_ADDRESS", {"output": 0}), ("OUTPUT_ADDRESS", {"output": 0x20001}),
+    ("FRAMES", {"frames": 0}), ("FRAMES", {"frames": 65536}), ("TASK", {"tasks": 2}), ("TASK", {"frames": 9, "tasks": 0x20000000})])
 def test_start_refuses(made, code, options):
     device = Registers(made[1])
     assert start(made, device, **options) == CODE[code] and device.written == []
@@ -183,8 +183,9 @@ def test_a_run(made):
     _, program, library, _ = made
     device = Registers(program, polls=3, CYCLES_LO=7, CYCLES_HI=1)
     assert start(made, device, frames=4, tasks=0x1010, weights=0x1_0000_0010) == CODE["OK"]
-    wanted = dict(TASKS=0x1010, FRAMES=4, INPUT_ADDR_LO=0x1000, INPUT_ADDR_HI=0, WEIGHT_ADDR_LO=0x10, WEIGHT_ADDR_HI=1, INPUT_BYTES=program.input_bytes,
-                  INPUT_STRIDE=program.input_stride, WEIGHT_BYTES=len(program.image), OUTPUT_STRIDE=program.output_bytes)
+    wanted = {"TASKS": 0x1010, "FRAMES": 4, "INPUT_ADDR_LO": 0x1000, "INPUT_ADDR_HI": 0, "WEIGHT_ADDR_LO": 0x10, "WEIGHT_ADDR_HI": 1,
+              "INPUT_BYTES": program.input_bytes, "INPUT_STRIDE": program.input_stride, "WEIGHT_BYTES": len(program.image),
+              "OUTPUT_STRIDE": program.output_bytes}
     assert {name: device.values[device.at[name]] for name in wanted} == wanted
     assert library.wait(ctypes.byref(device.device), 10, AGAIN(), None) == CODE["OK"]
     cycles = ctypes.c_uint64()
@@ -219,13 +220,14 @@ def test_every_code_and_every_error_bit_has_a_text(made):
 
 def test_inputs_are_quantized_as_in_the_integer_model(made):
     model, _, library, _ = made
-    node = next(node for node in model.tasks[0].nodes if isinstance(node, QPatches))
-    halves = (np.arange(-130, 131) + 0.5) * node.scale
-    values = np.concatenate([np.random.default_rng(0).normal(0, 60 * node.scale, 500), halves, np.arange(-130, 131) * node.scale, [1e30, -1e30, 0.0]])
-    wanted = np.clip(np.rint(values / node.scale), -127, 127)
+    network = model.tasks[0]
+    scale = network.input[1].scale
+    halves = (np.arange(-130, 131) + 0.5) * scale
+    values = np.concatenate([np.random.default_rng(0).normal(0, 60 * scale, 500), halves, np.arange(-130, 131) * scale, [1e30, -1e30, 0.0]])
+    wanted = np.clip(np.rint(values / scale), -127, 127)
     assert [library.quantize(value) for value in values] == wanted.tolist()
     images = random_images(random_model(**OPTIONS), 1)
-    assert sorted(library.quantize(float(x)) for x in images.ravel()) == sorted(integer_model.quantize_input(node, images).ravel().tolist())
+    assert sorted(library.quantize(float(x)) for x in images.ravel()) == sorted(host.quantize_input(network, images).ravel().tolist())
 
 
 def test_outputs_are_those_of_dequantize(made):
@@ -234,10 +236,10 @@ def test_outputs_are_those_of_dequantize(made):
     frame = rng.integers(-2 ** 31, 2 ** 31, program.output_bytes // 4, dtype=np.int32)
     for task, graph in enumerate(model.tasks):
         words = program.read_outputs(frame.tobytes(), [task])
-        real = [integer_model.dequantize(graph, {name: value[None] for name, value in image.items()}) for image in words]
+        real = [host.dequantize(graph, {name: value[None] for name, value in image.items()}) for image in words]
         for o in program.outputs[task]:
-            [head] = [node for node in graph.nodes if isinstance(node, QHead) and node.onnx_name == o.name]
+            [head] = [output for output in graph.outputs if output.name == o.name]
             assert library.has_scale(at)
             found = [library.value(frame.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), at, channel) for channel in range(o.channels)]
-            np.testing.assert_allclose(found, real[o.image][head.onnx_name].ravel(), rtol=1e-6)
+            np.testing.assert_allclose(found, real[o.image][head.name].ravel(), rtol=1e-6)
             at += 1

@@ -17,12 +17,11 @@ import uuid
 import numpy as np
 import pytest
 
-import onnx_nets
 from hwgen import api, build as builds, cli, ending
 from hwgen.errors import HwgenError, OutputError, ToolError
 from hwgen.output import OutputDir, work_folder, write_file
-from hwgen.simulate import MemoryModel
 from hwgen.tools import process
+import onnx_nets
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = 2000             # bytes a process may write into one file: less than any build needs
@@ -320,8 +319,9 @@ class Disk:
             return result
         monkeypatch.setattr(io, "open", open_)
         monkeypatch.setattr("builtins.open", open_)
-        for name in ("mkdir", "rename", "replace", "chmod", "utime"):
-            def wrapped(path, *args, _call=getattr(os, name), **options):
+        calls = {name: getattr(os, name) for name in ("mkdir", "rename", "replace", "chmod", "utime")}
+        for name, call in calls.items():
+            def wrapped(path, *args, _call=call, **options):
                 if _call.__name__ != "mkdir" or not os.path.exists(path):       # one that exists takes no room
                     self.step()
                 return _call(path, *args, **options)
@@ -381,7 +381,7 @@ def test_a_result_is_kept_whole_or_not_at_all(place, tmp_path, monkeypatch):
     subprocess.run(["cp", "-r", place / "build", tmp_path / "b"], check=True)
     acc = api.load(tmp_path / "b")
     result = acc.simulate({name: np.zeros((1, *shape), np.float32) for name, shape in acc.inputs.items()}, engine="golden")
-    row = dict(node="a", issue=1, wait_tile=0, wait_hazard=0, wait_output=0, useful_macs=1, cycles=1)
+    row = {"node": "a", "issue": 1, "wait_tile": 0, "wait_hazard": 0, "wait_output": 0, "useful_macs": 1, "cycles": 1}
     object.__setattr__(result, "per_instruction", [row])
     assert until_it_works(monkeypatch, lambda: acc.keep(result), lambda: files(tmp_path)) >= 3
 

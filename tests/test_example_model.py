@@ -145,7 +145,7 @@ def test_the_task_input_matters(task, data, logits):
 def test_data_are_real_digits_and_disjoint(data):
     """Each image is one of scikit-learn's, with its label; calibration and test share none."""
     digits = load_digits()
-    label = {(image / 16).astype(np.float32).tobytes(): int(t) for image, t in zip(digits.images, digits.target)}
+    label = {(image / 16).astype(np.float32).tobytes(): int(t) for image, t in zip(digits.images, digits.target, strict=True)}
     assert len(label) == 1797
     with np.load(EXAMPLE / "calib.npz") as file:
         assert file.files == ["x"]

@@ -11,8 +11,8 @@ import numpy as np
 from onnx import numpy_helper
 import pytest
 
-import hwgen
 from bench import snr
+import hwgen
 from hwgen import cli
 from onnx_nets import DIM, HIDDEN, result, vit
 

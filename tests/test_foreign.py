@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-import onnx_nets
 from hwgen import api, foreign, render, report
 from hwgen.paths import data_dir
 from hwgen.tools import cxx
+import onnx_nets
 
 TEXT = st.text(alphabet=st.one_of(st.characters(), st.sampled_from("*/\\?\n\r\"'$[]{};#<>&`(){} \t\0\u202e\u2028\udcff")), max_size=30)
 PWN = "system(\"touch PWNED\");"
@@ -54,7 +54,7 @@ def test_an_identifier_is_one():
 def test_a_c_string_holds_the_bytes(tmp_path):
     texts = ["", NODE, INPUT, OUTPUT, "??/??'", "\udcff\udc80", "日本\0x", "1\x001", "\\", "'\"", "\u2028", "%s %n"]
     raw = [text.encode("utf-8", "surrogateescape") for text in texts]
-    source = "".join(f"    std::fwrite({foreign.c_string(text)}, 1, {len(data)}, stdout);\n" for text, data in zip(texts, raw))
+    source = "".join(f"    std::fwrite({foreign.c_string(text)}, 1, {len(data)}, stdout);\n" for text, data in zip(texts, raw, strict=True))
     (tmp_path / "a.cpp").write_text(f"#include <cstdio>\nint main() {{\n{source}}}\n")
     program = cxx.compile([tmp_path / "a.cpp"], tmp_path / "a", ("-std=c++14", "-trigraphs", "-Wall", "-Werror"))
     assert subprocess.run([program], capture_output=True, check=True).stdout == b"".join(raw)
@@ -94,7 +94,8 @@ def test_bare_text_in_a_template_is_an_error(tmp_path, monkeypatch):
 
 
 # expressions of the templates that are text of hwgen itself: numbers in a form, C++ of a step, comments of the tables
-OWN = {"register.doc", "period_ns", "clock_mhz", "tasks", "table.comment", "input_scale", "output.scale", "scale", "built", 'row | join(", ")', "step.call", '"{"', '"}"', '"s"'}
+OWN = {"register.doc", "period_ns", "clock_mhz", "tasks", "table.comment", "input_scale", "output.scale", "scale", "built",
+       'row | join(", ")', "step.call", '"{"', '"}"', '"s"'}
 FORMS = r'\("[^"]*" % [a-z_.0-9]+\)|"\{:,\}"\.format\([a-z_.0-9]+\)|"%\.3g" \| format\([a-z_.]+\)'
 
 

@@ -36,8 +36,9 @@ def test_what_was_found_stays_fixed(judged, path):
 def test_the_judge_sees_a_difference(tmp_path):
     """The float model of another network than the file: red."""
     import onnx
+
     from hwgen.importer import import_model
-    name, data = fuzz.seeds()[0]
+    _, data = fuzz.seeds()[0]
     (tmp_path / "a.onnx").write_bytes(data)
     assert fuzz.judge(tmp_path / "a.onnx")[0] == fuzz.EQUAL
     model = onnx.load_model_from_string(data)

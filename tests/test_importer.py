@@ -1,4 +1,4 @@
-"""The importer on whole networks: every spelling gives the same ir, and the float golden model computes what onnxruntime does."""
+"""The importer on whole networks: every spelling gives the same graph, and that computes what onnxruntime does."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 import onnxruntime
 import pytest
-from onnx import TensorProto
 
-from hwgen import ir
+from hwgen import ops
 from hwgen.errors import ShapeError
-from hwgen.golden import float_model
+from hwgen.functions import Act
+from hwgen.graph import Graph, evaluate
 from hwgen.importer import Status, check_model, import_model
 from hwgen.quantizer import quantize
 from onnx_nets import CLASSES, DIM, EXPERTS, HEADS, IMAGE, TOKENS, Net, result, vit
@@ -63,12 +64,12 @@ def reference(path, feed: dict[str, np.ndarray], output: str) -> np.ndarray:
     return np.concatenate([session.run([output], {**feed, "x": feed["x"][i:i + 1]})[0] for i in range(count)])
 
 
-def arrays(graph: ir.Graph) -> set[int]:
+def arrays(graph: Graph) -> set[int]:
     return {id(value) for node in graph.nodes for key in node.__dataclass_fields__
             if isinstance(value := getattr(node, key), np.ndarray)}
 
 
-def kinds(graph: ir.Graph) -> Counter:
+def kinds(graph: Graph) -> Counter:
     return Counter(type(node).__name__ for node in graph.nodes)
 
 
@@ -79,7 +80,7 @@ def test_every_spelling_imports_exactly(options, tmp_path):
     imported = import_model(path)
     (graph,) = imported.model.tasks
     x = images()
-    assert np.abs(float_model.run(graph, {"x": x})["y"] - reference(path, {"x": x}, "y")).max() <= MAX_ERROR
+    assert np.abs(evaluate.run(graph, {"x": x})["y"] - reference(path, {"x": x}, "y")).max() <= MAX_ERROR
     assert graph.output_shapes == {"y": (1, CLASSES)}
     found = kinds(graph)
     moe = "router" in options
@@ -87,7 +88,7 @@ def test_every_spelling_imports_exactly(options, tmp_path):
                 "Linear": 5 if moe else 7, "MoE": int(moe), "Activation": int(not moe),
                 "Mean" if "pool" in options else "Select": 1}
     assert found == {kind: count for kind, count in expected.items() if count}
-    attention = next(node for node in graph.nodes if isinstance(node, ir.Attention))
+    attention = next(node for node in graph.nodes if isinstance(node, ops.Attention))
     assert attention.num_heads == HEADS and attention.scale == pytest.approx((DIM // HEADS) ** -0.5, rel=1e-6)
     assert {verdict.status for verdict in imported.verdicts} <= {Status.SUPPORTED, Status.FUSED, Status.FOLDED}
 
@@ -105,8 +106,8 @@ def test_the_router_keeps_what_the_network_says(tmp_path):
     for router, renormalize in (("plain", False), ("renormalized", True), ("softmax last", True)):
         net = vit(router=router)
         (graph,) = import_model(net.save(tmp_path / "net.onnx", {"y": result(net)})).model.tasks
-        moe = next(node for node in graph.nodes if isinstance(node, ir.MoE))
-        assert (moe.top_k, moe.num_experts, moe.renormalize, moe.act) == (2, EXPERTS, renormalize, ir.Act.GELU)
+        moe = next(node for node in graph.nodes if isinstance(node, ops.MoE))
+        assert (moe.top_k, moe.num_experts, moe.renormalize, moe.act) == (2, EXPERTS, renormalize, Act.GELU)
 
 
 def test_import_is_deterministic_and_names_the_file(tmp_path):
@@ -128,8 +129,8 @@ def test_external_weights_count_in_the_digest(tmp_path):
     x = images()
     inside = import_model(net.save(tmp_path / "b.onnx", {"y": result(net)}))
     for imported in (first, inside):
-        np.testing.assert_array_equal(float_model.run(imported.model.tasks[0], {"x": x})["y"],
-                                      float_model.run(first.model.tasks[0], {"x": x})["y"])
+        np.testing.assert_array_equal(evaluate.run(imported.model.tasks[0], {"x": x})["y"],
+                                      evaluate.run(first.model.tasks[0], {"x": x})["y"])
     data = bytearray((tmp_path / "a.bin").read_bytes())
     data[3] ^= 1                                    # one bit of the first weight's exponent
     (tmp_path / "a.bin").write_bytes(data)
@@ -184,7 +185,7 @@ def test_a_symbolic_batch_is_taken_when_given(tmp_path):
     (graph,) = import_model(path, {"x": (1, 1, IMAGE, IMAGE)}).model.tasks
     assert graph.inputs == {"x": (1, IMAGE, IMAGE)} and graph.output_shapes == {"y": (1, CLASSES)}
     x = images()
-    assert np.abs(float_model.run(graph, {"x": x})["y"] - reference(path, {"x": x}, "y")).max() <= MAX_ERROR
+    assert np.abs(evaluate.run(graph, {"x": x})["y"] - reference(path, {"x": x}, "y")).max() <= MAX_ERROR
     with pytest.raises(ShapeError):
         import_model(path)
 
@@ -231,12 +232,12 @@ def test_outputs_with_routers_of_their_own_are_tasks_that_share_weights(tmp_path
     only = arrays(first) - arrays(second)
     assert len(only) == 3                           # the gate, the head's weight and bias; the gate's bias of zeros is shared
     for key in ("w1", "b1", "w2", "b2"):
-        a, b = (getattr(next(n for n in g.nodes if isinstance(n, ir.MoE)), key) for g in (first, second))
+        a, b = (getattr(next(n for n in g.nodes if isinstance(n, ops.MoE)), key) for g in (first, second))
         assert a is b
     x = images()
     for graph in (first, second):
         (name,) = graph.outputs
-        assert np.abs(float_model.run(graph, {"x": x})[name] - reference(path, {"x": x}, name)).max() <= MAX_ERROR
+        assert np.abs(evaluate.run(graph, {"x": x})[name] - reference(path, {"x": x}, name)).max() <= MAX_ERROR
 
 
 def test_equal_weights_stored_twice_are_one_array(tmp_path):
@@ -247,7 +248,7 @@ def test_equal_weights_stored_twice_are_one_array(tmp_path):
     assert len(moes) == 2
     moes[1].input[1] = net.const(onnx.numpy_helper.to_array(copies[0]))
     first, second = import_model(net.save(tmp_path / "net.onnx", net.outputs)).model.tasks
-    a, b = (next(n for n in g.nodes if isinstance(n, ir.MoE)) for g in (first, second))
+    a, b = (next(n for n in g.nodes if isinstance(n, ops.MoE)) for g in (first, second))
     assert a.w1 is b.w1
 
 
@@ -257,7 +258,7 @@ def test_heads_of_one_trunk_are_one_task(tmp_path):
     (graph,) = import_model(path).model.tasks
     assert graph.name == "digit+parity" and list(graph.outputs) == ["digit", "parity"]
     x = images()
-    y = float_model.run(graph, {"x": x})
+    y = evaluate.run(graph, {"x": x})
     for name in graph.outputs:
         assert np.abs(y[name] - reference(path, {"x": x}, name)).max() <= MAX_ERROR
 
@@ -271,7 +272,7 @@ def test_an_integer_input_selects_the_task(tmp_path):
     results = []
     for task, graph in enumerate(imported.model.tasks):
         assert list(graph.inputs) == ["x"] and list(graph.outputs) == ["digit", "parity"]
-        y = float_model.run(graph, {"x": x})
+        y = evaluate.run(graph, {"x": x})
         results.append(y["digit"])
         for name in graph.outputs:
             want = reference(path, {"x": x, "task": np.array(task, np.int64)}, name)
@@ -297,8 +298,8 @@ def test_the_example_imports_exactly(file):
         x, labels = data["x"][:100], {name: data[name][:100] for name in ("digit", "parity")}
     assert len(imported.model.tasks) == 2
     for task, graph in enumerate(imported.model.tasks):
-        assert kinds(graph)["MoE"] == 2 and not any(n.renormalize for n in graph.nodes if isinstance(n, ir.MoE))
-        y = float_model.run(graph, {"x": x})
+        assert kinds(graph)["MoE"] == 2 and not any(n.renormalize for n in graph.nodes if isinstance(n, ops.MoE))
+        y = evaluate.run(graph, {"x": x})
         extra = {"task": np.array(task, np.int64)} if file == "model_task_input.onnx" else {}
         for name in graph.outputs:
             assert np.abs(y[name] - reference(path, {"x": x, **extra}, name)).max() <= MAX_ERROR

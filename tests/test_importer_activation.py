@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hwgen import ir
+from hwgen.functions import Act
 from onnx_nets import HIDDEN, Net
 from rule_checks import K, accepted, declined, kinds, tokens
 
@@ -19,9 +19,9 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("kind, act", [
-    ("Relu", ir.Act.RELU), ("Gelu", ir.Act.GELU), ("Gelu tanh", ir.Act.GELU_TANH),
-    ("erf", ir.Act.GELU), ("half first", ir.Act.GELU),
-    ("tanh pow", ir.Act.GELU_TANH), ("tanh mul", ir.Act.GELU_TANH), ("silu", ir.Act.SILU), ("quick gelu", ir.Act.SILU)])
+    ("Relu", Act.RELU), ("Gelu", Act.GELU), ("Gelu tanh", Act.GELU_TANH),
+    ("erf", Act.GELU), ("half first", Act.GELU),
+    ("tanh pow", Act.GELU_TANH), ("tanh mul", Act.GELU_TANH), ("silu", Act.SILU), ("quick gelu", Act.SILU)])
 def test_activations(path, kind, act):
     net = Net()
     net.linear(net.act(net.linear(tokens(net), K, HIDDEN), kind), HIDDEN, 4)
@@ -72,7 +72,7 @@ def test_a_cube_of_products(path):
     tanh = net.op("Tanh", net.op("Mul", inner, net.const(math.sqrt(2 / math.pi))))
     net.op("Mul", net.op("Add", tanh, net.const(1.0)), net.op("Mul", x, net.const(0.5)))
     graph = accepted(net, path)
-    assert kinds(graph) == ["Linear", "Activation"] and graph.nodes[1].kind is ir.Act.GELU_TANH
+    assert kinds(graph) == ["Linear", "Activation"] and graph.nodes[1].kind is Act.GELU_TANH
 
 
 @pytest.mark.parametrize("kind", ["tanh pow", "tanh mul", "erf", "silu"])

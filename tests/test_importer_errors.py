@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper
+import pytest
 
 from hwgen.errors import ModelError, ShapeError
 from hwgen.importer import Status, check_model, import_model

@@ -11,7 +11,7 @@ import pytest
 
 import hwgen
 from hwgen.errors import HwgenError, ModelError, TargetError
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import check_model, import_model
 from hwgen.paths import data_dir
 from onnx_nets import CLASSES, DIM, EXPERTS, TOKENS, Net, result, vit
@@ -31,7 +31,7 @@ def right_or_refused(net: Net, path, shape) -> bool:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     want = np.concatenate([session.run(None, {name: x[i:i + 1]})[0] for i in range(4)])
-    np.testing.assert_allclose(float_model.run(graph, {name: x})["y"].reshape(want.shape), want, atol=1e-4)
+    np.testing.assert_allclose(evaluate.run(graph, {name: x})["y"].reshape(want.shape), want, atol=1e-4)
     return True
 
 

@@ -16,7 +16,7 @@ def path(tmp_path):
 
 def moe(net: Net, **change) -> str:
     """A mixture of experts on [1, TOKENS, DIM]; ``change`` holds functions that replace a part."""
-    same = lambda value: value                                                                              # noqa: E731
+    same = lambda value: value
     x = net.input("x", [1, TOKENS, DIM])
     rows = net.op("Reshape", x, net.ints(-1, DIM))
     logits = change.get("logits", same)(net.op("MatMul", rows, net.random(DIM, EXPERTS, scale=1.0)))

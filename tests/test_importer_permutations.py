@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.golden import float_model
+from hwgen.graph import evaluate
 from hwgen.importer import import_model
 from onnx_nets import Net
 
@@ -148,7 +148,7 @@ def test_what_is_accepted_is_right(tmp_path, block):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         want = np.concatenate([session.run(None, {"x": x[i:i + 1]})[0] for i in range(3)])
-        found = float_model.run(graph, {"x": x})["y"]
+        found = evaluate.run(graph, {"x": x})["y"]
         assert found.shape == want.shape and np.abs(found - want).max() <= MAX_ERROR * np.abs(want).max(), \
             f"seed {seed}: {[f'{n.op_type} {list(n.input)}' for n in walk.net.nodes]} is {[type(n).__name__ for n in graph.nodes]}"
         accepted += 1

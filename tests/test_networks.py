@@ -14,12 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
-from hwgen.golden import float_model  # noqa: E402
-from hwgen.importer import import_model  # noqa: E402
-from networks import generate  # noqa: E402
+from hwgen.graph import evaluate
+from hwgen.importer import import_model
+from networks import generate
 
-SMALL = dict(image=(32, 64), dim=32, layers=4, num_heads=2, hidden=64)
-EXPERTS = dict(experts=4, expert_hidden=24, top_k=2)
+SMALL = {"image": (32, 64), "dim": 32, "layers": 4, "num_heads": 2, "hidden": 64}
+EXPERTS = {"experts": 4, "expert_hidden": 24, "top_k": 2}
 
 
 def tiny(name: str) -> generate.Spec:
@@ -42,9 +42,9 @@ def test_imports_and_computes_what_onnxruntime_does(name, folder):
     model = import_model(path).model
     assert len(model.tasks) == len(spec.outputs)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    wanted = dict(zip((o.name for o in session.get_outputs()), session.run(None, {"x": x})))
-    for graph, (output, classes) in zip(model.tasks, spec.outputs):
-        found = float_model.run(graph, {"x": x})[output]
+    wanted = dict(zip((o.name for o in session.get_outputs()), session.run(None, {"x": x}), strict=True))
+    for graph, (output, classes) in zip(model.tasks, spec.outputs, strict=True):
+        found = evaluate.run(graph, {"x": x})[output]
         assert found.shape == (1, classes)
         np.testing.assert_allclose(found, wanted[output], rtol=1e-3, atol=1e-3)       # GELU: erf here, float32 sums in another order
 
@@ -102,7 +102,7 @@ def test_activations_keep_their_scale_and_have_outliers():
     session = onnxruntime.InferenceSession(_with_outputs(model, "LayerNormalization").SerializeToString(),
                                            providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": generate.images(spec, 1, 5)})
-    for info, value in zip(session.get_outputs()[1:], found[1:]):
+    for info, value in zip(session.get_outputs()[1:], found[1:], strict=True):
         graph_values[info.name] = value
     assert len(graph_values) == 2 * spec.layers + 1
     for name, value in graph_values.items():
@@ -132,5 +132,6 @@ def test_images():
 
 
 def test_command(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "bench/networks/generate.py", "vgg", "-o", tmp_path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, ROOT / "bench/networks/generate.py", "vgg", "-o", tmp_path], capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 2 and "there is no network 'vgg'; known are deit_tiny" in done.stderr

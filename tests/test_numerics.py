@@ -79,7 +79,7 @@ def test_activation_result_fits_24_bits(kind):
     table = nx.delta_table(kind)
     assert len(table) & (len(table) - 1) == 0
     result = nx.activation(ALL_INT16, table)
-    assert -(1 << 23) <= result.min() and result.max() < 1 << 23
+    assert result.min() >= -(1 << 23) and result.max() < 1 << 23
 
 
 def test_unknown_activation_has_no_table():

@@ -19,10 +19,12 @@ from hwgen import __version__, output
 from hwgen.errors import OutputError
 from hwgen.output import MANIFEST, OutputDir, write_file, write_json
 
+FILES = {"rtl/top.v": "module top;", "weights.bin": b"\x00\x01"}
 
-def build(path, files={"rtl/top.v": "module top;", "weights.bin": b"\x00\x01"}, **extra):
+
+def build(path, files=None, **extra):
     with OutputDir(path) as out:
-        for name, content in files.items():
+        for name, content in (FILES if files is None else files).items():
             out.write(name, content)
         out.manifest(**extra)
 
@@ -54,20 +56,18 @@ def test_files_written_by_path_are_in_the_manifest(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
 def test_nothing_is_left_after_an_exception(tmp_path, error):
-    with pytest.raises(error):
-        with OutputDir(tmp_path / "b") as out:
-            out.write("x", "half")
-            raise error
+    with pytest.raises(error), OutputDir(tmp_path / "b") as out:
+        out.write("x", "half")
+        raise error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exception_leaves_the_earlier_build_alone(tmp_path):
     build(tmp_path / "b")
     before = tree(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        with OutputDir(tmp_path / "b") as out:
-            out.write("rtl/top.v", "half")
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), OutputDir(tmp_path / "b") as out:
+        out.write("rtl/top.v", "half")
+        raise KeyboardInterrupt
     assert tree(tmp_path) == before
 
 
@@ -153,16 +153,14 @@ def test_an_error_of_the_system_is_reported():
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "", "manifest.json"])
 def test_only_names_inside(tmp_path, name):
-    with pytest.raises(ValueError, match="not the name of a file inside"):
-        with OutputDir(tmp_path / "b") as out:
-            out.write(name, "x")
+    with pytest.raises(ValueError, match="not the name of a file inside"), OutputDir(tmp_path / "b") as out:
+        out.write(name, "x")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_manifest_keys_are_protected(tmp_path):
-    with pytest.raises(ValueError, match="'files' is written by OutputDir"):
-        with OutputDir(tmp_path / "b") as out:
-            out.manifest(files={})
+    with pytest.raises(ValueError, match="'files' is written by OutputDir"), OutputDir(tmp_path / "b") as out:
+        out.manifest(files={})
 
 
 def test_json_knows_paths_and_numpy(tmp_path):
@@ -209,8 +207,8 @@ def test_a_named_pipe_is_written_into(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for name in ("pipe", "link"):
-        found = []
-        reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_bytes()))
+        found: list[bytes] = []
+        reader = threading.Thread(target=lambda found=found: found.append((tmp_path / "pipe").read_bytes()))
         reader.start()
         write_file(tmp_path / name, b"x" * 100_000)
         reader.join()

@@ -43,7 +43,8 @@ def lines(stages, error=None) -> str:
 
 def test_elsewhere_a_line_says_how_long_a_stage_took():
     text = lines([("import", 0, 0), ("quantize [a] a very long name of a stage that does not fit", 0, 0), ("simulate", 1, 4), ("simulate", 2, 4)])
-    assert re.fullmatch(r"import … \d+\.\d s\nquantize \[a\] a very long name of a stage that does not fit … \d+\.\d s\nsimulate … \d+\.\d s\n", text)
+    assert re.fullmatch(r"import … \d+\.\d s\nquantize \[a\] a very long name of a stage that does not fit … \d+\.\d s\n"
+                        r"simulate … \d+\.\d s\n", text)
 
 
 def test_a_stage_that_fails_ends_its_line():

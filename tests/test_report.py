@@ -59,8 +59,8 @@ def test_compile_shows_the_formats_that_clip():
 
 
 def test_show_takes_names_literally_and_leaves_out():
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))
-    with console.file:
+    with open("/dev/null", "w") as null:
+        console = Console(width=80, record=True, file=null)
         report.show({"rows": [{"note": "[red]x[/red]"}], "long": [{"a": 1}]}, console, leave_out=("long",))
         text = console.export_text()
     assert "[red]x[/red]" in text and "long" not in text

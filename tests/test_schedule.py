@@ -10,19 +10,20 @@ import pytest
 
 from hwgen import quantizer
 from hwgen.engine import OUT_WORDS, EngineConfig
+from hwgen.engines.rtl import PAGE, Program, schedule
 from hwgen.errors import CapacityError
-from hwgen.golden.integer_model import quantize_input
-from hwgen.ir import Act
+from hwgen.functions import Act
 from hwgen.isa import Dst, Instr, Op, Src, Stat
-from hwgen.qir import QAttention, QHead, QLinear, QModel, QMoE, QResidualInit, QResidualLinear
+from hwgen.layout.merge import merge
 from hwgen.quantizer import Precision
-from hwgen.schedule import PAGE, Program, order, schedule
-from hwgen.schedule.steps import Step
+from hwgen.steps.host import quantize_input
+from hwgen.steps.stages import Constant, Table, Values
+from hwgen.steps.step import Quantized
 from qgraphs import random_images, random_model, random_qgraph
 
-ENGINES = (dict(ti=8, to=8, axi_data_bits=64), dict(ti=16, to=8, axi_data_bits=128), dict(ti=16, to=16, axi_data_bits=512),
-           dict(ti=32, to=16, axi_data_bits=256), dict(ti=64, to=48, axi_data_bits=512),
-           dict(ti=16, to=16, axi_data_bits=256, load_columns=2), dict(ti=64, to=32, axi_data_bits=512, load_columns=2))
+ENGINES = ({"ti": 8, "to": 8, "axi_data_bits": 64}, {"ti": 16, "to": 8, "axi_data_bits": 128}, {"ti": 16, "to": 16, "axi_data_bits": 512},
+           {"ti": 32, "to": 16, "axi_data_bits": 256}, {"ti": 64, "to": 48, "axi_data_bits": 512},
+           {"ti": 16, "to": 16, "axi_data_bits": 256, "load_columns": 2}, {"ti": 64, "to": 32, "axi_data_bits": 512, "load_columns": 2})
 READ_FROM = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
 WRITTEN_TO = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
 MAX_SLACK = 3
@@ -33,18 +34,18 @@ def networks(draw) -> dict:
     """Options of `random_qgraph`: one to three tasks, dense and expert blocks, any small sizes."""
     heads = draw(st.sampled_from([1, 2, 3]))
     experts = draw(st.integers(2, 8))
-    return dict(
-        seed=draw(st.integers(0, 99)), tokens=draw(st.integers(2, 11)), heads=heads, dim=heads * draw(st.integers(3, 12)),
-        hidden=draw(st.integers(3, 40)), experts=experts, top_k=draw(st.integers(1, min(experts, 4))),
-        expert_hidden=draw(st.integers(3, 20)), blocks=draw(st.text("dm", min_size=1, max_size=2)),
-        classes=tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))), class_token=draw(st.booleans()),
-        pool=draw(st.sampled_from(["select", "mean"])))
+    return {
+        "seed": draw(st.integers(0, 99)), "tokens": draw(st.integers(2, 11)), "heads": heads, "dim": heads * draw(st.integers(3, 12)),
+        "hidden": draw(st.integers(3, 40)), "experts": experts, "top_k": draw(st.integers(1, min(experts, 4))),
+        "expert_hidden": draw(st.integers(3, 20)), "blocks": draw(st.text("dm", min_size=1, max_size=2)),
+        "classes": tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))), "class_token": draw(st.booleans()),
+        "pool": draw(st.sampled_from(["select", "mean"]))}
 
 
 PROGRAMS = st.tuples(networks(), st.sampled_from(ENGINES), st.sampled_from([1, 1, 3]), st.sampled_from([4096, 16]))
 
 
-def build(drawn) -> tuple[QModel, Program]:
+def build(drawn) -> tuple[Quantized, Program]:
     options, engine, batch, score_words = drawn
     model = random_qgraph(**options)
     return model, schedule(model, **engine, batch=batch, score_words=score_words)
@@ -135,7 +136,7 @@ def test_live_buffers_never_overlap(drawn):
     sizes = {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words}
     buffers = program.buffers
     for i, one in enumerate(buffers):
-        assert 0 <= one.base and one.base + one.words <= sizes[one.memory] and one.first <= one.last
+        assert one.base >= 0 and one.base + one.words <= sizes[one.memory] and one.first <= one.last
         for other in buffers[:i]:
             if one.memory == other.memory and one.first <= other.last and other.first <= one.last:
                 assert one.base + one.words <= other.base or other.base + other.words <= one.base, (one, other)
@@ -177,11 +178,11 @@ def test_shared_steps_appear_once_and_the_rest_is_predicated():
     own = [(instr.task, instr.note) for instr in program.instrs if instr.pred]
     assert own == [*((t, "block1.moe: gate") for t in range(3)), *((t, f"head: output task{t}") for t in range(3))]
     for task in range(3):
-        alone = schedule(QModel((model.tasks[task],), "random"), **ENGINES[0])
+        alone = schedule(Quantized((model.tasks[task],), "random"), **ENGINES[0])
         assert [program.instrs[pc].note for pc in of_task(program, task)] == [instr.note for instr in alone.instrs]
         assert program.useful_macs(task) == alone.useful_macs()
         assert [o.name for o in program.outputs[task]] == [f"task{task}"]
-    alone = [schedule(QModel((graph,), "random"), **ENGINES[0]) for graph in model.tasks]
+    alone = [schedule(Quantized((graph,), "random"), **ENGINES[0]) for graph in model.tasks]
     gate, head = ((8 * 8 + k_tiles * 64) for k_tiles in (4, 4))          # bytes: one output tile of a 32-row matrix
     assert len(program.image) == len(alone[0].image) + 2 * (gate + head)
 
@@ -193,15 +194,14 @@ def test_a_network_of_one_task_has_no_predicates():
 @settings(max_examples=200)
 @given(st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=4))
 def test_merge_keeps_every_tasks_order(numbers):
-    tasks = [[Step(Instr(mult=n)) for n in steps] for steps in numbers]
-    merged = order.merge(tasks)
-    for task, steps in enumerate(tasks):
-        assert [slot.step.identity for slot in merged if slot.task in (None, task)] == [step.identity for step in steps]
+    merged = merge(numbers, lambda n: n)
+    for task, steps in enumerate(numbers):
+        assert [slot.step for slot in merged if slot.task in (None, task)] == steps
 
 
 @given(st.lists(st.integers(0, 6), max_size=12), st.integers(1, 4))
 def test_equal_tasks_merge_into_one(numbers, copies):
-    merged = order.merge([[Step(Instr(mult=n)) for n in numbers]] * copies)
+    merged = merge([numbers] * copies, lambda n: n)
     assert [slot.task for slot in merged] == [None] * len(numbers)
 
 
@@ -232,13 +232,13 @@ def decode(program: Program) -> dict[int, dict[str, np.ndarray]]:
                         tile = np.stack([tile << 4 >> 4, tile >> 4], axis=1)
                     weight[k * config.ti:(k + 1) * config.ti, n * config.to:(n + 1) * config.to] = tile.reshape(config.to, config.ti).T
             bias, mult, shift = (np.concatenate([p[f] for p in params]) for f in ("f0", "f1", "f2"))
-            found[pc] = dict(weight=weight, bias=bias, mult=mult, shift=shift)
+            found[pc] = {"weight": weight, "bias": bias, "mult": mult, "shift": shift}
         elif instr.op == Op.STREAM and instr.src == Src.NORM:
             table = np.zeros((instr.tokens, instr.n_tiles * config.to), np.int16)
             for n in range(instr.n_tiles):
                 for t in range(instr.tokens):
                     table[t, n * config.to:(n + 1) * config.to] = np.frombuffer(take(padded(2 * config.to))[:2 * config.to], "<i2")
-            found[pc] = dict(table=table)
+            found[pc] = {"table": table}
     assert at == len(data)
     return found
 
@@ -263,42 +263,38 @@ def test_the_weight_image_holds_the_networks_weights(options, engine, precision)
     pitch = -(-dim // heads // group) * group
     padded = np.array([h * pitch + c for h in range(heads) for c in range(dim // heads)])       # V and what attention gives
     for task, graph in enumerate(model.tasks):
-        maps = {node.name: node for node in graph.nodes if isinstance(node, (QLinear, QResidualLinear, QMoE, QHead))}
-        (start,) = (node for node in graph.nodes if isinstance(node, QResidualInit))
-        values = {node.v for node in graph.nodes if isinstance(node, QAttention)}
-        attention = {node.output for node in graph.nodes if isinstance(node, QAttention)}
+        maps = {step.note: step for step in graph.steps if step.weights is not None}
+        (start,) = (step.feed.table.array for step in graph.steps if isinstance(step.feed, Constant))
+        values = {step.tile.view.name for step in graph.steps if isinstance(step.tile, Values)}
+        attention = {step.sink.name for step in graph.steps if isinstance(step.tile, Values)}
         for pc in of_task(program, task):
             if pc not in found:
                 continue
             got, instr = found[pc], program.instrs[pc]
             if "table" in got:
-                np.testing.assert_array_equal(got["table"], spread(start.table, got["table"].shape))
+                np.testing.assert_array_equal(got["table"], spread(start, got["table"].shape))
                 continue
-            node = maps[program.infos[pc].node]
-            if instr.dst == Dst.ROUTER:
-                weights = node.gate
-            elif instr.gather or instr.scatter:
-                weights = (node.first if instr.gather else node.second)[instr.expert]
-            else:
-                weights = node.w
-            rows = padded if getattr(node, "x", None) in attention else None
-            columns = padded if isinstance(node, QLinear) and node.output in values else None
-            np.testing.assert_array_equal(got["weight"], spread(weights.weight, got["weight"].shape, rows, columns), err_msg=instr.note)
-            for name in ("bias", "mult", "shift"):
-                wanted = spread(getattr(weights, name)[None].astype(np.int64), (1, len(got[name])), None, columns)[0]
+            step = maps[instr.note]
+            rows = padded if step.source.name in attention else None
+            columns = padded if step.sink.name in values else None
+            np.testing.assert_array_equal(got["weight"], spread(step.weights.weight.array, got["weight"].shape, rows, columns), err_msg=instr.note)
+            factor = getattr(step.drain[0], "factor", None)
+            mult, shift = (factor.mult.array, factor.shift.array) if factor else (np.full(step.columns, 1 << 15), np.full(step.columns, 15))
+            for name, array in (("bias", step.weights.bias.array), ("mult", mult), ("shift", shift)):
+                wanted = spread(array[None].astype(np.int64), (1, len(got[name])), None, columns)[0]
                 np.testing.assert_array_equal(got[name], wanted, err_msg=f"{instr.note}: {name}")
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 def test_frames_hold_the_quantized_patches(engine):
-    options = dict(tokens=5, channels=3, patch=2)
+    options = {"tokens": 5, "channels": 3, "patch": 2}
     model, images = random_qgraph(**options), random_images(random_model(**options), 3)
     program = schedule(model, **engine)
     data = np.frombuffer(program.frames(model.tasks[0], images), np.int8).reshape(3, -1)
     assert data.shape[1] == program.input_stride and program.input_stride % PAGE == 0 and program.input_stride - program.input_bytes < PAGE
     ti, to = engine["ti"], engine["to"]
     vectors = data[:, :program.input_bytes].reshape(3, -1, 4, ti * engine.get("load_columns", 1))      # [frame, tile, token, lane]
-    patches = quantize_input(model.tasks[0].nodes[0], images)
+    patches = quantize_input(model.tasks[0], images)
     wide = vectors[..., :to].transpose(0, 2, 1, 3).reshape(3, 4, -1)
     np.testing.assert_array_equal(wide[..., :12], patches)
     assert not wide[..., 12:].any() and not vectors[..., to:].any() and not data[:, program.input_bytes:].any()
@@ -341,25 +337,26 @@ def test_a_batch_that_is_not_possible(batch):
 def test_two_activations():
     model = random_qgraph(blocks="dd")
     graph = model.tasks[0]
-    nodes = tuple(replace(node, act=replace(node.act, kind=Act.SILU)) if node.name == "block1.fc1" else node for node in graph.nodes)
+    steps = tuple(replace(step, drain=tuple(replace(stage, function="silu") if isinstance(stage, Table) else stage for stage in step.drain))
+                  if step.node == "block1.fc1" else step for step in graph.steps)
     with pytest.raises(CapacityError, match=r"the network uses the activations \['gelu', 'silu'\], the engine has one table"):
-        schedule(QModel((replace(graph, nodes=nodes),), "random"), **ENGINES[0])
+        schedule(Quantized((replace(graph, steps=steps),), "random"), **ENGINES[0])
     assert schedule(random_qgraph(act=Act.SILU), **ENGINES[0]).config.activation == "silu"
 
 
 def test_a_program_that_is_too_long(monkeypatch):
     model = random_qgraph(blocks="d")
     program = schedule(model, **ENGINES[0])
-    monkeypatch.setattr("hwgen.schedule.MAX_PROGRAM_WORDS", len(program.instrs))
+    monkeypatch.setattr("hwgen.engines.rtl.plan.MAX_PROGRAM_WORDS", len(program.instrs))
     assert schedule(model, **ENGINES[0]).instrs == program.instrs
-    monkeypatch.setattr("hwgen.schedule.MAX_PROGRAM_WORDS", len(program.instrs) - 1)
+    monkeypatch.setattr("hwgen.engines.rtl.plan.MAX_PROGRAM_WORDS", len(program.instrs) - 1)
     with pytest.raises(CapacityError, match=f"the program has {len(program.instrs)} instructions, the program memory holds at most"):
         schedule(model, **ENGINES[0])
 
 
 @pytest.mark.parametrize("change, text", [
-    (dict(ti=24), "ti = 24 is not 8, 16, 32 or 64"), (dict(to=16), "to = 16 does not fit ti = 8"), (dict(to=4), "to = 4 does not fit"),
-    (dict(axi_data_bits=512), "an output word of 256 bits is not a whole number of 512-bit beats")])
+    ({"ti": 24}, "ti = 24 is not 8, 16, 32 or 64"), ({"to": 16}, "to = 16 does not fit ti = 8"), ({"to": 4}, "to = 4 does not fit"),
+    ({"axi_data_bits": 512}, "an output word of 256 bits is not a whole number of 512-bit beats")])
 def test_engines_that_cannot_be(change, text):
     with pytest.raises(CapacityError, match=text):
         schedule(random_qgraph(), **ENGINES[0] | change)

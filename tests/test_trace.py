@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 import json
 from types import SimpleNamespace
 
@@ -26,8 +27,9 @@ def test_by_hand():
     found = [(s.name, s.track, s.start, s.stop) for s in trace.slices(program(3), events)]
     assert found == [("layer 0", trace.FEED, 0, 17), ("layer 1", trace.FEED, 17, 37), ("end of frame", trace.FEED, 37, 50),
                      ("wait for tile", trace.STALLS, 0, 2), ("wait for hazard", trace.STALLS, 12, 17)]
-    assert trace.slices(program(3), events)[1].args == dict(
-        pc=1, node="layer 1", cycles=20, issue=20, wait_hazard=5, wait_tile=0, wait_output=0, useful_macs=8, start=17, retire=60)
+    assert trace.slices(program(3), events)[1].args == {
+        "pc": 1, "node": "layer 1", "cycles": 20, "issue": 20, "wait_hazard": 5, "wait_tile": 0, "wait_output": 0, "useful_macs": 8,
+        "start": 17, "retire": 60}
 
 
 def test_runs_follow_one_another():
@@ -39,7 +41,7 @@ def test_runs_follow_one_another():
     slices = [e for e in made["traceEvents"] if e["ph"] == "X"]
     assert [(e["pid"], e["ts"], e["dur"]) for e in slices] == [
         (1, 0.0, 0.1), (1, 0.1, 0.2), (2, 0.3, 0.1), (2, 0.4, 0.1), (3, 0.5, 0.1), (3, 0.6, 0.2), (4, 0.8, 0.1), (4, 0.9, 0.1)]
-    assert made["otherData"] == dict(clock_mhz=100.0, cycles=100, frames=4)
+    assert made["otherData"] == {"clock_mhz": 100.0, "cycles": 100, "frames": 4}
 
 
 def test_a_run_without_events():
@@ -60,8 +62,8 @@ def test_tracks_are_ordered_and_cover_the_run(rows):
     found = trace.slices(program(len(rows)), events)
     feed, stalls = ([s for s in found if s.track == track] for track in (trace.FEED, trace.STALLS))
     total = int(events["retire"][-1] - events["start"][0])
-    assert (feed[0].start, feed[-1].stop) == (0, total) and all(a.stop == b.start for a, b in zip(feed, feed[1:]))
-    assert all(a.stop <= b.start for a, b in zip(stalls, stalls[1:])) and all(0 <= s.start < s.stop <= total for s in stalls)
+    assert (feed[0].start, feed[-1].stop) == (0, total) and all(a.stop == b.start for a, b in pairwise(feed))
+    assert all(a.stop <= b.start for a, b in pairwise(stalls)) and all(0 <= s.start < s.stop <= total for s in stalls)
     for cause in trace.CAUSES:
         drawn = sum(s.stop - s.start for s in stalls if s.name == cause.replace("_", " for "))
         assert drawn <= events[cause].sum()
@@ -70,14 +72,14 @@ def test_tracks_are_ordered_and_cover_the_run(rows):
 
 
 def test_layers_and_stalls():
-    row = dict(issue=10, wait_tile=1, wait_hazard=2, wait_output=0, useful_macs=100, cycles=20)
+    row = {"issue": 10, "wait_tile": 1, "wait_hazard": 2, "wait_output": 0, "useful_macs": 100, "cycles": 20}
     rows = [row | {"node": "a"}, row | {"node": "b", "cycles": 0}, row | {"node": "a"}, row | {"node": "", "useful_macs": 0}]
     a, b, end = trace.layers(rows, macs_per_cycle=8)
     assert (a["node"], a["instructions"], a["cycles"], a["utilization"]) == ("a", 2, 40, pytest.approx(200 / 320))
     assert (b["utilization"], end["node"]) == (0.0, "end of frame")
-    assert trace.stalls(rows) == dict(cycles=60, issue=40, wait_tile=4, wait_hazard=8, wait_output=0, other=8)
+    assert trace.stalls(rows) == {"cycles": 60, "issue": 40, "wait_tile": 4, "wait_hazard": 8, "wait_output": 0, "other": 8}
 
 
 def test_roofline():
-    assert trace.roofline(1000, 10, 300, 2.0) == dict(array_limit_cycles=100, memory_limit_cycles=150, bound_by="memory")
+    assert trace.roofline(1000, 10, 300, 2.0) == {"array_limit_cycles": 100, "memory_limit_cycles": 150, "bound_by": "memory"}
     assert trace.roofline(2000, 10, 300, 2.0)["bound_by"] == "array"

@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
-from hwgen.board import load_board  # noqa: E402
-from hwgen.errors import ToolError  # noqa: E402
-from hwgen.simulate import verify_memories  # noqa: E402
-from hwgen.tools import verilator  # noqa: E402
-from test_networks import tiny  # noqa: E402
-import whole  # noqa: E402
+from hwgen.devices.board import load_board
+from hwgen.errors import ToolError
+from hwgen.simulate import verify_memories
+from hwgen.tools import verilator
+from test_networks import tiny
+import whole
 
 CASE = whole.Case("m3vit_tiny", "sim", (whole.Figure("estimate_error_percent", 2.0, 0.5),), "", (("array", (16, 16)),), tiny("m3vit_tiny"))
 

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))      # works in a checkout without installing
 
-from hwgen.tools import cache  # noqa: E402
+from hwgen.tools import cache
 
 OPSET = 17
 IMAGES = 8
@@ -249,7 +249,7 @@ def draw(spec: Spec, seed: int = 0) -> Network:
             streams[n] = streams[n] + (_mixture(y, gates[n], block, spec.top_k) if gates else second(_gelu(first(y))))
         blocks.append(block)
     norm = make.norm("norm", d)
-    heads = tuple(make.linear(f"head.{name}", norm(s)[:, 0], n, 2.0) for (name, n), s in zip(spec.outputs, streams))
+    heads = tuple(make.linear(f"head.{name}", norm(s)[:, 0], n, 2.0) for (name, n), s in zip(spec.outputs, streams, strict=True))
     return Network(spec, patch, cls, pos, tuple(blocks), norm, heads, tuple(loads))
 
 
@@ -299,7 +299,7 @@ class Graph:
         stacked = self.op("Reshape", self.linear(x, block.qkv), self.ints(1, spec.tokens, 3, h, d), name=f"{name}.qkv")
         parts = self.op("Split", self.op("Transpose", stacked, name=f"{name}.qkv", perm=[2, 0, 3, 1, 4]), self.ints(1, 1, 1),
                         name=name, outputs=3, axis=0)
-        q, k, v = (self.op("Squeeze", part, self.ints(0), name=f"{name}.{letter}") for part, letter in zip(parts, "qkv"))
+        q, k, v = (self.op("Squeeze", part, self.ints(0), name=f"{name}.{letter}") for part, letter in zip(parts, "qkv", strict=True))
         half = self.number(d ** -0.25)
         k = self.op("Transpose", k, name=f"{name}.k", perm=[0, 1, 3, 2])
         scores = self.op("MatMul", self.op("Mul", q, half, name=f"{name}.q"), self.op("Mul", k, half, name=f"{name}.k"), name=f"{name}.scores")

@@ -14,21 +14,21 @@ Input pixels are the data set's 0..16 divided by 16. One seed gives one result o
 from __future__ import annotations
 
 import argparse
-import math
-import time
 from dataclasses import dataclass
 from enum import Enum
+import math
 from pathlib import Path
+import time
 
 import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime
-import torch
-import torch.nn.functional as F
 from onnx_ir.passes import common as ir_passes
+import onnxruntime
 from sklearn.datasets import load_digits
+import torch
 from torch import Tensor, nn
+import torch.nn.functional as F
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("digit", "parity")
@@ -146,10 +146,8 @@ class MoE(nn.Module):
     def forward(self, x: Tensor, task: int | Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, D] -> the mixture [B, N, D], and the router's softmax [B*N, experts]."""
         tokens = x.reshape(-1, x.shape[-1])
-        if isinstance(task, int):
-            logits = self.gate[task](tokens)
-        else:
-            logits = tokens @ self.gates.index_select(0, task.reshape(1)).squeeze(0)
+        logits = (self.gate[task](tokens) if isinstance(task, int)
+                  else tokens @ self.gates.index_select(0, task.reshape(1)).squeeze(0))
         probs = torch.softmax(logits, dim=-1)
         top, index = torch.topk(probs, self.top_k, dim=-1)
         scores = torch.zeros_like(probs).scatter(1, index, top)

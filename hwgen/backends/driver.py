@@ -5,10 +5,10 @@ from __future__ import annotations
 from .. import __version__, registers
 from ..checksum import crc32
 from ..engine import EngineConfig
+from ..engines.rtl import Program
 from ..paths import data_dir
-from ..qir import QHead, QModel, QPatches
 from ..render import render
-from ..schedule import Program
+from ..steps.step import Output, Quantized
 
 CODES = (
     ("HWGEN_OK", "no error"),
@@ -40,33 +40,33 @@ def register_header(config: EngineConfig) -> str:
                   program_base=registers.PROGRAM_BASE, registers=registers.REGISTERS, status_bits=list(registers.StatusBit))
 
 
-def files(program: Program, model: QModel, name: str) -> dict[str, str]:
+def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
     """{relative path: text}. model: whose program it is, for the scales; name: of the network, for comments."""
     config, binary = program.config, program.binary()
     scales: dict[str, str] = {}              # C initializer -> C name
     outputs = []
-    for task, (graph, slices) in enumerate(zip(model.tasks, program.outputs, strict=True)):
-        heads = {node.onnx_name: node for node in graph.nodes if isinstance(node, QHead)}
+    for task, (network, slices) in enumerate(zip(model.tasks, program.outputs, strict=True)):
+        heads = {output.name: output for output in network.outputs}
         for o in slices:
             if o.token < 0:
                 text = _initializer(heads[o.name])
                 scales.setdefault(text, f"hwgen_scale_{len(scales)}")
-            outputs.append(dict(task=task, name=o.name, image=o.image, channels=o.channels, first=o.word * config.to, step=o.step * config.to,
-                                scale=scales[text] if o.token < 0 else "0"))
-    patches = next(node for node in model.tasks[0].nodes if isinstance(node, QPatches))
+            outputs.append({"task": task, "name": o.name, "image": o.image, "channels": o.channels, "first": o.word * config.to,
+                            "step": o.step * config.to, "scale": scales[text] if o.token < 0 else "0"})
+    _, source = model.tasks[0].input
     header = render("driver/hwgen.h.j2", name=name, version=__version__, vector_bytes=config.vector_bytes, to=config.to,
                     input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
                     weight_bytes=len(program.image), weight_crc32=crc32(program.image), program_bytes=len(binary),
                     program_crc32=crc32(binary), beat_bytes=config.axi_data_bits // 8, num_tasks=program.num_tasks, outputs=outputs,
-                    scales=list(scales), input_scale=repr(float(patches.scale)), codes=_named(CODES), statuses=_named(STATUSES))
+                    scales=list(scales), input_scale=repr(float(source.scale)), codes=_named(CODES), statuses=_named(STATUSES))
     return {"driver/registers.h": register_header(config), "driver/hwgen.h": header,
             "driver/crc32.h": (data_dir("hls") / "include" / "hwgen" / "crc32.h").read_text()}
 
 
-def _initializer(head: QHead) -> str:
-    """Real value of one unit of each channel's int32, as `integer_model.dequantize` has it."""
-    return ", ".join(repr(float(scale) / (head.tokens[1] - head.tokens[0])) for scale in head.w.scale)
+def _initializer(head: Output) -> str:
+    """Real value of one unit of each channel's int32, as `host.dequantize` has it."""
+    return ", ".join(repr(float(scale) / head.tokens) for scale in head.scale.array)
 
 
 def _named(pairs: tuple[tuple[str, str], ...]) -> list[dict[str, str]]:
-    return [dict(name=name, text=text) for name, text in pairs]
+    return [{"name": name, "text": text} for name, text in pairs]

@@ -20,8 +20,9 @@ from ..errors import BuildVersionError, InputError, OutputError
 from ..output import GENERATOR, MANIFEST, write_json
 from ..strict_json import parse
 
-ALWAYS = ("program.bin", "program.txt", "weights.bin", "model.npz", "report.json", "driver/hwgen.h", "driver/registers.h")
-RTL = ("rtl/filelist.f", "rtl/hwgen_top.sv", "bench/main.cpp")                         # all or none of them
+ALWAYS = ("model.npz", "report.json")
+RTL = ("rtl/filelist.f", "rtl/hwgen_top.sv", "bench/main.cpp", "program.bin", "program.txt", "weights.bin", "driver/hwgen.h",
+       "driver/registers.h")                                                           # all or none of them
 HLS = ("hls/hwgen_config.hpp", "hls/hwgen_tables.hpp", "hls/hwgen_program.hpp", "hls/hwgen_top.hpp", "hls/hwgen_top.cpp",
        "hls/csim/main.cpp", "hls/weights.bin")                                         # all or none of them
 MORE = re.compile(r"rtl/waivers\.vlt|rtl/[a-z][a-z0-9_]{0,60}\.sv|driver/[a-z0-9]{1,20}\.h|hls/README\.md|hls/driver/host\.cpp"
@@ -31,6 +32,7 @@ KEPT = "simulation.json"            # the last simulation; hwgen may write it la
 JSON_BYTES = 1 << 26                # of the manifest and the kept simulation, at most
 FILE_BYTES = 1 << 30                # of any other file
 AGAIN = "compile the model again"
+FORMAT = 2                          # of a build: another number, another set of facts and records. Builds of the first one do not say it
 
 
 def known(name: str) -> bool:
@@ -101,6 +103,9 @@ def read_manifest(path: str | os.PathLike) -> tuple[dict, str]:
     if manifest.get("version") != __version__:
         raise BuildVersionError(f"the build was made by hwgen {short(manifest.get('version')).strip(chr(39))}, this is hwgen {__version__}",
                                 where=str(root), hint="compile again, or install that version")
+    if manifest.get("format", 1) != FORMAT:
+        raise BuildVersionError(f"the build was made by another state of hwgen {__version__}: it has the format "
+                                f"{short(manifest.get('format', 1))}, this one reads {FORMAT}", where=str(root), hint="compile again")
     _check_names(root, manifest.get("files"))
     for name in manifest["files"]:
         read(root, name, manifest["files"])
@@ -120,6 +125,8 @@ def _check_names(root: Path, files) -> None:
         missing = [name for name in needed if name not in files]
         if missing and (needed is ALWAYS or len(missing) < len(needed)):
             raise damaged(root, f"{MANIFEST} does not list {missing[0]}")
+    if RTL[0] not in files and HLS[0] not in files:
+        raise damaged(root, f"{MANIFEST} lists the files of no engine")
 
 
 def read(root: Path, name: str, files: Mapping[str, str]) -> bytes:
@@ -183,7 +190,7 @@ def kept(root: Path, build: str) -> tuple[dict, str | None]:
     if not (isinstance(simulation, dict) and _positive(simulation.get("cycles_per_image")) and isinstance(stalls, dict)
             and isinstance(layers, list) and all(isinstance(row, dict) for row in layers)):
         return {}, f"{KEPT} is ignored: it is no record of a simulation"
-    return dict(simulation=simulation, stalls=stalls, layers=layers), None
+    return {"simulation": simulation, "stalls": stalls, "layers": layers}, None
 
 
 def _positive(value) -> bool:

@@ -8,14 +8,16 @@ from dataclasses import MISSING, fields
 import math
 
 from ..checksum import crc32
-from ..engine import EngineConfig, OUT_WORDS
+from ..engine import OUT_WORDS, EngineConfig
+from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
 from ..errors import HwgenError
-from ..ir import Act
-from ..isa import Instr, Op, WORD_BITS
-from ..qir import QHead, QModel, QPatches
-from ..quantizer.verify import verify
+from ..functions import Act
+from ..isa import WORD_BITS, Instr, Op
 from ..registers import MAX_PROGRAM_WORDS
-from ..schedule import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+from ..steps.stages import Host
+from ..steps.step import Network, Quantized
+from ..steps.tensor import Tensor
+from ..steps.verify import verify
 
 MAX_NAME = 1 << 16
 MAX_COUNT = (1 << 31) - 1            # sizes in bytes, words, operations a tensor needs
@@ -111,7 +113,7 @@ def program(manifest: dict, binary: bytes, image: bytes) -> Program:
     if len(image) > MAX_COUNT or len(image) % config.vector_bytes:
         raise ValueError(f"weights.bin has {len(image)} bytes, not a multiple of {config.vector_bytes}")
     instrs = tuple(Instr.decode(int.from_bytes(binary[at:at + INSTRUCTION_BYTES], "little"), text(note, "program.notes"))
-                   for at, note in zip(range(0, len(binary), INSTRUCTION_BYTES), notes))
+                   for at, note in zip(range(0, len(binary), INSTRUCTION_BYTES), notes, strict=True))
     if any(instr.op > Op.MATMUL or (instr.op == Op.END) != (pc == len(instrs) - 1) for pc, instr in enumerate(instrs)):
         raise ValueError("program.bin holds something else than instructions with one END behind them")
     words = {"base": (0, MAX_MEMORY_WORDS), "words": (0, MAX_MEMORY_WORDS)}
@@ -139,38 +141,36 @@ def inputs(value) -> dict[str, tuple[int, ...]]:
     return {text(name, "inputs"): found}
 
 
-def agree(network: QModel, run: Program, shapes: dict[str, tuple[int, ...]]) -> None:
-    """The network is one the hardware can compute, and program and input are of this network."""
-    if len(network.tasks) != run.num_tasks:
-        raise ValueError(f"the network has {len(network.tasks)} tasks, the program {run.num_tasks}")
+def agree(model: Quantized, run: Program | None, shapes: dict[str, tuple[int, ...]]) -> None:
+    """The network is one the hardware can compute, and program, if there is one, and input are of this network."""
     (shape,) = shapes.values()
-    for graph in network.tasks:
-        if not all(1 <= size <= MAX_COUNT for found in graph.shapes.values() for size in found):
-            raise ValueError("model.npz holds a shape that is none")
-        try:
-            verify(graph)
-        except HwgenError as error:
-            raise ValueError(f"model.npz: {error.message}") from error
-        except (TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as error:
-            raise ValueError(f"model.npz is no network: {type(error).__name__}") from error
-        if max(graph.shapes[node.output][0] for node in graph.nodes if not isinstance(node, QHead)) > MAX_TOKENS:
-            raise ValueError(f"model.npz has more than {MAX_TOKENS} tokens")
-        _check_input(graph.nodes[0], graph.shapes, shape)
+    if not 1 <= len(model.tasks) <= MAX_TASKS:
+        raise ValueError(f"the network has {len(model.tasks)} tasks")
+    for network in model.tasks:
+        _check_network(network)
+        _check_input(*network.input, shape)
+    if run is not None:
+        _agree_program(model, run)
+
+
+def _agree_program(model: Quantized, run: Program) -> None:
+    if len(model.tasks) != run.num_tasks:
+        raise ValueError(f"the network has {len(model.tasks)} tasks, the program {run.num_tasks}")
     words = run.output_bytes // (4 * run.config.to)
     if run.output_bytes % (4 * run.config.to):
         raise ValueError(f"program.output_bytes = {run.output_bytes} is no number of words")
-    for graph, outputs in zip(network.tasks, run.outputs):
-        heads = {node.onnx_name: node for node in graph.nodes if isinstance(node, QHead)}
+    for network, outputs in zip(model.tasks, run.outputs, strict=True):
+        heads = {output.name: output for output in network.outputs}
         if sorted((o.name, o.image) for o in outputs) != sorted((name, i) for name in heads for i in range(run.batch)):
             raise ValueError("program.outputs are not those of the network")
         for o in outputs:
-            node = heads[o.name]
-            if o.channels != node.w.weight.shape[1] or math.prod(node.shape[1:]) != o.channels:
+            if o.channels != heads[o.name].tensor.channels:
                 raise ValueError("program.outputs have other sizes than the network's")
             if o.word + o.step * (-(-o.channels // run.config.to) - 1) >= words:
                 raise ValueError("program.outputs lie behind the end of the output")
     stream = [instr for instr in run.instrs if instr.op == Op.STREAM and instr.src == 0]
-    tokens, channels = network.tasks[0].shapes[network.tasks[0].nodes[0].output]
+    _, source = model.tasks[0].input
+    tokens, channels = source.tokens, source.channels
     vectors = tokens * run.batch * -(-channels // run.config.to)
     if len(stream) != 1 or stream[0].tokens < tokens * run.batch or stream[0].tokens % run.batch:
         raise ValueError("the program does not stream the network's input")
@@ -178,16 +178,29 @@ def agree(network: QModel, run: Program, shapes: dict[str, tuple[int, ...]]) -> 
         raise ValueError(f"program.input_bytes = {run.input_bytes} is not what the program reads")
 
 
-def _check_input(node: QPatches, shapes: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> None:
+def _check_network(network: Network) -> None:
+    """`verify`, of a network that may hold anything."""
+    for tensor in network.tensors():
+        if not 1 <= tensor.tokens <= MAX_TOKENS or not 1 <= tensor.channels <= MAX_COUNT:
+            raise ValueError(f"model.npz has a tensor of {tensor.tokens} tokens and {tensor.channels} channels, at most {MAX_TOKENS} tokens can be")
+    try:
+        verify(network)
+    except HwgenError as error:
+        raise ValueError(f"model.npz: {error.message}") from error
+    except (TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as error:
+        raise ValueError(f"model.npz is no network: {type(error).__name__}") from error
+
+
+def _check_input(host: Host, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """The patches of an image of ``shape`` are what the network takes."""
-    p, q = node.patch
-    if node.patch == (0, 0):
+    p, q = host.patch
+    if host.patch == (0, 0):
         found = shape
     elif len(shape) == 3 and p > 0 and q > 0 and not shape[1] % p and not shape[2] % q:
         found = (shape[1] // p * (shape[2] // q), shape[0] * p * q)
     else:
         found = ()
-    if found != shapes[node.output]:
+    if found != (tensor.tokens, tensor.channels):
         raise ValueError("inputs do not have the shape that the network takes")
 
 

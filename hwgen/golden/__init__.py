@@ -1,1 +1,1 @@
-"""Golden models: `float_model` (what the network computes) and `integer_model` (what the hardware must compute)."""
+"""Golden models: `integer_model`, what the hardware must compute; what a float network computes is in `hwgen.graph.evaluate`."""

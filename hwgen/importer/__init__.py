@@ -1,10 +1,9 @@
-"""ONNX importer: file -> checked, normalised operator graph -> rewrite rules -> `ir.Model`, with a verdict on every node.
+"""ONNX importer: file -> checked, normalised operator graph -> rewrite rules -> `Model`, with a verdict on every node.
 
     border.py      what onnx, numpy and protobuf raise on a damaged file becomes one message
     read.py        the file, checked, and the shapes of its inputs; weights.py, its weights
     normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated
-    rules.py       the table of rewrite rules; layers.py, activation.py, attention.py, moe.py hold them, trial.py what they use
-    lower.py       tries the rules, builds one `ir.Graph` for each task
+    sweep.py       tries the rules of `hwgen.ops` with what `hwgen.matching` offers, builds one `Graph` for each task
     causes.py      the message when a node is not supported
     reference.py   runs the file itself, in a process of its own
 """
@@ -14,16 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import ir
 from ..errors import HwgenError, ModelError
 from ..foreign import REPR, visible
+from ..graph import Model
+from ..matching.opgraph import Pool
+from ..matching.trial import Bound
 from ..uncollected import uncollected
 from .causes import unsupported
-from .lower import Lowered, Status, Verdict, lower
 from .normalize import normalize, task_count, task_feed
-from .opgraph import Pool
 from .read import OnnxFile, read
-from .trial import Bound
+from .sweep import Status, Swept, Verdict, sweep
 
 __all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model"]
 
@@ -43,7 +42,7 @@ class Origin:
 class Imported:
     """``digest``: SHA-256 of the file and of its external weights, in hex; ``origins``: one a graph; ``size``: bytes of the weights."""
 
-    model: ir.Model
+    model: Model
     verdicts: tuple[Verdict, ...]
     path: Path
     digest: str
@@ -70,7 +69,7 @@ class Checked:
     warnings: tuple[str, ...] = ()
 
     @property
-    def model(self) -> ir.Model | None:
+    def model(self) -> Model | None:
         """The network, None with an ``error``."""
         return self.imported and self.imported.model
 
@@ -80,7 +79,7 @@ class Checked:
 
 
 def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Imported:
-    """Read an ONNX network; one `ir.Graph` for each task, weights that tasks share are one array.
+    """Read an ONNX network; one `Graph` for each task, weights that tasks share are one array.
 
     shapes: {input name: shape, batch first} for inputs with symbolic dimensions. A task is a value of an integer scalar input
     that selects constants, or a group of outputs with a trunk of their own.
@@ -100,7 +99,7 @@ def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = No
 
 def _check(file: OnnxFile) -> Checked:
     try:
-        parts = _lower(file)
+        parts = _sweep(file)
     except HwgenError as error:
         return Checked((), False, error)
     failed = next((part for _, part in parts if not part.graphs), None)
@@ -112,7 +111,7 @@ def _check(file: OnnxFile) -> Checked:
         return Checked(verdicts, False, type(failed.error)(failed.error.message, str(file.path), failed.error.hint))
     graphs = [(graph, Origin(task, part.bound)) for task, part in parts for graph in part.graphs]
     try:
-        model = ir.Model(tuple(graph for graph, _ in graphs)).verify()
+        model = Model(tuple(graph for graph, _ in graphs)).verify()
         _all_outputs(file, model)
     except ModelError as error:
         return Checked(verdicts, False, ModelError(error.message, ": ".join(filter(None, [str(file.path), error.where])), error.hint))
@@ -120,21 +119,21 @@ def _check(file: OnnxFile) -> Checked:
     return Checked(verdicts, True, None, Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size))
 
 
-def _lower(file: OnnxFile) -> list[tuple[dict | None, Lowered]]:
+def _sweep(file: OnnxFile) -> list[tuple[dict | None, Swept]]:
     """(value of the task input, what it selects), one for each task that an integer input selects; else one."""
     pool = Pool()
     try:
         graph = normalize(file, None, pool)
         if file.task is None:
-            return [(None, lower(graph, None, pool))]
+            return [(None, sweep(graph, None, pool))]
         name = file.task.name
-        return [(task_feed(file, value), lower(normalize(file, value, pool), f"{name}{value}", pool))
+        return [(task_feed(file, value), sweep(normalize(file, value, pool), f"{name}{value}", pool))
                 for value in range(task_count(graph, name, str(file.path)))]
     except ModelError as error:
         raise ModelError(error.message, error.where or str(file.path), error.hint) from error
 
 
-def _all_outputs(file: OnnxFile, model: ir.Model) -> None:
+def _all_outputs(file: OnnxFile, model: Model) -> None:
     """Each ONNX output is one of a graph, and nothing else is."""
     wanted, given = {value.name for value in file.proto.graph.output}, {name for graph in model.tasks for name in graph.outputs}
     if wanted != given:

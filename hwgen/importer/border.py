@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from pathlib import Path
 
-import onnx
 from google.protobuf.message import DecodeError, EncodeError
+import onnx
 
 from ..errors import ModelError
 

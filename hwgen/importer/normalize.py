@@ -7,17 +7,17 @@ optimizer folds as much, but renames and drops nodes, and `hwgen check` owes the
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+import math
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError, ShapeError
+from ..matching.opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 from .border import MAX_ELEMENTS, border, node_place, quoted
 from .evaluate import FOLDED, SHAPED_BY_SHAPES, Evaluator, canonical, work
-from .opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 from .read import OnnxFile, known_operator, opset_versions
 from .weights import array_of
 

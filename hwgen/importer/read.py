@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 import hashlib
 import math
-import re
-from dataclasses import dataclass
 from pathlib import Path
+import re
 
+from google.protobuf.message import DecodeError
 import numpy as np
 import onnx
-import onnx.inliner
-from google.protobuf.message import DecodeError
 from onnx import helper
+import onnx.inliner
 
 from ..errors import ModelError, ShapeError
 from .border import MAX_ELEMENTS, border, node_place, quoted

@@ -17,6 +17,7 @@ from ..steps.format import INT8
 from ..steps.param import UNIT, Columns
 from ..steps.stages import Requant
 from ..steps.step import Step
+from ..steps.tensor import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,7 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
     tile = step.weights
     if tile is None:
         raise ValueError(f"step {step.name!r} has no weights")
-    rows, columns = step.source.tensor.positions, step.sink.tensor.positions
-    if not step.source.all_channels or len(rows) != len(tile.weight.array):
-        raise ValueError(f"step {step.name!r} streams a part of the channels")
-    width = step.sink.width
-    if len(columns) != tile.weight.array.shape[1]:                      # a router: the sink is no row of the product
-        columns, width = np.arange(tile.weight.array.shape[1]), tile.weight.array.shape[1]
+    rows, (columns, width) = step.source.positions, columns_of(step)
     mult, shift = _factors(step)
     k_tiles, n_tiles = -(-(int(rows.max()) + 1) // shape.ti), -(-width // shape.to)
     padded = np.zeros((k_tiles * shape.ti, n_tiles * shape.to), INT8.dtype)
@@ -54,6 +50,14 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
     head = np.zeros((n_tiles, -(-size // shape.vector) * shape.vector), np.uint8)
     head[:, :size] = entries.view(np.uint8).reshape(n_tiles, -1)
     return np.concatenate([head, tiles.view(np.uint8)], axis=1).tobytes()
+
+
+def columns_of(step: Step) -> tuple[np.ndarray, int]:
+    """(lane of each output channel, lanes in all) of a step's result: with the padding between heads where the weights have columns for
+    it. A router's result is not stored."""
+    if step.sink.tensor.memory is Memory.ROUTER:
+        return np.arange(step.columns), step.columns
+    return step.sink.positions, step.sink.width if step.weights is not None else step.sink.channels.count
 
 
 def _factors(step: Step) -> tuple[np.ndarray | int, np.ndarray | int]:

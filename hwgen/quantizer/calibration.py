@@ -7,14 +7,13 @@ a *site*: values that stand at the same place in two task graphs have the same s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 import math
 
 import numpy as np
 
-from .. import ir
 from ..errors import CalibrationError, HwgenError, ModelError
-from ..golden import float_model
+from ..graph import Graph, Model, Node, Role
+from ..graph.evaluate import steps
 
 NUM_BINS = 4096
 BATCH_ELEMENTS = 24_000_000     # float values of a trace kept at a time
@@ -22,20 +21,6 @@ RANDOM_IMAGES = 8
 PERCENTILE = 99.99
 LARGE = 1e6                     # no weight and no image value of a working network
 
-
-class Role(Enum):
-    """Which range of a node is meant."""
-
-    OUT = "out"          # the node's output
-    NORM = "norm"        # LayerNorm: (x - mean) / sqrt(var + eps), before gamma and beta
-    SCORE = "score"      # Attention: q . k * scale
-    LOGIT = "logit"      # MoE: what the router's softmax reads
-    PRE = "pre"          # MoE: the first layer of the chosen experts, before the activation
-    HIDDEN = "hidden"    # MoE: activations between the two layers of the chosen experts
-    EXPERT = "expert"    # MoE: results of the chosen experts, before their scores
-
-
-EXPERT_ROLES = {"logits": Role.LOGIT, "pre": Role.PRE, "hidden": Role.HIDDEN, "out": Role.EXPERT}     # of `float_model.Inner`
 
 Site = tuple[int, Role]
 
@@ -97,7 +82,7 @@ class Range:
 
 # ---------------------------------------------------------------- which values belong together
 
-def sites(model: ir.Model) -> list[dict[str, int]]:
+def sites(model: Model) -> list[dict[str, int]]:
     """Per task: value name -> site number. Equal numbers mean the same place in the structure (operator, sizes, inputs).
 
     Weights do not count: the gates of two tasks stand at one place. Of values alike within a graph (q, k, v of one norm)
@@ -110,8 +95,7 @@ def sites(model: ir.Model) -> list[dict[str, int]]:
         known = {name: numbers.setdefault(("input", name, shape), len(numbers)) for name, shape in graph.inputs.items()}
         seen: dict[tuple, int] = {}
         for node in graph.nodes:
-            fixed = tuple(value for key in node.__dataclass_fields__ if key not in ("name", "output", *_value_fields(node))
-                          and not isinstance(value := getattr(node, key), np.ndarray))
+            fixed = tuple(node.attributes().values())
             place = (type(node).__name__, tuple(known[v] for v in node.inputs), shapes[node.output], fixed)
             seen[place] = seen.get(place, -1) + 1
             known[node.output] = numbers.setdefault((*place, seen[place]), len(numbers))
@@ -119,13 +103,9 @@ def sites(model: ir.Model) -> list[dict[str, int]]:
     return result
 
 
-def _value_fields(node: ir.Node) -> tuple[str, ...]:
-    return ("q", "k", "v") if isinstance(node, ir.Attention) else ("x", "y")
-
-
 # ---------------------------------------------------------------- the pass over the images
 
-def collect(model: ir.Model, images: dict[str, np.ndarray]) -> dict[Site, Range]:
+def collect(model: Model, images: dict[str, np.ndarray]) -> dict[Site, Range]:
     """Run the float model of every task on the images [B, ...] and return the range of every site.
 
     Raises CalibrationError or ModelError naming the first node that gives NaN or infinity.
@@ -137,39 +117,20 @@ def collect(model: ir.Model, images: dict[str, np.ndarray]) -> dict[Site, Range]
         batch = max(1, BATCH_ELEMENTS // per_image)
         for start in range(0, count, batch):
             inputs = {name: array[start:start + batch] for name, array in images.items()}
+            values: dict[str, np.ndarray] = {}
             with np.errstate(all="ignore"):             # what overflows is found below
-                inner: float_model.Inner = {}
-                values = {**inputs, **float_model.trace(graph, inputs, inner)}
-                for name in graph.inputs:
-                    ranges.setdefault((known[name], Role.OUT), Range()).add(values[name])
-                for node in graph.nodes:
+                for node, inner in steps(graph, inputs, values, inner=True):
                     try:
-                        ranges.setdefault((known[node.output], Role.OUT), Range()).add(values[node.output])
-                        for role, found in _inner(node, values, inner):
+                        for role, found in ((Role.OUT, values[node.output]), *inner):
                             ranges.setdefault((known[node.output], role), Range()).add(found)
                     except NotFinite as error:
                         raise not_finite(graph, node, values, start) from error
+                for name in graph.inputs:
+                    ranges.setdefault((known[name], Role.OUT), Range()).add(values[name])
     return ranges
 
 
-def _inner(node: ir.Node, values: dict[str, np.ndarray], inner: float_model.Inner):
-    """(role, values) of what a node computes on the way to its output."""
-    match node:
-        case ir.LayerNorm():
-            yield Role.NORM, _normalized(node, values[node.x])
-        case ir.Attention():
-            yield Role.SCORE, float_model.attention_scores(node, values[node.q], values[node.k])
-        case ir.MoE():
-            yield from ((EXPERT_ROLES[name], found) for name, found in inner[node.output])
-
-
-def _normalized(node: ir.LayerNorm, x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x, np.float64)
-    centered = x - x.mean(-1, keepdims=True)
-    return centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + node.eps)
-
-
-def not_finite(graph: ir.Graph, node: ir.Node, values: dict[str, np.ndarray], first_image: int) -> HwgenError:
+def not_finite(graph: Graph, node: Node, values: dict[str, np.ndarray], first_image: int) -> HwgenError:
     """The error for a node whose result is not finite: its largest operand and the largest weight up to it say where that comes from."""
     result = values[node.output]
     bad = ~np.isfinite(result.reshape(len(result), -1)).all(1)
@@ -177,8 +138,8 @@ def not_finite(graph: ir.Graph, node: ir.Node, values: dict[str, np.ndarray], fi
     operand = max(float(np.abs(values[name][np.argmax(bad)]).max()) for name in node.inputs)
     image = max(float(np.abs(values[name]).max()) for name in graph.inputs)
     before = graph.nodes[:graph.nodes.index(node) + 1]
-    weight, heavy = max(((float(np.abs(array).max(initial=0)), place) for place in before for array in vars(place).values()
-                         if isinstance(array, np.ndarray)), key=lambda pair: pair[0], default=(0.0, node))
+    weight, heavy = max(((float(np.abs(array).max(initial=0)), place) for place in before
+                         for array in place.params().values()), key=lambda pair: pair[0], default=(0.0, node))
     message = (f"{what} for calibration image {first_image + int(np.argmax(bad))}: the node's operands reach {operand:.3g}, the images "
                f"{image:.3g}, and the largest weight up to here is {weight:.3g}, of {type(heavy).__name__} node {heavy.name!r}")
     where = f"{type(node).__name__} node {node.name!r}"
@@ -190,7 +151,7 @@ def not_finite(graph: ir.Graph, node: ir.Node, values: dict[str, np.ndarray], fi
 
 # ---------------------------------------------------------------- the calibration set
 
-def checked(model: ir.Model, calibration: dict[str, np.ndarray] | None, random: bool) -> dict[str, np.ndarray]:
+def checked(model: Model, calibration: dict[str, np.ndarray] | None, random: bool) -> dict[str, np.ndarray]:
     """The calibration images as float32 [B, ...] per input, or seeded normal ones with ``random``.
 
     Raises CalibrationError naming the input, what was expected and what was found.

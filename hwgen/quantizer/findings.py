@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .. import ir
-from .calibration import Range, Role, Site
-from .lower import LOGIT_SCALE, PRE_ACT_SCALE, SCORE_SCALE
-from .structure import ResidualStream, consumers
+from ..graph import FixedFormat, Model, Role, Unit
+from ..ops import Add, Linear
+from ..steps.format import LOGIT_UNIT, PRE_ACT_UNIT, SCORE_UNIT
+from .calibration import Range, Site
+from .structure import ResidualStream
 
 INT16 = 32767
 CLIP_LIMIT = 1e-3                # share of clipped values above which a layer is warned of
@@ -48,7 +49,7 @@ class Findings:
         return [asdict(clip) for clip in self.clipping]
 
 
-def clipping(model: ir.Model, streams: list[ResidualStream], sites: list[dict[str, int]], ranges: dict[Site, Range],
+def clipping(model: Model, streams: list[ResidualStream], sites: list[dict[str, int]], ranges: dict[Site, Range],
              residual_scale: float) -> list[Clip]:
     """One row a layer and format; what stands at one place in several tasks is one row."""
     rows: dict[tuple[Site, str], Clip] = {}
@@ -58,25 +59,21 @@ def clipping(model: ir.Model, streams: list[ResidualStream], sites: list[dict[st
         if found is not None:            # an expert no calibration token went to has none
             rows.setdefault((site, what), Clip(node, what, found.maximum, limit, found.share_beyond(limit)))
 
+    units = {Unit.SCORE: SCORE_UNIT, Unit.LOGIT: LOGIT_UNIT, Unit.PRE_ACT: PRE_ACT_UNIT, Unit.RESIDUAL: residual_scale}
     for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
-        readers = consumers(graph)
+        kept: dict[str, list[FixedFormat]] = {}
+        for node in graph.nodes:
+            for fixed in node.formats():
+                kept.setdefault(fixed.of or node.output, []).append(fixed)
         row(stream.embed.name, "residual update", residual_scale, (known[stream.embed.output], Role.OUT))
         for node in graph.nodes:
-            site = known[node.output]
-            match node:
-                case ir.Linear() if any(isinstance(reader, ir.Activation) for reader in readers[node.output]):
-                    row(node.name, "pre-activation", PRE_ACT_SCALE, (site, Role.OUT))
-                case ir.Attention():
-                    row(node.name, "attention score", SCORE_SCALE, (site, Role.SCORE))
-                case ir.MoE():
-                    row(node.name, "router logit", LOGIT_SCALE, (site, Role.LOGIT))
-                    row(node.name, "pre-activation", PRE_ACT_SCALE, (site, Role.PRE))
-                    row(node.name, "expert result", residual_scale, (site, Role.EXPERT))
-                case ir.Add() if node.output in stream.updates:
-                    branch = stream.updates[node.output][1]
-                    if isinstance(branch, ir.Linear):
-                        row(branch.name, "residual update", residual_scale, (known[branch.output], Role.OUT))
-                    row(node.name, "residual", residual_scale, (site, Role.OUT))
+            for fixed in kept.get(node.output, ()):
+                row(node.name, fixed.what, units[fixed.unit], (known[node.output], fixed.role))
+            if isinstance(node, Add) and node.output in stream.updates:
+                branch = stream.updates[node.output][1]
+                if isinstance(branch, Linear):
+                    row(branch.name, "residual update", residual_scale, (known[branch.output], Role.OUT))
+                row(node.name, "residual", residual_scale, (known[node.output], Role.OUT))
     return list(rows.values())
 
 
@@ -92,7 +89,7 @@ def output_warnings(errors: dict[str, float]) -> list[str]:
             f"model); up to {ERROR_LIMIT:g} is usual" for name, error in errors.items() if not error <= ERROR_LIMIT]
 
 
-def large_values(model: ir.Model, sites: list[dict[str, int]], ranges: dict[Site, Range]) -> list[str]:
+def large_values(model: Model, sites: list[dict[str, int]], ranges: dict[Site, Range]) -> list[str]:
     """A line for the first node whose values come near the end of float32."""
     for graph, known in zip(model.tasks, sites, strict=True):
         for node in graph.nodes:

@@ -27,10 +27,21 @@ class Keep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """Whose tokens a step is done for: expert ``index`` of the router with this queue."""
+    """Whose tokens a step is done for: expert ``index`` of the ``of`` that the router with this queue chooses from."""
 
     index: int
+    of: int
     queue: View
+
+    @property
+    def expected(self) -> int:
+        """Tokens in the expert's queue, if all experts got as many."""
+        return -(-self.routed // self.of)
+
+    @property
+    def routed(self) -> int:
+        """Tokens in the queues of all experts."""
+        return self.queue.tokens.count * self.queue.tensor.channels
 
     def __str__(self) -> str:
         return f"{self.index} of {self.queue}"
@@ -49,7 +60,6 @@ class Step:
     heads     the step is done for each head on its own channels
     expert    the step is done for the tokens of this expert
     half      of the row-maximum memory (`Keep.ROW_MAX`)
-    rows      tokens expected to be streamed, where that is not the number in ``source``
     macs      useful multiply-accumulates, padding and unused tokens not counted
     about     for people: what the part is
     """
@@ -66,7 +76,6 @@ class Step:
     heads: int = 1
     expert: Expert | None = None
     half: int = 0
-    rows: int = 0
     macs: int = 0
     about: str = ""
 
@@ -99,6 +108,11 @@ class Step:
         if self.expert is not None:
             return self.expert.queue.tokens.count
         return self.sink.tokens.count if self.source_view is None else self.source_view.tokens.count
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are expected to be streamed."""
+        return self.tokens if self.expert is None else self.expert.expected
 
     @property
     def columns(self) -> int:
@@ -158,6 +172,11 @@ class Network:
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor once, in the order in which they are written."""
         return iter(dict.fromkeys(sink.tensor for step in self.steps for sink in step.sinks))
+
+    @property
+    def useful_macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(step.macs for step in self.steps)
 
     def last(self) -> dict[str, int]:
         """{value: index of the step that completes it}."""

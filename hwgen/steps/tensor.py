@@ -130,6 +130,11 @@ class View:
         return self.channels.start if heads is None else int(heads.positions[self.channels.start])
 
     @property
+    def positions(self) -> np.ndarray:
+        """Lane of each channel."""
+        return self.tensor.positions[self.channels.slice]
+
+    @property
     def width(self) -> int:
         """Lanes from the first channel on; the padding of heads counts when all channels are meant."""
         return self.tensor.width if self.all_channels else self.channels.count

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+import math
+
 import numpy as np
 
 from ..errors import ModelError
-from .format import ACCUMULATOR, Format
-from .stages import Identity
+from .format import ACCUMULATOR, INT8, SCORE, SHARE, WIDE, Format
+from .stages import Add, Exp2, Feed, Identity, Mean, Route, Stage, Tile
 from .stages.base import Interval
-from .step import Network, Step
-from .tensor import Tensor, View
+from .step import Expert, Keep, Network, Output, Step
+from .tensor import Memory, Tensor, View
 from .text import line
 from .walk import views
+from .written import Written
 
 OVERFLOW = "the layer is too wide or its bias too large for int32 accumulators"
+HELD = {Memory.ACT: INT8, Memory.KV: INT8, Memory.SCORE: SCORE, Memory.RES: WIDE, Memory.ROUTER: SHARE, Memory.OUT: ACCUMULATOR}
+KEPT = {Memory.RES: (Keep.MOMENTS,), Memory.SCORE: (Keep.ROW_MAX,)}
 
 
 def verify(network: Network) -> dict[str, float]:
@@ -21,34 +27,29 @@ def verify(network: Network) -> dict[str, float]:
 
     Raises ModelError with the step printed.
     """
-    written: dict[str, np.ndarray] = {}
-    tensors: dict[str, Tensor] = {}
-    seen: set[str] = set()
+    seen = _Seen()
     usage = {}
     for step in network.steps:
-        if step.name in seen:
+        if step.name in seen.steps:
             raise failure(step, f"there are two steps {step.name!r}")
-        seen.add(step.name)
         try:
             worst = _check(step)
+            _refers(step, seen)
         except ValueError as error:
             raise failure(step, str(error)) from error
-        read, sinks = views(step)
-        for view in (*read, *sinks):
-            _consistent(step, view, tensors)
-        for view in read:
-            part = written.get(view.name)
-            if part is None or not part[view.tokens.slice, view.channels.slice].all():
-                raise failure(step, f"reads {str(view)!r} before it is defined")
-        for view in sinks:
-            written.setdefault(view.name, np.zeros((view.tensor.tokens, view.tensor.channels), bool))[
-                view.tokens.slice, view.channels.slice] = True
+        seen.steps[step.name] = step
         if not isinstance(step.tile, Identity):
             usage[step.name] = worst / ACCUMULATOR.hi
-    for output in network.outputs:
-        if output.tensor.name not in written or output.scale.array.shape != (output.tensor.channels,):
-            raise ModelError(f"output {output.name!r} is {output.tensor}, which no step makes, or has {output.scale.array.shape} scales",
-                             where=f"network {network.name!r}")
+    try:
+        host, tensor = network.input
+        if not tensor.scale > 0 or not math.isfinite(tensor.scale):
+            raise ValueError(f"input {host.input!r} has the scale {tensor.scale!r}")
+        if len({output.name for output in network.outputs}) != len(network.outputs) or not network.outputs:
+            raise ValueError("there are no outputs, or two of one name")
+        for output in network.outputs:
+            _leaves(output, seen)
+    except ValueError as error:
+        raise ModelError(str(error), where=f"network {network.name!r}") from error
     return usage
 
 
@@ -57,11 +58,22 @@ def failure(step: Step, message: str, hint: str | None = None) -> ModelError:
     return ModelError(message, where=f"node {step.node!r}, step {line(step)}", hint=hint)
 
 
+# ---------------------------------------------------------------- within a step
+
 def _check(step: Step) -> int:
     """Everything within the step; returns the largest magnitude an accumulator can have. Raises ValueError, ModelError."""
-    if not step.sinks:
-        raise ValueError("has no sink")
-    for record in (step.feed, step.tile, *step.drain):
+    if not 1 <= len(step.sinks) <= 2:
+        raise ValueError(f"has {len(step.sinks)} sinks")
+    if step.heads < 1 or step.half not in (0, 1) or step.macs < 0:
+        raise ValueError(f"has {step.heads} heads, half {step.half}, {step.macs} multiplications")
+    for view in (*views(step)[0], *step.sinks):
+        _within(view)
+    if step.feed.brings != (step.source_view is None):
+        raise ValueError(f"the feed {step.feed.name} streams {'no tensor' if step.source_view is None else 'a tensor'}")
+    if len({type(stage) for stage in step.drain}) != len(step.drain):
+        raise ValueError("has a stage twice")
+    records: tuple[Feed | Tile | Stage, ...] = (step.feed, step.tile, *step.drain)
+    for record in records:
         if wrong := record.wrong(step):
             raise ValueError(wrong)
     rows, columns = step.tile.shape(step)
@@ -73,8 +85,17 @@ def _check(step: Step) -> int:
     room = step.sink.tokens.count, step.sink.channels.count
     if shape[1] != room[1] or step.expert is None and shape[0] != room[0]:
         raise ValueError(f"the result is {list(shape)}, its place {list(room)}")
-    form = step.feed.format(step) if isinstance(step.tile, Identity) else ACCUMULATOR
-    step.feed.format(step)
+    worst, form = _prove(step)
+    if step.sink.tensor.format != form:
+        raise ValueError(f"the result is {form}, {step.sink} holds {step.sink.tensor.format}")
+    _stores(step, rows)
+    return worst
+
+
+def _prove(step: Step) -> tuple[int, Format]:
+    """(largest magnitude of an accumulator, format of the result)."""
+    seen = step.feed.format(step)
+    form = seen if isinstance(step.tile, Identity) else ACCUMULATOR
     interval: Interval = step.tile.interval(step)
     worst = max(abs(end) for end in interval)
     for stage in step.drain:
@@ -85,8 +106,7 @@ def _check(step: Step) -> int:
             worst = max(worst, *(abs(end) for end in interval))
     if form == ACCUMULATOR:
         _fits(step, interval)
-    _stores(step, form)
-    return worst
+    return worst, form
 
 
 def _fits(step: Step, interval: Interval) -> None:
@@ -95,17 +115,95 @@ def _fits(step: Step, interval: Interval) -> None:
         raise failure(step, f"the accumulator can reach {bound}, an int32 holds {ACCUMULATOR.hi}", OVERFLOW)
 
 
-def _stores(step: Step, form: Format) -> None:
-    if step.sink.tensor.format != form:
-        raise ValueError(f"the result is {form}, {step.sink} holds {step.sink.tensor.format}")
+def _stores(step: Step, rows: int) -> None:
+    """Memories, statistics, and the second sink."""
+    memory = step.sink.tensor.memory
+    if step.keeps != KEPT.get(memory, ()):
+        raise ValueError(f"keeps {[*map(str, step.keeps)]} of what it stores in {step.sink}, not {[*map(str, KEPT.get(memory, ()))]}")
+    if memory is Memory.RES and not step.feed.brings and not any(isinstance(stage, Add) for stage in step.drain):
+        raise ValueError(f"overwrites {step.sink}, which is only added to")
+    for copy in step.sinks[1:]:
+        found, form = (copy.tokens.count, copy.channels.count), step.feed.format(step)
+        if found != (step.tokens, rows * step.heads) or copy.tensor.format != form or step.expert is not None:
+            raise ValueError(f"the words it streams are {form} {[step.tokens, rows * step.heads]}, {copy} has no room for them")
 
 
-def _consistent(step: Step, view: View, tensors: dict[str, Tensor]) -> None:
-    """The view lies within its tensor, and one name means one tensor."""
+def _within(view: View) -> None:
+    """The view lies within its tensor, and the tensor has a memory for its format."""
     tensor = view.tensor
-    known = tensors.setdefault(tensor.name, tensor)
-    if (known.format, known.tokens, known.channels) != (tensor.format, tensor.tokens, tensor.channels):
-        raise failure(step, f"{tensor} was {known} before")
     for span, size in ((view.tokens, tensor.tokens), (view.channels, tensor.channels)):
         if span.start < 0 or span.count < 1 or span.step < 1 or span.stop > size:
-            raise failure(step, f"{view} does not lie within {tensor}")
+            raise ValueError(f"{view} does not lie within {tensor}")
+    if HELD[tensor.memory] != tensor.format:
+        raise ValueError(f"{tensor} lies in the memory {tensor.memory} of {HELD[tensor.memory]}")
+    if tensor.heads is not None and (tensor.heads.group < 1 or tensor.heads.heads * tensor.heads.dim != tensor.channels):
+        raise ValueError(f"{tensor} has {tensor.heads.heads} heads of {tensor.heads.dim}, in groups of {tensor.heads.group}")
+    if not math.isfinite(tensor.scale) or tensor.scale < 0:
+        raise ValueError(f"{tensor} has the scale {tensor.scale!r}")
+
+
+# ---------------------------------------------------------------- between steps
+
+@dataclass
+class _Seen:
+    """What the steps so far have done. written: parts of tensors; made: the step that wrote a tensor last, by the tensor's name; tensors: by
+    name."""
+
+    steps: dict[str, Step] = field(default_factory=dict)
+    written: Written = field(default_factory=Written)
+    made: dict[str, Step] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _refers(step: Step, seen: _Seen) -> None:
+    """What the step reads was written before, by steps that left it as this one needs it; then it has written. Raises ValueError."""
+    read, sinks = views(step)
+    for view in (*read, *sinks):
+        known = seen.tensors.setdefault(view.name, view.tensor)
+        if (known.format, known.tokens, known.channels) != (view.tensor.format, view.tensor.tokens, view.tensor.channels):
+            raise ValueError(f"{view.tensor} was {known} before")
+    for view in read:
+        if step.feed.gathers and step.expert is not None and view == step.source_view:
+            view = replace(view, tokens=step.expert.queue.tokens)           # other tokens are not in the queue
+        if not seen.written.holds(view):
+            raise ValueError(f"reads {str(view)!r} before it is defined")
+        owner = _owner(seen.made[view.name], view)
+        if owner is not None and owner != step.expert:
+            raise ValueError(f"reads {view}, which holds the tokens of expert {owner}")
+    if isinstance(step.feed, Exp2) and seen.made[step.source.name].half != step.half:
+        raise ValueError(f"the row maxima of {step.source} are in the other half")
+    if step.expert is not None:
+        _chosen(step, step.expert, seen)
+    for view in sinks:
+        seen.written.add(view)
+        seen.made[view.name] = step
+
+
+def _owner(step: Step, view: View) -> Expert | None:
+    """Whose queue a tensor is as long as."""
+    return None if view.tensor.memory is Memory.RES else step.expert
+
+
+def _chosen(step: Step, expert: Expert, seen: _Seen) -> None:
+    """The expert's queue is a router's; the step reads tokens by the queue, or what another step of the expert made."""
+    router = seen.made[expert.queue.name]
+    if not any(isinstance(stage, Route) for stage in router.drain) or not 0 <= expert.index < expert.of == router.columns:
+        raise ValueError(f"is done for expert {expert}, which is none of a router")
+    if not step.feed.gathers and _owner(seen.made[step.source.name], step.source) is None:
+        raise ValueError(f"streams {step.source} for an expert without gathering its tokens")
+    indexed = step.source if step.feed.gathers else step.sink if step.sink.tensor.memory is Memory.RES else expert.queue
+    if not indexed.all_channels or indexed.tensor.tokens != expert.queue.tensor.tokens:
+        raise ValueError(f"the queue of {expert.queue.tensor} says nothing about the tokens of {indexed}")
+
+
+def _leaves(output: Output, seen: _Seen) -> None:
+    """The output is what a step sends out. Raises ValueError."""
+    tensor, scale = output.tensor, output.scale.array
+    step = seen.made.get(tensor.name)
+    if step is None or tensor.memory is not Memory.OUT or scale.shape != (tensor.channels,):
+        raise ValueError(f"output {output.name!r} is {tensor}, which no step makes, or has {scale.shape} scales")
+    summed = step.source.tokens.count if any(isinstance(stage, Mean) for stage in step.drain) else 1
+    if tensor.tokens != 1 or output.tokens != summed or math.prod(output.shape[1:]) != tensor.channels:
+        raise ValueError(f"output {output.name!r} has the shape {list(output.shape)} and {output.tokens} tokens, {tensor} is made of {summed}")
+    if scale.dtype != np.float64 or not np.isfinite(scale).all() or not (scale > 0).all():
+        raise ValueError(f"output {output.name!r} has a scale that is not positive")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 import errno
 import fcntl
 import functools
@@ -117,10 +117,10 @@ def _written(place: Path, errors: Collection[int] | None = None) -> Iterator[Non
 def locked(name: str) -> Iterator[None]:
     """One process at a time; the lock ends with the process. Raises OutputError."""
     locks = folder() / "locks"
-    with _written(locks):
-        locks.mkdir(exist_ok=True)
-        file = open(locks / name, "w")
-    with file:
+    with ExitStack() as stack:
+        with _written(locks):
+            locks.mkdir(exist_ok=True)
+            file = stack.enter_context(open(locks / name, "w"))
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import os
 from pathlib import Path
 import shlex
@@ -73,10 +73,8 @@ def started(words: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, 
 
 def _signal(child: subprocess.Popen, number: int) -> None:
     """To the whole group. A group that is gone is good."""
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _end(child: subprocess.Popen) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -43,8 +44,9 @@ def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, c
     OutputError when there is no room for temporary files.
     """
     with work_folder("hwgen_onnx_") as work:
-        np.savez(work / "inputs.npz", **images)
-        limits = dict(cpu_seconds=cpu_seconds, memory_bytes=MEMORY_BYTES + more_bytes)
+        given: dict[str, Any] = {**images}
+        np.savez(work / "inputs.npz", **given)
+        limits = {"cpu_seconds": cpu_seconds, "memory_bytes": MEMORY_BYTES + more_bytes}
         (work / "job.json").write_text(json.dumps(dict(model=str(model.absolute()), values=values, task=task, **limits)))
         try:
             run([sys.executable, SCRIPT, work], timeout=WALL_PER_CPU * cpu_seconds)
@@ -57,8 +59,8 @@ def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, c
         if result["error"] is not None:
             raise ModelError(f"the file {result['error']}", where=str(model), hint="run it with onnxruntime yourself, and mend the export")
         with np.load(work / "outputs.npz") as arrays:
-            return OnnxRun(dict(zip(result["names"], (arrays[key] for key in arrays.files))), result["runtime"], result["note"],
-                           result["nodes"])
+            outputs = dict(zip(result["names"], (arrays[key] for key in arrays.files), strict=True))
+            return OnnxRun(outputs, result["runtime"], result["note"], result["nodes"])
 
 
 def _reason(error: ToolError, cpu_seconds: int) -> str:

@@ -6,7 +6,7 @@ Each returns an Instance to be added as a submodule; the module's file documents
 from amaranth.hdl import C, ClockSignal, Const, Instance, Signal
 
 from hwgen import numerics
-from hwgen.engine import EngineConfig, NUM_PARAM_BANKS
+from hwgen.engine import NUM_PARAM_BANKS, EngineConfig
 
 
 def packed_table(values, bits=16) -> int:

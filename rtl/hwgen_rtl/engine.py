@@ -13,12 +13,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.engine import EngineConfig
-from hwgen.isa import Dst, Src, WORD_BITS
+from hwgen.isa import WORD_BITS, Dst, Src
 
 from . import arrays
 from .arrays import delayed
 from .coefficients import NormCoefficients, SoftmaxFactor
-from .feeder import Feeder, SOURCE, TOKEN
+from .feeder import SOURCE, TOKEN, Feeder
 from .fetch import Fetch
 from .fields import BITS, Fields, Record
 from .loader import Loader
@@ -193,7 +193,7 @@ class Engine(wiring.Component):
         row_done = as_record(row_layout, at(row5.word, SoftmaxFactor.LATENCY, "row_done_line"), "row_done")
         m.d.comb += [factor_write.addr.eq(row_done.slot), factor_write.data.eq(Cat(factor.multiplier, factor.out_shift)),
                      factor_write.en.eq(row_done.valid & row_done.exp & row_done.last_k)]
-        if SoftmaxFactor.LATENCY > c.segment - 1:
+        if c.segment <= SoftmaxFactor.LATENCY:
             raise ValueError(f"softmax factor latency {SoftmaxFactor.LATENCY} exceeds the array's {c.segment - 1} cycles")
 
         # ---------------------------------------------------------------- drain

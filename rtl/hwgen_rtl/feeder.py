@@ -4,10 +4,10 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.engine import EngineConfig, MIN_PASS, NUM_CONTEXTS
+from hwgen.engine import MIN_PASS, NUM_CONTEXTS, EngineConfig
 from hwgen.isa import Dst, Op
 
-from .fields import Fields, Record, WORD_BITS
+from .fields import WORD_BITS, Fields, Record
 
 TOKEN = {            # what one streamed token carries from the feed to the write of its result
     "valid": 1,      # a real token (padding slots of short passes are 0)

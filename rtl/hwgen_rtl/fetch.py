@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.engine import OUT_WORDS
 from hwgen.isa import Dst, Op
 
-from .fields import Fields, WORD_BITS
+from .fields import WORD_BITS, Fields
 
 
 class Fetch(wiring.Component):

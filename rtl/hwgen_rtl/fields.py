@@ -41,4 +41,4 @@ class Record:
         return Cat(p for p, _ in parts), [p.eq(v) for p, v in parts]
 
 
-__all__ = ["BITS", "Fields", "Record", "WORD_BITS"]
+__all__ = ["BITS", "WORD_BITS", "Fields", "Record"]

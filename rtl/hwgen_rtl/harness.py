@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.engine import EngineConfig, NUM_PARAM_BANKS
+from hwgen.engine import NUM_PARAM_BANKS, EngineConfig
 
 from . import arrays
 

@@ -4,10 +4,10 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.engine import EngineConfig, NUM_PARAM_BANKS
+from hwgen.engine import NUM_PARAM_BANKS, EngineConfig
 from hwgen.isa import Op, Src, Stat
 
-from .fields import Fields, WORD_BITS
+from .fields import WORD_BITS, Fields
 
 
 class Loader(wiring.Component):

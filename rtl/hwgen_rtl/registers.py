@@ -4,8 +4,19 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.registers import (ADDRESS_BITS, Access, BY_NAME, ID_VALUE, INSTRUCTION_BYTES, MAX_PROGRAM_WORDS, NUM_COUNTERS,
-                             PROGRAM_BASE, REGISTERS, StatusBit, VERSION_VALUE)
+from hwgen.registers import (
+    ADDRESS_BITS,
+    BY_NAME,
+    ID_VALUE,
+    INSTRUCTION_BYTES,
+    MAX_PROGRAM_WORDS,
+    NUM_COUNTERS,
+    PROGRAM_BASE,
+    REGISTERS,
+    VERSION_VALUE,
+    Access,
+    StatusBit,
+)
 
 OKAY, SLVERR = 0, 2
 

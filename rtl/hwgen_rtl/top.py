@@ -4,7 +4,7 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.engine import EngineConfig, OUT_WORDS
+from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.registers import ADDRESS_BITS
 
 from .axi import OutputWriter, StreamDma

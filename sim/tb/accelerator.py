@@ -142,7 +142,7 @@ async def errors_set_a_flag_and_never_hang(dut):
     await a.start()
     check(await a.finish(), 1 << StatusBit.DONE | 1 << StatusBit.AXI_READ_ERROR, "STATUS, a read error")
     a.memory.bad = range(0)
-    a.results.bad = range(0, 4)
+    a.results.bad = range(4)
     await a.start()
     check(await a.finish(), 1 << StatusBit.DONE | 1 << StatusBit.AXI_WRITE_ERROR, "STATUS, a write error")
     a.results.bad = range(0)

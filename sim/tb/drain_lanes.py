@@ -50,7 +50,7 @@ def edges(rng: random.Random, mult: np.ndarray, shift: np.ndarray, bits: int) ->
     limit = (1 << (bits - 1)) - 1
     half = [2 * rng.choice([limit, -limit - 1, limit - 1, -limit, 0, -1, rng.randint(-limit, limit)]) + 1 for _ in mult]
     return np.array([max(-(1 << 30), min(1 << 30, (h << int(s) - 1) // max(int(m), 1) + rng.choice([-1, 0, 0, 1])))
-                     for h, m, s in zip(half, mult, shift)])
+                     for h, m, s in zip(half, mult, shift, strict=True)])
 
 
 class Token:
@@ -121,12 +121,12 @@ async def matches_golden(dut, pattern):
     rng, stall = random.Random(13), PATTERNS[pattern](13)
     driver, checker = TimedDriver(dut), TimedChecker()
     banks = [random_columns(rng, c.to) for _ in range(NUM_PARAM_BANKS)]
-    cycle = 0
+    first = 0
     for bank, columns in enumerate(banks):
-        cycle = plan_load(driver, c, cycle, bank, columns)
+        first = plan_load(driver, c, first, bank, columns)
     mean_sum, mean_left = None, 0
     loading, loading_bank = 0, 0               # first cycle after a load under way, and its bank
-    for cycle in range(cycle, cycle + 500):
+    for cycle in range(first, first + 500):
         checker.expect(cycle + 2, out_valid=0)
         if next(stall):
             driver.at(cycle, valid=0)

@@ -11,7 +11,7 @@ import random
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hwgen.engine import EngineConfig, MIN_PASS, NUM_CONTEXTS, OUT_WORDS
+from hwgen.engine import MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
 from hwgen.isa import Dst, Instr, Op, Src
 from hwgen_rtl.feeder import SOURCE, TOKEN
 from hwgen_sim.bench import config
@@ -60,22 +60,22 @@ class Model:
                     target = token if instr.scatter else t
                     origin = token if instr.gather else t * instr.step
                     end = t == length - 1
-                    fields = dict(
-                        valid=t < count, tile_last=end and not stream,
-                        param_last=end and last_k and instr.column_params and not stream, instr_last=end and last_tile,
-                        first_k=k == 0, last_k=last_k, first_n=j == 0, first_token=t == 0,
-                        last_token=t == count - 1, context=number % NUM_CONTEXTS, slot=t,
-                        row=(instr.dst_row + target) % (1 << 16), address=(chunk + target) % (1 << 20), group=group % c.groups,
-                        lanes=instr.n_last if j == instr.n_tiles - 1 else c.to, inject=stream)
+                    fields = {
+                        "valid": t < count, "tile_last": end and not stream,
+                        "param_last": end and last_k and instr.column_params and not stream, "instr_last": end and last_tile,
+                        "first_k": k == 0, "last_k": last_k, "first_n": j == 0, "first_token": t == 0,
+                        "last_token": t == count - 1, "context": number % NUM_CONTEXTS, "slot": t,
+                        "row": (instr.dst_row + target) % (1 << 16), "address": (chunk + target) % (1 << 20), "group": group % c.groups,
+                        "lanes": instr.n_last if j == instr.n_tiles - 1 else c.to, "inject": stream}
                     if score is not None and instr.scatter:
-                        fields |= dict(score=score)
+                        fields |= {"score": score}
                     if not stream:
-                        fields |= dict(source_mode=instr.src,
-                                       source_address=(instr.src_base + k * instr.src_stride + origin) % (1 << 20),
-                                       source_row=(instr.src_row + origin) % (1 << 16),
-                                       source_lanes=instr.k_hi if last_k else c.ti)
+                        fields |= {"source_mode": instr.src,
+                                   "source_address": (instr.src_base + k * instr.src_stride + origin) % (1 << 20),
+                                   "source_row": (instr.src_row + origin) % (1 << 16),
+                                   "source_lanes": instr.k_hi if last_k else c.ti}
                         if instr.column_params:
-                            fields |= dict(param_bank=self.param_tiles % 4)
+                            fields |= {"param_bank": self.param_tiles % 4}
                     output = instr.dst == Dst.OUT and t < count and last_k and (not instr.mean or t == count - 1)
                     values = {key: int(value) for key, value in fields.items()}
                     result.append(Slot(values, None if stream else self.tiles, output))

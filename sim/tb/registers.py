@@ -6,7 +6,7 @@ import cocotb
 from cocotb.triggers import FallingEdge
 from cocotbext.axi import AxiResp
 
-from hwgen.registers import (Access, BY_NAME, ID_VALUE, INSTRUCTION_BYTES, NUM_COUNTERS, PROGRAM_BASE, REGISTERS, StatusBit, VERSION_VALUE)
+from hwgen.registers import BY_NAME, ID_VALUE, INSTRUCTION_BYTES, NUM_COUNTERS, PROGRAM_BASE, REGISTERS, VERSION_VALUE, Access, StatusBit
 from hwgen_sim.axi import lite_master
 from hwgen_sim.bench import parameters
 from hwgen_sim.checker import BenchFailure

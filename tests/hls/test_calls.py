@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwgen import ir, quantizer
+from hwgen import quantizer
 from hwgen.engines.hls.calls import CALLS, calls
 from hwgen.engines.hls.plan import MAX_SIZE, plan
 from hwgen.errors import CapacityError, ModelError
+from hwgen.graph import Graph, Model, Node
 from hwgen.layout.merge import Slot, align, slots
 from hwgen.steps import stages
 from hwgen.steps.param import UNIT, Columns, Param
@@ -114,15 +115,15 @@ def test_tasks_whose_values_have_other_names_are_the_same_steps():
     """By what they compute, not by the names ONNX gave: the second task's values all have other ones."""
     model = qgraphs.random_model(2, blocks="d", classes=(4,))
     (graph,) = model.tasks
-    other = ir.Graph("other", graph.inputs, tuple(_renamed(node) for node in graph.nodes), {"second": "other.head"}, {"second": (1, 4)})
-    quantized = quantizer.quantize(ir.Model((graph, other)), None, random=True)
+    other = Graph("other", graph.inputs, tuple(_renamed(node) for node in graph.nodes), {"second": "other.head"}, {"second": (1, 4)})
+    quantized = quantizer.quantize(Model((graph, other)), None, random=True)
     made = plan(quantized, 16, 4)
     assert {step.task for step in made.steps} == {-1}
     assert made.steps[-1].names == ("logits", "second") and made.outputs == ((("logits", 0, 4),), (("second", 0, 4),))
     assert made.image == plan(replace(quantized, tasks=quantized.tasks[:1]), 16, 4).image
 
 
-def _renamed(node: ir.Node) -> ir.Node:
+def _renamed(node: Node) -> Node:
     names = {name: f"other.{value}" for name, value in vars(node).items()
              if name in ("output", "x", "y", "q", "k", "v") and value != "x"}
     return replace(node, **names)
@@ -130,7 +131,7 @@ def _renamed(node: ir.Node) -> ir.Node:
 
 def test_tasks_of_different_depth_run_one_after_the_other():
     graphs = [qgraphs.random_model(2, blocks=blocks, classes=(3,)).tasks[0] for blocks in ("d", "dd")]
-    made = plan(quantizer.quantize(ir.Model(tuple(graphs)), None, random=True), 16, 4)
+    made = plan(quantizer.quantize(Model(tuple(graphs)), None, random=True), 16, 4)
     tasks = [step.task for step in made.steps]
     assert tasks == sorted(tasks) and set(tasks) == {0, 1}
     assert len({value.name for value in made.values}) == len(made.values) and "norm'" in {value.name for value in made.values}

@@ -12,7 +12,7 @@ import pytest
 import hls_mutations as mutations
 import hls_networks
 from hwgen.errors import ToolError
-from hwgen.ir import Act
+from hwgen.functions import Act
 import qgraphs
 
 NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "tokens": 9}, {"seed": 2, "blocks": "m", "experts": 8, "top_k": 1, "dim": 24, "tokens": 6})

@@ -14,13 +14,14 @@ import zlib
 import numpy as np
 import pytest
 
-from hwgen import api, cli, csim, difference, ir, numerics, quantizer, simulate, sizing
-from hwgen.board import load_board
+from hwgen import api, cli, csim, difference, numerics, quantizer, simulate, sizing
 from hwgen.build import directory
+from hwgen.devices.board import load_board
 from hwgen.engines import hls
 from hwgen.engines.hls import estimate
 from hwgen.engines.hls.plan import HEADER, plan as make_plan
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
+from hwgen.graph import Model
 from hwgen.paths import data_dir
 from hwgen.steps import golden
 from hwgen.steps.stages import Table
@@ -80,7 +81,7 @@ def test_a_generated_network_of_odd_sizes_without_a_warning(tmp_path):
     """Tasks of different depth, heads that cross words; names that are no identifiers; -Werror."""
     graphs = [qgraphs.random_model(seed, blocks=blocks, dim=36, heads=3, tokens=11, classes=(5,), patch=1, channels=3, hidden=20).tasks[0]
               for seed, blocks in ((4, "dm"), (5, "d"))]
-    model = quantizer.quantize(ir.Model(tuple(graphs)), None, random=True)
+    model = quantizer.quantize(Model(tuple(graphs)), None, random=True)
     images = qgraphs.random_images(qgraphs.random_model(4, tokens=11, patch=1, channels=3), 2)
     plan = make_plan(model, 16, 4)
     files = hls.files(plan, model, "odd", load_board("zcu102"), images)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import hls_networks
-from hwgen.ir import Act
 import native_builds
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+from hwgen.functions import Act
 import random_graphs
 
 SEEDS = range(1000, 1012)

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from hwgen.backends import rtl
-from hwgen.golden import integer_model
-from hwgen.schedule import schedule
+from hwgen.engines.rtl import schedule
+from hwgen.steps.golden import run as run_integers
 from hwgen_rtl.top import INPUTS
 from qgraphs import random_images, random_model, random_qgraph
 
 pytest.importorskip("cocotb_tools")
 
-from hwgen_sim.runner import Design, Simulator, run  # noqa: E402
+from hwgen_sim.runner import Design, Simulator, run
 
 FRAMES, TASKS = 3, [0, 1, 0]
-NETWORK = dict(seed=5, tokens=6, dim=24, heads=3, hidden=16, experts=3, top_k=2, expert_hidden=8, classes=(5, 9), patch=2)
-ENGINE = dict(ti=8, to=8, axi_data_bits=64, fifo_beats=64)
+NETWORK = {"seed": 5, "tokens": 6, "dim": 24, "heads": 3, "hidden": 16, "experts": 3, "top_k": 2, "expert_hidden": 8, "classes": (5, 9), "patch": 2}
+ENGINE = {"ti": 8, "to": 8, "axi_data_bits": 64, "fifo_beats": 64}
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def built(tmp_path_factory):
     images = random_images(random_model(**NETWORK), FRAMES)
     for name, content in (("program", program.binary()), ("weights", program.image), ("input", program.frames(model.tasks[0], images))):
         (folder / name).write_bytes(content)
-    golden = [integer_model.run(model.tasks[task], images[i:i + 1]) for i, task in enumerate(TASKS)]
-    parameters = dict(program=str(folder / "program"), weights=str(folder / "weights"), input=str(folder / "input"), frames=FRAMES,
-                      tasks=sum(task << 4 * i for i, task in enumerate(TASKS)), input_bytes=program.input_bytes,
-                      input_stride=program.input_stride, output_bytes=program.output_bytes)
+    golden = [run_integers(model.tasks[task], images[i:i + 1]) for i, task in enumerate(TASKS)]
+    parameters = {"program": str(folder / "program"), "weights": str(folder / "weights"), "input": str(folder / "input"), "frames": FRAMES,
+                  "tasks": sum(task << 4 * i for i, task in enumerate(TASKS)), "input_bytes": program.input_bytes,
+                  "input_stride": program.input_stride, "output_bytes": program.output_bytes}
     files = {Path(name).name: text for name, text in rtl.files(program.config).items() if name.endswith(".sv")}
     return Design(rtl.TOP, files, INPUTS), parameters, program, golden
 

@@ -6,8 +6,8 @@ from hwgen.errors import ToolError
 
 cocotb_tools = pytest.importorskip("cocotb_tools")
 
-from hwgen_sim.designs import DESIGNS  # noqa: E402
-from hwgen_sim.runner import Simulator, run  # noqa: E402
+from hwgen_sim.designs import DESIGNS
+from hwgen_sim.runner import Simulator, run
 
 
 @pytest.mark.parametrize("simulator", Simulator, ids=lambda s: s.value)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import onnx_nets
 from hwgen import api, cli
 from hwgen.errors import InputError, ToolError
 from hwgen.simulate import MemoryModel
 from hwgen.tools import icarus
+import onnx_nets
 
 
 @pytest.fixture(scope="module")

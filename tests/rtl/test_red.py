@@ -8,10 +8,10 @@ from hwgen.errors import ToolError
 
 pytest.importorskip("cocotb_tools")
 
-from hwgen import numerics  # noqa: E402
-from hwgen_rtl import axi, feeder, fetch, loader, registers  # noqa: E402
-from hwgen_sim.designs import BY_NAME, DESIGNS  # noqa: E402
-from hwgen_sim.runner import Simulator, run  # noqa: E402
+from hwgen import numerics
+from hwgen_rtl import axi, feeder, fetch, loader, registers
+from hwgen_sim.designs import BY_NAME, DESIGNS
+from hwgen_sim.runner import Simulator, run
 
 SV_FAULTS = (            # design, file, text, what it becomes
     ("pe_array_narrow", "pe_array.sv", "32'(data[j]) <<< 7", "32'(data[j]) <<< 6"),                     # column correction

@@ -72,7 +72,7 @@ def test_verilator_builds_and_runs_and_keeps(tmp_path, monkeypatch):
     sources = {"add.sv": b"module add (input logic [7:0] a, output logic [7:0] q);\n  assign q = a + 8'd1;\nendmodule\n"}
 
     def answer(number: int, sources=sources) -> str:
-        main = (f'#include "number.h"\n#include "Vadd.h"\n#include <cstdio>\n'
+        main = ('#include "number.h"\n#include "Vadd.h"\n#include <cstdio>\n'
                 'int main() { Vadd t; t.a = NUMBER; t.eval(); std::printf("%d\\n", t.q); }\n')
         return process.run([verilator.build(sources, "add", {"main.cpp": main.encode(), "number.h": f"#define NUMBER {number}\n".encode()})]).strip()
     assert (answer(41), calls) == ("42", ["parts", "sim"])

@@ -66,6 +66,10 @@ class Feed(ABC):
 
     name: ClassVar[str]
     """In the text form."""
+    brings: ClassVar[bool] = False
+    """The words come from outside: nothing is streamed and nothing multiplied."""
+    gathers: ClassVar[bool] = False
+    """It picks the tokens of an expert's queue."""
 
     @abstractmethod
     def evaluate(self, run: Run) -> np.ndarray:

@@ -11,6 +11,7 @@ from ...isa import Op, Src
 from ..format import WIDE, Format
 from ..param import Param
 from .base import Feed, Run
+from .tile import Identity
 
 if TYPE_CHECKING:
     from ..step import Step
@@ -23,6 +24,7 @@ class Constant(Feed):
     table: Param
 
     name: ClassVar[str] = "constant"
+    brings: ClassVar[bool] = True
     hls: ClassVar[str] = "residual_init"
 
     def evaluate(self, run: Run) -> np.ndarray:
@@ -36,6 +38,8 @@ class Constant(Feed):
 
     def wrong(self, step: Step) -> str | None:
         sink, table = step.sink, self.table.array
+        if not isinstance(step.tile, Identity):
+            return "a constant is multiplied"
         if table.shape != (sink.tokens.count, sink.channels.count):
             return f"the constant has shape {table.shape}, its place {(sink.tokens.count, sink.channels.count)}"
         if table.dtype != WIDE.dtype or not WIDE.holds(table):

@@ -11,6 +11,7 @@ from ... import numerics
 from ...isa import Src
 from ..format import INT8, SCORE, Format
 from .base import Feed, Run, need
+from .tile import Values
 
 if TYPE_CHECKING:
     from ..step import Step
@@ -20,9 +21,7 @@ OFFSET = 1 << INT8.bits - 1          # the array multiplies signed words
 
 @dataclass(frozen=True, slots=True)
 class Exp2(Feed):
-    """half: which half of the row-maximum memory belongs to the scores (see `keeps`)."""
-
-    half: int = 0
+    """By the row maxima that were kept with the scores; the step's ``half`` says where."""
 
     name: ClassVar[str] = "exp2"
     hls: ClassVar[str] = "attention"
@@ -41,3 +40,6 @@ class Exp2(Feed):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"src": Src.EXP}
+
+    def wrong(self, step: Step) -> str | None:
+        return None if isinstance(step.tile, Values) else "attention weights are multiplied with something else than values"

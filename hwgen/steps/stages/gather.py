@@ -20,6 +20,7 @@ class Gather(Feed):
     """The step's ``expert`` says whose."""
 
     name: ClassVar[str] = "gather"
+    gathers: ClassVar[bool] = True
     hls: ClassVar[str] = "experts"
 
     def evaluate(self, run: Run) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from ...isa import Op, Src
 from ..format import INT8, Format
 from .base import Feed, Run
+from .tile import Identity
 
 if TYPE_CHECKING:
     from ..step import Step
@@ -24,6 +25,7 @@ class Host(Feed):
     patch: tuple[int, int]
 
     name: ClassVar[str] = "host"
+    brings: ClassVar[bool] = True
     hls: ClassVar[str] = "patches"
 
     def evaluate(self, run: Run) -> np.ndarray:
@@ -34,6 +36,11 @@ class Host(Feed):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"op": Op.STREAM, "src": Src.ACT}
+
+    def wrong(self, step: Step) -> str | None:
+        if not isinstance(step.tile, Identity) or not step.sink.whole:
+            return f"the host's words are multiplied, or are a part of {step.sink.tensor}"
+        return None if self.patch == (0, 0) or min(self.patch) > 0 else f"patches of {self.patch[0]}x{self.patch[1]}"
 
     def __str__(self) -> str:
         cut = f", patches of {self.patch[0]}x{self.patch[1]}" if self.patch != (0, 0) else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..format import ACCUMULATOR, Format
+from ..tensor import Memory
 from .base import Interval, Run, Stage, need
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Mean(Stage):
     hls: ClassVar[str] = "head"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return x.sum(-2, keepdims=True)
+        return np.asarray(x.sum(-2, keepdims=True))
 
     def shape(self, tokens: int, channels: int) -> tuple[int, int]:
         return 1, channels
@@ -37,3 +38,6 @@ class Mean(Stage):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"mean": 1}
+
+    def wrong(self, step: Step) -> str | None:
+        return None if step.sink.tensor.memory is Memory.OUT else f"a mean is stored in {step.sink}, it can only leave"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..step import Step
 
 RSQRT_FRAC = 23                     # of `numerics.rsqrt`
+LARGEST = 1 << 62                   # what `numerics.bit_length` can take
 EPS_BITS = 48                       # of the instruction field
 
 
@@ -58,6 +59,8 @@ class Normalize(Feed):
         if wrong := self.mean.wrong("16 / D") or self.out.wrong("norm"):
             return wrong
         largest = step.source.channels.count ** 2 * WIDE.hi ** 2 + self.eps
+        if largest >= LARGEST:
+            return f"{step.source.channels.count} channels are too many for the sums of a token"
         exponents = numerics.rsqrt(np.array([self.eps, largest]))[1]
         return run_time_shift("norm", *(int(e) + RSQRT_FRAC + self.out.shift - numerics.MULT_BITS for e in exponents))
 

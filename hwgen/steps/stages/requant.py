@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..format import ACCUMULATOR, INT8, Format
+from ..format import ACCUMULATOR, INT8, WIDE, Format
 from ..param import Columns, Factor
 from .base import Interval, Run, Stage, need
 
@@ -40,6 +40,8 @@ class Requant(Stage):
         return own | {"to16": int(self.to.bits > INT8.bits)}
 
     def wrong(self, step: Step) -> str | None:
+        if not self.to.signed or self.to.bits not in (INT8.bits, WIDE.bits):
+            return f"the requantizer saturates to {INT8} or {WIDE}, not to {self.to}"
         if isinstance(self.factor, Columns) and self.factor.mult.array.shape != (step.columns,):
             return f"{self.factor.mult.array.shape} factors for {step.columns} columns"
         return self.factor.wrong("requantizer")

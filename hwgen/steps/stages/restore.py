@@ -9,7 +9,7 @@ import numpy as np
 
 from ..format import ACCUMULATOR, INT8, PROBABILITY, Format
 from .base import Interval, Run, Stage, need
-from .exp2 import OFFSET
+from .exp2 import OFFSET, Exp2
 from .tile import Values
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ class Restore(Stage):
     hls: ClassVar[str] = ""
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return x + OFFSET * run.read(run.step.tile.view).sum(-2, keepdims=True)
+        tile = run.step.tile
+        if not isinstance(tile, Values):
+            raise TypeError(f"step {run.step.name!r} has no values")
+        return np.asarray(x + OFFSET * run.read(tile.view).sum(-2, keepdims=True))
 
     def format(self, before: Format, step: Step) -> Format:
         need(before, ACCUMULATOR, "what is restored")
@@ -38,4 +41,4 @@ class Restore(Stage):
         return {}
 
     def wrong(self, step: Step) -> str | None:
-        return None if isinstance(step.tile, Values) else "restores the sum of values that are not there"
+        return None if isinstance(step.feed, Exp2) else "restores what no exponential feed took away"

@@ -47,6 +47,8 @@ class RowFactor(Stage):
     def wrong(self, step: Step) -> str | None:
         if not isinstance(step.feed, Exp2):
             return "divides by the sum of a row that has none"
+        if self.to != INT8:
+            return f"the result of a division is {INT8}, not {self.to}"
         keys = step.source.channels.count // step.heads
         exponents = numerics.reciprocal(np.array([PROBABILITY.hi, PROBABILITY.hi * keys]))[1]
         return self.factor.wrong("output") or run_time_shift(

@@ -42,6 +42,8 @@ class Table(Stage):
         return {"act": 1, "mult2": self.factor.mult, "shift2": self.factor.shift}
 
     def wrong(self, step: Step) -> str | None:
+        if self.to != INT8:
+            return f"the result of a table is {INT8}, not {self.to}"
         try:
             numerics.delta_table(self.function)
         except ValueError as error:

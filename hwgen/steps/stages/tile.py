@@ -55,7 +55,7 @@ class Stationary(Tile):
     format: Format = INT8
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, self.weight.array) + self.bias.array
+        return np.asarray(numerics.matmul(x, self.weight.array) + self.bias.array)
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.weight.array.shape
@@ -102,6 +102,9 @@ class Keys(Tile):
     def fields(self, step: Step) -> dict[str, int]:
         return {"stat": Stat.K_COLUMNS, "stat_count": self.view.tokens.count}
 
+    def wrong(self, step: Step) -> str | None:
+        return by_heads(self.view, step)
+
     def __str__(self) -> str:
         return f"keys({self.view})"
 
@@ -124,6 +127,11 @@ class Values(Tile):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"stat": Stat.V_ROWS, "stat_count": self.view.tokens.count}
+
+    def wrong(self, step: Step) -> str | None:
+        if [stage.name for stage in step.drain] != ["restore", "row_factor"]:
+            return "products with values are restored and divided by the sum of their row, nothing else"
+        return by_heads(self.view, step)
 
     def __str__(self) -> str:
         return f"values({self.view})"
@@ -151,3 +159,10 @@ class Identity(Tile):
 
     def __str__(self) -> str:
         return self.NOTHING
+
+
+def by_heads(view: View, step: Step) -> str | None:
+    """What keeps a tensor from being a stationary operand for each head, or None."""
+    if view.tensor.format != INT8:
+        return f"{view} is {view.tensor.format}, a stationary operand is {INT8}"
+    return f"{view.channels.count} channels are no {step.heads} heads" if view.channels.count % step.heads else None

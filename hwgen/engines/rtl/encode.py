@@ -1,0 +1,89 @@
+"""Steps with addresses -> instructions: one loop, in which every record of a step names its own fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...engine import EngineConfig
+from ...isa import Dst, Instr, Op
+from ...layout.image import columns_of
+from ...layout.merge import Slot
+from ...steps.stages import Exp2, Gather, Identity, Keys, Values
+from ...steps.step import Step
+from ...steps.tensor import Memory, Span, Tensor, View
+
+DESTINATION = {Memory.ACT: Dst.ACT, Memory.KV: Dst.KV, Memory.SCORE: Dst.SCORE, Memory.RES: Dst.RES_SET, Memory.ROUTER: Dst.ROUTER,
+               Memory.OUT: Dst.OUT}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """bases: first word of every tensor that lies in a memory."""
+
+    config: EngineConfig
+    bases: dict[Tensor, int]
+
+    def instruction(self, slot: Slot[Step], limits: tuple[int, int]) -> Instr:
+        """limits: slack and load_slack (see `hazards`)."""
+        step = slot.step
+        fields: dict[str, int] = {"op": Op.MATMUL, "dst": DESTINATION[step.sink.tensor.memory], "tokens": step.tokens}
+        fields |= step.feed.fields(step) | step.tile.fields(step)
+        for stage in step.drain:
+            fields |= stage.fields(step)
+        fields |= self._tiles(step) | self._source(step) | self._target(step) | self._stationary(step)
+        fields |= {"slack": limits[0], "load_slack": limits[1]}
+        if step.expert is not None:
+            fields["expert"] = step.expert.index
+        if slot.task is not None:
+            fields |= {"pred": 1, "task": slot.task}
+        return Instr(**fields, note=step.note)
+
+    def _tiles(self, step: Step) -> dict[str, int]:
+        """Output tiles, and the reduction tiles between the first and the last lane that streams."""
+        ti, to = self.config.ti, self.config.to
+        width = columns_of(step)[1]
+        n_tiles = -(-width // to)
+        fields = {"n_tiles": n_tiles, "n_last": width - (n_tiles - 1) * to}
+        if not isinstance(step.tile, Identity):
+            first, last = step.source.position, step.source.position + step.source.width - 1
+            fields |= {"k_tiles": last // ti - first // ti + 1, "k_lo": first % ti, "k_hi": last % ti + 1}
+        return fields
+
+    def _word(self, view: View) -> int:
+        """Of the view's first channel and token."""
+        return self.bases[view.tensor] + view.position // self.config.ti * view.tensor.tokens + view.tokens.start
+
+    def _source(self, step: Step) -> dict[str, int]:
+        if step.source_view is None:
+            return {}
+        view = step.source
+        if isinstance(step.feed, Gather):                       # queues hold tokens of the whole tensor
+            view = replace(view, tokens=Span(0, view.tensor.tokens))
+        row = {"src_row": step.half * self.config.max_tokens} if isinstance(step.feed, Exp2) else {}
+        return {"src_base": self._word(view), "src_stride": view.tensor.tokens, "step": view.tokens.step} | row
+
+    def _target(self, step: Step) -> dict[str, int]:
+        view, config = step.sink, self.config
+        fields = {}
+        match view.tensor.memory:
+            case Memory.OUT:
+                return {}
+            case Memory.ROUTER:
+                fields = {"dst_row": view.tokens.start}
+                if len(step.sinks) == 1:
+                    return fields
+                kept = step.sinks[1].tensor                     # words go where they came from: base + source word
+                return fields | {"keep": 1, "dst_base": self.bases[kept], "dst_stride": kept.tokens}
+            case Memory.SCORE:
+                fields = {"dst_row": step.half * config.max_tokens}
+            case Memory.RES:
+                fields = {"dst_row": view.tokens.start}
+        return fields | {"dst_base": self._word(view), "dst_stride": view.tensor.tokens,
+                         "dst_group": view.position % config.ti // config.group}
+
+    def _stationary(self, step: Step) -> dict[str, int]:
+        if not isinstance(step.tile, (Keys, Values)):
+            return {}
+        view = step.tile.view
+        group = 0 if isinstance(step.tile, Keys) else view.position % self.config.ti // self.config.group
+        return {"stat_base": self._word(view), "stat_stride": view.tensor.tokens, "stat_group": group}

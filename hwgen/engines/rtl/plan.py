@@ -1,0 +1,151 @@
+"""Quantized model + array size -> `Program`: passes over the steps of each task, merge, memory map, instructions, weight image."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+from ...engine import OUT_WORDS, EngineConfig
+from ...errors import CapacityError
+from ...isa import Instr, Op
+from ...layout import image
+from ...layout.memory import first_fit, lifetimes
+from ...layout.merge import Slot, merge
+from ...registers import MAX_PROGRAM_WORDS
+from ...steps.format import INT4
+from ...steps.passes.ablation import Ablation, extra_steps
+from ...steps.passes.attention import order_inputs, split_heads
+from ...steps.passes.batch import batch as batched
+from ...steps.passes.experts import order_experts
+from ...steps.passes.norms import fuse_norms
+from ...steps.passes.numbers import number
+from ...steps.passes.roles import copies
+from ...steps.passes.taps import is_tap, taps as tapped
+from ...steps.stages import Constant, Host, Identity, Route, Table
+from ...steps.step import Quantized, Step
+from ...steps.tensor import Memory, Tensor
+from ...steps.walk import tensors
+from .encode import Encoder
+from .hazards import slacks
+from .program import BufferInfo, InstrInfo, OutputSlice, Program, shape_of
+
+NOTHING = Ablation()      # to do without
+MAX_TOKENS = 4096         # accumulator rows an instruction can address
+SCORE_WORDS = 4096        # words of a score buffer; longer sequences are worked on in blocks of queries
+PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES)
+
+
+def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
+             batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = NOTHING,
+             taps: bool = False) -> Program:
+    """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a
+    score buffer, longer sequences are worked on in blocks of queries. Raises CapacityError when the instruction set's limits are exceeded."""
+    if not 1 <= batch <= OUT_WORDS:
+        raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
+                            hint=f"choose 1 to {OUT_WORDS}")
+    group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
+    networks = []
+    for network in model.tasks:
+        network = order_inputs(network)
+        if taps:
+            network = tapped(network, OUT_WORDS)
+        network = copies(fuse_norms(batched(network, batch)), group)
+        network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
+        networks.append(number(extra_steps(network, ablation, ti, to)))
+    slots = merge([list(network.steps) for network in networks], identity)
+    _check(slots, to)
+    bases, words, buffers = _memory_map(slots, ti)
+    routers = [(slot.step.columns, stage.top_k) for slot in slots for stage in slot.step.drain if isinstance(stage, Route)]
+    config = EngineConfig(
+        ti=ti, to=to, max_tokens=_max_tokens(slots), **{f"{memory}_words": _round(words[memory]) for memory in PLACED},
+        program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
+        max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
+        activation=_activation(slots), packed=packed, load_columns=load_columns,
+        w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots))
+    limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
+    encoder = Encoder(config, bases)
+    instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
+    infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
+    outputs, output_words = _outputs(slots, instrs, len(networks))
+    shape = shape_of(config)
+    return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"".join(_image(slots, shape)),
+                   sum(instr.tokens * instr.n_tiles * config.vector_bytes for slot, instr in zip(slots, instrs, strict=False)
+                       if isinstance(slot.step.feed, Host)), output_words * 4 * to, outputs, batch)
+
+
+def identity(step: Step) -> Hashable:
+    """Equal for steps of two tasks that can be one instruction: tensors are numbered, params have names, the ONNX nodes do not count."""
+    return (step.feed, step.tile, step.drain, step.source_view, step.sinks, step.keeps, step.heads, step.expert, step.half,
+            tuple((t.name, t.format, t.tokens, t.channels, t.heads) for t in tensors((step.source_view, step.tile, step.sinks))))
+
+
+def _memory_map(slots: list[Slot[Step]], ti: int) -> tuple[dict[Tensor, int], dict[Memory, int], tuple[BufferInfo, ...]]:
+    """First word of every tensor, words used of each memory, and the lines of the map."""
+    lives = lifetimes([tensor for tensor in tensors((slot.step.source_view, slot.step.sinks, slot.step.tile)) if tensor.memory in PLACED]
+                      for slot in slots)
+
+    def size(tensor: Tensor) -> int:
+        return -(-tensor.width // ti) * tensor.tokens
+    bases: dict[Tensor, int] = {}
+    words = {}
+    for memory in PLACED:
+        placed, words[memory] = first_fit({tensor: life for tensor, life in lives.items() if tensor.memory is memory}, size)
+        bases |= placed
+    return bases, words, tuple(BufferInfo(t.name, t.memory.value, bases[t], size(t), *life) for t, life in lives.items())
+
+
+def _round(count: int) -> int:
+    """Memory depth: at least 16 words, a multiple of 16."""
+    return max(16, -(-count // 16) * 16)
+
+
+def _max_tokens(slots: list[Slot[Step]]) -> int:
+    tokens = max(slot.step.tokens for slot in slots)
+    if tokens > MAX_TOKENS:
+        raise CapacityError(f"{tokens} tokens, the engine's accumulators address {MAX_TOKENS}", hint="use a shorter sequence")
+    return max(16, 1 << (tokens - 1).bit_length())
+
+
+def _activation(slots: list[Slot[Step]]) -> str:
+    kinds = {stage.function for slot in slots for stage in slot.step.drain if isinstance(stage, Table)}
+    if len(kinds) > 1:
+        raise CapacityError(f"the network uses the activations {sorted(kinds)}, the engine has one table",
+                            hint="use one activation function in the whole network")
+    return kinds.pop() if kinds else "gelu"
+
+
+def _check(slots: list[Slot[Step]], to: int) -> None:
+    for slot in slots:
+        if any(isinstance(stage, Route) for stage in slot.step.drain) and slot.step.columns > to:
+            raise CapacityError(f"{slot.step.columns} experts, but a router row is one output tile of {to} lanes",
+                                where=f"node {slot.step.node!r}", hint="choose a larger array with --array")
+    if len(slots) >= MAX_PROGRAM_WORDS:
+        raise CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
+                            hint="a network with fewer layers, heads or experts, or a smaller --batch")
+
+
+def _image(slots: list[Slot[Step]], shape: image.Shape) -> Iterator[bytes]:
+    """The weight image, in the order of use."""
+    for slot in slots:
+        if slot.step.weights is not None:
+            yield image.product(slot.step, shape)
+        elif isinstance(slot.step.feed, Constant) and isinstance(slot.step.tile, Identity):
+            yield image.constant(slot.step.feed.table.array, shape)
+
+
+def _outputs(slots: list[Slot[Step]], instrs: list[Instr], num_tasks: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
+    """Outputs of each task, and the words a frame's output needs at most."""
+    outputs, most = [], 0
+    for task in range(num_tasks):
+        word, found = 0, []
+        for slot, instr in zip(slots, instrs, strict=False):
+            step = slot.step
+            if step.sink.tensor.memory is not Memory.OUT or slot.task not in (None, task):
+                continue
+            rows, first, channels = step.sink.tokens.count, step.sink.tokens.start, step.sink.channels.count
+            for row in range(rows):
+                image_index, token = (0, first + row) if is_tap(step) else (first + row, -1)
+                found.append(OutputSlice(step.value, image_index, word + row, rows, channels, token))
+            word += instr.n_tiles * rows
+        outputs.append(tuple(found))
+        most = max(most, word)
+    return tuple(outputs), most

@@ -1,0 +1,70 @@
+"""One network of nodes, and the networks of all tasks; both verify themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import ModelError
+from ..foreign import REPR, visible
+from .node import Node, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """One network, batch 1. ``nodes`` in topological order; every value is defined once."""
+
+    name: str
+    inputs: dict[str, Shape]                    # ONNX input name -> shape without batch
+    nodes: tuple[Node, ...]
+    outputs: dict[str, str]                     # ONNX output name -> value name
+    output_shapes: dict[str, Shape] = field(default_factory=dict)       # as in the ONNX file, batch included
+
+    def __repr__(self) -> str:
+        return visible(f"<Graph {self.name}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}, {len(self.nodes)} nodes>", limit=REPR)
+
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every value; raises ModelError at the first node that does not fit."""
+        known = dict(self.inputs)
+        for node in self.nodes:
+            for value in node.inputs:
+                if value not in known:
+                    raise node.fail(f"input {value!r} is used before it is produced",
+                                    hint="are the nodes in topological order?")
+            if node.output in known:
+                raise node.fail(f"value {node.output!r} is defined twice")
+            known[node.output] = node.shape(*(known[v] for v in node.inputs))
+        return known
+
+    def verify(self) -> Graph:
+        """Checks names, order, shapes and that every weight is finite; returns self."""
+        known = self.shapes()
+        for name, value in self.outputs.items():
+            if value not in known:
+                raise ModelError(f"output {name!r} reads the unknown value {value!r}", where=f"graph {self.name!r}")
+        for node in self.nodes:
+            for key, array in node.params().items():
+                if not np.isfinite(array).all():
+                    bad = int(np.flatnonzero(~np.isfinite(array.ravel()))[0])
+                    raise node.fail(f"{key} holds {float(array.ravel()[bad])!r} at flat index {bad}",
+                                    hint="export the model again; a quantizer needs finite weights")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What the importer returns: one graph per task, in task order; tasks share weights by identity of the arrays."""
+
+    tasks: tuple[Graph, ...]
+
+    def __repr__(self) -> str:
+        return visible(f"<Model: {len(self.tasks)} tasks, first {self.tasks[0]!r}>", limit=REPR)
+
+    def verify(self) -> Model:
+        first = self.tasks[0]
+        for graph in self.tasks:
+            graph.verify()
+            if graph.inputs != first.inputs:
+                raise ModelError(f"tasks have different inputs: {first.inputs} and {graph.inputs}", where=graph.name)
+        return self

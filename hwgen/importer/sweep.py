@@ -1,0 +1,381 @@
+"""`OpGraph` -> graphs: tries the rules on every operator in order, then keeps what the outputs need.
+
+Also the verdict on each ONNX node. An operator no rule takes gets an opaque result, so that what follows is judged too.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from dataclasses import dataclass, field
+from enum import Enum
+import heapq
+
+from ..errors import HwgenError, ModelError, ShapeError
+from ..graph import Graph, Node
+from ..matching.opgraph import Const, Op, OpGraph, Pool, Trail, View
+from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
+from ..ops.operands import plain
+from ..ops.registry import parts, rules
+from ..ops.residual import sum_of_heads
+
+# What a rule meets on operands of another rank or size than its operator takes; ONNX files are made by anyone.
+UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError)
+
+
+class Status(Enum):
+    """What becomes of an ONNX node."""
+
+    SUPPORTED = "supported"        # an ir node computes it
+    FUSED = "fused"                # part of an ir node
+    FOLDED = "folded"              # a constant, or it changes nothing
+    HOST = "host"                  # left to the host
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``into``: the ONNX node it became part of, or the ir operator; ``reason``: why it is folded or unsupported."""
+
+    node: str
+    op: str
+    status: Status
+    into: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A match and what it used."""
+
+    nodes: tuple[Node, ...]
+    absorbed: frozenset[str]
+    moved: frozenset[Trail | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """graphs is empty when a node is unsupported, or with an ``error``. bound: what ONNX values are in them, in the order of the file."""
+
+    graphs: tuple[Graph, ...]
+    verdicts: tuple[Verdict, ...]
+    error: HwgenError | None = None
+    bound: dict[str, Bound] = field(default_factory=dict)
+
+
+def sweep(graph: OpGraph, name: str | None, pool: Pool) -> Swept:
+    """``name``: of the one graph (a task chosen by an input); None for one graph for each group of outputs."""
+    return _Sweep(graph, pool).run(name)
+
+
+class _Sweep:
+    def __init__(self, graph: OpGraph, pool: Pool):
+        self.graph, self.pool = graph, pool
+        self.rules, self.parts = rules(), parts()
+        self.bound = _Bindings({name: Bound(name, shape[1:], None) for name, shape in graph.inputs.items()})
+        self.shapes = {name: shape[1:] for name, shape in graph.inputs.items()}     # of ir values
+        self.nodes: dict[str, Node] = {}                                          # ir value -> node, in order
+        self.taken: dict[str, Taken] = {}
+        self.declined: dict[str, str] = dict(graph.declined)                         # ONNX node -> reason
+        self.opaque: set[str] = set()                                                # ONNX nodes given up
+        self.ops = _needed(graph)
+        self.waiting: dict[str, list[int]] = {}                                      # value not bound yet -> operators that asked for it
+        self.absorbed: set[str] = set()                                              # ONNX nodes that are part of a match
+        self.explained: dict[str, str] = {}                                          # part that no rule took -> the declined node it is of
+        self.error: HwgenError | None = None                                         # an output that cannot be one
+        self.lost: dict[str, str] = {}                                               # outputs that are no value of the network -> why
+
+    def run(self, name: str | None) -> Swept:
+        self._sweep(range(len(self.ops)))
+        while gaps := [op for op in self.ops if self._is_gap(op)]:          # a second time only if a part was explained too early
+            for op in gaps:
+                if self._is_gap(op):
+                    self._give_up(op)
+                    self._sweep(self._asking(op))
+            self.explained = self._explained()
+        outputs = self._outputs()
+        verdicts = self._verdicts(outputs)
+        if any(verdict.status is Status.UNSUPPORTED for verdict in verdicts):
+            return Swept((), verdicts)
+        if self.error is not None:
+            return Swept((), verdicts, self.error)
+        groups = [list(outputs)] if name is not None else self._groups(outputs)
+        return Swept(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
+                       verdicts, bound=self.bound)
+
+    # ---------------------------------------------------------------- the sweep
+
+    def _sweep(self, places) -> None:
+        """Try operators in order, and again each that asked for a value bound on the way. Every one asks for few: linear."""
+        queue = list(places)
+        heapq.heapify(queue)
+        while queue:
+            place = heapq.heappop(queue)
+            op = self.ops[place]
+            if op.name in self.taken or op.name in self.opaque:
+                continue
+            self.bound.missed.clear()
+            self._try(op)
+            if op.name in self.taken or op.name in self.opaque:
+                for other in self._asking(op):
+                    heapq.heappush(queue, other)
+            else:
+                for value in self.bound.missed:
+                    self.waiting.setdefault(value, []).append(place)
+
+    def _asking(self, op: Op) -> list[int]:
+        """Places of the operators that asked for a result of this one, which is bound now."""
+        return [place for output in op.outputs for place in self.waiting.pop(output, ())]
+
+    def _try(self, op: Op) -> None:
+        if any(shape is None for shape in op.shapes):
+            self.declined[op.name] = self._unknown_shape(op)
+        for rule in self.rules.get(op.kind, ()) if op.name not in self.declined else ():
+            trial = Trial(op, self.graph, self.bound, self.pool)
+            try:
+                match = rule(op, trial)
+                if match is not None:
+                    self._take(op, trial, match)
+                    return
+            except Mismatch as mismatch:
+                self.declined.setdefault(op.name, mismatch.reason)
+            except ModelError as error:                              # an ir node whose shapes do not fit
+                self.declined.setdefault(op.name, error.message)
+            except UNREADABLE as error:
+                self.declined.setdefault(op.name, f"has operands no rule can read: {error}")
+        if op.name in self.declined or op.kind not in self.rules and op.kind not in self.parts:
+            self._give_up(op)
+
+    def _unknown_shape(self, op: Op) -> str:
+        for ref in op.inputs:
+            part = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
+            if part is not None and part.name in self.opaque and any(shape is None for shape in part.shapes):
+                return f"the shape of its result is not known, because that of {part.kind} node {part.name!r} is not"
+        return f"the shape of its result is not known: operator {op.kind} is not supported"
+
+    def _take(self, op: Op, trial: Trial, match: Match) -> None:
+        """Keep a match; raises Mismatch or ModelError when its shapes do not fit, and keeps nothing then."""
+        known = ChainMap(dict(trial.assumed), self.shapes)
+        for node in (*trial.nodes, *match.nodes):
+            known[node.output] = node.shape(*(known[value] for value in node.inputs))
+        node = match.nodes[-1]
+        order = order_of(op, match, known[node.output])
+        self.shapes.update(known.maps[0])
+        for new in (*trial.nodes, *match.nodes):
+            self.nodes.setdefault(new.output, new)
+        self.declined.pop(op.name, None)
+        self.bound[op.outputs[0]] = Bound(node.output, self.shapes[node.output], node, match.factor, order, op.name)
+        self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
+        self.absorbed.update(trial.absorbed)
+
+    def _give_up(self, op: Op) -> None:
+        """Bind the results to nothing, so that what follows is judged as if they were there."""
+        self.opaque.add(op.name)
+        if op.name in self.declined:
+            self._explain(op)
+        for output, shape in zip(op.outputs, op.shapes):
+            if output and shape:
+                self.shapes[output] = shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
+                self.bound[output] = Bound(output, self.shapes[output], None, anchor=op.name)
+
+    def _is_gap(self, op: Op) -> bool:
+        """Whether it is neither taken, nor absorbed, nor a part of one that was declined with a reason."""
+        return not (op.name in self.taken or op.name in self.absorbed or op.name in self.opaque or op.name in self.explained)
+
+    def _explain(self, declined: Op) -> None:
+        """Note the parts of an operator that was just declined. Each is noted once."""
+        stack = [declined]
+        while stack:
+            for ref in stack.pop().inputs:
+                part = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
+                if part is not None and not (part.name in self.taken or part.name in self.opaque or part.name in self.explained):
+                    self.explained[part.name] = declined.name
+                    stack.append(part)
+
+    def _explained(self) -> dict[str, str]:
+        """ONNX nodes that no rule took because they belong to one that was declined -> that one."""
+        found: dict[str, str] = {}
+        for op in reversed(self.ops):
+            owner = op.name if op.name in self.declined else found.get(op.name)
+            for ref in op.inputs if owner is not None else ():
+                part = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
+                if part is not None and part.name not in self.taken and part.name not in self.opaque:
+                    found.setdefault(part.name, owner)
+        return found
+
+    # ---------------------------------------------------------------- outputs
+
+    def _outputs(self) -> dict[str, str]:
+        """ONNX output -> ir value."""
+        values = {}
+        for name, ref in self.graph.outputs.items():
+            if isinstance(ref, Const):
+                self.error = ModelError(f"output {name!r} is a constant: it does not depend on an input",
+                                        hint="was the right part of the network exported?")
+                continue
+            if ref.shape[:1] != (1,):
+                self.error = ShapeError(f"output {name!r} has the shape {list(ref.shape)}; the first dimension is the batch and "
+                                        "must be 1", hint="keep the batch dimension in the outputs of the exported network")
+            producer = self.graph.producers.get(ref.base)
+            blamed = ref.trail.name if ref.trail else producer.name if producer is not None else ref.base
+            trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool)
+            try:
+                operand = plain(trial, ref)
+            except Mismatch as mismatch:
+                bound = self.bound[ref.base].node if ref.base in self.bound else None
+                self.declined[blamed] = f"is the output {name!r}: it {sum_of_heads(bound, self.nodes) or mismatch.reason}"
+                self.opaque.add(blamed)
+                continue
+            if operand is None:
+                self.lost[name] = self._inside(ref)
+            else:
+                for node in trial.nodes:
+                    self.shapes[node.output] = node.shape(*(self.shapes[value] for value in node.inputs))
+                    self.nodes.setdefault(node.output, node)
+                self.taken[f"output {name}"] = Taken(tuple(trial.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
+                values[name] = operand.value
+        if self.lost:
+            names = ", ".join(map(repr, self.lost))
+            self.error = ModelError(f"output {names} cannot be given: {'; '.join(dict.fromkeys(self.lost.values()))}",
+                                    hint=f"remove {names} from the outputs before export")
+        return values
+
+    def _inside(self, ref: View) -> str:
+        """Why an ONNX value is no value of the network: it is inside of what a rule made of several nodes, or a further result of one."""
+        producer = self.graph.producers.get(ref.base)
+        if producer is None:
+            return f"{ref.base!r} is not computed"
+        owner = next((anchor for anchor, taken in self.taken.items() if producer.name in taken.absorbed and taken.nodes), None)
+        if owner is None:
+            return f"{producer.kind} node {producer.name!r} gives it beside its first result, and the hardware does not"
+        return f"{producer.kind} node {producer.name!r} is computed inside the {type(self.taken[owner].nodes[-1]).__name__} of {owner!r}"
+
+    def _cone(self, values) -> set[str]:
+        """The ir values the given ones are computed from, themselves included."""
+        found, waiting = set(), list(values)
+        while waiting:
+            value = waiting.pop()
+            if value not in found:
+                found.add(value)
+                if value in self.nodes:
+                    waiting.extend(self.nodes[value].inputs)
+        return found
+
+    def _groups(self, outputs: dict[str, str]) -> list[list[str]]:
+        """Outputs of one trunk form one graph: the attentions, experts and residual sums of one are those of the other."""
+        trunks: list[set[str]] = []
+        groups: list[list[str]] = []
+        for name, value in outputs.items():
+            trunk = {v for v in self._cone([value]) if v in self.nodes and self.nodes[v].TRUNK}
+            for place, other in enumerate(trunks):
+                if trunk <= other or other <= trunk:
+                    groups[place].append(name)
+                    trunks[place] = trunk | other
+                    break
+            else:
+                groups.append([name])
+                trunks.append(trunk)
+        return groups
+
+    def _graph(self, name: str, outputs: dict[str, str]) -> Graph:
+        cone = self._cone(outputs.values())
+        return Graph(name, {key: shape[1:] for key, shape in self.graph.inputs.items()},
+                        tuple(node for value, node in self.nodes.items() if value in cone), outputs,
+                        {key: self.graph.outputs[key].shape for key in outputs})
+
+    # ---------------------------------------------------------------- verdicts
+
+    def _verdicts(self, outputs: dict[str, str]) -> tuple[Verdict, ...]:
+        explained = self._explained()
+        live = self._live(outputs)
+        computing: dict[str, set[str]] = {}
+        fused: dict[str, str] = {}
+        walked, readers = _Walked(), _Walked()
+        for anchor, taken in live.items():
+            for node in taken.nodes:
+                computing.setdefault(node.name, set()).add(type(node).__name__)
+            for part in taken.absorbed:
+                fused.setdefault(part, anchor)
+            walked.add(taken.moved, anchor)
+        for op in self.ops:
+            readers.add((ref.trail for ref in op.inputs if isinstance(ref, View)), op.name)
+        verdicts = []
+        for node, kind in self.graph.kinds.items():
+            if node in self.graph.folded:
+                verdict = Verdict(node, kind, Status.FOLDED, reason=self.graph.folded[node])
+            elif node in self.opaque:
+                reason = self.declined.get(node) or (f"is only supported as part of {self.parts[kind]}" if kind in self.parts else
+                                                     f"operator {kind} is not supported")
+                verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=reason)
+            elif node in explained:
+                owner = explained[node]
+                verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=f"belongs to {owner!r}, which {self.declined[owner]}")
+            elif node in computing:
+                verdict = Verdict(node, kind, Status.SUPPORTED, into=", ".join(sorted(computing[node])))
+            elif into := fused.get(node) or walked.found.get(node) or readers.found.get(node):
+                verdict = Verdict(node, kind, Status.FUSED, into=into)
+            else:
+                verdict = Verdict(node, kind, Status.FOLDED, reason="its result is not used")
+            verdicts.append(verdict)
+        return tuple(verdicts)
+
+    def _live(self, outputs: dict[str, str]) -> dict[str, Taken]:
+        """The matches whose nodes are needed, and those that became part of them; all that stand alone if a node is opaque."""
+        if self.opaque:
+            absorbed = {name for taken in self.taken.values() for name in taken.absorbed}
+            live = {name: taken for name, taken in self.taken.items() if name not in absorbed}
+        else:
+            cone = self._cone(outputs.values())
+            live = {name: taken for name, taken in self.taken.items()
+                    if name.startswith("output ") or any(node.output in cone for node in taken.nodes[-1:])}
+        parts = {}
+        waiting = list(live.values())
+        while waiting:
+            for name in waiting.pop().absorbed:
+                if name in self.taken and name not in live and name not in parts:
+                    old = self.taken[name]
+                    parts[name] = Taken((), old.absorbed, old.moved)
+                    waiting.append(old)
+        return live | parts
+
+
+class _Walked:
+    """``found``: ONNX node of a chain -> the first owner of a chain with it. What chains share is walked once."""
+
+    def __init__(self):
+        self.found: dict[str, str] = {}
+        self._seen: set[Trail] = set()
+
+    def add(self, trails, owner: str) -> None:
+        for trail in trails:
+            while trail is not None and trail not in self._seen:
+                self._seen.add(trail)
+                self.found.setdefault(trail.name, owner)
+                trail = trail.before
+
+
+class _Bindings(dict):
+    """ONNX value -> what it is in the ir. ``missed``: values that were asked for and are not there."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.missed: set[str] = set()
+
+    def __contains__(self, value) -> bool:
+        found = super().__contains__(value)
+        if not found:
+            self.missed.add(value)
+        return found
+
+    def get(self, value, default=None):
+        return self[value] if value in self else default
+
+
+def _needed(graph: OpGraph) -> tuple[Op, ...]:
+    """The operators the outputs depend on, in order."""
+    needed = {ref.base for ref in graph.outputs.values() if isinstance(ref, View)}
+    kept = []
+    for op in reversed(graph.ops):
+        if needed.intersection(op.outputs):
+            kept.append(op)
+            needed.update(ref.base for ref in op.inputs if isinstance(ref, View))
+    return tuple(reversed(kept))

@@ -1,0 +1,5 @@
+"""What spellings are matched with: ONNX graphs without moves, and one try of one rule. Knows neither the onnx package nor an operator.
+
+    opgraph.py   the normalised form of an ONNX graph: operators whose operands are constants and views
+    trial.py     what a rule reads operands with, and what it returns
+"""

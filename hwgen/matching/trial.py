@@ -1,0 +1,191 @@
+"""What a rewrite rule works with: one try of one rule on one operator, and the two ways it ends beside "not my business".
+
+A rule is a function ``rule(op: Op, trial: Trial) -> Match | None``: a `Match` with the ir nodes that compute the operator's
+result, None when the operator is not its business, and a raised `Mismatch` when it almost fits, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from ..graph import Array, Node, Shape
+from .opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
+
+TOLERANCE = 1e-5            # relative, for constants that must be a certain number (1/sqrt(2), 0.044715, ...)
+
+
+class Mismatch(Exception):
+    """Why a rule declines an operator it is meant for, and the ONNX node that is to blame."""
+
+    def __init__(self, reason: str, node: str):
+        super().__init__(reason)
+        self.reason, self.node = reason, node
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """What an ONNX value is in the ir: ``factor`` times the ir value ``value`` of shape ``shape``.
+
+    node: the ir node that computes it; None for an input, and for the result of an operator that is not supported. order:
+    flat position in the ONNX value -> flat position in the ir value; None when equal. anchor: the ONNX node.
+    """
+
+    value: str
+    shape: Shape
+    node: Node | None
+    factor: float = 1.0
+    order: Array | None = None
+    anchor: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """``nodes``: new ir nodes, the last one computes the operator's result: ``factor`` times it, moved about.
+
+    positions: integers of the shape of the ir result ([T, D], [D]); where each of its elements stands in the ONNX result, flat. Every
+    rule says so for its operator; that each element of the ONNX result is met once is checked in one place (`order_of`).
+    """
+
+    nodes: tuple[Node, ...]
+    positions: Array
+    factor: float = 1.0
+
+
+def close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=TOLERANCE)
+
+
+def in_order(*shape: int) -> Array:
+    """Positions of an ir result of this shape that stands in the ONNX result element by element."""
+    return np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+
+
+def inverse(positions: Array) -> Array | None:
+    """The permutation that undoes ``positions``, flat; None when they are not each of 0 .. size - 1 once."""
+    flat = positions.ravel()
+    if flat.size and not (flat.min() >= 0 and flat.max() < flat.size):
+        return None
+    order = np.full(flat.size, -1, np.int32)
+    order[flat] = np.arange(flat.size, dtype=np.int32)
+    return None if (order < 0).any() else order
+
+
+def order_of(op: Op, match: Match, shape: Shape) -> Array | None:
+    """`Bound.order` of a match whose ir result has the shape ``shape``; raises Mismatch unless it holds each element of the ONNX result once."""
+    onnx = op.shape(0)
+    if match.positions.shape == tuple(shape) and match.positions.size == math.prod(onnx) and is_whole(match.positions):
+        return None
+    order = inverse(match.positions) if match.positions.shape == tuple(shape) and match.positions.size == math.prod(onnx) else None
+    if order is None:
+        raise Mismatch(f"gives {list(onnx)}, which is not {list(shape)} in some order (broadcast, or taken apart in groups)", op.name)
+    return None if is_whole(order) else order
+
+
+class Trial:
+    """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` ONNX nodes, ``moved`` chains of them."""
+
+    def __init__(self, op: Op, graph: OpGraph, bound: MutableMapping[str, Bound], pool: Pool):
+        self.op, self.graph, self.bound, self.pool = op, graph, bound, pool
+        self.nodes: list[Node] = []
+        self.absorbed: list[str] = []
+        self.moved: list[Trail | None] = []
+        self.assumed: dict[str, Shape] = {}       # ir values that stand for results of unsupported operators
+
+    # ---------------------------------------------------------------- reading the ONNX graph
+
+    def producer(self, ref: Ref | None, *kinds: str) -> Op | None:
+        """The operator whose whole result, in its own order and shape, the operand is (times a scale); None if it is of other kinds.
+
+        Leading dimensions of size 1 may be gone or added: they change neither what a last axis is nor how the value broadcasts.
+        """
+        if not isinstance(ref, View):
+            return None
+        op = self.graph.producers.get(ref.base)
+        if op is None or kinds and op.kind not in kinds or not is_whole(ref.positions()):
+            return None
+        shape = op.shapes[op.outputs.index(ref.base)]
+        return op if shape is not None and without_leading_ones(shape) == without_leading_ones(ref.shape) else None
+
+    def absorb(self, op: Op, *refs: Ref | None) -> None:
+        """The operator becomes part of the match, with the moves of the operands through which it was reached."""
+        self.absorbed.append(op.name)
+        for ref in (*refs, *op.inputs):
+            if isinstance(ref, View):
+                self.moved.append(ref.trail)
+
+    def fresh(self, name: str) -> str:
+        """A name for an ir value that no ONNX value has: ``name``, with marks behind it if it is taken."""
+        while name in self.graph.producers or name in self.graph.inputs:
+            name += "'"
+        return name
+
+    def array(self, array: Array) -> Array:
+        """A float32 array for an ir node, shared with every equal one."""
+        return self.pool.array(np.asarray(array, np.float32))
+
+    # ---------------------------------------------------------------- reading ir values
+
+    def where(self, ref: Ref | None) -> tuple[Bound, Array] | None:
+        """(what the operand's base is in the ir, flat positions in that ir value of the operand's shape); None if not bound."""
+        if not isinstance(ref, View) or ref.base not in self.bound:
+            return None
+        bound = self.bound[ref.base]
+        self.moved.append(ref.trail)
+        positions = ref.positions()
+        return bound, positions if bound.order is None else bound.order[positions]
+
+    def per_channel(self, const: Ref | None, view: Ref | None) -> Array | None:
+        """What a constant that broadcasts to the view holds for each channel of the ir value the view is all of, [C]; None when it
+        differs between tokens."""
+        if not isinstance(const, Const) or not isinstance(view, View) or np.broadcast_shapes(const.shape, view.shape) != view.shape:
+            return None
+        found = self.where(view)
+        order = None if found is None else inverse(found[1])
+        if found is None or order is None or order.size != math.prod(found[0].shape):
+            return None
+        rows = np.broadcast_to(const.array, view.shape).ravel()[order].reshape(-1, found[0].shape[-1])
+        return rows[0] if (rows == rows[0]).all() else None
+
+
+def without_leading_ones(shape: Shape) -> Shape:
+    """``(1, 1, 5, 1)`` -> ``(5, 1)``"""
+    sizes = list(shape)
+    while sizes and sizes[0] == 1:
+        del sizes[0]
+    return tuple(sizes)
+
+
+def is_whole(positions: Array) -> bool:
+    """0, 1, 2, ... in this order."""
+    return np.array_equal(positions.ravel(), np.arange(positions.size))
+
+
+def reduced_axes(op: Op) -> list[int]:
+    """Axes a Reduce operator works on, not negative, sorted; attribute or constant operand; all when none are given."""
+    rank, constant = len(op.ref(0).shape), op.constant(1)
+    given = op.integers("axes") if constant is None else constant.ravel().tolist()
+    if not given:
+        given = [] if op.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
+    return sorted(axis % rank for axis in given)
+
+
+def row(op: Op, what: str, array: Array, n: int) -> Array:
+    """A constant that broadcasts along the tokens, as [n]; Mismatch for one that differs between them."""
+    if array.size != 1 and (array.shape[-1] != n or array.size != n):
+        raise Mismatch(f"has a {what} of shape {list(array.shape)}, not [{n}]", op.name)
+    return np.broadcast_to(array.ravel(), (n,))
+
+
+def split_operands(op: Op) -> tuple[View, Const] | None:
+    """The operands of a commutative operator with one constant."""
+    for view, const in (op.inputs, reversed(op.inputs)):
+        if isinstance(view, View) and isinstance(const, Const):
+            return view, const
+    return None
+
+
+Rule = Callable[[Op, Trial], Match | None]

@@ -1,0 +1,26 @@
+"""The operators of the float graph, one file each: record, shapes, float evaluation, what calibration needs, spellings in ONNX.
+
+    operator.py   what a file here must hold; registry.py finds them and makes the table of rules
+    operands.py   how a rule reads whole values; affine.py, factors and offsets that go into the weights of the node before
+    embed.py      PatchEmbed          linear.py      Linear            norm.py       LayerNorm
+    activation.py Activation          attention.py   Attention         moe.py        MoE
+    residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
+    select.py     Select              mean.py        Mean
+
+"""
+
+from __future__ import annotations
+
+from .activation import Activation
+from .attention import Attention
+from .embed import PatchEmbed
+from .linear import Linear
+from .mean import Mean
+from .moe import MoE
+from .norm import LayerNorm
+from .position import AddConst
+from .residual import Add
+from .select import Select
+from .tokens import ConcatTokens
+
+__all__ = ["Activation", "Add", "AddConst", "Attention", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE", "PatchEmbed", "Select"]

@@ -1,0 +1,175 @@
+"""Activation: a function of each element; its spellings, as one operator or decomposed, used on their own and inside experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..functions import Act, activate
+from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
+from ..matching.opgraph import Op, Ref, View
+from ..matching.trial import Match, Mismatch, Trial, close, in_order, split_operands
+from .linear import Linear
+from .operands import plain
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
+
+OPERATORS = {"Relu": Act.RELU, "Gelu": Act.GELU, "Swish": Act.SILU}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Activation(Operator):
+    """A function of each element."""
+
+    x: str
+    kind: Act
+
+    ABSORBS: ClassVar[bool] = True
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
+        return activate(operands[0], self.kind)
+
+    def formats(self) -> tuple[FixedFormat, ...]:
+        return (FixedFormat("pre-activation", Unit.PRE_ACT, Role.OUT, of=self.x),)
+
+    def lower(self, to: Lowering) -> None:
+        """The table in the drain of the linear map before it."""
+        linear = to.producers.get(self.x)
+        if not isinstance(linear, Linear) or self.x in to.operands:
+            raise self.fail(f"reads {self.x!r} of {type(linear).__name__}; an activation must follow a Linear of all tokens", hint=SUPPORTED)
+        linear.lower_with(to, self.output, self)
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings({kind: (activation,) for kind in ("Mul", *OPERATORS)},
+                         {"Add": "an activation", "Mul": "an activation", "Erf": "a GELU", "Pow": "a GELU", "Tanh": "a GELU", "Sigmoid": "a SiLU"},
+                         rank=4)
+
+
+@dataclass(frozen=True, eq=False)
+class Activated:
+    """``factor * kind(scale * x)``: x the operand the function is applied to; the parts absorbed on the way."""
+
+    kind: Act
+    x: View
+    factor: float
+    parts: tuple[Op, ...]
+
+
+def recognize(op: Op, trial: Trial) -> Activated | None:
+    """The activation whose result ``op`` computes; None when it computes something else. Raises Mismatch for a near miss."""
+    if op.kind in OPERATORS:
+        kind = OPERATORS[op.kind]
+        if op.kind == "Gelu" and op.attrs.get("approximate", "none") == "tanh":
+            kind = Act.GELU_TANH
+        if op.kind == "Swish" and op.attrs.get("alpha", 1.0) != 1.0:
+            raise Mismatch(f"alpha is {op.attrs['alpha']}, not 1", op.name)
+        whole = op.operand(0)
+        return Activated(kind, whole, 1.0, (op,)) if isinstance(whole, View) else None
+    if op.kind != "Mul":
+        return None
+    for x, gate in (op.inputs, reversed(op.inputs)):
+        inner = trial.producer(gate, "Add", "Sigmoid")
+        if inner is None or not isinstance(x, View) or not isinstance(gate, View):
+            continue
+        found = _silu(op, x, gate, inner) if inner.kind == "Sigmoid" else _gelu(op, trial, x, gate, inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _silu(op: Op, x: View, gate: View, sigmoid: Op) -> Activated | None:
+    """``x * sigmoid(t * x) = silu(t * x) / t``; t is 1 for SiLU, 1.702 for the quick GELU."""
+    t = _multiple(sigmoid.operand(0), x)
+    return _activated(Act.SILU, x, t, gate.scale, (op, sigmoid)) if t else None
+
+
+def _gelu(op: Op, trial: Trial, x: View, gate: View, add: Op) -> Activated | None:
+    """x * (1 + erf(x / sqrt(2))) and x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))), half of it somewhere."""
+    found = split_operands(add)
+    function = trial.producer(found[0], "Erf", "Tanh") if found is not None else None
+    if found is None or function is None:
+        return None
+    inner = function.view(0)
+    one = found[1].array
+    if one.size != 1 or not close(float(one.ravel()[0]), found[0].scale):
+        raise Mismatch(f"looks like a GELU, but {add.name!r} adds {one.ravel()[:4].tolist()} to {found[0].scale:.6g} * "
+                       f"{function.kind.lower()}, not {found[0].scale:.6g}", op.name)
+    factor = 2 * found[0].scale * gate.scale
+    if function.kind == "Erf":
+        t = _multiple(inner, x)
+        return _activated(Act.GELU, x, t / math.sqrt(0.5), factor, (op, add, function)) if t else None
+    total = trial.producer(inner, "Add")
+    if total is None or any(not isinstance(ref, View) for ref in total.inputs):
+        return None
+    for first, cubed in (total.inputs, reversed(total.inputs)):
+        cube, linear = _cube(trial, cubed, x), _multiple(first, x)
+        if cube is not None and linear and isinstance(cubed, View):
+            t = inner.scale * linear / math.sqrt(2 / math.pi)
+            cubic = inner.scale * cubed.scale * cube[1] / (math.sqrt(2 / math.pi) * t ** 3)
+            if not close(cubic, 0.044715):
+                raise Mismatch(f"looks like a tanh GELU, but the third power has the factor {cubic:.6g}, not 0.044715", op.name)
+            return _activated(Act.GELU_TANH, x, t, factor, (op, add, function, total, *cube[0]))
+    return None
+
+
+def _activated(kind: Act, x: View, t: float, factor: float, parts: tuple[Op, ...]) -> Activated:
+    """``factor * x * gate(t * base)``, x being ``x.scale * base``, as a function of ``t * base``."""
+    t = next((exact for exact in (1.0, x.scale) if close(t, exact)), t)
+    return Activated(kind, replace(x, scale=t), factor * x.scale / t, parts)
+
+
+def _cube(trial: Trial, ref: Ref | None, x: View) -> tuple[tuple[Op, ...], float] | None:
+    """Recognises the third power of x's base: the operators and the factor in front of it, that of ``ref`` excluded."""
+    power = trial.producer(ref, "Pow", "Mul")
+    if power is None:
+        return None
+    if power.kind == "Pow":
+        side = _multiple(power.operand(0), x)
+        return ((power,), side ** 3) if side is not None and _is_exponent(power, 3.0) else None
+    for one, square in (power.inputs, reversed(power.inputs)):
+        inner, side = trial.producer(square, "Mul", "Pow"), _multiple(one, x)
+        if inner is None or side is None or not isinstance(square, View):
+            continue
+        if inner.kind == "Pow":
+            sides: Sequence[float | None] = (_multiple(inner.operand(0), x),) * 2 if _is_exponent(inner, 2.0) else (None, None)
+        else:
+            sides = [_multiple(factor, x) for factor in inner.inputs]
+        known = [factor for factor in sides if factor is not None]
+        if len(known) == len(sides):
+            return (power, inner), side * square.scale * known[0] * known[1]
+    return None
+
+
+def _is_exponent(power: Op, number: float) -> bool:
+    exponent = power.constant(1)
+    return exponent is not None and exponent.size == 1 and float(exponent.ravel()[0]) == number
+
+
+def _multiple(ref: Ref | None, x: View) -> float | None:
+    """How many times the base of x the operand is; None when it is not the same elements as x."""
+    if not isinstance(ref, View) or ref.base != x.base or ref.shape != x.shape:
+        return None
+    return ref.scale if np.array_equal(ref.positions(), x.positions()) else None
+
+
+def activation(op: Op, trial: Trial) -> Match | None:
+    """An activation function on a whole value."""
+    found = recognize(op, trial)
+    if found is None:
+        return None
+    x = plain(trial, found.x)
+    if x is None:
+        return None
+    for part in found.parts[1:]:
+        trial.absorb(part)
+    return Match((Activation(op.name, op.outputs[0], x.value, found.kind),), in_order(*x.shape), factor=found.factor)

@@ -1,0 +1,85 @@
+"""How a rule reads a value that an operator takes whole: as it is, one token of it, and times what factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+import math
+from typing import Any
+
+import numpy as np
+
+from ..graph import Array, Node, Shape
+from ..matching.opgraph import Ref, View
+from ..matching.trial import Mismatch, Trial, close, is_whole
+from .select import Select
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A whole ir value, or one token of it, as a rule reads it. The ONNX operand is ``factor`` times ``value``."""
+
+    value: str
+    shape: Shape
+    factor: float
+    node: Node | None
+
+
+def operand(trial: Trial, ref: Ref | None) -> Operand | None:
+    """A whole ir value in its own order, or one token of a sequence (makes the Select); None if the value is not bound.
+
+    Raises Mismatch for any other part or order.
+    """
+    found = trial.where(ref)
+    if found is None or not isinstance(ref, View):
+        return None
+    bound, positions = found
+    factor = bound.factor * ref.scale
+    if bound.node is None and bound.anchor:                 # an unsupported operator: its layout is anyone's guess
+        shape = ref.shape[1:] if ref.shape[0] == 1 and len(ref.shape) > 1 else ref.shape
+        value = f"{bound.value} {list(shape)}"
+        trial.assumed[value] = shape
+        return Operand(value, shape, 1.0, None)
+    channels = bound.shape[-1]
+    if not positions.size:
+        raise Mismatch(f"reads nothing of {bound.value!r}: its operand has the shape {list(ref.shape)}", trial.op.name)
+    if is_whole(positions) and positions.size == math.prod(bound.shape):
+        if positions.shape[-1] != channels:
+            raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} reshaped to {list(ref.shape)}, which mixes tokens and "
+                           "channels", trial.op.name)
+        return Operand(bound.value, bound.shape, factor, bound.node)
+    first = int(positions.flat[0])
+    if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
+        node = Select(ref.trail.name if ref.trail else trial.op.name, trial.fresh(f"{bound.value}.token{first // channels}"), bound.value,
+                      first // channels)
+        trial.nodes.append(node)
+        return Operand(node.output, (channels,), factor, node)
+    via = f" (through {ref.trail})" if ref.trail else ""
+    raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "
+                   "supported are the whole sequence, one token, and the heads of an attention", trial.op.name)
+
+
+def plain(trial: Trial, ref: Ref | None) -> Operand | None:
+    """Like `operand`, with factor 1: a factor goes into the weights of the node in front of it; where that has none it is a Mismatch."""
+    found = operand(trial, ref)
+    if found is None or not isinstance(ref, View) or close(found.factor, 1.0):
+        return found
+    node = None if found.node is None else rescaled(trial, found.node, np.full(found.shape[-1], found.factor), np.zeros(found.shape[-1]),
+                                                    output=trial.fresh(f"{found.value} * {found.factor!r}"))
+    if node is None:
+        raise Mismatch(f"reads {found.value!r} times {found.factor:.6g}; only behind a Linear can a factor be absorbed", trial.op.name)
+    trial.absorbed.append(trial.bound[ref.base].anchor)
+    trial.nodes.append(node)
+    return Operand(node.output, found.shape, 1.0, node)
+
+
+def rescaled(trial: Trial, node: Node, scale: Array, shift: Array, **names: str) -> Node | None:
+    """The node with ``scale`` times its result plus ``shift``, float64 [channels]; None when no weight of it can take them.
+
+    What leaves float32 becomes infinite, and is refused with the weights.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        arrays = node.affine(scale, shift)
+        if arrays is None:
+            return None
+        changes: dict[str, Any] = {key: trial.array(array) for key, array in arrays.items()}
+    return replace(node, **names, **changes)

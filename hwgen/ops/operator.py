@@ -1,0 +1,44 @@
+"""What an operator of `hwgen.ops` says of itself beside what `graph.Node` asks: its spellings in ONNX."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..graph import Node
+from ..matching.trial import Rule
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """How exporters write an operator.
+
+    rules: ONNX operator -> the rules tried on it, in order. parts: ONNX operators that stand for nothing alone -> what they are a part of,
+    with an article, for messages; rank: its place among the operators there.
+    """
+
+    rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    rank: int = 0
+
+
+SUPPORTED = ("supported is a pre-norm encoder: an embedding starts the residual stream, each block adds a Linear or MoE "
+             "result of its normalised value, heads read a normalised value")
+
+
+class Operator(Node):
+    """Base of the operators; a file of this folder holds one, and `registry` finds it there."""
+
+    @abstractmethod
+    def lower(self, to: Lowering) -> None:
+        """Its steps. Raises ModelError when it has none where it stands."""
+
+    @classmethod
+    @abstractmethod
+    def spellings(cls) -> Spellings:
+        """Its rules; none for an operator that only other operators' rules make."""

@@ -1,0 +1,62 @@
+"""AddConst: a constant a token and channel, as a position embedding is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..graph import Array, Inner, Shape
+from ..matching.opgraph import Op
+from ..matching.trial import Match, Mismatch, Trial, close, inverse, split_operands
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AddConst(Operator):
+    """Adds a constant of the shape of x (position embedding)."""
+
+    x: str
+    value: Array             # [T, D]
+
+    def shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if self.value.shape != x:
+            raise self.fail(f"constant {self.value.shape} does not fit {x}")
+        return x
+
+    def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
+        (x,) = operands
+        y: Array = x + self.value
+        return y
+
+    def lower(self, to: Lowering) -> None:
+        raise self.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings({"Add": (add_const,)})
+
+
+def add_const(op: Op, trial: Trial) -> Match | None:
+    """Add of a constant to a whole value -> AddConst."""
+    split = split_operands(op)
+    if split is None:
+        return None
+    view, const = split
+    found = trial.where(view)
+    if found is None:
+        return None
+    bound, positions = found
+    order = inverse(positions)
+    if order is None or order.size != math.prod(bound.shape) or op.shapes[0] != view.shape:
+        raise Mismatch(f"adds a constant {list(const.shape)} to a part of {bound.value!r} {list(bound.shape)}", op.name)
+    if not close(bound.factor * view.scale, 1.0):
+        raise Mismatch(f"adds a constant to {bound.value!r} times {bound.factor * view.scale:.6g}", op.name)
+    value = np.broadcast_to(const.array, view.shape).ravel()[order].reshape(bound.shape)
+    return Match((AddConst(op.name, op.outputs[0], bound.value, trial.array(value)),), order.reshape(bound.shape))

@@ -1,0 +1,85 @@
+"""Add: the sum of two values, as a residual connection is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..graph import Array, Inner, Node, Shape
+from ..matching.opgraph import Op, View
+from ..matching.trial import Match, Mismatch, Trial, close, in_order, inverse
+from .linear import Linear
+from .norm import LayerNorm
+from .operands import plain
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Add(Operator):
+    """Sum of two values of one shape (the residual connection)."""
+
+    x: str
+    y: str
+
+    VALUES: ClassVar[tuple[str, ...]] = ("x", "y")
+    TRUNK: ClassVar[bool] = True
+
+    def shape(self, *shapes: Shape) -> Shape:
+        x, y = shapes
+        if x != y:
+            raise self.fail(f"shapes {x} and {y} differ")
+        return x
+
+    def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
+        x, y = operands
+        total: Array = x + y
+        return total
+
+    def lower(self, to: Lowering) -> None:
+        """The step of the branch that is added to the residual stream."""
+        if self.output in to.stream.updates:
+            to.stream.updates[self.output][1].lower_update(to, self.output)
+            return
+        if self.output in to.graph.outputs.values() and (what := sum_of_heads(self, to.producers)):
+            raise self.fail(what, hint="give the two heads as two outputs, and add them on the host")
+        norms = [value for value in self.inputs if isinstance(to.producers.get(value), LayerNorm)]
+        raise self.fail(f"adds {self.x!r} and {self.y!r}, neither of which is the residual stream"
+                        + (": post-norm is not supported" if norms else ""), hint=SUPPORTED)
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings({"Add": (add,)}, {"Add": "a residual connection"}, rank=3)
+
+
+def add(op: Op, trial: Trial) -> Match | None:
+    """Residual Add of two values."""
+    refs = [ref for ref in op.inputs if isinstance(ref, View)]
+    places = [place for ref in refs if (place := trial.where(ref)) is not None]
+    if len(refs) != 2 or len(places) != 2:
+        return None
+    if any(ref.shape != op.shapes[0] for ref in refs):
+        raise Mismatch(f"adds values of {list(refs[0].shape)} and {list(refs[1].shape)}: broadcasting is only supported for constants",
+                       op.name)
+    (x, px), (y, py) = places
+    order = inverse(px)
+    if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py) \
+            and all(close(bound.factor * ref.scale, 1.0) for bound, ref in zip((x, y), refs)):
+        return Match((Add(op.name, op.outputs[0], x.value, y.value),), order.reshape(x.shape))
+    a, b = plain(trial, refs[0]), plain(trial, refs[1])
+    if a is None or b is None:
+        return None
+    return Match((Add(op.name, op.outputs[0], a.value, b.value),), in_order(*a.shape))
+
+
+def sum_of_heads(node: Node | None, nodes: Mapping[str, Node]) -> str | None:
+    """What a node is that adds the results of two Linears; None for another one. ``nodes``: ir value -> node."""
+    if isinstance(node, Add) and all(isinstance(nodes.get(value), Linear) for value in node.inputs):
+        return f"is a sum of two heads, {node.x!r} and {node.y!r}"
+    return None

@@ -1,0 +1,113 @@
+"""Pass: the images of a frame, one after the other in the token dimension, so that weights are read once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ...errors import CapacityError
+from ..format import WIDE
+from ..param import Param
+from ..stages import Add, Constant, Exp2, Host, Keys, Mean, Requant, Values
+from ..step import Network, Step
+from ..tensor import Memory, Span, Tensor, View
+from ..walk import with_tensors
+
+
+def batch(network: Network, images: int) -> Network:
+    """Every tensor gets the tokens of all images; attention stays within an image; an output has a token an image.
+
+    The patches come with rows of zeros in front of each image's, one a class token, and the embedding covers them all: the start of the
+    residual stream is less by what it adds there. Raises CapacityError when that leaves the 16-bit range.
+    """
+    if images == 1:
+        return network
+    embed = next(step for step in network.steps if any(isinstance(stage, Add) for stage in step.drain))
+    front = embed.sink.tokens.start
+    patches = embed.source.tensor
+
+    def many(tensor: Tensor) -> Tensor:
+        rows = 1 if tensor.memory is Memory.OUT else tensor.tokens + (front if tensor == patches else 0)
+        return replace(tensor, tokens=images * rows)
+
+    steps: list[Step] = []
+    for step in network.steps:
+        changed = replace(with_tensors(step, many), macs=step.macs * images)
+        if isinstance(step.feed, Host):
+            steps.append(_all(changed))
+        elif isinstance(step.feed, Constant):
+            steps.append(replace(_all(changed), feed=Constant(_start(step.feed.table, embed, front, images))))
+        elif isinstance(step.tile, (Keys, Values)):
+            steps += [_image(step, changed, index) for index in range(images)]
+        elif step.sink.tensor.memory is Memory.OUT:
+            steps += _outputs(step, changed, images)
+        else:
+            steps.append(_experts(_all(changed)))
+    return replace(network, steps=tuple(_pairs(steps)))
+
+
+def _all(step: Step) -> Step:
+    """The step for all tokens of its tensors."""
+    def whole(view: View) -> View:
+        return replace(view, tokens=Span(0, view.tensor.tokens))
+    expert = step.expert and replace(step.expert, queue=whole(step.expert.queue))
+    return replace(step, source_view=step.source_view and whole(step.source_view), sinks=tuple(map(whole, step.sinks)), expert=expert,
+                   drain=tuple(Add(whole(stage.view)) if isinstance(stage, Add) else stage for stage in step.drain))
+
+
+def _experts(step: Step) -> Step:
+    """Multiply-accumulates of an expert follow from the tokens that are routed."""
+    if step.expert is None or step.weights is None:
+        return step
+    return replace(step, macs=step.expert.routed * step.weights.weight.array.size // step.expert.of)
+
+
+def _start(table: Param, embed: Step, front: int, images: int) -> Param:
+    """The table of every image, less what the embedding of a row of zeros adds to the class tokens, so that they come out right."""
+    tile, requant = embed.weights, embed.drain[0]
+    if tile is None or not isinstance(requant, Requant):
+        raise ValueError(f"step {embed.name!r} embeds without weights and a requantizer")
+    changed = table.array.astype(np.int64)
+    bias = tile.bias.array.astype(np.int64)
+    changed[:front] -= requant.factor.apply(bias, WIDE)
+    if not WIDE.holds(changed):
+        raise CapacityError("the class token less the embedding's bias leaves the 16-bit range, a batch cannot be made",
+                            where=f"node {embed.node!r}", hint="compile without --batch")
+    return Param(f"{table.name} x{images}", np.tile(changed.astype(table.array.dtype), (images, 1)))
+
+
+def _image(step: Step, changed: Step, index: int) -> Step:
+    """A step of attention for the tokens of one image."""
+    def part(view: View, before: View) -> View:
+        return replace(view, tokens=replace(before.tokens, start=before.tokens.start + index * before.tensor.tokens))
+    tile = changed.tile
+    if not isinstance(tile, (Keys, Values)) or not isinstance(step.tile, (Keys, Values)):
+        raise TypeError(f"step {step.name!r} is none of attention")
+    return replace(changed, source_view=part(changed.source, step.source), tile=replace(tile, view=part(tile.view, step.tile.view)),
+                   sinks=(part(changed.sink, step.sink),), part=f"{step.part}.image{index}".lstrip("."), macs=step.macs,
+                   about=f"{step.about}, image {index}")
+
+
+def _pairs(steps: list[Step]) -> Iterator[Step]:
+    """Scores and P V of an image next to each other."""
+    waiting: list[Step] = []
+    for step in steps:
+        if isinstance(step.tile, Keys):
+            waiting.append(step)
+            continue
+        if isinstance(step.feed, Exp2):
+            yield waiting.pop(0)
+        yield step
+
+
+def _outputs(step: Step, changed: Step, images: int) -> list[Step]:
+    """One token an image: all images at once, a word each. A mean: an image after the other."""
+    tokens, first = step.source.tensor.tokens, step.source.tokens
+    if first.count == 1:
+        source = replace(changed.source, tokens=Span(first.start, images, tokens))
+        drain = tuple(stage for stage in changed.drain if not isinstance(stage, Mean))
+        return [replace(changed, source_view=source, sinks=(replace(changed.sink, tokens=Span(0, images)),), drain=drain)]
+    return [replace(changed, source_view=replace(changed.source, tokens=replace(first, start=first.start + index * tokens)),
+                    sinks=(replace(changed.sink, tokens=Span(index, 1)),), part=f"image{index}", macs=step.macs) for index in range(images)]

@@ -1,0 +1,44 @@
+"""Pass: every int8 value also leaves the engine, for comparison; one image a frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..format import ACCUMULATOR
+from ..param import Param
+from ..stages import Plain, Stationary
+from ..step import Network, Step
+from ..tensor import Memory, Span, Tensor
+
+TAP = "tap"
+
+
+def taps(network: Network, rows: int) -> Network:
+    """Read each value through an identity matrix, right after it is complete, ``rows`` tokens at a time."""
+    steps: list[Step] = []
+    for step in network.steps:
+        steps.append(step)
+        if step.sink.tensor.memory is Memory.ACT and step.expert is None:
+            steps += _taps(step, rows)
+    return replace(network, steps=tuple(steps))
+
+
+def _taps(step: Step, rows: int) -> list[Step]:
+    value = step.sink.tensor
+    out = Tensor(f"{value.name}.{TAP}", ACCUMULATOR, value.tokens, value.channels, memory=Memory.OUT)
+    tile = _identity(value.channels)
+    spans = (Span(first, min(rows, value.tokens - first)) for first in range(0, value.tokens, rows))
+    return [Step(step.value, step.node, Plain(), tile, (out.view(span),), value.view(span), part=f"{TAP}{span.start}", about=TAP)
+            for span in spans]
+
+
+def is_tap(step: Step) -> bool:
+    return step.part.startswith(TAP) and step.sink.tensor.memory is Memory.OUT
+
+
+def _identity(channels: int) -> Stationary:
+    name = f"identity{channels}"
+    return Stationary(Param(f"{name}.weight", np.eye(channels, dtype=np.int8)), Param(f"{name}.bias", np.zeros(channels, np.int32)),
+                      Param(f"{name}.scale", np.ones(channels)))
