@@ -97,6 +97,11 @@ class Call(ABC):
         return self.operands["src"]
 
     @property
+    def activation(self) -> str:
+        """Function of one variable it applies, a key of `numerics.delta_table`; empty when none."""
+        return ""
+
+    @property
     def shape(self) -> Hashable:
         """Equal for calls of two tasks that can use the same places."""
         return self.kind, self.memory, tuple((role, value.shape) for role, value in sorted(self.operands.items()))

@@ -43,8 +43,8 @@ def files(plan: Plan, model: Quantized, name: str, board: Board, images: np.ndar
         raise ValueError(f"Vitis HLS has no devices of the family {board.family.name}")
     part = vitis.stand_in or board.part
     common = {"name": name, "version": __version__, "plan": plan, "num_tasks": len(tasks), "target": board.name, "part": part,
-                  "clock_mhz": f"{board.clock_mhz:g}", "period_ns": f"{1000 / board.clock_mhz:.3f}",
-                  "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
+              "clock_mhz": f"{board.clock_mhz:g}", "period_ns": f"{1000 / board.clock_mhz:.3f}",
+              "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
     return result | {
         "hls/hwgen_config.hpp": render("hls/hwgen_config.hpp.j2", **common),
         "hls/hwgen_tables.hpp": tables(plan.act),
