@@ -8,7 +8,7 @@ from .. import ir
 from ..errors import ModelError
 from ..qir import QModel
 from . import calibration as calib
-from .findings import Clip, Findings, clipping, clip_warnings, input_warnings, large_values, output_warnings
+from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lower import Lowering, Precision
 from .structure import find_residual
 from .verify import verify
@@ -55,7 +55,7 @@ def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, metho
     streams = [find_residual(graph) for graph in model.tasks]
     sites = calib.sites(model)
     top = max(ranges[known[value], calib.Role.OUT].maximum
-              for known, stream in zip(sites, streams) for value in stream.values)
+              for known, stream in zip(sites, streams, strict=True) for value in stream.values)
     top = max([top, *(float(np.abs(stream.table).max()) for stream in streams)])
     if top == 0.0:
         raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
@@ -63,4 +63,4 @@ def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, metho
     pool = Pool()
     return QModel(tuple(
         verify(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
-        for graph, stream, known in zip(model.tasks, streams, sites)), calibration)
+        for graph, stream, known in zip(model.tasks, streams, sites, strict=True)), calibration)
