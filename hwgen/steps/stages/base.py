@@ -92,6 +92,11 @@ class Feed(ABC):
         """What keeps hardware from doing it, or None."""
         return None
 
+    @property
+    def brief(self) -> str:
+        """For a line of a listing: without what calibration chose."""
+        return self.name
+
     def __str__(self) -> str:
         return self.name
 
@@ -130,6 +135,11 @@ class Stage(ABC):
     def wrong(self, step: Step) -> str | None:
         """What keeps hardware from doing it, or None."""
         return None
+
+    @property
+    def brief(self) -> str:
+        """For a line of a listing: without what calibration chose."""
+        return self.name
 
     def __str__(self) -> str:
         return self.name
