@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))      # works in 
 from hwgen import numerics, quantizer
 from hwgen.graph import evaluate
 from hwgen.importer import import_model
+from hwgen.steps import golden, host
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 TASKS = ("digit", "parity")
@@ -63,7 +64,7 @@ def accuracies(path: Path = EXAMPLE / "model.onnx") -> list[Accuracy]:
     for method in quantizer.METHODS:
         quantized = quantizer.quantize(model, calibration, method=method)
         for task, graph in zip(TASKS, quantized.tasks, strict=True):
-            logits = integer_model.dequantize(graph, integer_model.run(graph, test["x"]))[task]
+            logits = host.dequantize(graph, golden.run(graph, test["x"]))[task]
             result.append(Accuracy(task, method, len(test["x"]), float_percent[task], percent(logits, task)))
     return result
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl")]
 
 from hwgen import api, csim
-from hwgen.golden import integer_model
+from hwgen.steps import golden
 from hwgen.tools import cache
 
 EXAMPLE = ROOT / "examples" / "m3vit_digits"
@@ -49,14 +49,14 @@ def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trac
         values = words = wrong = 0
         for task in tasks:
             graph = acc.build.model.tasks[task]
-            golden = integer_model.run(graph, images)
+            expected = golden.run(graph, images)
             for image in range(len(images)):
                 frame = image * len(tasks) + task
-                for output, array in golden.items():
+                for output, array in expected.items():
                     words += array[image].size
                     wrong += int((run.outputs[frame][output] != array[image]).sum())
                 if trace:
-                    wanted = integer_model.trace(graph, images[image][None], detail=True)
+                    wanted = golden.trace(graph, images[image][None], detail=True)
                     values += len(run.traces[frame])
                     wrong += sum(not np.array_equal(array, wanted[value][0]) for value, array in run.traces[frame].items())
         lines = sum(len(path.read_text().splitlines()) for path in [*hls.glob("*.hpp"), *hls.glob("*.cpp")])

@@ -19,10 +19,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.qir import QModel
-
 import hls_networks
 from hwgen.functions import Act
+from hwgen.steps import golden
+from hwgen.steps.step import Quantized
 import native_builds
 import qgraphs
 
@@ -42,7 +42,7 @@ def options(rng: np.random.Generator, act: Act) -> dict:
             "pool": str(rng.choice(["select", "mean"]))}
 
 
-def network(seed: int, act: Act) -> tuple[QModel, np.ndarray, dict]:
+def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
     """(network, images, its sizes)."""
     chosen = options(np.random.default_rng(seed), act)
     model = qgraphs.random_model(seed, **chosen)
@@ -75,10 +75,10 @@ def main() -> int:
                     rtl_wrong = native_builds.differences(result, model, np.repeat(images, len(model.tasks), axis=0), tasks)
                     words += sum(o.size for outputs in result.outputs for o in outputs.values())
                     for frame, task in enumerate(tasks):
-                        golden = integer_model.trace(model.tasks[task], images[frame // len(model.tasks)][None])
+                        wanted = golden.trace(model.tasks[task], images[frame // len(model.tasks)][None])
                         taps = result.values[frame]
                         rtl_values += len(taps)
-                        wrong += [f"RTL: {name}" for name, value in taps.items() if (value != golden[name][0]).any()]
+                        wrong += [f"RTL: {name}" for name, value in taps.items() if (value != wanted[name][0]).any()]
                     wrong += [f"RTL: {rtl_wrong} output words"] if rtl_wrong else []
                 if wrong:
                     failed.append(seed)

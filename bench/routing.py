@@ -22,13 +22,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.qir import QMoE
-
 from hwgen import ops
 from hwgen.engines.rtl import schedule
 from hwgen.graph import Model
 from hwgen.quantizer import quantize
 from hwgen.simulate import MemoryModel
+from hwgen.steps.golden import trace
 from native_builds import Engine, differences
 from qgraphs import random_images, random_model
 
@@ -61,8 +60,7 @@ def main() -> int:
             model, images = quantize(floats, None, random=True), random_images(floats, 1)
             program = schedule(model, ti=32, to=32, axi_data_bits=512, fifo_beats=8192, load_columns=1)
             run = engine.run(program, model, images, [0], MEMORY)
-            moe = next(node for node in model.tasks[0].nodes if isinstance(node, QMoE))
-            chosen = integer_model.trace(model.tasks[0], images, detail=True)[f"{moe.output}.experts"]
+            chosen = next(array for name, array in trace(model.tasks[0], images, detail=True).items() if name.endswith(".experts"))
             counts = np.bincount(chosen.ravel(), minlength=EXPERTS)
             dispatched = {pc: int(counts[i.expert]) for pc, i in enumerate(program.instrs) if i.gather or i.scatter}
             estimate = program.estimate(MEMORY.bytes_per_cycle, MEMORY.latency, 0, dispatched)[-1].stop

@@ -27,6 +27,7 @@ from hwgen import ops, quantizer
 from hwgen.functions import Act
 from hwgen.graph import Model, Node, evaluate
 from hwgen.importer import import_model
+from hwgen.steps import golden, host
 from qgraphs import random_model
 
 CALIBRATION, TEST = 32, 8        # images
@@ -61,7 +62,7 @@ def measure(name: str, model: Model, method: str = "percentile", seeds: int = 6,
         calibration, test = (rng.standard_normal((n, *shape)).astype(np.float32) for n in (CALIBRATION, TEST))
         quantized, findings = quantizer.with_findings(model, {source: calibration}, method=method)
         for graph, integers in zip(model.tasks, quantized.tasks, strict=True):
-            found = integer_model.dequantize(integers, integer_model.run(integers, test))
+            found = host.dequantize(integers, golden.run(integers, test))
             ratios += [decibel(found[output], value) for output, value in evaluate.run(graph, {source: test}).items()]
         formats += [clip for clip in findings.clipping if not clip.what.startswith("residual")]
         worst = max(worst, tuple(c for c in findings.clipping if c.range > c.limit), key=lambda clips: sum(c.clipped for c in clips))

@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
 from hwgen import api, resources, simulate, sizing
-from hwgen.board import Board, load_board
-from hwgen.golden import integer_model
+from hwgen.devices.board import Board, load_board
 from hwgen.isa import Dst, Op, Src
+from hwgen.steps.golden import trace
 from hwgen.tools.cache import wanted
 from networks import generate
 
@@ -208,9 +208,7 @@ def build(case: Case, cache: Path, digest: str, say) -> tuple[api.Accelerator, d
 def dispatched(acc: api.Accelerator, image: np.ndarray, task: int) -> dict[int, int]:
     """Tokens each expert instruction streams for this image: {pc: tokens}, from the integer model."""
     program, graph = acc.build.program, acc.build.model.tasks[task]
-    found = {name.removesuffix(".experts"): value for name, value in integer_model.trace(graph, image, detail=True).items()
-             if name.endswith(".experts")}
-    chosen = [found[node.output] for node in graph.nodes if node.output in found]         # per mixture, in order
+    chosen = [value for name, value in trace(graph, image, detail=True).items() if name.endswith(".experts")]       # per mixture, in order
     result, mixture = {}, -1
     for pc, instr in enumerate(program.instrs):
         if instr.op == Op.MATMUL and instr.dst == Dst.ROUTER and (not instr.pred or instr.task == task):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import lzma
 import math
+import os
 from pathlib import Path
 import struct
 import tokenize
@@ -49,7 +50,7 @@ UNREADABLE = (OSError, ValueError, TypeError, EOFError, RuntimeError, NotImpleme
               struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
-def read_npz(path: str | Path, what: str, error_class: type[HwgenError]) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike, what: str, error_class: type[HwgenError]) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file, which may hold anything; no pickle. Raises ``error_class`` for anything else.
 
     what: "the input", for messages. Memory: what the file holds, unpacked; not what the header of an array says.

@@ -60,16 +60,16 @@ def build_bench(files: Mapping[str, str | bytes], extra: Sequence[str] = ()) -> 
     flags = compiler_flags(".", extra)
     data = {name.removeprefix("hls/"): content.encode() if isinstance(content, str) else content for name, content in sorted(files.items())
             if name.startswith("hls/") and name.endswith(SUFFIXES)}
-    parts = ["csim", cxx.version(), *flags, data.items()]
+    types: list[str] = []
     if named := os.environ.get("HWGEN_AP_TYPES"):
-        parts += [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(Path(named).rglob("*.h*")) if path.is_file()]
+        types = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(Path(named).rglob("*.h*")) if path.is_file()]
 
     def make(work: Path) -> None:
         for name, content in data.items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).write_bytes(content)
         cxx.compile(SOURCES, "csim.out", flags, cwd=work)
-    return cache.entry("csim", cache.key(*parts), make) / "csim.out"
+    return cache.entry("csim", cache.key("csim", cxx.version(), *flags, data.items(), *types), make) / "csim.out"
 
 
 def simulate(build: Build, images: np.ndarray, tasks: list[int], say: Callable[[str, int, int], None], *, trace: bool = False) -> CsimRun:

@@ -38,7 +38,7 @@ class EngineConfig:
     max_top_k: int
     axi_data_bits: int       # <= 32 * to
     fifo_beats: int          # depth of the weight stream FIFO, AXI beats
-    activation: str = "gelu"  # delta table in the drain (an ir.Act value)
+    activation: str = "gelu"  # delta table in the drain (a `functions.Act` value)
     packed: bool = False     # two products per DSP48E2
     fabric_columns: int = 0  # of a packed array: columns that multiply in look-up tables, even
     load_columns: int = 1    # columns of a stationary tile loaded per cycle: 1 or 2

@@ -80,7 +80,7 @@ def _delta(relu_minus_f: Callable[[float], float], entries: int) -> Ints:
 def delta_table(kind: str) -> Ints:
     """delta(|x|) = ReLU(x) - f(x), unit 2**-16, step 2**-5, length a power of two; zero beyond the table.
 
-    ``kind`` is an `ir.Act` value. The function is even for all of them, so one half suffices (Edge-MoE, ICCAD'23).
+    ``kind`` is an `functions.Act` value. The function is even for all of them, so one half suffices (Edge-MoE, ICCAD'23).
     """
     if kind == "gelu":
         return _delta(lambda x: x * 0.5 * math.erfc(x / math.sqrt(2)), 256)

@@ -66,14 +66,15 @@ class OutputDir:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except OSError as failure:
-            raise _not_writable(self.target, failure) from failure
-        finally:
-            shutil.rmtree(self.work, ignore_errors=True)
-            self.work = None
+        work, self.work = self.work, None
+        if work is not None:
+            try:
+                if kind is None:
+                    self._finish(work)
+            except OSError as failure:
+                raise _not_writable(self.target, failure) from failure
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
         if isinstance(error, OSError):
             raise _not_writable(self.target, error) from error
 
@@ -99,29 +100,29 @@ class OutputDir:
             raise ValueError(f"manifest key {taken[0]!r} is written by OutputDir itself")
         self._extra.update(extra)
 
-    def _finish(self) -> None:
+    def _finish(self, work: Path) -> None:
         files = {}
-        for path in sorted(p for p in self.work.rglob("*") if p.is_file()):
-            name = path.relative_to(self.work).as_posix()
+        for path in sorted(p for p in work.rglob("*") if p.is_file()):
+            name = path.relative_to(work).as_posix()
             files[name] = sha256(path)
             old = self.target / name
             if old.is_file() and old.stat().st_size == path.stat().st_size and sha256(old) == files[name]:
                 stat = old.stat()
                 os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         content = {"generator": GENERATOR, "version": __version__, "files": files, **self._extra}
-        (self.work / MANIFEST).write_text(_json_text(content))
-        self._replace_target()
+        (work / MANIFEST).write_text(_json_text(content))
+        self._replace_target(work)
 
-    def _replace_target(self) -> None:
+    def _replace_target(self, work: Path) -> None:
         if not self.target.exists():
-            self.work.rename(self.target)
+            work.rename(self.target)
             return
         written = _files_of(self.target)
-        backup = self.work.with_suffix(".old")
+        backup = work.with_suffix(".old")
         moved: list[tuple[Path, Path]] = []
         self.target.rename(backup)
         try:
-            self.work.rename(self.target)
+            work.rename(self.target)
             for path in [p for p in backup.rglob("*") if p.is_file() or p.is_symlink()]:
                 name = path.relative_to(backup)
                 new = self.target / name
@@ -133,7 +134,7 @@ class OutputDir:
             for path, new in moved:
                 new.rename(path)
             if self.target.exists():
-                self.target.rename(self.work)
+                self.target.rename(work)
             backup.rename(self.target)
             raise
         shutil.rmtree(backup, ignore_errors=True)

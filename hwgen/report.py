@@ -94,9 +94,9 @@ def _section(key: str, value: dict) -> Section:
     title = f"{label(key)} ({stage})" if stage not in (None, key) else label(key)
     if all(isinstance(value.get(k), dict) for k in MATRIX):
         used, available = (value[k] for k in MATRIX)
-        rows = tuple((k, text(k, n), text(k, available.get(k)), f"{100 * n / available[k]:.1f} %" if available.get(k) else "–")
-                     for k, n in used.items())
-        return Section(title, ("", *MATRIX, "share"), rows)
+        used_of = tuple((k, text(k, n), text(k, available.get(k)), f"{100 * n / available[k]:.1f} %" if available.get(k) else "–")
+                        for k, n in used.items())
+        return Section(title, ("", *MATRIX, "share"), used_of)
     rows = ((k, v) for k, v in value.items() if k != "stage" and not _records(v) and v != [])
     return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in rows))
 

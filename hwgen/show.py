@@ -8,8 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from . import build, listing, quantizer
-from .board import load_board
-from .engines.rtl import text as program_text
+from .devices.board import load_board
+from .engines.protocol import Wishes
+from .engines.registry import ENGINES
+from .engines.rtl import Program, text as program_text
 from .errors import InputError
 from .foreign import REPR, visible
 from .frontend import Options, load_calibration
@@ -17,7 +19,6 @@ from .graph import text as graph_text
 from .importer import import_model, listed
 from .listing import Part
 from .quantizer import calibration
-from .sizing import choose
 from .steps import text as steps_text
 from .steps.step import Quantized
 
@@ -57,7 +58,8 @@ def show(source: str | Path, stage: str | None, node: str | None, everything: bo
         if options != Options() or shapes:
             raise InputError("a build has been compiled with its options already", where=str(source),
                              hint="leave out --target, --calib, --array, --method, --precision, --batch and --shape; or give the ONNX file")
-        return shown(build.load(source), wanted or Stage.PROGRAM, node, everything)
+        built = build.load(source)
+        return shown(built, wanted or (Stage.PROGRAM if built.has_rtl else Stage.STEPS), node, everything)
     wanted = wanted or Stage.GRAPH
     return _shown(str(source), wanted, model_parts(source, wanted, shapes, options, say), node, everything)
 
@@ -68,7 +70,7 @@ def shown(built: build.Build, stage: str, node: str | None = None, everything: b
     if wanted in (Stage.ONNX, Stage.GRAPH):
         raise InputError(f"a build does not hold the stage {wanted}: {BUILT}", where=str(built.path),
                          hint=f"give the ONNX file: hwgen show MODEL.onnx --stage {wanted}")
-    parts = _steps(built.model) if wanted is Stage.STEPS else [program_text.part(built.program)]
+    parts = _steps(built.model) if wanted is Stage.STEPS else [program_text.part(built.need_rtl())]
     return _shown(str(built.path), wanted, parts, node, everything)
 
 
@@ -88,7 +90,8 @@ def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ..
     if stage is Stage.STEPS:
         return _steps(quantized)
     say("schedule")
-    return [program_text.part(choose(quantized, board, options.array, options.batch))]
+    program: Program = ENGINES["rtl"].plan(quantized, board, Wishes(options.array, options.batch))
+    return [program_text.part(program)]
 
 
 def _stage(name: str) -> Stage:

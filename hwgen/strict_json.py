@@ -15,7 +15,7 @@ def parse(data: bytes):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"not text in UTF-8: {error.reason}") from error
     return value
 

@@ -67,7 +67,8 @@ def slices(program: Program, events: np.ndarray) -> list[Slice]:
 
 def timeline(program: Program, runs: list[tuple[list[int], np.ndarray]], clock_mhz: float) -> dict:
     """The trace of several runs, one after the other: runs are (task of each frame, events). JSON-able."""
-    meta, found = [], []
+    meta: list[dict] = []
+    found: list[dict] = []
     first = 0                                    # frames of earlier runs
     offset = 0                                   # cycles of earlier runs
     for tasks, events in runs:

@@ -45,7 +45,7 @@ def assert_equal(a, b, seen: dict, where="model"):
             np.testing.assert_array_equal(a, b)
         case tuple():
             assert len(a) == len(b), where
-            for i, (x, y) in enumerate(zip(a, b)):
+            for i, (x, y) in enumerate(zip(a, b, strict=False)):
                 assert_equal(x, y, seen, f"{where}[{i}]")
         case dict():
             assert list(a) == list(b), where

@@ -63,6 +63,8 @@ class Node(ABC):
     output: str
 
     VALUES: ClassVar[tuple[str, ...]] = ("x",)
+    CHOOSES: ClassVar[bool] = False          # whether it takes some tokens of what it reads
+    ABSORBS: ClassVar[bool] = False          # whether the step of the Linear it reads does it too
     TRUNK: ClassVar[bool] = False            # whether it mixes tokens, routes or joins: outputs that share such nodes are of one task
 
     @property

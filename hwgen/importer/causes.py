@@ -48,10 +48,10 @@ class Family:
 
     what: str
     hint: str
-    holds: Callable[["Verdict", onnx.NodeProto, Facts], bool]
+    holds: Callable[[Verdict, onnx.NodeProto, Facts], bool]
 
 
-def unsupported(file: OnnxFile, bad: list["Verdict"]) -> ModelError:
+def unsupported(file: OnnxFile, bad: list[Verdict]) -> ModelError:
     """The error for these unsupported nodes."""
     nodes, facts = node_names(file.proto.graph), _facts(file)
     roots = [verdict for verdict in bad if not verdict.reason.startswith(BEHIND)] or bad
@@ -96,50 +96,50 @@ def _facts(file: OnnxFile) -> Facts:
 
 # ---------------------------------------------------------------- families
 
-def _is_quantizer(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_quantizer(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     kind = node.op_type
     return kind.startswith(("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "QAttention", "MatMulInteger")) \
         or kind.endswith(("Integer", "NBits"))
 
 
-def _is_qonnx(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_qonnx(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type in ("Quant", "BipolarQuant", "Trunc") and node.domain not in ("", "ai.onnx")
 
 
-def _is_foreign(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_foreign(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.domain.startswith("com.microsoft")
 
 
-def _is_half(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_half(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type == "Cast" and (facts.half or any(a.name == "to" and a.i in HALVES for a in node.attribute))
 
 
-def _rearranges_input(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _rearranges_input(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     moved = "in another order or in part" in verdict.reason or "which mixes tokens and channels" in verdict.reason
     return moved and any(f"reads {name!r} " in verdict.reason for name in facts.inputs)
 
 
-def _changes_input(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _changes_input(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return not facts.leading.isdisjoint(node.output)
 
 
-def _is_mask(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_mask(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return any(text in verdict.reason for text in ("an attention mask", "masks the scores", "is causal"))
 
 
-def _is_last(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_last(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax") and not facts.last.isdisjoint(node.output)
 
 
-def _is_router(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_router(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return facts.choice and node.op_type in ROUTER_PARTS and "attention" not in verdict.reason.replace("as part of an attention or", "")
 
 
-def _is_heads(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_heads(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return "sum of two heads" in verdict.reason
 
 
-def _is_random(verdict: "Verdict", node: onnx.NodeProto, facts: Facts) -> bool:
+def _is_random(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type in ("Dropout", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Generic, TypeVar
@@ -42,7 +42,7 @@ def merge(tasks: list[list[T]], identity: Callable[[T], Hashable]) -> list[Slot[
     return merged
 
 
-def align(tasks: list[list[T]], shape: Callable[[T], Hashable]) -> list[tuple[T | None, ...]]:
+def align(tasks: Sequence[Sequence[T]], shape: Callable[[T], Hashable]) -> list[tuple[T | None, ...]]:
     """Rows of a program, in each the step of every task, or None: tasks that have the same shapes lie side by side, so that one place in
     memory serves all of them; others run one after the other."""
     if len({tuple(map(shape, steps)) for steps in tasks}) == 1:

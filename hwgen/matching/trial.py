@@ -67,7 +67,7 @@ def in_order(*shape: int) -> Array:
 def inverse(positions: Array) -> Array | None:
     """The permutation that undoes ``positions``, flat; None when they are not each of 0 .. size - 1 once."""
     flat = positions.ravel()
-    if flat.size and not (0 <= flat.min() and flat.max() < flat.size):
+    if flat.size and not (flat.min() >= 0 and flat.max() < flat.size):
         return None
     order = np.full(flat.size, -1, np.int32)
     order[flat] = np.arange(flat.size, dtype=np.int32)

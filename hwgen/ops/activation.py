@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import math
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from ..functions import Act, activate
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op, Ref, View
 from ..matching.trial import Match, Mismatch, Trial, close, in_order, split_operands
+from .linear import Linear
 from .operands import plain
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 OPERATORS = {"Relu": Act.RELU, "Gelu": Act.GELU, "Swish": Act.SILU}
 
@@ -25,6 +30,8 @@ class Activation(Operator):
     x: str
     kind: Act
 
+    ABSORBS: ClassVar[bool] = True
+
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
 
@@ -33,6 +40,13 @@ class Activation(Operator):
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("pre-activation", Unit.PRE_ACT, Role.OUT, of=self.x),)
+
+    def lower(self, to: Lowering) -> None:
+        """The table in the drain of the linear map before it."""
+        linear = to.producers.get(self.x)
+        if not isinstance(linear, Linear) or self.x in to.operands:
+            raise self.fail(f"reads {self.x!r} of {type(linear).__name__}; an activation must follow a Linear of all tokens", hint=SUPPORTED)
+        linear.lower_with(to, self.output, self)
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,8 +15,15 @@ from ..functions import softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole
+from ..steps.format import SCORE, SCORE_UNIT
+from ..steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
+from ..steps.step import Keep, Step
+from ..steps.tensor import Memory, Tensor
 from .linear import Linear
 from .operator import Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +59,20 @@ class Attention(Operator):
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("attention score", Unit.SCORE, Role.SCORE),)
+
+    def lower(self, to: Lowering) -> None:
+        """Two steps: scores, and their exponentials times the values, divided by the sum of each row."""
+        q, k, v = (to.plain(self, value) for value in self.inputs)
+        heads, scale = self.num_heads, to.scale(self.output)
+        scores = Tensor(to.fresh(f"{self.output}.scores"), SCORE, q.tokens, heads * k.tokens, memory=Memory.SCORE)
+        out = to.activations(self.output, q.tokens, q.channels, scale)
+        macs = q.tokens * k.tokens * q.channels
+        product = to.factor(self, "scores", q.scale * k.scale * self.scale / SCORE_UNIT)
+        to.emit(Step(self.output, self.name, Plain(), Keys(k.view()), (scores.view(),), q.view(), (Requant(product, SCORE),), (Keep.ROW_MAX,),
+                     part="scores", heads=heads, macs=macs, about="Q K"))
+        to.emit(Step(self.output, self.name, Exp2(), Values(v.view()), (out.view(),), scores.view(),
+                     (Restore(), RowFactor(to.factor(self, "output", v.scale / scale))), heads=heads, macs=macs, about="P V"))
+        to.define(self.output, out)
 
     @classmethod
     def spellings(cls) -> Spellings:

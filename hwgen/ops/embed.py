@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order
 from .operands import operand
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,6 +43,14 @@ class PatchEmbed(Operator):
 
     def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
         return {"weight": self.weight * scale[:, None, None, None], "bias": self.bias * scale + shift}
+
+    def as_matrix(self) -> tuple[tuple[int, int], Array]:
+        """(rows and columns of a patch, weight float [C*p*q, D] of a patch's words, channels (c, dy, dx))."""
+        rows, columns = self.weight.shape[2:]
+        return (rows, columns), self.weight.reshape(len(self.weight), -1).T
+
+    def lower(self, to: Lowering) -> None:
+        raise self.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)
 
     @classmethod
     def spellings(cls) -> Spellings:

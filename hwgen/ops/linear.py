@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
+from ..steps.format import INT8, PRE_ACT_UNIT, PRE_ACTIVATION
+from ..steps.stages import Requant
 from .operands import operand
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
+    from .activation import Activation
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,6 +42,37 @@ class Linear(Operator):
 
     def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
         return {"weight": self.weight * scale, "bias": self.bias * scale + shift}
+
+    def as_matrix(self) -> tuple[tuple[int, int], Array]:
+        """(no patches, weight float [K, N]): as `embed.PatchEmbed` has it, for an input that is tokens already."""
+        return (0, 0), self.weight
+
+    def lower(self, to: Lowering) -> None:
+        """A step of its own, unless the step of its only reader does it: of an activation, of the residual addition, of an output."""
+        if self.output in to.branches:
+            return
+        x, readers = to.operand(self, self.x), to.readers[self.output]
+        if x.tokens is not None or self.output in to.graph.outputs.values() or (readers and all(reader.CHOOSES for reader in readers)):
+            to.head(self, x)
+        elif not any(reader.ABSORBS for reader in readers):
+            self.lower_with(to, self.output, None)
+        elif len(readers) > 1:
+            raise self.fail(f"its result {self.output!r} is read by an activation and by something else", hint=SUPPORTED)
+
+    def lower_with(self, to: Lowering, output: str, function: Activation | None) -> None:
+        """The step, with an activation function or without one, that gives ``output``."""
+        x, scale, channels = to.operand(self, self.x), to.scale(output), self.weight.shape[1]
+        table = () if function is None else (to.table(function, function.kind.value, scale),)
+        w = to.weights(self, "linear", x, self.weight, self.bias, PRE_ACT_UNIT if table else scale, narrow=to.precision.narrow_linear)
+        out = to.activations(output, x.tensor.tokens, channels, scale)
+        to.product(output, self, x.tensor.view(), w, (Requant(w.factor, PRE_ACTIVATION if table else INT8), *table), out.view())
+        to.define(output, out)
+
+    def lower_update(self, to: Lowering, output: str) -> None:
+        """The step that adds its result to the residual stream, which is then ``output``."""
+        x = to.operand(self, self.x)
+        w = to.weights(self, "linear", x, self.weight, self.bias, to.residual_scale, narrow=to.precision.narrow_linear)
+        to.update(output, self, x.tensor, w, to.residual.view())
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, inverse, reduced_axes
 from .operator import Operator, Spellings
 
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mean(Operator):
@@ -19,6 +23,8 @@ class Mean(Operator):
 
     x: str
     start: int = 0
+
+    CHOOSES: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -29,6 +35,9 @@ class Mean(Operator):
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         result: Array = operands[0][:, self.start:].mean(1)
         return result
+
+    def lower(self, to: Lowering) -> None:
+        to.choose(self, self.x, (self.start, to.float_shapes[self.x][0]))
 
     @classmethod
     def spellings(cls) -> Spellings:

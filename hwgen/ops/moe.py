@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -12,10 +12,17 @@ from ..functions import Act, activate, softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole, reduced_axes, split_operands, without_leading_ones
+from ..steps.format import LOGIT, LOGIT_UNIT, PRE_ACT_UNIT, PRE_ACTIVATION, SHARE, WIDE
+from ..steps.stages import Add as AddTo, Gather, Plain, Requant, Route, Score
+from ..steps.step import Expert, Keep, Step
+from ..steps.tensor import Memory, Tensor
 from .activation import recognize
 from .linear import Linear
 from .operands import Operand
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 PARTS = {"Add": "a mixture of experts", "MatMul": "a mixture of experts", "Mul": "a mixture of experts", "ReduceSum": "a mixture of experts",
          "Div": "a router", "ScatterElements": "a router", "Softmax": "a router", "TopK": "a router"}
@@ -87,6 +94,34 @@ class MoE(Operator):
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("router logit", Unit.LOGIT, Role.LOGIT), FixedFormat("pre-activation", Unit.PRE_ACT, Role.PRE),
                 FixedFormat("expert result", Unit.RESIDUAL, Role.EXPERT))
+
+    def lower(self, to: Lowering) -> None:
+        """Its steps come with the addition to the residual stream."""
+        if self.output not in to.branches:
+            raise self.fail("its result is not added to the residual stream", hint=SUPPORTED)
+
+    def lower_update(self, to: Lowering, output: str) -> None:
+        """The router, then expert by expert: its tokens are gathered, its results are added to the residual stream by their shares."""
+        x, scale, place = to.operand(self, self.x), to.scale(self.output, Role.HIDDEN), to.residual.view()
+        tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
+        queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
+        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT_UNIT, name=f"{output}.gate")
+        to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, LOGIT), Route(self.top_k, self.renormalize)), queue,
+                   part="gate", about="gate")
+        table = to.table(self, self.act.value, scale)
+        for e in range(experts):
+            hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], scale)
+            first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], PRE_ACT_UNIT, narrow=narrow,
+                               name=f"{output}.expert{e}.layer1")
+            second = to.weights(self, f"expert {e}, layer 2", to.as_operand(hidden), self.w2[e], self.b2[e], to.residual_scale,
+                                narrow=narrow, name=f"{output}.expert{e}.layer2")
+            expert = Expert(e, experts, queue)
+            to.emit(Step(output, self.name, Gather(), first.tile, (hidden.view(),), x.tensor.view(), (Requant(first.factor, PRE_ACTIVATION), table),
+                         part=f"expert{e}.layer1", macs=tokens * self.top_k * self.w1[e].size // experts, about=f"expert {e}, layer 1",
+                         expert=expert))
+            to.emit(Step(output, self.name, Plain(), second.tile, (place,), hidden.view(), (Requant(second.factor, WIDE), Score(), AddTo(place)),
+                         (Keep.MOMENTS,), part=f"expert{e}.layer2", macs=tokens * self.top_k * self.w2[e].size // experts,
+                         about=f"expert {e}, layer 2", expert=expert))
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..graph import Array, Inner, Role, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, in_order, reduced_axes, row, split_operands
+from ..steps.stages import Identity, Normalize
+from ..steps.stages.normalize import EPS_BITS
+from ..steps.step import Step
+from .mean import Mean
 from .operands import operand
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+from .select import Select
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,6 +49,24 @@ class LayerNorm(Operator):
 
     def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
         return {"gamma": self.gamma * scale, "beta": self.beta * scale + shift}
+
+    def lower(self, to: Lowering) -> None:
+        """A step; gamma and beta go into the linear maps that read it."""
+        x, tokens, producer = self.x, None, to.producers.get(self.x)
+        if isinstance(producer, Select) and producer.x in to.stream.values:
+            x, tokens = producer.x, (producer.index, producer.index + 1)
+        if x not in to.stream.values:
+            raise self.fail("normalises the mean of tokens, the engine normalises each token" if isinstance(producer, Mean)
+                            else f"normalises {self.x!r}, which is not the residual stream", hint=SUPPORTED)
+        dim, scale = to.float_shapes[x][-1], to.scale(self.output, Role.NORM)
+        units = self.eps * (dim / to.residual_scale) ** 2
+        if not units < (1 << EPS_BITS) - 1:                       # nor infinite, nor NaN
+            raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {to.residual_scale:.3g}",
+                            hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
+        feed = Normalize(max(1, round(units)), to.factor(self, "16 / D", 16 / dim), to.factor(self, "normalise", dim / (16 * scale)))
+        out = to.activations(self.output, to.residual.tokens, dim, scale)
+        to.emit(Step(self.output, self.name, feed, Identity(), (out.view(),), to.residual.view()))
+        to.define(self.output, out, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=tokens)
 
     @classmethod
     def spellings(cls) -> Spellings:

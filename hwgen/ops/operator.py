@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..graph import Node
 from ..matching.trial import Rule
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,16 @@ class Spellings:
     rank: int = 0
 
 
+SUPPORTED = ("supported is a pre-norm encoder: an embedding starts the residual stream, each block adds a Linear or MoE "
+             "result of its normalised value, heads read a normalised value")
+
+
 class Operator(Node):
     """Base of the operators; a file of this folder holds one, and `registry` finds it there."""
+
+    @abstractmethod
+    def lower(self, to: Lowering) -> None:
+        """Its steps. Raises ModelError when it has none where it stands."""
 
     @classmethod
     @abstractmethod

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, close, inverse, split_operands
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +34,9 @@ class AddConst(Operator):
         (x,) = operands
         y: Array = x + self.value
         return y
+
+    def lower(self, to: Lowering) -> None:
+        raise self.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)
 
     @classmethod
     def spellings(cls) -> Spellings:

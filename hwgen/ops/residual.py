@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -13,8 +13,12 @@ from ..graph import Array, Inner, Node, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, close, in_order, inverse
 from .linear import Linear
+from .norm import LayerNorm
 from .operands import plain
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +41,17 @@ class Add(Operator):
         x, y = operands
         total: Array = x + y
         return total
+
+    def lower(self, to: Lowering) -> None:
+        """The step of the branch that is added to the residual stream."""
+        if self.output in to.stream.updates:
+            to.stream.updates[self.output][1].lower_update(to, self.output)
+            return
+        if self.output in to.graph.outputs.values() and (what := sum_of_heads(self, to.producers)):
+            raise self.fail(what, hint="give the two heads as two outputs, and add them on the host")
+        norms = [value for value in self.inputs if isinstance(to.producers.get(value), LayerNorm)]
+        raise self.fail(f"adds {self.x!r} and {self.y!r}, neither of which is the residual stream"
+                        + (": post-norm is not supported" if norms else ""), hint=SUPPORTED)
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from ..graph import Array, Inner, Shape
 from .operator import Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -15,6 +19,8 @@ class Select(Operator):
     x: str
     index: int
 
+    CHOOSES: ClassVar[bool] = True
+
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
         if len(x) != 2 or not 0 <= self.index < x[0]:
@@ -23,6 +29,9 @@ class Select(Operator):
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         return operands[0][:, self.index]
+
+    def lower(self, to: Lowering) -> None:
+        to.choose(self, self.x, (self.index, self.index + 1))
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Const, Op, View
 from ..matching.trial import Match, Mismatch, Trial, in_order
 from .operands import plain
-from .operator import Operator, Spellings
+from .operator import SUPPORTED, Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +34,9 @@ class ConcatTokens(Operator):
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         (x,) = operands
         return np.concatenate([np.broadcast_to(self.tokens, (len(x), *self.tokens.shape)), x], axis=1)
+
+    def lower(self, to: Lowering) -> None:
+        raise self.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -1,17 +1,17 @@
-"""Post-training quantizer: float `ir.Model` + calibration images -> integer `steps.Quantized`, checked by `verify`."""
+"""Post-training quantizer: float `Model` + calibration images -> integer `steps.Quantized`, checked by `verify`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .. import ir
 from ..errors import ModelError
+from ..graph import Model
 from ..steps.param import Params
 from ..steps.step import Network, Quantized
 from ..steps.verify import verify
 from . import calibration as calib
 from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
-from .lower import Lowering, Precision
+from .lowering import Lowering, Precision
 from .structure import find_residual
 
 __all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "quantize", "with_findings"]
@@ -20,7 +20,7 @@ METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
 
-def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
+def quantize(model: Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
              random: bool = False, precision: str = Precision.W8A8) -> Quantized:
     """Quantize every task of a network; weights the tasks share stay one object.
 
@@ -32,7 +32,7 @@ def quantize(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, meth
     return with_findings(model, calibration, method=method, random=random, precision=precision)[0]
 
 
-def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
+def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
            random: bool = False, precision: str = Precision.W8A8) -> tuple[Quantized, Findings]:
     """`quantize`, and what calibration found on the way: what leaves its format, and what looks wrong."""
     if method not in METHODS:
@@ -49,7 +49,7 @@ def with_findings(model: ir.Model, calibration: dict[str, np.ndarray] | None, *,
     return quantized, Findings(tuple(clips), tuple(warnings))
 
 
-def from_ranges(model: ir.Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,
+def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,
                 calibration: str = "data") -> Quantized:
     """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
     streams = [find_residual(graph) for graph in model.tasks]

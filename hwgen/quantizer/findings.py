@@ -13,8 +13,8 @@ import numpy as np
 
 from ..graph import FixedFormat, Model, Role, Unit
 from ..ops import Add, Linear
+from ..steps.format import LOGIT_UNIT, PRE_ACT_UNIT, SCORE_UNIT
 from .calibration import Range, Site
-from .lower import LOGIT_SCALE, PRE_ACT_SCALE, SCORE_SCALE
 from .structure import ResidualStream
 
 INT16 = 32767
@@ -59,7 +59,7 @@ def clipping(model: Model, streams: list[ResidualStream], sites: list[dict[str, 
         if found is not None:            # an expert no calibration token went to has none
             rows.setdefault((site, what), Clip(node, what, found.maximum, limit, found.share_beyond(limit)))
 
-    units = {Unit.SCORE: SCORE_SCALE, Unit.LOGIT: LOGIT_SCALE, Unit.PRE_ACT: PRE_ACT_SCALE, Unit.RESIDUAL: residual_scale}
+    units = {Unit.SCORE: SCORE_UNIT, Unit.LOGIT: LOGIT_UNIT, Unit.PRE_ACT: PRE_ACT_UNIT, Unit.RESIDUAL: residual_scale}
     for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
         kept: dict[str, list[FixedFormat]] = {}
         for node in graph.nodes:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import ir
 from ..errors import ModelError
-
-SUPPORTED = ("supported is a pre-norm encoder: an embedding starts the residual stream, each block adds a Linear or MoE "
-             "result of its normalised value, heads read a normalised value")
+from ..graph import Graph, Node
+from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Linear, MoE, PatchEmbed
+from ..ops.operator import SUPPORTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,17 +20,17 @@ class ResidualStream:
     reads, the Linear or MoE node whose result it adds).
     """
 
-    embed: ir.PatchEmbed | ir.Linear
+    embed: PatchEmbed | Linear
     table: np.ndarray
     first_token: int
     values: tuple[str, ...]
     start_nodes: frozenset[str]
-    updates: dict[str, tuple[str, ir.Linear | ir.MoE]]
+    updates: dict[str, tuple[str, Linear | MoE]]
 
 
-def consumers(graph: ir.Graph) -> dict[str, list[ir.Node]]:
+def consumers(graph: Graph) -> dict[str, list[Node]]:
     """Nodes that read each value (twice if they read it twice)."""
-    readers: dict[str, list[ir.Node]] = {name: [] for name in graph.inputs}
+    readers: dict[str, list[Node]] = {name: [] for name in graph.inputs}
     for node in graph.nodes:
         readers.setdefault(node.output, [])
         for value in node.inputs:
@@ -39,7 +38,7 @@ def consumers(graph: ir.Graph) -> dict[str, list[ir.Node]]:
     return readers
 
 
-def find_residual(graph: ir.Graph) -> ResidualStream:
+def find_residual(graph: Graph) -> ResidualStream:
     """Follow the stream from the input; raises ModelError with the node where the structure departs from a pre-norm encoder."""
     readers, shapes = consumers(graph), graph.shapes()
     producers = {node.output: node for node in graph.nodes}
@@ -51,7 +50,7 @@ def find_residual(graph: ir.Graph) -> ResidualStream:
     if source in graph.outputs.values() or not first:
         raise ModelError(f"input {source!r} goes to {'an output' if not first else 'an output too'} as it is", where=f"graph {graph.name!r}",
                          hint=SUPPORTED)
-    if len(first) != 1 or not isinstance(first[0], (ir.PatchEmbed, ir.Linear)):
+    if len(first) != 1 or not isinstance(first[0], (PatchEmbed, Linear)):
         raise ModelError(f"input {source!r} is read by {[type(n).__name__ for n in first]}, not by one patch embedding or Linear",
                          where=f"graph {graph.name!r}", hint=SUPPORTED)
     embed, state, start_nodes = first[0], first[0].output, {first[0].output}
@@ -59,8 +58,8 @@ def find_residual(graph: ir.Graph) -> ResidualStream:
     if table.ndim != 2:
         raise embed.fail(f"the embedding gives {shapes[state]}, not a token sequence", hint=SUPPORTED)
     first_token = 0
-    while len(readers[state]) == 1 and isinstance(node := readers[state][0], (ir.ConcatTokens, ir.AddConst)):
-        if isinstance(node, ir.ConcatTokens):
+    while len(readers[state]) == 1 and isinstance(node := readers[state][0], (ConcatTokens, AddConst)):
+        if isinstance(node, ConcatTokens):
             table = np.concatenate([node.tokens.astype(np.float64), table])
             first_token += len(node.tokens)
         else:
@@ -68,15 +67,15 @@ def find_residual(graph: ir.Graph) -> ResidualStream:
         state = node.output
         start_nodes.add(state)
     values, updates = [state], {}
-    while adds := [node for node in readers[state] if isinstance(node, ir.Add)]:
+    while adds := [node for node in readers[state] if isinstance(node, Add)]:
         if len(adds) > 1:
             raise adds[1].fail(f"value {state!r} is added to several values: the residual stream forks", hint=SUPPORTED)
         (add,) = adds
         other = add.y if add.x == state else add.x
         branch = producers.get(other)
-        if isinstance(branch, ir.LayerNorm):
+        if isinstance(branch, LayerNorm):
             raise add.fail(f"adds the LayerNorm result {other!r}: post-norm is not supported", hint=SUPPORTED)
-        if not isinstance(branch, (ir.Linear, ir.MoE)):
+        if not isinstance(branch, (Linear, MoE)):
             raise add.fail(f"adds {other!r} from {type(branch).__name__} to the residual stream; only the result of a "
                            "Linear or MoE can be added", hint=SUPPORTED)
         if len(readers[other]) > 1 or other in graph.outputs.values():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import ir
+from ..graph import Node
 from ..steps.format import INT8, Format
 from ..steps.param import UNIT, Columns, Factor, Params
 from ..steps.stages import Stationary
@@ -17,14 +17,14 @@ RATIO_FLOOR = 2.0 ** -28  # least multiplier ratio, keeps a channel of zeros rep
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class Quantized:
     """A quantized linear map: ``tile`` gives accumulators, ``factor`` brings them to the unit of the result."""
 
     tile: Stationary
     factor: Columns
 
 
-def factor(node: ir.Node, what: str, ratio: float) -> Factor:
+def factor(node: Node, what: str, ratio: float) -> Factor:
     """`Factor.of`, or a ModelError that names the node."""
     try:
         return Factor.of(float(ratio))
@@ -32,8 +32,8 @@ def factor(node: ir.Node, what: str, ratio: float) -> Factor:
         raise node.fail(f"{what}: {error}", hint="does the calibration set match the model's normal input range?") from error
 
 
-def quantize_linear(node: ir.Node, what: str, pool: Params, weight: np.ndarray, bias: np.ndarray, x_scale: float,
-                    out_scale: float | None, *, repeat: int = 1, form: Format = INT8, name: str = "") -> Linear:
+def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bias: np.ndarray, x_scale: float,
+                    out_scale: float | None, *, repeat: int = 1, form: Format = INT8, name: str = "") -> Quantized:
     """``y = x @ weight + bias`` with weight float [K, N]: integers of ``form`` per output channel, bias int32. name: of the params.
 
     out_scale: real value of one output unit; None when the accumulator itself leaves (head; multiplier 1).
@@ -57,7 +57,7 @@ def quantize_linear(node: ir.Node, what: str, pool: Params, weight: np.ndarray, 
     integers = np.clip(np.rint(weight / w_scale), -top, top).astype(np.int8)
     tile = Stationary(pool.add(f"{name}.weight", integers), pool.add(f"{name}.bias", np.rint(bias / acc_scale).astype(np.int32)),
                       pool.add(f"{name}.scale", acc_scale), form)
-    return Linear(tile, Columns(pool.add(f"{name}.mult", mult), pool.add(f"{name}.shift", shift)))
+    return Quantized(tile, Columns(pool.add(f"{name}.mult", mult), pool.add(f"{name}.shift", shift)))
 
 
 def _least_error_scale(weight: np.ndarray, top: int) -> np.ndarray:

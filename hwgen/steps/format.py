@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
@@ -51,3 +52,8 @@ ACCUMULATOR = Format(numerics.ACC_BITS)
 WEIGHTS = {fmt.bits: fmt for fmt in (INT4, INT8)}
 FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, PRE_ACTIVATION, SCORE, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
 """Every format of the integer network, by its text."""
+
+PRE_ACT_UNIT = 2.0 ** -numerics.PRE_ACT_FRAC            # real value of one unit of a pre-activation
+TABLE_UNIT = 2.0 ** -numerics.DELTA_FRAC                # of what a table gives
+SCORE_UNIT = math.log(2) * 2.0 ** -numerics.SCORE_FRAC  # of a score, natural logarithm
+LOGIT_UNIT = math.log(2) * 2.0 ** -numerics.LOGIT_FRAC  # of a router logit, natural logarithm

@@ -173,6 +173,11 @@ class Network:
         """Every tensor once, in the order in which they are written."""
         return iter(dict.fromkeys(sink.tensor for step in self.steps for sink in step.sinks))
 
+    @property
+    def useful_macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(step.macs for step in self.steps)
+
     def last(self) -> dict[str, int]:
         """{value: index of the step that completes it}."""
         return {step.value: index for index, step in enumerate(self.steps)}

@@ -187,7 +187,7 @@ def _owner(step: Step, view: View) -> Expert | None:
 def _chosen(step: Step, expert: Expert, seen: _Seen) -> None:
     """The expert's queue is a router's; the step reads tokens by the queue, or what another step of the expert made."""
     router = seen.made[expert.queue.name]
-    if not any(isinstance(stage, Route) for stage in router.drain) or not 0 <= expert.index < router.columns:
+    if not any(isinstance(stage, Route) for stage in router.drain) or not 0 <= expert.index < expert.of == router.columns:
         raise ValueError(f"is done for expert {expert}, which is none of a router")
     if not step.feed.gathers and _owner(seen.made[step.source.name], step.source) is None:
         raise ValueError(f"streams {step.source} for an expert without gathering its tokens")

@@ -22,7 +22,7 @@ def run(executable: Path, options: dict[str, object], on_frame: Callable[[int], 
         words += [f"--{key.replace('_', '-')}", str(value)]
     lines: list[str] = []
     with started(words) as child:
-        for line in child.stdout:
+        for line in child.stdout or ():
             if line.startswith("frame "):
                 if on_frame is not None:
                     on_frame(int(line.split()[1]))

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,8 @@ def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, c
     OutputError when there is no room for temporary files.
     """
     with work_folder("hwgen_onnx_") as work:
-        np.savez(work / "inputs.npz", **images)
+        given: dict[str, Any] = {**images}
+        np.savez(work / "inputs.npz", **given)
         limits = {"cpu_seconds": cpu_seconds, "memory_bytes": MEMORY_BYTES + more_bytes}
         (work / "job.json").write_text(json.dumps(dict(model=str(model.absolute()), values=values, task=task, **limits)))
         try:

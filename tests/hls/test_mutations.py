@@ -39,7 +39,7 @@ def seen_by_networks(kernels: Path, folder: Path, networks) -> bool:
 def seen_by_kernels(kernels: Path) -> bool:
     """Whether tests/hls/test_kernels.py fails on these kernels."""
     tests = Path(__file__).with_name("test_kernels.py")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)], capture_output=True, text=True, check=False,
                           env=os.environ | {"HWGEN_TEST_KERNELS": str(kernels)}, cwd=tests.parent.parent.parent)
     return done.returncode == 1 and "failed" in done.stdout
 

@@ -14,13 +14,17 @@ import zlib
 import numpy as np
 import pytest
 
-from hwgen import api, cli, csim, difference, numerics, simulate, sizing
-from hwgen.backends import hls, hls_estimate, hls_plan
-from hwgen.board import load_board
+from hwgen import api, cli, csim, difference, numerics, quantizer, simulate, sizing
 from hwgen.build import directory
+from hwgen.devices.board import load_board
+from hwgen.engines import hls
+from hwgen.engines.hls import estimate
+from hwgen.engines.hls.plan import HEADER, plan as make_plan
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
-from hwgen.golden import integer_model
+from hwgen.graph import Model
 from hwgen.paths import data_dir
+from hwgen.steps import golden
+from hwgen.steps.stages import Table
 from hwgen.tools import cxx
 import qgraphs
 
@@ -49,9 +53,9 @@ def project(acc, tmp_path) -> Path:
 def bench(project: Path, **options) -> subprocess.CompletedProcess:
     """Runs the compiled bench on its own frames."""
     executable = project.parent / "csim"
-    words = {"weights": project / "weights.bin", "input": project / "csim" / "input.bin", "output": project / "output.bin", "frames": 4, "tasks": "0,1",
-                 "expect": project / "csim" / "expected.bin"} | options
-    return subprocess.run([executable, *(str(w) for key, value in words.items() for w in (f"--{key}", value))], capture_output=True, text=True)
+    words = {"weights": project / "weights.bin", "input": project / "csim" / "input.bin", "output": project / "output.bin", "frames": 4,
+             "tasks": "0,1", "expect": project / "csim" / "expected.bin"} | options
+    return subprocess.run([executable, *(str(w) for key, value in words.items() for w in (f"--{key}", value))], capture_output=True, text=True, check=False)
 
 
 # ---------------------------------------------------------------- the same words
@@ -68,18 +72,18 @@ def test_every_intermediate_value(acc, images):
     run = csim.simulate(acc.build, images[:3], [1, 0], lambda *_: None, trace=True)
     for frame, trace in enumerate(run.traces):
         task = (1, 0)[frame % 2]
-        wanted = integer_model.trace(model.tasks[task], images[frame // 2][None], detail=True)
-        assert {node.output for node in model.tasks[task].nodes} <= trace.keys()
+        wanted = golden.trace(model.tasks[task], images[frame // 2][None], detail=True)
+        assert {step.value for step in model.tasks[task].steps} <= trace.keys()
         assert [name for name, value in trace.items() if not np.array_equal(value, wanted[name][0])] == []
 
 
 def test_a_generated_network_of_odd_sizes_without_a_warning(tmp_path):
     """Tasks of different depth, heads that cross words; names that are no identifiers; -Werror."""
-    one, two = (qgraphs.random_qgraph(seed, blocks=blocks, dim=36, heads=3, tokens=11, classes=(5,), patch=1, channels=3, hidden=20)
-                for seed, blocks in ((4, "dm"), (5, "d")))
-    model = type(one)((one.tasks[0], two.tasks[0]), "random")
+    graphs = [qgraphs.random_model(seed, blocks=blocks, dim=36, heads=3, tokens=11, classes=(5,), patch=1, channels=3, hidden=20).tasks[0]
+              for seed, blocks in ((4, "dm"), (5, "d"))]
+    model = quantizer.quantize(Model(tuple(graphs)), None, random=True)
     images = qgraphs.random_images(qgraphs.random_model(4, tokens=11, patch=1, channels=3), 2)
-    plan = hls_plan.plan(model, 16, 4)
+    plan = make_plan(model, 16, 4)
     files = hls.files(plan, model, "odd", load_board("zcu102"), images)
     for name, content in files.items():
         path = tmp_path / name
@@ -99,8 +103,8 @@ def test_the_emitted_code_is_short_and_repeats_nothing(acc):
     assert all(len(line) <= 160 for path in emitted for line in path.read_text().splitlines())
     program = (project / "hwgen_program.hpp").read_text()
     rows = [" ".join(row.split()) for row in re.split(r"^ +// .*$", program[program.index("PROGRAM[]"):], flags=re.MULTILINE)[1:]]
-    assert len(rows) == len(set(rows)) == len(hls_plan.plan(acc.build.model, acc.report()["hls"]["lanes"]).steps)
-    assert all(f"{node.name}:" in program for node in acc.build.model.tasks[0].nodes)
+    assert len(rows) == len(set(rows)) == len(make_plan(acc.build.model, acc.report()["hls"]["lanes"]).steps)
+    assert all(f"{step.node}:" in program for step in acc.build.model.tasks[0].steps)
 
 
 def test_synthesizable_code_has_nothing_dynamic():
@@ -134,7 +138,7 @@ def test_clang_tidy_where_it_is_installed(acc, source):
     if tidy := shutil.which("clang-tidy"):
         done = subprocess.run([tidy, "--checks=-*,bugprone-*,performance-*", "--header-filter=hwgen", "--warnings-as-errors=*", "--quiet", source,
                                "--", "-std=c++14", "-Wno-unknown-pragmas", "-I.", "-Iinclude", "-isystem", "stub"],
-                              cwd=project, capture_output=True, text=True)
+                              cwd=project, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
 
@@ -146,7 +150,7 @@ def test_the_commands_of_the_readme_work(project):
     assert json.loads(subprocess.run(run_csim, cwd=project, check=True, capture_output=True, text=True).stdout.splitlines()[-1])["frames"] == 4
     subprocess.run([cxx.find(), *compile_host[1:], "-Wall", "-Wextra", "-Werror", "-Wconversion"], cwd=project, check=True)
     (project / "weights.bin").write_bytes((project / "weights.bin").read_bytes()[:-1])
-    done = subprocess.run(["./host", *run_csim[1:7], "--frames", "4", "--tasks", "0,1"], cwd=project, capture_output=True, text=True)
+    done = subprocess.run(["./host", *run_csim[1:7], "--frames", "4", "--tasks", "0,1"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "bytes of weights, its header says" in done.stderr
 
 
@@ -185,7 +189,7 @@ def test_a_broken_integer_model_is_found(both, images, monkeypatch):
     found = both.first_differences({"x": images[:1]})
     assert {(d.level, d.task) for d in found} == {("csim", 0), ("csim", 1), ("rtl", 0), ("rtl", 1)}
     assert all("attention" in d.node for d in found if d.level == "csim")
-    assert {d.value for d in found if d.level == "rtl"} == {node.output for g in both.build.model.tasks for node in g.nodes[-1:]}
+    assert {d.value for d in found if d.level == "rtl"} == {network.steps[-1].value for network in both.build.model.tasks}
 
 
 def test_broken_rtl_and_broken_csim_are_found(both, images):
@@ -201,9 +205,9 @@ def test_broken_rtl_and_broken_csim_are_found(both, images):
     files = both.build.files | {name: directory.digest((both.build.path / name).read_bytes()) for name, _, _ in faults}
     found = api.Accelerator(replace(both.build, files=files)).first_differences({"x": images[:1]})
     assert {(d.level, d.task) for d in found} == {("csim", 0), ("csim", 1), ("rtl", 0), ("rtl", 1)}
-    first = next(node for node in both.build.model.tasks[0].nodes if getattr(node, "act", None))
+    first = next(step for step in both.build.model.tasks[0].steps if Table in map(type, step.drain))
     seen = next(d for d in found if (d.level, d.task) == ("csim", 0))
-    assert (seen.node, seen.value) == (first.name, first.output) and seen.found != seen.expected
+    assert (seen.node, seen.value) == (first.node, first.value) and seen.found != seen.expected
     assert f"node {first.name!r}" in str(seen) and f"first at {list(seen.index)}" in str(seen) and str(seen).count("\n") >= 5
     assert seen.to_dict()["count"] == seen.count > 0
 
@@ -211,11 +215,11 @@ def test_broken_rtl_and_broken_csim_are_found(both, images):
 def test_the_first_difference_is_the_first():
     model = qgraphs.random_qgraph(3)
     graph = model.tasks[0]
-    wanted = {n: v[0] for n, v in integer_model.trace(graph, qgraphs.random_images(qgraphs.random_model(3), 1), detail=True).items()}
+    wanted = {n: v[0] for n, v in golden.trace(graph, qgraphs.random_images(qgraphs.random_model(3), 1), detail=True).items()}
     found = {name: value.copy() for name, value in wanted.items()}
     assert difference.compare(graph, wanted, found, level="csim", task=0, image=0) is None
     found["block1.moe.logits" if "block1.moe.logits" in found else "block1.out.logits"][2, 1] += 1
-    found[graph.nodes[-1].output][3] += 1
+    found[graph.steps[-1].value][3] += 1
     assert difference.compare(graph, wanted, found, level="csim", task=0, image=0).value.endswith(".logits")
     found["block0.k"][4, 30:32] -= 5
     seen = difference.compare(graph, wanted, found, level="csim", task=0, image=7)
@@ -239,9 +243,9 @@ def test_a_wrong_weight_file(project, change, message):
 
 def test_the_weights_of_another_compilation(project):
     path = project / "weights.bin"
-    header = list(hls_plan.HEADER.unpack(path.read_bytes()[:64]))
+    header = list(HEADER.unpack(path.read_bytes()[:64]))
     image = path.read_bytes()[64:-1] + b"\x7f"
-    path.write_bytes(hls_plan.HEADER.pack(*header[:4], zlib.crc32(image)) + image)
+    path.write_bytes(HEADER.pack(*header[:4], zlib.crc32(image)) + image)
     done = bench(project)
     assert done.returncode == 2 and "of another network or another compilation" in done.stderr
 
@@ -281,43 +285,43 @@ def test_too_large_for_the_board(tmp_path):
     text = (data_dir("boards") / "kv260.yaml").read_text()
     board.write_text(re.sub(r"(?m)^bram36: \d+", "bram36: 20", text))
     with pytest.raises(CapacityError, match=r"the HLS engine with 8 lanes needs \d+ bram36, \w+ has 20"):
-        hls_estimate.choose(qgraphs.random_qgraph(1), load_board(str(board)))
+        hls.plan(qgraphs.random_qgraph(1), load_board(str(board)))
     with pytest.raises(CapacityError, match="Vitis HLS has no devices of the family ecp5"):
-        hls_estimate.choose(qgraphs.random_qgraph(1), load_board("ulx3s-85f"))
+        hls.plan(qgraphs.random_qgraph(1), load_board("ulx3s-85f"))
 
 
 def test_the_estimate_grows_with_the_work():
-    small, large = (hls_plan.plan(qgraphs.random_qgraph(1, hidden=hidden, blocks="dm"), 16, 4) for hidden in (32, 128))
-    assert hls_estimate.frame_cycles(small, 64, 200) < hls_estimate.frame_cycles(large, 64, 200)
-    assert hls_estimate.frame_cycles(large, 64, 200) == hls_estimate.frame_cycles(large, 16, 200)          # a word of 16 bytes a cycle at most
-    assert hls_estimate.resources(hls_plan.plan(qgraphs.random_qgraph(1), 32, 4)).dsp > 2 * hls_estimate.resources(small).dsp
+    small, large = (make_plan(qgraphs.random_qgraph(1, hidden=hidden, blocks="dm"), 16, 4) for hidden in (32, 128))
+    assert estimate.frame_cycles(small, 64, 200) < estimate.frame_cycles(large, 64, 200)
+    assert estimate.frame_cycles(large, 64, 200) == estimate.frame_cycles(large, 16, 200)          # a word of 16 bytes a cycle at most
+    assert estimate.resources(make_plan(qgraphs.random_qgraph(1), 32, 4)).dsp > 2 * estimate.resources(small).dsp
 
 
 @pytest.mark.parametrize("blocks", ["d", "dm"])
 def test_the_estimate_counts_the_memory(blocks):
     """Bound by memory: every byte at the rate, and the latency once a step that reads weights. Otherwise the latency once."""
-    plan = hls_plan.plan(qgraphs.random_qgraph(1, blocks=blocks), 16, 4)
-    words = [hls_estimate.weight_words(step, plan.lanes) for step in plan.steps]
+    plan = make_plan(qgraphs.random_qgraph(1, blocks=blocks), 16, 4)
+    words = [step.weight_words(plan.lanes) for step in plan.steps]
     reads = sum(n > 0 for n in words)
     assert sum(words) == plan.weight_words and 3 < reads < len(words)
-    assert hls_estimate.frame_cycles(plan, 0.01, 0) == round(len(plan.image) / 0.01)
-    assert hls_estimate.frame_cycles(plan, 0.01, 200) == round(len(plan.image) / 0.01) + reads * 200
-    computing = sum(hls_estimate.step_cycles(step, plan) for step in plan.steps)
-    assert hls_estimate.frame_cycles(replace(plan, steps=plan.steps[:2]), 16, 1) < computing < hls_estimate.frame_cycles(plan, 16, 1) <= computing + 1
+    assert estimate.frame_cycles(plan, 0.01, 0) == round(len(plan.image) / 0.01)
+    assert estimate.frame_cycles(plan, 0.01, 200) == round(len(plan.image) / 0.01) + reads * 200
+    computing = sum(step.cycles(plan.lanes, plan.queries) for step in plan.steps)
+    assert estimate.frame_cycles(replace(plan, steps=plan.steps[:2]), 16, 1) < computing < estimate.frame_cycles(plan, 16, 1) <= computing + 1
 
 
 def test_the_choice_is_by_the_rule_of_the_rtl(acc):
     """Through one port nearly as fast as the fastest, then the fastest at the memory's best."""
     board, model = load_board("zcu104"), acc.build.model
-    chosen = hls_estimate.choose(model, board)
-    one, best = (lambda plan, rate=rate: hls_estimate.frame_cycles(plan, rate, sizing.LATENCY)
+    chosen = hls.plan(model, board)
+    one, best = (lambda plan, rate=rate: estimate.frame_cycles(plan, rate, sizing.LATENCY)
                  for rate in (board.bytes_per_cycle(), board.best_bytes_per_cycle()))
     fit = []
-    for lanes in hls_estimate.LANES:
-        for queries in hls_estimate.QUERIES:
-            plan = hls_plan.plan(model, lanes, queries)
-            used = hls_estimate.resources(plan)
-            if used.dsp <= board.dsp and used.bram36 <= board.bram36 and max(used.lut / board.lut, used.ff / board.ff) <= hls_estimate.FULL:
+    for lanes in estimate.LANES:
+        for queries in estimate.QUERIES:
+            plan = make_plan(model, lanes, queries)
+            used = estimate.resources(plan)
+            if used.dsp <= board.dsp and used.bram36 <= board.bram36 and max(used.lut / board.lut, used.ff / board.ff) <= estimate.FULL:
                 fit.append(plan)
     near = [plan for plan in fit if one(plan) <= sizing.NEAR * min(map(one, fit))]
     assert len(fit) > len(near) >= 1 and one(chosen) <= sizing.NEAR * min(map(one, fit))
@@ -327,10 +331,10 @@ def test_the_choice_is_by_the_rule_of_the_rtl(acc):
 def test_no_cycles_without_their_memory(acc, images):
     """Report and README of the project: one port as it is built, all of them marked; on one port nothing is marked."""
     model = acc.build.model
-    plan = hls_plan.plan(model, 32, 8)
-    found = hls_estimate.report(plan, load_board("zcu104"))
+    plan = make_plan(model, 32, 8)
+    found = hls.cost(plan, load_board("zcu104"))
     assert found["memory"] == {"ports": 1, "bytes_per_cycle": 16, "latency": 200} and found["all_ports"]["built"] == "not built"
-    assert found["cycles_per_image"] == hls_estimate.frame_cycles(plan, 16, 200) >= found["all_ports"]["cycles_per_image"]
+    assert found["cycles_per_image"] == estimate.frame_cycles(plan, 16, 200) >= found["all_ports"]["cycles_per_image"]
     assert found["all_ports"]["memory"] == {"ports": 4, "bytes_per_cycle": pytest.approx(42.675), "latency": 200}
     text = hls.files(plan, model, "digits", load_board("zcu104"), images[:1])["hls/README.md"]
     rows = [line.split("|")[1:-1] for line in text.splitlines() if "bytes a cycle" in line]
@@ -339,5 +343,5 @@ def test_no_cycles_without_their_memory(acc, images):
         ["4 ports (not built)", "42.7 bytes a cycle, latency 200", f"{found['all_ports']['cycles_per_image']:,}",
          f"{found['all_ports']['latency_ms']:.3g}"]]
     assert "MHz (assumed)" in text
-    assert hls_estimate.report(plan, load_board("sim"))["all_ports"]["built"] == "built"
+    assert hls.cost(plan, load_board("sim"))["all_ports"]["built"] == "built"
     assert (acc.build.path / "hls" / "README.md").read_text().count("bytes a cycle") == 1          # the board sim has one port

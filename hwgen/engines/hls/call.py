@@ -40,6 +40,8 @@ class Call(ABC):
     target: ClassVar[str] = "ACT"
     form: ClassVar[tuple[tuple[type, ...], ...]]
     """Feed, stationary operand and stages of each step the function does."""
+    memory: ClassVar[Memory] = Memory.ACT
+    """Of the result."""
 
     steps: tuple[Step, ...]
     operands: dict[str, Value]
@@ -53,8 +55,10 @@ class Call(ABC):
     def of(cls, steps: tuple[Step, ...], identity: Hashable) -> Call:
         """The call that does these steps. Raises ModelError when the function does something else."""
         for step, form in zip(steps, cycle(cls.form), strict=False):
-            if tuple(map(type, (step.feed, step.tile, *step.drain))) != form or len(steps) % len(cls.form):
+            if tuple(map(type, (step.feed, step.tile, *step.drain))) != form:
                 raise failure(step, "the HLS engine has no step for it")
+        if len(steps) % len(cls.form) or steps[-1].sink.tensor.memory is not cls.memory:
+            raise failure(steps[-1], "the HLS engine has no step for it")
         call = cls(steps=steps, operands=cls.find(steps), identity=identity)
         call.check()
         return call
@@ -97,7 +101,7 @@ class Call(ABC):
     @property
     def shape(self) -> Hashable:
         """Equal for calls of two tasks that can use the same places."""
-        return self.kind, self.steps[-1].sink.tensor.memory, tuple((role, value.shape) for role, value in sorted(self.operands.items()))
+        return self.kind, self.memory, tuple((role, value.shape) for role, value in sorted(self.operands.items()))
 
     @property
     def macs(self) -> int:

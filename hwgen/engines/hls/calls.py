@@ -6,8 +6,9 @@ from collections.abc import Hashable
 from dataclasses import replace
 from itertools import groupby
 
+from ...errors import ModelError
 from ...steps.step import Network, Step
-from ...steps.tensor import Tensor
+from ...steps.tensor import Memory, Tensor
 from ...steps.verify import failure
 from ...steps.walk import with_tensors
 from .attention import Attention
@@ -24,6 +25,9 @@ def calls(network: Network) -> list[Call]:
 
     Raises ModelError, with the step printed, for what the engine has no function for.
     """
+    streams = {tensor.name for tensor in network.tensors() if tensor.memory is Memory.RES}
+    if len(streams) > 1:
+        raise ModelError(f"{len(streams)} residual streams: the HLS engine has one", where=f"network {network.name!r}")
     found: list[Call] = []
     places: dict[str, int] = {}             # of the newest words of a tensor: index of the call that wrote them
     for _, group in groupby(network.steps, lambda step: (step.value, step.expert is None)):

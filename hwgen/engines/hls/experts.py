@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...steps.stages import Add, Gather, Plain, Requant, Route, Score, Stationary, Table
 from ...steps.step import Expert, Step
+from ...steps.tensor import Memory
 from ...steps.verify import failure
 from .call import DEPTH, Call, part
 from .products import Product, linear_cycles, linear_words
@@ -16,6 +17,7 @@ class Router(Product):
     """src -> the queues of the experts."""
 
     function, kind, target, form = "route", "ROUTE", "LOGITS", ((Plain, Stationary, Requant, Route),)
+    memory = Memory.ROUTER
 
     @property
     def route(self) -> Route:
@@ -41,6 +43,7 @@ class Experts(Call):
 
     function, kind, target = "experts", "EXPERTS", "ACTIVATED"
     form = ((Gather, Stationary, Requant, Table), (Plain, Stationary, Requant, Score, Add))
+    memory = Memory.RES
 
     @classmethod
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:

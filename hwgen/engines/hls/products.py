@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 
 from ...steps.stages import Add, Mean, Plain, Requant, Stationary, Table
-from ...steps.tensor import View
+from ...steps.tensor import Memory, View
 from .call import DEPTH, Call, part
 from .value import braces, words
 
@@ -56,6 +56,7 @@ class LinearResidual(Product):
     """Residual stream += src, from a row on."""
 
     function, target, form = "linear_residual", "RESIDUAL", ((Plain, Stationary, Requant, Add),)
+    memory = Memory.RES
 
     @property
     def rows(self) -> View:
@@ -76,6 +77,7 @@ class Head(Product):
     """Rows of src, added up -> int32 words of the output."""
 
     function, target, form = "head", "OUTPUT", ((Plain, Stationary, Mean),)
+    memory = Memory.OUT
 
     @property
     def rows(self) -> View:

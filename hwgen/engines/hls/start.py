@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...layout.image import Shape, constant
 from ...steps.stages import Constant, Host, Identity, Normalize
+from ...steps.tensor import Memory
 from .call import DEPTH, Call, part
 from .value import braces, words
 
@@ -27,7 +28,7 @@ class Patches(Call):
 class ResidualInit(Call):
     """The residual stream becomes a constant."""
 
-    function, kind, form = "residual_init", "RESIDUAL_INIT", ((Constant, Identity),)
+    function, kind, form, memory = "residual_init", "RESIDUAL_INIT", ((Constant, Identity),), Memory.RES
 
     @property
     def size(self) -> tuple[int, int]:

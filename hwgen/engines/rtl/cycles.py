@@ -118,7 +118,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
             result.append(Timing(round(feed), round(feed), 0, 0))
             continue
         length = max(tokens, MIN_PASS)
-        begin = None
+        begin: float | None = None
         if instr.stat != Stat.WEIGHTS:
             loader = max(loader, done(instr.load_slack))
         loader += 2
@@ -140,5 +140,5 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                 feed = tile + length
                 passed.append(feed + retire - 16)
         retired.append(feed + retire)
-        result.append(Timing(round(begin), round(feed), round(wait_tile), round(wait_hazard)))
+        result.append(Timing(round(begin if begin is not None else feed), round(feed), round(wait_tile), round(wait_hazard)))
     return result

@@ -27,8 +27,9 @@ class Encoder:
         """limits: slack and load_slack (see `hazards`)."""
         step = slot.step
         fields: dict[str, int] = {"op": Op.MATMUL, "dst": DESTINATION[step.sink.tensor.memory], "tokens": step.tokens}
-        for record in (step.feed, step.tile, *step.drain):
-            fields |= record.fields(step)
+        fields |= step.feed.fields(step) | step.tile.fields(step)
+        for stage in step.drain:
+            fields |= stage.fields(step)
         fields |= self._tiles(step) | self._source(step) | self._target(step) | self._stationary(step)
         fields |= {"slack": limits[0], "load_slack": limits[1]}
         if step.expert is not None:

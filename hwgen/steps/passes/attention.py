@@ -51,7 +51,8 @@ def split_heads(network: Network, words: int, lanes: int, most: int = 0) -> Netw
 
 
 def _split(pairs: list[tuple[Step, Step]], words: int, lanes: int, most: int) -> list[Step]:
-    scores, weighs = [], []
+    scores: list[Step] = []
+    weighs: list[Step] = []
     for score, weigh in pairs:
         tokens, keys = score.source.tokens.count, score.columns
         limit = most or max(MIN_BLOCK, words // -(-keys // lanes))

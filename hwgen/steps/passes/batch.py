@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import CapacityError
 from ..format import WIDE
 from ..param import Param
-from ..stages import Add, Constant, Exp2, Host, Keys, Mean, Values
+from ..stages import Add, Constant, Exp2, Host, Keys, Mean, Requant, Values
 from ..step import Network, Step
 from ..tensor import Memory, Span, Tensor, View
 from ..walk import with_tensors
@@ -67,8 +67,8 @@ def _experts(step: Step) -> Step:
 def _start(table: Param, embed: Step, front: int, images: int) -> Param:
     """The table of every image, less what the embedding of a row of zeros adds to the class tokens, so that they come out right."""
     tile, requant = embed.weights, embed.drain[0]
-    if tile is None:
-        raise ValueError(f"step {embed.name!r} embeds without weights")
+    if tile is None or not isinstance(requant, Requant):
+        raise ValueError(f"step {embed.name!r} embeds without weights and a requantizer")
     changed = table.array.astype(np.int64)
     bias = tile.bias.array.astype(np.int64)
     changed[:front] -= requant.factor.apply(bias, WIDE)

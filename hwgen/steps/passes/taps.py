@@ -39,5 +39,6 @@ def is_tap(step: Step) -> bool:
 
 
 def _identity(channels: int) -> Stationary:
-    named = (("weight", np.eye(channels, dtype=np.int8)), ("bias", np.zeros(channels, np.int32)), ("scale", np.ones(channels)))
-    return Stationary(*(Param(f"identity{channels}.{name}", array) for name, array in named))
+    name = f"identity{channels}"
+    return Stationary(Param(f"{name}.weight", np.eye(channels, dtype=np.int8)), Param(f"{name}.bias", np.zeros(channels, np.int32)),
+                      Param(f"{name}.scale", np.ones(channels)))

@@ -1,0 +1,216 @@
+"""Float graph + ranges -> steps: what the operators ask of it while each lowers itself, in the order of the float nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from .. import numerics
+from ..errors import ModelError
+from ..graph import Array, Graph, Node, Role
+from ..ops import Linear
+from ..ops.operator import SUPPORTED, Operator
+from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WIDE
+from ..steps.param import Factor, Params
+from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Stage, Table
+from ..steps.step import Keep, Network, Output, Step
+from ..steps.tensor import Memory, Span, Tensor, View
+from .calibration import Range, Site
+from .structure import ResidualStream, consumers
+from .weights import Quantized, factor, quantize_linear
+
+
+class Precision(StrEnum):
+    """Bits of weights and activations. W4A8: the linear maps of all blocks and experts have 4-bit weights; embedding, gates and heads keep
+    8. W4A8_EXPERTS: only the experts."""
+
+    W8A8 = "w8a8"
+    W4A8 = "w4a8"
+    W4A8_EXPERTS = "w4a8-experts"
+
+    @property
+    def narrow_linear(self) -> bool:
+        """Whether the linear maps of blocks have 4-bit weights."""
+        return self is Precision.W4A8
+
+    @property
+    def narrow_experts(self) -> bool:
+        """Whether the linear maps of experts have 4-bit weights."""
+        return self is not Precision.W8A8
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a head's choice).
+
+    gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map that was applied after
+    the choice of tokens or before it, still to be emitted as a head.
+    """
+
+    tensor: Tensor
+    gamma: Array | None = None
+    beta: Array | None = None
+    tokens: tuple[int, int] | None = None
+    linear: Linear | None = None
+
+
+class Lowering:
+    """Builds one `Network`. ``method`` and ``ranges`` give scales, ``known`` maps values to sites, ``pool`` shares params.
+
+    stream: the residual stream; branches: values that are added to it. readers, producers, float_shapes: of the float values. operands: what
+    was defined so far; residual: the tensor of the stream.
+    """
+
+    def __init__(self, graph: Graph, stream: ResidualStream, residual_scale: float, ranges: dict[Site, Range],
+                 known: dict[str, int], method: str, pool: Params, precision: Precision):
+        self.precision = precision
+        self.graph, self.stream, self.residual_scale = graph, stream, residual_scale
+        self.ranges, self.known, self.method, self.pool = ranges, known, method, pool
+        self.readers = consumers(graph)
+        self.float_shapes = graph.shapes()
+        self.producers = {node.output: node for node in graph.nodes}
+        self.branches = {branch.output for _, branch in stream.updates.values()}
+        self.steps: list[Step] = []
+        self.outputs: list[Output] = []
+        self.operands: dict[str, Operand] = {}
+        tokens, dim = stream.table.shape
+        self.residual = Tensor(self.fresh("residual"), WIDE, tokens, dim, residual_scale, Memory.RES)
+
+    def run(self) -> Network:
+        """Raises ModelError at the first node that does not fit."""
+        self._start()
+        for node in self.graph.nodes:
+            if node.output not in self.stream.start_nodes and isinstance(node, Operator):
+                node.lower(self)
+        for onnx_name, value in self.graph.outputs.items():
+            self._head(onnx_name, value)
+        return Network(self.graph.name, tuple(self.steps), tuple(self.outputs))
+
+    # ---------------------------------------------------------------- values
+
+    def fresh(self, name: str) -> str:
+        """A name that no float value has."""
+        while name in self.float_shapes:
+            name += "'"
+        return name
+
+    def scale(self, value: str, role: Role = Role.OUT) -> float:
+        """Of the int8 image of a float value, by calibration."""
+        return self.ranges[self.known[value], role].scale(self.method)
+
+    def activations(self, name: str, tokens: int, channels: int, scale: float) -> Tensor:
+        """A new int8 tensor."""
+        return Tensor(name, INT8, tokens, channels, scale)
+
+    def define(self, value: str, tensor: Tensor, *, gamma: Array | None = None, beta: Array | None = None,
+               tokens: tuple[int, int] | None = None) -> None:
+        """What ``value`` is from now on; see `Operand`."""
+        self.operands[value] = Operand(tensor, gamma, beta, tokens)
+
+    def as_operand(self, tensor: Tensor) -> Operand:
+        """A tensor that is no float value of its own."""
+        return Operand(tensor)
+
+    def choose(self, node: Node, value: str, tokens: tuple[int, int]) -> None:
+        """``node`` is so many tokens (start, stop) of ``value``; of the residual stream, the LayerNorm or the error follows at the reader."""
+        if value in self.operands:
+            self.operands[node.output] = replace(self.operands[value], tokens=tokens)
+        elif value not in self.stream.values:
+            raise node.fail(f"takes tokens of {value!r}, which is not a value of its own in hardware", hint=SUPPORTED)
+
+    def head(self, node: Linear, x: Operand) -> None:
+        """``node`` is a head, to be emitted with the outputs."""
+        self.operands[node.output] = replace(x, linear=node)
+
+    def operand(self, node: Node, value: str) -> Operand:
+        """What ``node`` reads. Raises ModelError when it is no int8 value."""
+        if value not in self.operands:
+            raise node.fail(f"reads {value!r} of {type(self.producers.get(value)).__name__} without a LayerNorm in between: "
+                            "only int8 values can be computed with, and this one stays in 16 bits or inside another step",
+                            hint=SUPPORTED)
+        operand = self.operands[value]
+        if operand.linear is not None:
+            raise node.fail(f"reads {value!r}, which is a Linear after the choice of tokens: only one Linear may follow it",
+                            hint="heads are a single Linear")
+        return operand
+
+    def plain(self, node: Node, value: str) -> Tensor:
+        """An operand of all tokens with no gamma left to fold."""
+        operand = self.operand(node, value)
+        if operand.gamma is not None:
+            raise node.fail(f"reads the LayerNorm result {value!r} without a Linear in between", hint=SUPPORTED)
+        return operand.tensor
+
+    # ---------------------------------------------------------------- steps
+
+    def factor(self, node: Node, what: str, ratio: float) -> Factor:
+        """The nearest factor, or a ModelError that names the node."""
+        return factor(node, what, ratio)
+
+    def weights(self, node: Node, what: str, x: Operand, weight: Array, bias: Array, out_scale: float | None, *,
+                repeat: int = 1, narrow: bool = False, name: str = "") -> Quantized:
+        """The linear map of an operand, its gamma and beta folded in; see `weights.quantize_linear`."""
+        weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+        if x.gamma is not None and x.beta is not None:
+            weight, bias = x.gamma[:, None] * weight, bias + x.beta @ weight
+        return quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat,
+                               form=INT4 if narrow else INT8, name=name or node.output)
+
+    def table(self, node: Node, function: str, out_scale: float) -> Table:
+        """The stage of an activation function. Raises ModelError when there is no table of it."""
+        try:
+            numerics.delta_table(function)
+        except ValueError as error:
+            raise node.fail(f"activation {function!r} has no table", hint="use GELU, SiLU or ReLU") from error
+        return Table(function, factor(node, "activation", TABLE_UNIT / out_scale))
+
+    def emit(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def product(self, value: str, node: Node, x: View, w: Quantized, drain: tuple[Stage, ...], sink: View, **fields: Any) -> None:
+        """The step of a linear map. fields: further ones of `Step`."""
+        macs = x.tokens.count * w.tile.weight.array.size
+        self.emit(Step(value, node.name, Plain(), w.tile, (sink,), x, drain, **{"macs": macs, **fields}))
+
+    def update(self, value: str, node: Node, x: Tensor, w: Quantized, place: View) -> None:
+        """A linear map whose result is added to the residual stream."""
+        self.product(value, node, x.view(), w, (Requant(w.factor, WIDE), Add(place)), place, keeps=(Keep.MOMENTS,))
+
+    def _start(self) -> None:
+        """Input, constant and embedding."""
+        stream = self.stream
+        embed = stream.embed
+        (source,) = self.graph.inputs
+        patch, weight = embed.as_matrix()
+        tokens = self.float_shapes[embed.output][0]
+        patches = self.activations(self.fresh(f"{source}.int8"), tokens, weight.shape[0], self.scale(source))
+        self.emit(Step(patches.name, embed.name, Host(source, patch), Identity(), (patches.view(),), about=f"input {source}"))
+        table = np.clip(np.rint(stream.table / self.residual_scale), WIDE.lo, WIDE.hi).astype(WIDE.dtype)
+        start = self.fresh(f"{embed.output}.start")
+        self.emit(Step(start, embed.name, Constant(self.pool.add(start, table)), Identity(), (self.residual.view(),),
+                       keeps=(Keep.MOMENTS,), about="residual start"))
+        w = self.weights(embed, "embedding", Operand(patches), weight, embed.bias, self.residual_scale)
+        self.update(stream.values[0], embed, patches, w, self.residual.view(Span(stream.first_token, tokens)))
+
+    def _head(self, onnx_name: str, value: str) -> None:
+        """An output: a Linear of one token or of the mean of tokens."""
+        where = f"output {onnx_name!r} of graph {self.graph.name!r}"
+        head = self.operands.get(value)
+        if head is None or head.linear is None:
+            raise ModelError(f"value {value!r} of {type(self.producers.get(value)).__name__} cannot leave the engine: "
+                             "an output must be a Linear of one token or of the mean of tokens", where=where, hint=SUPPORTED)
+        if head.tokens is None:
+            raise ModelError(f"value {value!r} keeps all {head.tensor.tokens} tokens", where=where,
+                             hint="select a token or take the mean before or after the last Linear")
+        node = head.linear
+        repeat, channels = head.tokens[1] - head.tokens[0], node.weight.shape[1]
+        w = self.weights(node, "head", head, node.weight, node.bias, None, repeat=repeat, name=onnx_name)
+        shape = tuple(self.graph.output_shapes.get(onnx_name, (1, channels)))
+        if int(np.prod(shape[1:])) != channels:
+            raise ModelError(f"output shape {shape} does not hold {channels} channels", where=where)
+        out = Tensor(onnx_name, ACCUMULATOR, 1, channels, memory=Memory.OUT)
+        self.product(onnx_name, node, head.tensor.view(Span(head.tokens[0], repeat)), w, (Mean(),), out.view(), about=f"output {onnx_name}")
+        self.outputs.append(Output(onnx_name, out, w.tile.scale, repeat, shape))
