@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, difference, flows, foreign, trace
+from . import __version__, build as builds, difference, flows, foreign, show as shows, trace
 from .devices.board import load_board
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
@@ -18,9 +18,10 @@ from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
+from .show import Shown
 from .simulate import MemoryModel, SimulationResult, simulate
 
-__all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
+__all__ = ["Accelerator", "Checked", "MemoryModel", "Shown", "SimulationResult", "check", "compile", "load", "show"]
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -72,6 +73,17 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
                  inputs=dict(planned.imported.model.tasks[0].inputs), target=board.name, clock_mhz=board.clock_mhz,
                  bytes_per_cycle=board.bytes_per_cycle())
     return Accelerator(builds.load(out))
+
+
+def show(source: str | Path, stage: str | None = None, node: str | None = None, everything: bool = False, *,
+         shapes: dict[str, tuple[int, ...]] | None = None, progress: Progress | None = None, **options) -> Shown:
+    """An ONNX file or a build directory at one stage of the compiler, as text for a screen (``print`` it).
+
+    stage: "onnx", "graph", "steps" or "program"; without it the graph of a file, the program of a build. node: only what comes from the ONNX
+    nodes with this name, or with this in their name, in full detail. everything: repetitions too. options: of a file, as for `check`.
+    Raises InputError when the node or the stage is not there, and the errors of the compiler up to the stage.
+    """
+    return shows.show(source, stage, node, everything, shapes, Options(**options), _say(progress))
 
 
 def _say(progress: Progress | None) -> Callable[[str], None]:
@@ -153,6 +165,10 @@ class Accelerator:
             limit = max(self.build.report["limits"][key] for key in ("array_limit_cycles", "memory_limit_cycles"))
             kept["simulation"]["cycles_over_limit"] = kept["simulation"]["cycles_per_image"] / limit
         return self.build.report | kept | ({"simulation_ignored": ignored} if ignored else {})
+
+    def show(self, stage: str = "program", node: str | None = None, everything: bool = False) -> Shown:
+        """The build at the stage "steps" or "program", as text for a screen; see `api.show`."""
+        return shows.shown(self.build, stage, node, everything)
 
     def synth(self, flow: str = "yosys", target: str | Path | None = None, progress: Progress | None = None) -> flows.Synthesis:
         """Synthesize the RTL and count cells. target: a board of the same family instead of the build's, by name or YAML file.

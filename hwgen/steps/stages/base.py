@@ -100,6 +100,11 @@ class Feed(ABC):
         """What keeps hardware from doing it, or None."""
         return None
 
+    @property
+    def brief(self) -> str:
+        """For a line of a listing: without what calibration chose."""
+        return self.name
+
     def __str__(self) -> str:
         return self.name
 
@@ -148,6 +153,11 @@ class Stage(ABC):
     def wrong(self, step: Step) -> str | None:
         """What keeps hardware from doing it, or None."""
         return None
+
+    @property
+    def brief(self) -> str:
+        """For a line of a listing: without what calibration chose."""
+        return self.name
 
     def __str__(self) -> str:
         return self.name

@@ -43,6 +43,10 @@ class Host(Feed):
             return f"the host's words are multiplied, or are a part of {step.sink.tensor}"
         return None if self.patch == (0, 0) or min(self.patch) > 0 else f"patches of {self.patch[0]}x{self.patch[1]}"
 
+    @property
+    def brief(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         cut = f", patches of {self.patch[0]}x{self.patch[1]}" if self.patch != (0, 0) else ""
         return f"host({self.input}{cut})"

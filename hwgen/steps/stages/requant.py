@@ -52,5 +52,9 @@ class Requant(Stage):
             return f"{self.factor.mult.array.shape} factors for {step.columns} columns"
         return self.factor.wrong("requantizer")
 
+    @property
+    def brief(self) -> str:
+        return f"{self.name} {self.to}"
+
     def __str__(self) -> str:
         return f"requant({self.factor}, {self.to})"

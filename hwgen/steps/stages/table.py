@@ -54,5 +54,9 @@ class Table(Stage):
             return str(error)
         return self.factor.wrong("activation")
 
+    @property
+    def brief(self) -> str:
+        return f"{self.name}({self.function}) {self.to}"
+
     def __str__(self) -> str:
         return f"table({self.function}, {self.factor}, {self.to})"

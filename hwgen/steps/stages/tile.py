@@ -53,6 +53,11 @@ class Tile(ABC):
         """What keeps hardware from doing it, or None."""
         return None
 
+    @property
+    def brief(self) -> str:
+        """For a line of a listing."""
+        return str(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Stationary(Tile):
@@ -87,6 +92,10 @@ class Stationary(Tile):
         if not np.isfinite(self.scale.array).all() or not (self.scale.array > 0).all():
             return f"scale {self.scale.name} is not positive"
         return None
+
+    @property
+    def brief(self) -> str:
+        return f"weights {'' if self.format == INT8 else f'{self.format} '}{list(self.weight.array.shape)}"
 
     def __str__(self) -> str:
         return f"{self.weight.name} {self.format} {list(self.weight.array.shape)}"
@@ -176,6 +185,10 @@ class Identity(Tile):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {}
+
+    @property
+    def brief(self) -> str:
+        return ""
 
     def __str__(self) -> str:
         return self.NOTHING
