@@ -1,22 +1,27 @@
 # make demo    compile the bundled M3ViT, run real digits through the generated RTL, print the table
 # make test    every test
+# make check   what takes seconds: ruff, mypy, who imports whom, snapshots
 # make clean   remove what make made (the environment included)
 #
-# Both set everything up first: system tools, a virtual environment, pinned dependencies. The second time that is instant.
+# All set everything up first: system tools, a virtual environment, pinned dependencies. The second time that is instant.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 IMAGES ?= 100
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
+DEV     = $(VENV)/.installed-dev
 
-.PHONY: demo test tools clean
+.PHONY: demo test check tools clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py --images $(IMAGES)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(TESTFLAGS)
+
+check: $(STAMP) $(DEV)
+	@$(BIN)/python scripts/check.py
 
 tools:
 	@scripts/system-tools $(PYTHON)
@@ -26,5 +31,9 @@ $(STAMP): requirements.txt pyproject.toml setup.py scripts/install.py | tools
 	@$(BIN)/python scripts/install.py
 	@touch $@
 
+$(DEV): requirements-dev.txt | $(STAMP)
+	@$(BIN)/python scripts/install.py requirements-dev.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis hwgen.egg-info
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache hwgen.egg-info

@@ -60,7 +60,7 @@ def measure(name: str) -> dict[str, object]:
     with np.load(data) as file:
         images = file["x"][:max(BATCHES)]
     quantized = quantizer.quantize(import_model(model).model, {"x": images})
-    seconds = {batch: least(lambda: [golden.run(network, images[:batch]) for network in quantized.tasks], batch)     # noqa: B023
+    seconds = {batch: least(lambda batch=batch: [golden.run(network, images[:batch]) for network in quantized.tasks], batch)
                for batch in BATCHES}
     return {"network": name, "tasks": len(quantized.tasks), "seconds": seconds}
 

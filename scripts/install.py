@@ -1,6 +1,6 @@
-"""Installs the pinned dependencies and hwgen itself into the environment that runs this, with one progress line.
+"""Installs pinned packages into the environment that runs this, with one progress line; hwgen itself after those it needs.
 
-Standard library only: nothing is installed yet.  Usage: VENV/bin/python scripts/install.py
+Standard library only: nothing is installed yet.  Usage: VENV/bin/python scripts/install.py [requirements-dev.txt]
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import sys
 import time
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements.txt"
+LOCK = "requirements.txt"
 WIDTH = 30
 
 
@@ -39,10 +39,13 @@ def pip(*arguments: str, steps: int) -> None:
 
 
 def main() -> None:
-    packages = sum("==" in line for line in LOCK.read_text().splitlines())
+    name = sys.argv[1] if len(sys.argv) > 1 else LOCK
+    lock = ROOT / name
+    packages = sum("==" in line for line in lock.read_text().splitlines())
     print(f"installing {packages} pinned packages into {sys.prefix}")
-    pip("-r", str(LOCK), steps=packages)
-    pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT), steps=1)
+    pip("-r", str(lock), steps=packages)
+    if name == LOCK:
+        pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT), steps=1)
 
 
 if __name__ == "__main__":

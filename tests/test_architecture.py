@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 import re
 import subprocess
@@ -24,7 +25,9 @@ HOMES = {
     "onnxruntime": ("hwgen/importer/reference.py",),
     "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
-    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/board.py",), "subprocess": ("hwgen/tools/",),
+    "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
+                       "hwgen_rtl"),
+    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/devices/record.py",), "subprocess": ("hwgen/tools/",),
     "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
     "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
     "sklearn": (), "torch": (), "pickle": (),
@@ -41,20 +44,29 @@ BELOW = {
     "hwgen/golden/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/quantizer/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/schedule/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/engines/hls/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.rtl", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/build/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen.simulate", "hwgen.api", "hwgen_rtl"),
+    "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
+                       "hwgen_rtl"),
     "hwgen/tools/": ("hwgen.build", "hwgen.graph", "hwgen.ops", "hwgen.qir", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
-    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.matching", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.board"),
+    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.matching", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.devices"),
     "hwgen/": ("hwgen_sim", "hwgen.cli"),
 }
 MAX_LINES, MAX_COLUMNS = 400, 150
 
 
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text())
+
+
+@cache
 def imports(name: str) -> set[str]:
     """Absolute names of the modules a file imports, whether at its top or inside a function."""
     module = name.removesuffix(".py").removesuffix("/__init__").split("/")
     package = module if name.endswith("__init__.py") else module[:-1]
     found = set()
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -103,7 +115,7 @@ def test_the_public_list_is_what_it_is():
 
 def test_light_imports():
     """Help, errors and the board list must not load the compiler; the compiler loads Amaranth only when it generates."""
-    for modules, heavy in (("hwgen.cli, hwgen.board, hwgen.errors", ("onnx", "amaranth", "cocotb")), ("hwgen.ops, hwgen.graph.evaluate", ("onnx", "amaranth", "cocotb")),
+    for modules, heavy in (("hwgen.cli, hwgen.devices.board, hwgen.errors", ("onnx", "amaranth", "cocotb")), ("hwgen.ops, hwgen.graph.evaluate", ("onnx", "amaranth", "cocotb")),
                            ("hwgen.api", ("amaranth", "cocotb"))):
         code = f"import sys, {modules}\nprint([m for m in {heavy} if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -114,7 +126,7 @@ def test_one_home_of_the_build_directory():
     """Nothing but hwgen/build (and output.py, which writes it) spells a name of a file in it to open it; whole trees are not walked."""
     names = ("manifest.json", "filelist.f", "simulation.json", "model.npz")
     users = {name for name in FILES if any(isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(names)
-                                           for node in ast.walk(ast.parse(FILES[name].read_text())))}
+                                           for node in ast.walk(tree(name)))}
     assert users <= {"hwgen/build/__init__.py", "hwgen/build/directory.py", "hwgen/output.py", "hwgen/backends/rtl.py", "hwgen_sim/accelerator.py"}
 
 
@@ -129,9 +141,9 @@ def test_files_are_short():
 @pytest.mark.parametrize("name", FILES)
 def test_style(name):
     """No bare except, no swallowed Exception, no assert as an error, no star import, no endless line (aim: 130)."""
-    tree = ast.parse(FILES[name].read_text())
+    module = tree(name)
     bad = []
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         match node:
             case ast.ExceptHandler(type=None) | ast.ExceptHandler(type=ast.Name(id="Exception")):
                 bad.append((node.lineno, "broad except"))
@@ -140,11 +152,37 @@ def test_style(name):
             case ast.ImportFrom(names=[ast.alias(name="*")]):
                 bad.append((node.lineno, "star import"))
     if name == "hwgen/cli.py":          # the last handler, in main
-        main = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
+        main = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "main")
         allowed = [(i, what) for i, what in bad if what == "broad except" and main.lineno <= i <= main.end_lineno]
         assert len(allowed) == 1
         bad.remove(allowed[0])
     lines = enumerate(FILES[name].read_text().splitlines(), 1)
     bad += [(i, f"line of {len(line)} characters") for i, line in lines if len(line) > MAX_COLUMNS]
     assert bad == []
-    assert ast.get_docstring(tree) or not tree.body
+    assert ast.get_docstring(module) or not module.body
+
+
+def test_nothing_switches_over_an_integer_operator_outside_its_home():
+    """Feeds, stationary operands and stages say themselves what passes and engines ask; only passes over steps look at their kinds."""
+    from hwgen.steps.stages import FEEDS, STAGES, TILES
+    kinds = {kind.__name__ for kind in (*FEEDS, *STAGES, *TILES)}
+    found = {}
+    for name in FILES:
+        tree = ast.parse(FILES[name].read_text())
+        known = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("steps.stages")
+                 for alias in node.names if alias.name in kinds}
+        tests = [node.args[1] for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                 and node.func.id in ("isinstance", "issubclass")]
+        tests += [node.cls for node in ast.walk(tree) if isinstance(node, ast.MatchClass)]
+        asked = {leaf.id for test in tests for leaf in ast.walk(test) if isinstance(leaf, ast.Name)} & known
+        if asked and not name.startswith("hwgen/steps/"):
+            found[name] = asked
+    assert found == {}
+
+
+def test_a_switch_over_an_integer_operator_would_be_found(monkeypatch, tmp_path):
+    file = tmp_path / "switch.py"
+    file.write_text("from hwgen.steps.stages import Keys\n\n\ndef f(tile):\n    return isinstance(tile, Keys)\n")
+    monkeypatch.setitem(FILES, "hwgen/engines/switch.py", file)
+    with pytest.raises(AssertionError):
+        test_nothing_switches_over_an_integer_operator_outside_its_home()

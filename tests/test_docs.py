@@ -9,10 +9,10 @@ import re
 import pytest
 
 from hwgen import errors, program
-from hwgen.board import Board
+from hwgen.devices.board import Board
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def generator():
@@ -43,6 +43,17 @@ def test_decisions_have_the_same_parts():
         text = page.read_text()
         assert re.match(r"\d{4}-[a-z0-9-]+\.md", page.name), page.name
         assert [h for h in ("## Why", "## What it costs") if h not in text] == [], page.name
+
+
+def test_contributing_knows_every_folder_and_every_target():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = {f"hwgen/{path.parent.name}" for path in (ROOT / "hwgen").glob("*/__init__.py")}
+    others = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))} - {
+        "hwgen", "scripts", "build", "dist", "hwgen.egg-info"}
+    assert {name for name in packages | others if f"`{name}`" not in text} == set()
+    assert {name for name in re.findall(r"`(hwgen/\w+)`", text) if name not in packages} == set()
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make (\w+)`", text)) <= targets
 
 
 def test_no_figure_is_left_open():

@@ -22,7 +22,7 @@ import onnx_nets
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DATA = {"boards": "*.yaml", "templates": "**/*", "rtl/sv": "*", "sim/tb": "**/*", "hls": "**/[!.]*"}
+DATA = {"boards": "**/*.yaml", "templates": "**/*", "rtl/sv": "*", "sim/tb": "**/*", "hls": "**/[!.]*"}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,16 @@ def test_the_lock_pins_every_dependency_inside_its_range():
         assert {part.operator for part in wanted.specifier} == {">=", "<"}, f"{wanted}: a wheel needs a range"
         assert version(wanted.name) in wanted.specifier
     assert {*project["optional-dependencies"]["test"], *PYPROJECT["build-system"]["requires"]} <= lock
+
+
+def test_the_lock_of_the_checks_pins_what_they_need():
+    lock = {line.split("#")[0].strip() for line in (ROOT / "requirements-dev.txt").read_text().splitlines()} - {""}
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lock)
+    assert {line.lower() for line in PYPROJECT["project"]["optional-dependencies"]["dev"]} <= lock
+
+
+def test_the_types_are_in_the_wheel(site):
+    assert (site / "hwgen" / "py.typed").is_file()
 
 
 def test_the_wheel_says_the_ranges(site):

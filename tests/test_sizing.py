@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hwgen import quantizer, sizing
-from hwgen.board import boards, load_board
+from hwgen.devices.board import boards, load_board
 from hwgen.engines.rtl import schedule
 from hwgen.importer import import_model
 from hwgen.steps.step import Quantized

@@ -51,8 +51,8 @@ def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
             if o.token < 0:
                 text = _initializer(heads[o.name])
                 scales.setdefault(text, f"hwgen_scale_{len(scales)}")
-            outputs.append({"task": task, "name": o.name, "image": o.image, "channels": o.channels, "first": o.word * config.to, "step": o.step * config.to,
-                                "scale": scales[text] if o.token < 0 else "0"})
+            outputs.append({"task": task, "name": o.name, "image": o.image, "channels": o.channels, "first": o.word * config.to,
+                            "step": o.step * config.to, "scale": scales[text] if o.token < 0 else "0"})
     _, source = model.tasks[0].input
     header = render("driver/hwgen.h.j2", name=name, version=__version__, vector_bytes=config.vector_bytes, to=config.to,
                     input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
