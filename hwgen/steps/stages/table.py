@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,6 +15,12 @@ from .base import Interval, Run, Stage, need
 
 if TYPE_CHECKING:
     from ..step import Step
+
+
+@cache
+def _results(function: str) -> np.ndarray:
+    """`numerics.activation` of every pre-activation, from the lowest on."""
+    return numerics.activation(np.arange(PRE_ACTIVATION.lo, PRE_ACTIVATION.hi + 1), numerics.delta_table(function))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class Table(Stage):
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x
-        return self.factor.apply(numerics.activation(x, numerics.delta_table(self.function)), self.to)
+        return self.factor.apply(_results(self.function)[x - PRE_ACTIVATION.lo], self.to)
 
     def format(self, before: Format, step: Step) -> Format:
         need(before, PRE_ACTIVATION, "a table")

@@ -69,7 +69,9 @@ class Stationary(Tile):
     format: Format = INT8
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return np.asarray(numerics.matmul(x, self.weight.array) + self.bias.array)
+        result = numerics.matmul(x, self.weight.array, LARGEST * INT8.hi)
+        result += self.bias.array
+        return result
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.weight.array.shape
@@ -112,7 +114,7 @@ class Keys(Tile):
         return self.view
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2))
+        return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2), LARGEST * INT8.hi)
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.view.channels.count // step.heads, self.view.tokens.count
@@ -144,7 +146,7 @@ class Values(Tile):
         return self.view
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, run.read(self.view))
+        return numerics.matmul(x, run.read(self.view), LARGEST * INT8.hi)
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.view.tokens.count, self.view.channels.count // step.heads
