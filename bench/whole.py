@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
 from hwgen import api, resources, simulate, sizing
-from hwgen.board import Board, load_board
+from hwgen.devices.board import Board, load_board
 from hwgen.isa import Dst, Op, Src
 from hwgen.steps.golden import trace
 from hwgen.tools.cache import wanted

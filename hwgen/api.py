@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, difference, flows, foreign, resources, trace
-from .backends import bench, driver, rtl
-from .board import Board, load_board
-from .engines import hls
-from .engines.rtl import Program
+from . import __version__, build as builds, difference, flows, foreign, show as shows, trace
+from .devices.board import load_board
+from .engines.protocol import Facts, Files
+from .engines.registry import ENGINES
 from .errors import HwgenError, InputError, ModelError, ShapeError
 from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
+from .show import Shown
 from .simulate import MemoryModel, SimulationResult, simulate
-from .sizing import LATENCY, all_ports, conditions
-from .steps.step import Quantized
-from .steps.verify import verify
 
-__all__ = ["Accelerator", "Checked", "MemoryModel", "SimulationResult", "check", "compile", "load"]
+__all__ = ["Accelerator", "Checked", "MemoryModel", "Shown", "SimulationResult", "check", "compile", "load", "show"]
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -65,22 +63,27 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     load_board(target)
     say("import")
     planned = plan(import_model(model, shapes), options, say)
-    imported, quantized, program, board = planned.imported, planned.quantized, planned.program, planned.board
+    quantized, board = planned.quantized, planned.board
     say("generate")
-    report = _report(foreign.visible(Path(model).name), quantized, program, board, precision)
-    report |= _judged(planned)
-    report["quantization"] = _quantization(planned, options.random)
-    report["warnings"] = planned.warnings
-    files: dict[str, str | bytes] = {**driver.files(program, quantized, Path(model).stem)}
-    if backend != "hls":
-        files |= {**rtl.files(program.config), **bench.files()}
-    if planned.plan is not None:
-        (images,) = planned.images.values()
-        files |= hls.files(planned.plan, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
-        report["hls"] = hls.cost(planned.plan, board)
-    builds.write(Path(out), files, quantized, program, report, inputs=dict(imported.model.tasks[0].inputs), target=board.name,
-                 clock_mhz=board.clock_mhz, bytes_per_cycle=board.bytes_per_cycle())
+    (images,) = planned.images.values()
+    files: Files = {}
+    for name, made in planned.plans.items():
+        files |= ENGINES[name].files(made, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
+    builds.write(Path(out), files, quantized, planned.plans.get("rtl"), _report(foreign.visible(Path(model).name), planned, options),
+                 inputs=dict(planned.imported.model.tasks[0].inputs), target=board.name, clock_mhz=board.clock_mhz,
+                 bytes_per_cycle=board.bytes_per_cycle())
     return Accelerator(builds.load(out))
+
+
+def show(source: str | Path, stage: str | None = None, node: str | None = None, everything: bool = False, *,
+         shapes: dict[str, tuple[int, ...]] | None = None, progress: Progress | None = None, **options) -> Shown:
+    """An ONNX file or a build directory at one stage of the compiler, as text for a screen (``print`` it).
+
+    stage: "onnx", "graph", "steps" or "program"; without it the graph of a file, the program of a build. node: only what comes from the ONNX
+    nodes with this name, or with this in their name, in full detail. everything: repetitions too. options: of a file, as for `check`.
+    Raises InputError when the node or the stage is not there, and the errors of the compiler up to the stage.
+    """
+    return shows.show(source, stage, node, everything, shapes, Options(**options), _say(progress))
 
 
 def _say(progress: Progress | None) -> Callable[[str], None]:
@@ -110,7 +113,7 @@ class Accelerator:
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", self.build.inputs)
-        object.__setattr__(self, "outputs", tuple(dict.fromkeys(o.name for task in self.build.program.outputs for o in task)))
+        object.__setattr__(self, "outputs", tuple(dict.fromkeys(o.name for network in self.build.model.tasks for o in network.outputs)))
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{name} {list(shape)}" for name, shape in self.inputs.items())
@@ -144,15 +147,15 @@ class Accelerator:
 
     def trace(self, result: SimulationResult) -> dict:
         """Timeline of a simulation for Perfetto and chrome://tracing, JSON-able. Empty for engines without cycles."""
-        return trace.timeline(self.build.program, result.runs, self.build.clock_mhz)
+        return trace.timeline(self.build.need_rtl(), result.runs, self.build.clock_mhz)
 
     def keep(self, result: SimulationResult) -> None:
         """Write the result into the build directory, where `report` finds it; nothing for engines without cycles. Raises OutputError."""
         if not result.per_instruction:
             return
         simulation = {"stage": "rtl simulation", "images": result.images, "bit_exact": result.bit_exact, "cycles_per_image": result.cycles_per_image,
-                      "latency_ms": result.latency_ms, "utilization": result.utilization, "memory": result.memory}
-        layers = trace.layers(result.per_instruction, result.array_macs_per_cycle)
+                          "latency_ms": result.latency_ms, "utilization": result.utilization, "memory": result.memory}
+        layers = trace.layers(result.per_instruction, self.build.need_rtl().config.macs_per_cycle)
         self.build.keep({"simulation": simulation, "stalls": dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), "layers": layers})
 
     def report(self) -> dict:
@@ -162,6 +165,10 @@ class Accelerator:
             limit = max(self.build.report["limits"][key] for key in ("array_limit_cycles", "memory_limit_cycles"))
             kept["simulation"]["cycles_over_limit"] = kept["simulation"]["cycles_per_image"] / limit
         return self.build.report | kept | ({"simulation_ignored": ignored} if ignored else {})
+
+    def show(self, stage: str = "program", node: str | None = None, everything: bool = False) -> Shown:
+        """The build at the stage "steps" or "program", as text for a screen; see `api.show`."""
+        return shows.shown(self.build, stage, node, everything)
 
     def synth(self, flow: str = "yosys", target: str | Path | None = None, progress: Progress | None = None) -> flows.Synthesis:
         """Synthesize the RTL and count cells. target: a board of the same family instead of the build's, by name or YAML file.
@@ -190,43 +197,32 @@ class Accelerator:
         return images
 
 
-def _quantization(planned: Planned, random: bool) -> dict:
-    """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
-    program = planned.program
-    narrow = sum(i.n_tiles * i.k_tiles for i in program.instrs if i.w4) * program.config.macs_per_cycle // 2
-    known = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())), "output_error": planned.output_error}
-    return dict(stage="golden models", **known, weight_bytes=len(program.image), weight_bytes_with_8_bits=len(program.image) + narrow,
-                clipping=planned.findings.to_dict())
-
-
-def _report(name: str, model: Quantized, program: Program, board: Board, precision: str) -> dict:
-    config = program.config
-    timing = program.estimate(board.bytes_per_cycle(), LATENCY)
-    cycles = timing[-1].stop
-    macs = program.useful_macs()
-    used = resources.estimate(config, board)
-    kinds = ("lut", "ff", "dsp", "bram36", "uram")
-    ends = [*(t.start for t in timing[1:]), timing[-1].stop]
-    instructions = [{"pc": pc, "instruction": instr.note or "end of frame", "node": info.node, "task": instr.task if instr.pred else None,
-                     "start": t.start, "cycles": end - t.start, "wait_tile": t.wait_tile, "wait_hazard": t.wait_hazard, "useful_macs": info.macs}
-                    for pc, (instr, info, t, end) in enumerate(zip(program.instrs, program.infos, timing, ends, strict=True))]
-    return {
-        "version": __version__, "calibration": model.calibration, "precision": str(precision), "batch": program.batch,
-        "weight_bytes": len(program.image),
-        "network": {"name": name, "tasks": len(model.tasks), "outputs": [o.name for task in program.outputs for o in task],
-                    "useful_macs_per_image": program.mean_macs(), "residual_scale": model.tasks[0].residual_scale},
+def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
+    """What report.json holds."""
+    model, board = planned.quantized, planned.board
+    facts = {engine: ENGINES[engine].facts(made) for engine, made in planned.plans.items()}
+    costs = {engine: ENGINES[engine].cost(made, model, board) for engine, made in planned.plans.items()}
+    first = next(iter(facts.values()))
+    report = {
+        "version": __version__, "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
+        "weight_bytes": first.weight_bytes,
+        "network": {"name": name, "tasks": len(model.tasks),
+                    "outputs": [o.name for network in model.tasks for o in network.outputs for _ in range(first.batch)],
+                    "useful_macs_per_image": first.useful_macs, "residual_scale": model.tasks[0].residual_scale},
         "board": {"name": board.name, "part": board.part, "clock_mhz": board.clock_mhz, "memory_bytes_per_cycle": board.bytes_per_cycle(),
-                  "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)},
-        "array": {"ti": config.ti, "to": config.to, "packed": config.packed, "fabric_columns": config.fabric_columns,
-                  "load_columns": config.load_columns, "macs_per_cycle": config.macs_per_cycle},
-        "resources": {"stage": "estimate", "used": {k: getattr(used, k) for k in kinds}, "available": {k: getattr(board, k) for k in kinds}},
-        "estimate": {"stage": "estimate", "cycles_per_image": cycles / program.batch, "latency_ms": cycles / board.clock_mhz / 1000,
-                     "utilization": macs * program.batch / (config.macs_per_cycle * cycles),
-                     "accumulator_use": max(max(verify(network).values()) for network in model.tasks),
-                     "memory": conditions(board)},
-        "all_ports": all_ports(program, board),
-        "limits": dict(stage="estimate", **trace.roofline(macs, config.macs_per_cycle, (len(program.image) + program.input_bytes) / program.batch,
-                                                       board.bytes_per_cycle())),
-        "memory": {name: getattr(config, f"{key}_words") for name, key in (("activations", "act"), ("keys and values", "kv"),
-                                                                        ("scores", "score"), ("residual", "res"))},
-        "instructions": instructions}
+                  "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)}}
+    report |= costs.pop("rtl", {})
+    report |= _judged(planned)
+    report["quantization"] = _quantization(planned, options.random, first)
+    report["warnings"] = planned.warnings
+    for cost in costs.values():
+        report |= cost
+    return report
+
+
+def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any]:
+    """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
+    known = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())),
+                               "output_error": planned.output_error}
+    return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,
+            "clipping": planned.findings.to_dict()}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
 from enum import StrEnum
 import io
 from pathlib import Path
@@ -268,9 +267,9 @@ def verify(
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
-    memories = verify_memories(engine.value, acc.build.program.config.axi_data_bits / 8)
     runs: list[tuple[str, Engine, str, MemoryModel]] = []
     if "rtl" in acc.levels:
+        memories = verify_memories(engine.value, acc.build.need_rtl().config.axi_data_bits / 8)
         runs += [("rtl", engine, name, memory) for name, memory in memories.items()]
     if "csim" in acc.levels:
         runs.append(("csim", Engine.CSIM, "", MemoryModel()))
@@ -336,13 +335,13 @@ def synth(
 @app.command(epilog="Example: `hwgen targets --json boards.json`")
 def targets(json: Json = None) -> None:
     """List the boards `--target` knows."""
-    from .board import Family, boards
+    from .devices.board import boards
     known = boards()
     if json:
-        write_json(json, {"targets": [asdict(b) for b in known]})
+        write_json(json, {"targets": [b.to_dict() for b in known]})
 
     def amount(board, number):
-        return "no limit" if board.family == Family.SIM else f"{number:,}"
+        return f"{number:,}" if board.family.limits else "no limit"
     table("name", "LUT", "DSP", "BRAM36", "URAM", "GB/s", "MHz",
           rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
 
@@ -350,7 +349,10 @@ def targets(json: Json = None) -> None:
         ports, every = board.ports, f"; all {board.ports.number}: {board.bytes_per_cycle(ports=board.ports.number):.3g}, not built"
         return f"port of {ports.bits} bits: {board.bytes_per_cycle():.3g} bytes a cycle{every if ports.number > 1 else ''}"
     for board in known:
-        say(out, f"{board.name}: {board.title}" + ("" if board.family == Family.SIM else f", {board.part}") + f"; {memory(board)}")
+        say(out, f"{board.name}: {board.title}" + (f", {board.part}" if board.family.limits else "") + f"; {memory(board)}")
+    for board in known:
+        for text in board.family.not_measured:
+            say(out, f"note: resources on {board.name} are planning figures: {text}")
 
 
 def _print_version(wanted: bool) -> None:

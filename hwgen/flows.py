@@ -1,4 +1,4 @@
-"""Synthesis of a build's RTL: ``flows/<name>.toml`` says how, this module runs it and adds up what the tool counted.
+"""Synthesis of a build's RTL: ``flows/<name>.toml`` says how, the board's family with which commands; this module runs it and adds up.
 
 A flow goes module kind by module kind, some at a time, so that a 64x64 engine ends in minutes: the generated control is synthesized with
 the arrays of rtl/sv as black boxes; each array once per set of parameters. A regular array larger than the flow's ``cut`` is synthesized at the
@@ -18,12 +18,13 @@ from pathlib import Path
 import re
 import tomllib
 
-from .board import Board
+from .devices.board import Board
+from .devices.family import RESOURCES, Yosys, bundled_families
 from .errors import InputError, ToolError
 from .paths import data_dir
 from .tools import cache, process, yosys
 
-KINDS = ("lut", "ff", "dsp", "bram36", "uram")
+KINDS = RESOURCES
 TOP = "hwgen_top"
 WORKERS = 4              # Yosys processes at a time, at most: one may need 2 GB
 ZERO = re.compile(r"^ +\S+ ?\[\d+\] = \d+'h0+;\n", re.MULTILINE)
@@ -92,10 +93,10 @@ def synthesize(sources: Mapping[str, str], board: Board, name: str = "yosys", sa
     if name not in known:
         raise InputError(f"there is no flow {name!r}", hint=f"choose one of {', '.join(known)}")
     flow = tomllib.loads(known[name].read_text())
-    if board.family not in flow["families"]:
-        raise InputError(f"the flow {name} does not know the family of the board {board.name}: {board.family.value}",
-                         hint=f"compile for a board of {', '.join(flow['families'])}")
-    run = _Run(flow, flow["families"][board.family.value], bool(board.uram), sources, say or _silent)
+    if board.family.yosys is None:
+        raise InputError(f"the flow {name} does not know the family of the board {board.name}: {board.family.name}",
+                         hint=f"compile for a board of {', '.join(family.name for family in bundled_families() if family.yosys)}")
+    run = _Run(flow, board.family.yosys, bool(board.uram), sources, say or _silent)
     return run.run(name, board, estimate or {})
 
 
@@ -104,7 +105,7 @@ def _silent(stage: str, done: float = 0, total: float = 0) -> None:
 
 
 class _Run:
-    def __init__(self, flow: dict, family: dict, uram: bool, sources: Mapping[str, str], say: Say):
+    def __init__(self, flow: dict, family: Yosys, uram: bool, sources: Mapping[str, str], say: Say):
         self.flow, self.family, self.sources, self.say = flow, family, sources, say
         self.children = process.Children()
         self.uram = " -uram" if uram else ""
@@ -138,7 +139,7 @@ class _Run:
                  for resource in ("lut", "ff", "dsp")}
         rounded = {unit: _rounded(counts) for unit, counts in units.items()}
         return Synthesis(name, self.flow["stage"], board.name, rounded, _rounded(total), _rounded(inside),
-                         {k: getattr(board, k) for k in KINDS}, nonlinear, share, tuple(self.family.get("notes", ())), estimate, kinds)
+                         {k: getattr(board, k) for k in KINDS}, nonlinear, share, self.family.notes, estimate, kinds)
 
     def _top(self) -> dict[str, str]:
         return {f"{TOP}.sv": ZERO.sub("", self.sources[f"{TOP}.sv"])}
@@ -200,7 +201,7 @@ class _Run:
         return [self._kind(module, parameters, rule["unit"], instances, bool(cut), whole, rule), *kinds]
 
     def _kind(self, module: str, parameters: dict[str, int], unit: str, instances: int, scaled: bool, each: Counts, rule: dict) -> Kind:
-        per_dsp = rule.get("in_dsp", {}) if "DSP48E2" in self.family["cells"] else {}
+        per_dsp = rule.get("in_dsp", {}) if self.family.in_dsp else {}
         in_dsp = {kind: per_dsp.get(kind, 0) * each["dsp"] for kind in KINDS}
         return Kind(module, parameters, unit, instances, scaled, each, in_dsp)
 
@@ -215,14 +216,14 @@ class _Run:
         return self._counts(stat, module)
 
     def _commands(self, top: str) -> list[str]:
-        commands = (command.format(top=top, uram=self.uram) for command in self.family["commands"])
-        return [*self.family["libraries"], *commands, "tee -q -o stat.json stat -json"]
+        commands = (command.replace("{top}", top).replace("{uram}", self.uram) for command in self.family.commands)
+        return [*self.family.libraries, *commands, "tee -q -o stat.json stat -json"]
 
     def _counts(self, cells: dict[str, int], module: str) -> Counts:
-        known = self.family["cells"]
+        known = self.family.cells
         if unknown := sorted(cell for cell in cells if cell not in known and not cell.startswith("$scopeinfo")):
             raise ToolError(f"Yosys left cells that the flow does not count: {', '.join(unknown)}", where=f"module {module}",
-                            hint="add them to the flow's file under cells")
+                            hint="add them to the family's file under yosys.cells")
         return {kind: float(sum(n * known[cell].get(kind, 0) for cell, n in cells.items() if cell in known)) for kind in KINDS}
 
 

@@ -6,25 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import quantizer
 from .arrays import read_npz
-from .board import Board, load_board
-from .engines import hls
-from .engines.rtl import Program
+from .devices.board import Board, load_board
+from .engines.protocol import Wishes
+from .engines.registry import BACKENDS, ENGINES
 from .errors import CalibrationError, HwgenError, InputError, ModelError
 from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
 from .quantizer import calibration
 from .quantizer.structure import SUPPORTED, find_residual
-from .sizing import choose
 from .steps import golden, host
 from .steps.step import Quantized
 
-BACKENDS = ("rtl", "hls", "both")
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 
 
@@ -62,7 +61,7 @@ class Planned:
 
     images: calibration images, float32 [images, ...] per input. output_error: for each output, of the integer to the float model on
     `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. warnings: what calibration
-    found, for people. plan: of an HLS project, else None.
+    found, for people. plans: of the engines of the build, by name.
     """
 
     imported: Imported
@@ -72,13 +71,13 @@ class Planned:
     findings: quantizer.Findings
     output_error: dict[str, float]
     board: Board
-    program: Program
-    plan: hls.Plan | None
+    plans: dict[str, Any]
 
     @property
     def warnings(self) -> list[str]:
-        """What calibration found, and outputs whose error is large."""
-        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error)]
+        """What calibration found, outputs whose error is large, and what of the board's estimates was never measured."""
+        planning = [f"resources on {self.board.name} are planning figures: {text}" for text in self.board.family.not_measured]
+        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error), *planning]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
@@ -103,10 +102,10 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
                                                   precision=options.precision)
     errors = {} if options.random else _output_error(imported, quantized, images)
     say("schedule")
-    program = choose(quantized, board, options.array, options.batch)
-    program.binary()                                # every field of every instruction fits, or this is a refusal too
-    return Planned(imported, judgement, images, quantized, findings, errors, board, program,
-                   None if options.backend == "rtl" else hls.plan(quantized, board))
+    wishes = {name: Wishes() for name in BACKENDS[options.backend]}
+    wishes[next(iter(wishes))] = Wishes(options.array, options.batch)       # of a build with two engines, the first
+    plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
+    return Planned(imported, judgement, images, quantized, findings, errors, board, plans)
 
 
 def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:

@@ -1,70 +1,34 @@
 """Resource estimate of an engine from its structure, before any tool has run; and whether it fits a board.
 
-Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`):
+Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`); what a cell holds is the family's (`hwgen.devices.family`):
 
 Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
-counts the multipliers a product is cut into: 27x18 signed on UltraScale+ (DSP48E2), 18x18 signed or unsigned on the ECP5. The array takes
-one per int8 product, half as many when packed. A drain lane takes 5 (requantize in two parts, 17x17 and 15x18, with a multiplier shifted
-for 27x18 up to 24 bits; activation scale or router score 24x18; interpolation 17x13; sum of squares 17x17), a feed lane 1 (normalise
-21x18): Yosys finds the same products (tests/rtl/test_synthesis.py) and the same sums.
+counts the multipliers a product is cut into. The array takes one per int8 product, half as many when packed. A drain lane takes 5 products
+(requantize in two parts, 17x17 and 15x18, with a multiplier shifted for 27x18 up to 24 bits; activation scale or router score 24x18;
+interpolation 17x13; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same products (tests/rtl/test_synthesis.py)
+and the same sums.
 
-Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately. A block RAM of 36 kbit is
-two halves of 512 x 36, 1024 x 18, 2048 x 9, ... bits (an ECP5 EBR is one half); 64 words or less go into LUTs. On a board with
-UltraRAM (4096 x 72) the memories that free most block RAM per UltraRAM go there.
+Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately into blocks of the shape that takes
+fewest; a few words go into LUTs. Where there is a larger kind of memory, those that free most block RAM by it go there.
 
-LUTs and flip-flops. `COSTS`: per processing element, lane, output column, ... as Yosys counted them, without the adders and registers
-that a DSP48E2 holds (in_dsp of flows/yosys.toml). The ECP5 has LUT4 instead of LUT6 and bare multipliers: `COSTS_ECP5` where Yosys
-counted, else `LUT4_PER_LUT6` times. Place and route needs room: 80 % of the LUTs of a chip is a full chip.
+LUTs and flip-flops. The family's costs: per processing element, lane, output column, ... Place and route needs room; how much of a chip
+may be used is the family's too.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil
 
-from .board import Board, Family
+from .devices.board import Board
+from .devices.family import Multiplier
 from .engine import EngineConfig
 from .errors import CapacityError
 from .isa import WORD_BITS
 
 OUT_WORDS = 16           # queue of the output writer
-LUT4_PER_LUT6 = 1.8
-LUTRAM_WORDS = 64        # memories of so many words or less go into LUTs: 8 LUTs hold 32 words of 14 bits (RAM32M16)
-URAM_WIDTH, URAM_DEPTH = 72, 4096
-URAM_LEAST_GAIN = 4      # block RAMs an UltraRAM must free, unless block RAM lacks; it holds as much as 8
-BRAM_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))      # half a BRAM36: width, depth
-
-
-@dataclass(frozen=True)
-class _Multiplier:
-    """Operands of one hard multiplier. A wider operand is cut into pieces of ``piece`` bits, lowest first, until the rest fits."""
-
-    wide: int
-    narrow: int
-    piece: int
-    signed_only: bool            # an unsigned operand takes a bit more
-
-
-_DSP48E2 = _Multiplier(27, 18, 17, True)            # pieces as its cascade shifts
-MULTIPLIER = {Family.ZYNQ_ULTRASCALE_PLUS: _DSP48E2, Family.SIM: _DSP48E2, Family.ECP5: _Multiplier(18, 18, 18, False)}
-
-# unit: (LUT, flip-flops) of one, outside DSP slices. Counted with Yosys 0.70 (synth_xilinx -family xcup, tables filled), from the growth
-# with one more of it: all but "control" and "stream byte", which are sums over the generated modules of 64x64 engines.
-COSTS = {
-    "processing element": (9.7, 8),          # load multiplexer, next weight; multiplier, adder and the weight at work in the DSP
-    "fabric element": (54, 27),              # added to a processing element: its product by Booth digits, adder and registers
-    "array row": (18, 2),
-    "array column": (29, 47),
-    "accumulator column": (32, 64),
-    "drain lane": (434, 237),
-    "feed lane": (95, 48),
-    "router expert": (65, 175),
-    "router place": (34, 21),                # of one expert
-    "memory lane bit": (1, 0),               # rotation of a read word and of a written window
-    "stream byte": (16, 24),                 # DMA, FIFO output, loader, load port
-    "control": (6000, 9000),                 # sequencers, fetch, contexts, delay lines, registers, coefficients
-}
-COSTS_ECP5 = {"processing element": (38, 38), "drain lane": (905, 359), "feed lane": (372, 102)}      # (LUT4, flip-flops)
 
 
 @dataclass(frozen=True)
@@ -82,33 +46,32 @@ class Resources:
 KINDS = {"dsp": "DSPs", "bram36": "block RAMs", "uram": "UltraRAMs", "lut": "LUTs", "ff": "flip-flops"}   # order of `check_fit`
 
 
-def estimate(config: EngineConfig, board: Board | None = None) -> Resources:
-    """Cells of one engine. ``board`` decides on multiplier, LUT and UltraRAM; None: UltraScale+ without UltraRAM."""
-    family = board.family if board else Family.ZYNQ_ULTRASCALE_PLUS
-    lut, ff, dsp, halves, uram = ({} for _ in range(5))
-
-    def add(table, unit, amount):
-        table[unit] = table.get(unit, 0) + amount
-
+def estimate(config: EngineConfig, board: Board) -> Resources:
+    """Cells of one engine: of the board's family, and in larger memories as far as the board has them."""
+    family = board.family
+    lut: defaultdict[str, float] = defaultdict(float)
+    ff: defaultdict[str, float] = defaultdict(float)
+    dsp: defaultdict[str, int] = defaultdict(int)
+    blocks: defaultdict[str, int] = defaultdict(int)
+    uram: defaultdict[str, int] = defaultdict(int)
     for unit, what, count in _logic(config):
-        luts, flip_flops = COSTS[what]
-        if family is Family.ECP5:
-            luts, flip_flops = COSTS_ECP5.get(what, (LUT4_PER_LUT6 * luts, flip_flops))
-        add(lut, unit, luts * count)
-        add(ff, unit, flip_flops * count)
+        luts, flip_flops = family.costs[what]
+        lut[unit] += luts * count
+        ff[unit] += flip_flops * count
     for product in _products(config):
-        add(dsp, product.unit, product.count * _tiles(product, MULTIPLIER[family]))
-    factor = LUT4_PER_LUT6 if family is Family.ECP5 else 1
+        dsp[product.unit] += product.count * _tiles(product, family.multiplier)
     memories = _memories(config)
-    for memory, urams in zip(memories, _to_uram(memories, board)):
-        if urams:
-            add(uram, memory.unit, urams)
-        elif memory.depth <= LUTRAM_WORDS:
-            add(lut, memory.unit, memory.count * 8 * ceil(memory.width / 14) * ceil(memory.depth / 32) * factor)
+    for memory, large in zip(memories, _to_large(memories, board)):
+        if large:
+            uram[memory.unit] += large
+        elif memory.depth <= family.lutram.words:
+            copies = memory.count * ceil(memory.width / family.lutram.width) * ceil(memory.depth / family.lutram.depth)
+            lut[memory.unit] += copies * family.lutram.luts
         else:
-            add(halves, memory.unit, memory.count * _bram_halves(memory.width, memory.depth))
-    units = {unit: Resources(ceil(lut.get(unit, 0)), ff.get(unit, 0), dsp.get(unit, 0), ceil(halves.get(unit, 0) / 2),
-                             uram.get(unit, 0)) for unit in {**lut, **ff, **dsp, **halves, **uram}}
+            blocks[memory.unit] += memory.count * _blocks(memory, family.block_ram.shapes)
+    per_bram36 = family.block_ram.per_bram36
+    units = {unit: Resources(ceil(lut[unit]), ceil(ff[unit]), dsp[unit], ceil(blocks[unit] / per_bram36), uram[unit])
+             for unit in {**lut, **ff, **dsp, **blocks, **uram}}
     totals = {kind: sum(getattr(r, kind) for r in units.values()) for kind in KINDS}
     return Resources(**totals, by_unit=units)
 
@@ -117,11 +80,12 @@ def check_fit(config: EngineConfig, board: Board) -> Resources:
     """The estimate; raises CapacityError for the first resource of which the board has too little."""
     need = estimate(config, board)
     for kind, name in KINDS.items():
-        needed, available = getattr(need, kind), getattr(board, kind)
-        if needed > available:
+        needed, available, usable = getattr(need, kind), getattr(board, kind), board.usable(kind)
+        if needed > usable:
             unit, part = max(((u, getattr(r, kind)) for u, r in need.by_unit.items()), key=lambda item: item[1])
+            share = f", of which {usable:,} can be used" if usable < available else ""
             raise CapacityError(
-                f"an engine of {config.ti}x{config.to} needs {needed:,} {name}, {board.name} has {available:,}",
+                f"an engine of {config.ti}x{config.to} needs {needed:,} {name}, {board.name} has {available:,}{share}",
                 where=f"most of them in: {unit} ({part:,})",
                 hint=_hint(config, kind))
     return need
@@ -151,12 +115,12 @@ class _Memory:
     count: int                   # banks x copies
     width: int                   # bits
     depth: int                   # words
-    wide: bool = True            # may be an UltraRAM (whole words are written)
+    wide: bool = True            # may be in the larger kind (whole words are written)
 
 
 def _products(c: EngineConfig) -> list[_Product]:
     pairs = c.ti * (c.to - c.fabric_columns)
-    scale = 23 if c.packed else 17                  # a multiplier shifted for the wide operand of a DSP48E2
+    scale = 23 if c.packed else 17                  # a multiplier shifted for the wide operand of a slice
     products = [
         _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
         _Product("drain", c.to, (17, scale), False), _Product("drain", c.to, (15, scale + 1)),      # requantize, lower and upper bits
@@ -201,7 +165,7 @@ def _memories(c: EngineConfig) -> list[_Memory]:
 
 
 def _logic(c: EngineConfig) -> list[tuple[str, str, int]]:
-    """(unit, entry of `COSTS`, how many)."""
+    """(unit, entry of the family's costs, how many)."""
     logic = [
         ("array", "processing element", c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to),
         ("array", "fabric element", c.ti * c.fabric_columns),
@@ -221,7 +185,7 @@ def _router_lanes(c: EngineConfig) -> int:
 
 # ---------------------------------------------------------------- cells
 
-def _tiles(product: _Product, m: _Multiplier) -> int:
+def _tiles(product: _Product, m: Multiplier) -> int:
     """Multipliers a product is cut into."""
     narrow, wide = sorted(bits + (m.signed_only and not product.signed) for bits in product.bits)
     return _pieces(wide, m.wide, m.piece) * _pieces(narrow, m.narrow, m.piece)
@@ -233,20 +197,23 @@ def _pieces(bits: int, most: int, piece: int) -> int:
     return whole + (bits - whole * piece > 1)
 
 
-def _bram_halves(width: int, depth: int) -> int:
-    return min(ceil(width / w) * ceil(depth / d) for w, d in BRAM_SHAPES)
+def _blocks(memory: _Memory, shapes: Iterable[tuple[int, int]]) -> int:
+    """Blocks of one copy, in the shape (width, depth) that takes fewest."""
+    return min(ceil(memory.width / width) * ceil(memory.depth / depth) for width, depth in shapes)
 
 
-def _to_uram(memories: list[_Memory], board: Board | None) -> list[int]:
-    """UltraRAMs of each memory, 0 for those that stay in block RAM: the best gain first, the rest while block RAM lacks."""
+def _to_large(memories: list[_Memory], board: Board) -> list[int]:
+    """Large memories (UltraRAM) of each memory, 0 for those that stay in block RAM: the best gain first, the rest while block RAM lacks."""
     result = [0] * len(memories)
-    if board is None or board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
+    family = board.family
+    large, per_bram36 = family.large_ram, family.block_ram.per_bram36
+    if large is None:
         return result
-    halves = [m.count * _bram_halves(m.width, m.depth) if m.depth > LUTRAM_WORDS else 0 for m in memories]
-    urams = [m.count * ceil(m.width / URAM_WIDTH) * ceil(m.depth / URAM_DEPTH) for m in memories]
-    movable = [i for i, m in enumerate(memories) if m.wide and halves[i]]
-    available, missing = board.uram, sum(halves) / 2 - board.bram36
-    for i in sorted(movable, key=lambda i: (-halves[i] / urams[i], i)):
-        if urams[i] <= available and (halves[i] / 2 >= URAM_LEAST_GAIN * urams[i] or missing > 0):
-            result[i], available, missing = urams[i], available - urams[i], missing - halves[i] / 2
+    blocks = [m.count * _blocks(m, family.block_ram.shapes) if m.depth > family.lutram.words else 0 for m in memories]
+    needed = [m.count * ceil(m.width / large.width) * ceil(m.depth / large.depth) for m in memories]
+    movable = [i for i, m in enumerate(memories) if m.wide and blocks[i]]
+    available, missing = board.uram, sum(blocks) / per_bram36 - board.bram36
+    for i in sorted(movable, key=lambda i: (-blocks[i] / needed[i], i)):
+        if needed[i] <= available and (blocks[i] / per_bram36 >= large.least_gain * needed[i] or missing > 0):
+            result[i], available, missing = needed[i], available - needed[i], missing - blocks[i] / per_bram36
     return result

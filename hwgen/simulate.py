@@ -166,7 +166,7 @@ class SimulationResult:
     words: int | None
     cycles_per_image: float | None
     useful_macs_per_image: int
-    array_macs_per_cycle: int
+    array_macs_per_cycle: int | None
     utilization: float | None
     simulated_macs_per_second: float
     simulated_cycles_per_second: float | None
@@ -194,22 +194,22 @@ class SimulationResult:
 def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str, waves, memory: MemoryModel, progress) -> SimulationResult:
     """See `api.Accelerator.simulate`."""
     say = progress or (lambda stage, done=0, total=0: None)
-    program, model = build.program, build.model
+    model, num_tasks = build.model, len(build.model.tasks)
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}", hint=f"choose one of {', '.join(ENGINES)}")
-    if task is not None and not 0 <= task < program.num_tasks:
-        raise InputError(f"there is no task {task}: the network has {program.num_tasks}", hint=f"choose 0 to {program.num_tasks - 1}")
+    if task is not None and not 0 <= task < num_tasks:
+        raise InputError(f"there is no task {task}: the network has {num_tasks}", hint=f"choose 0 to {num_tasks - 1}")
     if waves is not None and engine != "verilator":
         raise InputError("waveforms are written by the engine verilator only", where="option --waves")
     check_memory(engine, memory.changed())
-    tasks = [task] if task is not None else list(range(program.num_tasks))
+    tasks = [task] if task is not None else list(range(num_tasks))
     say("integer model", 0, 0)
     begin = time.monotonic()
     golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
     golden_seconds = time.monotonic() - begin
-    macs = program.mean_macs(tasks)
+    macs = build.program.mean_macs(tasks) if build.program else sum(model.tasks[t].useful_macs for t in tasks) // len(tasks)
     common: dict[str, Any] = {
-        "images": len(images), "useful_macs_per_image": macs, "array_macs_per_cycle": program.config.macs_per_cycle,
+        "images": len(images), "useful_macs_per_image": macs, "array_macs_per_cycle": build.program.config.macs_per_cycle if build.program else None,
         "clock_mhz": build.clock_mhz, "input_clipped": host.input_clipped(model.tasks[0], images)}
     if engine == "golden":
         return SimulationResult(
@@ -218,7 +218,7 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
             latency_ms=None, **common)
     if engine == "csim":
         return _csim(build, images, golden, common, say)
-    build.need_rtl()
+    program = build.need_rtl()
     memory = _conditions(build, memory, engine)
     hardware, runs = run_rtl(build, images, tasks, memory, say, engine=engine, waves=waves)
     mismatches = sum(int((hardware[t][name] != golden[t][name]).sum()) for t in tasks for name in golden[t])
@@ -241,7 +241,8 @@ def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryMo
     """Every image for every task through the RTL: ({task: {ONNX output: int32 [images, channels]}}, runs with their tasks)."""
     memory = _conditions(build, memory, engine)
     run = _run_verilator if engine == "verilator" else _run_icarus
-    batch = build.program.batch
+    program = build.need_rtl()
+    batch = program.batch
     groups = np.zeros((-(-len(images) // batch) * batch, *images.shape[1:]), images.dtype)
     groups[:len(images)] = images
     groups = groups.reshape(-1, batch, *images.shape[1:])
@@ -252,18 +253,18 @@ def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryMo
     for order in orders:
         sequence = order * len(groups)
         inputs = np.repeat(groups, len(order), axis=0).reshape(-1, *images.shape[1:])
-        done = run(build, build.program.frames(build.model.tasks[0], inputs), sequence, memory, None if waves is None else Path(waves), say)
+        done = run(build, program.frames(build.model.tasks[0], inputs), sequence, memory, None if waves is None else Path(waves), say)
         runs.append((sequence, done))
         for i, outputs in enumerate(done.outputs):
             found[sequence[i // batch]].append(outputs)
     found = {t: outputs[:len(images)] for t, outputs in found.items()}
-    return {t: {o.name: np.stack([frame[o.name] for frame in found[t]]) for o in build.program.outputs[t]} for t in tasks}, runs
+    return {t: {o.name: np.stack([frame[o.name] for frame in found[t]]) for o in program.outputs[t]} for t in tasks}, runs
 
 
 def _conditions(build: Build, memory: MemoryModel, engine: str) -> MemoryModel:
     """The memory as it is simulated: the board's bandwidth where none is given; in Icarus it answers at once, a beat a cycle."""
     if engine == "icarus":
-        return replace(memory, latency=0, bytes_per_cycle=build.program.config.axi_data_bits / 8)
+        return replace(memory, latency=0, bytes_per_cycle=build.need_rtl().config.axi_data_bits / 8)
     return memory if memory.bytes_per_cycle is not None else replace(memory, bytes_per_cycle=build.bytes_per_cycle)
 
 
@@ -289,7 +290,7 @@ def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: Memory
     with work_folder("hwgen_build_") as work:
         for name, content in build.read(("program.bin", "weights.bin")).items():
             (work / name).write_bytes(content)
-        done = run_bench(executable, work, build.program, frames, tasks, memory, waves=waves,
+        done = run_bench(executable, work, build.need_rtl(), frames, tasks, memory, waves=waves,
                          on_frame=lambda done: say("simulate RTL", done, len(tasks)))
     if waves is not None and not waves.is_file():
         raise OutputError("the waveform could not be written", where=str(waves), hint="check the rights and the free space there")
@@ -298,7 +299,7 @@ def _run_verilator(build: Build, frames: bytes, tasks: list[int], memory: Memory
 
 def _run_icarus(build: Build, frames: bytes, tasks: list[int], memory: MemoryModel, waves: Path | None, say) -> Run:
     """cocotb bench on Icarus: real AXI transactions. The memory answers at once but where ``memory.stall`` pauses a channel."""
-    program = build.program
+    program = build.need_rtl()
     say("simulate RTL in Icarus (slow)", 0, 0)
     with work_folder("hwgen_run_") as work:
         (work / "input.bin").write_bytes(frames)

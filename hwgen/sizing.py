@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import product
 
 from . import resources
-from .board import Board
+from .devices.board import Board
 from .engines.rtl import Program, schedule
 from .errors import CapacityError
 from .steps.step import Quantized

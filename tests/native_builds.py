@@ -6,22 +6,22 @@ from dataclasses import dataclass, field, replace
 import hashlib
 from pathlib import Path
 
-from hwgen.qir import QModel
 import numpy as np
 
 from hwgen import build as builds, simulate
 from hwgen.backends import bench, driver, rtl
 from hwgen.engine import EngineConfig
 from hwgen.engines.rtl import Program, schedule
-from hwgen.golden import integer_model
 from hwgen.simulate import MemoryModel, Run
+from hwgen.steps import golden
+from hwgen.steps.step import Quantized
 
 IDEAL, SLOW, STALLED = MemoryModel(0, 1024), MemoryModel(100, 64), MemoryModel(20, 16, 0.3, 7)
 MEMORIES = (IDEAL, SLOW, STALLED)
 DEPTHS = {"act_words": 512, "kv_words": 256, "score_words": 256, "res_words": 128, "program_words": 128}
 
 
-def write(folder: Path, model: QModel, program: Program) -> builds.Build:
+def write(folder: Path, model: Quantized, program: Program) -> builds.Build:
     """A whole build directory of an integer network, as `hwgen.compile` makes it from ONNX."""
     shape = _image_shape(model)
     files = {**rtl.files(program.config), **bench.files(), **driver.files(program, model, "random")}
@@ -29,12 +29,11 @@ def write(folder: Path, model: QModel, program: Program) -> builds.Build:
     return builds.load(folder)
 
 
-def _image_shape(model: QModel) -> tuple[int, int, int]:
+def _image_shape(model: Quantized) -> tuple[int, int, int]:
     """[C, H, W] of a network of `qgraphs`: one row of patches."""
-    patches = model.tasks[0].nodes[0]
-    count, channels = model.tasks[0].shapes[patches.output]
-    high, wide = patches.patch
-    return channels // (high * wide), high, wide * count
+    host, patches = model.tasks[0].input
+    high, wide = host.patch
+    return patches.channels // (high * wide), high, wide * patches.tokens
 
 
 @dataclass
@@ -50,7 +49,7 @@ class Engine:
     load_columns: int = 1
     fifo_beats: int = 64
 
-    def program(self, model: QModel, **options) -> Program:
+    def program(self, model: Quantized, **options) -> Program:
         """The network's program for this engine; options of `schedule`."""
         program = schedule(model, ti=self.ti, to=self.to, axi_data_bits=self.axi_data_bits, fifo_beats=self.fifo_beats,
                            packed=self.packed, load_columns=self.load_columns, **options)
@@ -62,7 +61,7 @@ class Engine:
             raise ValueError(f"the test's engine is too small: {small}, {program.config.max_tokens} tokens")
         return replace(program, config=config)
 
-    def bench(self, program: Program, model: QModel) -> tuple[Path, Path]:
+    def bench(self, program: Program, model: Quantized) -> tuple[Path, Path]:
         """(executable, directory with the program) of one program."""
         data = {"program.bin": program.binary(), "weights.bin": program.image}
         place = self.folder / hashlib.sha256(repr(data).encode()).hexdigest()[:16]
@@ -72,7 +71,7 @@ class Engine:
         files = {**rtl_files(program.config), **bench.files(), **driver.files(program, model, "random")}
         return simulate.build_bench(files, trace=False), place
 
-    def run(self, program: Program, model: QModel, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:
+    def run(self, program: Program, model: Quantized, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:
         """Frames ``images`` for ``tasks`` through the RTL."""
         executable, place = self.bench(program, model)
         return simulate.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
@@ -88,12 +87,12 @@ def rtl_files(config: EngineConfig) -> dict[str, str]:
     return _RTL[config]
 
 
-def differences(run: Run, model: QModel, images: np.ndarray, tasks: list[int]) -> int:
+def differences(run: Run, model: Quantized, images: np.ndarray, tasks: list[int]) -> int:
     """Output words of a run that are not the integer model's; tasks: of each frame of one image or a batch. Raises ValueError when outputs are missing."""
     wrong = 0
     batch = len(images) // len(tasks)
     for task, image, found in zip(np.repeat(tasks, batch), images, run.outputs, strict=True):
-        wanted = integer_model.run(model.tasks[task], image[None])
+        wanted = golden.run(model.tasks[task], image[None])
         if found.keys() != wanted.keys() or any(found[name].shape != wanted[name][0].shape for name in wanted):
             raise ValueError(f"outputs {sorted(found)} are not {sorted(wanted)}")
         wrong += sum(int((found[name] != wanted[name][0]).sum()) for name in wanted)

@@ -25,7 +25,9 @@ HOMES = {
     "onnxruntime": ("hwgen/importer/reference.py",),
     "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
-    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/board.py",), "subprocess": ("hwgen/tools/",),
+    "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
+                       "hwgen_rtl"),
+    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/devices/record.py",), "subprocess": ("hwgen/tools/",),
     "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
     "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
     "sklearn": (), "torch": (), "pickle": (),
@@ -42,9 +44,12 @@ BELOW = {
     "hwgen/golden/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/quantizer/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/schedule/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/engines/hls/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.rtl", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/build/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen.simulate", "hwgen.api", "hwgen_rtl"),
+    "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
+                       "hwgen_rtl"),
     "hwgen/tools/": ("hwgen.build", "hwgen.graph", "hwgen.ops", "hwgen.qir", "hwgen.schedule", "hwgen.backends", "hwgen_rtl"),
-    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.matching", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.board"),
+    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.matching", "hwgen.qir", "hwgen.importer", "hwgen.quantizer", "hwgen.schedule", "hwgen.tools", "hwgen.devices"),
     "hwgen/": ("hwgen_sim", "hwgen.cli"),
 }
 MAX_LINES, MAX_COLUMNS = 400, 150
@@ -110,7 +115,7 @@ def test_the_public_list_is_what_it_is():
 
 def test_light_imports():
     """Help, errors and the board list must not load the compiler; the compiler loads Amaranth only when it generates."""
-    for modules, heavy in (("hwgen.cli, hwgen.board, hwgen.errors", ("onnx", "amaranth", "cocotb")), ("hwgen.ops, hwgen.graph.evaluate", ("onnx", "amaranth", "cocotb")),
+    for modules, heavy in (("hwgen.cli, hwgen.devices.board, hwgen.errors", ("onnx", "amaranth", "cocotb")), ("hwgen.ops, hwgen.graph.evaluate", ("onnx", "amaranth", "cocotb")),
                            ("hwgen.api", ("amaranth", "cocotb"))):
         code = f"import sys, {modules}\nprint([m for m in {heavy} if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -155,3 +160,29 @@ def test_style(name):
     bad += [(i, f"line of {len(line)} characters") for i, line in lines if len(line) > MAX_COLUMNS]
     assert bad == []
     assert ast.get_docstring(module) or not module.body
+
+
+def test_nothing_switches_over_an_integer_operator_outside_its_home():
+    """Feeds, stationary operands and stages say themselves what passes and engines ask; only passes over steps look at their kinds."""
+    from hwgen.steps.stages import FEEDS, STAGES, TILES
+    kinds = {kind.__name__ for kind in (*FEEDS, *STAGES, *TILES)}
+    found = {}
+    for name in FILES:
+        tree = ast.parse(FILES[name].read_text())
+        known = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("steps.stages")
+                 for alias in node.names if alias.name in kinds}
+        tests = [node.args[1] for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                 and node.func.id in ("isinstance", "issubclass")]
+        tests += [node.cls for node in ast.walk(tree) if isinstance(node, ast.MatchClass)]
+        asked = {leaf.id for test in tests for leaf in ast.walk(test) if isinstance(leaf, ast.Name)} & known
+        if asked and not name.startswith("hwgen/steps/"):
+            found[name] = asked
+    assert found == {}
+
+
+def test_a_switch_over_an_integer_operator_would_be_found(monkeypatch, tmp_path):
+    file = tmp_path / "switch.py"
+    file.write_text("from hwgen.steps.stages import Keys\n\n\ndef f(tile):\n    return isinstance(tile, Keys)\n")
+    monkeypatch.setitem(FILES, "hwgen/engines/switch.py", file)
+    with pytest.raises(AssertionError):
+        test_nothing_switches_over_an_integer_operator_outside_its_home()

@@ -12,9 +12,9 @@ from hwgen import build as builds
 from hwgen.backends import bench
 from hwgen.engines.rtl import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError, OutputError
-from hwgen.golden import integer_model
 from hwgen.isa import Instr
 from hwgen.simulate import MemoryModel
+from hwgen.steps import golden
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 
@@ -35,7 +35,7 @@ def test_what_is_written_is_loaded(written):
     assert (build.inputs, build.target, build.clock_mhz, build.bytes_per_cycle, build.report) == ({"x": (1, 2, 16)}, "sim", 300.0, 64.0, {})
     images = random_images(random_model(**OPTIONS), 3)
     for ours, theirs in zip(model.tasks, build.model.tasks, strict=True):
-        wanted, found = integer_model.run(ours, images), integer_model.run(theirs, images)
+        wanted, found = golden.run(ours, images), golden.run(theirs, images)
         assert wanted.keys() == found.keys() and all((wanted[name] == found[name]).all() for name in wanted)
     assert build.program.frames(build.model.tasks[0], images[:2]) == program.frames(model.tasks[0], images[:2])
 

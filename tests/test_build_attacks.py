@@ -105,6 +105,20 @@ def every(value, wanted, new):
         every(item, wanted, new)
 
 
+def steps(header) -> list:
+    """The steps of the first network."""
+    return header["model"]["tasks"][0]["steps"]
+
+
+def tensors(header) -> list:
+    return header["model"]["tasks"][0]["tensors"]
+
+
+def factors(header) -> list:
+    """The factors that are one for all columns."""
+    return [stage["factor"] for step in steps(header) for stage in step["drain"] if stage.get("factor", {}).get("type") == "Factor"]
+
+
 def compressed(data: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new, new.open("model.npy", "w") as bomb:
@@ -223,21 +237,45 @@ REFUSALS = {
     "model.npz: is a pickle": file("model.npz", lambda d: pickle.dumps(Evil())),
     "model.npz: 1 GB, compressed": file("model.npz", compressed),
     "model.npz: array of 2**60": member("a0.npy", lambda d: HUGE),
-    "model.npz: arrays = 10**12": header(lambda h: h.update(arrays=10 ** 12)),
-    "model.npz: arrays = '3'": header(lambda h: h.update(arrays="3")),
-    "model.npz: integers of 10**30": header(lambda h: every(h["model"], ["dim", "eps"], 10 ** 30)),
-    "model.npz: a multiplier of 2**40": header(lambda h: every(h["model"], ["mult"], 1 << 40)),
-    "model.npz: no heads": header(lambda h: every(h["model"], ["num_heads"], 0)),
-    "model.npz: shapes of nothing": header(lambda h: [g.update(shapes={k: [] for k in g["shapes"]}) for g in h["model"]["tasks"]]),
-    "model.npz: negative shapes": header(lambda h: [g.update(shapes={k: [-1, -1] for k in g["shapes"]}) for g in h["model"]["tasks"]]),
-    "model.npz: a scale of 1e400": header(lambda h: every(h["model"], ["scale"], 10 ** 400)),
+    "model.npz: params = 10**12": header(lambda h: h.update(params=10 ** 12)),
+    "model.npz: params renamed": header(lambda h: h.update(params=[f"{name}'" for name in h["params"]])),
+    "model.npz: params of one name": header(lambda h: h.update(params=h["params"][:1] * len(h["params"]))),
+    "model.npz: params in another order": header(lambda h: h["params"].reverse()),
+    "model.npz: integers of 10**30": header(lambda h: every(h["model"], ["eps"], 10 ** 30)),
+    "model.npz: a multiplier of 2**40": header(lambda h: every(factors(h), ["mult"], 1 << 40)),
+    "model.npz: no heads": header(lambda h: [step.update(heads=0) for step in steps(h)]),
+    "model.npz: 2**40 heads": header(lambda h: [step.update(heads=1 << 40) for step in steps(h)]),
+    "model.npz: 2**40 heads in a tensor": header(lambda h: [tensor.update(heads={"type": "HeadMap", "heads": 1 << 40, "dim": 1 << 40, "group": 1})
+                                                            for tensor in tensors(h)]),
+    "model.npz: expert 2**40": header(lambda h: every(steps(h), ["index"], 1 << 40)),
+    "model.npz: 2**40 experts": header(lambda h: every(steps(h), ["of"], 1 << 40)),
+    "model.npz: top 2**40": header(lambda h: every(steps(h), ["top_k"], 1 << 40)),
+    "model.npz: tensors of nothing": header(lambda h: every(tensors(h), ["tokens", "channels"], 0)),
+    "model.npz: negative tensors": header(lambda h: every(tensors(h), ["tokens", "channels"], -1)),
+    "model.npz: 2**40 tokens": header(lambda h: every(tensors(h), ["tokens"], 1 << 40)),
+    "model.npz: 2**31 channels": header(lambda h: every(tensors(h), ["channels"], (1 << 31) - 1)),
+    "model.npz: views of 2**40 tokens": header(lambda h: every(steps(h), ["count"], 1 << 40)),
+    "model.npz: views from 2**40 on": header(lambda h: every(steps(h), ["start"], 1 << 40)),
+    "model.npz: views of every 2**40th token": header(lambda h: every(steps(h), ["step"], 1 << 40)),
+    "model.npz: tensors in no memory": header(lambda h: every(tensors(h), ["memory"], "disk")),
+    "model.npz: tensors in another memory": header(lambda h: every(tensors(h), ["memory"], "out")),
+    "model.npz: tensors of other formats": header(lambda h: every(tensors(h), ["format"], "s16")),
+    "model.npz: formats of 2**40 bits": header(lambda h: every(h["model"], ["format", "to"], "s1099511627776")),
+    "model.npz: a scale of 1e400": header(lambda h: every(tensors(h), ["scale"], 10 ** 400)),
+    "model.npz: steps in another order": header(lambda h: steps(h).reverse()),
+    "model.npz: no drains": header(lambda h: every(steps(h), ["drain"], [])),
+    "model.npz: no sinks": header(lambda h: every(steps(h), ["sinks"], [])),
+    "model.npz: no sources": header(lambda h: every(steps(h), ["source_view"], None)),
+    "model.npz: outputs empty": header(lambda h: every(h["model"], ["outputs"], [])),
+    "model.npz: a function of another kind": header(lambda h: every(steps(h), ["function"], "sine")),
     "model.npz: 900 nested lists": header(nested),
     "model.npz: tasks empty": header(lambda h: h["model"].update(tasks=[])),
     "model.npz: one task": header(lambda h: h["model"]["tasks"].pop()),
-    "model.npz: no nodes": header(lambda h: h["model"]["tasks"][0].update(nodes=[])),
-    "model.npz: a type that is a list": header(lambda h: h["model"]["tasks"][0]["nodes"][0].update(type=[1])),
+    "model.npz: no steps": header(lambda h: h["model"]["tasks"][0].update(steps=[])),
+    "model.npz: a type that is a list": header(lambda h: steps(h)[0].update(type=[1])),
     "model.npz: patches of 0": header(lambda h: every(h["model"], ["patch"], [0, 3])),
     "model.npz: an output of another shape": header(lambda h: every(h["model"], ["shape"], [1, 3, 5])),
+    "model.npz: of the first format": header(lambda h: h.update(version=1)),
     "model.npz: a0 of another shape": member("a0.npy", lambda d: npy(np.zeros(3, np.int8))),
     "model.npz: a0 without dimensions": member("a0.npy", lambda d: npy(np.int8(3))),
     "model.npz: a0 as strings": member("a0.npy", lambda d: npy(np.array(["x"]))),

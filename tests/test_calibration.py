@@ -11,10 +11,10 @@ import pytest
 from hwgen import numerics, quantizer
 from hwgen.errors import CalibrationError, HwgenError, ModelError
 from hwgen.functions import Act, activate
-from hwgen.golden import integer_model
 from hwgen.graph import Model, evaluate
 from hwgen.quantizer import findings
 from hwgen.quantizer.calibration import Range
+from hwgen.steps import golden, host
 from qgraphs import random_images, random_model
 
 MODEL = random_model(3)
@@ -152,7 +152,7 @@ def test_large_weights_end_in_a_message_or_a_result(node, key, factor):
         assert error.where and error.hint
         return
     assert factor < 1e18 or any("float32" in line for line in found.warnings)
-    assert all(np.isfinite(value).all() for value in integer_model.run(model.tasks[0], IMAGES).values())
+    assert all(np.isfinite(value).all() for value in golden.run(model.tasks[0], IMAGES).values())
 
 
 # ---------------------------------------------------------------- what leaves its format
@@ -212,7 +212,7 @@ def test_the_integer_model_clips_what_is_counted():
     """Saturated integers and the share counted on floats are two views of one thing."""
     model = changed(MODEL, "block0.q", weight=times(200))
     integers, found = quantizer.with_findings(model, {"x": IMAGES})
-    scores = integer_model.trace(integers.tasks[0], IMAGES, detail=True)["block0.attention.scores"]
+    scores = golden.trace(integers.tasks[0], IMAGES, detail=True)["block0.attention.scores"]
     share = next(clip.clipped for clip in found.clipping if (clip.node, clip.what) == ("block0.attention", "attention score"))
     assert (np.abs(scores) == 32767).mean() == pytest.approx(share, rel=0.1)
 
@@ -241,12 +241,12 @@ def test_outputs_that_are_off():
 
 def test_inputs_beyond_the_calibrated_range_are_counted():
     graph = quantizer.quantize(MODEL, {"x": IMAGES}).tasks[0]
-    scale = graph.nodes[0].scale
+    scale = graph.input[1].scale
     inside = np.linspace(-127.49, 127.49, IMAGES.size).reshape(IMAGES.shape) * scale
-    assert integer_model.input_clipped(graph, inside) == 0.0
+    assert host.input_clipped(graph, inside) == 0.0
     inside[0, 0, 0, :3] = [128 * scale, -1e30, 127.6 * scale]
-    assert integer_model.input_clipped(graph, inside) == 3 / inside.size
-    assert (np.abs(integer_model.quantize_input(graph.nodes[0], inside)) <= 127).all()
+    assert host.input_clipped(graph, inside) == 3 / inside.size
+    assert (np.abs(host.quantize_input(graph, inside)) <= 127).all()
 
 
 def test_equal_functions_have_equal_errors():

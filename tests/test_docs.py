@@ -9,7 +9,7 @@ import re
 import pytest
 
 from hwgen import errors, program
-from hwgen.board import Board
+from hwgen.devices.board import Board
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

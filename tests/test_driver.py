@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import zlib
 
-from hwgen.qir import QHead, QPatches
 import numpy as np
 import pytest
 
@@ -19,8 +18,8 @@ from hwgen.backends import driver
 from hwgen.checksum import crc32
 from hwgen.engines.rtl import schedule
 from hwgen.errors import ToolError
-from hwgen.golden import integer_model
 from hwgen.registers import StatusBit
+from hwgen.steps import host
 from hwgen.tools import cxx
 from qgraphs import random_images, random_model, random_qgraph
 
@@ -221,13 +220,14 @@ def test_every_code_and_every_error_bit_has_a_text(made):
 
 def test_inputs_are_quantized_as_in_the_integer_model(made):
     model, _, library, _ = made
-    node = next(node for node in model.tasks[0].nodes if isinstance(node, QPatches))
-    halves = (np.arange(-130, 131) + 0.5) * node.scale
-    values = np.concatenate([np.random.default_rng(0).normal(0, 60 * node.scale, 500), halves, np.arange(-130, 131) * node.scale, [1e30, -1e30, 0.0]])
-    wanted = np.clip(np.rint(values / node.scale), -127, 127)
+    network = model.tasks[0]
+    scale = network.input[1].scale
+    halves = (np.arange(-130, 131) + 0.5) * scale
+    values = np.concatenate([np.random.default_rng(0).normal(0, 60 * scale, 500), halves, np.arange(-130, 131) * scale, [1e30, -1e30, 0.0]])
+    wanted = np.clip(np.rint(values / scale), -127, 127)
     assert [library.quantize(value) for value in values] == wanted.tolist()
     images = random_images(random_model(**OPTIONS), 1)
-    assert sorted(library.quantize(float(x)) for x in images.ravel()) == sorted(integer_model.quantize_input(node, images).ravel().tolist())
+    assert sorted(library.quantize(float(x)) for x in images.ravel()) == sorted(host.quantize_input(network, images).ravel().tolist())
 
 
 def test_outputs_are_those_of_dequantize(made):
@@ -236,10 +236,10 @@ def test_outputs_are_those_of_dequantize(made):
     frame = rng.integers(-2 ** 31, 2 ** 31, program.output_bytes // 4, dtype=np.int32)
     for task, graph in enumerate(model.tasks):
         words = program.read_outputs(frame.tobytes(), [task])
-        real = [integer_model.dequantize(graph, {name: value[None] for name, value in image.items()}) for image in words]
+        real = [host.dequantize(graph, {name: value[None] for name, value in image.items()}) for image in words]
         for o in program.outputs[task]:
-            [head] = [node for node in graph.nodes if isinstance(node, QHead) and node.onnx_name == o.name]
+            [head] = [output for output in graph.outputs if output.name == o.name]
             assert library.has_scale(at)
             found = [library.value(frame.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), at, channel) for channel in range(o.channels)]
-            np.testing.assert_allclose(found, real[o.image][head.onnx_name].ravel(), rtol=1e-6)
+            np.testing.assert_allclose(found, real[o.image][head.name].ravel(), rtol=1e-6)
             at += 1

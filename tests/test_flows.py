@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from hwgen import flows
-from hwgen.board import load_board
+from hwgen.devices.board import load_board
+from hwgen.devices.family import bundled_families
 from hwgen.errors import InputError, ToolError
 from hwgen.tools import cache, yosys
 from test_cli import documented
@@ -84,13 +86,13 @@ def test_the_other_family(build):
     assert found.total["dsp"] == 1 and found.total["bram36"] in (1, 2) and set(found.in_dsp.values()) == {0}
 
 
-def test_a_cell_the_flow_does_not_know_is_an_error(build, tmp_path, monkeypatch):
-    text = flows.flows()["yosys"].read_text().replace("DSP48E2 = { dsp = 1 }\n", "")
-    (tmp_path / "flows").mkdir()
-    (tmp_path / "flows" / "mine.toml").write_text(text)
-    monkeypatch.setattr(flows, "data_dir", lambda name: tmp_path / name)
-    with pytest.raises(ToolError, match="does not count: DSP48E2"):
-        flows.synthesize(build, load_board("zcu104"), "mine")
+def test_a_cell_the_family_does_not_know_is_an_error(build):
+    board = load_board("zcu104")
+    cells = {cell: counts for cell, counts in board.family.yosys.cells.items() if cell != "DSP48E2"}
+    family = replace(board.family, yosys=replace(board.family.yosys, cells=cells))
+    with pytest.raises(ToolError, match="does not count: DSP48E2") as caught:
+        flows.synthesize(build, replace(board, family=family))
+    assert "yosys.cells" in caught.value.hint
 
 
 def test_refusals():
@@ -99,6 +101,9 @@ def test_refusals():
     assert "yosys" in caught.value.hint
     with pytest.raises(InputError, match="does not know the family of the board sim"):
         flows.synthesize({}, load_board("sim"))
+    with pytest.raises(InputError) as caught:
+        flows.synthesize({}, load_board("sim"))
+    assert caught.value.hint == f"compile for a board of {', '.join(f.name for f in bundled_families() if f.name != 'sim')}"
 
 
 def test_a_missing_tool(build, monkeypatch):

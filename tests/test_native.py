@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwgen.qir import QAttention, QLinear, QNorm, QPatches
 import numpy as np
 import pytest
 
@@ -15,6 +14,8 @@ from hwgen.functions import Act
 from hwgen.isa import Op
 from hwgen.quantizer import Precision
 from hwgen.simulate import MAX_FRAMES
+from hwgen.steps.golden import trace
+from hwgen.steps.tensor import Memory
 from hwgen.tools import native
 from native_builds import IDEAL, MEMORIES, SLOW, STALLED, Engine, differences
 from qgraphs import random_images, random_model
@@ -286,8 +287,8 @@ def test_every_value_of_the_integer_graph(engine, name):
     tasks = [i % program.num_tasks for i in range(len(images))]
     run = hardware.run(program, model, images, tasks, SLOW)
     for frame, task in enumerate(tasks):
-        graph, golden = model.tasks[task], integer_model.trace(model.tasks[task], images[frame:frame + 1])
-        wanted = {node.output for node in graph.nodes if isinstance(node, (QPatches, QNorm, QLinear, QAttention))}
+        golden = trace(model.tasks[task], images[frame:frame + 1])
+        wanted = {step.value for step in model.tasks[task].steps if step.sink.tensor.memory is Memory.ACT and step.expert is None}
         assert run.values[frame].keys() == wanted
         for value, words in run.values[frame].items():
             np.testing.assert_array_equal(words, golden[value][0], err_msg=f"{value}, task {task}")

@@ -22,7 +22,7 @@ import onnx_nets
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DATA = {"boards": "*.yaml", "templates": "**/*", "rtl/sv": "*", "sim/tb": "**/*", "hls": "**/[!.]*"}
+DATA = {"boards": "**/*.yaml", "templates": "**/*", "rtl/sv": "*", "sim/tb": "**/*", "hls": "**/[!.]*"}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from hwgen.csim import CsimRun
 from hwgen.flows import Synthesis
 from hwgen.importer import check_model, import_model
 from hwgen.simulate import EVENT, Run
+from hwgen.steps.walk import params
 import onnx_nets
 
 LONG = "very/long." * 100 + "\n\x1b[2J"
@@ -36,8 +37,8 @@ def made(tmp_path_factory) -> dict[str, object]:
         "simulated": acc.simulate({"x": images}, engine="csim"), "memory": hwgen.MemoryModel(),
         "run": Run([{}], 1000, 1.0, 5, np.zeros(1000, EVENT)), "csim": CsimRun([{"y": images}], [], 1.0),
         "synthesis": Synthesis("yosys", "synthesis", "sim", {}, {"lut": 1000, "ff": 2}, {}, {}, (), {}, (), {})}
-    made |= {f"node {i}": node for i, node in enumerate((*imported.model.tasks[0].nodes, *build.model.tasks[0].nodes))}
-    return made | {f"weights {i}": node.w for i, node in enumerate(build.model.tasks[0].nodes) if hasattr(node, "w")}
+    made |= {f"node {i}": node for i, node in enumerate((*imported.model.tasks[0].nodes, *build.model.tasks[0].steps))}
+    return made | {param.name: param for param in params(build.model.tasks[0])}
 
 
 def refused(folder):
@@ -64,5 +65,6 @@ def test_what_they_say(made):
     assert repr(made["result"]) == "<SimulationResult: 4 images>" and repr(made["simulated"]) == "<SimulationResult: 4 images, bit-exact>"
     assert repr(made["memory"]) == "MemoryModel(latency=200, bytes_per_cycle=None, stall=0.0, seed=0)"
     assert repr(made["run"]) == "<Run: 1 frames, 1,000 cycles>" and repr(made["csim"]) == "<CsimRun: 1 frames>"
-    assert any(repr(value) == "<Weights int8 [16, 16]>" for value in made.values())
+    assert any(repr(value).startswith("<Param ") and repr(value).endswith(" int8 [16, 16]>") for value in made.values())
+    assert any(repr(value).startswith("<Step ") for value in made.values())
     assert isinstance(made["refused"].error, errors.ModelError)

@@ -7,22 +7,24 @@ from dataclasses import replace
 import pytest
 
 from hwgen import resources
-from hwgen.board import boards, load_board
+from hwgen.devices.board import boards, load_board
+from hwgen.devices.family import bundled_families
 from hwgen.engine import EngineConfig
 from hwgen.errors import CapacityError
-from hwgen.resources import KINDS, check_fit, estimate
+from hwgen.resources import KINDS, check_fit
 
 # the example on a small engine, and DeiT-T on large ones
 SMALL = EngineConfig(ti=16, to=16, max_tokens=32, act_words=256, kv_words=256, score_words=128, res_words=128, program_words=128,
                      max_experts=8, max_top_k=2, axi_data_bits=512, fifo_beats=512)
 LARGE = EngineConfig(ti=64, to=64, max_tokens=256, act_words=4096, kv_words=1280, score_words=1664, res_words=640,
                      program_words=400, max_experts=0, max_top_k=0, axi_data_bits=512, fifo_beats=1024, packed=True)
+ZCU102 = load_board("zcu102")        # no UltraRAM
 
 
 def test_by_unit_adds_up():
     for config in (SMALL, LARGE):
-        for board in (None, *boards()):
-            total = estimate(config, board)
+        for board in boards():
+            total = resources.estimate(config, board)
             for kind in KINDS:
                 assert getattr(total, kind) == sum(getattr(r, kind) for r in total.by_unit.values())
                 assert all(getattr(r, kind) >= 0 for r in total.by_unit.values())
@@ -32,65 +34,76 @@ def test_by_unit_adds_up():
 def test_dsps_by_hand():
     """Array 16*16; drain 16 lanes * (2 + 1 + 1 + 1); feed 16; router 6 of 8 experts, one of 2 places, reciprocal 2; coefficients:
     48x12 and 32x32 for the variance, 32x17 for the mean, seven small ones."""
-    units = {unit: r.dsp for unit, r in estimate(SMALL).by_unit.items() if r.dsp}
+    units = {unit: r.dsp for unit, r in resources.estimate(SMALL, ZCU102).by_unit.items() if r.dsp}
     assert units == {"array": 256, "drain": 80, "feed": 16, "router": 9, "coefficients": 3 + 4 + 2 + 7, "sequencer": 1}
-    assert estimate(LARGE).by_unit["array"].dsp == 64 * 64 // 2
-    assert estimate(replace(LARGE, packed=False)).by_unit["array"].dsp == 64 * 64
-    assert "router" not in estimate(LARGE).by_unit
+    assert resources.estimate(LARGE, ZCU102).by_unit["array"].dsp == 64 * 64 // 2
+    assert resources.estimate(replace(LARGE, packed=False), ZCU102).by_unit["array"].dsp == 64 * 64
+    assert "router" not in resources.estimate(LARGE, ZCU102).by_unit
 
 
 def test_dsps_of_the_ecp5():
     """18x18: the scale of a drain lane and the normalisation of a feed lane (21x18) take two multipliers; the nineteenth bit of a sum
     of eight experts takes none, the twentieth of nine and more another multiplier."""
     config = replace(SMALL, ti=8, to=8, axi_data_bits=32)
-    units = estimate(config, load_board("ulx3s-85f")).by_unit
+    units = resources.estimate(config, load_board("ulx3s-85f")).by_unit
     assert (units["array"].dsp, units["drain"].dsp, units["feed"].dsp, units["router"].dsp) == (64, 8 * 6, 8 * 2, 6 + 3)
     assert units["coefficients"].dsp + units["sequencer"].dsp == 17
-    assert estimate(config, load_board("ulx3s-85f")).dsp == 154, "as Yosys counts it (hwgen synth)"
+    assert resources.estimate(config, load_board("ulx3s-85f")).dsp == 154, "as Yosys counts it (hwgen synth)"
     sixteen = replace(SMALL, max_experts=16, max_top_k=4)
-    assert estimate(sixteen, load_board("ulx3s-85f")).by_unit["router"].dsp == 14 * 2 + 5
+    assert resources.estimate(sixteen, load_board("ulx3s-85f")).by_unit["router"].dsp == 14 * 2 + 5
+
+
+@pytest.mark.parametrize("board, config, totals", [      # LUT, FF, DSP, BRAM36, UltraRAM, as when families were Python
+    ("zcu102", SMALL, (21_580, 21_072, 378, 61, 0)), ("zcu102", LARGE, (90_980, 70_312, 2_449, 315, 0)),
+    ("zcu104", LARGE, (90_980, 70_312, 2_449, 255, 8)), ("kv260", LARGE, (90_980, 70_312, 2_449, 113, 64)),
+    ("sim", SMALL, (21_580, 21_072, 378, 61, 0)), ("sim", LARGE, (90_980, 70_312, 2_449, 315, 0)),
+    ("ulx3s-85f", replace(SMALL, ti=8, to=8, axi_data_bits=32), (28_173, 18_048, 154, 40, 0)),
+    ("ulx3s-85f", LARGE, (268_685, 204_456, 2_705, 315, 0)),
+])
+def test_totals_of_the_families(board, config, totals):
+    found = resources.estimate(config, load_board(board))
+    assert (found.lut, found.ff, found.dsp, found.bram36, found.uram) == totals
 
 
 def test_block_rams_by_hand():
     """Halves per bank of 128 bits: 1280 words = 4 wide, 3 deep (512 x 36); 4096 words = 15 wide, 2 deep (2048 x 9)."""
-    units = {unit: r.bram36 for unit, r in estimate(LARGE).by_unit.items()}
+    units = {unit: r.bram36 for unit, r in resources.estimate(LARGE, ZCU102).by_unit.items()}
     assert units["keys and values"] == 4 * 4 * 3 / 2
     assert units["accumulators"] == 29             # 2048 bits of 256 words: 57 halves of 512 x 36
     assert units["program"] == 2 * 15 / 2         # 512 bits: 15 halves of 512 x 36
     assert units["activations"] == 4 * 15 * 2 / 2
-    assert estimate(LARGE).uram == 0
+    assert resources.estimate(LARGE, ZCU102).uram == 0
 
 
 def test_no_memory_is_smaller_than_its_bits():
     memories = resources._memories(LARGE)
-    for m in memories:
-        if m.depth > resources.LUTRAM_WORDS:
-            halves = m.count * resources._bram_halves(m.width, m.depth)
-            assert 2 * 18 * 1024 * halves >= 2 * m.count * m.width * m.depth
+    for family in bundled_families():
+        bits = max(width * depth for width, depth in family.block_ram.shapes)
+        assert all(bits * resources._blocks(m, family.block_ram.shapes) >= m.width * m.depth for m in memories), family.name
 
 
 def test_memories_of_the_engine_are_all_counted():
     """Every memory depth of the configuration changes the estimate."""
-    base = estimate(LARGE).bram36
+    base = resources.estimate(LARGE, ZCU102).bram36
     for field, factor in [("act_words", 2), ("kv_words", 2), ("score_words", 2), ("res_words", 4), ("program_words", 4),
                           ("fifo_beats", 4), ("max_tokens", 4)]:
-        assert estimate(replace(LARGE, **{field: factor * getattr(LARGE, field)})).bram36 > base, field
+        assert resources.estimate(replace(LARGE, **{field: factor * getattr(LARGE, field)}), ZCU102).bram36 > base, field
 
 
 def test_uram_takes_the_deep_memories_and_no_more_than_there_are():
     board = load_board("zcu104")
-    here, there = estimate(LARGE, board), estimate(LARGE)
+    here, there = resources.estimate(LARGE, board), resources.estimate(LARGE, ZCU102)
     assert here.by_unit["activations"].uram == 4 * 2            # a bank of 128 x 4096 is two UltraRAMs
     assert here.by_unit["activations"].bram36 == 0
     assert here.bram36 < there.bram36 - 4 * here.uram + 1
-    few = estimate(LARGE, replace(board, uram=7, bram36=912))
+    few = resources.estimate(LARGE, replace(board, uram=7, bram36=912))
     assert few.uram == 0 and few.by_unit["activations"].bram36 == 60
-    assert estimate(LARGE, load_board("zcu102")).uram == 0
+    assert resources.estimate(LARGE, load_board("zcu102")).uram == 0
 
 
 def test_uram_takes_shallow_memories_where_block_ram_lacks():
     board = load_board("kv260")
-    here, there = estimate(replace(LARGE, to=32), board), estimate(replace(LARGE, to=32), load_board("zcu104"))
+    here, there = resources.estimate(replace(LARGE, to=32), board), resources.estimate(replace(LARGE, to=32), load_board("zcu104"))
     assert there.uram < here.uram <= board.uram
     assert here.bram36 <= board.bram36 < there.bram36
 
@@ -98,12 +111,12 @@ def test_uram_takes_shallow_memories_where_block_ram_lacks():
 @pytest.mark.parametrize("field, value", [("to", 48), ("to", 32), ("ti", 64), ("max_experts", 16)])
 def test_estimate_needs_no_tool_and_no_board(field, value):
     config = replace(LARGE, **{field: value}) if field != "max_experts" else replace(LARGE, max_experts=value, max_top_k=2)
-    assert all(getattr(estimate(config), kind) > 0 for kind in ("lut", "ff", "dsp", "bram36"))
+    assert all(getattr(resources.estimate(config, ZCU102), kind) > 0 for kind in ("lut", "ff", "dsp", "bram36"))
 
 
 def test_more_lanes_need_more():
     sizes = [(16, 16), (32, 16), (32, 32), (64, 32), (64, 48), (64, 64)]
-    results = [estimate(replace(LARGE, ti=ti, to=to)) for ti, to in sizes]
+    results = [resources.estimate(replace(LARGE, ti=ti, to=to), ZCU102) for ti, to in sizes]
     for smaller, larger in zip(results, results[1:]):
         assert smaller.dsp < larger.dsp and smaller.lut < larger.lut and smaller.ff < larger.ff
 

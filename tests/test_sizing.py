@@ -6,20 +6,20 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from hwgen.qir import QModel
 import numpy as np
 import pytest
 
 from hwgen import quantizer, sizing
-from hwgen.board import boards, load_board
+from hwgen.devices.board import boards, load_board
 from hwgen.engines.rtl import schedule
 from hwgen.importer import import_model
+from hwgen.steps.step import Quantized
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 
 
 @cache
-def example() -> QModel:
+def example() -> Quantized:
     with np.load(EXAMPLE / "calib.npz") as images:
         return quantizer.quantize(import_model(EXAMPLE / "model.onnx", None).model, dict(images))
 

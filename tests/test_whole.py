@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
-from hwgen.board import load_board
+from hwgen.devices.board import load_board
 from hwgen.errors import ToolError
 from hwgen.simulate import verify_memories
 from hwgen.tools import verilator

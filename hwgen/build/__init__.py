@@ -31,11 +31,11 @@ from . import directory, facts
 @dataclass(frozen=True)
 class Build:
     """A loaded build directory. inputs: ONNX input name -> shape without the batch dimension; files: name -> SHA-256;
-    digest: of the manifest; rtl: sources in the order a tool reads them, empty without the RTL backend."""
+    digest: of the manifest. program, rtl: of the RTL engine, its sources in the order a tool reads them; None and empty without it."""
 
     path: Path
     model: Quantized
-    program: Program
+    program: Program | None
     inputs: dict[str, tuple[int, ...]]
     target: str
     clock_mhz: float
@@ -46,18 +46,19 @@ class Build:
     rtl: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return visible(f"<Build {self.path} for {self.target}: {self.program!r}>", limit=REPR)
+        return visible(f"<Build {self.path} for {self.target}: {self.program or self.model!r}>", limit=REPR)
 
     @property
     def has_rtl(self) -> bool:
         """Whether the build was compiled with the RTL backend."""
         return directory.holds(self.files, directory.RTL)
 
-    def need_rtl(self) -> None:
-        """Raises InputError when the build was compiled without the RTL backend."""
-        if not self.has_rtl:
+    def need_rtl(self) -> Program:
+        """The program of the RTL engine. Raises InputError when the build was compiled without it."""
+        if self.program is None:
             raise InputError("the build holds no RTL", where=str(self.path),
                              hint="compile with --backend rtl or both; what it holds runs with --engine csim")
+        return self.program
 
     @property
     def has_hls(self) -> bool:
@@ -85,26 +86,29 @@ class Build:
         return directory.kept(self.path, self.digest)
 
 
-def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: Program, report: dict, *, inputs: dict[str, tuple[int, ...]],
+def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: Program | None, report: dict, *, inputs: dict[str, tuple[int, ...]],
           target: str, clock_mhz: float, bytes_per_cycle: float) -> None:
-    """Write a build directory, whole or not at all. Raises OutputError."""
+    """Write a build directory, whole or not at all. program: of the RTL engine, if the build has it. Raises OutputError."""
     with OutputDir(path) as out:
         for name, content in files.items():
             if not directory.known(name):
                 raise ValueError(f"{name!r} is not the name of a file inside the build directory")
             out.write(name, content)
-        out.write("program.bin", program.binary())
-        out.write("program.txt", program.disassembly())
-        out.write("weights.bin", program.image)
         out.write("model.npz", store.encode(model))
         out.write("report.json", json.dumps(report, indent=1) + "\n")
         out.manifest(
             format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle,
-            inputs={k: list(v) for k, v in inputs.items()}, engine=program.config.to_dict(),
-            program={"batch": program.batch, "input_bytes": program.input_bytes, "output_bytes": program.output_bytes,
-                     "program_crc32": crc32(program.binary()), "weight_crc32": crc32(program.image),
-                     "outputs": [[asdict(o) for o in task] for task in program.outputs], "infos": [asdict(info) for info in program.infos],
-                     "notes": [instr.note for instr in program.instrs], "buffers": [asdict(b) for b in program.buffers]})
+            inputs={k: list(v) for k, v in inputs.items()}, **({} if program is None else _facts(program)))
+
+
+def _facts(program: Program) -> dict:
+    """What the manifest says of a program."""
+    return {
+        "engine": program.config.to_dict(),
+        "program": {"batch": program.batch, "input_bytes": program.input_bytes, "output_bytes": program.output_bytes,
+                    "program_crc32": crc32(program.binary()), "weight_crc32": crc32(program.image),
+                    "outputs": [[asdict(o) for o in task] for task in program.outputs], "infos": [asdict(info) for info in program.infos],
+                    "notes": [instr.note for instr in program.instrs], "buffers": [asdict(b) for b in program.buffers]}}
 
 
 def load(path: str | Path) -> Build:
@@ -112,10 +116,11 @@ def load(path: str | Path) -> Build:
     path = Path(path)
     manifest, digest = directory.read_manifest(path)
     files = manifest["files"]
-    binary, image, network, report = (directory.read(path, name, files) for name in ("program.bin", "weights.bin", "model.npz", "report.json"))
-    rtl = directory.filelist(path, files) if directory.holds(files, directory.RTL) else ()
+    network, report = (directory.read(path, name, files) for name in directory.ALWAYS)
+    with_rtl = directory.holds(files, directory.RTL)
+    rtl = directory.filelist(path, files) if with_rtl else ()
     try:
-        program = facts.program(manifest, binary, image)
+        program = facts.program(manifest, *(directory.read(path, name, files) for name in ("program.bin", "weights.bin"))) if with_rtl else None
         inputs = facts.inputs(manifest.get("inputs"))
         model = store.decode(network)
         facts.agree(model, program, inputs)

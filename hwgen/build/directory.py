@@ -20,8 +20,9 @@ from ..errors import BuildVersionError, InputError, OutputError
 from ..output import GENERATOR, MANIFEST, write_json
 from ..strict_json import parse
 
-ALWAYS = ("program.bin", "program.txt", "weights.bin", "model.npz", "report.json", "driver/hwgen.h", "driver/registers.h")
-RTL = ("rtl/filelist.f", "rtl/hwgen_top.sv", "bench/main.cpp")                         # all or none of them
+ALWAYS = ("model.npz", "report.json")
+RTL = ("rtl/filelist.f", "rtl/hwgen_top.sv", "bench/main.cpp", "program.bin", "program.txt", "weights.bin", "driver/hwgen.h",
+       "driver/registers.h")                                                           # all or none of them
 HLS = ("hls/hwgen_config.hpp", "hls/hwgen_tables.hpp", "hls/hwgen_program.hpp", "hls/hwgen_top.hpp", "hls/hwgen_top.cpp",
        "hls/csim/main.cpp", "hls/weights.bin")                                         # all or none of them
 MORE = re.compile(r"rtl/waivers\.vlt|rtl/[a-z][a-z0-9_]{0,60}\.sv|driver/[a-z0-9]{1,20}\.h|hls/README\.md|hls/driver/host\.cpp"
@@ -124,6 +125,8 @@ def _check_names(root: Path, files) -> None:
         missing = [name for name in needed if name not in files]
         if missing and (needed is ALWAYS or len(missing) < len(needed)):
             raise damaged(root, f"{MANIFEST} does not list {missing[0]}")
+    if RTL[0] not in files and HLS[0] not in files:
+        raise damaged(root, f"{MANIFEST} lists the files of no engine")
 
 
 def read(root: Path, name: str, files: Mapping[str, str]) -> bytes:

@@ -141,14 +141,21 @@ def inputs(value) -> dict[str, tuple[int, ...]]:
     return {text(name, "inputs"): found}
 
 
-def agree(model: Quantized, run: Program, shapes: dict[str, tuple[int, ...]]) -> None:
-    """The network is one the hardware can compute, and program and input are of this network."""
-    if len(model.tasks) != run.num_tasks:
-        raise ValueError(f"the network has {len(model.tasks)} tasks, the program {run.num_tasks}")
+def agree(model: Quantized, run: Program | None, shapes: dict[str, tuple[int, ...]]) -> None:
+    """The network is one the hardware can compute, and program, if there is one, and input are of this network."""
     (shape,) = shapes.values()
+    if not 1 <= len(model.tasks) <= MAX_TASKS:
+        raise ValueError(f"the network has {len(model.tasks)} tasks")
     for network in model.tasks:
         _check_network(network)
         _check_input(*network.input, shape)
+    if run is not None:
+        _agree_program(model, run)
+
+
+def _agree_program(model: Quantized, run: Program) -> None:
+    if len(model.tasks) != run.num_tasks:
+        raise ValueError(f"the network has {len(model.tasks)} tasks, the program {run.num_tasks}")
     words = run.output_bytes // (4 * run.config.to)
     if run.output_bytes % (4 * run.config.to):
         raise ValueError(f"program.output_bytes = {run.output_bytes} is no number of words")

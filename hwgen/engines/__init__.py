@@ -1,1 +1,1 @@
-"""Engines: what runs steps in hardware, one folder each, behind one protocol."""
+"""Engines: what runs steps in hardware, one folder each, behind one protocol (`protocol.Engine`)."""

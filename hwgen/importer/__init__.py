@@ -6,6 +6,7 @@
     sweep.py       tries the rules of `hwgen.ops` with what `hwgen.matching` offers, builds one `Graph` for each task
     causes.py      the message when a node is not supported
     reference.py   runs the file itself, in a process of its own
+    text.py        the file as text
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from ..errors import HwgenError, ModelError
 from ..foreign import REPR, visible
 from ..graph import Model
+from ..listing import Part
 from ..matching.opgraph import Pool
 from ..matching.trial import Bound
 from ..uncollected import uncollected
@@ -23,8 +25,9 @@ from .causes import unsupported
 from .normalize import normalize, task_count, task_feed
 from .read import OnnxFile, read
 from .sweep import Status, Swept, Verdict, sweep
+from .text import part
 
-__all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model"]
+__all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model", "listed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,16 @@ def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = No
     """Like `import_model`, but a network that is not supported is a result. Raises only when the file cannot be read."""
     with uncollected():
         return _check(read(path, shapes))
+
+
+def listed(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Part:
+    """The nodes of a file with the verdicts on them, as a part of a listing. Raises ModelError, ShapeError."""
+    with uncollected():
+        file = read(path, shapes)
+        checked = _check(file)
+        if checked.error is not None and not checked.verdicts:
+            raise checked.error
+        return part(file, normalize(file, None, Pool()), checked.verdicts)
 
 
 def _check(file: OnnxFile) -> Checked:

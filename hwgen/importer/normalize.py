@@ -87,7 +87,7 @@ class _Normalizer:
                                  where=str(self.file.path), hint="export the model again")
             outputs[value.name] = self.refs[value.name]
         return OpGraph(self.file.inputs, tuple(self.ops.values()), outputs, self.folded, frozenset(self.moves), self.kinds,
-                       self.declined)
+                       self.declined, self.shapes)
 
     # ---------------------------------------------------------------- values
 

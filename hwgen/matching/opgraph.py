@@ -141,7 +141,7 @@ class Op:
 @dataclass(frozen=True, eq=False)
 class OpGraph:
     """``folded``: ONNX node -> why nothing is left of it. ``declined``: -> why it cannot be computed. ``moves``: ONNX nodes that
-    only move or scale data."""
+    only move or scale data. ``shapes``: of every ONNX value, None where it is not known."""
 
     inputs: dict[str, tuple[int, ...]]
     ops: tuple[Op, ...]
@@ -150,6 +150,7 @@ class OpGraph:
     moves: frozenset[str]
     kinds: dict[str, str]                     # every ONNX node, in order -> operator
     declined: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     producers: dict[str, Op] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 
 from .. import numerics
+from ..foreign import REPR, visible
 from .format import Format
 
 
@@ -25,7 +26,7 @@ class Param:
         return hash(self.name)
 
     def __repr__(self) -> str:
-        return f"<Param {self.name} {self.array.dtype} {list(self.array.shape)}>"
+        return f"<Param {visible(self.name, limit=REPR // 2)} {self.array.dtype} {list(self.array.shape)}>"
 
 
 class Params:

@@ -120,6 +120,11 @@ class Step:
         return self.tile.shape(self)[1]
 
     @property
+    def routes(self) -> bool:
+        """Whether the result is the queues of experts."""
+        return self.sink.tensor.memory is Memory.ROUTER
+
+    @property
     def weights(self) -> Stationary | None:
         """The tile, where it comes with the weight image."""
         return self.tile if isinstance(self.tile, Stationary) else None
@@ -172,6 +177,11 @@ class Network:
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor once, in the order in which they are written."""
         return iter(dict.fromkeys(sink.tensor for step in self.steps for sink in step.sinks))
+
+    @property
+    def useful_macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(step.macs for step in self.steps)
 
     def last(self) -> dict[str, int]:
         """{value: index of the step that completes it}."""

@@ -7,7 +7,7 @@ import pytest
 
 from hwgen.backends import rtl
 from hwgen.engines.rtl import schedule
-from hwgen.golden import integer_model
+from hwgen.steps.golden import run as run_integers
 from hwgen_rtl.top import INPUTS
 from qgraphs import random_images, random_model, random_qgraph
 
@@ -29,7 +29,7 @@ def built(tmp_path_factory):
     images = random_images(random_model(**NETWORK), FRAMES)
     for name, content in (("program", program.binary()), ("weights", program.image), ("input", program.frames(model.tasks[0], images))):
         (folder / name).write_bytes(content)
-    golden = [integer_model.run(model.tasks[task], images[i:i + 1]) for i, task in enumerate(TASKS)]
+    golden = [run_integers(model.tasks[task], images[i:i + 1]) for i, task in enumerate(TASKS)]
     parameters = {"program": str(folder / "program"), "weights": str(folder / "weights"), "input": str(folder / "input"), "frames": FRAMES,
                   "tasks": sum(task << 4 * i for i, task in enumerate(TASKS)), "input_bytes": program.input_bytes,
                   "input_stride": program.input_stride, "output_bytes": program.output_bytes}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...board import Board, Family
+from ...devices.board import Board
 from ...errors import CapacityError
 from ...sizing import LATENCY, NEAR, conditions
 from ...steps.step import Quantized
@@ -74,10 +74,10 @@ def _bram(words: int, width: int) -> float:
 def choose(model: Quantized, board: Board) -> Plan:
     """The plan the estimate finds fastest on the board, by the rule of `sizing.choose`: of those within `NEAR` of the fastest through one
     port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
-    if board.family is Family.SIM:
+    if not board.family.limits:
         return make_plan(model, 32, 8)
-    if board.family is not Family.ZYNQ_ULTRASCALE_PLUS:
-        raise CapacityError(f"Vitis HLS has no devices of the family {board.family}, as {board.name} is",
+    if board.family.vitis is None:
+        raise CapacityError(f"Vitis HLS has no devices of the family {board.family.name}, as {board.name} is",
                             hint="use --backend rtl")
     found: list[tuple[int, int, Plan]] = []
     refusal: CapacityError | None = None
@@ -100,17 +100,21 @@ def choose(model: Quantized, board: Board) -> Plan:
     return min((item for item in found if item[0] <= limit), key=lambda item: item[1])[2]
 
 
+def useful_macs(plan: Plan) -> int:
+    """Multiply-accumulates of one image without padding, on the average of the tasks."""
+    tasks = range(len(plan.outputs))
+    return sum(step.macs for task in tasks for step in plan.steps if step.task in (ALL_TASKS, task)) // len(tasks)
+
+
 def report(plan: Plan, board: Board) -> dict[str, Any]:
     """The part of report.json about the HLS engine."""
     used = resources(plan)
-    tasks = range(len(plan.outputs))
-    macs = sum(step.macs for task in tasks for step in plan.steps if step.task in (ALL_TASKS, task)) // len(tasks)
     ports = board.ports.number
 
     def through(ports: int) -> dict[str, Any]:
         cycles = frame_cycles(plan, board.bytes_per_cycle(ports=ports), LATENCY)
         return {"cycles_per_image": cycles, "latency_ms": cycles / board.clock_mhz / 1000, "memory": conditions(board, ports)}
     return dict(stage="estimate", lanes=plan.lanes, queries=plan.queries,
-                macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=macs, **through(1),
+                macs_per_cycle=plan.lanes ** 2 + 2 * plan.lanes * plan.queries, useful_macs_per_image=useful_macs(plan), **through(1),
                 all_ports=dict(built="built" if ports == 1 else "not built", **through(ports)), weight_bytes=len(plan.image),
                 resources={name: getattr(used, name) for name in ("lut", "ff", "dsp", "bram36")})

@@ -12,7 +12,7 @@ import textwrap
 import numpy as np
 
 from ... import __version__, numerics
-from ...board import Board, Family
+from ...devices.board import Board
 from ...layout import image
 from ...paths import data_dir
 from ...render import render
@@ -25,7 +25,6 @@ from .names import identifier
 from .plan import Plan
 from .value import Value
 
-STAND_IN = "xczu7ev-ffvc1156-2-e"     # part in the scripts when the target is no chip: that of the ZCU104
 COLUMNS = 130                     # of emitted code
 BURST_BYTES = 4096                # AXI4: a burst does not cross a 4 KiB boundary
 
@@ -39,10 +38,13 @@ def files(plan: Plan, model: Quantized, name: str, board: Board, images: np.ndar
     result: dict[str, str | bytes] = {f"hls/{path.relative_to(kernels).as_posix()}": path.read_text()
                                       for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}
     tasks = list(range(len(model.tasks)))
-    part = STAND_IN if board.family is Family.SIM else board.part
+    vitis = board.family.vitis
+    if vitis is None:
+        raise ValueError(f"Vitis HLS has no devices of the family {board.family.name}")
+    part = vitis.stand_in or board.part
     common = {"name": name, "version": __version__, "plan": plan, "num_tasks": len(tasks), "target": board.name, "part": part,
-                  "clock_mhz": f"{board.clock_mhz:g}", "period_ns": f"{1000 / board.clock_mhz:.3f}",
-                  "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
+              "clock_mhz": f"{board.clock_mhz:g}", "period_ns": f"{1000 / board.clock_mhz:.3f}",
+              "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
     return result | {
         "hls/hwgen_config.hpp": render("hls/hwgen_config.hpp.j2", **common),
         "hls/hwgen_tables.hpp": tables(plan.act),
@@ -56,7 +58,7 @@ def files(plan: Plan, model: Quantized, name: str, board: Board, images: np.ndar
         "hls/csim/input.bin": np.repeat(frames(plan, model, images), len(tasks), axis=0).tobytes(),
         "hls/csim/expected.bin": _expected(plan, model, images),
         "hls/scripts/vitis_hls.tcl": render("hls/vitis_hls.tcl.j2", **common),
-        "hls/scripts/vivado.tcl": render("hls/vivado.tcl.j2", **common),
+        "hls/scripts/vivado.tcl": render("hls/vivado.tcl.j2", processor=vitis.processor, **common),
         "hls/driver/host.cpp": render("hls/host.cpp.j2", buffer_bytes=len(plan.image),
                                       frame_bytes=plan.input_words * plan.lanes + plan.output_words * 4, **common),
         "hls/README.md": render("hls/README.md.j2", estimate=report(plan, board), **common),

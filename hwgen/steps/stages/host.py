@@ -25,6 +25,7 @@ class Host(Feed):
     patch: tuple[int, int]
 
     name: ClassVar[str] = "host"
+    from_host: ClassVar[bool] = True
     brings: ClassVar[bool] = True
     hls: ClassVar[str] = "patches"
 
@@ -41,6 +42,10 @@ class Host(Feed):
         if not isinstance(step.tile, Identity) or not step.sink.whole:
             return f"the host's words are multiplied, or are a part of {step.sink.tensor}"
         return None if self.patch == (0, 0) or min(self.patch) > 0 else f"patches of {self.patch[0]}x{self.patch[1]}"
+
+    @property
+    def brief(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         cut = f", patches of {self.patch[0]}x{self.patch[1]}" if self.patch != (0, 0) else ""

@@ -31,3 +31,7 @@ class Plain(Feed):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"src": Src.ACT}
+
+    @property
+    def brief(self) -> str:
+        return ""

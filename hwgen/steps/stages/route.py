@@ -51,5 +51,9 @@ class Route(Stage):
     def wrong(self, step: Step) -> str | None:
         return None if 1 <= self.top_k <= step.columns else f"top-{self.top_k} of {step.columns} experts"
 
+    @property
+    def brief(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         return f"route(top {self.top_k}{', renormalize' if self.renormalize else ''})"

@@ -54,5 +54,9 @@ class RowFactor(Stage):
         return self.factor.wrong("output") or run_time_shift(
             "attention output", *(int(e) + RECIPROCAL_FRAC + self.factor.shift - numerics.MULT_BITS for e in exponents))
 
+    @property
+    def brief(self) -> str:
+        return f"{self.name} {self.to}"
+
     def __str__(self) -> str:
         return f"row_factor({self.factor}, {self.to})"

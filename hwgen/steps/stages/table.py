@@ -27,6 +27,10 @@ class Table(Stage):
     name: ClassVar[str] = "table"
     hls: ClassVar[str] = "linear_activated"
 
+    @property
+    def table(self) -> str:
+        return self.function
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x
         return self.factor.apply(numerics.activation(x, numerics.delta_table(self.function)), self.to)
@@ -49,6 +53,10 @@ class Table(Stage):
         except ValueError as error:
             return str(error)
         return self.factor.wrong("activation")
+
+    @property
+    def brief(self) -> str:
+        return f"{self.name}({self.function}) {self.to}"
 
     def __str__(self) -> str:
         return f"table({self.function}, {self.factor}, {self.to})"

@@ -24,6 +24,15 @@ LARGEST = 1 << INT8.bits - 1         # magnitude of what streams: INT8, or atten
 class Tile(ABC):
     """A stationary operand."""
 
+    multiplies: ClassVar[bool] = True
+    by_rows: ClassVar[bool] = False
+    """Whether a token of ``stationary`` is a row; else it is a column."""
+
+    @property
+    def stationary(self) -> View | None:
+        """What it holds, where that is a value of the network."""
+        return None
+
     @abstractmethod
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         """Accumulators of x, integers [..., tokens, K] -> [..., tokens, N]."""
@@ -43,6 +52,11 @@ class Tile(ABC):
     def wrong(self, step: Step) -> str | None:
         """What keeps hardware from doing it, or None."""
         return None
+
+    @property
+    def brief(self) -> str:
+        """For a line of a listing."""
+        return str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,10 @@ class Stationary(Tile):
             return f"scale {self.scale.name} is not positive"
         return None
 
+    @property
+    def brief(self) -> str:
+        return f"weights {'' if self.format == INT8 else f'{self.format} '}{list(self.weight.array.shape)}"
+
     def __str__(self) -> str:
         return f"{self.weight.name} {self.format} {list(self.weight.array.shape)}"
 
@@ -88,6 +106,10 @@ class Keys(Tile):
     """``x @ view.T``: a key a column."""
 
     view: View
+
+    @property
+    def stationary(self) -> View:
+        return self.view
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2))
@@ -115,6 +137,12 @@ class Values(Tile):
 
     view: View
 
+    by_rows: ClassVar[bool] = True
+
+    @property
+    def stationary(self) -> View:
+        return self.view
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return numerics.matmul(x, run.read(self.view))
 
@@ -141,6 +169,7 @@ class Values(Tile):
 class Identity(Tile):
     """Nothing is multiplied: the words of the feed go on as they are."""
 
+    multiplies: ClassVar[bool] = False
     NOTHING: ClassVar[str] = "identity"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
@@ -156,6 +185,10 @@ class Identity(Tile):
 
     def fields(self, step: Step) -> dict[str, int]:
         return {}
+
+    @property
+    def brief(self) -> str:
+        return ""
 
     def __str__(self) -> str:
         return self.NOTHING

@@ -1,0 +1,55 @@
+"""What an engine is: something that plans the steps of a model for a board, writes the files of a plan, and says what it costs.
+
+Engines know steps, layout and devices, and nothing of each other. What one cannot say is None, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from ..devices.board import Board
+from ..steps.step import Quantized
+
+PlanT = TypeVar("PlanT")
+Files = dict[str, str | bytes]
+"""{path relative to the build directory: content}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user may ask of an engine. array: (rows, columns) instead of the engine's choice; batch: images worked on together."""
+
+    array: tuple[int, int] | None = None
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of a plan. batch: images of a frame; weight_bytes: of the weight image, and what it would have with 8-bit weights only; useful_macs:
+    multiply-accumulates of one image without padding, on the average of the tasks."""
+
+    batch: int
+    weight_bytes: int
+    weight_bytes_with_8_bits: int
+    useful_macs: int
+
+
+class Engine(Protocol[PlanT]):
+    """An engine; `hwgen.engines` lists them."""
+
+    name: str
+
+    def plan(self, model: Quantized, board: Board, wishes: Wishes) -> PlanT:
+        """Raises CapacityError of this engine, with the next step."""
+
+    def files(self, plan: PlanT, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:
+        """What a build holds of it. name: of the network, for comments; images: float [B, ...], a few for a test bench."""
+
+    def facts(self, plan: PlanT) -> Facts:
+        """Single figures of a plan."""
+
+    def cost(self, plan: PlanT, model: Quantized, board: Board) -> dict[str, Any]:
+        """Its sections of report.json, each with its stage."""

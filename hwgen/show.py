@@ -1,0 +1,109 @@
+"""What `hwgen show` prints: a model or a build at one stage of the compiler, as text that fits a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from . import build, listing, quantizer
+from .devices.board import load_board
+from .engines.protocol import Wishes
+from .engines.registry import ENGINES
+from .engines.rtl import Program, text as program_text
+from .errors import InputError
+from .foreign import REPR, visible
+from .frontend import Options, load_calibration
+from .graph import text as graph_text
+from .importer import import_model, listed
+from .listing import Part
+from .quantizer import calibration
+from .steps import text as steps_text
+from .steps.step import Quantized
+
+BUILT = "a build holds its network from the stage steps on"
+
+
+class Stage(StrEnum):
+    """What a network is on its way through the compiler."""
+
+    ONNX = "onnx"            # the nodes of the file, and what becomes of each
+    GRAPH = "graph"          # operators, in floating point
+    STEPS = "steps"          # passes of the array, in integers
+    PROGRAM = "program"      # instructions of the RTL engine, with addresses
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A listing. of: the model or build; text: for people, as `str` gives it; lines: for programs, JSON-able."""
+
+    of: str
+    stage: Stage
+    text: str
+    lines: list[dict[str, object]]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return visible(f"<Shown {self.stage} of {self.of}: {len(self.lines)} lines>", limit=REPR)
+
+
+def show(source: str | Path, stage: str | None, node: str | None, everything: bool, shapes: dict[str, tuple[int, ...]] | None, options: Options,
+         say: Callable[[str], None]) -> Shown:
+    """See `api.show`."""
+    wanted = None if stage is None else _stage(stage)
+    if Path(source).is_dir():
+        if options != Options() or shapes:
+            raise InputError("a build has been compiled with its options already", where=str(source),
+                             hint="leave out --target, --calib, --array, --method, --precision, --batch and --shape; or give the ONNX file")
+        built = build.load(source)
+        return shown(built, wanted or (Stage.PROGRAM if built.has_rtl else Stage.STEPS), node, everything)
+    wanted = wanted or Stage.GRAPH
+    return _shown(str(source), wanted, model_parts(source, wanted, shapes, options, say), node, everything)
+
+
+def shown(built: build.Build, stage: str, node: str | None = None, everything: bool = False) -> Shown:
+    """A build at one stage. Raises InputError when it does not hold that one, or no node of the name."""
+    wanted = _stage(stage)
+    if wanted in (Stage.ONNX, Stage.GRAPH):
+        raise InputError(f"a build does not hold the stage {wanted}: {BUILT}", where=str(built.path),
+                         hint=f"give the ONNX file: hwgen show MODEL.onnx --stage {wanted}")
+    parts = _steps(built.model) if wanted is Stage.STEPS else [program_text.part(built.need_rtl())]
+    return _shown(str(built.path), wanted, parts, node, everything)
+
+
+def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ...]] | None, options: Options,
+                say: Callable[[str], None]) -> list[Part]:
+    """An ONNX file at one stage; raises the errors of the compiler up to there."""
+    board = load_board(options.target)
+    if stage is Stage.ONNX:
+        return [listed(model, shapes)]
+    say("import")
+    imported = import_model(model, shapes)
+    if stage is Stage.GRAPH:
+        return [graph_text.part(graph) for graph in imported.model.tasks]
+    say("quantize")
+    images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
+    quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision)
+    if stage is Stage.STEPS:
+        return _steps(quantized)
+    say("schedule")
+    program: Program = ENGINES["rtl"].plan(quantized, board, Wishes(options.array, options.batch))
+    return [program_text.part(program)]
+
+
+def _stage(name: str) -> Stage:
+    if name not in list(Stage):
+        raise InputError(f"there is no stage {name!r}", hint=f"choose one of {', '.join(Stage)}")
+    return Stage(name)
+
+
+def _steps(model: Quantized) -> list[Part]:
+    return [steps_text.part(network) for network in model.tasks]
+
+
+def _shown(of: str, stage: Stage, parts: list[Part], node: str | None, everything: bool) -> Shown:
+    text = listing.text(parts, everything=everything) if node is None else listing.detailed(parts, node)
+    return Shown(of, stage, text, listing.data(parts, node))
