@@ -10,17 +10,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hwgen.board import load_board
+from hwgen.qir import QModel
+from hwgen.schedule import Ablation, Program, schedule
 import numpy as np
 
 from hwgen import ir
 from hwgen.backends import hls, hls_plan
-from hwgen.board import load_board
 from hwgen.errors import CapacityError, ModelError
 from hwgen.golden import integer_model
 from hwgen.importer import import_model
-from hwgen.qir import QModel
 from hwgen.quantizer import calibration, from_ranges
-from hwgen.schedule import Ablation, Program, schedule
 
 from .form import METHODS, Array, Build, Range, Recorded, images
 

@@ -9,12 +9,12 @@ import sys
 import tempfile
 from typing import Any
 
+from hwgen.ir import Act
 import numpy as np
 
 from hwgen import ir
 from hwgen.errors import ModelError
 from hwgen.importer import import_model
-from hwgen.ir import Act
 from networks import generate
 import qgraphs
 
