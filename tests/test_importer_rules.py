@@ -162,10 +162,10 @@ def accepted_after_linear(net: Net, path) -> Graph:
 
 
 @pytest.mark.parametrize("attrs, reason", [
-    (dict(strides=[2, 2]), "strides [2, 2], not [4, 4]"),
-    (dict(pads=[1, 1, 1, 1], strides=[4, 4]), "pads [1, 1, 1, 1], not [0, 0, 0, 0]"),
-    (dict(dilations=[2, 2]), "dilations [2, 2], not [1, 1]"),
-    (dict(auto_pad="SAME_UPPER"), "SAME_UPPER"),
+    ({"strides": [2, 2]}, "strides [2, 2], not [4, 4]"),
+    ({"pads": [1, 1, 1, 1], "strides": [4, 4]}, "pads [1, 1, 1, 1], not [0, 0, 0, 0]"),
+    ({"dilations": [2, 2]}, "dilations [2, 2], not [1, 1]"),
+    ({"auto_pad": "SAME_UPPER"}, "SAME_UPPER"),
 ], ids=lambda value: "" if isinstance(value, str) else next(iter(value)))
 def test_other_convolutions_are_declined(path, attrs, reason):
     net = Net()
