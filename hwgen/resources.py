@@ -40,7 +40,7 @@ class Resources:
     dsp: int = 0
     bram36: int = 0
     uram: int = 0
-    by_unit: dict[str, "Resources"] = field(default_factory=dict)
+    by_unit: dict[str, Resources] = field(default_factory=dict)
 
 
 KINDS = {"dsp": "DSPs", "bram36": "block RAMs", "uram": "UltraRAMs", "lut": "LUTs", "ff": "flip-flops"}   # order of `check_fit`
@@ -61,7 +61,7 @@ def estimate(config: EngineConfig, board: Board) -> Resources:
     for product in _products(config):
         dsp[product.unit] += product.count * _tiles(product, family.multiplier)
     memories = _memories(config)
-    for memory, large in zip(memories, _to_large(memories, board)):
+    for memory, large in zip(memories, _to_large(memories, board), strict=True):
         if large:
             uram[memory.unit] += large
         elif memory.depth <= family.lutram.words:
