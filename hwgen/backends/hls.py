@@ -35,7 +35,7 @@ def files(plan: Plan, model: QModel, name: str, board: Board, images: np.ndarray
     result: dict[str, str | bytes] = {f"hls/{path.relative_to(kernels).as_posix()}": path.read_text()
                                       for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}
     tasks = list(range(len(model.tasks)))
-    vitis = board.family.vitis
+    vitis = board.vitis()
     part = vitis.stand_in or board.part
     common = dict(name=name, version=__version__, plan=plan, num_tasks=len(tasks), target=board.name, part=part,
                   clock_mhz=f"{board.clock_mhz:g}", period_ns=f"{1000 / board.clock_mhz:.3f}",

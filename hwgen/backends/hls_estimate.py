@@ -139,9 +139,7 @@ def choose(model: QModel, board: Board) -> Plan:
     port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
     if not board.family.limits:
         return make_plan(model, 32, 8)
-    if board.family.vitis is None:
-        raise CapacityError(f"Vitis HLS has no devices of the family {board.family.name}, as {board.name} is",
-                            hint="use --backend rtl")
+    board.vitis()
     found: list[tuple[int, int, Plan]] = []
     refusal = None
     for lanes in LANES:
