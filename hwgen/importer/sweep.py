@@ -13,6 +13,7 @@ from enum import Enum
 from ..errors import HwgenError, ModelError, ShapeError
 from ..graph import Graph, Node
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Trail, View
+from ..matching.proof import Prover
 from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
 from ..ops.operands import plain
 from ..ops.registry import parts, rules
@@ -62,7 +63,7 @@ class Swept:
     bound: dict[str, Bound] = field(default_factory=dict)
 
 
-def sweep(graph: OpGraph, name: str | None, pool: Pool) -> Swept:
+def sweep_rules(graph: OpGraph, name: str | None, pool: Pool) -> Swept:
     """``name``: of the one graph (a task chosen by an input); None for one graph for each group of outputs."""
     return _Sweep(graph, pool).run(name)
 
@@ -72,6 +73,7 @@ class _Sweep:
         self.graph, self.pool = graph, pool
         self.rules, self.parts = rules(), parts()
         self.bound = _Bindings({name: Bound(name, shape[1:], None) for name, shape in graph.inputs.items()})
+        self.prover = Prover(graph, self.bound)
         self.shapes = {name: shape[1:] for name, shape in graph.inputs.items()}     # of ir values
         self.nodes: dict[str, Node] = {}                                          # ir value -> node, in order
         self.taken: dict[str, Taken] = {}
@@ -159,6 +161,8 @@ class _Sweep:
             known[node.output] = node.shape(*(known[value] for value in node.inputs))
         node = match.nodes[-1]
         order = order_of(op, match, known[node.output])
+        if not self.opaque and not trial.assumed:                    # a network with gaps is refused, whatever else is in it
+            self.prover.prove(trial, match, order, known)
         self.shapes.update(known.maps[0])
         for new in (*trial.nodes, *match.nodes):
             self.nodes.setdefault(new.output, new)

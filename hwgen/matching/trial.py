@@ -41,6 +41,11 @@ class Bound:
     order: Array | None = None
     anchor: str = ""
 
+    def onnx(self, value: Array) -> Array:
+        """The elements of the ONNX value, flat, where the ir value is ``value``."""
+        flat = value.ravel() if self.order is None else value.ravel()[self.order]
+        return flat if self.factor == 1.0 else flat * np.float32(self.factor)
+
 
 @dataclass(frozen=True, eq=False)
 class Match:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Activation(Operator):
 
     x: str
     kind: Act
+
+    BY_TOKEN: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ class Linear(Operator):
     x: str
     weight: Array            # [K, N]
     bias: Array              # [N]
+
+    BY_TOKEN: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes

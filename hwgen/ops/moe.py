@@ -18,6 +18,7 @@ from .linear import Linear
 from .operands import Operand
 from .operator import Operator, Spellings
 
+TIE = 1e-5                       # difference of two router scores that another order of additions may turn
 PARTS = {"Add": "a mixture of experts", "MatMul": "a mixture of experts", "Mul": "a mixture of experts", "ReduceSum": "a mixture of experts",
          "Div": "a router", "ScatterElements": "a router", "Softmax": "a router", "TopK": "a router"}
 
@@ -40,6 +41,7 @@ class MoE(Operator):
     top_k: int
     renormalize: bool
 
+    BY_TOKEN: ClassVar[bool] = True
     TRUNK: ClassVar[bool] = True
 
     @property
@@ -84,6 +86,16 @@ class MoE(Operator):
         experts = np.argsort(-scores, axis=-1, kind="stable")[:, :self.top_k]
         chosen = np.take_along_axis(scores, experts, axis=-1)
         return experts, chosen / chosen.sum(-1, keepdims=True) if self.renormalize else chosen
+
+    def settled(self, *operands: Array) -> Array:
+        (x,) = operands
+        return (self.margins(x.reshape(-1, x.shape[-1])) >= TIE).reshape(x.shape[:-1])
+
+    def margins(self, rows: Array) -> Array:
+        """For each row the difference between the scores of the last expert chosen and of the first one not; infinite if all are."""
+        scores = np.sort(softmax(self.logits(rows)), axis=-1)[:, ::-1]
+        margins: Array = scores[:, self.top_k - 1] - scores[:, self.top_k] if self.top_k < self.num_experts else np.full(len(scores), np.inf)
+        return margins
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("router logit", Unit.LOGIT, Role.LOGIT), FixedFormat("pre-activation", Unit.PRE_ACT, Role.PRE),

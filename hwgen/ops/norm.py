@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class LayerNorm(Operator):
     gamma: Array             # [D]
     beta: Array              # [D]
     eps: float
+
+    BY_TOKEN: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
