@@ -41,10 +41,10 @@ class Prover:
         """Raises Mismatch when the nodes of the match compute something else than the operator. order: of `Bound`; shapes: of ir values."""
         nodes = self._with_those_between((*trial.nodes, *match.nodes))
         made = {node.output for node in nodes}
-        given = {value: shapes[value] for node in nodes for value in node.inputs if value not in made}
+        given = {value: shapes[value] for value in (*(value for node in nodes for value in node.inputs), match.value) if value not in made}
         try:
             part = _Part(self.graph, self.bound, list(given), trial.op)
-            spelling = (part.spelling(), *map(_structure, nodes), match.factor, None if order is None else _digest(order))
+            spelling = (part.spelling(), *map(_structure, nodes), match.factor, match.affine is None, None if order is None else _digest(order))
             if spelling not in self.proved and _compare(nodes, match, given, part):
                 self.proved.add(spelling)
         except Unprovable:
@@ -74,14 +74,15 @@ def _compare(nodes: tuple[Node, ...], match: Match, given: dict[str, Shape], par
             operands = [values[value] for value in node.inputs]
             values[node.output] = node.evaluate(*operands)
             settled = node.settled(*operands)
-        found = match.factor * values[match.nodes[-1].output][0].astype(np.float64)
+        found = values[match.value][0] if match.affine is None else match.affine.of(values[match.value][0])
+        found = match.factor * found.astype(np.float64)
         right = right if tokens is None else right[tokens]
         if settled is not None:
             right, found = right[settled[0]], found[settled[0]]
         error, largest = np.abs(right - found), float(np.abs(found).max(initial=0.0))
     same = (error <= TOLERANCE * largest) | (np.isnan(right) & np.isnan(found)) | (right == found)
     if not same.all() and all(float(np.abs(array).max(initial=0.0)) < LARGE for node in nodes for array in node.params().values()):
-        kind = type(match.nodes[-1]).__name__
+        kind = type(match.nodes[-1]).__name__ if match.nodes else "factor and an offset for each channel"
         raise Mismatch(f"was read as {'an' if kind[0] in 'AEIO' else 'a'} {kind}, which computes something else: on random values the results "
                        f"differ by up to {float(error[~same].max()):.3g}, where the largest value is {largest:.3g}", part.op.name)
     return largest > 0
@@ -151,7 +152,7 @@ class _Part:
             weight = ref.array.dtype.kind == "f" and ref.array.size > 1
             return bool(ref.array.any()) if weight else ref.array.tobytes(), ref.shape, ref.array.dtype
 
-        leaves = [(leaf and (self.given.index(leaf.value), leaf.factor, leaf.order is not None and _digest(leaf.order)))
+        leaves = [(leaf and (self.given.index(leaf.value), leaf.factor, leaf.affine is None, leaf.order is not None and _digest(leaf.order)))
                   for leaf in self.leaves.values()]
         return tuple(leaves), *((op.kind, repr(op.attrs), op.shapes, tuple(map(operand, op.inputs))) for op in self.ops)
 

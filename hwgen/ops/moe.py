@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 from typing import ClassVar
@@ -97,6 +98,11 @@ class MoE(Operator):
         margins: Array = scores[:, self.top_k - 1] - scores[:, self.top_k] if self.top_k < self.num_experts else np.full(len(scores), np.inf)
         return margins
 
+    def affine(self, scale: Array, shift: Array) -> Mapping[str, Array] | None:
+        if shift.any() and not self.renormalize:         # the scores of a token need not add up to 1
+            return None
+        return {"w2": self.w2 * scale, "b2": self.b2 * scale + shift}
+
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("router logit", Unit.LOGIT, Role.LOGIT), FixedFormat("pre-activation", Unit.PRE_ACT, Role.PRE),
                 FixedFormat("expert result", Unit.RESIDUAL, Role.EXPERT))
@@ -173,10 +179,13 @@ def moe(op: Op, trial: Trial) -> Match | None:
         trial.absorb(part)
     out = np.float32(activated.factor * second.x.scale)
     total = np.float32(whole.scale * scores.scale)
+    w1, b1 = first.weight * np.float32(x.factor), first.bias
+    if x.affine is not None:
+        w1, b1 = first.weight * x.affine.scale[:, None], first.bias + x.affine.offset @ first.weight.astype(np.float64)
     node = MoE(
         op.name, op.outputs[0], x.value, gate=trial.array(router.gate.weight * np.float32(router.factor)),
         gate_bias=trial.array(router.gate.bias * np.float32(router.factor)),
-        w1=trial.array(first.weight * np.float32(x.factor)), b1=trial.array(first.bias),
+        w1=trial.array(w1), b1=trial.array(b1),
         w2=trial.array(second.weight * (out * total)), b2=trial.array(second.bias * total),
         act=activated.kind, top_k=router.top_k, renormalize=router.renormalize)
     return Match((node,), in_order(*x.shape))
@@ -218,7 +227,7 @@ def _stack(op: Op, trial: Trial, view: View, what: str) -> Stack:
 
 def _input(op: Op, trial: Trial, view: View, num_tokens: int) -> Operand | None:
     """The tokens all experts read: [1, T, D], or the same repeated for each expert."""
-    found = trial.where(view)
+    found = trial.where(view, affine=True)
     if found is None:
         return None
     bound, positions = found
@@ -226,7 +235,7 @@ def _input(op: Op, trial: Trial, view: View, num_tokens: int) -> Operand | None:
     if not all(is_whole(copy) for copy in copies) or copies.shape[1] != int(np.prod(bound.shape)):
         raise Mismatch(f"has experts that read {bound.value!r} {list(bound.shape)} as {list(view.shape)}, in another order or in "
                        "part", op.name)
-    return Operand(bound.value, bound.shape, bound.factor * view.scale, bound.node)
+    return Operand(bound.value, bound.shape, bound.factor * view.scale, bound.node, bound.affine and bound.affine.then(view.scale, 0.0))
 
 
 def _router(op: Op, trial: Trial, scatter: Op) -> Router | None:
