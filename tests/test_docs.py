@@ -10,8 +10,7 @@ import pytest
 
 from hwgen import errors, program
 from hwgen.devices.board import Board, boards
-from hwgen.devices.family import (RESOURCES, UNITS, BlockRam, Family, LargeRam, LutRam, Multiplier, Processor, Vitis, Yosys,
-                                   bundled_families)
+from hwgen.devices.family import RESOURCES, UNITS, BlockRam, Family, LargeRam, LutRam, Multiplier, Processor, Vitis, Yosys, bundled_families
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -266,7 +266,7 @@ def test_add_absorbs_a_factor_into_a_linear_only(path):
     net = Net()
     x = tokens(net)
     net.op("Add", net.linear(x, K, K), net.op("Mul", x, net.const(0.5)), name="add")
-    assert declined(net, path) == {"add": "reads 'x' times 0.5; only behind a Linear can a factor be absorbed"}
+    assert declined(net, path) == {"add": "reads 'x' times 0.5; only weights in front of it can take a factor in"}
 
 
 def test_add_of_a_constant_to_a_part_is_declined(path):
