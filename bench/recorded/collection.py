@@ -9,7 +9,6 @@ import sys
 import tempfile
 from typing import Any
 
-from hwgen.ir import Act
 import numpy as np
 
 from hwgen.errors import ModelError
