@@ -1,7 +1,7 @@
 """Replay: recorded networks through the quantizer, the integer model and both backends; what comes out must be what came out before.
 
     python bench/replay.py                          every network; prints where a digest differs
-    python bench/replay.py --quick                  every fifth
+    python bench/replay.py --quick                  one random network of five, and the examples
     python bench/replay.py --only 'random-01?' --verbose
     python bench/replay.py --update                 write the digests as they are now
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 import sys
 import time
@@ -34,17 +34,15 @@ from recorded import digests, form
 
 FOLDER = Path(__file__).resolve().parent / "recorded" / "networks"
 DIGESTS = Path(__file__).resolve().parent / "recorded" / "digests.json"
-QUICK = 5                        # one network of so many
 
 
 def networks(only: str, quick: bool) -> Iterator[form.Recorded]:
     """Those whose name matches; with ``quick`` a part of the random ones and the examples."""
     for path in sorted(FOLDER.glob("*.zip")):
-        if quick and path.stem == "bench":
-            continue
-        for number, network in enumerate(form.read(path)):
-            if fnmatch(network.key, only) and not (quick and path.stem.startswith("random") and number % QUICK):
-                yield network
+        if not quick or path.stem == "examples":
+            yield from form.read(path, only)
+        elif path.stem.startswith("random"):
+            yield from (network for network in form.read(path, "*[05]") if fnmatchcase(network.key, only))
 
 
 def main() -> int:

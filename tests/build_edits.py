@@ -1,10 +1,11 @@
-"""Edits of a build directory for tests: each is a function of its path, or makes one. Digests are made right again."""
+"""Edits of a build directory, each a function of its path: what tests/test_build_attacks.py does to a good one."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 import zipfile
 
@@ -88,3 +89,56 @@ def tensors(header) -> list:
 def factors(header) -> list:
     """The factors that are one for all columns."""
     return [stage["factor"] for step in steps(header) for stage in step["drain"] if stage.get("factor", {}).get("type") == "Factor"]
+
+
+def compressed(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new, new.open("model.npy", "w") as bomb:
+        for _ in range(1 << 10):
+            bomb.write(bytes(1 << 20))
+    return out.getvalue()
+
+
+def link(name: str, target: str):
+    def edit(b: Path) -> None:
+        (b / name).unlink()
+        (b / name).symlink_to(target)
+        resign(b, name)
+    return edit
+
+
+def fifo(b: Path) -> None:
+    (b / "program.txt").unlink()
+    os.mkfifo(b / "program.txt")
+
+
+def linked_folder(b: Path) -> None:
+    (b / "rtl").rename(b.parent / "elsewhere")
+    (b / "rtl").symlink_to(b.parent / "elsewhere")
+
+
+def sparse(b: Path) -> None:
+    with open(b / "weights.bin", "wb") as f:
+        f.truncate(1 << 40)
+
+
+def nested(h) -> None:
+    value: list = []
+    for _ in range(900):
+        value = [value]
+    h["model"]["tasks"] = value
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch PWNED",)
+
+
+PASSWD = "../../../../../../etc/passwd"
+HUGE = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, 'shape': (1152921504606846976,), }".ljust(117) + b"\n"
+
+
+def digest_of(name: str) -> str:
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest()

@@ -183,12 +183,12 @@ def test_nothing_switches_over_an_integer_operator_outside_its_home():
     kinds = {kind.__name__ for kind in (*FEEDS, *STAGES, *TILES)}
     found = {}
     for name in FILES:
-        tree = ast.parse(FILES[name].read_text())
-        known = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("steps.stages")
-                 for alias in node.names if alias.name in kinds}
-        tests = [node.args[1] for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        nodes = list(ast.walk(tree(name)))
+        known = {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom)
+                 and (node.module or "").endswith("steps.stages") for alias in node.names if alias.name in kinds}
+        tests = [node.args[1] for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
                  and node.func.id in ("isinstance", "issubclass")]
-        tests += [node.cls for node in ast.walk(tree) if isinstance(node, ast.MatchClass)]
+        tests += [node.cls for node in nodes if isinstance(node, ast.MatchClass)]
         asked = {leaf.id for test in tests for leaf in ast.walk(test) if isinstance(leaf, ast.Name)} & known
         if asked and not name.startswith("hwgen/steps/"):
             found[name] = asked

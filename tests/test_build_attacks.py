@@ -15,13 +15,33 @@ import pickle
 import resource
 import shutil
 import signal
-import zipfile
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from build_edits import every, factors, file, header, manifest, member, npy, resign, steps, tensors
+from build_edits import (
+    HUGE,
+    PASSWD,
+    Evil,
+    compressed,
+    digest_of,
+    every,
+    factors,
+    fifo,
+    file,
+    header,
+    link,
+    linked_folder,
+    manifest,
+    member,
+    nested,
+    npy,
+    resign,
+    sparse,
+    steps,
+    tensors,
+)
 from hwgen import api, report
 from hwgen.build import directory
 from hwgen.engines.rtl import schedule
@@ -40,59 +60,6 @@ def good(tmp_path_factory) -> Path:
     model = random_qgraph(**OPTIONS)
     path = tmp_path_factory.mktemp("good") / "b"
     return native_builds.write(path, model, schedule(model, ti=16, to=8, axi_data_bits=128)).path
-
-
-def compressed(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new, new.open("model.npy", "w") as bomb:
-        for _ in range(1 << 10):
-            bomb.write(bytes(1 << 20))
-    return out.getvalue()
-
-
-def link(name: str, target: str):
-    def edit(b: Path) -> None:
-        (b / name).unlink()
-        (b / name).symlink_to(target)
-        resign(b, name)
-    return edit
-
-
-def fifo(b: Path) -> None:
-    (b / "program.txt").unlink()
-    os.mkfifo(b / "program.txt")
-
-
-def linked_folder(b: Path) -> None:
-    (b / "rtl").rename(b.parent / "elsewhere")
-    (b / "rtl").symlink_to(b.parent / "elsewhere")
-
-
-def sparse(b: Path) -> None:
-    with open(b / "weights.bin", "wb") as f:
-        f.truncate(1 << 40)
-
-
-def nested(h) -> None:
-    value: list = []
-    for _ in range(900):
-        value = [value]
-    h["model"]["tasks"] = value
-
-
-class Evil:
-    """Writes a file when it is unpickled."""
-
-    def __reduce__(self):
-        return os.system, ("touch PWNED",)
-
-
-PASSWD = "../../../../../../etc/passwd"
-HUGE = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, 'shape': (1152921504606846976,), }".ljust(117) + b"\n"
-
-
-def digest_of(name: str) -> str:
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest()
 
 
 REFUSALS = {

@@ -50,11 +50,10 @@ def test_a_part_of_the_networks_gives_what_it_gave(monkeypatch, capsys):
 
 
 def test_what_is_recorded():
-    networks = {network.key: network for path in replay.FOLDER.glob("*.zip") for network in form.read(path)}
-    random = [network for key, network in networks.items() if key.startswith("random-")]
+    random = [network for path in replay.FOLDER.glob("*.zip") for network in form.read(path, "random-*")]
     nodes = [node for network in random for task in network.tasks for node in task["nodes"]]
     builds = [build for network in random for build in network.builds.values()]
-    assert len(random) == 200 and networks.keys() == digests.read(replay.DIGESTS).keys()
+    assert len(random) == 200 and {network.key for network in random} < digests.read(replay.DIGESTS).keys()
     assert sum(path.stat().st_size for path in replay.FOLDER.glob("*.zip")) < 6e6
     assert {node["op"] for node in nodes} == adapter.OPS.keys()
     assert {node["attributes"].get("act") or node["attributes"].get("kind") for node in nodes} - {None} == {

@@ -12,27 +12,29 @@ from typing import Any
 
 import numpy as np
 
-from hwgen import ir
-from hwgen.backends import hls, hls_plan
-from hwgen.board import load_board
+from hwgen import ops
+from hwgen.devices.board import load_board
+from hwgen.engines.hls import plan as hls_plan, project as hls
+from hwgen.engines.rtl import Ablation, Program, schedule
 from hwgen.errors import CapacityError, ModelError
-from hwgen.golden import integer_model
+from hwgen.functions import Act
+from hwgen.graph import Graph, Model, Node, Role
 from hwgen.importer import import_model
-from hwgen.qir import QModel
 from hwgen.quantizer import calibration, from_ranges
-from hwgen.schedule import Ablation, Program, schedule
+from hwgen.steps import golden
+from hwgen.steps.step import Quantized
 
 from .form import METHODS, Array, Build, Range, Recorded, images
 
-OPS: dict[str, type[ir.Node]] = {
-    "patch_embed": ir.PatchEmbed, "linear": ir.Linear, "layer_norm": ir.LayerNorm, "activation": ir.Activation, "attention": ir.Attention,
-    "moe": ir.MoE, "add": ir.Add, "add_const": ir.AddConst, "concat_tokens": ir.ConcatTokens, "select": ir.Select, "mean": ir.Mean}
+OPS: dict[str, type[Node]] = {
+    "patch_embed": ops.PatchEmbed, "linear": ops.Linear, "layer_norm": ops.LayerNorm, "activation": ops.Activation, "attention": ops.Attention,
+    "moe": ops.MoE, "add": ops.Add, "add_const": ops.AddConst, "concat_tokens": ops.ConcatTokens, "select": ops.Select, "mean": ops.Mean}
 INPUTS = {"attention": ("q", "k", "v"), "add": ("x", "y")}       # of the others: x
 CPP = ("hwgen_config.hpp", "hwgen_program.hpp", "hwgen_tables.hpp", "hwgen_top.cpp", "hwgen_top.hpp")
 IMAGES = 3
 COST = (16.0, 200)               # bytes per cycle and latency that the cycle model is asked about
 
-Integers = QModel             # an integer network
+Integers = Quantized             # an integer network
 Parts = dict[str, bytes | str | dict[str, str]]
 
 
@@ -48,49 +50,49 @@ class Scales(calibration.Range):
 
 # ---------------------------------------------------------------- files -> classes
 
-def float_model(network: Recorded, root: Path) -> ir.Model:
+def float_model(network: Recorded, root: Path) -> Model:
     """The float graphs; root: of the repository, for a network that is an ONNX file."""
     if network.onnx:
         return import_model(root / network.onnx).model
-    return ir.Model(tuple(_graph(task, network.arrays) for task in network.tasks)).verify()
+    return Model(tuple(_graph(task, network.arrays) for task in network.tasks)).verify()
 
 
-def _graph(task: dict[str, Any], arrays: dict[str, Array]) -> ir.Graph:
-    return ir.Graph(task["name"], {name: tuple(shape) for name, shape in task["inputs"].items()},
+def _graph(task: dict[str, Any], arrays: dict[str, Array]) -> Graph:
+    return Graph(task["name"], {name: tuple(shape) for name, shape in task["inputs"].items()},
                     tuple(_node(node, arrays) for node in task["nodes"]), dict(task["outputs"]),
                     {name: tuple(shape) for name, shape in task["output_shapes"].items()})
 
 
-def _node(node: dict[str, Any], arrays: dict[str, Array]) -> ir.Node:
+def _node(node: dict[str, Any], arrays: dict[str, Array]) -> Node:
     inputs = dict(zip(INPUTS.get(node["op"], ("x",)), node["inputs"], strict=True))
-    attributes = {key: ir.Act(value) if key in ("act", "kind") else value for key, value in node["attributes"].items()}
+    attributes = {key: Act(value) if key in ("act", "kind") else value for key, value in node["attributes"].items()}
     weights = {key: arrays[name] for key, name in node["arrays"].items()}
     return OPS[node["op"]](node["name"], node["output"], **inputs, **weights, **attributes)
 
 
-def quantized(model: ir.Model, ranges: tuple[dict[str, dict[str, Range]], ...], precision: str, method: str) -> QModel:
+def quantized(model: Model, ranges: tuple[dict[str, dict[str, Range]], ...], precision: str, method: str) -> Quantized:
     """The integer network; no calibration image is looked at."""
     known: dict[calibration.Site, calibration.Range] = {}
     for places, task in zip(calibration.sites(model), ranges, strict=True):
         for value, roles in task.items():
             for role, (maximum, *scales) in roles.items():
-                known[places[value], calibration.Role(role)] = Scales(
+                known[places[value], Role(role)] = Scales(
                     np.zeros(0, np.int64), 0.0, maximum, dict(zip(METHODS, scales, strict=True)))
     return from_ranges(model, known, method=method, precision=precision)
 
 
 # ---------------------------------------------------------------- classes -> bytes
 
-def input_images(model: ir.Model, seed: int) -> Array:
+def input_images(model: Model, seed: int) -> Array:
     """Seeded images for the model's only input."""
     (shape,) = model.tasks[0].inputs.values()
     return images(shape, IMAGES, seed)
 
 
-def integers(model: QModel, x: Array) -> Parts:
+def integers(model: Quantized, x: Array) -> Parts:
     """results: outputs of the integer model; values: every value of its graphs, by name."""
-    runs = [integer_model.run(graph, x) for graph in model.tasks]
-    traces = [integer_model.trace(graph, x) for graph in model.tasks]
+    runs = [golden.run(graph, x) for graph in model.tasks]
+    traces = [golden.trace(graph, x) for graph in model.tasks]
     return {"results": b"".join(_array(name, run[name]) for run in runs for name in sorted(run)),
             "values": b"".join(_array(name, trace[name]) for trace in traces for name in sorted(trace))}
 
@@ -99,7 +101,7 @@ def _array(name: str, array: Array) -> bytes:
     return f"{name}{list(array.shape)}".encode() + array.astype("<i8").tobytes()
 
 
-def rtl(model: QModel, build: Build, x: Array) -> Parts:
+def rtl(model: Quantized, build: Build, x: Array) -> Parts:
     """What the RTL backend makes besides the engine. A refusal is {"program": its class}."""
     ti, to = build.array
     try:
@@ -116,7 +118,7 @@ def rtl(model: QModel, build: Build, x: Array) -> Parts:
             + "".join(f"{json.dumps(asdict(buffer))}\n" for buffer in program.buffers)}
 
 
-def _frame(program: Program, model: QModel, x: Array) -> bytes:
+def _frame(program: Program, model: Quantized, x: Array) -> bytes:
     """What the host needs: where outputs lie, sizes, and the input memory of a run."""
     frames = program.frames(model.tasks[0], np.resize(x, (program.batch * 2, *x.shape[1:])))
     outputs = [[asdict(place) for place in task] for task in program.outputs]
@@ -131,7 +133,7 @@ def _cost(program: Program) -> str:
                        [[asdict(timing) for timing in program.estimate(*COST, task)] for task in tasks]])
 
 
-def project(model: QModel, build: Build, x: Array, name: str) -> Parts:
+def project(model: Quantized, build: Build, x: Array, name: str) -> Parts:
     """What the HLS backend makes for this network; nothing without that backend. A refusal is {"hls": its class}."""
     if build.hls is None:
         return {}

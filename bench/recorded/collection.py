@@ -9,12 +9,12 @@ import sys
 import tempfile
 from typing import Any
 
+from hwgen.ir import Act
 import numpy as np
 
-from hwgen import ir
 from hwgen.errors import ModelError
+from hwgen.graph import Model
 from hwgen.importer import import_model
-from hwgen.ir import Act
 from networks import generate
 import qgraphs
 
@@ -46,7 +46,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def entry(key: str, model: ir.Model, how: Callable[[str, Array], record.How], builds: dict[str, Build]) -> Entry:
+def entry(key: str, model: Model, how: Callable[[str, Array], record.How], builds: dict[str, Build]) -> Entry:
     """A network with its weights on a grid, its ranges and builds. Raises ModelError when it is none that hwgen quantizes."""
     content, levels = record.network(model, how)
     content |= {"ranges": [], "builds": record.builds(builds)}

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 import io
 import json
 from pathlib import Path
@@ -88,13 +89,13 @@ def images(shape: tuple[int, ...], count: int, seed: int) -> Array:
     return (noise((count, *shape), 1, seed) / 128).astype(np.float32)
 
 
-def read(path: Path) -> Iterator[Recorded]:
-    """The networks of an archive, in its order. Raises ValueError for another form."""
+def read(path: Path, only: str = "*") -> Iterator[Recorded]:
+    """The networks of an archive whose keys match ``only``, in its order. Raises ValueError for another form."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         for name in names:
-            if name.endswith(".json"):
-                key = name.removesuffix(".json")
+            key = name.removesuffix(".json")
+            if name != key and fnmatchcase(key, only):
                 levels: dict[str, Array] = {}
                 if f"{key}.npz" in names:
                     with np.load(io.BytesIO(archive.read(f"{key}.npz"))) as arrays:

@@ -10,15 +10,17 @@ import zlib
 
 import numpy as np
 
-from hwgen import ir
+from hwgen import ops
+from hwgen.functions import Act
+from hwgen.graph import Model, Node
 from hwgen.quantizer import calibration
 
 from . import form
 from .form import METHODS, SPREAD, Array, Build
 
-NAMES = {ir.PatchEmbed: "patch_embed", ir.Linear: "linear", ir.LayerNorm: "layer_norm", ir.Activation: "activation",
-         ir.Attention: "attention", ir.MoE: "moe", ir.Add: "add", ir.AddConst: "add_const", ir.ConcatTokens: "concat_tokens",
-         ir.Select: "select", ir.Mean: "mean"}
+NAMES = {ops.PatchEmbed: "patch_embed", ops.Linear: "linear", ops.LayerNorm: "layer_norm", ops.Activation: "activation",
+         ops.Attention: "attention", ops.MoE: "moe", ops.Add: "add", ops.AddConst: "add_const", ops.ConcatTokens: "concat_tokens",
+         ops.Select: "select", ops.Mean: "mean"}
 LEVELS = 24                      # largest int8 value of a stored array: coarse, so that archives are small
 STRUCTURE = ("name", "output", "x", "y", "q", "k", "v")
 
@@ -41,12 +43,12 @@ def seeded(name: str, array: Array) -> How:
             "shape": list(array.shape)}, None
 
 
-def network(model: ir.Model, how: Callable[[str, Array], How]) -> tuple[dict[str, Any], dict[str, Array]]:
+def network(model: Model, how: Callable[[str, Array], How]) -> tuple[dict[str, Any], dict[str, Array]]:
     """(tasks and arrays, int8 arrays to store) of a float network whose weights ``how`` puts on a grid."""
     names: dict[int, str] = {}
     hows: dict[str, How] = {}
 
-    def name_of(node: ir.Node, key: str, array: Array) -> str:
+    def name_of(node: Node, key: str, array: Array) -> str:
         if id(array) not in names:
             names[id(array)] = f"a{len(names)}"
             hows[names[id(array)]] = how(f"{node.name} {key} {len(names)}", array)
@@ -59,7 +61,7 @@ def network(model: ir.Model, how: Callable[[str, Array], How]) -> tuple[dict[str
             values = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in STRUCTURE}
             arrays = {key: name_of(node, key, value) for key, value in values.items() if isinstance(value, np.ndarray)}
             nodes.append({"op": NAMES[type(node)], "name": node.name, "inputs": list(node.inputs), "output": node.output, "arrays": arrays,
-                          "attributes": {key: value.value if isinstance(value, ir.Act) else value
+                          "attributes": {key: value.value if isinstance(value, Act) else value
                                          for key, value in values.items() if key not in arrays}})
         tasks.append({"name": graph.name, "inputs": {key: list(shape) for key, shape in graph.inputs.items()}, "nodes": nodes,
                       "outputs": graph.outputs, "output_shapes": {key: list(shape) for key, shape in graph.output_shapes.items()}})
@@ -67,7 +69,7 @@ def network(model: ir.Model, how: Callable[[str, Array], How]) -> tuple[dict[str
             {name: levels for name, (_, levels) in hows.items() if levels is not None})
 
 
-def ranges(model: ir.Model, images: dict[str, Array]) -> list[dict[str, dict[str, list[float]]]]:
+def ranges(model: Model, images: dict[str, Array]) -> list[dict[str, dict[str, list[float]]]]:
     """Per task {value: {role: maximum and scales}} over calibration images {input: float32 [B, ...]}."""
     found = calibration.collect(model, images)
     result = []

@@ -181,7 +181,7 @@ def _read(path: Path) -> Family:
 
 # A family may come from a stranger: its text must not become another command of a tool.
 _COMMAND = re.compile(r"(read_verilog|synth_\w+)([ \w+./:{}-]*)", re.ASCII)
-_NAME = re.compile(r"\w+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NAMES = "expected names of letters, digits and underscores"
 _NAMES = re.compile(r"\w+(, \w+)*", re.ASCII)
 

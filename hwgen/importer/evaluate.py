@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from ..functions import Act, activate
+
 # Operators whose result has a shape that depends on no value: two nodes like each other are inferred once.
 SHAPED_BY_SHAPES = {
     "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gather", "Gelu", "Gemm",
@@ -51,12 +53,27 @@ def canonical(node: onnx.NodeProto) -> tuple:
     return (node.domain, node.op_type, tuple(bool(value) for value in node.input), tuple(bool(value) for value in node.output), attributes)
 
 
+def _scaled_by_gate(node: onnx.NodeProto, x: np.ndarray) -> np.ndarray:
+    """Gelu and Swish, which onnx defines by other operators and does not evaluate alone."""
+    given = {a.name: a.s if a.type == onnx.AttributeProto.STRING else a.f for a in node.attribute}
+    with np.errstate(all="ignore"):
+        if node.op_type == "Swish":
+            return x * 0.5 * (1 + np.tanh(0.5 * np.float32(given.get("alpha", 1.0)) * x))
+        return activate(x, Act.GELU_TANH if given.get("approximate") == b"tanh" else Act.GELU).astype(x.dtype)
+
+
 class Evaluator:
     """Evaluates nodes of one model. ``opsets``: version of each domain."""
 
     def __init__(self, opsets: dict[str, int]):
         self.opsets = opsets
         self._ready: dict[tuple, ReferenceEvaluator] = {}
+
+    def operator(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
+        """`run`, also for operators that are not folded."""
+        if node.op_type in ("Gelu", "Swish") and not node.domain and arrays[0] is not None:
+            return [_scaled_by_gate(node, arrays[0])]
+        return self.run(node, arrays)
 
     def run(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
         """What the node computes; None when the reference implementation cannot."""

@@ -16,7 +16,6 @@ import numpy as np
 from ..steps.format import INT8
 from ..steps.param import UNIT
 from ..steps.step import Step
-from ..steps.tensor import Memory
 
 
 @dataclass(frozen=True, slots=True)
