@@ -206,7 +206,8 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
     report = {
         "version": __version__, "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
         "weight_bytes": first.weight_bytes,
-        "network": {"name": name, "tasks": len(model.tasks), "outputs": [o.name for network in model.tasks for o in network.outputs for _ in range(first.batch)],
+        "network": {"name": name, "tasks": len(model.tasks),
+                    "outputs": [o.name for network in model.tasks for o in network.outputs for _ in range(first.batch)],
                     "useful_macs_per_image": first.useful_macs, "residual_scale": model.tasks[0].residual_scale},
         "board": {"name": board.name, "part": board.part, "clock_mhz": board.clock_mhz, "memory_bytes_per_cycle": board.bytes_per_cycle(),
                   "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)}}

@@ -337,9 +337,9 @@ def targets(json: Json = None) -> None:
         return f"port of {ports.bits} bits: {board.bytes_per_cycle():.3g} bytes a cycle{every if ports.number > 1 else ''}"
     for board in known:
         say(out, f"{board.name}: {board.title}" + (f", {board.part}" if board.family.limits else "") + f"; {memory(board)}")
-    for board in known:
-        for text in board.family.not_measured:
-            say(out, f"note: resources on {board.name} are planning figures: {text}")
+    for text in dict.fromkeys(text for board in known for text in board.family.not_measured):
+        names = ", ".join(board.name for board in known if text in board.family.not_measured)
+        say(out, f"note: resources on {names} are planning figures: {text}")
 
 
 def _print_version(wanted: bool) -> None:

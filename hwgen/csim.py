@@ -15,7 +15,8 @@ import numpy as np
 
 from .build import Build
 from .engines import hls
-from .engines.hls.plan import ALL_TASKS, Plan, plan as make_plan
+from .engines.hls.call import ALL_TASKS
+from .engines.hls.plan import Plan, plan as make_plan
 from .engines.hls.products import Head
 from .errors import InputError
 from .output import work_folder

@@ -5,7 +5,7 @@
     ├── ShapeError                a dimension that must be fixed or given
     ├── CalibrationError          the calibration set
     ├── InputError                an option, a value of the API, or data given to ``simulate``
-    ├── TargetError               board name or board file
+    ├── TargetError               board name, board file or family file
     ├── CapacityError             does not fit the board
     ├── OutputError               output directory
     ├── BuildVersionError         build directory of another version, or damaged
@@ -51,7 +51,7 @@ class InputError(HwgenError):
 
 
 class TargetError(HwgenError):
-    """Unknown board or a bad board file."""
+    """Unknown board, or a bad board or family file."""
 
 
 class CapacityError(HwgenError):

@@ -14,17 +14,16 @@ import math
 import numpy as np
 
 from .errors import CalibrationError, MismatchError, ModelError
-from .functions import softmax
 from .graph import Graph, evaluate
 from .importer import Imported, Origin
 from .ops import Attention, MoE
+from .ops.moe import TIE
 from .tools.reference import MEMORY_PER_BYTE, OnnxRun, run_onnx
 
 MIN_COSINE = 0.99999
 MAX_ERROR = 1e-3                 # of the largest value of the output
 MAX_MOVING_ERROR = 1e-2          # of how far the output moves between images, beyond NOISE
 NOISE = 2e-5                     # of the largest value of a channel, or of a usual channel: what float32 loses on the way
-TIE = 1e-5                       # difference of two router scores
 CALIBRATION_IMAGES = NOISE_IMAGES = 4
 BASE_SECONDS, MACS_PER_SECOND = 8, 2e8       # limit of CPU time for a run of all images
 BYTES_PER_VALUE = 64             # of memory, for each value of the network: copies, and what is not freed at once
@@ -161,14 +160,8 @@ def _tied(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np
         right = array.ravel() if bound.order is None else array.ravel()[np.argsort(bound.order)]
         right = right.reshape(trace[bound.value].shape[1:])
         off = np.abs(right - bound.factor * trace[bound.value][0]).max(-1) > MAX_ERROR * np.abs(right).max()
-        return bool((_margins(bound.node, trace[bound.node.x][0])[off.ravel()] < TIE).all())
+        return bool((bound.node.margins(trace[bound.node.x][0].reshape(-1, bound.node.gate.shape[0]))[off.ravel()] < TIE).all())
     return False
-
-
-def _margins(node: MoE, x: np.ndarray) -> np.ndarray:
-    """For each token the difference between the scores of the last expert chosen and of the first one not; infinite if all are."""
-    scores = np.sort(softmax(node.logits(x.reshape(-1, node.gate.shape[0]))), axis=-1)[:, ::-1]
-    return scores[:, node.top_k - 1] - scores[:, node.top_k] if node.top_k < node.num_experts else np.full(len(scores), np.inf)
 
 
 # ---------------------------------------------------------------- saying where
@@ -235,6 +228,5 @@ def _departs(array: np.ndarray, bound, trace: dict[str, np.ndarray]) -> bool:
     """Whether an ONNX value is not what it is bound to in the graph."""
     if bound.value not in trace or trace[bound.value].size != array.size:
         return False
-    value = bound.factor * trace[bound.value].ravel()
     right = array.ravel().astype(np.float64)
-    return not np.abs(right - (value if bound.order is None else value[bound.order])).max() <= MAX_ERROR * np.abs(right).max()
+    return not np.abs(right - bound.onnx(trace[bound.value])).max() <= MAX_ERROR * np.abs(right).max()

@@ -37,7 +37,7 @@ ONE = 1 << 15            # 1.0 of the router's exponentials
 def sat(x: AnyInts, bits: int) -> Ints:
     """Saturate to the symmetric range ±(2**(bits-1) - 1)."""
     limit = (1 << (bits - 1)) - 1
-    return np.asarray(np.clip(x, -limit, limit))
+    return np.asarray(np.minimum(np.maximum(x, -limit), limit))
 
 
 def round_shift(x: AnyInts, shift: AnyInts) -> Ints:
@@ -46,8 +46,18 @@ def round_shift(x: AnyInts, shift: AnyInts) -> Ints:
 
 
 def requantize(acc: AnyInts, mult: AnyInts, shift: AnyInts, bits: int) -> Ints:
-    """acc * mult / 2**shift, rounded half up, saturated to ``bits``. The only rounding rule of the project."""
-    return sat(round_shift(np.asarray(acc, np.int64) * mult, shift), bits)
+    """acc * mult / 2**shift, rounded half up, saturated to ``bits``. The only rounding rule of the project.
+
+    `sat` of `round_shift`, in the memory of the product.
+    """
+    product, limit = np.asarray(np.asarray(acc, np.int64) * mult), (1 << (bits - 1)) - 1
+    half = (1 << np.asarray(shift, np.int64)) >> 1
+    if half.shape and np.broadcast_shapes(product.shape, half.shape) != product.shape:
+        return sat(round_shift(product, shift), bits)
+    np.add(product, half, out=product)
+    np.right_shift(product, shift, out=product)
+    np.maximum(product, -limit, out=product)
+    return np.minimum(product, limit, out=product)
 
 
 def quantize_multiplier(ratio: float) -> tuple[int, int]:
@@ -241,6 +251,8 @@ def weigh(y: AnyInts, score: AnyInts) -> Ints:
     return round_shift(np.asarray(y, np.int64) * score, 16)
 
 
-def matmul(x: np.ndarray, w: np.ndarray) -> Ints:
-    """Exact integer product through float64 BLAS (every partial sum stays below 2**53)."""
-    return (np.asarray(x, np.float64) @ np.asarray(w, np.float64)).astype(np.int64)
+def matmul(x: np.ndarray, w: np.ndarray, largest: int = 1 << 32) -> Ints:
+    """Exact integer product through BLAS. largest: magnitude of a product of two words: where no partial sum can reach 2**24, float32 holds
+    it; float64 holds the others (below 2**53)."""
+    kind = np.float32 if np.shape(x)[-1] * largest < 1 << 24 else np.float64
+    return np.asarray((np.asarray(x, kind) @ np.asarray(w, kind)).astype(np.int64))

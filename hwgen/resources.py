@@ -61,7 +61,7 @@ def estimate(config: EngineConfig, board: Board) -> Resources:
     for product in _products(config):
         dsp[product.unit] += product.count * _tiles(product, family.multiplier)
     memories = _memories(config)
-    for memory, large in zip(memories, _to_large(memories, board)):
+    for memory, large in zip(memories, _to_large(memories, board), strict=True):
         if large:
             uram[memory.unit] += large
         elif memory.depth <= family.lutram.words:

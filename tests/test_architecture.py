@@ -44,6 +44,7 @@ BELOW = {
     "hwgen/golden/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/quantizer/": ("hwgen.importer", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/schedule/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/engines/hls/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.rtl", "hwgen.schedule", "hwgen.backends", "hwgen.tools", "hwgen_rtl"),
     "hwgen/build/": ("hwgen.importer", "hwgen.backends", "hwgen.tools", "hwgen.simulate", "hwgen.api", "hwgen_rtl"),
     "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
                        "hwgen_rtl"),
@@ -159,3 +160,29 @@ def test_style(name):
     bad += [(i, f"line of {len(line)} characters") for i, line in lines if len(line) > MAX_COLUMNS]
     assert bad == []
     assert ast.get_docstring(module) or not module.body
+
+
+def test_nothing_switches_over_an_integer_operator_outside_its_home():
+    """Feeds, stationary operands and stages say themselves what passes and engines ask; only passes over steps look at their kinds."""
+    from hwgen.steps.stages import FEEDS, STAGES, TILES
+    kinds = {kind.__name__ for kind in (*FEEDS, *STAGES, *TILES)}
+    found = {}
+    for name in FILES:
+        nodes = list(ast.walk(tree(name)))
+        known = {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom)
+                 and (node.module or "").endswith("steps.stages") for alias in node.names if alias.name in kinds}
+        tests = [node.args[1] for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                 and node.func.id in ("isinstance", "issubclass")]
+        tests += [node.cls for node in nodes if isinstance(node, ast.MatchClass)]
+        asked = {leaf.id for test in tests for leaf in ast.walk(test) if isinstance(leaf, ast.Name)} & known
+        if asked and not name.startswith("hwgen/steps/"):
+            found[name] = asked
+    assert found == {}
+
+
+def test_a_switch_over_an_integer_operator_would_be_found(monkeypatch, tmp_path):
+    file = tmp_path / "switch.py"
+    file.write_text("from hwgen.steps.stages import Keys\n\n\ndef f(tile):\n    return isinstance(tile, Keys)\n")
+    monkeypatch.setitem(FILES, "hwgen/engines/switch.py", file)
+    with pytest.raises(AssertionError):
+        test_nothing_switches_over_an_integer_operator_outside_its_home()

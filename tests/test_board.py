@@ -14,12 +14,15 @@ from hwgen.devices.family import families
 from hwgen.engine import EngineConfig
 from hwgen.errors import TargetError, ToolError
 
-NAMES = ["kv260", "sim", "ulx3s-85f", "zcu102", "zcu104"]
+NAMES = ["de10-nano", "kv260", "pynq-z2", "sim", "ulx3s-85f", "zcu102", "zcu104", "zedboard"]
 CHIPS = {       # LUT, FF, DSP, BRAM36, URAM
     "zcu102": (274_080, 548_160, 2_520, 912, 0),
     "zcu104": (230_400, 460_800, 1_728, 312, 96),
     "kv260": (117_120, 234_240, 1_248, 144, 64),
     "ulx3s-85f": (83_640, 83_640, 156, 104, 0),
+    "pynq-z2": (53_200, 106_400, 220, 140, 0),
+    "zedboard": (53_200, 106_400, 220, 140, 0),
+    "de10-nano": (41_910, 4 * 41_910, 2 * 112, 553 * 10 // 36, 0),
     "sim": (10**9,) * 5,
 }
 
@@ -59,7 +62,8 @@ def test_every_number_has_a_source(name):
 
 
 @pytest.mark.parametrize("name, transfers_mt_s, bits", [
-    ("zcu102", 33.333 * 64 / 2 * 2, 64), ("zcu104", 33.333 * 64 / 2 * 2, 64), ("kv260", 2400, 64), ("ulx3s-85f", 166.6, 16)])
+    ("zcu102", 33.333 * 64 / 2 * 2, 64), ("zcu104", 33.333 * 64 / 2 * 2, 64), ("kv260", 2400, 64), ("ulx3s-85f", 166.6, 16),
+    ("pynq-z2", 1050, 16), ("zedboard", 1066, 32), ("de10-nano", 800, 32)])
 def test_memory_bandwidth_follows_from_its_derivation(name, transfers_mt_s, bits):
     assert load_board(name).memory_gb_s == pytest.approx(transfers_mt_s * bits / 8 / 1000, rel=1e-3)
 
@@ -83,6 +87,7 @@ def test_bytes_per_cycle():
         assert board.bytes_per_cycle(ports=4) == pytest.approx(sustained / 300e6)
         assert board.bytes_per_cycle(150, ports=4) == 64, "a beat of the engine's master is the limit"
     assert load_board("sim").bytes_per_cycle() == 64
+    assert [load_board(name).bytes_per_cycle() for name in ("pynq-z2", "zedboard", "de10-nano")] == [8, 8, 32]
     ulx3s = load_board("ulx3s-85f")
     assert ulx3s.bytes_per_cycle() == ulx3s.bytes_per_cycle(ports=1) == pytest.approx(3.774, abs=1e-3), "the memory is the limit"
 
@@ -106,12 +111,13 @@ def test_frozen():
 
 # ---------------------------------------------------------------- mistakes
 
-@pytest.mark.parametrize("name, near", [("zcu140", "zcu104"), ("ZCU102", "zcu102"), ("ulx3s", "ulx3s-85f"), ("kv26", "kv260")])
+@pytest.mark.parametrize("name, near", [("zcu140", "zcu104"), ("ZCU102", "zcu102"), ("ulx3s", "ulx3s-85f"), ("kv26", "kv260"),
+                                        ("pynq", "pynq-z2"), ("zed", "zedboard")])
 def test_unknown_name_suggests_the_nearest(name, near):
     with pytest.raises(TargetError) as info:
         load_board(name)
     assert info.value.message == f"unknown target {name!r}, did you mean {near!r}?"
-    assert info.value.hint == "known: kv260, sim, ulx3s-85f, zcu102, zcu104; or give a path to a .yaml file"
+    assert info.value.hint == "known: de10-nano, kv260, pynq-z2, sim, ulx3s-85f, zcu102, zcu104, zedboard; or give a path to a .yaml file"
 
 
 def test_unknown_name_with_nothing_near():

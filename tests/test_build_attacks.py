@@ -15,15 +15,35 @@ import pickle
 import resource
 import shutil
 import signal
-import zipfile
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from build_edits import (
+    HUGE,
+    PASSWD,
+    Evil,
+    compressed,
+    digest_of,
+    every,
+    factors,
+    fifo,
+    file,
+    header,
+    link,
+    linked_folder,
+    manifest,
+    member,
+    nested,
+    npy,
+    resign,
+    sparse,
+    steps,
+    tensors,
+)
 from hwgen import api, report
 from hwgen.build import directory
-from hwgen.checksum import crc32
 from hwgen.engines.rtl import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError
 from hwgen.output import write_json
@@ -40,122 +60,6 @@ def good(tmp_path_factory) -> Path:
     model = random_qgraph(**OPTIONS)
     path = tmp_path_factory.mktemp("good") / "b"
     return native_builds.write(path, model, schedule(model, ti=16, to=8, axi_data_bits=128)).path
-
-
-def resign(b: Path, *names: str) -> None:
-    def change(m):
-        m["files"] |= {name: hashlib.sha256((b / name).read_bytes()).hexdigest() for name in names}
-    manifest(change)(b)
-
-
-def manifest(change):
-    """An edit of manifest.json."""
-    def edit(b: Path) -> None:
-        data = json.loads((b / "manifest.json").read_text())
-        change(data)
-        (b / "manifest.json").write_text(json.dumps(data))
-    return edit
-
-
-def file(name: str, change, sign: bool = True):
-    """An edit of one file's bytes."""
-    def edit(b: Path) -> None:
-        (b / name).write_bytes(change((b / name).read_bytes()))
-        if sign:
-            resign(b, name)
-            data = (b / name).read_bytes()
-            if name in ("program.bin", "weights.bin"):
-                key = "program_crc32" if name == "program.bin" else "weight_crc32"
-                manifest(lambda m: m["program"].update({key: crc32(data)}))(b)
-    return edit
-
-
-def npy(array, **options) -> bytes:
-    out = io.BytesIO()
-    np.lib.format.write_array(out, array, **options)
-    return out.getvalue()
-
-
-def member(which: str, change):
-    """An edit of a member of model.npz."""
-    def edit(data: bytes) -> bytes:
-        old, out = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
-        with zipfile.ZipFile(out, "w") as new:
-            for name in old.namelist():
-                new.writestr(name, change(old.read(name)) if name == which else old.read(name))
-        return out.getvalue()
-    return file("model.npz", edit)
-
-
-def header(change):
-    """An edit of the JSON in model.npz."""
-    def edit(data: bytes) -> bytes:
-        content = json.loads(np.lib.format.read_array(io.BytesIO(data)).tobytes())
-        change(content)
-        return npy(np.frombuffer(json.dumps(content).encode(), np.uint8))
-    return member("model.npy", edit)
-
-
-def every(value, wanted, new):
-    """Sets the keys ``wanted`` of all records in a JSON value."""
-    if isinstance(value, dict):
-        value |= {key: new for key in wanted if key in value}
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        every(item, wanted, new)
-
-
-def compressed(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new, new.open("model.npy", "w") as bomb:
-        for _ in range(1 << 10):
-            bomb.write(bytes(1 << 20))
-    return out.getvalue()
-
-
-def link(name: str, target: str):
-    def edit(b: Path) -> None:
-        (b / name).unlink()
-        (b / name).symlink_to(target)
-        resign(b, name)
-    return edit
-
-
-def fifo(b: Path) -> None:
-    (b / "program.txt").unlink()
-    os.mkfifo(b / "program.txt")
-
-
-def linked_folder(b: Path) -> None:
-    (b / "rtl").rename(b.parent / "elsewhere")
-    (b / "rtl").symlink_to(b.parent / "elsewhere")
-
-
-def sparse(b: Path) -> None:
-    with open(b / "weights.bin", "wb") as f:
-        f.truncate(1 << 40)
-
-
-def nested(h) -> None:
-    value: list = []
-    for _ in range(900):
-        value = [value]
-    h["model"]["tasks"] = value
-
-
-class Evil:
-    """Writes a file when it is unpickled."""
-
-    def __reduce__(self):
-        return os.system, ("touch PWNED",)
-
-
-PASSWD = "../../../../../../etc/passwd"
-HUGE = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, 'shape': (1152921504606846976,), }".ljust(117) + b"\n"
-
-
-def digest_of(name: str) -> str:
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest()
 
 
 REFUSALS = {
@@ -223,21 +127,45 @@ REFUSALS = {
     "model.npz: is a pickle": file("model.npz", lambda d: pickle.dumps(Evil())),
     "model.npz: 1 GB, compressed": file("model.npz", compressed),
     "model.npz: array of 2**60": member("a0.npy", lambda d: HUGE),
-    "model.npz: arrays = 10**12": header(lambda h: h.update(arrays=10 ** 12)),
-    "model.npz: arrays = '3'": header(lambda h: h.update(arrays="3")),
-    "model.npz: integers of 10**30": header(lambda h: every(h["model"], ["dim", "eps"], 10 ** 30)),
-    "model.npz: a multiplier of 2**40": header(lambda h: every(h["model"], ["mult"], 1 << 40)),
-    "model.npz: no heads": header(lambda h: every(h["model"], ["num_heads"], 0)),
-    "model.npz: shapes of nothing": header(lambda h: [g.update(shapes={k: [] for k in g["shapes"]}) for g in h["model"]["tasks"]]),
-    "model.npz: negative shapes": header(lambda h: [g.update(shapes={k: [-1, -1] for k in g["shapes"]}) for g in h["model"]["tasks"]]),
-    "model.npz: a scale of 1e400": header(lambda h: every(h["model"], ["scale"], 10 ** 400)),
+    "model.npz: params = 10**12": header(lambda h: h.update(params=10 ** 12)),
+    "model.npz: params renamed": header(lambda h: h.update(params=[f"{name}'" for name in h["params"]])),
+    "model.npz: params of one name": header(lambda h: h.update(params=h["params"][:1] * len(h["params"]))),
+    "model.npz: params in another order": header(lambda h: h["params"].reverse()),
+    "model.npz: integers of 10**30": header(lambda h: every(h["model"], ["eps"], 10 ** 30)),
+    "model.npz: a multiplier of 2**40": header(lambda h: every(factors(h), ["mult"], 1 << 40)),
+    "model.npz: no heads": header(lambda h: [step.update(heads=0) for step in steps(h)]),
+    "model.npz: 2**40 heads": header(lambda h: [step.update(heads=1 << 40) for step in steps(h)]),
+    "model.npz: 2**40 heads in a tensor": header(lambda h: [tensor.update(heads={"type": "HeadMap", "heads": 1 << 40, "dim": 1 << 40, "group": 1})
+                                                            for tensor in tensors(h)]),
+    "model.npz: expert 2**40": header(lambda h: every(steps(h), ["index"], 1 << 40)),
+    "model.npz: 2**40 experts": header(lambda h: every(steps(h), ["of"], 1 << 40)),
+    "model.npz: top 2**40": header(lambda h: every(steps(h), ["top_k"], 1 << 40)),
+    "model.npz: tensors of nothing": header(lambda h: every(tensors(h), ["tokens", "channels"], 0)),
+    "model.npz: negative tensors": header(lambda h: every(tensors(h), ["tokens", "channels"], -1)),
+    "model.npz: 2**40 tokens": header(lambda h: every(tensors(h), ["tokens"], 1 << 40)),
+    "model.npz: 2**31 channels": header(lambda h: every(tensors(h), ["channels"], (1 << 31) - 1)),
+    "model.npz: views of 2**40 tokens": header(lambda h: every(steps(h), ["count"], 1 << 40)),
+    "model.npz: views from 2**40 on": header(lambda h: every(steps(h), ["start"], 1 << 40)),
+    "model.npz: views of every 2**40th token": header(lambda h: every(steps(h), ["step"], 1 << 40)),
+    "model.npz: tensors in no memory": header(lambda h: every(tensors(h), ["memory"], "disk")),
+    "model.npz: tensors in another memory": header(lambda h: every(tensors(h), ["memory"], "out")),
+    "model.npz: tensors of other formats": header(lambda h: every(tensors(h), ["format"], "s16")),
+    "model.npz: formats of 2**40 bits": header(lambda h: every(h["model"], ["format", "to"], "s1099511627776")),
+    "model.npz: a scale of 1e400": header(lambda h: every(tensors(h), ["scale"], 10 ** 400)),
+    "model.npz: steps in another order": header(lambda h: steps(h).reverse()),
+    "model.npz: no drains": header(lambda h: every(steps(h), ["drain"], [])),
+    "model.npz: no sinks": header(lambda h: every(steps(h), ["sinks"], [])),
+    "model.npz: no sources": header(lambda h: every(steps(h), ["source_view"], None)),
+    "model.npz: outputs empty": header(lambda h: every(h["model"], ["outputs"], [])),
+    "model.npz: a function of another kind": header(lambda h: every(steps(h), ["function"], "sine")),
     "model.npz: 900 nested lists": header(nested),
     "model.npz: tasks empty": header(lambda h: h["model"].update(tasks=[])),
     "model.npz: one task": header(lambda h: h["model"]["tasks"].pop()),
-    "model.npz: no nodes": header(lambda h: h["model"]["tasks"][0].update(nodes=[])),
-    "model.npz: a type that is a list": header(lambda h: h["model"]["tasks"][0]["nodes"][0].update(type=[1])),
+    "model.npz: no steps": header(lambda h: h["model"]["tasks"][0].update(steps=[])),
+    "model.npz: a type that is a list": header(lambda h: steps(h)[0].update(type=[1])),
     "model.npz: patches of 0": header(lambda h: every(h["model"], ["patch"], [0, 3])),
     "model.npz: an output of another shape": header(lambda h: every(h["model"], ["shape"], [1, 3, 5])),
+    "model.npz: of the first format": header(lambda h: h.update(version=1)),
     "model.npz: a0 of another shape": member("a0.npy", lambda d: npy(np.zeros(3, np.int8))),
     "model.npz: a0 without dimensions": member("a0.npy", lambda d: npy(np.int8(3))),
     "model.npz: a0 as strings": member("a0.npy", lambda d: npy(np.array(["x"]))),

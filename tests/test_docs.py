@@ -9,7 +9,8 @@ import re
 import pytest
 
 from hwgen import errors, program
-from hwgen.devices.board import Board
+from hwgen.devices.board import Board, boards
+from hwgen.devices.family import RESOURCES, UNITS, BlockRam, Family, LargeRam, LutRam, Multiplier, Processor, Vitis, Yosys, bundled_families
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -63,6 +64,19 @@ def test_no_figure_is_left_open():
 def test_the_error_tree_in_the_docstring_is_the_real_one():
     drawn = set(re.findall(r"(\w+Error)\b", errors.__doc__))
     assert drawn == {name for name, value in vars(errors).items() if isinstance(value, type)}
+
+
+def test_every_key_of_a_family_is_explained():
+    text = (ROOT / "docs" / "reference" / "devices.md").read_text()
+    keys = {f for record in (Family, Multiplier, LutRam, BlockRam, LargeRam, Yosys, Vitis, Processor) for f in record.__dataclass_fields__}
+    assert sorted(key for key in {*keys, *UNITS, *RESOURCES} if f"`{key}`" not in text) == []
+
+
+def test_the_table_of_families_is_what_is_bundled():
+    rows = re.findall(r"(?m)^\| `(.+?)` \| (`.+?`) \| (.+?) \| (yes|no) \| (yes|no)", (ROOT / "docs" / "reference" / "devices.md").read_text())
+    told = {name: (boards, "not measured" in costs, synth == "yes", hls == "yes") for name, boards, costs, synth, hls in rows}
+    assert told == {family.name: (", ".join(f"`{board.name}`" for board in boards() if board.family == family), bool(family.not_measured),
+                                  bool(family.yosys), bool(family.vitis)) for family in bundled_families()}
 
 
 def test_every_key_of_a_board_is_explained():

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+import re
 
+import numpy as np
 import pytest
 import yaml
 
-from hwgen import paths
+from hwgen import api, paths
+from hwgen.cli import main
 from hwgen.devices.board import boards, load_board
 from hwgen.devices.family import RESOURCES, UNITS, bundled_families, families
-from hwgen.errors import TargetError
+from hwgen.errors import CapacityError, TargetError, ToolError
 from hwgen.resources import KINDS
+import onnx_nets
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARDS = paths.data_dir("boards")
+
+
+IMAGES = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    net = onnx_nets.vit()
+    return net.save(tmp_path_factory.mktemp("net") / "m.onnx", {"y": onnx_nets.result(net)})
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +153,7 @@ def test_what_a_family_may_not_have(mine, pattern, key):
     ("yosys.commands", ["synth_x\nexec -- touch PWNED"]), ("yosys.libraries", ["script a.ys"]), ("yosys.libraries", ["read_verilog `id`"]),
     ("vitis.processor.ip", "ps]; exec touch PWNED; ["), ("vitis.processor.clock", "a b"), ("vitis.processor.memory", ["A", "B", "$C"]),
     ("vitis.processor.settings", {"A} 1; exec x; {": 1}), ("vitis.processor.automation", {"A": "1}; exec x; {"}),
-    ("vitis.processor.automation", {"A ": "1"}), ("vitis.processor.interrupt", "A\n"), ("vitis.processor.control", ""),
+    ("vitis.processor.automation", {"A ": "1"}), ("vitis.processor.clock", "7a"), ("vitis.processor.interrupt", "A\n"), ("vitis.processor.control", ""),
 ])
 def test_a_family_cannot_smuggle_a_command(mine, pattern, key, value):
     assert refused(mine(changed(pattern, key, value))).message.startswith(f"family file 'my_family.yaml': key '{key}' has ")
@@ -163,6 +176,44 @@ def test_a_packed_board_of_a_family_that_cannot_pack(mine, pattern):
     with pytest.raises(TargetError, match="key 'packed' is True") as info:
         load_board(path)
     assert "mine.yaml" in info.value.message and "too narrow" in info.value.hint
+
+
+def test_what_was_not_measured_is_told_by_targets_and_by_every_build(network, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["targets"])
+    text = capsys.readouterr().out
+    noted = {name for names in re.findall(r"(?m)^note: resources on (.+?) are planning figures: ", text) for name in names.split(", ")}
+    assert noted == {board.name for board in boards() if board.family.not_measured} == {"pynq-z2", "zedboard", "de10-nano"}
+    for name in ("de10-nano", "zcu104"):
+        acc = api.compile(network, target=name, calib={"x": IMAGES}, out=tmp_path / name)
+        told = [f"resources on {name} are planning figures: {text}" for text in load_board(name).family.not_measured]
+        assert [line for line in acc.report()["warnings"] if "planning figures" in line] == told and bool(told) == (name == "de10-nano")
+        assert acc.report()["resources"]["stage"] == "estimate"
+
+
+@pytest.mark.parametrize("name, array", [("pynq-z2", (16, 8)), ("de10-nano", (8, 8))])
+def test_a_small_network_on_a_board_of_a_family_that_is_only_yaml(network, tmp_path, name, array):
+    """The engine that the choice finds, word for word, with the board's memory."""
+    acc = api.compile(network, target=name, calib={"x": IMAGES}, out=tmp_path / "build")
+    assert (acc.build.program.config.ti, acc.build.program.config.to) == array
+    assert acc.build.program.config.axi_data_bits == load_board(name).axi_bits(array[1])
+    try:
+        result = acc.simulate({"x": IMAGES})
+    except ToolError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+    assert result.bit_exact and result.cycles_per_image > 500
+    assert result.memory["bytes_per_cycle"] == load_board(name).bytes_per_cycle()
+
+
+def test_a_zynq_7000_has_an_hls_project_of_its_own(network, tmp_path):
+    api.compile(network, target="pynq-z2", calib={"x": IMAGES}, out=tmp_path / "build", backend="hls")
+    script = (tmp_path / "build" / "hls" / "scripts" / "vivado.tcl").read_text()
+    assert "the Zynq-7000 PS," in script and "ultra" not in script.lower() and "_FPD" not in script and "pl_clk0" not in script
+    assert "processing_system7 -config {make_external {FIXED_IO, DDR} apply_board_preset 1 Master Disable Slave Disable} $ps" in script
+    assert "CONFIG.PCW_IRQ_F2P_INTR 1 \\\n    CONFIG.PCW_FPGA0_PERIPHERAL_FREQMHZ 100 ] $ps" in script
+    assert "m_axi_gmem_weights S_AXI_HP0 m_axi_gmem_input S_AXI_HP1 m_axi_gmem_output S_AXI_HP2}" in script
+    with pytest.raises(CapacityError, match="Vitis HLS has no devices of the family cyclone-v, as de10-nano is"):
+        api.compile(network, target="de10-nano", calib={"x": IMAGES}, out=tmp_path / "other", backend="hls")
 
 
 def test_no_python_file_names_a_family():

@@ -106,7 +106,7 @@ def test_clipped_inputs_are_noted(build, run, tmp_path):
 
 def test_snr_command(build, tmp_path):
     done = subprocess.run([sys.executable, snr.__file__, build.parent / "model.onnx", "--seeds", "2", "--json", tmp_path / "snr.json"],
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     row, = json.loads((tmp_path / "snr.json").read_text())
     assert len(row["all_db"]) == 2 and row["median_db"] == pytest.approx(np.mean(row["all_db"])) and row["median_db"] > 20

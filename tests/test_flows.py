@@ -81,9 +81,17 @@ def test_a_damaged_result_is_made_again(build, tmp_path, content):
     assert flows.synthesize(build, load_board("zcu104")) == first
 
 
-def test_the_other_family(build):
-    found = flows.synthesize(build, load_board("ulx3s-85f"))
+@pytest.mark.parametrize("board", ["ulx3s-85f", "pynq-z2", "de10-nano"])
+def test_the_other_families(build, board):
+    """Every cell that comes out is known. 512 words of 64 bits are four M10K of 512 x 20, or two halves of a RAMB36."""
+    found = flows.synthesize(build, load_board(board))
     assert found.total["dsp"] == 1 and found.total["bram36"] in (1, 2) and set(found.in_dsp.values()) == {0}
+    assert found.total["ff"] > 8
+
+
+def test_every_family_that_can_be_synthesized_is_tried():
+    tried = {load_board(name).family.name for name in ("zcu104", "ulx3s-85f", "pynq-z2", "de10-nano")}
+    assert tried == {family.name for family in bundled_families() if family.yosys}
 
 
 def test_a_cell_the_family_does_not_know_is_an_error(build):

@@ -42,7 +42,7 @@ def test_twice_a_gelu_needs_a_linear_behind(path):
     x = net.linear(tokens(net), K, 4)
     net.op("Mul", x, net.op("Add", net.op("Erf", net.op("Mul", x, net.const(math.sqrt(0.5)))), net.const(1.0)), name="gelu")
     reason = declined(net, path)["out_y"]
-    assert reason == "is the output 'y': it reads 'gelu.out' times 2; only behind a Linear can a factor be absorbed"
+    assert reason == "is the output 'y': it reads 'gelu.out' times 2; only weights in front of it can take a factor in"
 
 
 def test_another_constant_in_erf_gelu_is_declined(path):

@@ -84,16 +84,16 @@ def test_a_mask_on_the_scores_is_declined(path):
 
 
 @pytest.mark.parametrize("change, reason", [
-    (lambda net: dict(axis=2), "has a Softmax 'softmax' over axis 2, not the last"),
-    (lambda net: dict(scale=-1.0), "multiplies the scores by -1"),
-    (lambda net: dict(weights=lambda w: net.op("Mul", w, net.const(0.5))),
+    (lambda net: {"axis": 2}, "has a Softmax 'softmax' over axis 2, not the last"),
+    (lambda net: {"scale": -1.0}, "multiplies the scores by -1"),
+    (lambda net: {"weights": lambda w: net.op("Mul", w, net.const(0.5))},
      "multiplies the attention weights by 0.5 after the softmax"),
-    (lambda net: dict(v=lambda v: net.op("Mul", v, net.const(2.0))), "multiplies v by 2"),
-    (lambda net: dict(scores=lambda s: net.op("Relu", s, name="relu")),
+    (lambda net: {"v": lambda v: net.op("Mul", v, net.const(2.0))}, "multiplies v by 2"),
+    (lambda net: {"scores": lambda s: net.op("Relu", s, name="relu")},
      "has a softmax that reads Relu node 'relu', not a product of q and k"),
-    (lambda net: dict(k=lambda k: net.op("Gather", k, net.ints(1, 2, 3, 4, 0), axis=1)),
-     "has k that does not take the tokens of 'add_1.out' [5, 6] whole and in order (windows, shifts and sequences of another "
-     "length are not supported)"),
+    (lambda net: {"k": lambda k: net.op("Gather", k, net.ints(1, 2, 3, 4, 0), axis=1)},
+     ("has k that does not take the tokens of 'add_1.out' [5, 6] whole and in order (windows, shifts and sequences of another "
+      "length are not supported)")),
 ], ids=["axis", "negative", "weights", "v", "relu", "shift"])
 def test_other_attentions_are_declined(path, change, reason):
     net = Net()
@@ -124,13 +124,13 @@ def test_attention_operator_on_packed_heads(path):
     assert kinds(graph) == ["Linear"] * 3 + ["Attention"] and graph.nodes[-1].scale == pytest.approx(0.3)
 
 
+PLAIN_ONLY = "is causal, caps its scores or returns more than the result; only plain attention is supported"
+
+
 @pytest.mark.parametrize("build, reason", [
     (lambda net: attention_operator(net, net.random(TOKENS, TOKENS)),
      "has an attention mask; only attention over all tokens is supported"),
-    (lambda net: attention_operator(net, is_causal=1), "is causal, caps its scores or returns more than the result; only plain "
-     "attention is supported"),
-    (lambda net: attention_operator(net, softcap=3.0), "is causal, caps its scores or returns more than the result; only plain "
-     "attention is supported"),
+    (lambda net: attention_operator(net, is_causal=1), PLAIN_ONLY), (lambda net: attention_operator(net, softcap=3.0), PLAIN_ONLY),
 ], ids=["mask", "causal", "softcap"])
 def test_other_attention_operators_are_declined(path, build, reason):
     net = Net(23)

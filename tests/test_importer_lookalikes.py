@@ -58,8 +58,8 @@ def moe(net: Net, *, tokens: int = TOKENS, softmax_axis: int = -1, topk_axis: in
 
 
 @pytest.mark.parametrize("options, taken", [
-    ({}, True), (dict(total_axis=-1), True), (dict(total_axis=-1, keepdims=0, unsqueeze=True), True), (dict(softmax_axis=1), False),
-    (dict(total_axis=1), False), (dict(tokens=2, total_axis=-1, keepdims=0), False), (dict(tokens=4, softmax_axis=1), False),
+    ({}, True), ({"total_axis": -1}, True), ({"total_axis": -1, "keepdims": 0, "unsqueeze": True}, True), ({"softmax_axis": 1}, False),
+    ({"total_axis": 1}, False), ({"tokens": 2, "total_axis": -1, "keepdims": 0}, False), ({"tokens": 4, "softmax_axis": 1}, False),
 ], ids=["plain", "renormalized", "renormalized, unsqueezed", "softmax over tokens", "sum over tokens", "sum of the other axis",
         "softmax over as many tokens as experts"])
 def test_a_router_works_over_the_experts(tmp_path, options, taken):
@@ -106,8 +106,8 @@ def test_a_value_with_a_name_of_ours(tmp_path, name):
 
 def test_values_with_the_names_of_the_integer_network(tmp_path):
     net = vit()
-    norms = [node.output[0] for node in net.nodes if node.op_type == "LayerNormalization"]
-    names = dict(zip(norms, ("x.int8", f"{net.nodes[0].output[0]}.start")))
+    first, second, *_ = (node.output[0] for node in net.nodes if node.op_type == "LayerNormalization")
+    names = {first: "x.int8", second: f"{net.nodes[0].output[0]}.start"}
     for node in net.nodes:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in list(values)]

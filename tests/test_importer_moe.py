@@ -35,11 +35,11 @@ def moe(net: Net, **change) -> str:
 
 @pytest.mark.parametrize("change", [
     lambda net: {},
-    lambda net: dict(logits=lambda v: net.op("Mul", net.op("Add", v, net.random(EXPERTS)), net.const(0.5))),
-    lambda net: dict(read=lambda rows: net.op("Expand", rows, net.ints(EXPERTS, TOKENS, DIM))),
-    lambda net: dict(y=lambda y: net.op("Mul", y, net.const(0.25))),
-    lambda net: dict(top=lambda top: net.op("Mul", top, net.const(1.0))),
-    lambda net: dict(scores=lambda s: net.op("Mul", s, net.const(2.5))),
+    lambda net: {"logits": lambda v: net.op("Mul", net.op("Add", v, net.random(EXPERTS)), net.const(0.5))},
+    lambda net: {"read": lambda rows: net.op("Expand", rows, net.ints(EXPERTS, TOKENS, DIM))},
+    lambda net: {"y": lambda y: net.op("Mul", y, net.const(0.25))},
+    lambda net: {"top": lambda top: net.op("Mul", top, net.const(1.0))},
+    lambda net: {"scores": lambda s: net.op("Mul", s, net.const(2.5))},
 ], ids=["plain", "gate with bias and temperature", "repeated tokens", "scaled", "times one", "scaled scores"])
 def test_moe(path, change):
     net = Net()
@@ -48,23 +48,23 @@ def test_moe(path, change):
 
 
 @pytest.mark.parametrize("change, reason", [
-    (lambda net: dict(axis=0), "has a router Softmax 'softmax' over axis 0, not over the experts"),
-    (lambda net: dict(largest=0), "has a router whose 'topk' is not a constant top-k of the largest over the experts"),
-    (lambda net: dict(zero=1.0), "has a router whose 'scatter' does not put scores into zeros along the experts"),
-    (lambda net: dict(top=lambda top: net.op("Sqrt", top, name="root")),
+    (lambda net: {"axis": 0}, "has a router Softmax 'softmax' over axis 0, not over the experts"),
+    (lambda net: {"largest": 0}, "has a router whose 'topk' is not a constant top-k of the largest over the experts"),
+    (lambda net: {"zero": 1.0}, "has a router whose 'scatter' does not put scores into zeros along the experts"),
+    (lambda net: {"top": lambda top: net.op("Sqrt", top, name="root")},
      "changes the top-k scores in 'root.out'; supported are the scores themselves, and the scores divided by their sum"),
-    (lambda net: dict(top=lambda top: net.op("Div", top, net.op("Add", net.op("ReduceSum", top, net.ints(-1)), net.const(1e-3)),
-                                             name="div")),
+    (lambda net: {"top": lambda top: net.op("Div", top, net.op("Add", net.op("ReduceSum", top, net.ints(-1)), net.const(1e-3)),
+                                             name="div")},
      "changes the top-k scores in 'div'; supported are the scores themselves, and the scores divided by their sum"),
-    (lambda net: dict(logits=lambda v: net.op("Mul", v, net.const(-1.0))), "multiplies the logits of its router by -1"),
-    (lambda net: dict(logits=lambda v: net.op("Relu", v)), "has a router that reads 'relu_0.out', which is no Linear"),
-    (lambda net: dict(act=lambda h: net.op("Tanh", h, name="tanh")),
+    (lambda net: {"logits": lambda v: net.op("Mul", v, net.const(-1.0))}, "multiplies the logits of its router by -1"),
+    (lambda net: {"logits": lambda v: net.op("Relu", v)}, "has a router that reads 'relu_0.out', which is no Linear"),
+    (lambda net: {"act": lambda h: net.op("Tanh", h, name="tanh")},
      "has Tanh node 'tanh' between the layers of its experts; supported are GELU, SiLU and ReLU"),
-    (lambda net: dict(y=lambda y: net.op("Relu", y, name="relu")),
+    (lambda net: {"y": lambda y: net.op("Relu", y, name="relu")},
      "has Relu node 'relu' as the second layer of its experts; supported is MatMul with a constant stack [experts, K, N]"),
-    (lambda net: dict(b2=lambda b2: net.random(EXPERTS, TOKENS, DIM)),
+    (lambda net: {"b2": lambda b2: net.random(EXPERTS, TOKENS, DIM)},
      f"has a bias [{EXPERTS}, {TOKENS}, {DIM}] in the second layer of its experts, not [experts, 1, {DIM}]"),
-    (lambda net: dict(read=lambda rows: net.op("Unsqueeze", net.op("Relu", rows), net.ints(0))),
+    (lambda net: {"read": lambda rows: net.op("Unsqueeze", net.op("Relu", rows), net.ints(0))},
      "has a router that reads 'x' and experts that read 'relu_0.out'; both must read one value"),
 ], ids=["softmax", "smallest", "ones", "root", "eps", "negative", "relu", "tanh", "behind", "bias", "other input"])
 def test_other_mixtures_are_declined(path, change, reason):

@@ -162,10 +162,10 @@ def accepted_after_linear(net: Net, path) -> Graph:
 
 
 @pytest.mark.parametrize("attrs, reason", [
-    (dict(strides=[2, 2]), "strides [2, 2], not [4, 4]"),
-    (dict(pads=[1, 1, 1, 1], strides=[4, 4]), "pads [1, 1, 1, 1], not [0, 0, 0, 0]"),
-    (dict(dilations=[2, 2]), "dilations [2, 2], not [1, 1]"),
-    (dict(auto_pad="SAME_UPPER"), "SAME_UPPER"),
+    ({"strides": [2, 2]}, "strides [2, 2], not [4, 4]"),
+    ({"pads": [1, 1, 1, 1], "strides": [4, 4]}, "pads [1, 1, 1, 1], not [0, 0, 0, 0]"),
+    ({"dilations": [2, 2]}, "dilations [2, 2], not [1, 1]"),
+    ({"auto_pad": "SAME_UPPER"}, "SAME_UPPER"),
 ], ids=lambda value: "" if isinstance(value, str) else next(iter(value)))
 def test_other_convolutions_are_declined(path, attrs, reason):
     net = Net()
@@ -266,7 +266,7 @@ def test_add_absorbs_a_factor_into_a_linear_only(path):
     net = Net()
     x = tokens(net)
     net.op("Add", net.linear(x, K, K), net.op("Mul", x, net.const(0.5)), name="add")
-    assert declined(net, path) == {"add": "reads 'x' times 0.5; only behind a Linear can a factor be absorbed"}
+    assert declined(net, path) == {"add": "reads 'x' times 0.5; only weights in front of it can take a factor in"}
 
 
 def test_add_of_a_constant_to_a_part_is_declined(path):

@@ -130,7 +130,7 @@ def test_a_tie_of_the_router_itself(tmp_path):
     with pytest.raises(ModelError, match="on each of 11 images a router chooses between experts"):
         judge(other, images())
     wrong = misread(imported, lambda n: replace(n, w1=-n.w1) if n is node else None)
-    assert (judging._margins(node, np.ones((3, DIM), np.float32)) == 0).all()
+    assert (node.margins(np.ones((3, DIM), np.float32)) == 0).all()
     with pytest.raises(ModelError):                                  # every token of it is tied: nothing can be said
         judge(wrong, images())
 

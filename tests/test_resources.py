@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -65,6 +66,37 @@ def test_totals_of_the_families(board, config, totals):
     assert (found.lut, found.ff, found.dsp, found.bram36, found.uram) == totals
 
 
+def test_a_zynq_7000_by_hand():
+    """DSP48E1, 25x18: 16*8 for the array, 8 lanes * 5, 16, and 17 for coefficients and sequencer; a router of 8 experts and 2 places 9."""
+    board = load_board("pynq-z2")
+    config = replace(SMALL, to=8, axi_data_bits=64, fifo_beats=8192, max_experts=0, max_top_k=0)
+    units = {unit: r.dsp for unit, r in resources.estimate(config, board).by_unit.items() if r.dsp}
+    assert units == {"array": 128, "drain": 40, "feed": 16, "coefficients": 16, "sequencer": 1}
+    assert check_fit(replace(config, max_experts=8, max_top_k=2), board).dsp == 210
+    assert resources.estimate(config, board) == resources.estimate(config, load_board("zedboard"))
+
+
+def test_a_cyclone_v_by_hand():
+    """Halves of a DSP block, 18x18: a drain lane takes six, a feed lane two. M10K of 10 kbit, 3.6 to a block RAM of 36 kbit."""
+    board = load_board("de10-nano")
+    config = replace(SMALL, ti=8, to=8, axi_data_bits=256, fifo_beats=2048, max_experts=0, max_top_k=0)
+    units = resources.estimate(config, board).by_unit
+    assert {unit: r.dsp for unit, r in units.items() if r.dsp} == {"array": 64, "drain": 48, "feed": 16, "coefficients": 16, "sequencer": 1}
+    assert units["weight FIFO"].bram36 == 15        # 256 bits of 2048 words: 52 M10K of 2048 x 5
+    assert units["drain"].bram36 == 5               # 4 tables of 36 bits, 1024 words: 4 M10K of 1024 x 10 each
+    assert units["accumulators"].lut == 8 * 32 + 13 * 10        # 256 bits of 32 words: 13 MLABs of 20 bits
+
+
+def test_a_share_of_a_chip_is_not_used():
+    board = load_board("pynq-z2")
+    assert (board.usable("lut"), board.usable("dsp"), load_board("zcu102").usable("lut")) == (42_560, 220, 274_080)
+    config = replace(SMALL, to=8, axi_data_bits=64)
+    need = resources.estimate(config, board).lut
+    assert check_fit(config, replace(board, lut=need * 5 // 4 + 1))
+    with pytest.raises(CapacityError, match=rf"needs {need:,} LUTs, pynq-z2 has {need + 9:,}, of which {int((need + 9) * 0.8):,} can be used"):
+        check_fit(config, replace(board, lut=need + 9))
+
+
 def test_block_rams_by_hand():
     """Halves per bank of 128 bits: 1280 words = 4 wide, 3 deep (512 x 36); 4096 words = 15 wide, 2 deep (2048 x 9)."""
     units = {unit: r.bram36 for unit, r in resources.estimate(LARGE, ZCU102).by_unit.items()}
@@ -117,7 +149,7 @@ def test_estimate_needs_no_tool_and_no_board(field, value):
 def test_more_lanes_need_more():
     sizes = [(16, 16), (32, 16), (32, 32), (64, 32), (64, 48), (64, 64)]
     results = [resources.estimate(replace(LARGE, ti=ti, to=to), ZCU102) for ti, to in sizes]
-    for smaller, larger in zip(results, results[1:]):
+    for smaller, larger in pairwise(results):
         assert smaller.dsp < larger.dsp and smaller.lut < larger.lut and smaller.ff < larger.ff
 
 
@@ -134,15 +166,14 @@ def test_design_sizes_fit_their_boards():
 
 def test_one_array_of_every_board_fits():
     """A small network, with the first array that fits: the way the compiler chooses."""
-    for board in boards():
-        def fits(ti, to):
-            config = replace(SMALL, ti=ti, to=to, axi_data_bits=board.axi_bits(to), packed=board.packed)
-            try:
-                check_fit(config, board)
-            except CapacityError:
-                return False
-            return True
-        assert any(fits(ti, to) for ti, to in board.arrays), board.name
+    def fits(board, ti, to):
+        config = replace(SMALL, ti=ti, to=to, axi_data_bits=board.axi_bits(to), packed=board.packed)
+        try:
+            check_fit(config, board)
+        except CapacityError:
+            return False
+        return True
+    assert [board.name for board in boards() if not any(fits(board, ti, to) for ti, to in board.arrays)] == []
 
 
 @pytest.mark.parametrize("board, change, message, where, hint", [

@@ -25,7 +25,8 @@ def example() -> Quantized:
 
 
 @pytest.mark.parametrize("board, array", [
-    ("zcu102", (64, 32)), ("zcu104", (64, 32)), ("kv260", (64, 32)), ("ulx3s-85f", (8, 8)), ("sim", (64, 64))])
+    ("zcu102", (64, 32)), ("zcu104", (64, 32)), ("kv260", (64, 32)), ("ulx3s-85f", (8, 8)), ("sim", (64, 64)),
+    ("pynq-z2", (16, 8)), ("zedboard", (16, 8)), ("de10-nano", (8, 8))])
 def test_the_bundled_network_on_every_board(board, array):
     """Through one port of a Zynq every array waits for memory; the one that would be fastest at the memory's best is taken."""
     config = sizing.choose(example(), load_board(board)).config

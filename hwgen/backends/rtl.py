@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import metadata, util
+from importlib import metadata, resources
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ def _top(config: EngineConfig) -> str:
 
 
 def _key(config: EngineConfig) -> str:
-    generator = Path(util.find_spec("hwgen_rtl").origin).parent
+    generator = Path(str(resources.files("hwgen_rtl")))
     sources = [(name, (PACKAGE / name).read_bytes()) for name in SOURCES]
     sources += [(path.name, path.read_bytes()) for path in sorted(generator.glob("*.py"))]
     return cache.key(json.dumps(config.to_dict(), sort_keys=True), metadata.version("amaranth"), yosys.version(), sources)

@@ -59,8 +59,9 @@ def parse_signal(text: str, wires: dict[str, int]) -> Signal:
         token = _TOKEN.match(text, position)
         if token is None:
             raise ToolError(f"RTLIL signal not understood: {text!r}")
-        position, word = token.end(), token[token.lastgroup]
-        match token.lastgroup:
+        kind = str(token.lastgroup)
+        position, word = token.end(), token[kind]
+        match kind:
             case "open":
                 parts.append([])
             case "close":

@@ -97,8 +97,8 @@ def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: 
         out.write("model.npz", store.encode(model))
         out.write("report.json", json.dumps(report, indent=1) + "\n")
         out.manifest(
-            format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle, inputs={k: list(v) for k, v in inputs.items()},
-            **({} if program is None else _facts(program)))
+            format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle,
+            inputs={k: list(v) for k, v in inputs.items()}, **({} if program is None else _facts(program)))
 
 
 def _facts(program: Program) -> dict:

@@ -13,7 +13,7 @@ from typing import Any
 from ..engine import EngineConfig
 from ..errors import CapacityError, TargetError
 from ..paths import data_dir
-from .family import Family, families, load_family
+from .family import Family, Vitis, families, load_family
 from .record import Reader, Special, shown
 
 
@@ -66,6 +66,12 @@ class Board:
         available: int = getattr(self, kind)
         share = self.family.usable[kind]
         return available if share == 1 else int(available * share)
+
+    def vitis(self) -> Vitis:
+        """What an HLS project's scripts name. Raises CapacityError: Vitis HLS has no devices of the family."""
+        if self.family.vitis is None:
+            raise CapacityError(f"Vitis HLS has no devices of the family {self.family.name}, as {self.name} is", hint="use --backend rtl")
+        return self.family.vitis
 
     def bytes_per_cycle(self, clock_mhz: float | None = None, ports: int = 1) -> float:
         """What the external memory delivers per engine cycle through so many ports, at most one beat of the engine's master.

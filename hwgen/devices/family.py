@@ -1,7 +1,7 @@
 """Families of chips as data: one YAML file a family, read into a frozen record. Adding a family changes no Python.
 
 A family decides what a multiplier, a look-up table and a memory can hold (`hwgen.resources`), how Yosys synthesizes for it
-(`hwgen.flows`) and what the scripts of an HLS project name (`hwgen.backends.hls`). docs/reference/devices.md explains the keys.
+(`hwgen.flows`) and what the scripts of an HLS project name (`hwgen.engines.hls`). docs/reference/devices.md explains the keys.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _read(path: Path) -> Family:
 
 # A family may come from a stranger: its text must not become another command of a tool.
 _COMMAND = re.compile(r"(read_verilog|synth_\w+)([ \w+./:{}-]*)", re.ASCII)
-_NAME = re.compile(r"\w+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NAMES = "expected names of letters, digits and underscores"
 _NAMES = re.compile(r"\w+(, \w+)*", re.ASCII)
 

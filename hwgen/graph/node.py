@@ -65,6 +65,7 @@ class Node(ABC):
     VALUES: ClassVar[tuple[str, ...]] = ("x",)
     CHOOSES: ClassVar[bool] = False          # whether it takes some tokens of what it reads
     ABSORBS: ClassVar[bool] = False          # whether the step of the Linear it reads does it too
+    BY_TOKEN: ClassVar[bool] = False         # whether it takes each token by itself, so that a few can be evaluated alone
     TRUNK: ClassVar[bool] = False            # whether it mixes tokens, routes or joins: outputs that share such nodes are of one task
 
     @property
@@ -79,6 +80,10 @@ class Node(ABC):
     @abstractmethod
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         """The output [B, *shape] from float32 operands [B, *shape], a whole batch at once. inner: gets what is computed on the way."""
+
+    def settled(self, *operands: Array) -> Array | None:
+        """For which tokens the order of additions cannot turn a choice, bool [B, tokens]; None where nothing is chosen."""
+        return None
 
     def formats(self) -> tuple[FixedFormat, ...]:
         """What is kept in an int16 format of fixed unit, wherever the node stands."""

@@ -24,7 +24,7 @@ from ..uncollected import uncollected
 from .causes import unsupported
 from .normalize import normalize, task_count, task_feed
 from .read import OnnxFile, read
-from .sweep import Status, Swept, Verdict, sweep
+from .sweep import Status, Swept, Verdict, sweep_rules
 from .text import part
 
 __all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model", "listed"]
@@ -138,9 +138,9 @@ def _sweep(file: OnnxFile) -> list[tuple[dict | None, Swept]]:
     try:
         graph = normalize(file, None, pool)
         if file.task is None:
-            return [(None, sweep(graph, None, pool))]
+            return [(None, sweep_rules(graph, None, pool))]
         name = file.task.name
-        return [(task_feed(file, value), sweep(normalize(file, value, pool), f"{name}{value}", pool))
+        return [(task_feed(file, value), sweep_rules(normalize(file, value, pool), f"{name}{value}", pool))
                 for value in range(task_count(graph, name, str(file.path)))]
     except ModelError as error:
         raise ModelError(error.message, error.where or str(file.path), error.hint) from error

@@ -8,13 +8,29 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from ..functions import Act, activate
+
 # Operators whose result has a shape that depends on no value: two nodes like each other are inferred once.
-SHAPED_BY_SHAPES = set(["Abs", "Add", "And", "Cast", "Ceil", "Concat", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gather", "Gelu", "Gemm", "Greater", "LayerNormalization", "Less", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sign", "Sin", "Softmax", "Sqrt", "Sub", "Sum", "Tanh", "Transpose", "Where"])
+SHAPED_BY_SHAPES = {
+    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gather", "Gelu", "Gemm",
+    "Greater", "LayerNormalization", "Less", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal",
+    "Relu", "Sigmoid", "Sign", "Sin", "Softmax", "Sqrt", "Sub", "Sum", "Tanh", "Transpose", "Where"}
 _DIRECT = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
 KEPT_BYTES = 4096                      # attributes of an operator that is kept for the next node like it
 
 # Operators that work element by element, move, or reduce: steps = elements read and written.
-_EACH = ["Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat", "ConstantOfShape", "Cos", "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "RMSNormalization", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor"]
+_EACH = [
+    "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitShift",
+    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat",
+    "ConstantOfShape", "Cos", "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Elu", "Equal", "Erf",
+    "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "Gelu", "Greater", "GreaterOrEqual",
+    "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log",
+    "LogSoftmax", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear",
+    "RMSNormalization", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "Selu", "Shape",
+    "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt",
+    "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze",
+    "Where", "Xor"]
 # Those whose reference implementation takes elements one at a time in Python.
 _SLOW = {"GatherND": 64, "OneHot": 64, "Resize": 1024, "ScatterElements": 64, "ScatterND": 64}
 _PRODUCTS = {"MatMul", "Gemm"}         # K N M steps: the root of the product of the three sizes
@@ -37,12 +53,27 @@ def canonical(node: onnx.NodeProto) -> tuple:
     return (node.domain, node.op_type, tuple(bool(value) for value in node.input), tuple(bool(value) for value in node.output), attributes)
 
 
+def _scaled_by_gate(node: onnx.NodeProto, x: np.ndarray) -> np.ndarray:
+    """Gelu and Swish, which onnx defines by other operators and does not evaluate alone."""
+    given = {a.name: a.s if a.type == onnx.AttributeProto.STRING else a.f for a in node.attribute}
+    with np.errstate(all="ignore"):
+        if node.op_type == "Swish":
+            return x * 0.5 * (1 + np.tanh(0.5 * np.float32(given.get("alpha", 1.0)) * x))
+        return activate(x, Act.GELU_TANH if given.get("approximate") == b"tanh" else Act.GELU).astype(x.dtype)
+
+
 class Evaluator:
     """Evaluates nodes of one model. ``opsets``: version of each domain."""
 
     def __init__(self, opsets: dict[str, int]):
         self.opsets = opsets
         self._ready: dict[tuple, ReferenceEvaluator] = {}
+
+    def operator(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
+        """`run`, also for operators that are not folded."""
+        if node.op_type in ("Gelu", "Swish") and not node.domain and arrays[0] is not None:
+            return [_scaled_by_gate(node, arrays[0])]
+        return self.run(node, arrays)
 
     def run(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
         """What the node computes; None when the reference implementation cannot."""

@@ -7,7 +7,9 @@ optimizer folds as much, but renames and drops nodes, and `hwgen check` owes the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 import math
 
 import numpy as np
@@ -54,6 +56,7 @@ class _Normalizer:
         self.moves: set[str] = set()
         self.kinds: dict[str, str] = {}
         self.ops: dict[tuple, Op] = {}
+        self.nodes: dict[str, onnx.NodeProto] = {}              # of the ops
         self.producers: dict[str, Op] = {}
         for name, array in file.weights.items():
             self._constant(name, array)
@@ -87,7 +90,7 @@ class _Normalizer:
                                  where=str(self.file.path), hint="export the model again")
             outputs[value.name] = self.refs[value.name]
         return OpGraph(self.file.inputs, tuple(self.ops.values()), outputs, self.folded, frozenset(self.moves), self.kinds,
-                       self.declined, self.shapes)
+                       self.declined, self.shapes, evaluate=partial(_evaluated, self.evaluator, self.nodes))
 
     # ---------------------------------------------------------------- values
 
@@ -250,7 +253,7 @@ class _Normalizer:
             refs = [View(output, shape or ()) for output, (_, shape) in zip(twin.outputs, types)]
         else:
             op = Op(name, kind, tuple(inputs), tuple(node.output), attrs, tuple(shape for _, shape in types))
-            self.ops[key] = op
+            self.ops[key], self.nodes[name] = op, node
             self.producers.update({output: op for output in node.output})
             refs = [View(output, shape or ()) for output, (_, shape) in zip(node.output, types)]
         for output, (element, shape), ref in zip(node.output, types, refs):
@@ -317,6 +320,10 @@ def _pads(node: onnx.NodeProto, inputs: list[Ref | None]) -> list[int] | None:
     if len(inputs) > 1:
         return inputs[1].array.ravel().tolist() if isinstance(inputs[1], Const) else None
     return next((list(a.ints) for a in node.attribute if a.name in ("pads", "paddings")), None)
+
+
+def _evaluated(evaluator: Evaluator, nodes: dict[str, onnx.NodeProto], op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
+    return evaluator.operator(nodes[op.name], list(arrays))
 
 
 def _wanted(graph: onnx.GraphProto) -> set[str]:

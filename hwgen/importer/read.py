@@ -175,7 +175,8 @@ def _inline(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
                              hint="a network cannot be recursive: export the model again")
         waiting += missing
     whole = _sum([size[call] for node in proto.graph.node for call in _calls(node) if call in size] or [(0, 0, 0)])
-    for number, limit, unit in zip(whole, (MAX_NODES, MAX_INLINED, MAX_DEPTH), ("nodes", "bytes", "calls inside each other")):
+    limits = ((MAX_NODES, "nodes"), (MAX_INLINED, "bytes"), (MAX_DEPTH, "calls inside each other"))
+    for number, (limit, unit) in zip(whole, limits, strict=True):
         if number > limit:
             raise ModelError(f"the functions of the file make a network of {number:,} {unit} when they are written out; the limit "
                              f"is {limit:,}", where=str(path), hint="export the model without functions")
@@ -307,7 +308,7 @@ def _static_shape(path: Path, value: onnx.ValueInfoProto, given: tuple[int, ...]
     dims = [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in tensor.shape.dim]
     if given is not None:
         fits = not tensor.HasField("shape") or len(given) == len(dims) and all(
-            isinstance(dim, str) or dim == size for dim, size in zip(dims, given))
+            isinstance(dim, str) or dim == size for dim, size in zip(dims, given, strict=True))
         if not fits or any(size < 1 for size in given):
             raise ShapeError(f"--shape {value.name}={_times(given)} does not fit the input {value.name!r} of shape "
                              f"[{', '.join(map(str, dims))}]", where=str(path), hint="only symbolic dimensions can be chosen")

@@ -83,7 +83,7 @@ def _run(path: Path, values: bool, images, task: dict | None, result: dict) -> t
                 parts.append(session.run(None, one))
         except failures as error:
             raise _Failed(f"fails when it is run: {_line(error)}") from error
-    return runtime, {name: np.stack(arrays) for name, arrays in zip(names, zip(*parts))
+    return runtime, {name: np.stack(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=False)
                      if all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays)}
 
 

@@ -13,6 +13,7 @@ import heapq
 from ..errors import HwgenError, ModelError, ShapeError
 from ..graph import Graph, Node
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Trail, View
+from ..matching.proof import Prover
 from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
 from ..ops.operands import plain
 from ..ops.registry import parts, rules
@@ -62,7 +63,7 @@ class Swept:
     bound: dict[str, Bound] = field(default_factory=dict)
 
 
-def sweep(graph: OpGraph, name: str | None, pool: Pool) -> Swept:
+def sweep_rules(graph: OpGraph, name: str | None, pool: Pool) -> Swept:
     """``name``: of the one graph (a task chosen by an input); None for one graph for each group of outputs."""
     return _Sweep(graph, pool).run(name)
 
@@ -72,6 +73,7 @@ class _Sweep:
         self.graph, self.pool = graph, pool
         self.rules, self.parts = rules(), parts()
         self.bound = _Bindings({name: Bound(name, shape[1:], None) for name, shape in graph.inputs.items()})
+        self.prover = Prover(graph, self.bound)
         self.shapes = {name: shape[1:] for name, shape in graph.inputs.items()}     # of ir values
         self.nodes: dict[str, Node] = {}                                          # ir value -> node, in order
         self.taken: dict[str, Taken] = {}
@@ -157,13 +159,15 @@ class _Sweep:
         known = ChainMap(dict(trial.assumed), self.shapes)
         for node in (*trial.nodes, *match.nodes):
             known[node.output] = node.shape(*(known[value] for value in node.inputs))
-        node = match.nodes[-1]
-        order = order_of(op, match, known[node.output])
+        order = order_of(op, match, known[match.value])
+        if not self.opaque and not trial.assumed:                    # a network with gaps is refused, whatever else is in it
+            self.prover.prove(trial, match, order, known)
         self.shapes.update(known.maps[0])
         for new in (*trial.nodes, *match.nodes):
             self.nodes.setdefault(new.output, new)
         self.declined.pop(op.name, None)
-        self.bound[op.outputs[0]] = Bound(node.output, self.shapes[node.output], node, match.factor, order, op.name)
+        node, waiting = (match.nodes[-1], ()) if match.of is None else (match.of.node, (*match.of.waiting, op.name))
+        self.bound[op.outputs[0]] = Bound(match.value, self.shapes[match.value], node, match.factor, order, op.name, match.affine, waiting)
         self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
         self.absorbed.update(trial.absorbed)
 
@@ -290,6 +294,7 @@ class _Sweep:
         computing: dict[str, set[str]] = {}
         fused: dict[str, str] = {}
         walked, readers = _Walked(), _Walked()
+        waiting = {name: bound.node.name for bound in self.bound.values() if bound.node is not None for name in bound.waiting}
         for anchor, taken in live.items():
             for node in taken.nodes:
                 computing.setdefault(node.name, set()).add(type(node).__name__)
@@ -311,7 +316,7 @@ class _Sweep:
                 verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=f"belongs to {owner!r}, which {self.declined[owner]}")
             elif node in computing:
                 verdict = Verdict(node, kind, Status.SUPPORTED, into=", ".join(sorted(computing[node])))
-            elif into := fused.get(node) or walked.found.get(node) or readers.found.get(node):
+            elif into := fused.get(node) or walked.found.get(node) or readers.found.get(node) or waiting.get(node):
                 verdict = Verdict(node, kind, Status.FUSED, into=into)
             else:
                 verdict = Verdict(node, kind, Status.FOLDED, reason="its result is not used")

@@ -20,7 +20,8 @@ def part(file: OnnxFile, graph: OpGraph, verdicts: tuple[Verdict, ...]) -> Part:
     def rows(length: int) -> list[Line]:
         return [_row(node, verdict, graph, numbers, length) for node, verdict in nodes]
     inputs = ", ".join(f"{name} {list(shape)}" for name, shape in file.inputs.items())
-    outputs = tuple(f"     output {value.name} = {numbers.get(value.name, value.name)} {_shape(graph, value.name)}" for value in file.proto.graph.output)
+    outputs = tuple(f"     output {value.name} = {numbers.get(value.name, value.name)} {_shape(graph, value.name)}"
+                    for value in file.proto.graph.output)
     return Part(f"onnx file {file.path}: {len(nodes)} nodes, input {inputs}" + (f", task {file.task.name}" if file.task else ""), rows, outputs)
 
 

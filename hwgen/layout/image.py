@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..steps.format import INT8
-from ..steps.param import UNIT, Columns
-from ..steps.stages import Requant
+from ..steps.param import UNIT
 from ..steps.step import Step
-from ..steps.tensor import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
 def columns_of(step: Step) -> tuple[np.ndarray, int]:
     """(lane of each output channel, lanes in all) of a step's result: with the padding between heads where the weights have columns for
     it. A router's result is not stored."""
-    if step.sink.tensor.memory is Memory.ROUTER:
+    if step.routes:
         return np.arange(step.columns), step.columns
     return step.sink.positions, step.sink.width if step.weights is not None else step.sink.channels.count
 
@@ -63,8 +61,8 @@ def columns_of(step: Step) -> tuple[np.ndarray, int]:
 def _factors(step: Step) -> tuple[np.ndarray | int, np.ndarray | int]:
     """Multipliers and shifts of the columns; times one where the accumulators leave as they are."""
     for stage in step.drain:
-        if isinstance(stage, Requant) and isinstance(stage.factor, Columns):
-            return stage.factor.mult.array, stage.factor.shift.array
+        if stage.columns is not None:
+            return stage.columns.mult.array, stage.columns.shift.array
     return UNIT.mult, UNIT.shift
 
 

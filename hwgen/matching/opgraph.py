@@ -7,6 +7,7 @@ of an operator's result it is, so a rule checks what a chain does and not how it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 import hashlib
@@ -66,11 +67,12 @@ class View:
         return np.arange(math.prod(self.shape), dtype=np.int32).reshape(self.shape) if self.index is None else self.index
 
     def key(self) -> tuple[object, ...]:
-        return (self.base, self.shape, None if self.index is None else self._moved, self.scale)
+        return (self.base, self.shape, self.moved, self.scale)
 
     @cached_property
-    def _moved(self) -> bytes:
-        return hashlib.sha256(self.positions().tobytes()).digest()
+    def moved(self) -> bytes | None:
+        """Equal for views that take the same positions in the same order; None when they are 0, 1, 2, ..."""
+        return None if self.index is None else hashlib.sha256(self.index.tobytes()).digest()
 
 
 Ref = Const | View
@@ -138,10 +140,14 @@ class Op:
         return ref.array if isinstance(ref, Const) else None
 
 
+Evaluate = Callable[[Op, Sequence[np.ndarray | None]], list[np.ndarray] | None]
+
+
 @dataclass(frozen=True, eq=False)
 class OpGraph:
     """``folded``: ONNX node -> why nothing is left of it. ``declined``: -> why it cannot be computed. ``moves``: ONNX nodes that
-    only move or scale data. ``shapes``: of every ONNX value, None where it is not known."""
+    only move or scale data. ``shapes``: of every ONNX value, None where it is not known. ``evaluate``: what an operator computes from
+    these operands, None when nobody can say."""
 
     inputs: dict[str, tuple[int, ...]]
     ops: tuple[Op, ...]
@@ -152,6 +158,7 @@ class OpGraph:
     declined: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     producers: dict[str, Op] = field(default_factory=dict)
+    evaluate: Evaluate | None = None
 
     def __post_init__(self) -> None:
         self.producers.update({output: op for op in self.ops for output in op.outputs})

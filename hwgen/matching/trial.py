@@ -27,11 +27,29 @@ class Mismatch(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class Affine:
+    """A factor and an offset for each channel, float64 [channels]: ``x * scale + offset``."""
+
+    scale: Array
+    offset: Array
+
+    def of(self, x: Array) -> Array:
+        """x [..., channels], float32."""
+        y: Array = (x * self.scale + self.offset).astype(np.float32)
+        return y
+
+    def then(self, scale: Array | float, offset: Array | float) -> Affine:
+        """It, and another one on its result."""
+        return Affine(self.scale * scale, self.offset * scale + offset)
+
+
+@dataclass(frozen=True, eq=False)
 class Bound:
     """What an ONNX value is in the ir: ``factor`` times the ir value ``value`` of shape ``shape``.
 
     node: the ir node that computes it; None for an input, and for the result of an operator that is not supported. order:
-    flat position in the ONNX value -> flat position in the ir value; None when equal. anchor: the ONNX node.
+    flat position in the ONNX value -> flat position in the ir value; None when equal. anchor: the ONNX node. affine: what each channel of
+    the ir value is multiplied with and added to instead of ``factor``, by the ONNX nodes ``waiting`` for a node that takes it in.
     """
 
     value: str
@@ -40,11 +58,20 @@ class Bound:
     factor: float = 1.0
     order: Array | None = None
     anchor: str = ""
+    affine: Affine | None = None
+    waiting: tuple[str, ...] = ()
+
+    def onnx(self, value: Array) -> Array:
+        """The elements of the ONNX value, flat, where the ir value is ``value``."""
+        value = value if self.affine is None else self.affine.of(value)
+        flat = value.ravel() if self.order is None else value.ravel()[self.order]
+        return flat if self.factor == 1.0 else flat * np.float32(self.factor)
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """``nodes``: new ir nodes, the last one computes the operator's result: ``factor`` times it, moved about.
+    """``nodes``: new ir nodes, the last one computes the operator's result: ``factor`` times it, moved about. Without nodes it is ``of``,
+    a value that is there already, changed by ``affine``.
 
     positions: integers of the shape of the ir result ([T, D], [D]); where each of its elements stands in the ONNX result, flat. Every
     rule says so for its operator; that each element of the ONNX result is met once is checked in one place (`order_of`).
@@ -53,6 +80,13 @@ class Match:
     nodes: tuple[Node, ...]
     positions: Array
     factor: float = 1.0
+    affine: Affine | None = None
+    of: Bound | None = None
+
+    @property
+    def value(self) -> str:
+        """The ir value the result is made of."""
+        return self.nodes[-1].output if self.nodes or self.of is None else self.of.value
 
 
 def close(a: float, b: float) -> bool:
@@ -124,16 +158,24 @@ class Trial:
         return name
 
     def array(self, array: Array) -> Array:
-        """A float32 array for an ir node, shared with every equal one."""
-        return self.pool.array(np.asarray(array, np.float32))
+        """A float32 array for an ir node, shared with every equal one; what float32 does not hold becomes infinite, and is refused later."""
+        with np.errstate(over="ignore"):
+            return self.pool.array(np.asarray(array, np.float32))
 
     # ---------------------------------------------------------------- reading ir values
 
-    def where(self, ref: Ref | None) -> tuple[Bound, Array] | None:
-        """(what the operand's base is in the ir, flat positions in that ir value of the operand's shape); None if not bound."""
+    def where(self, ref: Ref | None, affine: bool = False) -> tuple[Bound, Array] | None:
+        """(what the operand's base is in the ir, flat positions in that ir value of the operand's shape); None if not bound.
+
+        affine: the rule takes `Bound.affine` in; where there is one, it is a Mismatch for any other rule.
+        """
         if not isinstance(ref, View) or ref.base not in self.bound:
             return None
         bound = self.bound[ref.base]
+        if bound.affine is not None and not affine:
+            raise Mismatch(f"reads {bound.value!r} times a factor for each channel, of {', '.join(map(repr, bound.waiting))}; only a Linear or "
+                           "experts behind it, or a Linear, a LayerNorm, an embedding or experts in front of it take that in", self.op.name)
+        self.absorbed += bound.waiting
         self.moved.append(ref.trail)
         positions = ref.positions()
         return bound, positions if bound.order is None else bound.order[positions]
@@ -143,7 +185,7 @@ class Trial:
         differs between tokens."""
         if not isinstance(const, Const) or not isinstance(view, View) or np.broadcast_shapes(const.shape, view.shape) != view.shape:
             return None
-        found = self.where(view)
+        found = self.where(view, affine=True)
         order = None if found is None else inverse(found[1])
         if found is None or order is None or order.size != math.prod(found[0].shape):
             return None

@@ -31,6 +31,7 @@ class Activation(Operator):
     kind: Act
 
     ABSORBS: ClassVar[bool] = True
+    BY_TOKEN: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

@@ -1,45 +1,80 @@
-"""Factors and offsets of constants, one a channel, that go into the weights of the node whose result they change."""
+"""Factors and offsets of constants, one a channel, that go into the weights of the node whose result they change, or of the next one.
+
+A bias, LayerScale, gamma and beta of a norm, a BatchNormalization. Behind a node without weights of its own (an activation, an attention, a
+pooled token) they wait, as `Bound.affine`, for a Linear or experts that read the result.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from ..matching.opgraph import Op
-from ..matching.trial import Match, Trial, inverse, split_operands
+from ..matching.opgraph import Const, Op, View
+from ..matching.trial import Affine, Match, Mismatch, Trial, inverse, split_operands
 from .operands import rescaled
 from .operator import Spellings
 
 
 def scale_and_shift(op: Op, trial: Trial) -> Match | None:
-    """Add, Sub, Mul or Div by one constant a channel: the bias of a Linear, LayerScale, gamma and beta of a norm."""
+    """Add, Sub, Mul or Div by one constant a channel."""
     found = split_operands(op)
     if found is None or (op.kind in ("Div", "Sub") and op.constant(1) is None):
         return None
     view, const = found
-    bound, producer = trial.bound.get(view.base), trial.graph.producers.get(view.base)
-    if producer is None or bound is None or bound.node is None:
-        return None
     vector = trial.per_channel(const, view)
     if vector is None:
         return None
     vector = vector.astype(np.float64)
-    scale, shift = np.full(len(vector), bound.factor * view.scale), np.zeros(len(vector))
+    ones, zeros = np.ones(len(vector)), np.zeros(len(vector))
     with np.errstate(divide="ignore", invalid="ignore"):             # a division by zero is refused with its weights
         match op.kind:
             case "Add":
-                shift = vector
+                return _changed(op, trial, view, Affine(ones, vector))
             case "Sub":
-                shift = -vector
+                return _changed(op, trial, view, Affine(ones, -vector))
             case "Mul":
-                scale = scale * vector
-            case "Div":
-                scale = scale / vector
-    node, where = rescaled(trial, bound.node, scale, shift, name=op.name, output=op.outputs[0]), trial.where(view)
-    positions = None if where is None else inverse(where[1])         # of the operand, and so of the result, in the ir value
-    if node is None or positions is None:
+                return _changed(op, trial, view, Affine(vector, zeros))
+        return _changed(op, trial, view, Affine(1 / vector, zeros))
+
+
+def batch_norm(op: Op, trial: Trial) -> Match | None:
+    """BatchNormalization with the statistics of training: axis 1 holds the channels."""
+    view, constants = op.operand(0), [op.constant(place) for place in range(1, 5)]
+    if op.attrs.get("training_mode", 0) or any(op.outputs[1:]) or not isinstance(view, View) or len(view.shape) < 2:
+        raise Mismatch("takes its mean and variance from the batch: export the model in eval mode (model.eval())", op.name)
+    vectors = [None if array is None else
+               trial.per_channel(Const(array.reshape(-1, *[1] * (len(view.shape) - 2))), view) for array in constants]
+    gamma, beta, mean, variance = (None if vector is None else vector.astype(np.float64) for vector in vectors)
+    if gamma is None or beta is None or mean is None or variance is None:
         return None
-    trial.absorb(producer, view)
-    return Match((node,), positions.reshape(bound.shape))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(variance + op.number("epsilon", 1e-5))
+        return _changed(op, trial, view, Affine(scale, beta - mean * scale))
 
 
-SPELLINGS = Spellings({kind: (scale_and_shift,) for kind in ("Add", "Sub", "Mul", "Div")}, {"Mul": "a scale behind a Linear"})
+def _changed(op: Op, trial: Trial, view: View, change: Affine) -> Match | None:
+    """A match for ``change`` of what the view is of; None when nothing takes it in."""
+    found, producer = trial.where(view, affine=True), trial.graph.producers.get(view.base)
+    if found is None or producer is None or found[0].node is None:
+        return None
+    bound, positions = found[0], inverse(found[1])                   # of the operand, and so of the result, in the ir value
+    if positions is None:
+        return None
+    factor = np.float64(bound.factor * view.scale)
+    node = None
+    if bound.affine is None:
+        node = rescaled(trial, found[0].node, change.scale * factor, change.offset, name=op.name, output=op.outputs[0])
+    if node is not None:
+        trial.absorb(producer, view)
+        return Match((node,), positions.reshape(bound.shape))
+    if bound.affine is None and (change.scale == 1).all():
+        return None                                                  # a constant of its own: AddConst
+    if not np.isfinite((change.scale, change.offset)).all():
+        return None
+    before = Affine(np.full(len(change.scale), factor), np.zeros(len(change.scale))) if bound.affine is None else bound.affine.then(view.scale, 0.0)
+    return Match((), positions.reshape(bound.shape), affine=before.then(change.scale, change.offset), of=replace(bound, factor=1.0))
+
+
+SPELLINGS = Spellings({**{kind: (scale_and_shift,) for kind in ("Add", "Sub", "Mul", "Div")}, "BatchNormalization": (batch_norm,)},
+                      {"Mul": "a scale behind a Linear"})

@@ -129,7 +129,7 @@ def attention_operator(op: Op, trial: Trial) -> Match | None:
         if counts[0] != counts[1]:
             raise Mismatch(f"has {counts[0]} query heads and {counts[1]} key heads; equal numbers are supported", op.name)
         refs = [_unpacked(ref, counts[0]) for ref in refs]
-    q, k, v = (_heads(trial, ref, op, name, False) for ref, name in zip(refs, "qkv"))
+    q, k, v = (_heads(trial, ref, op, name, False) for ref, name in zip(refs, "qkv", strict=True))
     if q is None or k is None or v is None:
         return None
     scale = op.number("scale", 1 / math.sqrt(q.columns.shape[1]))
@@ -199,7 +199,7 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
     if v.factor != 1.0:
         raise Mismatch(f"multiplies v by {v.factor:.6g}", op.name)
-    x, y, z = (_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv"))
+    x, y, z = (_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv", strict=True))
     heads, head_dim = q.columns.shape
     node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale))
     if tokens_first:

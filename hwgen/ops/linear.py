@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class Linear(Operator):
     x: str
     weight: Array            # [K, N]
     bias: Array              # [N]
+
+    BY_TOKEN: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -80,7 +82,7 @@ class Linear(Operator):
 
 
 def linear(op: Op, trial: Trial) -> Match | None:
-    """MatMul or Gemm with a constant weight [K, N] -> Linear; a factor on its input goes into the weight."""
+    """MatMul or Gemm with a constant weight [K, N] -> Linear; factors and offsets of its input go into the weight and the bias."""
     if op.kind == "MatMul":
         weight, bias = op.constant(1), None
         left = op.constant(0)
@@ -96,10 +98,14 @@ def linear(op: Op, trial: Trial) -> Match | None:
         weight = (weight.T if op.attrs.get("transB", 0) else weight) * np.float32(op.number("alpha", 1.0))
     if weight.ndim != 2:
         raise Mismatch(f"has a weight of shape {list(weight.shape)}, not [K, N]", op.name)
-    x = operand(trial, op.operand(0))
+    x = operand(trial, op.operand(0), affine=True)
     if x is None:
         return None
     n = weight.shape[1]
     bias = np.zeros(n) if bias is None else row(op, "bias", bias, n) * np.float32(op.number("beta", 1.0))
-    node = Linear(op.name, op.outputs[0], x.value, trial.array(weight * np.float32(x.factor)), trial.array(bias))
+    if x.affine is None:
+        weight = weight * np.float32(x.factor)
+    else:
+        weight, bias = weight * x.affine.scale[:, None], bias + x.affine.offset @ weight.astype(np.float64)
+    node = Linear(op.name, op.outputs[0], x.value, trial.array(weight), trial.array(bias))
     return Match((node,), in_order(*x.shape[:-1], n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 from typing import TYPE_CHECKING, ClassVar
@@ -24,6 +25,7 @@ from .operator import SUPPORTED, Operator, Spellings
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
 
+TIE = 1e-5                       # difference of two router scores that another order of additions may turn
 PARTS = {"Add": "a mixture of experts", "MatMul": "a mixture of experts", "Mul": "a mixture of experts", "ReduceSum": "a mixture of experts",
          "Div": "a router", "ScatterElements": "a router", "Softmax": "a router", "TopK": "a router"}
 
@@ -46,6 +48,7 @@ class MoE(Operator):
     top_k: int
     renormalize: bool
 
+    BY_TOKEN: ClassVar[bool] = True
     TRUNK: ClassVar[bool] = True
 
     @property
@@ -90,6 +93,21 @@ class MoE(Operator):
         experts = np.argsort(-scores, axis=-1, kind="stable")[:, :self.top_k]
         chosen = np.take_along_axis(scores, experts, axis=-1)
         return experts, chosen / chosen.sum(-1, keepdims=True) if self.renormalize else chosen
+
+    def settled(self, *operands: Array) -> Array:
+        (x,) = operands
+        return (self.margins(x.reshape(-1, x.shape[-1])) >= TIE).reshape(x.shape[:-1])
+
+    def margins(self, rows: Array) -> Array:
+        """For each row the difference between the scores of the last expert chosen and of the first one not; infinite if all are."""
+        scores = np.sort(softmax(self.logits(rows)), axis=-1)[:, ::-1]
+        margins: Array = scores[:, self.top_k - 1] - scores[:, self.top_k] if self.top_k < self.num_experts else np.full(len(scores), np.inf)
+        return margins
+
+    def affine(self, scale: Array, shift: Array) -> Mapping[str, Array] | None:
+        if shift.any() and not self.renormalize:         # the scores of a token need not add up to 1
+            return None
+        return {"w2": self.w2 * scale, "b2": self.b2 * scale + shift}
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("router logit", Unit.LOGIT, Role.LOGIT), FixedFormat("pre-activation", Unit.PRE_ACT, Role.PRE),
@@ -195,10 +213,13 @@ def moe(op: Op, trial: Trial) -> Match | None:
         trial.absorb(part)
     out = np.float32(activated.factor * second.x.scale)
     total = np.float32(whole.scale * scores.scale)
+    w1, b1 = first.weight * np.float32(x.factor), first.bias
+    if x.affine is not None:
+        w1, b1 = first.weight * x.affine.scale[:, None], first.bias + x.affine.offset @ first.weight.astype(np.float64)
     node = MoE(
         op.name, op.outputs[0], x.value, gate=trial.array(router.gate.weight * np.float32(router.factor)),
         gate_bias=trial.array(router.gate.bias * np.float32(router.factor)),
-        w1=trial.array(first.weight * np.float32(x.factor)), b1=trial.array(first.bias),
+        w1=trial.array(w1), b1=trial.array(b1),
         w2=trial.array(second.weight * (out * total)), b2=trial.array(second.bias * total),
         act=activated.kind, top_k=router.top_k, renormalize=router.renormalize)
     return Match((node,), in_order(*x.shape))
@@ -240,7 +261,7 @@ def _stack(op: Op, trial: Trial, view: View, what: str) -> Stack:
 
 def _input(op: Op, trial: Trial, view: View, num_tokens: int) -> Operand | None:
     """The tokens all experts read: [1, T, D], or the same repeated for each expert."""
-    found = trial.where(view)
+    found = trial.where(view, affine=True)
     if found is None:
         return None
     bound, positions = found
@@ -248,7 +269,7 @@ def _input(op: Op, trial: Trial, view: View, num_tokens: int) -> Operand | None:
     if not all(is_whole(copy) for copy in copies) or copies.shape[1] != int(np.prod(bound.shape)):
         raise Mismatch(f"has experts that read {bound.value!r} {list(bound.shape)} as {list(view.shape)}, in another order or in "
                        "part", op.name)
-    return Operand(bound.value, bound.shape, bound.factor * view.scale, bound.node)
+    return Operand(bound.value, bound.shape, bound.factor * view.scale, bound.node, bound.affine and bound.affine.then(view.scale, 0.0))
 
 
 def _router(op: Op, trial: Trial, scatter: Op) -> Router | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class LayerNorm(Operator):
     gamma: Array             # [D]
     beta: Array              # [D]
     eps: float
+
+    BY_TOKEN: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

@@ -10,30 +10,32 @@ import numpy as np
 
 from ..graph import Array, Node, Shape
 from ..matching.opgraph import Ref, View
-from ..matching.trial import Mismatch, Trial, close, is_whole
+from ..matching.trial import Affine, Mismatch, Trial, close, is_whole
 from .select import Select
 
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A whole ir value, or one token of it, as a rule reads it. The ONNX operand is ``factor`` times ``value``."""
+    """A whole ir value, or one token of it, as a rule reads it. The ONNX operand is ``factor`` times ``value``, or ``affine`` of it."""
 
     value: str
     shape: Shape
     factor: float
     node: Node | None
+    affine: Affine | None = None
 
 
-def operand(trial: Trial, ref: Ref | None) -> Operand | None:
+def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | None:
     """A whole ir value in its own order, or one token of a sequence (makes the Select); None if the value is not bound.
 
-    Raises Mismatch for any other part or order.
+    affine: the rule takes `Operand.affine` in. Raises Mismatch for any other part or order.
     """
-    found = trial.where(ref)
+    found = trial.where(ref, affine)
     if found is None or not isinstance(ref, View):
         return None
     bound, positions = found
     factor = bound.factor * ref.scale
+    change = bound.affine and bound.affine.then(ref.scale, 0.0)
     if bound.node is None and bound.anchor:                 # an unsupported operator: its layout is anyone's guess
         shape = ref.shape[1:] if ref.shape[0] == 1 and len(ref.shape) > 1 else ref.shape
         value = f"{bound.value} {list(shape)}"
@@ -46,13 +48,13 @@ def operand(trial: Trial, ref: Ref | None) -> Operand | None:
         if positions.shape[-1] != channels:
             raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} reshaped to {list(ref.shape)}, which mixes tokens and "
                            "channels", trial.op.name)
-        return Operand(bound.value, bound.shape, factor, bound.node)
+        return Operand(bound.value, bound.shape, factor, bound.node, change)
     first = int(positions.flat[0])
     if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
         node = Select(ref.trail.name if ref.trail else trial.op.name, trial.fresh(f"{bound.value}.token{first // channels}"), bound.value,
                       first // channels)
         trial.nodes.append(node)
-        return Operand(node.output, (channels,), factor, node)
+        return Operand(node.output, (channels,), factor, node, change)
     via = f" (through {ref.trail})" if ref.trail else ""
     raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "
                    "supported are the whole sequence, one token, and the heads of an attention", trial.op.name)
@@ -66,7 +68,7 @@ def plain(trial: Trial, ref: Ref | None) -> Operand | None:
     node = None if found.node is None else rescaled(trial, found.node, np.full(found.shape[-1], found.factor), np.zeros(found.shape[-1]),
                                                     output=trial.fresh(f"{found.value} * {found.factor!r}"))
     if node is None:
-        raise Mismatch(f"reads {found.value!r} times {found.factor:.6g}; only behind a Linear can a factor be absorbed", trial.op.name)
+        raise Mismatch(f"reads {found.value!r} times {found.factor:.6g}; only weights in front of it can take a factor in", trial.op.name)
     trial.absorbed.append(trial.bound[ref.base].anchor)
     trial.nodes.append(node)
     return Operand(node.output, found.shape, 1.0, node)

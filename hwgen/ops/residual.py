@@ -70,7 +70,7 @@ def add(op: Op, trial: Trial) -> Match | None:
     (x, px), (y, py) = places
     order = inverse(px)
     if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py) \
-            and all(close(bound.factor * ref.scale, 1.0) for bound, ref in zip((x, y), refs)):
+            and all(close(bound.factor * ref.scale, 1.0) for bound, ref in zip((x, y), refs, strict=True)):
         return Match((Add(op.name, op.outputs[0], x.value, y.value),), order.reshape(x.shape))
     a, b = plain(trial, refs[0]), plain(trial, refs[1])
     if a is None or b is None:

@@ -112,7 +112,7 @@ def collect(model: Model, images: dict[str, np.ndarray]) -> dict[Site, Range]:
     """
     ranges: dict[Site, Range] = {}
     count = len(next(iter(images.values())))
-    for graph, known in zip(model.tasks, sites(model)):
+    for graph, known in zip(model.tasks, sites(model), strict=True):
         per_image = sum(int(np.prod(shape)) for shape in graph.shapes().values())
         batch = max(1, BATCH_ELEMENTS // per_image)
         for start in range(0, count, batch):

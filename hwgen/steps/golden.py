@@ -10,7 +10,7 @@ from .stages.base import Queue
 from .step import Expert, Network, Step
 from .tensor import Memory
 
-CHUNK_ELEMENTS = 4_000_000      # largest intermediate array of one chunk of images, in elements
+CHUNK_ELEMENTS = 400_000      # largest intermediate array of one chunk of images, in elements
 
 
 def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:

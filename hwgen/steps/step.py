@@ -120,6 +120,11 @@ class Step:
         return self.tile.shape(self)[1]
 
     @property
+    def routes(self) -> bool:
+        """Whether the result is the queues of experts."""
+        return self.sink.tensor.memory is Memory.ROUTER
+
+    @property
     def weights(self) -> Stationary | None:
         """The tile, where it comes with the weight image."""
         return self.tile if isinstance(self.tile, Stationary) else None

@@ -208,7 +208,7 @@ def test_broken_rtl_and_broken_csim_are_found(both, images):
     first = next(step for step in both.build.model.tasks[0].steps if Table in map(type, step.drain))
     seen = next(d for d in found if (d.level, d.task) == ("csim", 0))
     assert (seen.node, seen.value) == (first.node, first.value) and seen.found != seen.expected
-    assert f"node {first.name!r}" in str(seen) and f"first at {list(seen.index)}" in str(seen) and str(seen).count("\n") >= 5
+    assert f"node {first.node!r}" in str(seen) and f"first at {list(seen.index)}" in str(seen) and str(seen).count("\n") >= 5
     assert seen.to_dict()["count"] == seen.count > 0
 
 
@@ -285,9 +285,9 @@ def test_too_large_for_the_board(tmp_path):
     text = (data_dir("boards") / "kv260.yaml").read_text()
     board.write_text(re.sub(r"(?m)^bram36: \d+", "bram36: 20", text))
     with pytest.raises(CapacityError, match=r"the HLS engine with 8 lanes needs \d+ bram36, \w+ has 20"):
-        hls.plan(qgraphs.random_qgraph(1), load_board(str(board)))
+        estimate.choose(qgraphs.random_qgraph(1), load_board(str(board)))
     with pytest.raises(CapacityError, match="Vitis HLS has no devices of the family ecp5"):
-        hls.plan(qgraphs.random_qgraph(1), load_board("ulx3s-85f"))
+        estimate.choose(qgraphs.random_qgraph(1), load_board("ulx3s-85f"))
 
 
 def test_the_estimate_grows_with_the_work():
@@ -313,7 +313,7 @@ def test_the_estimate_counts_the_memory(blocks):
 def test_the_choice_is_by_the_rule_of_the_rtl(acc):
     """Through one port nearly as fast as the fastest, then the fastest at the memory's best."""
     board, model = load_board("zcu104"), acc.build.model
-    chosen = hls.plan(model, board)
+    chosen = estimate.choose(model, board)
     one, best = (lambda plan, rate=rate: estimate.frame_cycles(plan, rate, sizing.LATENCY)
                  for rate in (board.bytes_per_cycle(), board.best_bytes_per_cycle()))
     fit = []
@@ -332,7 +332,7 @@ def test_no_cycles_without_their_memory(acc, images):
     """Report and README of the project: one port as it is built, all of them marked; on one port nothing is marked."""
     model = acc.build.model
     plan = make_plan(model, 32, 8)
-    found = hls.cost(plan, load_board("zcu104"))
+    found = estimate.report(plan, load_board("zcu104"))
     assert found["memory"] == {"ports": 1, "bytes_per_cycle": 16, "latency": 200} and found["all_ports"]["built"] == "not built"
     assert found["cycles_per_image"] == estimate.frame_cycles(plan, 16, 200) >= found["all_ports"]["cycles_per_image"]
     assert found["all_ports"]["memory"] == {"ports": 4, "bytes_per_cycle": pytest.approx(42.675), "latency": 200}
@@ -343,5 +343,5 @@ def test_no_cycles_without_their_memory(acc, images):
         ["4 ports (not built)", "42.7 bytes a cycle, latency 200", f"{found['all_ports']['cycles_per_image']:,}",
          f"{found['all_ports']['latency_ms']:.3g}"]]
     assert "MHz (assumed)" in text
-    assert hls.cost(plan, load_board("sim"))["all_ports"]["built"] == "built"
+    assert estimate.report(plan, load_board("sim"))["all_ports"]["built"] == "built"
     assert (acc.build.path / "hls" / "README.md").read_text().count("bytes a cycle") == 1          # the board sim has one port

@@ -12,8 +12,6 @@ from itertools import cycle
 from typing import ClassVar, TypeVar
 
 from ...layout.image import Shape, product
-from ...steps.param import Columns
-from ...steps.stages import Requant
 from ...steps.step import Step
 from ...steps.tensor import Memory, View
 from ...steps.verify import failure
@@ -74,8 +72,8 @@ class Call(ABC):
         """Raises ModelError, with the step printed, when the function computes something else."""
         for step in self.steps:
             for stage in step.drain:
-                if isinstance(stage, Requant) and isinstance(stage.factor, Columns) != (step.weights is not None):
-                    raise failure(step, "the HLS engine has no step for it: it has a factor for each column of weights, one elsewhere")
+                if wrong := stage.wrong(step):
+                    raise failure(step, wrong)
             for view in (view for some in views(step) for view in some):
                 if not (view.whole or view == self.rows and view.all_channels and view.tokens.step == 1):
                     raise failure(step, f"the HLS engine has no step for it: {view} is a part of a value")
@@ -97,6 +95,11 @@ class Call(ABC):
     @property
     def src(self) -> Value:
         return self.operands["src"]
+
+    @property
+    def activation(self) -> str:
+        """Function of one variable it applies, a key of `numerics.delta_table`; empty when none."""
+        return ""
 
     @property
     def shape(self) -> Hashable:

@@ -76,9 +76,7 @@ def choose(model: Quantized, board: Board) -> Plan:
     port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
     if not board.family.limits:
         return make_plan(model, 32, 8)
-    if board.family.vitis is None:
-        raise CapacityError(f"Vitis HLS has no devices of the family {board.family.name}, as {board.name} is",
-                            hint="use --backend rtl")
+    board.vitis()
     found: list[tuple[int, int, Plan]] = []
     refusal: CapacityError | None = None
     for lanes in LANES:

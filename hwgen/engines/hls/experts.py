@@ -75,6 +75,10 @@ class Experts(Call):
         return part(self.steps[0], Table)
 
     @property
+    def activation(self) -> str:
+        return self.table.function
+
+    @property
     def macs(self) -> int:
         pair = self.steps[:len(self.form)]
         return self.src.tokens * self.top_k * sum(part(step, Stationary).weight.array.size for step in pair)
@@ -83,7 +87,7 @@ class Experts(Call):
         return [self.src.code, self.dst.code, str(self.count), self.image, braces(self.table.factor)]
 
     def about(self) -> str:
-        return (f"{self.count} experts, {self.table.function}, int8 {self.src} -> {self.dst.channels} channels -> added to int16, "
+        return (f"{self.count} experts, {self.activation}, int8 {self.src} -> {self.dst.channels} channels -> added to int16, "
                 f"scale {self.steps[-1].sink.tensor.scale:.5g}")
 
     def cycles(self, lanes: int, queries: int) -> int:

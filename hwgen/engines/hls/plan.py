@@ -11,7 +11,6 @@ from ...errors import CapacityError
 from ...layout.image import Shape
 from ...layout.memory import first_fit, lifetimes
 from ...layout.merge import align, slots
-from ...steps.stages import Table
 from ...steps.step import Quantized
 from ...steps.tensor import Memory
 from .attention import Attention
@@ -96,7 +95,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
     starts = [step.size for step in steps if isinstance(step, ResidualInit)]
     routers = [step for step in steps if isinstance(step, Router)]
     tokens = max([step.src.tokens for step in steps if "src" in step.operands] + [count for count, _ in starts])
-    act = _activation(model)
+    act = _activation(steps)
     _check_sizes(model)
     return Plan(
         lanes, queries, act, tuple(steps), values, outputs, image, max_tokens=tokens,
@@ -163,9 +162,9 @@ def _outputs(table: list[_Entry], tasks: int) -> tuple[list[int], tuple[tuple[tu
     return places, tuple(map(tuple, outputs))
 
 
-def _activation(model: Quantized) -> str:
+def _activation(steps: list[Call]) -> str:
     """The activation function of the network."""
-    found = {stage.function for network in model.tasks for step in network.steps for stage in step.drain if isinstance(stage, Table)}
+    found = {step.activation for step in steps} - {""}
     if len(found) > 1:
         raise CapacityError(f"the network uses the activations {sorted(found)}, the engine has one table",
                             hint="use one activation function in the whole network")

@@ -44,12 +44,15 @@ class LinearActivated(Product):
 
     function, target, form = "linear_activated", "ACTIVATED", ((Plain, Stationary, Requant, Table),)
 
+    @property
+    def activation(self) -> str:
+        return part(self.steps[0], Table).function
+
     def arguments(self) -> list[str]:
         return [self.dst.code, self.src.code, self.image, braces(part(self.steps[0], Table).factor)]
 
     def about(self) -> str:
-        step = self.steps[0]
-        return f"linear, {part(step, Table).function}, int8 {self.src} -> int8 {self.dst}, scale {step.sink.tensor.scale:.5g}"
+        return f"linear, {self.activation}, int8 {self.src} -> int8 {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
 
 
 class LinearResidual(Product):

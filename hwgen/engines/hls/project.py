@@ -38,13 +38,11 @@ def files(plan: Plan, model: Quantized, name: str, board: Board, images: np.ndar
     result: dict[str, str | bytes] = {f"hls/{path.relative_to(kernels).as_posix()}": path.read_text()
                                       for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}
     tasks = list(range(len(model.tasks)))
-    vitis = board.family.vitis
-    if vitis is None:
-        raise ValueError(f"Vitis HLS has no devices of the family {board.family.name}")
+    vitis = board.vitis()
     part = vitis.stand_in or board.part
     common = {"name": name, "version": __version__, "plan": plan, "num_tasks": len(tasks), "target": board.name, "part": part,
-                  "clock_mhz": f"{board.clock_mhz:g}", "period_ns": f"{1000 / board.clock_mhz:.3f}",
-                  "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
+              "clock_mhz": f"{board.clock_mhz:g}", "period_ns": f"{1000 / board.clock_mhz:.3f}",
+              "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
     return result | {
         "hls/hwgen_config.hpp": render("hls/hwgen_config.hpp.j2", **common),
         "hls/hwgen_tables.hpp": tables(plan.act),

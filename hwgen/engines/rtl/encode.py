@@ -8,7 +8,6 @@ from ...engine import EngineConfig
 from ...isa import Dst, Instr, Op
 from ...layout.image import columns_of
 from ...layout.merge import Slot
-from ...steps.stages import Exp2, Gather, Identity, Keys, Values
 from ...steps.step import Step
 from ...steps.tensor import Memory, Span, Tensor, View
 
@@ -44,7 +43,7 @@ class Encoder:
         width = columns_of(step)[1]
         n_tiles = -(-width // to)
         fields = {"n_tiles": n_tiles, "n_last": width - (n_tiles - 1) * to}
-        if not isinstance(step.tile, Identity):
+        if step.tile.multiplies:
             first, last = step.source.position, step.source.position + step.source.width - 1
             fields |= {"k_tiles": last // ti - first // ti + 1, "k_lo": first % ti, "k_hi": last % ti + 1}
         return fields
@@ -57,9 +56,9 @@ class Encoder:
         if step.source_view is None:
             return {}
         view = step.source
-        if isinstance(step.feed, Gather):                       # queues hold tokens of the whole tensor
+        if step.feed.gathers:                                # queues hold tokens of the whole tensor
             view = replace(view, tokens=Span(0, view.tensor.tokens))
-        row = {"src_row": step.half * self.config.max_tokens} if isinstance(step.feed, Exp2) else {}
+        row = {"src_row": step.half * self.config.max_tokens} if view.tensor.memory is Memory.SCORE else {}
         return {"src_base": self._word(view), "src_stride": view.tensor.tokens, "step": view.tokens.step} | row
 
     def _target(self, step: Step) -> dict[str, int]:
@@ -82,8 +81,8 @@ class Encoder:
                          "dst_group": view.position % config.ti // config.group}
 
     def _stationary(self, step: Step) -> dict[str, int]:
-        if not isinstance(step.tile, (Keys, Values)):
+        view = step.tile.stationary
+        if view is None:
             return {}
-        view = step.tile.view
-        group = 0 if isinstance(step.tile, Keys) else view.position % self.config.ti // self.config.group
+        group = view.position % self.config.ti // self.config.group if step.tile.by_rows else 0
         return {"stat_base": self._word(view), "stat_stride": view.tensor.tokens, "stat_group": group}

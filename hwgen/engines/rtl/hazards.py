@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ...layout.merge import Slot
-from ...steps.stages import Keys, Values
 from ...steps.step import Step
 
 MAX_SLACK = 3            # instructions that may be under way in front of one (two bits, and NUM_CONTEXTS - 1)
@@ -16,7 +15,7 @@ def reads(step: Step) -> Reads:
     one latency."""
     feed = () if step.source_view is None else (step.source.name,)
     queue = () if step.expert is None else (step.expert.queue.name,)
-    loads = (step.tile.view.name,) if isinstance(step.tile, (Keys, Values)) else ()
+    loads = () if step.tile.stationary is None else (step.tile.stationary.name,)
     return (*feed, *queue), loads
 
 

@@ -20,7 +20,6 @@ from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
 from ...steps.passes.roles import copies
 from ...steps.passes.taps import is_tap, taps as tapped
-from ...steps.stages import Constant, Host, Identity, Route, Table
 from ...steps.step import Quantized, Step
 from ...steps.tensor import Memory, Tensor
 from ...steps.walk import tensors
@@ -54,7 +53,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
     bases, words, buffers = _memory_map(slots, ti)
-    routers = [(slot.step.columns, stage.top_k) for slot in slots for stage in slot.step.drain if isinstance(stage, Route)]
+    routers = [(slot.step.columns, slot.step.sink.tensor.channels) for slot in slots if slot.step.routes]
     config = EngineConfig(
         ti=ti, to=to, max_tokens=_max_tokens(slots), **{f"{memory}_words": _round(words[memory]) for memory in PLACED},
         program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
@@ -69,7 +68,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     shape = shape_of(config)
     return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"".join(_image(slots, shape)),
                    sum(instr.tokens * instr.n_tiles * config.vector_bytes for slot, instr in zip(slots, instrs, strict=False)
-                       if isinstance(slot.step.feed, Host)), output_words * 4 * to, outputs, batch)
+                       if slot.step.feed.from_host), output_words * 4 * to, outputs, batch)
 
 
 def identity(step: Step) -> Hashable:
@@ -106,7 +105,7 @@ def _max_tokens(slots: list[Slot[Step]]) -> int:
 
 
 def _activation(slots: list[Slot[Step]]) -> str:
-    kinds = {stage.function for slot in slots for stage in slot.step.drain if isinstance(stage, Table)}
+    kinds = {stage.table for slot in slots for stage in slot.step.drain if stage.table is not None}
     if len(kinds) > 1:
         raise CapacityError(f"the network uses the activations {sorted(kinds)}, the engine has one table",
                             hint="use one activation function in the whole network")
@@ -115,7 +114,7 @@ def _activation(slots: list[Slot[Step]]) -> str:
 
 def _check(slots: list[Slot[Step]], to: int) -> None:
     for slot in slots:
-        if any(isinstance(stage, Route) for stage in slot.step.drain) and slot.step.columns > to:
+        if slot.step.routes and slot.step.columns > to:
             raise CapacityError(f"{slot.step.columns} experts, but a router row is one output tile of {to} lanes",
                                 where=f"node {slot.step.node!r}", hint="choose a larger array with --array")
     if len(slots) >= MAX_PROGRAM_WORDS:
@@ -128,8 +127,8 @@ def _image(slots: list[Slot[Step]], shape: image.Shape) -> Iterator[bytes]:
     for slot in slots:
         if slot.step.weights is not None:
             yield image.product(slot.step, shape)
-        elif isinstance(slot.step.feed, Constant) and isinstance(slot.step.tile, Identity):
-            yield image.constant(slot.step.feed.table.array, shape)
+        elif (table := slot.step.feed.constant) is not None:
+            yield image.constant(table, shape)
 
 
 def _outputs(slots: list[Slot[Step]], instrs: list[Instr], num_tasks: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:

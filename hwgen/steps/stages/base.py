@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..format import Format
+from ..param import Columns
 from ..tensor import View
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ class Feed(ABC):
     """The words come from outside: nothing is streamed and nothing multiplied."""
     gathers: ClassVar[bool] = False
     """It picks the tokens of an expert's queue."""
+    from_host: ClassVar[bool] = False
+    """Whether the words come with each frame."""
+
+    @property
+    def constant(self) -> np.ndarray | None:
+        """The words, where they are in the weight image."""
+        return None
 
     @abstractmethod
     def evaluate(self, run: Run) -> np.ndarray:
@@ -106,6 +114,16 @@ class Stage(ABC):
 
     name: ClassVar[str]
     """In the text form."""
+
+    @property
+    def columns(self) -> Columns | None:
+        """Factors of the columns, where they lie with the weights."""
+        return None
+
+    @property
+    def table(self) -> str | None:
+        """The function that is looked up."""
+        return None
 
     @abstractmethod
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:

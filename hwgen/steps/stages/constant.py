@@ -27,6 +27,10 @@ class Constant(Feed):
     brings: ClassVar[bool] = True
     hls: ClassVar[str] = "residual_init"
 
+    @property
+    def constant(self) -> np.ndarray:
+        return self.table.array
+
     def evaluate(self, run: Run) -> np.ndarray:
         return np.repeat(self.table.array.astype(np.int64)[None], len(run.inputs), axis=0)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import numerics
 from ...isa import Src
-from ..format import INT8, SCORE, Format
+from ..format import INT8, PROBABILITY, SCORE, Format
 from .base import Feed, Run, need
 from .tile import Values
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..step import Step
 
 OFFSET = 1 << INT8.bits - 1          # the array multiplies signed words
+WEIGHTS = numerics.exp2_p8(np.arange((PROBABILITY.bits + 1 << numerics.SCORE_FRAC) + 1))      # of every distance; beyond them it is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Exp2(Feed):
     def evaluate(self, run: Run) -> np.ndarray:
         scores = run.read(run.step.source)
         row_max = scores.max(-1)
-        weights = numerics.exp2_p8(row_max[..., None] - scores)
+        weights: np.ndarray = WEIGHTS.take(row_max[..., None] - scores, mode="clip")
         run.row_sum = weights.sum(-1)
         run.inner.update(scores=scores, row_max=row_max, row_sum=run.row_sum)
         return weights - OFFSET

@@ -25,6 +25,7 @@ class Host(Feed):
     patch: tuple[int, int]
 
     name: ClassVar[str] = "host"
+    from_host: ClassVar[bool] = True
     brings: ClassVar[bool] = True
     hls: ClassVar[str] = "patches"
 

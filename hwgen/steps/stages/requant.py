@@ -25,6 +25,10 @@ class Requant(Stage):
     name: ClassVar[str] = "requant"
     hls: ClassVar[str] = "linear"
 
+    @property
+    def columns(self) -> Columns | None:
+        return self.factor if isinstance(self.factor, Columns) else None
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return self.factor.apply(x, self.to)
 
@@ -42,6 +46,8 @@ class Requant(Stage):
     def wrong(self, step: Step) -> str | None:
         if not self.to.signed or self.to.bits not in (INT8.bits, WIDE.bits):
             return f"the requantizer saturates to {INT8} or {WIDE}, not to {self.to}"
+        if (self.columns is None) != (step.weights is None):
+            return "weights have a factor for each column, what else is stationary has one"
         if isinstance(self.factor, Columns) and self.factor.mult.array.shape != (step.columns,):
             return f"{self.factor.mult.array.shape} factors for {step.columns} columns"
         return self.factor.wrong("requantizer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from ..step import Step
 
 
+@cache
+def _results(function: str) -> np.ndarray:
+    """`numerics.activation` of every pre-activation, from the lowest on."""
+    return numerics.activation(np.arange(PRE_ACTIVATION.lo, PRE_ACTIVATION.hi + 1), numerics.delta_table(function))
+
+
 @dataclass(frozen=True, slots=True)
 class Table(Stage):
     """function: a key of `numerics.delta_table`. factor: from the table's unit to that of the result."""
@@ -27,9 +34,13 @@ class Table(Stage):
     name: ClassVar[str] = "table"
     hls: ClassVar[str] = "linear_activated"
 
+    @property
+    def table(self) -> str:
+        return self.function
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x
-        return self.factor.apply(numerics.activation(x, numerics.delta_table(self.function)), self.to)
+        return self.factor.apply(_results(self.function)[x - PRE_ACTIVATION.lo], self.to)
 
     def format(self, before: Format, step: Step) -> Format:
         need(before, PRE_ACTIVATION, "a table")

@@ -24,6 +24,15 @@ LARGEST = 1 << INT8.bits - 1         # magnitude of what streams: INT8, or atten
 class Tile(ABC):
     """A stationary operand."""
 
+    multiplies: ClassVar[bool] = True
+    by_rows: ClassVar[bool] = False
+    """Whether a token of ``stationary`` is a row; else it is a column."""
+
+    @property
+    def stationary(self) -> View | None:
+        """What it holds, where that is a value of the network."""
+        return None
+
     @abstractmethod
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         """Accumulators of x, integers [..., tokens, K] -> [..., tokens, N]."""
@@ -60,7 +69,9 @@ class Stationary(Tile):
     format: Format = INT8
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return np.asarray(numerics.matmul(x, self.weight.array) + self.bias.array)
+        result = numerics.matmul(x, self.weight.array, LARGEST * INT8.hi)
+        result += self.bias.array
+        return result
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.weight.array.shape
@@ -98,8 +109,12 @@ class Keys(Tile):
 
     view: View
 
+    @property
+    def stationary(self) -> View:
+        return self.view
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2))
+        return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2), LARGEST * INT8.hi)
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.view.channels.count // step.heads, self.view.tokens.count
@@ -124,8 +139,14 @@ class Values(Tile):
 
     view: View
 
+    by_rows: ClassVar[bool] = True
+
+    @property
+    def stationary(self) -> View:
+        return self.view
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, run.read(self.view))
+        return numerics.matmul(x, run.read(self.view), LARGEST * INT8.hi)
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.view.tokens.count, self.view.channels.count // step.heads
@@ -150,6 +171,7 @@ class Values(Tile):
 class Identity(Tile):
     """Nothing is multiplied: the words of the feed go on as they are."""
 
+    multiplies: ClassVar[bool] = False
     NOTHING: ClassVar[str] = "identity"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
