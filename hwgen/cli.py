@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from enum import StrEnum
 import io
 from pathlib import Path
 import sys
@@ -20,6 +19,7 @@ import typer
 
 from . import __version__, ending, report as reporting
 from .arrays import accuracy, parse_array, parse_shapes, read_npz, split_arrays
+from .choices import Backend, Engine, Method, Precision, Stage
 from .errors import HwgenError, InputError, MismatchError, OutputError
 from .foreign import visible
 from .output import is_stdout, write_file, write_json
@@ -47,38 +47,6 @@ class Terminal(Console):
 
 
 out, err = Terminal(), Terminal(stderr=True)
-
-
-class Engine(StrEnum):
-    """What runs the program."""
-
-    VERILATOR = "verilator"
-    ICARUS = "icarus"
-    CSIM = "csim"
-    GOLDEN = "golden"
-
-
-class Backend(StrEnum):
-    """What `compile` generates."""
-
-    RTL = "rtl"
-    HLS = "hls"
-    BOTH = "both"
-
-
-class Precision(StrEnum):
-    """Bits of weights and activations."""
-
-    W8A8 = "w8a8"
-    W4A8 = "w4a8"
-    W4A8_EXPERTS = "w4a8-experts"
-
-
-class Method(StrEnum):
-    """How an int8 range is taken from the calibration histogram."""
-
-    PERCENTILE = "percentile"
-    MSE = "mse"
 
 
 def _result(path: Path | None) -> Path | None:
@@ -156,8 +124,6 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
         say(err, f"warning: {warning}")
     if checked.error:
         raise checked.error
-
-
 
 
 @app.command(name="compile", epilog="Example: `hwgen compile model.onnx --target zcu104 --calib calib.npz -o build/`")
@@ -311,6 +277,27 @@ def report(
     if json:
         write_json(json, data)
     reporting.show(data, out)
+
+
+@app.command(epilog="Example: `hwgen show build/ --stage steps --node attn`")
+def show(
+    source: Annotated[Path, typer.Argument(metavar="MODEL|BUILD", help="An ONNX file, or a directory that `hwgen compile` wrote.",
+                                           show_default=False)],
+    stage: Annotated[Stage | None, typer.Option(help="Nodes of the file, operators, passes of the array, instructions; otherwise the graph of a "
+                                                "file, the program of a build.")] = None,
+    node: Annotated[str | None, typer.Option(metavar="NAME", help="Only what comes from this ONNX node, or from those with this in their name, in "
+                                             "full detail.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every line: repeated blocks are not folded.")] = False,
+    target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None,
+) -> None:
+    """Print a model, or a build, as it is at one stage of the compiler."""
+    with Bars(err) as bars:
+        shown = _api().show(source, stage, node, everything, shapes=parse_shapes(shape), target=target, calib=calib, array=parse_array(array),
+                            method=method.value, precision=precision.value, batch=batch, progress=bars)
+    if json:
+        write_json(json, {"of": shown.of, "stage": shown.stage, "lines": shown.lines})
+    say(out, shown.text.rstrip("\n"))
 
 
 @app.command(epilog="Example: `hwgen synth build/ --flow yosys --json synth.json`")

@@ -2,6 +2,8 @@
 
     plan.py       passes, merge of tasks, memory map -> `Program`      encode.py   a step with addresses -> an instruction
     hazards.py    what may overlap                                     cycles.py   cycle model
+    verify.py     independent check of a program, by replay            touched.py  words an instruction reads and writes
+    text.py       a program as text                                    engine.py   all of it behind the protocol
 """
 
 from ...steps.passes.ablation import Ablation

@@ -13,6 +13,7 @@ from ...steps.step import Quantized
 from ...steps.verify import verify
 from ..protocol import Facts, Files, Wishes
 from .program import Program
+from .verify import verify as verify_program
 
 KINDS = ("lut", "ff", "dsp", "bram36", "uram")
 MEMORIES = (("activations", "act"), ("keys and values", "kv"), ("scores", "score"), ("residual", "res"))
@@ -27,6 +28,7 @@ class RtlEngine:
         """See `sizing.choose`."""
         program = sizing.choose(model, board, wishes.array, wishes.batch)
         program.binary()                                # every field of every instruction fits, or this is a refusal too
+        verify_program(program)
         return program
 
     def files(self, plan: Program, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:

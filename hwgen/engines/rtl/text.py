@@ -7,10 +7,9 @@ from dataclasses import fields
 from ...isa import FIELDS, Dst, Instr, Op, Src, Stat
 from ...listing import Line, Part, short, text as listing
 from .program import BufferInfo, InstrInfo, Program
+from .touched import SOURCES, TARGETS
 
 FLAGS = tuple(name for name, bits in FIELDS if bits == 1 and name not in ("pred", "column_params"))     # the latter: with weights
-MEMORIES = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
-SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
 DEFAULTS = {entry.name: entry.default for entry in fields(Instr)}
 
 
@@ -73,7 +72,7 @@ def _target(instr: Instr) -> str:
     if instr.dst in (Dst.ROUTER, Dst.OUT):
         return f"-> {Dst(instr.dst).name.lower()}" + (f", act @{instr.dst_base}" if instr.keep else "")
     add = "+=" if instr.dst == Dst.RES_ADD else "->"
-    return f"{add} {MEMORIES[Dst(instr.dst)]} @{instr.dst_base}" + (f"+{instr.dst_group}g" if instr.dst_group else "")
+    return f"{add} {TARGETS[Dst(instr.dst)]} @{instr.dst_base}" + (f"+{instr.dst_group}g" if instr.dst_group else "")
 
 
 def _tiles(instr: Instr, program: Program) -> str:
