@@ -25,8 +25,6 @@ HOMES = {
     "onnxruntime": ("hwgen/importer/reference.py",),
     "amaranth": ("hwgen_rtl/", "hwgen/backends/rtl.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
-    "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.backends", "hwgen.tools", "hwgen.resources",
-                       "hwgen_rtl"),
     "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/devices/record.py",), "subprocess": ("hwgen/tools/",),
     "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
     "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
