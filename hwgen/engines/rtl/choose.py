@@ -41,11 +41,11 @@ def choose(model: Quantized, board: Board, array: tuple[int, int] | None = None,
     if not found and refusal is not None:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
-    near: list[tuple[float, int, Program]] = [(best, load_columns, program) for own, best, load_columns, program in found if own <= limit]
+    near = [(best, load_columns, program) for own, best, load_columns, program in found if own <= limit]
     least, _, chosen = near[0]
-    for best, load_columns, program in near[1:]:
-        if best < (0.99 if load_columns == 2 else 1) * least:
-            least, chosen = best, program
+    for cycles_at_best, load_columns, program in near[1:]:
+        if cycles_at_best < (0.99 if load_columns == 2 else 1) * least:
+            least, chosen = cycles_at_best, program
     return chosen
 
 
