@@ -10,8 +10,10 @@ import numpy as np
 
 from hwgen import build as builds, simulate
 from hwgen.backends import bench, driver, rtl
+from hwgen.devices.board import load_board
 from hwgen.engine import EngineConfig
 from hwgen.engines.rtl import Program, schedule
+from hwgen.engines.rtl.engine import RtlEngine
 from hwgen.simulate import MemoryModel, Run
 from hwgen.steps import golden
 from hwgen.steps.step import Quantized
@@ -24,7 +26,7 @@ DEPTHS = {"act_words": 512, "kv_words": 256, "score_words": 256, "res_words": 12
 def write(folder: Path, model: Quantized, program: Program) -> builds.Build:
     """A whole build directory of an integer network, as `hwgen.compile` makes it from ONNX."""
     shape = _image_shape(model)
-    files = {**rtl.files(program.config), **bench.files(), **driver.files(program, model, "random")}
+    files = RtlEngine().files(program, model, "random", load_board("sim"), np.zeros((1, *shape)))
     builds.write(folder, files, model, program, {}, inputs={"x": shape}, target="sim", clock_mhz=300.0, bytes_per_cycle=64.0)
     return builds.load(folder)
 
