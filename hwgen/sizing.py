@@ -38,14 +38,14 @@ def choose(model: Quantized, board: Board, array: tuple[int, int] | None = None,
             continue
         best = program.estimate(board.best_bytes_per_cycle(), LATENCY)[-1].stop
         found.append((cycles(program, board), best, load_columns, program))
-    if not found:
+    if refusal is not None and not found:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
-    chosen: tuple[float, Program] | None = None
-    for own, best, load_columns, program in found:
-        if own <= limit and (chosen is None or best < (0.99 if load_columns == 2 else 1) * chosen[0]):
-            chosen = best, program
-    return chosen[1]
+    (fastest, _, chosen), *others = ((best, load_columns, program) for own, best, load_columns, program in found if own <= limit)
+    for cycles_at_best, load_columns, program in others:
+        if cycles_at_best < (0.99 if load_columns == 2 else 1) * fastest:
+            fastest, chosen = cycles_at_best, program
+    return chosen
 
 
 def cycles(program: Program, board: Board, ports: int = 1) -> int:
@@ -55,16 +55,16 @@ def cycles(program: Program, board: Board, ports: int = 1) -> int:
 
 def conditions(board: Board, ports: int = 1) -> dict:
     """The memory that a figure was made with, JSON-able."""
-    return dict(ports=ports, bytes_per_cycle=board.bytes_per_cycle(ports=ports), latency=LATENCY)
+    return {"ports": ports, "bytes_per_cycle": board.bytes_per_cycle(ports=ports), "latency": LATENCY}
 
 
 def all_ports(program: Program, board: Board) -> dict:
     """Section ``all_ports`` of the report: what the engine would do if its stream came through every port of the board."""
     found = cycles(program, board, board.ports.number)
-    return dict(stage="estimate", built="built" if board.ports.number == 1 else "not built",
-                cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
-                utilization=program.useful_macs() * program.batch / (program.config.macs_per_cycle * found),
-                memory=conditions(board, board.ports.number))
+    return {"stage": "estimate", "built": "built" if board.ports.number == 1 else "not built",
+            "cycles_per_image": found / program.batch, "latency_ms": found / board.clock_mhz / 1000,
+            "utilization": program.useful_macs() * program.batch / (program.config.macs_per_cycle * found),
+            "memory": conditions(board, board.ports.number)}
 
 
 def _fitted(program: Program, board: Board) -> Program:
