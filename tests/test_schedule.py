@@ -10,7 +10,8 @@ import pytest
 
 from hwgen import quantizer
 from hwgen.engine import OUT_WORDS, EngineConfig
-from hwgen.engines.rtl import PAGE, Program, schedule
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import PAGE, Program
 from hwgen.errors import CapacityError
 from hwgen.functions import Act
 from hwgen.isa import Dst, Instr, Op, Src, Stat
