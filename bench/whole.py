@@ -29,6 +29,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl
 
 from hwgen import api, resources, simulate, sizing
 from hwgen.devices.board import Board, load_board
+from hwgen.devices.memory import LATENCY as BOARD_LATENCY
 from hwgen.isa import Dst, Op, Src
 from hwgen.steps.golden import trace
 from hwgen.tools.cache import wanted
@@ -154,7 +155,7 @@ def memory_model(name: str, board: Board, beat: int) -> simulate.MemoryModel:
         case "latency":
             return simulate.MemoryModel(latency=LATENCY, bytes_per_cycle=planned)
     ports = board.ports.number if name == "ports" else 1
-    return simulate.MemoryModel(latency=sizing.LATENCY, bytes_per_cycle=board.bytes_per_cycle(CLOCK_MHZ, ports))
+    return simulate.MemoryModel(latency=BOARD_LATENCY, bytes_per_cycle=board.bytes_per_cycle(CLOCK_MHZ, ports))
 
 
 # ---------------------------------------------------------------- one case

@@ -17,7 +17,7 @@ from .engines.rtl import Program
 from .errors import InputError, OutputError, ToolError
 from .output import work_folder
 from .registers import NUM_TASK_SLOTS, StatusBit
-from .sizing import LATENCY
+from .devices.memory import LATENCY
 from .steps import golden as integer_model, host
 from .steps.step import Quantized
 from .tools import cache, cosim, native, verilator

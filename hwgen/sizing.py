@@ -7,14 +7,12 @@ from itertools import product
 
 from . import resources
 from .devices.board import Board
+from .devices.memory import LATENCY, NEAR, conditions
 from .engines.rtl import Program, schedule
 from .errors import CapacityError
 from .steps.step import Quantized
 from .steps.tensor import Memory
 
-# Cycles from the address of a read burst to its first beat, in estimates and simulations: no source was found for a loaded PS memory.
-LATENCY = 200
-NEAR = 1.05              # as fast, as far as a choice by estimates goes: the bandwidth of a board is not known better than that
 BRAM36_BYTES, URAM_BYTES = 36 * 1024 // 8, 288 * 1024 // 8
 MEMORY_NAMES = {Memory.ACT: "activations", Memory.KV: "keys or values", Memory.SCORE: "scores", Memory.RES: "the residual stream"}
 
@@ -53,11 +51,6 @@ def cycles(program: Program, board: Board, ports: int = 1) -> int:
     return program.estimate(board.bytes_per_cycle(ports=ports), LATENCY)[-1].stop
 
 
-def conditions(board: Board, ports: int = 1) -> dict:
-    """The memory that a figure was made with, JSON-able."""
-    return dict(ports=ports, bytes_per_cycle=board.bytes_per_cycle(ports=ports), latency=LATENCY)
-
-
 def all_ports(program: Program, board: Board) -> dict:
     """Section ``all_ports`` of the report: what the engine would do if its stream came through every port of the board."""
     found = cycles(program, board, board.ports.number)
@@ -94,3 +87,9 @@ def _with_tensor(refusal: CapacityError, program: Program, board: Board) -> Capa
         where=f"{refusal.where}; largest tensor: {MEMORY_NAMES[Memory(largest.memory)]} of node {program.infos[largest.first].node!r}, "
               f"{largest.words * lanes[Memory(largest.memory)] * program.config.ti:,} bytes of the board's {memory:,}",
         hint=refusal.hint)
+
+
+def roofline(useful_macs: int, macs_per_cycle: int, stream_bytes: float, bytes_per_cycle: float) -> dict:
+    """Least cycles of an image: by the array, and by the memory that delivers weights and input once. The larger one is the limit."""
+    array, memory = useful_macs / macs_per_cycle, stream_bytes / bytes_per_cycle
+    return {"array_limit_cycles": round(array), "memory_limit_cycles": round(memory), "bound_by": "array" if array >= memory else "memory"}

@@ -17,6 +17,7 @@ import pytest
 from hwgen import api, cli, csim, difference, numerics, quantizer, simulate, sizing
 from hwgen.build import directory
 from hwgen.devices.board import load_board
+from hwgen.devices.memory import LATENCY, NEAR
 from hwgen.engines import hls
 from hwgen.engines.hls import estimate
 from hwgen.engines.hls.plan import HEADER, plan as make_plan
@@ -314,7 +315,7 @@ def test_the_choice_is_by_the_rule_of_the_rtl(acc):
     """Through one port nearly as fast as the fastest, then the fastest at the memory's best."""
     board, model = load_board("zcu104"), acc.build.model
     chosen = estimate.choose(model, board)
-    one, best = (lambda plan, rate=rate: estimate.frame_cycles(plan, rate, sizing.LATENCY)
+    one, best = (lambda plan, rate=rate: estimate.frame_cycles(plan, rate, LATENCY)
                  for rate in (board.bytes_per_cycle(), board.best_bytes_per_cycle()))
     fit = []
     for lanes in estimate.LANES:
@@ -323,8 +324,8 @@ def test_the_choice_is_by_the_rule_of_the_rtl(acc):
             used = estimate.resources(plan)
             if used.dsp <= board.dsp and used.bram36 <= board.bram36 and max(used.lut / board.lut, used.ff / board.ff) <= estimate.FULL:
                 fit.append(plan)
-    near = [plan for plan in fit if one(plan) <= sizing.NEAR * min(map(one, fit))]
-    assert len(fit) > len(near) >= 1 and one(chosen) <= sizing.NEAR * min(map(one, fit))
+    near = [plan for plan in fit if one(plan) <= NEAR * min(map(one, fit))]
+    assert len(fit) > len(near) >= 1 and one(chosen) <= NEAR * min(map(one, fit))
     assert best(chosen) == min(map(best, near))
 
 

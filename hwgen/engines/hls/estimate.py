@@ -14,7 +14,7 @@ from typing import Any
 
 from ...devices.board import Board
 from ...errors import CapacityError
-from ...sizing import LATENCY, NEAR, conditions
+from ...devices.memory import LATENCY, NEAR, conditions
 from ...steps.step import Quantized
 from .call import ALL_TASKS
 from .plan import Plan, plan as make_plan
