@@ -172,7 +172,7 @@ def simulate(
     json: Json = None,
 ) -> None:
     """Run images through the generated hardware, cycle by cycle, and compare every output word with the integer model."""
-    from .simulate import check_memory
+    from .run.simulate import check_memory
     api = _api()
     if trace and engine is not Engine.VERILATOR:
         raise InputError("timelines are written by the engine verilator only", where="option --trace")
@@ -222,7 +222,7 @@ def verify(
     json: Json = None,
 ) -> None:
     """Compare what the build holds with the integer model, bit for bit: the RTL under several memory models, the C simulation."""
-    from .simulate import MemoryModel, verify_memories
+    from .run.simulate import MemoryModel, verify_memories
     api = _api()
     acc = api.load(build)
     if engine not in (Engine.VERILATOR, Engine.ICARUS):

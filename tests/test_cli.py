@@ -14,7 +14,7 @@ import pytest
 
 from hwgen import cli, errors
 from hwgen.errors import HwgenError, InputError, OutputError
-from hwgen.simulate import MemoryModel
+from hwgen.run.simulate import MemoryModel
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {

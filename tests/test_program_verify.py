@@ -8,7 +8,8 @@ import re
 from hypothesis import given, settings, strategies as st
 import pytest
 
-from hwgen.engines.rtl import Program, schedule
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import Program
 from hwgen.engines.rtl.touched import Area, Touched
 from hwgen.engines.rtl.verify import limits, verify
 from hwgen.errors import ModelError

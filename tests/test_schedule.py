@@ -10,7 +10,8 @@ import pytest
 
 from hwgen import quantizer
 from hwgen.engine import OUT_WORDS
-from hwgen.engines.rtl import PAGE, Program, schedule
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import PAGE, Program
 from hwgen.engines.rtl.verify import limits, verify
 from hwgen.errors import CapacityError
 from hwgen.functions import Act

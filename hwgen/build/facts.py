@@ -9,7 +9,8 @@ import math
 
 from ..checksum import crc32
 from ..engine import OUT_WORDS, EngineConfig
-from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+from ..engines.rtl.plan import MAX_TOKENS
+from ..engines.rtl.program import BufferInfo, InstrInfo, OutputSlice, Program
 from ..engines.rtl.verify import verify as verify_program
 from ..errors import HwgenError
 from ..functions import Act

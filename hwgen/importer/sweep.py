@@ -176,7 +176,7 @@ class _Sweep:
         self.opaque.add(op.name)
         if op.name in self.declined:
             self._explain(op)
-        for output, shape in zip(op.outputs, op.shapes):
+        for output, shape in zip(op.outputs, op.shapes, strict=False):
             if output and shape:
                 self.shapes[output] = shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
                 self.bound[output] = Bound(output, self.shapes[output], None, anchor=op.name)
@@ -372,7 +372,7 @@ class _Bindings(dict):
         return found
 
     def get(self, value, default=None):
-        return self[value] if value in self else default
+        return self.get(value, default)
 
 
 def _needed(graph: OpGraph) -> tuple[Op, ...]:

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ... import resources, sizing
-from ...backends import driver, rtl
 from ...devices.board import Board
 from ...devices.memory import LATENCY, conditions
 from ...paths import data_dir
 from ...steps.step import Quantized
 from ...steps.verify import verify
 from ..protocol import Facts, Files, Wishes
+from . import choose as sizing, cost as resources, driver, verilog as rtl
 from .program import Program
 from .verify import verify as verify_program
 
