@@ -374,7 +374,7 @@ class _Bindings(dict):
         return found
 
     def get(self, value, default=None):
-        return self.get(value, default)
+        return super().get(value, default) if value in self else default
 
 
 def _needed(graph: OpGraph) -> tuple[Op, ...]:
