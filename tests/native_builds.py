@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from hwgen import build as builds
+from hwgen.devices.board import load_board
 from hwgen.engine import EngineConfig
 from hwgen.engines.rtl import driver, verilog as rtl
+from hwgen.engines.rtl.engine import RtlEngine
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.program import Program
 from hwgen.paths import data_dir
@@ -32,7 +34,7 @@ def bench_source() -> dict[str, str]:
 def write(folder: Path, model: Quantized, program: Program) -> builds.Build:
     """A whole build directory of an integer network, as `hwgen.compile` makes it from ONNX."""
     shape = _image_shape(model)
-    files = {**rtl.files(program.config), **bench_source(), **driver.files(program, model, "random")}
+    files = RtlEngine().files(program, model, "random", load_board("sim"), np.zeros((1, *shape)))
     builds.write(folder, files, model, program, {}, inputs={"x": shape}, target="sim", clock_mhz=300.0, bytes_per_cycle=64.0)
     return builds.load(folder)
 
