@@ -1,7 +1,7 @@
-"""Why a network is refused, causes first: one message for all nodes no rule took, with a next step that fits the cause.
+"""Why a network is refused, causes first: all nodes no rule took in one error, each cause once, with a next step that fits it.
 
 A node behind an unsupported one is unsupported as well; what is named is the first that is not, or the first of a family a user knows by
-another name ("quantized file", "loop over experts") than that of its operators.
+another name ("quantized file", "loop over experts") than that of its operators. What stands apart from it is a cause of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXPERTS = ("write the experts as one stack: weights [experts, K, N], every exper
 @dataclass(frozen=True)
 class Facts:
     """What is asked of a whole file, once. leading: results of what changes an input before anything else happens; last: values that become
-    an output as they are; choice: it has an operator of a router; half: it has weights of 16-bit floating point."""
+    an output as they are; choice: it has an operator of a router; half: it has weights of 16-bit floating point, or goes over to it."""
 
     inputs: tuple[str, ...]
     leading: frozenset[str]
@@ -145,7 +145,11 @@ def _facts(file: OnnxFile) -> Facts:
         if node.op_type in PASSING and not last.isdisjoint(node.output):
             last.add(node.input[0])
     return Facts(tuple(file.inputs), frozenset(changed), frozenset(last), any(node.op_type in CHOICE for node in graph.node),
-                 any(tensor.data_type in HALVES for tensor in graph.initializer))
+                 any(tensor.data_type in HALVES for tensor in graph.initializer) or any(map(_to_half, graph.node)))
+
+
+def _to_half(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i in HALVES for a in node.attribute)
 
 
 # ---------------------------------------------------------------- families
@@ -165,7 +169,7 @@ def _is_foreign(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
 
 
 def _is_half(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
-    return node.op_type == "Cast" and (facts.half or any(a.name == "to" and a.i in HALVES for a in node.attribute))
+    return facts.half and node.op_type == "Cast"
 
 
 def _rearranges_input(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
