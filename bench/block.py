@@ -21,10 +21,11 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
-from hwgen import simulate
-from hwgen.engines.rtl import Program, schedule
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import Program
 from hwgen.isa import Op
-from hwgen.simulate import MemoryModel, Run
+from hwgen.run import simulate
+from hwgen.run.simulate import MemoryModel, Run
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 

@@ -19,7 +19,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl")]
 
-from hwgen import api, csim
+from hwgen import api
+from hwgen.run import csim
 from hwgen.steps import golden
 from hwgen.tools import cache
 

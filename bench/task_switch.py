@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
 import hwgen
-from hwgen import simulate
 from hwgen.api import Accelerator
-from hwgen.simulate import MemoryModel
+from hwgen.run import simulate
+from hwgen.run.simulate import MemoryModel
 import native_builds
 
 EXAMPLE = ROOT / "examples" / "m3vit_digits"

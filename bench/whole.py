@@ -27,10 +27,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
-from hwgen import api, resources, simulate, sizing
+from hwgen import api
 from hwgen.devices.board import Board, load_board
 from hwgen.devices.memory import LATENCY as BOARD_LATENCY
+from hwgen.engines.rtl import cost as resources
 from hwgen.isa import Dst, Op, Src
+from hwgen.run import simulate
 from hwgen.steps.golden import trace
 from hwgen.tools.cache import wanted
 from networks import generate

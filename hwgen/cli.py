@@ -108,8 +108,7 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
     shown = reporting.verdicts(nodes)
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     if json:
-        error = checked.error and {"message": checked.error.message, "where": checked.error.where, "hint": checked.error.hint}
-        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "warnings": list(checked.warnings),
+        write_json(json, {"model": str(model), "ok": checked.ok, "error": checked.error and checked.error.to_dict(), **(checked.onnx or {}), "warnings": list(checked.warnings),
                           "counts": counts, "nodes": nodes})
     if nodes:
         table("node", "op", "verdict", "into", "reason", rows=shown)
@@ -172,7 +171,7 @@ def simulate(
     json: Json = None,
 ) -> None:
     """Run images through the generated hardware, cycle by cycle, and compare every output word with the integer model."""
-    from .simulate import check_memory
+    from .run.simulate import check_memory
     api = _api()
     if trace and engine is not Engine.VERILATOR:
         raise InputError("timelines are written by the engine verilator only", where="option --trace")
@@ -222,7 +221,7 @@ def verify(
     json: Json = None,
 ) -> None:
     """Compare what the build holds with the integer model, bit for bit: the RTL under several memory models, the C simulation."""
-    from .simulate import MemoryModel, verify_memories
+    from .run.simulate import MemoryModel, verify_memories
     api = _api()
     acc = api.load(build)
     if engine not in (Engine.VERILATOR, Engine.ICARUS):

@@ -163,12 +163,17 @@ class Instr:
         if self.op == Op.END:
             return "end"
         enums = {"op", "src", "stat", "dst"}
-        head = f"{Op(self.op).name.lower():7}{Dst(self.dst).name.lower():8}<- {Src(self.src).name.lower():5}"
+        head = f"{_kind(Op, self.op):7}{_kind(Dst, self.dst):8}<- {_kind(Src, self.src):5}"
         if self.op == Op.MATMUL:
-            head += f"x {Stat(self.stat).name.lower():10}"
+            head += f"x {_kind(Stat, self.stat):10}"
         rest = " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self)
                         if f.name not in enums and f.name != "note" and getattr(self, f.name) != f.default)
         return f"{head} {rest}" + (f"    ; {comment(self.note)}" if self.note else "")
+
+
+def _kind(kind: type[IntEnum], value: int) -> str:
+    """Of a kind; the number when there is no such kind."""
+    return next((member.name.lower() for member in kind if member == value), str(value))
 
 
 def words(instr: Instr) -> list[int]:

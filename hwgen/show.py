@@ -11,7 +11,8 @@ from .choices import Stage
 from .devices.board import load_board
 from .engines.protocol import Wishes
 from .engines.registry import ENGINES
-from .engines.rtl import Program, text as program_text
+from .engines.rtl import text as program_text
+from .engines.rtl.program import Program
 from .errors import InputError
 from .foreign import REPR, visible
 from .frontend import Options, load_calibration

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen import build as builds, simulate
-from hwgen.backends import bench, driver, rtl
+from hwgen import build as builds
+from hwgen.devices.board import load_board
 from hwgen.engine import EngineConfig
-from hwgen.engines.rtl import Program, schedule
-from hwgen.simulate import MemoryModel, Run
+from hwgen.engines.rtl import driver, verilog as rtl
+from hwgen.engines.rtl.engine import RtlEngine
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import Program
+from hwgen.paths import data_dir
+from hwgen.run import simulate
+from hwgen.run.simulate import MemoryModel, Run
 from hwgen.steps import golden
 from hwgen.steps.step import Quantized
 
@@ -21,10 +26,15 @@ MEMORIES = (IDEAL, SLOW, STALLED)
 DEPTHS = {"act_words": 512, "kv_words": 256, "score_words": 256, "res_words": 128, "program_words": 128}
 
 
+def bench_source() -> dict[str, str]:
+    """The native bench of every build."""
+    return {"bench/main.cpp": (data_dir("templates") / "bench" / "main.cpp").read_text()}
+
+
 def write(folder: Path, model: Quantized, program: Program) -> builds.Build:
     """A whole build directory of an integer network, as `hwgen.compile` makes it from ONNX."""
     shape = _image_shape(model)
-    files = {**rtl.files(program.config), **bench.files(), **driver.files(program, model, "random")}
+    files = RtlEngine().files(program, model, "random", load_board("sim"), np.zeros((1, *shape)))
     builds.write(folder, files, model, program, {}, inputs={"x": shape}, target="sim", clock_mhz=300.0, bytes_per_cycle=64.0)
     return builds.load(folder)
 
@@ -68,7 +78,7 @@ class Engine:
         place.mkdir(parents=True, exist_ok=True)
         for name, content in data.items():
             (place / name).write_bytes(content)
-        files = {**rtl_files(program.config), **bench.files(), **driver.files(program, model, "random")}
+        files = {**rtl_files(program.config), **bench_source(), **driver.files(program, model, "random")}
         return simulate.build_bench(files, trace=False), place
 
     def run(self, program: Program, model: Quantized, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:

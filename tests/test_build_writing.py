@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hwgen import simulate
 from hwgen.build import Build
-from hwgen.engines.rtl import schedule
+from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import OutputError
+from hwgen.run import simulate
 import native_builds
 from qgraphs import random_qgraph
 from test_build_attacks import OPTIONS, limited

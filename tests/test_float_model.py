@@ -16,7 +16,7 @@ from hwgen.functions import Act, activate, erf, softmax
 from hwgen.graph import Graph, Node, evaluate
 
 RNG = np.random.default_rng(0)
-CLOSE = dict(rtol=1e-5, atol=1e-6)      # float32 rounding of sums in another order
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}      # float32 rounding of sums in another order
 
 
 def normal(*shape) -> np.ndarray:

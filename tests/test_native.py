@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from bench import block, task_switch
-from hwgen import quantizer, simulate
+from hwgen import quantizer
 from hwgen.errors import InputError, ToolError
 from hwgen.functions import Act
 from hwgen.isa import Op
 from hwgen.quantizer import Precision
-from hwgen.simulate import MAX_FRAMES
+from hwgen.run import simulate
+from hwgen.run.simulate import MAX_FRAMES
 from hwgen.steps.golden import trace
 from hwgen.steps.tensor import Memory
 from hwgen.tools import native

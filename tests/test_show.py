@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from hwgen import api, cli, listing
-from hwgen.engines.rtl import schedule, text as program_text
+from hwgen.engines.rtl import text as program_text
+from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import HwgenError, InputError, ModelError
 from hwgen.graph import text as graph_text
 from hwgen.listing import Line, Part

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen import quantizer, sizing
+from hwgen import quantizer
 from hwgen.devices import memory
 from hwgen.devices.board import boards, load_board
-from hwgen.engines.rtl import schedule
+from hwgen.engines.rtl import choose as sizing
+from hwgen.engines.rtl.plan import schedule
 from hwgen.importer import import_model
 from hwgen.steps.step import Quantized
 

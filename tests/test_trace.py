@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from hwgen import trace
-from hwgen.simulate import EVENT
+from hwgen.run import timeline as trace
+from hwgen.run.simulate import EVENT
 
 
 def program(count: int):

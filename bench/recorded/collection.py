@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hwgen.errors import ModelError
+from hwgen.functions import Act
 from hwgen.graph import Model
 from hwgen.importer import import_model
 from networks import generate

@@ -9,7 +9,9 @@ import math
 
 from ..checksum import crc32
 from ..engine import OUT_WORDS, EngineConfig
-from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+from ..engines.rtl.plan import MAX_TOKENS
+from ..engines.rtl.program import BufferInfo, InstrInfo, OutputSlice, Program
+from ..engines.rtl.verify import verify as verify_program
 from ..errors import HwgenError
 from ..functions import Act
 from ..isa import WORD_BITS, Instr, Op
@@ -176,6 +178,15 @@ def _agree_program(model: Quantized, run: Program) -> None:
         raise ValueError("the program does not stream the network's input")
     if run.input_bytes != stream[0].tokens * stream[0].n_tiles * run.config.vector_bytes or vectors > run.input_bytes:
         raise ValueError(f"program.input_bytes = {run.input_bytes} is not what the program reads")
+    _check_program(run)
+
+
+def _check_program(run: Program) -> None:
+    """`engines.rtl.verify`, of a program that may hold anything."""
+    try:
+        verify_program(run)
+    except HwgenError as error:
+        raise ValueError(f"program.bin: {error.message}: {error.where}") from error
 
 
 def _check_network(network: Network) -> None:

@@ -42,7 +42,7 @@ class Engine(wiring.Component):
     One token per cycle. From the issue of an instruction's last token to that of one that waits for it:
     `hwgen.engine.retire_latency` cycles, and those of the router behind a ROUTER. Reset: ``clear`` empties the delay lines, the
     domain's reset (`Top` gives both at once) all other control state; memories keep their contents.
-    Cost: `hwgen.resources.estimate`, unit by unit.
+    Cost: `hwgen.engines.rtl.cost.estimate`, unit by unit.
     """
 
     def __init__(self, config: EngineConfig):

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hwgen.backends.rtl import to_verilog
 from hwgen.engine import READ_BURSTS, EngineConfig
+from hwgen.engines.rtl.verilog import to_verilog
 from hwgen_rtl import harness
 from hwgen_rtl.axi import OutputWriter, StreamDma
 from hwgen_rtl.coefficients import NormCoefficients, SoftmaxFactor

@@ -9,11 +9,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from hwgen import csim, numerics as nx
-from hwgen.engines.hls import project
-from hwgen.golden import fused_attention
+from hwgen import numerics as nx
+from hwgen.engines.hls import fused_attention, project
 from hwgen.layout import image
 from hwgen.paths import data_dir
+from hwgen.run import csim
 from hwgen.steps import golden
 from hwgen.steps.format import INT8, SCORE, WIDE
 from hwgen.steps.param import Columns, Factor, Param

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pytest
 
-from hwgen import api, cli, csim, difference, numerics, quantizer, simulate, sizing
+from hwgen import api, cli, numerics, quantizer
 from hwgen.build import directory
 from hwgen.devices.board import load_board
 from hwgen.devices.memory import LATENCY, NEAR
@@ -24,6 +24,7 @@ from hwgen.engines.hls.plan import HEADER, plan as make_plan
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
 from hwgen.graph import Model
 from hwgen.paths import data_dir
+from hwgen.run import csim, difference, simulate
 from hwgen.steps import golden
 from hwgen.steps.stages import Table
 from hwgen.tools import cxx

@@ -10,7 +10,7 @@ import pytest
 
 from hwgen import api, cli
 from hwgen.errors import InputError, ToolError
-from hwgen.simulate import MemoryModel
+from hwgen.run.simulate import MemoryModel
 from hwgen.tools import icarus
 import onnx_nets
 

@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 import pytest
 
-from hwgen.backends.rtl import to_verilog
+from hwgen.engines.rtl.verilog import to_verilog
 from hwgen.errors import ToolError
 from hwgen.tools import cache, cxx, icarus, process, verilator, yosys
 from hwgen_rtl.coefficients import NormCoefficients

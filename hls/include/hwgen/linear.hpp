@@ -4,7 +4,7 @@
 // streams through per cycle. The next tile (and the next columns' parameters) arrives from the weight stream meanwhile, in the
 // other half of a ping-pong buffer, so only the first tile of a layer is waited for.
 //
-// The stream, in words of LANES bytes, is what hwgen/schedule/image.py writes: per output tile 8 words of column parameters
+// The stream, in words of LANES bytes, is what hwgen/layout/image.py writes: per output tile 8 words of column parameters
 // (bias int32, multiplier uint16, shift uint16), then per reduction tile LANES words, a column each.
 #ifndef HWGEN_LINEAR_HPP
 #define HWGEN_LINEAR_HPP

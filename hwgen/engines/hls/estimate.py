@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...devices.board import Board
-from ...errors import CapacityError
 from ...devices.memory import LATENCY, NEAR, conditions
+from ...errors import CapacityError
 from ...steps.step import Quantized
 from .call import ALL_TASKS
 from .plan import Plan, plan as make_plan

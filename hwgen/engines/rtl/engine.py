@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ... import resources, sizing
-from ...backends import driver, rtl
 from ...devices.board import Board
 from ...devices.memory import LATENCY, conditions
 from ...paths import data_dir
 from ...steps.step import Quantized
 from ...steps.verify import verify
 from ..protocol import Facts, Files, Wishes
+from . import choose as sizing, cost as resources, driver, verilog as rtl
 from .program import Program
 from .verify import verify as verify_program
 
@@ -35,8 +34,9 @@ class RtlEngine:
 
     def files(self, plan: Program, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:
         """Program, weight image, driver, sources and the native bench."""
+        main = data_dir("templates") / "bench" / "main.cpp"
         return {"program.bin": plan.binary(), "program.txt": plan.disassembly(), "weights.bin": plan.image,
-                **driver.files(plan, model, name), **rtl.files(plan.config), "bench/main.cpp": (data_dir("templates") / "bench" / "main.cpp").read_text()}
+                **driver.files(plan, model, name), **rtl.files(plan.config), "bench/main.cpp": main.read_text()}
 
     def facts(self, plan: Program) -> Facts:
         narrow = sum(i.n_tiles * i.k_tiles for i in plan.instrs if i.w4) * plan.config.macs_per_cycle // 2

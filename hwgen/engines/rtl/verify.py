@@ -33,26 +33,8 @@ def verify(program: Program) -> None:
             raise failure(pc, instr, wrong)
     if wrong := _streams(program):
         raise ModelError(wrong, where="program")
-    replays = [_Replay(config) for _ in range(program.num_tasks)]
-    born: dict[int, list[BufferInfo]] = {}
-    gone: dict[int, list[BufferInfo]] = {}
-    for buffer in program.buffers:
-        born.setdefault(buffer.first, []).append(buffer)
-        gone.setdefault(buffer.last, []).append(buffer)
-    alive = {memory: np.zeros(sizes[memory], bool) for memory in PLACED}
-    for pc, instr in enumerate(program.instrs):
-        for buffer in born.get(pc, []):
-            if wrong := _begin(buffer, alive, replays):
-                raise failure(pc, instr, wrong)
-        touched = Touched.by(config, instr)
-        for area in touched.all:
-            if wrong := _dead(area, alive):
-                raise failure(pc, instr, wrong)
-        for task, replay in enumerate(replays):
-            if (not instr.pred or instr.task == task) and (wrong := replay.run(instr, touched)):
-                raise failure(pc, instr, wrong)
-        for buffer in gone.get(pc, []):
-            alive[buffer.memory][buffer.base:buffer.base + buffer.words] = False
+    for task in range(program.num_tasks):
+        _replay(program, task)
 
 
 def failure(pc: int, instr: Instr, message: str) -> ModelError:
@@ -113,7 +95,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return f"lanes {instr.k_lo} to {instr.k_hi} of the one reduction tile are none"
     if bool(instr.column_params) != (instr.stat == Stat.WEIGHTS) or instr.w4 and (instr.stat != Stat.WEIGHTS or not config.w4):
         return "column parameters and 4-bit weights come with the weight stream, of an engine that has them"
-    if instr.stat != Stat.WEIGHTS and not 1 <= instr.stat_count <= (config.ti * instr.k_tiles if instr.stat == Stat.V_ROWS else config.to * instr.n_tiles):
+    held = config.ti * instr.k_tiles if instr.stat == Stat.V_ROWS else config.to * instr.n_tiles
+    if instr.stat != Stat.WEIGHTS and not 1 <= instr.stat_count <= held:
         return f"{instr.stat_count} keys do not fit its tiles"
     if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS):
         return "exponentials, values and the division by the sum of a row go together"
@@ -122,8 +105,10 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return f"takes tokens of expert {instr.expert} of {config.max_experts}: gathers activations, scatters into the residual stream"
     if instr.dst == Dst.ROUTER:
         columns = (instr.n_tiles - 1) * config.to + instr.n_last
-        if instr.n_tiles != 1 or columns != instr.num_experts or columns > config.max_experts or not 1 <= instr.top_k <= min(columns, config.max_top_k):
-            return f"routes to {instr.top_k} of {instr.num_experts} experts by {columns} logits, the engine does {config.max_top_k} of {config.max_experts}"
+        if instr.n_tiles != 1 or columns != instr.num_experts or columns > config.max_experts \
+                or not 1 <= instr.top_k <= min(columns, config.max_top_k):
+            return (f"routes to {instr.top_k} of {instr.num_experts} experts by {columns} logits, the engine does {config.max_top_k} of "
+                    f"{config.max_experts}")
     elif instr.num_experts or instr.top_k or instr.keep or instr.renorm:
         return "has fields of a router and is none"
     if instr.keep and instr.src != Src.NORM:
@@ -171,25 +156,52 @@ def _reach(sizes: dict[str, int], config: EngineConfig, instr: Instr) -> str | N
     return None
 
 
-def _begin(buffer: BufferInfo, alive: dict[str, np.ndarray], replays: list[_Replay]) -> str | None:
+def _replay(program: Program, task: int) -> None:
+    """The frame of one task. Raises ModelError."""
+    born: dict[int, list[int]] = {}
+    gone: dict[int, list[BufferInfo]] = {}
+    for place, buffer in enumerate(program.buffers):
+        born.setdefault(buffer.first, []).append(place)
+        gone.setdefault(buffer.last, []).append(buffer)
+    replay = _Replay(program.config)
+    owner = {memory: np.full(len(replay.writer[memory]), NEVER, np.int32) for memory in PLACED}
+    for pc, instr in enumerate(program.instrs):
+        for place in born.get(pc, []):
+            if wrong := _begin(program.buffers[place], place, owner, replay):
+                raise failure(pc, instr, wrong)
+        if not instr.pred or instr.task == task:
+            touched = Touched.by(program.config, instr)
+            if wrong := next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) or replay.run(instr, touched):
+                raise failure(pc, instr, wrong)
+        for buffer in gone.get(pc, []):
+            owner[buffer.memory][buffer.base:buffer.base + buffer.words] = NEVER
+
+
+def _begin(buffer: BufferInfo, place: int, owner: dict[str, np.ndarray], replay: _Replay) -> str | None:
     """A buffer comes to life: its words are in the memory, no other buffer has them, and what they held is forgotten."""
-    if buffer.memory not in alive or buffer.words < 1 or buffer.last < buffer.first or buffer.base + buffer.words > len(alive[buffer.memory]):
+    if buffer.memory not in owner or buffer.words < 1 or buffer.last < buffer.first or buffer.base + buffer.words > len(owner[buffer.memory]):
         return f"the buffer {buffer.name!r} of words {buffer.base} to {buffer.base + buffer.words - 1} does not lie in the memory {buffer.memory}"
     span = slice(buffer.base, buffer.base + buffer.words)
-    if alive[buffer.memory][span].any():
+    if (owner[buffer.memory][span] != NEVER).any():
         return f"the buffer {buffer.name!r} of {buffer.memory} words {span.start} to {span.stop - 1} shares words with one that is alive"
-    alive[buffer.memory][span] = True
-    for replay in replays:
-        replay.writer[buffer.memory][span] = NEVER
+    owner[buffer.memory][span] = place
+    replay.writer[buffer.memory][span] = NEVER
     return None
 
 
-def _dead(area: Area, alive: dict[str, np.ndarray]) -> str | None:
-    """All of it lies in buffers that are alive."""
-    if area.memory not in alive or alive[area.memory][area.words].all():
+def _dead(area: Area, program: Program, owner: dict[str, np.ndarray]) -> str | None:
+    """What keeps it from lying in one buffer that is alive, each of its rows in one row of the buffer; or None."""
+    if area.memory not in owner:
         return None
-    first = int(area.words[~alive[area.memory][area.words]][0])
-    return f"touches word {first} of {area.memory} (of {area.base} to {area.last}), where no buffer is alive"
+    place = int(owner[area.memory][area.base])
+    if place == NEVER:
+        return f"touches word {area.base} of {area.memory}, where no buffer is alive"
+    buffer = program.buffers[place]
+    stride = area.stride if area.chunks > 1 else buffer.words
+    if area.last >= buffer.base + buffer.words or (area.base - buffer.base) % max(1, stride) + area.row > stride:
+        return (f"touches {area.chunks} rows of {area.row} words of {area.memory} from word {area.base} on, the buffer {buffer.name!r} there has the "
+                f"words {buffer.base} to {buffer.base + buffer.words - 1}" + (f" in rows of {stride}" if area.chunks > 1 else ""))
+    return None
 
 
 class _Replay:
@@ -218,6 +230,7 @@ class _Replay:
         for name, read, slack in (("slack", touched.fed, instr.slack), ("load_slack", touched.loaded, instr.load_slack)):
             allowed = self.distance(read)
             if instr.op == Op.MATMUL and slack > allowed:
-                return f"{name} = {slack}, what it reads was written {allowed + 1} instruction{'s' * (allowed > 0)} before: at most {allowed} may be under way"
+                return (f"{name} = {slack}, what it reads was written {allowed + 1} instruction{'s' * (allowed > 0)} before: at most {allowed} "
+                        "may be under way")
         self.write(touched)
         return None

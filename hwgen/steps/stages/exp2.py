@@ -33,7 +33,7 @@ class Exp2(Feed):
         weights: np.ndarray = WEIGHTS.take(row_max[..., None] - scores, mode="clip")
         run.row_sum = weights.sum(-1)
         run.inner.update(scores=scores, row_max=row_max, row_sum=run.row_sum)
-        return weights - OFFSET
+        return np.asarray(weights - OFFSET)
 
     def format(self, step: Step) -> Format:
         need(step.source.tensor.format, SCORE, "an exponential feed")

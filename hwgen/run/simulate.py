@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from ..build import Build
+from ..devices.memory import LATENCY
+from ..engines.rtl.program import Program
+from ..errors import InputError, OutputError, ToolError
+from ..output import work_folder
+from ..registers import NUM_TASK_SLOTS, StatusBit
+from ..steps import golden as integer_model, host
+from ..steps.step import Quantized
+from ..tools import cache, cosim, native, verilator
 from . import csim
-from .build import Build
-from .engines.rtl import Program
-from .errors import InputError, OutputError, ToolError
-from .output import work_folder
-from .registers import NUM_TASK_SLOTS, StatusBit
-from .devices.memory import LATENCY
-from .steps import golden as integer_model, host
-from .steps.step import Quantized
-from .tools import cache, cosim, native, verilator
 
 HONOURED = {             # engine -> what of a memory model it can do
     "verilator": ("latency", "bytes_per_cycle", "stall", "seed"), "icarus": ("stall", "seed"), "csim": (), "golden": ()}

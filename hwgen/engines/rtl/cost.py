@@ -22,11 +22,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil
 
-from .devices.board import Board
-from .devices.family import Multiplier
-from .engine import EngineConfig
-from .errors import CapacityError
-from .isa import WORD_BITS
+from ...devices.board import Board
+from ...devices.family import Multiplier
+from ...engine import EngineConfig
+from ...errors import CapacityError
+from ...isa import WORD_BITS
 
 OUT_WORDS = 16           # queue of the output writer
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .engines.rtl import Program
+from ..engines.rtl.program import Program
 
 FEED, STALLS = 1, 2
 CAUSES = ("wait_hazard", "wait_tile", "wait_output")

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .build import Build
-from .engines import hls
-from .engines.hls.call import ALL_TASKS
-from .engines.hls.plan import Plan, plan as make_plan
-from .engines.hls.products import Head
-from .errors import InputError
-from .output import work_folder
-from .tools import cache, cxx, native
+from ..build import Build
+from ..engines import hls
+from ..engines.hls.call import ALL_TASKS
+from ..engines.hls.plan import Plan, plan as make_plan
+from ..engines.hls.products import Head
+from ..errors import InputError
+from ..output import work_folder
+from ..tools import cache, cxx, native
 
 FLAGS = ("-std=c++14", "-O2")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wno-unknown-pragmas")      # g++ does not know "#pragma HLS"

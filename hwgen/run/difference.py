@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ..build import Build
+from ..steps import golden
+from ..steps.step import Network
 from . import csim
-from .build import Build
 from .simulate import MemoryModel, run_rtl
-from .steps import golden
-from .steps.step import Network
 
 NEAR = 3                # neighbours shown on either side
 
