@@ -27,14 +27,14 @@ def made(tmp_path_factory) -> dict[str, object]:
         node.name = f"{i}{LONG}"
     (folder / "m.onnx").write_bytes(model.SerializeToString())
     images = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
-    acc = hwgen.compile(folder / "m.onnx", calib={"x": images}, out=folder / "build", backend="hls")
+    acc = hwgen.compile(folder / "m.onnx", calib={"x": images}, out=folder / "build", backend="both")
     imported, build = import_model(folder / "m.onnx"), acc.build
     made = {
         "accelerator": acc, "loaded": hwgen.load(folder / "build"), "build": build, "program": build.program, "config": build.program.config,
         "model": build.model, "graph": build.model.tasks[0], "imported": imported, "float_model": imported.model,
         "float_graph": imported.model.tasks[0],
         "checked": hwgen.check(folder / "m.onnx"), "refused": check_model(refused(folder)), "result": acc.simulate({"x": images}, engine="golden"),
-        "simulated": acc.simulate({"x": images}, engine="csim"), "memory": hwgen.MemoryModel(),
+        "simulated": acc.simulate({"x": images}, engine="csim"), "memory": hwgen.MemoryModel(), "shown": acc.show(),
         "run": Run([{}], 1000, 1.0, 5, np.zeros(1000, EVENT)), "csim": CsimRun([{"y": images}], [], 1.0),
         "synthesis": Synthesis("yosys", "synthesis", "sim", {}, {"lut": 1000, "ff": 2}, {}, {}, (), {}, (), {})}
     made |= {f"node {i}": node for i, node in enumerate((*imported.model.tasks[0].nodes, *build.model.tasks[0].steps))}
