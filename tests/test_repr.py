@@ -43,7 +43,7 @@ def made(tmp_path_factory) -> dict[str, object]:
 
 
 def refused(folder):
-    net = onnx_nets.vit(act="Mish")
+    net = onnx_nets.vit(act="Softsign")
     return net.save(folder / "refused.onnx", {"y": onnx_nets.result(net)})
 
 
