@@ -24,7 +24,7 @@ from . import csim
 
 HONOURED = {             # engine -> what of a memory model it can do
     "verilator": ("latency", "bytes_per_cycle", "stall", "seed"), "icarus": ("stall", "seed"), "csim": (), "golden": ()}
-ENGINES = tuple(HONOURED)
+SIMULATORS = tuple(HONOURED)
 
 MAX_FRAMES = 65535        # FRAMES register
 EVENT = np.dtype([("frame", "<u4"), ("pc", "<u4"), ("start", "<u8"), ("retire", "<u8"), ("issue", "<u4"), ("wait_tile", "<u4"),
@@ -195,8 +195,8 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
     """See `api.Accelerator.simulate`."""
     say = progress or (lambda stage, done=0, total=0: None)
     model, num_tasks = build.model, len(build.model.tasks)
-    if engine not in ENGINES:
-        raise InputError(f"there is no engine {engine!r}", hint=f"choose one of {', '.join(ENGINES)}")
+    if engine not in SIMULATORS:
+        raise InputError(f"there is no engine {engine!r}", hint=f"choose one of {', '.join(SIMULATORS)}")
     if task is not None and not 0 <= task < num_tasks:
         raise InputError(f"there is no task {task}: the network has {num_tasks}", hint=f"choose 0 to {num_tasks - 1}")
     if waves is not None and engine != "verilator":
