@@ -58,7 +58,7 @@ class Fake:
     outputs: dict = field(default_factory=lambda: {"digit": (10,), "parity": (2,)})
     levels = ("rtl",)
     MemoryModel = staticmethod(lambda **kw: kw)
-    build = SimpleNamespace(program=SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
+    build = SimpleNamespace(need_rtl=lambda: SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
 
     def check(self, model, shapes, **options):
         options.pop("progress")("import", 0, 0)

@@ -374,7 +374,8 @@ class _Bindings(dict):
         return found
 
     def get(self, value, default=None):
-        return super().get(value, default) if value in self else default
+        found = value in self                          # which is noted
+        return self[value] if found else default
 
 
 def _needed(graph: OpGraph) -> tuple[Op, ...]:

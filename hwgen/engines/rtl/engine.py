@@ -34,8 +34,9 @@ class RtlEngine:
 
     def files(self, plan: Program, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:
         """Program, weight image, driver, sources and the native bench."""
+        main = data_dir("templates") / "bench" / "main.cpp"
         return {"program.bin": plan.binary(), "program.txt": plan.disassembly(), "weights.bin": plan.image,
-                **driver.files(plan, model, name), **rtl.files(plan.config), "bench/main.cpp": (data_dir("templates") / "bench" / "main.cpp").read_text()}
+                **driver.files(plan, model, name), **rtl.files(plan.config), "bench/main.cpp": main.read_text()}
 
     def facts(self, plan: Program) -> Facts:
         narrow = sum(i.n_tiles * i.k_tiles for i in plan.instrs if i.w4) * plan.config.macs_per_cycle // 2

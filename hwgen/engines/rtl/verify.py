@@ -95,7 +95,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return f"lanes {instr.k_lo} to {instr.k_hi} of the one reduction tile are none"
     if bool(instr.column_params) != (instr.stat == Stat.WEIGHTS) or instr.w4 and (instr.stat != Stat.WEIGHTS or not config.w4):
         return "column parameters and 4-bit weights come with the weight stream, of an engine that has them"
-    if instr.stat != Stat.WEIGHTS and not 1 <= instr.stat_count <= (config.ti * instr.k_tiles if instr.stat == Stat.V_ROWS else config.to * instr.n_tiles):
+    held = config.ti * instr.k_tiles if instr.stat == Stat.V_ROWS else config.to * instr.n_tiles
+    if instr.stat != Stat.WEIGHTS and not 1 <= instr.stat_count <= held:
         return f"{instr.stat_count} keys do not fit its tiles"
     if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS):
         return "exponentials, values and the division by the sum of a row go together"
@@ -104,8 +105,10 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return f"takes tokens of expert {instr.expert} of {config.max_experts}: gathers activations, scatters into the residual stream"
     if instr.dst == Dst.ROUTER:
         columns = (instr.n_tiles - 1) * config.to + instr.n_last
-        if instr.n_tiles != 1 or columns != instr.num_experts or columns > config.max_experts or not 1 <= instr.top_k <= min(columns, config.max_top_k):
-            return f"routes to {instr.top_k} of {instr.num_experts} experts by {columns} logits, the engine does {config.max_top_k} of {config.max_experts}"
+        if instr.n_tiles != 1 or columns != instr.num_experts or columns > config.max_experts \
+                or not 1 <= instr.top_k <= min(columns, config.max_top_k):
+            return (f"routes to {instr.top_k} of {instr.num_experts} experts by {columns} logits, the engine does {config.max_top_k} of "
+                    f"{config.max_experts}")
     elif instr.num_experts or instr.top_k or instr.keep or instr.renorm:
         return "has fields of a router and is none"
     if instr.keep and instr.src != Src.NORM:
@@ -227,6 +230,7 @@ class _Replay:
         for name, read, slack in (("slack", touched.fed, instr.slack), ("load_slack", touched.loaded, instr.load_slack)):
             allowed = self.distance(read)
             if instr.op == Op.MATMUL and slack > allowed:
-                return f"{name} = {slack}, what it reads was written {allowed + 1} instruction{'s' * (allowed > 0)} before: at most {allowed} may be under way"
+                return (f"{name} = {slack}, what it reads was written {allowed + 1} instruction{'s' * (allowed > 0)} before: at most {allowed} "
+                        "may be under way")
         self.write(touched)
         return None
