@@ -215,7 +215,7 @@ def test_check_of_an_unsupported_model_still_writes_json(run, api, tmp_path):
     assert message.endswith("error: Foo is not supported\n  at:   node '/b/Foo'\n  next: remove it\n")
     data = json.loads((tmp_path / "c.json").read_text())
     assert data["ok"] is False
-    assert data["error"] == {"message": "Foo is not supported", "where": "node '/b/Foo'", "hint": "remove it"}
+    assert data["error"] == {"message": "Foo is not supported", "where": "node '/b/Foo'", "hint": "remove it", "behind": 0, "others": []}
 
 
 @pytest.mark.parametrize("item", ["x", "x=", "=1x2", "x=1x-2", "x=1x0", "x=1,2", "x=1xN"])

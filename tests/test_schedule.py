@@ -236,6 +236,14 @@ def test_more_tokens_than_accumulators():
         schedule(model, **ENGINES[0], batch=16)
 
 
+def test_every_limit_is_named_at_once():
+    model = random_qgraph(tokens=257, dim=8, heads=1, hidden=8, blocks="mm", experts=9, top_k=1)
+    with pytest.raises(CapacityError, match="^9 experts") as caught:
+        schedule(model, **ENGINES[0], batch=16)
+    assert [error.message.split(",")[0] for error in caught.value.others] == ["9 experts", "4112 tokens"]
+    assert "block1.moe" in caught.value.others[0].where and str(caught.value).count("\nalso: ") == 2 and str(caught.value).count("--array") == 1
+
+
 @pytest.mark.parametrize("batch", [0, OUT_WORDS + 1])
 def test_a_batch_that_is_not_possible(batch):
     with pytest.raises(CapacityError, match=f"a batch of {batch} images; 1 to {OUT_WORDS} are possible"):

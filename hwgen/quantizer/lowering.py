@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import numerics
-from ..errors import ModelError
+from ..errors import ModelError, combined
 from ..graph import Array, Graph, Node, Role
 from ..ops import Linear
 from ..ops.operator import SUPPORTED, Operator
@@ -76,18 +78,36 @@ class Lowering:
         self.steps: list[Step] = []
         self.outputs: list[Output] = []
         self.operands: dict[str, Operand] = {}
+        self.wrong: list[ModelError] = []                   # what does not fit
+        self.lost: dict[str, ModelError] = {}               # value that is not there for that -> why
         tokens, dim = stream.table.shape
         self.residual = Tensor(self.fresh("residual"), WIDE, tokens, dim, residual_scale, Memory.RES)
 
     def run(self) -> Network:
-        """Raises ModelError at the first node that does not fit."""
-        self._start()
+        """Raises ModelError with every node that does not fit; what needs the result of such a node is counted as behind it."""
+        self._attempt(self._start)
         for node in self.graph.nodes:
             if node.output not in self.stream.start_nodes and isinstance(node, Operator):
-                node.lower(self)
+                self._attempt(partial(node.lower, self), node.inputs, node.output)
         for onnx_name, value in self.graph.outputs.items():
-            self._head(onnx_name, value)
+            self._attempt(partial(self._head, onnx_name, value), (value,))
+        if self.wrong:
+            raise combined(self.wrong)
         return Network(self.graph.name, tuple(self.steps), tuple(self.outputs))
+
+    def _attempt(self, lower: Callable[[], None], read: Sequence[str] = (), output: str = "") -> None:
+        """Lower something that reads these values and gives ``output``. The states of the residual stream are there whatever is added."""
+        cause = next((self.lost[value] for value in read if value in self.lost), None)
+        if cause is not None:
+            cause.behind += 1
+        else:
+            try:
+                lower()
+            except ModelError as error:
+                cause = error
+                self.wrong.append(error)
+        if cause is not None and output not in self.stream.values:
+            self.lost[output] = cause
 
     # ---------------------------------------------------------------- values
 

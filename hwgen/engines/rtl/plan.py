@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 
 from ...engine import OUT_WORDS, EngineConfig
-from ...errors import CapacityError
+from ...errors import CapacityError, combined
 from ...isa import Instr, Op
 from ...layout import image
 from ...layout.memory import first_fit, lifetimes
@@ -99,8 +99,6 @@ def _round(count: int) -> int:
 
 def _max_tokens(slots: list[Slot[Step]]) -> int:
     tokens = max(slot.step.tokens for slot in slots)
-    if tokens > MAX_TOKENS:
-        raise CapacityError(f"{tokens} tokens, the engine's accumulators address {MAX_TOKENS}", hint="use a shorter sequence")
     return max(16, 1 << (tokens - 1).bit_length())
 
 
@@ -113,13 +111,17 @@ def _activation(slots: list[Slot[Step]]) -> str:
 
 
 def _check(slots: list[Slot[Step]], to: int) -> None:
-    for slot in slots:
-        if slot.step.routes and slot.step.columns > to:
-            raise CapacityError(f"{slot.step.columns} experts, but a router row is one output tile of {to} lanes",
-                                where=f"node {slot.step.node!r}", hint="choose a larger array with --array")
+    """Raises CapacityError with every limit that is exceeded."""
+    wrong = [CapacityError(f"{slot.step.columns} experts, but a router row is one output tile of {to} lanes", where=f"node {slot.step.node!r}",
+                           hint="choose a larger array with --array")
+             for slot in slots if slot.step.routes and slot.step.columns > to]
     if len(slots) >= MAX_PROGRAM_WORDS:
-        raise CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
-                            hint="a network with fewer layers, heads or experts, or a smaller --batch")
+        wrong.append(CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
+                                   hint="a network with fewer layers, heads or experts, or a smaller --batch"))
+    if (tokens := max(slot.step.tokens for slot in slots)) > MAX_TOKENS:
+        wrong.append(CapacityError(f"{tokens} tokens, the engine's accumulators address {MAX_TOKENS}", hint="use a shorter sequence"))
+    if wrong:
+        raise combined(wrong)
 
 
 def _image(slots: list[Slot[Step]], shape: image.Shape) -> Iterator[bytes]:
