@@ -116,11 +116,17 @@ def _gelu_tanh(x: Array) -> Array:
     return y
 
 
+def _hard_swish(x: Array) -> Array:
+    y: Array = x * np.clip(x / 6 + 0.5, 0, 1)
+    return y
+
+
 FUNCTIONS: dict[str, Function] = {
     "gelu": Function("GELU", _gelu, exact=_exact_gelu),         # erf form
     "gelu_tanh": Function("GELU", _gelu_tanh),                  # tanh approximation
     "silu": Function("SiLU", _silu),
     "relu": Function("ReLU", lambda x: np.maximum(x, 0)),
+    "hard_swish": Function("HardSwish", _hard_swish),
 }
 FAMILIES: dict[str, Callable[[float], Function]] = {}
 """Functions with a parameter, alpha."""
