@@ -127,6 +127,7 @@ FUNCTIONS: dict[str, Function] = {
     "silu": Function("SiLU", _silu),
     "relu": Function("ReLU", lambda x: np.maximum(x, 0)),
     "hard_swish": Function("HardSwish", _hard_swish),
+    "softplus": Function("Softplus", lambda x: np.logaddexp(0, x)),
 }
 FAMILIES: dict[str, Callable[[float], Function]] = {}
 """Functions with a parameter, alpha."""

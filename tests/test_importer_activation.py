@@ -22,7 +22,8 @@ def path(tmp_path):
     ("Relu", Act.RELU), ("Gelu", Act.GELU), ("Gelu tanh", Act.GELU_TANH),
     ("erf", Act.GELU), ("half first", Act.GELU),
     ("tanh pow", Act.GELU_TANH), ("tanh mul", Act.GELU_TANH), ("silu", Act.SILU), ("quick gelu", Act.SILU),
-    ("HardSwish", Act("hard_swish")), ("hard sigmoid", Act("hard_swish")), ("clip", Act("hard_swish"))])
+    ("HardSwish", Act("hard_swish")), ("hard sigmoid", Act("hard_swish")), ("clip", Act("hard_swish")),
+    ("Softplus", Act("softplus"))])
 def test_activations(path, kind, act):
     net = Net()
     net.linear(net.act(net.linear(tokens(net), K, HIDDEN), kind), HIDDEN, 4)

@@ -194,6 +194,7 @@ WHOLE: dict[str, Callable[[Op], Act]] = {
     "Gelu": _of_gelu,
     "Swish": _of_swish,
     "HardSwish": lambda op: Act("hard_swish"),
+    "Softplus": lambda op: Act("softplus"),
 }
 """ONNX operators that are a function -> which one, by their attributes."""
 GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
