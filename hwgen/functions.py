@@ -121,6 +121,11 @@ def _hard_swish(x: Array) -> Array:
     return y
 
 
+def _mish(x: Array) -> Array:
+    y: Array = x * np.tanh(np.logaddexp(0, x))
+    return y
+
+
 FUNCTIONS: dict[str, Function] = {
     "gelu": Function("GELU", _gelu, exact=_exact_gelu),         # erf form
     "gelu_tanh": Function("GELU", _gelu_tanh),                  # tanh approximation
@@ -128,6 +133,7 @@ FUNCTIONS: dict[str, Function] = {
     "relu": Function("ReLU", lambda x: np.maximum(x, 0)),
     "hard_swish": Function("HardSwish", _hard_swish),
     "softplus": Function("Softplus", lambda x: np.logaddexp(0, x)),
+    "mish": Function("Mish", _mish),
 }
 FAMILIES: dict[str, Callable[[float], Function]] = {}
 """Functions with a parameter, alpha."""

@@ -151,6 +151,8 @@ class Net:
             case "clip":
                 gate = self.op("Clip", self.op("Add", x, self.const(3.0)), self.const(0.0), self.const(6.0))
                 return self.op("Div", self.op("Mul", x, gate), self.const(6.0))
+            case "mish":
+                return self.op("Mul", x, self.op("Tanh", self.op("Softplus", x)))
             case "Gelu tanh":
                 return self.op("Gelu", x, approximate="tanh")
         return self.op(kind, x)

@@ -23,7 +23,8 @@ def path(tmp_path):
     ("erf", Act.GELU), ("half first", Act.GELU),
     ("tanh pow", Act.GELU_TANH), ("tanh mul", Act.GELU_TANH), ("silu", Act.SILU), ("quick gelu", Act.SILU),
     ("HardSwish", Act("hard_swish")), ("hard sigmoid", Act("hard_swish")), ("clip", Act("hard_swish")),
-    ("Softplus", Act("softplus"))])
+    ("Softplus", Act("softplus")),
+    ("Mish", Act("mish")), ("mish", Act("mish"))])
 def test_activations(path, kind, act):
     net = Net()
     net.linear(net.act(net.linear(tokens(net), K, HIDDEN), kind), HIDDEN, 4)

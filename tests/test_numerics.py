@@ -67,6 +67,7 @@ REFERENCE = {
     "relu": lambda x: max(x, 0.0),
     "hard_swish": lambda x: x * min(max(x / 6 + 0.5, 0.0), 1.0),
     "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+    "mish": lambda x: x * math.tanh(max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
 }
 DELTAS = {
     "gelu": (256, lambda x: x * 0.5 * math.erfc(x / math.sqrt(2))),

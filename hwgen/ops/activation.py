@@ -139,6 +139,13 @@ def _clipped_swish(op: Op, trial: Trial, x: View, gate: View, clip: Op) -> Activ
     return _activated(Act("hard_swish"), x, 6 * t / high, high * gate.scale, (op, clip, add))
 
 
+def _mish(op: Op, trial: Trial, x: View, gate: View, tanh: Op) -> Activated | None:
+    """``x * tanh(softplus(t * x)) = mish(t * x) / t``."""
+    softplus = trial.producer(tanh.operand(0), "Softplus")
+    t = _multiple(softplus.operand(0), x) if softplus is not None and tanh.view(0).scale == 1 else None
+    return _activated(Act("mish"), x, t, gate.scale, (op, tanh, softplus)) if softplus is not None and t else None
+
+
 def _activated(kind: Act, x: View, t: float, factor: float, parts: tuple[Op, ...]) -> Activated:
     """``factor * x * gate(t * base)``, x being ``x.scale * base``, as a function of ``t * base``."""
     t = next((exact for exact in (1.0, x.scale) if close(t, exact)), t)
@@ -195,6 +202,7 @@ WHOLE: dict[str, Callable[[Op], Act]] = {
     "Swish": _of_swish,
     "HardSwish": lambda op: Act("hard_swish"),
     "Softplus": lambda op: Act("softplus"),
+    "Mish": lambda op: Act("mish"),
 }
 """ONNX operators that are a function -> which one, by their attributes."""
 GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
@@ -202,6 +210,7 @@ GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
     "Add": _gelu,
     "HardSigmoid": _hard_swish,
     "Clip": _clipped_swish,
+    "Tanh": _mish,
 }
 """Operators that give what a Mul multiplies x with (``gate``) -> how to tell the function."""
 PARTS = {
