@@ -134,6 +134,7 @@ FUNCTIONS: dict[str, Function] = {
     "hard_swish": Function("HardSwish", _hard_swish),
     "softplus": Function("Softplus", lambda x: np.logaddexp(0, x)),
     "mish": Function("Mish", _mish),
+    "tanh": Function("Tanh", np.tanh, left=Line(0, -1), right=Line(0, 1)),
 }
 FAMILIES: dict[str, Callable[[float], Function]] = {}
 """Functions with a parameter, alpha."""

@@ -68,6 +68,7 @@ REFERENCE = {
     "hard_swish": lambda x: x * min(max(x / 6 + 0.5, 0.0), 1.0),
     "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
     "mish": lambda x: x * math.tanh(max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
+    "tanh": math.tanh,
 }
 DELTAS = {
     "gelu": (256, lambda x: x * 0.5 * math.erfc(x / math.sqrt(2))),

@@ -203,6 +203,7 @@ WHOLE: dict[str, Callable[[Op], Act]] = {
     "HardSwish": lambda op: Act("hard_swish"),
     "Softplus": lambda op: Act("softplus"),
     "Mish": lambda op: Act("mish"),
+    "Tanh": lambda op: Act("tanh"),
 }
 """ONNX operators that are a function -> which one, by their attributes."""
 GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
@@ -220,7 +221,6 @@ PARTS = {
     "Pow": "a GELU",
     "HardSigmoid": "a HardSwish",
     "Clip": "a HardSwish",
-    "Tanh": "a GELU",
     "Sigmoid": "a SiLU",
 }
 
