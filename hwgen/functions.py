@@ -135,6 +135,7 @@ FUNCTIONS: dict[str, Function] = {
     "softplus": Function("Softplus", lambda x: np.logaddexp(0, x)),
     "mish": Function("Mish", _mish),
     "tanh": Function("Tanh", np.tanh, left=Line(0, -1), right=Line(0, 1)),
+    "sigmoid": Function("Sigmoid", lambda x: 0.5 + 0.5 * np.tanh(0.5 * x), right=Line(0, 1)),
 }
 FAMILIES: dict[str, Callable[[float], Function]] = {}
 """Functions with a parameter, alpha."""

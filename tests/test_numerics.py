@@ -69,6 +69,7 @@ REFERENCE = {
     "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
     "mish": lambda x: x * math.tanh(max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
     "tanh": math.tanh,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
 }
 DELTAS = {
     "gelu": (256, lambda x: x * 0.5 * math.erfc(x / math.sqrt(2))),

@@ -204,6 +204,7 @@ WHOLE: dict[str, Callable[[Op], Act]] = {
     "Softplus": lambda op: Act("softplus"),
     "Mish": lambda op: Act("mish"),
     "Tanh": lambda op: Act("tanh"),
+    "Sigmoid": lambda op: Act("sigmoid"),
 }
 """ONNX operators that are a function -> which one, by their attributes."""
 GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
@@ -221,7 +222,6 @@ PARTS = {
     "Pow": "a GELU",
     "HardSigmoid": "a HardSwish",
     "Clip": "a HardSwish",
-    "Sigmoid": "a SiLU",
 }
 
 
