@@ -126,6 +126,10 @@ def _mish(x: Array) -> Array:
     return y
 
 
+def _leaky_relu(alpha: float) -> Function:
+    return Function("LeakyReLU", lambda x: np.where(x < 0, alpha * x, x), left=Line(alpha, 0))
+
+
 FUNCTIONS: dict[str, Function] = {
     "gelu": Function("GELU", _gelu, exact=_exact_gelu),         # erf form
     "gelu_tanh": Function("GELU", _gelu_tanh),                  # tanh approximation
@@ -137,7 +141,9 @@ FUNCTIONS: dict[str, Function] = {
     "tanh": Function("Tanh", np.tanh, left=Line(0, -1), right=Line(0, 1)),
     "sigmoid": Function("Sigmoid", lambda x: 0.5 + 0.5 * np.tanh(0.5 * x), right=Line(0, 1)),
 }
-FAMILIES: dict[str, Callable[[float], Function]] = {}
+FAMILIES: dict[str, Callable[[float], Function]] = {
+    "leaky_relu": _leaky_relu,
+}
 """Functions with a parameter, alpha."""
 
 

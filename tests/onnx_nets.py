@@ -153,6 +153,8 @@ class Net:
                 return self.op("Div", self.op("Mul", x, gate), self.const(6.0))
             case "mish":
                 return self.op("Mul", x, self.op("Tanh", self.op("Softplus", x)))
+            case "leaky":
+                return self.op("LeakyRelu", x, alpha=0.2)
             case "Gelu tanh":
                 return self.op("Gelu", x, approximate="tanh")
         return self.op(kind, x)

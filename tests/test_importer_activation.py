@@ -26,7 +26,8 @@ def path(tmp_path):
     ("Softplus", Act("softplus")),
     ("Mish", Act("mish")), ("mish", Act("mish")),
     ("Tanh", Act("tanh")),
-    ("Sigmoid", Act("sigmoid"))])
+    ("Sigmoid", Act("sigmoid")),
+    ("LeakyRelu", Act("leaky_relu", 0.01)), ("leaky", Act("leaky_relu", 0.2))])
 def test_activations(path, kind, act):
     net = Net()
     net.linear(net.act(net.linear(tokens(net), K, HIDDEN), kind), HIDDEN, 4)

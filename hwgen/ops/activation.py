@@ -196,6 +196,11 @@ def _of_swish(op: Op) -> Act:
     return Act.SILU
 
 
+def _alpha(op: Op, default: float) -> float:
+    """The parameter as it was written: that of the file is the nearest float32."""
+    return float(str(np.float32(op.number("alpha", default))))
+
+
 WHOLE: dict[str, Callable[[Op], Act]] = {
     "Relu": lambda op: Act.RELU,
     "Gelu": _of_gelu,
@@ -205,6 +210,7 @@ WHOLE: dict[str, Callable[[Op], Act]] = {
     "Mish": lambda op: Act("mish"),
     "Tanh": lambda op: Act("tanh"),
     "Sigmoid": lambda op: Act("sigmoid"),
+    "LeakyRelu": lambda op: Act("leaky_relu", _alpha(op, 0.01)),
 }
 """ONNX operators that are a function -> which one, by their attributes."""
 GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
