@@ -130,6 +130,10 @@ def _leaky_relu(alpha: float) -> Function:
     return Function("LeakyReLU", lambda x: np.where(x < 0, alpha * x, x), left=Line(alpha, 0))
 
 
+def _elu(alpha: float) -> Function:
+    return Function("ELU", lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x), left=Line(0, -alpha))
+
+
 FUNCTIONS: dict[str, Function] = {
     "gelu": Function("GELU", _gelu, exact=_exact_gelu),         # erf form
     "gelu_tanh": Function("GELU", _gelu_tanh),                  # tanh approximation
@@ -143,6 +147,7 @@ FUNCTIONS: dict[str, Function] = {
 }
 FAMILIES: dict[str, Callable[[float], Function]] = {
     "leaky_relu": _leaky_relu,
+    "elu": _elu,
 }
 """Functions with a parameter, alpha."""
 

@@ -155,6 +155,8 @@ class Net:
                 return self.op("Mul", x, self.op("Tanh", self.op("Softplus", x)))
             case "leaky":
                 return self.op("LeakyRelu", x, alpha=0.2)
+            case "elu":
+                return self.op("Elu", x, alpha=0.5)
             case "Gelu tanh":
                 return self.op("Gelu", x, approximate="tanh")
         return self.op(kind, x)

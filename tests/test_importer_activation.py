@@ -27,7 +27,8 @@ def path(tmp_path):
     ("Mish", Act("mish")), ("mish", Act("mish")),
     ("Tanh", Act("tanh")),
     ("Sigmoid", Act("sigmoid")),
-    ("LeakyRelu", Act("leaky_relu", 0.01)), ("leaky", Act("leaky_relu", 0.2))])
+    ("LeakyRelu", Act("leaky_relu", 0.01)), ("leaky", Act("leaky_relu", 0.2)),
+    ("Elu", Act("elu", 1.0)), ("elu", Act("elu", 0.5))])
 def test_activations(path, kind, act):
     net = Net()
     net.linear(net.act(net.linear(tokens(net), K, HIDDEN), kind), HIDDEN, 4)

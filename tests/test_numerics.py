@@ -72,6 +72,8 @@ REFERENCE = {
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "leaky_relu(0.01)": lambda x: x if x > 0 else 0.01 * x,
     "leaky_relu(-0.3)": lambda x: x if x > 0 else -0.3 * x,
+    "elu(1.0)": lambda x: x if x > 0 else math.expm1(x),
+    "elu(0.5)": lambda x: x if x > 0 else 0.5 * math.expm1(x),
 }
 DELTAS = {
     "gelu": (256, lambda x: x * 0.5 * math.erfc(x / math.sqrt(2))),

@@ -211,6 +211,7 @@ WHOLE: dict[str, Callable[[Op], Act]] = {
     "Tanh": lambda op: Act("tanh"),
     "Sigmoid": lambda op: Act("sigmoid"),
     "LeakyRelu": lambda op: Act("leaky_relu", _alpha(op, 0.01)),
+    "Elu": lambda op: Act("elu", _alpha(op, 1.0)),
 }
 """ONNX operators that are a function -> which one, by their attributes."""
 GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
