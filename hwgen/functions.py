@@ -116,13 +116,39 @@ def _gelu_tanh(x: Array) -> Array:
     return y
 
 
+def _hard_swish(x: Array) -> Array:
+    y: Array = x * np.clip(x / 6 + 0.5, 0, 1)
+    return y
+
+
+def _mish(x: Array) -> Array:
+    y: Array = x * np.tanh(np.logaddexp(0, x))
+    return y
+
+
+def _leaky_relu(alpha: float) -> Function:
+    return Function("LeakyReLU", lambda x: np.where(x < 0, alpha * x, x), left=Line(alpha, 0))
+
+
+def _elu(alpha: float) -> Function:
+    return Function("ELU", lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x), left=Line(0, -alpha))
+
+
 FUNCTIONS: dict[str, Function] = {
     "gelu": Function("GELU", _gelu, exact=_exact_gelu),         # erf form
     "gelu_tanh": Function("GELU", _gelu_tanh),                  # tanh approximation
     "silu": Function("SiLU", _silu),
     "relu": Function("ReLU", lambda x: np.maximum(x, 0)),
+    "hard_swish": Function("HardSwish", _hard_swish),
+    "softplus": Function("Softplus", lambda x: np.logaddexp(0, x)),
+    "mish": Function("Mish", _mish),
+    "tanh": Function("Tanh", np.tanh, left=Line(0, -1), right=Line(0, 1)),
+    "sigmoid": Function("Sigmoid", lambda x: 0.5 + 0.5 * np.tanh(0.5 * x), right=Line(0, 1)),
 }
-FAMILIES: dict[str, Callable[[float], Function]] = {}
+FAMILIES: dict[str, Callable[[float], Function]] = {
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+}
 """Functions with a parameter, alpha."""
 
 

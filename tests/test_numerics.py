@@ -65,6 +65,15 @@ REFERENCE = {
     "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))),
     "silu": lambda x: x / (1 + math.exp(-x)),
     "relu": lambda x: max(x, 0.0),
+    "hard_swish": lambda x: x * min(max(x / 6 + 0.5, 0.0), 1.0),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+    "mish": lambda x: x * math.tanh(max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
+    "tanh": math.tanh,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "leaky_relu(0.01)": lambda x: x if x > 0 else 0.01 * x,
+    "leaky_relu(-0.3)": lambda x: x if x > 0 else -0.3 * x,
+    "elu(1.0)": lambda x: x if x > 0 else math.expm1(x),
+    "elu(0.5)": lambda x: x if x > 0 else 0.5 * math.expm1(x),
 }
 DELTAS = {
     "gelu": (256, lambda x: x * 0.5 * math.erfc(x / math.sqrt(2))),
@@ -85,7 +94,7 @@ def test_activation_error_over_all_inputs(kind):
     expected = [REFERENCE[kind](x) for x in (ALL_INT16 * 2.0 ** -nx.PRE_ACT_FRAC).tolist()]
     error = np.abs(found - expected).max()
     print(f"{kind}: max abs error {error:.2e}")
-    assert error <= {"gelu": 1.2e-4, "gelu_tanh": 1.2e-4, "silu": 8e-5, "relu": 0.0}.get(kind, 3e-4)
+    assert error <= {"gelu": 1.2e-4, "gelu_tanh": 1.2e-4, "silu": 8e-5, "relu": 0.0, "leaky_relu(0.01)": 1e-3, "leaky_relu(-0.3)": 1e-3}.get(kind, 3e-4)
 
 
 def test_the_reference_lists_every_function():
@@ -125,6 +134,11 @@ def test_activation_is_the_line_between_two_knots(kind):
 def test_unknown_activation_has_no_table(name):
     with pytest.raises(ValueError, match=f"no function {re.escape(repr(name))}"):
         knots(name)
+
+
+def test_a_parameter_the_table_cannot_hold():
+    with pytest.raises(ValueError, match=r"leaky_relu\(2.5\) has no table: a value at a knot does not fit 21 bits"):
+        knots("leaky_relu(2.5)")
 
 
 @pytest.mark.parametrize("change, text", [

@@ -115,6 +115,37 @@ def _gelu(op: Op, trial: Trial, x: View, gate: View, add: Op) -> Activated | Non
     return None
 
 
+def _hard_swish(op: Op, trial: Trial, x: View, gate: View, sigmoid: Op) -> Activated | None:
+    """``x * clip(a * t * x + 1/2, 0, 1)``: a is 1/6 for HardSwish itself."""
+    t, a, half = _multiple(sigmoid.operand(0), x), sigmoid.number("alpha", 0.2), sigmoid.number("beta", 0.5)
+    if not t:
+        return None
+    if not close(half, 0.5) or a <= 0:
+        raise Mismatch(f"looks like a HardSwish, but {sigmoid.name!r} has alpha {a:.6g} and beta {half:.6g}, not 0.5 behind a positive alpha", op.name)
+    return _activated(Act("hard_swish"), x, 6 * a * t, gate.scale, (op, sigmoid))
+
+
+def _clipped_swish(op: Op, trial: Trial, x: View, gate: View, clip: Op) -> Activated | None:
+    """``x * clip(t * x + c, 0, 2 c)``, 2 c times a HardSwish; c is 3."""
+    add = trial.producer(clip.operand(0), "Add")
+    found = split_operands(add) if add is not None else None
+    t = _multiple(found[0], x) if found is not None else None
+    if add is None or found is None or not t:
+        return None
+    low, high, c = (None if array is None or array.size != 1 else float(array.ravel()[0])
+                    for array in (clip.constant(1), clip.constant(2), found[1].array))
+    if c is None or high is None or c <= 0 or low != 0 or not close(high, 2 * c):
+        raise Mismatch(f"looks like a HardSwish, but {clip.name!r} does not cut {add.name!r} at 0 and at twice what it adds", op.name)
+    return _activated(Act("hard_swish"), x, 6 * t / high, high * gate.scale, (op, clip, add))
+
+
+def _mish(op: Op, trial: Trial, x: View, gate: View, tanh: Op) -> Activated | None:
+    """``x * tanh(softplus(t * x)) = mish(t * x) / t``."""
+    softplus = trial.producer(tanh.operand(0), "Softplus")
+    t = _multiple(softplus.operand(0), x) if softplus is not None and tanh.view(0).scale == 1 else None
+    return _activated(Act("mish"), x, t, gate.scale, (op, tanh, softplus)) if softplus is not None and t else None
+
+
 def _activated(kind: Act, x: View, t: float, factor: float, parts: tuple[Op, ...]) -> Activated:
     """``factor * x * gate(t * base)``, x being ``x.scale * base``, as a function of ``t * base``."""
     t = next((exact for exact in (1.0, x.scale) if close(t, exact)), t)
@@ -165,15 +196,30 @@ def _of_swish(op: Op) -> Act:
     return Act.SILU
 
 
+def _alpha(op: Op, default: float) -> float:
+    """The parameter as it was written: that of the file is the nearest float32."""
+    return float(str(np.float32(op.number("alpha", default))))
+
+
 WHOLE: dict[str, Callable[[Op], Act]] = {
     "Relu": lambda op: Act.RELU,
     "Gelu": _of_gelu,
     "Swish": _of_swish,
+    "HardSwish": lambda op: Act("hard_swish"),
+    "Softplus": lambda op: Act("softplus"),
+    "Mish": lambda op: Act("mish"),
+    "Tanh": lambda op: Act("tanh"),
+    "Sigmoid": lambda op: Act("sigmoid"),
+    "LeakyRelu": lambda op: Act("leaky_relu", _alpha(op, 0.01)),
+    "Elu": lambda op: Act("elu", _alpha(op, 1.0)),
 }
 """ONNX operators that are a function -> which one, by their attributes."""
 GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
     "Sigmoid": _silu,
     "Add": _gelu,
+    "HardSigmoid": _hard_swish,
+    "Clip": _clipped_swish,
+    "Tanh": _mish,
 }
 """Operators that give what a Mul multiplies x with (``gate``) -> how to tell the function."""
 PARTS = {
@@ -181,8 +227,8 @@ PARTS = {
     "Mul": "an activation",
     "Erf": "a GELU",
     "Pow": "a GELU",
-    "Tanh": "a GELU",
-    "Sigmoid": "a SiLU",
+    "HardSigmoid": "a HardSwish",
+    "Clip": "a HardSwish",
 }
 
 
