@@ -374,8 +374,7 @@ class _Bindings(dict):
         return found
 
     def get(self, value, default=None):
-        found = value in self                          # which is noted
-        return self[value] if found else default
+        return super().get(value, default) if value in self else default
 
 
 def _needed(graph: OpGraph) -> tuple[Op, ...]:
