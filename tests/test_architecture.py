@@ -38,6 +38,7 @@ BELOW = {
     "hwgen/ops/": ("hwgen.importer", "hwgen.engines", "hwgen.tools", "hwgen_rtl"),
     "hwgen/numerics.py": ("hwgen",),
     "hwgen/listing.py": ("hwgen.graph", "hwgen.ops", "hwgen.steps", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.build"),
+    "hwgen/knots.py": ("hwgen.graph", "hwgen.ops", "hwgen.steps", "hwgen.importer", "hwgen.quantizer", "hwgen.engines"),
     "hwgen/importer/": ("hwgen.quantizer", "hwgen.engines", "hwgen_rtl"),
     "hwgen/engines/rtl/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.hls"),
     "hwgen/engines/": ("hwgen.importer", "hwgen.quantizer", "hwgen.build", "hwgen.api", "hwgen.run"),
@@ -52,7 +53,7 @@ BELOW = {
 }
 # and those that know nothing of ours but this: the integer network stands on its own, whatever makes it and whatever runs it
 KNOWS = {
-    "hwgen/steps/": ("hwgen.steps", "hwgen.errors", "hwgen.foreign", "hwgen.isa", "hwgen.listing", "hwgen.numerics"),
+    "hwgen/steps/": ("hwgen.steps", "hwgen.errors", "hwgen.foreign", "hwgen.isa", "hwgen.listing", "hwgen.numerics", "hwgen.knots"),
     "hwgen/layout/": ("hwgen.layout", "hwgen.steps"),
 }
 MAX_LINES, MAX_COLUMNS = 400, 150

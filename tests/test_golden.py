@@ -41,6 +41,7 @@ CASES = {
     "moe": {"blocks": "m", "experts": 5, "top_k": 3, "renormalize": False},
     "moe_renormalized": {"blocks": "m"},
     "silu_no_class_token": {"blocks": "dm", "class_token": False, "pool": "mean", "act": Act.SILU, "tokens": 6},
+    "one_head": {"blocks": "d", "heads": 1},
     "mean_without_class_token": {"blocks": "d", "pool": "mean"},
     "relu": {"blocks": "d", "act": Act.RELU, "channels": 3, "heads": 4},
 }
@@ -220,23 +221,27 @@ def tile(name, matrix, bias=0):
     return Stationary(Param(f"{name}.w", matrix), Param(f"{name}.b", np.full(n, bias, np.int32)), Param(f"{name}.s", np.ones(n)))
 
 
+def times(count, shift=15):
+    """A factor of ``2**(15 - shift)`` for each of ``count`` columns."""
+    return Columns(Param(f"{count}.mult", np.full(count, 1 << 15)), Param(f"{count}.{shift}", np.full(count, shift)))
+
+
 @pytest.mark.parametrize("start, expected", [(0, 1), (30000, 16384), (-30000, -29999)])
 def test_experts_add_in_index_order_and_each_addition_saturates(start, expected):
     """Expert 0 gives +32767, expert 1 -32767, score one half each: +16384, then -16383. 30000 saturates in between."""
     x, r, out = Tensor("x", INT8, 1, 1, 1.0), Tensor("r", WIDE, 1, 1, 1.0, Memory.RES), Tensor("o", ACCUMULATOR, 1, 1, memory=Memory.OUT)
     queue = Tensor("q", SHARE, 1, 2, memory=Memory.ROUTER).view()
-    ones = Factor(1 << 15, 15)
     table = Table("relu", Factor(*numerics.quantize_multiplier(2.0 ** -16 * 40)))
     keeps = (Keep.MOMENTS,)
     steps = [Step("x", "n", Host("x", (0, 0)), Identity(), (x.view(),)),
              Step("r", "n", Constant(Param("c", np.array([[start]], np.int16))), Identity(), (r.view(),), keeps=keeps),
-             Step("y", "n", Plain(), tile("gate", [[0, 0]]), (queue,), x.view(), (Requant(ones, LOGIT), Route(2, True)), part="gate")]
+             Step("y", "n", Plain(), tile("gate", [[0, 0]]), (queue,), x.view(), (Requant(times(2), LOGIT), Route(2, True)), part="gate")]
     for e, weight in enumerate((120, -120)):
         hidden = Tensor(f"h{e}", INT8, 1, 1, 1.0)
-        steps += [Step("y", "n", Gather(), tile(f"first{e}", [[100]]), (hidden.view(),), x.view(), (Requant(Factor(1 << 15, 5), PRE_ACTIVATION), table),
+        steps += [Step("y", "n", Gather(), tile(f"first{e}", [[100]]), (hidden.view(),), x.view(), (Requant(times(1, 5), PRE_ACTIVATION), table),
                        part=f"{e}.1", expert=Expert(e, 2, queue)),
                   Step("y", "n", Plain(), tile(f"second{e}", [[weight]]), (r.view(),), hidden.view(),
-                       (Requant(Factor(1 << 15, 6), WIDE), Score(), Add(r.view())), keeps, part=f"{e}.2", expert=Expert(e, 2, queue))]
+                       (Requant(times(1, 6), WIDE), Score(), Add(r.view())), keeps, part=f"{e}.2", expert=Expert(e, 2, queue))]
     head = tile("head", [[1]])
     steps.append(Step("o", "n", Plain(), head, (out.view(),), x.view(), (Mean(),)))
     network = Network("g", tuple(steps), (Output("o", out, head.scale, 1, (1, 1)),))

@@ -137,10 +137,10 @@ def test_the_cause_is_named_with_its_next_step(tmp_path, build):
 def test_a_cause_in_front_of_others_is_named_before_them(tmp_path):
     """What stands behind an unsupported node is counted, not named."""
     net = Net()
-    n = net.op("Softplus", net.norm(net.embed(net.image())), name="culprit")
+    n = net.op("Softsign", net.norm(net.embed(net.image())), name="culprit")
     path = net.save(tmp_path / "net.onnx", {"y": net.head(net.op("Erf", net.op("Exp", n)))}, [1, CLASSES])
     message = hwgen.check(path).error.message
-    assert message.startswith("Softplus node 'culprit' is not supported (and 2 other nodes of it or behind it): ")
+    assert message.startswith("Softsign node 'culprit' is not supported (and 2 other nodes of it or behind it): ")
 
 
 def test_causes_apart_from_each_other_are_all_named(tmp_path):

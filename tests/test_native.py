@@ -57,6 +57,9 @@ NETWORKS = {
     "100 tokens": (PLAIN, {"seed": 17, "tokens": 100, "act": Act.SILU, "blocks": "d"}, {}),
     "100 tokens in blocks of queries, two tasks": (PLAIN, {"seed": 18, "tokens": 100, "dim": 40, "blocks": "d", "act": Act.SILU, "classes": (5, 6)},
                                                    {"score_words": 16}),
+    "two functions": (PLAIN, {"seed": 22, "tokens": 66, "dim": 16, "hidden": 24, "blocks": "dd", "act": (Act.SILU, Act.RELU)}, {}),
+    "three functions, two tasks": (PLAIN, {"seed": 23, "tokens": 65, "dim": 16, "hidden": 24, "blocks": "dddd", "classes": (3, 4),
+                                           "act": (Act.SILU, Act.RELU, Act.GELU, Act.RELU)}, {}),
     "packed": (WIDE, {"seed": 19, "blocks": "dm", "dim": 40, "classes": (10, 2)}, {}),
     "packed, 4-bit weights": (WIDE, {"seed": 20, "blocks": "dm", "dim": 72, "heads": 3, "hidden": 100, "precision": Precision.W4A8}, {}),
     "packed, experts with 4-bit weights": (WIDE, {"seed": 21, "blocks": "mm", "experts": 5, "top_k": 3, "precision": Precision.W4A8_EXPERTS}, {}),
@@ -70,7 +73,7 @@ def engine(tmp_path_factory):
 
     def get(name: str) -> Engine:
         if name not in made:
-            activation = "silu" if name == PLAIN else "gelu"
+            activation = "silu relu gelu" if name == PLAIN else "gelu"
             options = ENGINES[name] | {"options": dict(activation=activation, **ENGINES[name]["options"])}
             made[name] = Engine(tmp_path_factory.mktemp("engine"), **options)
         return made[name]

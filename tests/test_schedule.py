@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from hwgen.isa import Op, Src, Stat
 from hwgen.layout.merge import merge
 from hwgen.quantizer import Precision
 from hwgen.steps.host import quantize_input
-from hwgen.steps.stages import Constant, Table, Values
+from hwgen.steps.stages import Constant, Values
 from hwgen.steps.step import Quantized
 from qgraphs import random_images, random_model, random_qgraph
 
@@ -250,14 +248,22 @@ def test_a_batch_that_is_not_possible(batch):
         schedule(random_qgraph(), **ENGINES[0], batch=batch)
 
 
-def test_two_activations():
-    model = random_qgraph(blocks="dd")
-    graph = model.tasks[0]
-    steps = tuple(replace(step, drain=tuple(replace(stage, function="silu") if isinstance(stage, Table) else stage for stage in step.drain))
-                  if step.node == "block1.fc1" else step for step in graph.steps)
-    with pytest.raises(CapacityError, match=r"the network uses the activations \['gelu', 'silu'\], the engine has one table"):
-        schedule(Quantized((replace(graph, steps=steps),), "random"), **ENGINES[0])
-    assert schedule(random_qgraph(act=Act.SILU), **ENGINES[0]).config.activation == "silu"
+def test_several_activations():
+    """An instruction says which of the engine's functions, in the order of use; in programs with one its bits are 0."""
+    program = schedule(random_qgraph(blocks="dmdm", act=(Act.SILU, Act.RELU, Act.SILU, Act.GELU)), **ENGINES[0])
+    assert program.config.activation == "silu relu gelu" and program.config.functions == ("silu", "relu", "gelu")
+    found = {info.node: instr.function for info, instr in zip(program.infos, program.instrs, strict=True) if instr.act}
+    assert found == {"block0.fc1": 0, "block1.moe": 1, "block2.fc1": 0, "block3.moe": 2}
+    assert not any(instr.function for instr in program.instrs if not instr.act)
+    one = schedule(random_qgraph(act=Act.SILU), **ENGINES[0])
+    assert one.config.activation == "silu" and not any(instr.function for instr in one.instrs)
+
+
+def test_more_activations_than_tables(monkeypatch):
+    monkeypatch.setattr("hwgen.engines.rtl.plan.MAX_FUNCTIONS", 2)
+    with pytest.raises(CapacityError, match="the network uses 3 activation functions, silu, relu, gelu; the engine has tables for 2") as error:
+        schedule(random_qgraph(blocks="ddd", act=(Act.SILU, Act.RELU, Act.GELU)), **ENGINES[0])
+    assert error.value.hint == "use at most 2 activation functions in the whole network"
 
 
 def test_a_program_that_is_too_long(monkeypatch):

@@ -83,6 +83,11 @@ def columns(mult, shift):
     return Columns(Param("m", np.asarray(mult)), Param("s", np.asarray(shift)))
 
 
+def every(count, mult=1 << 15, shift=15):
+    """One factor for each of ``count`` columns."""
+    return columns(np.full(count, mult), np.full(count, shift))
+
+
 BIG = 1 << 16
 BROKEN = {                      # id -> step, its other fields, what the message says
     "no sink": ("block0.q", {"sinks": ()}, "has 0 sinks"),
@@ -145,8 +150,10 @@ BROKEN = {                      # id -> step, its other fields, what the message
     "requantized to a probability": ("block0.q", {"drain": in_stage(0, to=PROBABILITY)}, "not to u8"),
     "requantized twice": ("block0.mid", {"drain": lambda s: (Requant(Factor(1, 1), INT8), *s.drain)}, "has a stage twice"),
     "multiplier of 0": ("block0.q", {"drain": in_stage(0, factor=columns(np.zeros(16, int), np.ones(16, int)))}, "requantizer: multiplier 0 is not in 1..65535"),
-    "multiplier of 17 bits": ("block0.q", {"drain": in_stage(0, factor=Factor(BIG, 3))}, f"multiplier {BIG} is not in"),
-    "shift of 0": ("block0.q", {"drain": in_stage(0, factor=Factor(3, 0))}, "shift 0 is not in 1..47"),
+    "multiplier of 17 bits": ("block0.q", {"drain": in_stage(0, factor=every(16, BIG, 3))}, f"multiplier {BIG} is not in"),
+    "shift of 0": ("block0.q", {"drain": in_stage(0, factor=every(16, 3, 0))}, "shift 0 is not in 1..47"),
+    "one factor for all weights": ("block0.q", {"drain": in_stage(0, factor=Factor(3, 3))}, "weights have a factor for each column"),
+    "a factor for each key": ("block0.attention.scores", {"drain": in_stage(0, factor=every(5))}, "what else is stationary has one"),
     "factors of fewer columns": ("block0.q", {"drain": in_stage(0, factor=columns(np.ones(15, int), np.ones(15, int)))}, "(15,) factors for 16 columns"),
     "factors that are no pairs": ("block0.q", {"drain": in_stage(0, factor=columns(np.ones(16, int), np.ones(15, int)))}, "are no pairs of integers"),
     "factors that are floats": ("block0.q", {"drain": in_stage(0, factor=columns(np.ones(16), np.ones(16)))}, "are no pairs of integers"),
@@ -166,7 +173,7 @@ BROKEN = {                      # id -> step, its other fields, what the message
     "sum of activations": ("block0.q", {"drain": lambda s: (*s.drain, Add(s.sink))}, "an addition takes s16, not s8"),
     "added to something else": ("block0.mid", {"drain": lambda s: (s.drain[0], Add(s.sink.tensor.view(Span(0, 2))))}, "adds to residual[0:2] and stores in residual"),
     "mean that is stored": ("block0.q", {"drain": (Mean(),)}, "a mean is stored in block0.q, it can only leave"),
-    "mean of activations": ("logits", {"drain": lambda s: (Requant(Factor(1 << 15, 15)), *s.drain)}, "a mean takes s32, not s8"),
+    "mean of activations": ("logits", {"drain": lambda s: (Requant(every(10)), *s.drain)}, "a mean takes s32, not s8"),
     "too many experts for the router": ("block1.out.gate", {"drain": in_stage(1, top_k=4)}, "top-4 of 3 experts"),
     "no expert for the router": ("block1.out.gate", {"drain": in_stage(1, top_k=0)}, "top-0 of 3 experts"),
     "router of activations": ("block1.out.gate", {"drain": in_stage(0, to=INT8)}, "a router takes s16.8, not s8"),
@@ -255,7 +262,7 @@ def product(weight, bias=0, tokens=4, drain=None, memory=Memory.ACT, form=INT8) 
     k, n = weight.shape
     x, y = Tensor("x", INT8, tokens, k, 1.0), Tensor("y", form, tokens if drain is None else 1, n, 1.0, memory)
     tile = Stationary(Param("w", weight), Param("b", np.full(n, bias, np.int32)), Param("s", np.ones(n)))
-    drain = (Requant(Factor(1 << 15, 15)),) if drain is None else drain
+    drain = (Requant(every(n)),) if drain is None else drain
     steps = (Step("x", "host", Host("x", (0, 0)), Identity(), (x.view(),)), Step("y", "fc", Plain(), tile, (y.view(),), x.view(), drain))
     out = Tensor("o", ACCUMULATOR, 1, 1, memory=Memory.OUT)
     ones = Stationary(Param("w1", np.ones((k, 1), np.int8)), Param("b1", np.zeros(1, np.int32)), Param("s1", np.ones(1)))

@@ -13,8 +13,8 @@ from ..engines.rtl.plan import MAX_TOKENS
 from ..engines.rtl.program import BufferInfo, InstrInfo, OutputSlice, Program
 from ..engines.rtl.verify import verify as verify_program
 from ..errors import HwgenError
-from ..functions import Act
 from ..isa import WORD_BITS, Instr, Op
+from ..knots import knots
 from ..registers import MAX_PROGRAM_WORDS
 from ..steps.stages import Host
 from ..steps.step import Network, Quantized
@@ -96,8 +96,11 @@ def engine(value) -> EngineConfig:
         raise ValueError(error.message) from error
     if config.axi_data_bits & config.axi_data_bits - 1:
         raise ValueError(f"engine.axi_data_bits = {config.axi_data_bits} is no power of two")
-    if config.activation not in [act.value for act in Act]:
-        raise ValueError("engine.activation is unknown")
+    try:
+        for name in config.functions:
+            knots(name)
+    except ValueError as error:
+        raise ValueError("engine.activation is unknown") from error
     return config
 
 

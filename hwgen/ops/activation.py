@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 import math
 from typing import TYPE_CHECKING, ClassVar
@@ -20,7 +20,6 @@ from .operator import SUPPORTED, Operator, Spellings
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
 
-OPERATORS = {"Relu": Act.RELU, "Gelu": Act.GELU, "Swish": Act.SILU}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,9 +50,7 @@ class Activation(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({kind: (activation,) for kind in ("Mul", *OPERATORS)},
-                         {"Add": "an activation", "Mul": "an activation", "Erf": "a GELU", "Pow": "a GELU", "Tanh": "a GELU", "Sigmoid": "a SiLU"},
-                         rank=4)
+        return Spellings({kind: (activation,) for kind in ("Mul", *WHOLE)}, PARTS, rank=4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,27 +65,22 @@ class Activated:
 
 def recognize(op: Op, trial: Trial) -> Activated | None:
     """The activation whose result ``op`` computes; None when it computes something else. Raises Mismatch for a near miss."""
-    if op.kind in OPERATORS:
-        kind = OPERATORS[op.kind]
-        if op.kind == "Gelu" and op.attrs.get("approximate", "none") == "tanh":
-            kind = Act.GELU_TANH
-        if op.kind == "Swish" and op.attrs.get("alpha", 1.0) != 1.0:
-            raise Mismatch(f"alpha is {op.attrs['alpha']}, not 1", op.name)
-        whole = op.operand(0)
+    if op.kind in WHOLE:
+        kind, whole = WHOLE[op.kind](op), op.operand(0)
         return Activated(kind, whole, 1.0, (op,)) if isinstance(whole, View) else None
     if op.kind != "Mul":
         return None
     for x, gate in (op.inputs, reversed(op.inputs)):
-        inner = trial.producer(gate, "Add", "Sigmoid")
+        inner = trial.producer(gate, *GATES)
         if inner is None or not isinstance(x, View) or not isinstance(gate, View):
             continue
-        found = _silu(op, x, gate, inner) if inner.kind == "Sigmoid" else _gelu(op, trial, x, gate, inner)
+        found = GATES[inner.kind](op, trial, x, gate, inner)
         if found is not None:
             return found
     return None
 
 
-def _silu(op: Op, x: View, gate: View, sigmoid: Op) -> Activated | None:
+def _silu(op: Op, trial: Trial, x: View, gate: View, sigmoid: Op) -> Activated | None:
     """``x * sigmoid(t * x) = silu(t * x) / t``; t is 1 for SiLU, 1.702 for the quick GELU."""
     t = _multiple(sigmoid.operand(0), x)
     return _activated(Act.SILU, x, t, gate.scale, (op, sigmoid)) if t else None
@@ -161,6 +153,37 @@ def _multiple(ref: Ref | None, x: View) -> float | None:
     if not isinstance(ref, View) or ref.base != x.base or ref.shape != x.shape:
         return None
     return ref.scale if np.array_equal(ref.positions(), x.positions()) else None
+
+
+def _of_gelu(op: Op) -> Act:
+    return Act.GELU_TANH if op.attrs.get("approximate", "none") == "tanh" else Act.GELU
+
+
+def _of_swish(op: Op) -> Act:
+    if op.attrs.get("alpha", 1.0) != 1.0:
+        raise Mismatch(f"alpha is {op.attrs['alpha']}, not 1", op.name)
+    return Act.SILU
+
+
+WHOLE: dict[str, Callable[[Op], Act]] = {
+    "Relu": lambda op: Act.RELU,
+    "Gelu": _of_gelu,
+    "Swish": _of_swish,
+}
+"""ONNX operators that are a function -> which one, by their attributes."""
+GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
+    "Sigmoid": _silu,
+    "Add": _gelu,
+}
+"""Operators that give what a Mul multiplies x with (``gate``) -> how to tell the function."""
+PARTS = {
+    "Add": "an activation",
+    "Mul": "an activation",
+    "Erf": "a GELU",
+    "Pow": "a GELU",
+    "Tanh": "a GELU",
+    "Sigmoid": "a SiLU",
+}
 
 
 def activation(op: Op, trial: Trial) -> Match | None:

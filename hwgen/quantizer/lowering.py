@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import numerics
 from ..errors import ModelError, combined
+from ..functions import titles
 from ..graph import Array, Graph, Node, Role
+from ..knots import knots
 from ..ops import Linear
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WIDE
@@ -182,9 +183,9 @@ class Lowering:
     def table(self, node: Node, function: str, out_scale: float) -> Table:
         """The stage of an activation function. Raises ModelError when there is no table of it."""
         try:
-            numerics.delta_table(function)
+            knots(function)
         except ValueError as error:
-            raise node.fail(f"activation {function!r} has no table", hint="use GELU, SiLU or ReLU") from error
+            raise node.fail(f"its activation cannot be built: {error}", hint=f"use {titles('or')}") from error
         return Table(function, factor(node, "activation", TABLE_UNIT / out_scale))
 
     def emit(self, step: Step) -> None:

@@ -197,12 +197,12 @@ def test_a_broken_integer_model_is_found(both, images, monkeypatch):
 def test_broken_rtl_and_broken_csim_are_found(both, images):
     """After the tests above: the build stays broken. As if hwgen had written it so: with the digests of what is there."""
     faults = (("rtl/drain_lanes.sv", "frac4[j][12:0]))) >>> 3", "frac4[j][12:0]))) >>> 2"),
-              ("hls/include/hwgen/gelu.hpp", "x > 0 ? x : 0", "x > 1000 ? x : 0"))
+              ("hls/include/hwgen/function.hpp", "x < 0 ? 0 : 1", "x < 1000 ? 0 : 1"))
     for name, right, wrong in faults:
         text = (both.build.path / name).read_text()
         assert text.count(right) == 1
         (both.build.path / name).write_text(text.replace(right, wrong))
-    with pytest.raises(BuildVersionError, match="gelu.hpp is not what hwgen wrote"):
+    with pytest.raises(BuildVersionError, match="function.hpp is not what hwgen wrote"):
         both.first_differences({"x": images[:1]})
     files = both.build.files | {name: directory.digest((both.build.path / name).read_bytes()) for name, _, _ in faults}
     found = api.Accelerator(replace(both.build, files=files)).first_differences({"x": images[:1]})

@@ -72,7 +72,8 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
     if instr.pred and instr.task >= program.num_tasks:
         return f"runs for task {instr.task} of {program.num_tasks}"
     bounds = {"tokens": (1, config.max_tokens), "n_tiles": (1, None), "n_last": (1, config.to), "step": (1, None), "slack": (0, MAX_SLACK),
-              "load_slack": (0, MAX_SLACK), "dst_group": (0, config.groups - 1), "stat_group": (0, config.groups - 1)}
+              "load_slack": (0, MAX_SLACK), "dst_group": (0, config.groups - 1), "stat_group": (0, config.groups - 1),
+              "function": (0, len(config.functions) - 1)}
     if instr.op == Op.MATMUL:
         bounds |= {"k_tiles": (1, None), "k_lo": (0, config.ti - 1), "k_hi": (1, config.ti)}
     for name in ("shift", "shift2", "inv_shift", "norm_shift"):
@@ -113,6 +114,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return "has fields of a router and is none"
     if instr.keep and instr.src != Src.NORM:
         return "keeps normalised words, and has none"
+    if instr.function >= len(config.functions) or instr.function and not instr.act:
+        return f"applies function {instr.function} of the engine's {', '.join(config.functions)}"
     if instr.mean and instr.dst != Dst.OUT or instr.dst == Dst.OUT and not instr.mean and instr.tokens > OUT_WORDS:
         return f"only what leaves is added up; without that at most {OUT_WORDS} tokens leave"
     return None

@@ -32,7 +32,8 @@ class Exp2(Feed):
         row_max = scores.max(-1)
         weights: np.ndarray = WEIGHTS.take(row_max[..., None] - scores, mode="clip")
         run.row_sum = weights.sum(-1)
-        run.inner.update(scores=scores, row_max=row_max, row_sum=run.row_sum)
+        shown = {"scores": scores, "row_max": row_max, "row_sum": run.row_sum}          # [B, heads, ...], of one head too
+        run.inner.update({name: array if run.step.heads > 1 else array[:, None] for name, array in shown.items()})
         return np.asarray(weights - OFFSET)
 
     def format(self, step: Step) -> Format:
