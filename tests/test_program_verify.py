@@ -65,7 +65,7 @@ MATMUL, NORM, GATHER, SCATTER, OUT = {"op": 2}, {"op": 2, "src": int(Src.NORM)},
     (NORM, {"gather": 1}, "takes tokens of expert"), (ROUTER, {"num_experts": 3}, "routes to 2 of 3 experts by 4 logits"),
     (ROUTER, {"top_k": 0}, "routes to 0 of 4"), (ROUTER, {"top_k": 3}, "the engine does 2 of 4"), (ROUTER, {"dst": int(Dst.ACT)}, "has fields of a router"),
     (ROUTER, {"src": int(Src.ACT)}, "keeps normalised words"), (SCORES, {"mean": 1}, "only what leaves is added up"),
-    ({"act": 1}, {"function": 1}, "applies function 1 of the engine's gelu"), ({"act": 1}, {"function": 4}, "function = 4 does not fit 2 bits"),
+    ({"act": 1}, {"function": 1}, "function = 1 is not in 0..0"), ({"act": 1}, {"function": 4}, "function = 4 does not fit 2 bits"),
     ({"op": 1}, {"dst": int(Dst.KV)}, "streams ACT words to KV")])
 def test_fields(where, fields, text):
     pc = place(PROGRAM, **where)
