@@ -75,6 +75,12 @@ def test_fields(where, fields, text):
     assert "op" in fields or error.where == f"instruction {pc} {program.instrs[pc]}"
 
 
+def test_functions():
+    program = replace(PROGRAM, config=replace(PROGRAM.config, activation="gelu silu"))
+    verify(changed(program, place(program, act=1), function=1))
+    assert "names function 1 and applies none" in refusal(changed(program, place(program, **OUT), function=1)).message
+
+
 def test_program_as_a_whole():
     assert "has 0 instructions" in refusal(replace(PROGRAM, instrs=())).message
     assert "its memory holds" in refusal(replace(PROGRAM, instrs=(*PROGRAM.instrs[:1], *PROGRAM.instrs), infos=(*PROGRAM.infos[:1], *PROGRAM.infos))).message
