@@ -108,8 +108,9 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
     shown = reporting.verdicts(nodes)
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     if json:
-        write_json(json, {"model": str(model), "ok": checked.ok, "error": checked.error and checked.error.to_dict(), **(checked.onnx or {}),
-                          "warnings": list(checked.warnings), "counts": counts, "nodes": nodes})
+        error = checked.error and checked.error.to_dict()
+        write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "warnings": list(checked.warnings),
+                          "counts": counts, "nodes": nodes})
     if nodes:
         table("node", "op", "verdict", "into", "reason", rows=shown)
     if len(shown) < len(nodes):

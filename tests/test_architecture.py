@@ -37,6 +37,7 @@ BELOW = {
     "hwgen/matching/": ("hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen_rtl"),
     "hwgen/ops/": ("hwgen.importer", "hwgen.engines", "hwgen.tools", "hwgen_rtl"),
     "hwgen/numerics.py": ("hwgen",),
+    "hwgen/listing.py": ("hwgen.graph", "hwgen.ops", "hwgen.steps", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.build"),
     "hwgen/knots.py": ("hwgen.graph", "hwgen.ops", "hwgen.steps", "hwgen.importer", "hwgen.quantizer", "hwgen.engines"),
     "hwgen/importer/": ("hwgen.quantizer", "hwgen.engines", "hwgen_rtl"),
     "hwgen/engines/rtl/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.hls"),
