@@ -43,7 +43,7 @@ BELOW = {
     "hwgen/engines/rtl/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.hls"),
     "hwgen/engines/": ("hwgen.importer", "hwgen.quantizer", "hwgen.build", "hwgen.api", "hwgen.run"),
     "hwgen/quantizer/": ("hwgen.importer", "hwgen.engines", "hwgen.tools", "hwgen_rtl"),
-    "hwgen/engines/hls/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.rtl", "hwgen.tools", "hwgen_rtl"),
+    "hwgen/engines/hls/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.rtl", "hwgen_rtl"),
     "hwgen/build/": ("hwgen.importer", "hwgen.tools", "hwgen.run", "hwgen.api", "hwgen_rtl"),
     "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.tools",
                        "hwgen_rtl"),

@@ -10,9 +10,9 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
+from hwgen.engines.rtl.bench import EVENT
 from hwgen.engines.rtl.choose import roofline
 from hwgen.run import timeline as trace
-from hwgen.run.simulate import EVENT
 
 
 def program(count: int):
