@@ -41,7 +41,7 @@ def test_nothing_is_written_through_a_build(build, tmp_path, monkeypatch, what):
         OTHERS[what](build.path / name, victim)
     simulation = {"simulation": {"cycles_per_image": 9}, "stalls": {}, "layers": []}
     limited(lambda _: build.keep(simulation), build.path)
-    made = rtl_bench.Run([{"logits": np.zeros(10, np.int32)}], 1, 0.0, None, np.zeros(0, rtl_bench.EVENT))
+    made = rtl_bench.Run([{output.name: np.zeros(10, np.int32) for output in build.model.tasks[0].outputs}], 1, 0.0, None, np.zeros(0, rtl_bench.EVENT))
     monkeypatch.setattr(rtl_bench, "build_bench", lambda files, trace: Path("bench"))
     monkeypatch.setattr(rtl_bench, "run_bench", lambda *args, waves, **options: waves.write_text("waves") and made)
     images = np.zeros((1, *next(iter(build.inputs.values()))), np.float32)
