@@ -11,6 +11,7 @@ import numpy as np
 
 from . import __version__, build as builds, flows, foreign, show as shows
 from .devices.board import load_board
+from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
 from .errors import HwgenError, InputError, ModelError, ShapeError
@@ -19,7 +20,7 @@ from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
 from .run import difference, timeline as trace
-from .run.simulate import MemoryModel, SimulationResult, simulate
+from .run.simulate import SimulationResult, simulate
 from .show import Shown
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "Shown", "SimulationResult", "check", "compile", "load", "show"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Engine(StrEnum):
+class Simulator(StrEnum):
     """What runs the program."""
 
     VERILATOR = "verilator"

@@ -15,8 +15,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections import abc
+import typing
 
 SHOWN = 6       # causes in a text; `hwgen check --json` holds all
 
@@ -60,10 +60,10 @@ class HwgenError(Exception):
                 "others": [other.to_dict() for other in self.others]}
 
 
-E = TypeVar("E", bound=HwgenError)
+E = typing.TypeVar("E", bound=HwgenError)
 
 
-def combined(errors: Sequence[E]) -> E:
+def combined(errors: abc.Sequence[E]) -> E:
     """The first error, with the others, and theirs, as further causes; what several tasks say alike is said once."""
     every: list[HwgenError] = []
     for error in errors:

@@ -19,8 +19,9 @@ from .errors import CalibrationError, HwgenError, InputError, ModelError
 from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
+from .ops.operator import SUPPORTED
 from .quantizer import calibration
-from .quantizer.structure import SUPPORTED, find_residuals
+from .quantizer.structure import find_residuals
 from .steps import golden, host
 from .steps.step import Quantized
 

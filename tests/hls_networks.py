@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.engines.hls import frames
+from hwgen.engines.hls import csim, frames
 from hwgen.engines.hls.attention import Attention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router
@@ -18,7 +18,6 @@ from hwgen.engines.hls.start import LayerNorm, ResidualInit
 from hwgen.functions import Act
 from hwgen.paths import data_dir
 from hwgen.render import render
-from hwgen.run import csim
 from hwgen.steps import golden
 from hwgen.steps.stages import Normalize, Requant, RowFactor, Table
 from hwgen.steps.step import Quantized

@@ -10,14 +10,14 @@ import numpy as np
 
 from hwgen import build as builds
 from hwgen.devices.board import load_board
+from hwgen.devices.memory import MemoryModel
 from hwgen.engine import EngineConfig
-from hwgen.engines.rtl import driver, verilog as rtl
+from hwgen.engines.rtl import bench as rtl_bench, driver, verilog as rtl
+from hwgen.engines.rtl.bench import Run
 from hwgen.engines.rtl.engine import RtlEngine
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.program import Program
 from hwgen.paths import data_dir
-from hwgen.run import simulate
-from hwgen.run.simulate import MemoryModel, Run
 from hwgen.steps import golden
 from hwgen.steps.step import Quantized
 
@@ -79,12 +79,12 @@ class Engine:
         for name, content in data.items():
             (place / name).write_bytes(content)
         files = {**rtl_files(program.config), **bench_source(), **driver.files(program, model, "random")}
-        return simulate.build_bench(files, trace=False), place
+        return rtl_bench.build_bench(files, trace=False), place
 
     def run(self, program: Program, model: Quantized, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:
         """Frames ``images`` for ``tasks`` through the RTL."""
         executable, place = self.bench(program, model)
-        return simulate.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
+        return rtl_bench.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
 
 
 _RTL: dict[EngineConfig, dict[str, str]] = {}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hwgen import build as builds
+from hwgen.devices.memory import MemoryModel
 from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError, OutputError
 from hwgen.isa import Instr
-from hwgen.run.simulate import MemoryModel
 from hwgen.steps import golden
 import native_builds
 from native_builds import bench_source

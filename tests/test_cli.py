@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from hwgen import cli, errors
+from hwgen.devices.memory import MemoryModel
 from hwgen.errors import HwgenError, InputError, OutputError
-from hwgen.run.simulate import MemoryModel
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {

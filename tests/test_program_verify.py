@@ -65,6 +65,7 @@ MATMUL, NORM, GATHER, SCATTER, OUT = {"op": 2}, {"op": 2, "src": int(Src.NORM)},
     (NORM, {"gather": 1}, "takes tokens of expert"), (ROUTER, {"num_experts": 3}, "routes to 2 of 3 experts by 4 logits"),
     (ROUTER, {"top_k": 0}, "routes to 0 of 4"), (ROUTER, {"top_k": 3}, "the engine does 2 of 4"), (ROUTER, {"dst": int(Dst.ACT)}, "has fields of a router"),
     (ROUTER, {"src": int(Src.ACT)}, "keeps normalised words"), (SCORES, {"mean": 1}, "only what leaves is added up"),
+    ({"act": 1}, {"function": 1}, "function = 1 is not in 0..0"), ({"act": 1}, {"function": 4}, "function = 4 does not fit 2 bits"),
     ({"op": 1}, {"dst": int(Dst.KV)}, "streams ACT words to KV")])
 def test_fields(where, fields, text):
     pc = place(PROGRAM, **where)
@@ -72,6 +73,12 @@ def test_fields(where, fields, text):
     error = refusal(program)
     assert text in error.message and error.where.startswith(f"instruction {pc} "), error
     assert "op" in fields or error.where == f"instruction {pc} {program.instrs[pc]}"
+
+
+def test_functions():
+    program = replace(PROGRAM, config=replace(PROGRAM.config, activation="gelu silu"))
+    verify(changed(program, place(program, act=1), function=1))
+    assert "names function 1 and applies none" in refusal(changed(program, place(program, **OUT), function=1)).message
 
 
 def test_program_as_a_whole():

@@ -7,10 +7,10 @@ import pytest
 
 import hwgen
 from hwgen import api, errors
+from hwgen.engines.hls.csim import CsimRun
+from hwgen.engines.rtl.bench import EVENT, Run
 from hwgen.flows import Synthesis
 from hwgen.importer import check_model, import_model
-from hwgen.run.csim import CsimRun
-from hwgen.run.simulate import EVENT, Run
 from hwgen.steps.walk import params
 import onnx_nets
 

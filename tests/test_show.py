@@ -157,6 +157,19 @@ def test_numbers_of_calibration_are_left_to_the_detail(model):
         assert str(one) == str(two) and one.lines != two.lines
 
 
+# ---------------------------------------------------------------- the same text in errors
+
+def test_a_node_out_of_order_is_printed():
+    graph = random_model(blocks="d").tasks[0]
+    nodes = (*graph.nodes[:3], *graph.nodes[:2:-1])
+    with pytest.raises(ModelError, match="is used before it is produced") as caught:
+        replace(graph, nodes=nodes).verify()
+    assert caught.value.where == f"{type(nodes[3]).__name__} node {nodes[3].name!r}, {nodes[3]}" and f"{nodes[3].output} = " in caught.value.where
+    with pytest.raises(ModelError, match="is defined twice") as caught:
+        replace(graph, nodes=(*graph.nodes, graph.nodes[-1])).verify()
+    assert str(graph.nodes[-1]) in caught.value.where
+
+
 # ---------------------------------------------------------------- refusals
 
 def test_what_cannot_be_shown(model, tmp_path):

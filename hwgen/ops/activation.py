@@ -121,7 +121,8 @@ def _hard_swish(op: Op, trial: Trial, x: View, gate: View, sigmoid: Op) -> Activ
     if not t:
         return None
     if not close(half, 0.5) or a <= 0:
-        raise Mismatch(f"looks like a HardSwish, but {sigmoid.name!r} has alpha {a:.6g} and beta {half:.6g}, not 0.5 behind a positive alpha", op.name)
+        raise Mismatch(f"looks like a HardSwish, but {sigmoid.name!r} has alpha {a:.6g} and beta {half:.6g}, not 0.5 behind a positive alpha",
+                       op.name)
     return _activated(Act("hard_swish"), x, 6 * a * t, gate.scale, (op, sigmoid))
 
 

@@ -131,7 +131,7 @@ class MoE(Operator):
             hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], scale)
             first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], PRE_ACT_UNIT, narrow=narrow,
                                name=f"{output}.expert{e}.layer1")
-            second = to.weights(self, f"expert {e}, layer 2", to.as_operand(hidden), self.w2[e], self.b2[e], to.residual_scale,
+            second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], to.residual_scale,
                                 narrow=narrow, name=f"{output}.expert{e}.layer2")
             expert = Expert(e, experts, queue)
             to.emit(Step(output, self.name, Gather(), first.tile, (hidden.view(),), x.tensor.view(), (Requant(first.factor, PRE_ACTIVATION), table),

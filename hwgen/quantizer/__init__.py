@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ModelError, combined
-from ..graph import Model
+from ..graph import Model, Role
 from ..steps.param import Params
 from ..steps.step import Network, Quantized
 from ..steps.verify import verify
@@ -54,7 +54,7 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
     """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
     streams = find_residuals(model.tasks)
     sites = calib.sites(model)
-    top = max(ranges[known[value], calib.Role.OUT].maximum
+    top = max(ranges[known[value], Role.OUT].maximum
               for known, stream in zip(sites, streams, strict=True) for value in stream.values)
     top = max([top, *(float(np.abs(stream.table).max()) for stream in streams)])
     if top == 0.0:

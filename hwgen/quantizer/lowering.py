@@ -46,7 +46,7 @@ class Precision(StrEnum):
 
 
 @dataclass(frozen=True)
-class Operand:
+class Lowered:
     """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a head's choice).
 
     gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map that was applied after
@@ -78,7 +78,7 @@ class Lowering:
         self.branches = {branch.output for _, branch in stream.updates.values()}
         self.steps: list[Step] = []
         self.outputs: list[Output] = []
-        self.operands: dict[str, Operand] = {}
+        self.operands: dict[str, Lowered] = {}
         self.wrong: list[ModelError] = []                   # what does not fit
         self.lost: dict[str, ModelError] = {}               # value that is not there for that -> why
         tokens, dim = stream.table.shape
@@ -128,12 +128,12 @@ class Lowering:
 
     def define(self, value: str, tensor: Tensor, *, gamma: Array | None = None, beta: Array | None = None,
                tokens: tuple[int, int] | None = None) -> None:
-        """What ``value`` is from now on; see `Operand`."""
-        self.operands[value] = Operand(tensor, gamma, beta, tokens)
+        """What ``value`` is from now on; see `Lowered`."""
+        self.operands[value] = Lowered(tensor, gamma, beta, tokens)
 
-    def as_operand(self, tensor: Tensor) -> Operand:
+    def as_lowered(self, tensor: Tensor) -> Lowered:
         """A tensor that is no float value of its own."""
-        return Operand(tensor)
+        return Lowered(tensor)
 
     def choose(self, node: Node, value: str, tokens: tuple[int, int]) -> None:
         """``node`` is so many tokens (start, stop) of ``value``; of the residual stream, the LayerNorm or the error follows at the reader."""
@@ -142,11 +142,11 @@ class Lowering:
         elif value not in self.stream.values:
             raise node.fail(f"takes tokens of {value!r}, which is not a value of its own in hardware", hint=SUPPORTED)
 
-    def head(self, node: Linear, x: Operand) -> None:
+    def head(self, node: Linear, x: Lowered) -> None:
         """``node`` is a head, to be emitted with the outputs."""
         self.operands[node.output] = replace(x, linear=node)
 
-    def operand(self, node: Node, value: str) -> Operand:
+    def operand(self, node: Node, value: str) -> Lowered:
         """What ``node`` reads. Raises ModelError when it is no int8 value."""
         if value not in self.operands:
             raise node.fail(f"reads {value!r} of {type(self.producers.get(value)).__name__} without a LayerNorm in between: "
@@ -171,7 +171,7 @@ class Lowering:
         """The nearest factor, or a ModelError that names the node."""
         return factor(node, what, ratio)
 
-    def weights(self, node: Node, what: str, x: Operand, weight: Array, bias: Array, out_scale: float | None, *,
+    def weights(self, node: Node, what: str, x: Lowered, weight: Array, bias: Array, out_scale: float | None, *,
                 repeat: int = 1, narrow: bool = False, name: str = "") -> Quantized:
         """The linear map of an operand, its gamma and beta folded in; see `weights.quantize_linear`."""
         weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
@@ -213,7 +213,7 @@ class Lowering:
         start = self.fresh(f"{embed.output}.start")
         self.emit(Step(start, embed.name, Constant(self.pool.add(start, table)), Identity(), (self.residual.view(),),
                        keeps=(Keep.MOMENTS,), about="residual start"))
-        w = self.weights(embed, "embedding", Operand(patches), weight, embed.bias, self.residual_scale)
+        w = self.weights(embed, "embedding", Lowered(patches), weight, embed.bias, self.residual_scale)
         self.update(stream.values[0], embed, patches, w, self.residual.view(Span(stream.first_token, tokens)))
 
     def _head(self, onnx_name: str, value: str) -> None:

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from hwgen import functions, numerics as nx
-from hwgen.engines.hls import fused_attention, project
+from hwgen.engines.hls import csim, fused_attention, project
 from hwgen.knots import knots
 from hwgen.layout import image
 from hwgen.paths import data_dir
-from hwgen.run import csim
 from hwgen.steps import golden
 from hwgen.steps.format import INT8, SCORE, WIDE
 from hwgen.steps.param import Columns, Factor, Param

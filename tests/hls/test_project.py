@@ -19,12 +19,11 @@ from hwgen.build import directory
 from hwgen.devices.board import load_board
 from hwgen.devices.memory import LATENCY, NEAR
 from hwgen.engines import hls
-from hwgen.engines.hls import estimate
+from hwgen.engines.hls import csim, difference, estimate, simulate
 from hwgen.engines.hls.plan import HEADER, plan as make_plan
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
 from hwgen.graph import Model
 from hwgen.paths import data_dir
-from hwgen.run import csim, difference, simulate
 from hwgen.steps import golden
 from hwgen.steps.stages import Table
 from hwgen.tools import cxx
@@ -71,7 +70,7 @@ def test_every_test_image_and_both_tasks(acc, images):
 
 def test_every_intermediate_value(acc, images):
     model = acc.build.model
-    run = csim.simulate(acc.build, images[:3], [1, 0], lambda *_: None, trace=True)
+    (run,) = simulate.run_hls(acc.build, images[:3], [1, 0], lambda *_: None, trace=True).runs
     for frame, trace in enumerate(run.traces):
         task = (1, 0)[frame % 2]
         wanted = golden.trace(model.tasks[task], images[frame // 2][None], detail=True)

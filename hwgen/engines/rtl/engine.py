@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from ...devices.memory import LATENCY, conditions
 from ...paths import data_dir
 from ...steps.step import Quantized
 from ...steps.verify import verify
-from ..protocol import Facts, Files, Wishes
-from . import choose as sizing, cost as resources, driver, verilog as rtl
+from ..protocol import Conditions, Facts, Files, Result, Wishes
+from . import bench, choose as sizing, cost as resources, driver, verilog as rtl
 from .program import Program
 from .verify import verify as verify_program
 
@@ -37,6 +38,10 @@ class RtlEngine:
         main = data_dir("templates") / "bench" / "main.cpp"
         return {"program.bin": plan.binary(), "program.txt": plan.disassembly(), "weights.bin": plan.image,
                 **driver.files(plan, model, name), **rtl.files(plan.config), "bench/main.cpp": main.read_text()}
+
+    def run(self, plan: Program, model: Quantized, files: Mapping[str, bytes], images: np.ndarray, tasks: list[int], how: Conditions) -> Result:
+        """See `bench.run`."""
+        return bench.run(plan, model, files, images, tasks, how)
 
     def facts(self, plan: Program) -> Facts:
         narrow = sum(i.n_tiles * i.k_tiles for i in plan.instrs if i.w4) * plan.config.macs_per_cycle // 2

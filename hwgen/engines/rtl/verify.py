@@ -114,6 +114,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return "has fields of a router and is none"
     if instr.keep and instr.src != Src.NORM:
         return "keeps normalised words, and has none"
+    if instr.function and not instr.act:
+        return f"names function {instr.function} and applies none"
     if instr.mean and instr.dst != Dst.OUT or instr.dst == Dst.OUT and not instr.mean and instr.tokens > OUT_WORDS:
         return f"only what leaves is added up; without that at most {OUT_WORDS} tokens leave"
     return None
