@@ -20,8 +20,8 @@
 module drain_lanes #(
   parameter [31:0] VB = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
   parameter [31:0] FUNCTIONS = 1,                      // at most 4: F(-512) .. F(512) of each, 22 bits, the first one lowest
-  parameter [22*1025-1:0] KNOTS_0 = '0, parameter [22*1025-1:0] KNOTS_1 = '0,
-  parameter [22*1025-1:0] KNOTS_2 = '0, parameter [22*1025-1:0] KNOTS_3 = '0,
+  parameter [22*1025-1:0] KNOTS_0 = 22550'd0, parameter [22*1025-1:0] KNOTS_1 = 22550'd0,
+  parameter [22*1025-1:0] KNOTS_2 = 22550'd0, parameter [22*1025-1:0] KNOTS_3 = 22550'd0,
   parameter [78*FUNCTIONS-1:0] ENDS = '0,              // offset[38:18], slope[17:0]; left, then right
   parameter [31:0] FINE = 3, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
 ) (
@@ -160,8 +160,11 @@ module drain_lanes #(
         if (FUNCTIONS > 3) knots[(i ^ 512) + 3072] = {KNOTS_3[22*i +: 21], 15'(KNOTS_3[22*i+22 +: 22] - KNOTS_3[22*i +: 22])};
       end
     for (genvar g = v; g < TO && g < v + 2; g++) begin : g_read
-      if (FUNCTIONS > 1) assign knot3[g] = knots[{c3.which, r3[g][12:3]}];
-      else assign knot3[g] = knots[r3[g][12:3]];
+      if (FUNCTIONS > 1) begin : g_several
+        assign knot3[g] = knots[{c3.which, r3[g][12:3]}];
+      end else begin : g_one
+        assign knot3[g] = knots[r3[g][12:3]];
+      end
     end
   end
   logic unused;
