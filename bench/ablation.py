@@ -23,9 +23,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.engines.rtl import Ablation, schedule
+from hwgen.devices.memory import MemoryModel
+from hwgen.engines.rtl.plan import schedule
 from hwgen.quantizer import quantize
-from hwgen.simulate import MemoryModel
+from hwgen.steps.passes.ablation import Ablation
 from native_builds import Engine, differences
 from qgraphs import random_images, random_model
 

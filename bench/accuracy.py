@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))      # works in 
 from hwgen import numerics, quantizer
 from hwgen.graph import evaluate
 from hwgen.importer import import_model
+from hwgen.knots import knots
 from hwgen.steps import golden, host
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
@@ -95,7 +96,7 @@ def gelu_error(samples: int = 9) -> float:
     ``samples`` real inputs, evenly from one rounding limit to the other, are compared for each of the 65,535 integer ones.
     """
     x = np.arange(-32767, 32768)
-    result = numerics.activation(x, numerics.delta_table("gelu")) * 2.0 ** -numerics.DELTA_FRAC
+    result = numerics.activation(x, knots("gelu")) * 2.0 ** -numerics.ACT_FRAC
     erf = np.vectorize(math.erf, otypes=[float])
     worst = 0.0
     for offset in np.linspace(-0.5, 0.5, samples):

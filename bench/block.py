@@ -21,10 +21,13 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
-from hwgen import simulate
-from hwgen.engines.rtl import Program, schedule
+from hwgen.devices.memory import MemoryModel
+from hwgen.engines.rtl import bench as rtl_bench
+from hwgen.engines.rtl.bench import Run
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import Program
 from hwgen.isa import Op
-from hwgen.simulate import MemoryModel, Run
+from hwgen.run import simulate
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph
 
@@ -100,12 +103,12 @@ def measure(folder: Path) -> Figures:
     program = schedule(model, **ENGINE)
     build = native_builds.write(folder, model, program)
     images = random_images(random_model(**NETWORK), 1)
-    executable = simulate.build_bench(simulate.bench_files(build), trace=False)
+    executable = rtl_bench.build_bench(simulate.bench_files(build), trace=False)
     frames = program.frames(model.tasks[0], images)
     seconds = []
     for _ in range(REPEATS):
         before = cpu_seconds()
-        run = simulate.run_bench(executable, build.path, program, frames, [0], MEMORY)
+        run = rtl_bench.run_bench(executable, build.path, program, frames, [0], MEMORY)
         seconds.append(cpu_seconds() - before)
     return count(program, run, native_builds.differences(run, model, images, [0]), min(seconds))
 

@@ -31,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim"), str(ROOT / "tests")]      # works in a checkout without installing
 
-from hwgen.engines.rtl import schedule
+from hwgen.engines.rtl.plan import schedule
 from hwgen.tools import cache
 import native_builds
 from qgraphs import random_images, random_model, random_qgraph

@@ -19,7 +19,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl")]
 
-from hwgen import api, csim
+from hwgen import api
+from hwgen.engines.hls import csim
+from hwgen.run import simulate
 from hwgen.steps import golden
 from hwgen.tools import cache
 
@@ -45,7 +47,7 @@ def measure(name: str, model: Path, calib, images: np.ndarray, target: str, trac
         csim.build_bench(acc.build.read(acc.build.below("hls")))
         compiled = time.monotonic() - begin
         tasks = list(range(len(acc.build.model.tasks)))
-        run = csim.simulate(acc.build, images, tasks, lambda *_: None, trace=trace)
+        (run,) = simulate.run_hls(acc.build, images, tasks, lambda *_: None, trace=trace).runs
         values = words = wrong = 0
         for task in tasks:
             graph = acc.build.model.tasks[task]

@@ -19,10 +19,10 @@ import tempfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
-from hwgen.engines.rtl import schedule
+from hwgen.devices.memory import MemoryModel
+from hwgen.engines.rtl.plan import schedule
 from hwgen.isa import Stat
 from hwgen.quantizer import quantize
-from hwgen.simulate import MemoryModel
 from native_builds import Engine, differences
 from qgraphs import random_images, random_model
 

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 import sys
 
-from hwgen.simulate import MemoryModel
+from hwgen.devices.memory import MemoryModel
 import whole
 
 NETWORKS = ("deit_tiny", "m3vit_tiny")

@@ -59,7 +59,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hwgen_random_") as folder:
         work = Path(folder)
         for group, act in enumerate((Act.GELU, Act.SILU, Act.GELU_TANH, Act.RELU)):
-            executable = hls_networks.build(work / act.value, act)
+            executable = hls_networks.build(work / act.value, (act,))
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
                                            "activation": act.value})

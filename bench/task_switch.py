@@ -22,9 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]      # works in a checkout without installing
 
 import hwgen
-from hwgen import simulate
 from hwgen.api import Accelerator
-from hwgen.simulate import MemoryModel
+from hwgen.devices.memory import MemoryModel
+from hwgen.engines.rtl import bench as rtl_bench
+from hwgen.run import simulate
 import native_builds
 
 EXAMPLE = ROOT / "examples" / "m3vit_digits"
@@ -55,10 +56,10 @@ def measure(acc: Accelerator, image: np.ndarray) -> list[Switch]:
     build, model = acc.build, acc.build.model
     images = np.repeat(image, len(ORDERS["task 0"]), axis=0)
     frames = build.program.frames(model.tasks[0], images)
-    executable = simulate.build_bench(simulate.bench_files(build), trace=False)
+    executable = rtl_bench.build_bench(simulate.bench_files(build), trace=False)
     result = []
     for name, memory in MEMORIES.items():
-        runs = {order: simulate.run_bench(executable, build.path, build.program, frames, tasks, memory) for order, tasks in ORDERS.items()}
+        runs = {order: rtl_bench.run_bench(executable, build.path, build.program, frames, tasks, memory) for order, tasks in ORDERS.items()}
         wrong = sum(native_builds.differences(run, model, images, ORDERS[order]) for order, run in runs.items())
         result.append(Switch(name, {order: run.cycles for order, run in runs.items()}, wrong))
     return result

@@ -27,9 +27,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT), str(ROOT / "rtl")]      # works in a checkout without installing
 
-from hwgen import api, resources, simulate, sizing
+from hwgen import api
 from hwgen.devices.board import Board, load_board
+from hwgen.devices.memory import LATENCY as BOARD_LATENCY, MemoryModel
+from hwgen.engines.rtl import bench as rtl_bench, cost as resources
 from hwgen.isa import Dst, Op, Src
+from hwgen.run import simulate
 from hwgen.steps.golden import trace
 from hwgen.tools.cache import wanted
 from networks import generate
@@ -144,17 +147,17 @@ class Row:
     layers: list[Layers] = field(default_factory=list)
 
 
-def memory_model(name: str, board: Board, beat: int) -> simulate.MemoryModel:
+def memory_model(name: str, board: Board, beat: int) -> MemoryModel:
     planned = min(board.memory_gb_s * 1000 * EFFICIENCY / CLOCK_MHZ, beat)
     match name:
         case "ideal":
-            return simulate.MemoryModel(latency=0, bytes_per_cycle=beat)
+            return MemoryModel(latency=0, bytes_per_cycle=beat)
         case "stalls":
-            return simulate.MemoryModel(latency=20, bytes_per_cycle=planned, stall=0.3)
+            return MemoryModel(latency=20, bytes_per_cycle=planned, stall=0.3)
         case "latency":
-            return simulate.MemoryModel(latency=LATENCY, bytes_per_cycle=planned)
+            return MemoryModel(latency=LATENCY, bytes_per_cycle=planned)
     ports = board.ports.number if name == "ports" else 1
-    return simulate.MemoryModel(latency=sizing.LATENCY, bytes_per_cycle=board.bytes_per_cycle(CLOCK_MHZ, ports))
+    return MemoryModel(latency=BOARD_LATENCY, bytes_per_cycle=board.bytes_per_cycle(CLOCK_MHZ, ports))
 
 
 # ---------------------------------------------------------------- one case
@@ -200,7 +203,7 @@ def build(case: Case, cache: Path, digest: str, say) -> tuple[api.Accelerator, d
         say(f"{case.name}: compile")
         acc = api.compile(model, target=case.board, calib=images, out=place, **dict(case.options))
         say(f"{case.name}: build the bench")
-        simulate.build_bench(simulate.bench_files(acc.build), trace=False)
+        rtl_bench.build_bench(simulate.bench_files(acc.build), trace=False)
         took.write_text(json.dumps(cpu_seconds() - begin))
     return api.load(place), images, json.loads(took.read_text())
 

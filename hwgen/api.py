@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, difference, flows, foreign, show as shows, trace
+from . import __version__, build as builds, flows, foreign, show as shows
 from .devices.board import load_board
+from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
 from .errors import HwgenError, InputError, ModelError, ShapeError
@@ -18,8 +19,9 @@ from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .importer import Checked, check_model, import_model
 from .output import check_target
 from .progress import Progress
+from .run import difference, timeline as trace
+from .run.simulate import SimulationResult, simulate
 from .show import Shown
-from .simulate import MemoryModel, SimulationResult, simulate
 
 __all__ = ["Accelerator", "Checked", "MemoryModel", "Shown", "SimulationResult", "check", "compile", "load", "show"]
 

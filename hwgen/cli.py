@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from enum import StrEnum
 import io
 from pathlib import Path
 import sys
@@ -20,6 +19,7 @@ import typer
 
 from . import __version__, ending, report as reporting
 from .arrays import accuracy, parse_array, parse_shapes, read_npz, split_arrays
+from .choices import Backend, Method, Precision, Simulator, Stage
 from .errors import HwgenError, InputError, MismatchError, OutputError
 from .foreign import visible
 from .output import is_stdout, write_file, write_json
@@ -47,38 +47,6 @@ class Terminal(Console):
 
 
 out, err = Terminal(), Terminal(stderr=True)
-
-
-class Engine(StrEnum):
-    """What runs the program."""
-
-    VERILATOR = "verilator"
-    ICARUS = "icarus"
-    CSIM = "csim"
-    GOLDEN = "golden"
-
-
-class Backend(StrEnum):
-    """What `compile` generates."""
-
-    RTL = "rtl"
-    HLS = "hls"
-    BOTH = "both"
-
-
-class Precision(StrEnum):
-    """Bits of weights and activations."""
-
-    W8A8 = "w8a8"
-    W4A8 = "w4a8"
-    W4A8_EXPERTS = "w4a8-experts"
-
-
-class Method(StrEnum):
-    """How an int8 range is taken from the calibration histogram."""
-
-    PERCENTILE = "percentile"
-    MSE = "mse"
 
 
 def _result(path: Path | None) -> Path | None:
@@ -140,7 +108,7 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
     shown = reporting.verdicts(nodes)
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     if json:
-        error = checked.error and {"message": checked.error.message, "where": checked.error.where, "hint": checked.error.hint}
+        error = checked.error and checked.error.to_dict()
         write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "warnings": list(checked.warnings),
                           "counts": counts, "nodes": nodes})
     if nodes:
@@ -156,8 +124,6 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
         say(err, f"warning: {warning}")
     if checked.error:
         raise checked.error
-
-
 
 
 @app.command(name="compile", epilog="Example: `hwgen compile model.onnx --target zcu104 --calib calib.npz -o build/`")
@@ -189,8 +155,8 @@ def simulate(
     input: Annotated[Path, typer.Option("--input", metavar="FILE.npz", show_default=False, help="Arrays keyed by ONNX input "
                      "name, images along the first axis. Integer arrays named like an output are labels: accuracy is printed.")],
     task: Annotated[int | None, typer.Option(min=0, help="Run this task only; otherwise all of them.")] = None,
-    engine: Annotated[Engine, typer.Option(help="`csim` is the HLS project run as C++, `golden` the integer model; neither "
-                                          "simulates cycles.")] = Engine.VERILATOR,
+    engine: Annotated[Simulator, typer.Option(help="`csim` is the HLS project run as C++, `golden` the integer model; neither "
+                                          "simulates cycles.")] = Simulator.VERILATOR,
     images: Annotated[int | None, typer.Option(min=1, help="Use the first N images.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE.npz", callback=_result, help="Write the dequantized outputs under their "
                                                    "ONNX names.")] = None,
@@ -206,9 +172,9 @@ def simulate(
     json: Json = None,
 ) -> None:
     """Run images through the generated hardware, cycle by cycle, and compare every output word with the integer model."""
-    from .simulate import check_memory
+    from .run.simulate import check_memory
     api = _api()
-    if trace and engine is not Engine.VERILATOR:
+    if trace and engine is not Simulator.VERILATOR:
         raise InputError("timelines are written by the engine verilator only", where="option --trace")
     given = {name: value for name, value in {"latency": latency, "bytes_per_cycle": bytes_per_cycle, "stall": stall, "seed": seed}.items()
              if value is not None}
@@ -240,7 +206,7 @@ def simulate(
     reporting.show(known, out, title=f"simulation ({engine.value})", first=reporting.RESULT, leave_out=("frames", "per_instruction"))
     if result.bit_exact is False:
         raise MismatchError(f"{result.mismatches:,} output words differ from the integer model", where=str(build),
-                            hint="run again with --waves --images 1, and report it: this must not happen" if engine is not Engine.CSIM
+                            hint="run again with --waves --images 1, and report it: this must not happen" if engine is not Simulator.CSIM
                             else f"hwgen verify {build} --trace finds the first value that differs")
 
 
@@ -250,16 +216,16 @@ def verify(
     input: Annotated[Path | None, typer.Option("--input", metavar="FILE.npz", help="Images to use; otherwise "
                                                   "seeded noise.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Use the first N images (of the noise: 4).")] = None,
-    engine: Annotated[Engine, typer.Option(help="The simulator of the RTL.")] = Engine.VERILATOR,
+    engine: Annotated[Simulator, typer.Option(help="The simulator of the RTL.")] = Simulator.VERILATOR,
     trace: Annotated[bool, typer.Option("--trace", help="Also compare every intermediate value (of the RTL the outputs) and show the "
                                         "first that differs.")] = False,
     json: Json = None,
 ) -> None:
     """Compare what the build holds with the integer model, bit for bit: the RTL under several memory models, the C simulation."""
-    from .simulate import MemoryModel, verify_memories
+    from .run.simulate import MemoryModel, verify_memories
     api = _api()
     acc = api.load(build)
-    if engine not in (Engine.VERILATOR, Engine.ICARUS):
+    if engine not in (Simulator.VERILATOR, Simulator.ICARUS):
         raise InputError(f"{engine.value} does not simulate the RTL", where="option --engine",
                          hint="choose verilator or icarus; the C simulation is compared whenever the build holds it")
     if input:
@@ -267,12 +233,12 @@ def verify(
     else:
         random = np.random.default_rng(0)
         inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
-    runs: list[tuple[str, Engine, str, MemoryModel]] = []
+    runs: list[tuple[str, Simulator, str, MemoryModel]] = []
     if "rtl" in acc.levels:
         memories = verify_memories(engine.value, acc.build.need_rtl().config.axi_data_bits / 8)
         runs += [("rtl", engine, name, memory) for name, memory in memories.items()]
     if "csim" in acc.levels:
-        runs.append(("csim", Engine.CSIM, "", MemoryModel()))
+        runs.append(("csim", Simulator.CSIM, "", MemoryModel()))
     rows = []
     with Bars(err) as bars:
         for level, simulator, name, memory in runs:
@@ -311,6 +277,27 @@ def report(
     if json:
         write_json(json, data)
     reporting.show(data, out)
+
+
+@app.command(epilog="Example: `hwgen show build/ --stage steps --node attn`")
+def show(
+    source: Annotated[Path, typer.Argument(metavar="MODEL|BUILD", help="An ONNX file, or a directory that `hwgen compile` wrote.",
+                                           show_default=False)],
+    stage: Annotated[Stage | None, typer.Option(help="Nodes of the file, operators, passes of the array, instructions; otherwise the graph of a "
+                                                "file, the program of a build.")] = None,
+    node: Annotated[str | None, typer.Option(metavar="NAME", help="Only what comes from this ONNX node, or from those with this in their name, in "
+                                             "full detail.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every line: repeated blocks are not folded.")] = False,
+    target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None,
+) -> None:
+    """Print a model, or a build, as it is at one stage of the compiler."""
+    with Bars(err) as bars:
+        shown = _api().show(source, stage, node, everything, shapes=parse_shapes(shape), target=target, calib=calib, array=parse_array(array),
+                            method=method.value, precision=precision.value, batch=batch, progress=bars)
+    if json:
+        write_json(json, {"of": shown.of, "stage": shown.stage, "lines": shown.lines})
+    say(out, shown.text.rstrip("\n"))
 
 
 @app.command(epilog="Example: `hwgen synth build/ --flow yosys --json synth.json`")

@@ -9,6 +9,7 @@ import json
 from .errors import CapacityError
 
 NUM_CONTEXTS = 4         # instructions in flight between feed and retire
+MAX_FUNCTIONS = 4        # activation functions, 2 bits of an instruction
 NUM_PARAM_BANKS = 4      # column parameter banks (bias, multiplier, shift)
 MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-modify-write distance)
 BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
@@ -38,12 +39,17 @@ class EngineConfig:
     max_top_k: int
     axi_data_bits: int       # <= 32 * to
     fifo_beats: int          # depth of the weight stream FIFO, AXI beats
-    activation: str = "gelu"  # delta table in the drain (a `functions.Act` value)
+    activation: str = "gelu"  # functions the drain has tables for (`Act.value`), with spaces between
     packed: bool = False     # two products per DSP48E2
     fabric_columns: int = 0  # of a packed array: columns that multiply in look-up tables, even
     load_columns: int = 1    # columns of a stationary tile loaded per cycle: 1 or 2
     w4: bool = False         # the loader can unpack 4-bit weights
     read_bursts: int = READ_BURSTS      # read bursts outstanding at a time
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Activation functions by the number an instruction says."""
+        return tuple(self.activation.split())
 
     @property
     def group(self) -> int:
@@ -79,6 +85,7 @@ class EngineConfig:
         require(self.fabric_columns % 2 == 0 and 0 <= self.fabric_columns <= (self.to if self.packed else 0),
                 f"{self.fabric_columns} columns in look-up tables do not fit {self.to} {'packed ' if self.packed else ''}columns")
         require(self.load_columns in (1, 2), f"{self.load_columns} columns loaded per cycle, 1 or 2 are possible")
+        require(1 <= len(self.functions) <= MAX_FUNCTIONS, f"{len(self.functions)} activation functions, 1 to {MAX_FUNCTIONS} are possible")
         require(self.max_experts <= self.to, f"{self.max_experts} experts exceed the {self.to} output lanes")
         require(self.read_bursts >= 1, f"{self.read_bursts} read bursts outstanding, at least 1 is needed")
         require(self.axi_data_bits % 32 == 0 and 32 * self.to % self.axi_data_bits == 0,

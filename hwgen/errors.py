@@ -15,23 +15,67 @@
 
 from __future__ import annotations
 
+from collections import abc
+import typing
+
+SHOWN = 6       # causes in a text; `hwgen check --json` holds all
+
 
 class HwgenError(Exception):
-    """One message for the user: what is wrong, where (ONNX node, file, option), and what to do next."""
+    """One message for the user: what is wrong, where (ONNX node, file, option), and what to do next.
+
+    others: further causes that do not follow from this one; behind: nodes that cannot be judged or computed for want of this one's result.
+    """
 
     exit_code = 2
+    others: tuple[HwgenError, ...] = ()
+    behind: int = 0
 
     def __init__(self, message: str, where: str | None = None, hint: str | None = None):
         super().__init__(message)
         self.message, self.where, self.hint = message, where, hint
 
     def __str__(self) -> str:
-        lines = [self.message]
-        if self.where:
-            lines.append(f"  at:   {self.where}")
-        if self.hint:
-            lines.append(f"  next: {self.hint}")
+        lines = self._lines(set())
+        told = {self.hint}
+        for other in self.others[:SHOWN - 1]:
+            first, *rest = other._lines(told)
+            lines += [f"also: {first}", *rest]
+            told.add(other.hint)
+        more = len(self.others) - (SHOWN - 1)
+        if more > 0:
+            lines.append(f"also: {more} further cause{'s' * (more > 1)}; hwgen check --json FILE holds them")
         return "\n".join(lines)
+
+    def _lines(self, told: set[str | None]) -> list[str]:
+        """The message, the place, and the next step unless it was told before."""
+        behind = f" (and {self.behind} node{'s' * (self.behind > 1)} behind it)" if self.behind else ""
+        lines = [self.message if self.where else self.message + behind]
+        lines += [f"  at:   {self.where}{behind}"] if self.where else []
+        return lines + ([f"  next: {self.hint}"] if self.hint and self.hint not in told else [])
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-able."""
+        return {"message": self.message, "where": self.where, "hint": self.hint, "behind": self.behind,
+                "others": [other.to_dict() for other in self.others]}
+
+
+E = typing.TypeVar("E", bound=HwgenError)
+
+
+def combined(errors: abc.Sequence[E]) -> E:
+    """The first error, with the others, and theirs, as further causes; what several tasks say alike is said once."""
+    every: list[HwgenError] = []
+    for error in errors:
+        every += [error, *error.others]
+    told = {(errors[0].message, errors[0].where)}
+    others: list[HwgenError] = []
+    for cause in every:
+        if (cause.message, cause.where) not in told:
+            told.add((cause.message, cause.where))
+            others.append(cause)
+    errors[0].others = tuple(others)
+    return errors[0]
 
 
 class ModelError(HwgenError):

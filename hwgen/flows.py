@@ -52,7 +52,7 @@ class Kind:
 @dataclass(frozen=True)
 class Synthesis:
     """What a flow counted. units: unit -> cells; total: their sum; in_dsp: LUTs and flip-flops of it that fit into the DSP slices;
-    nonlinear: share of the design (without those) that the non-linear units have, per resource; estimate: what `hwgen.resources` said."""
+    nonlinear: share of the design (without those) that the non-linear units have, per resource; estimate: what `hwgen.engines.rtl.cost` said."""
 
     flow: str
     stage: str

@@ -19,8 +19,9 @@ from .errors import CalibrationError, HwgenError, InputError, ModelError
 from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
+from .ops.operator import SUPPORTED
 from .quantizer import calibration
-from .quantizer.structure import SUPPORTED, find_residual
+from .quantizer.structure import find_residuals
 from .steps import golden, host
 from .steps.step import Quantized
 
@@ -85,15 +86,15 @@ def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Pl
     try:
         return _plan(imported, options, say)
     except HwgenError as error:
-        if isinstance(error, ModelError):
-            error.hint = error.hint or SUPPORTED
+        for cause in (error, *error.others):
+            if isinstance(cause, ModelError):
+                cause.hint = cause.hint or SUPPORTED
         raise
 
 
 def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
     board = load_board(options.target)
-    for graph in imported.model.tasks:
-        find_residual(graph)                        # before the file is run: a network of another structure is refused at once
+    find_residuals(imported.model.tasks)            # before the file is run: a network of another structure is refused at once
     images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
     say("compare with the ONNX file")
     judgement = judge(imported, None if options.random else images)

@@ -54,7 +54,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("src_base", 20), ("src_stride", 16), ("src_row", 16), ("dst_base", 20), ("dst_stride", 16), ("dst_group", 4),
     ("dst_row", 16), ("stat_base", 20), ("stat_stride", 16), ("stat_group", 4), ("stat_count", 16),
     ("mult", 16), ("shift", 6), ("mult2", 16), ("shift2", 6),
-    ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6),
+    ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6), ("function", 2),
 )
 WORD_BITS = 512
 OFFSETS: dict[str, int] = {}
@@ -83,7 +83,7 @@ class Instr:
     to16             first requantization saturates to 16 bits (else 8)
     column_params    bias, multiplier, shift per column from the stream; else mult / shift of the instruction, bias 0
     row_scale        multiplier and shift of the row: softmax_factor(row sum, mult, shift)
-    act              result = requantize(activation(r), mult2, shift2, 8)
+    act              result = requantize(activation(r), mult2, shift2, 8); function: which of the engine's functions
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
     w4               the weights in the stream have 4 bits: a vector holds twice as many columns, low nibble first
@@ -141,6 +141,7 @@ class Instr:
     inv_shift: int = 0
     norm_mult: int = 0
     norm_shift: int = 0
+    function: int = 0
     note: str = ""
 
     def encode(self) -> int:
@@ -163,12 +164,17 @@ class Instr:
         if self.op == Op.END:
             return "end"
         enums = {"op", "src", "stat", "dst"}
-        head = f"{Op(self.op).name.lower():7}{Dst(self.dst).name.lower():8}<- {Src(self.src).name.lower():5}"
+        head = f"{_kind(Op, self.op):7}{_kind(Dst, self.dst):8}<- {_kind(Src, self.src):5}"
         if self.op == Op.MATMUL:
-            head += f"x {Stat(self.stat).name.lower():10}"
+            head += f"x {_kind(Stat, self.stat):10}"
         rest = " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self)
                         if f.name not in enums and f.name != "note" and getattr(self, f.name) != f.default)
         return f"{head} {rest}" + (f"    ; {comment(self.note)}" if self.note else "")
+
+
+def _kind(kind: type[IntEnum], value: int) -> str:
+    """Of a kind; the number when there is no such kind."""
+    return next((member.name.lower() for member in kind if member == value), str(value))
 
 
 def words(instr: Instr) -> list[int]:

@@ -56,7 +56,7 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
     images, given = _images(imported.model.tasks[0].inputs, calibration)
     cosine, largest, apart = 1.0, 0.0, set()
     runs: dict[str, OnnxRun] = {}
-    for graph, origin in zip(imported.model.tasks, imported.origins):
+    for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
         key = str(origin.task)
         if key not in runs:
             runs[key] = _run(imported, origin, images)

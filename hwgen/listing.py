@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 import difflib
 from itertools import groupby
@@ -64,9 +64,8 @@ def text(parts: Sequence[Part], *, everything: bool = False) -> str:
     return "\n".join(result) + "\n"
 
 
-def detailed(parts: Sequence[Part], node: str) -> str:
-    """Everything about the entries of the ONNX nodes whose name is, or has in it, ``node``. Raises InputError when there are none."""
-    chosen = nodes(parts, node)
+def detailed(parts: Sequence[Part], chosen: Collection[str]) -> str:
+    """Everything about the entries of these ONNX nodes."""
     result: list[str] = []
     for part in parts:
         found = [(number, line) for number, line in enumerate(part.lines(NAMES[0])) if line.node in chosen]
@@ -78,10 +77,12 @@ def detailed(parts: Sequence[Part], node: str) -> str:
     return "\n".join(result) + "\n"
 
 
-def nodes(parts: Sequence[Part], node: str) -> set[str]:
-    """Names of ONNX nodes: this one, else all with it in their name. Raises InputError with near names when there are none."""
-    known = dict.fromkeys(line.node for part in parts for line in part.lines(NAMES[0]) if line.node)
-    found = {node} if node in known else {name for name in known if node and node in name}
+def nodes(parts: Sequence[Part], node: str, became: Mapping[str, str]) -> set[str]:
+    """Names of ONNX nodes that have lines: this one, else all with it in their name. became: ONNX nodes without lines -> the one they are part
+    of. Raises InputError with near names when there are none."""
+    lines = {line.node: line.node for part in parts for line in part.lines(NAMES[0]) if line.node}
+    known = {name: lines[owner] for name, owner in became.items() if owner in lines} | lines
+    found = {known[node]} if node in known else {known[name] for name in known if node and node in name}
     if not found:
         near = difflib.get_close_matches(node, known, KNOWN, 0.4) or list(known)[:KNOWN]
         raise InputError(f"no line is of an ONNX node {node!r}", where="option --node",
@@ -89,9 +90,8 @@ def nodes(parts: Sequence[Part], node: str) -> set[str]:
     return found
 
 
-def data(parts: Sequence[Part], node: str | None) -> list[dict[str, object]]:
-    """The same for programs: every line's number, node, text and detail."""
-    chosen = None if node is None else nodes(parts, node)
+def data(parts: Sequence[Part], chosen: Collection[str] | None) -> list[dict[str, object]]:
+    """The same for programs: every line's number, node, text and detail, or those of the chosen ONNX nodes."""
     return [{"part": place, "number": number, "node": line.node, "text": line.full, "detail": line.detail()}
             for place, part in enumerate(parts) for number, line in enumerate(part.lines(NAMES[0])) if chosen is None or line.node in chosen]
 

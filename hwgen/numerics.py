@@ -14,7 +14,8 @@ Formats
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 import math
 
 import numpy as np
@@ -26,8 +27,13 @@ ACC_BITS = 32
 MULT_BITS = 16
 MAX_SHIFT = 47
 PRE_ACT_FRAC = 8         # fraction bits of a pre-activation: up to ±128
-DELTA_FRAC = 16          # fraction bits of the delta table and of the activation result
-DELTA_STEP_BITS = 3      # pre-activation units per table step: 2**3 * 2**-8 = 2**-5
+ACT_FRAC = 16            # fraction bits of an activation's result, of its values at the knots and of the slopes beyond them
+KNOT_STEP_BITS = 3       # pre-activation units from knot to knot: 2**3 * 2**-8 = 2**-5
+KNOTS = 1024             # knots of a function, half of them for negative arguments: up to ±16
+KNOT_BITS = 21           # of a signed value at a knot: up to ±16
+SLOPE_BITS = 15          # of a signed difference to the next knot: slopes up to ±8
+END_BITS = 18            # of a signed slope beyond the knots, unit 2**-ACT_FRAC: up to ±2
+RESULT_BITS = 24         # of an activation's result, signed: up to ±128
 SCORE_FRAC = 6           # fraction bits of attention scores, log2 domain: up to ±355 nats; finer ones are lost in 8-bit probabilities
 LOGIT_FRAC = 8           # fraction bits of router logits, log2 domain: up to ±88.7 nats
 MEAN_FRAC = 4            # fraction bits of the LayerNorm mean
@@ -82,27 +88,6 @@ def quantize_multiplier(ratio: float) -> tuple[int, int]:
 
 # ---------------------------------------------------------------- tables (read by numpy, RTL and C++ alike)
 
-def _delta(relu_minus_f: Callable[[float], float], entries: int) -> Ints:
-    x = np.arange(entries) * 2.0 ** (DELTA_STEP_BITS - PRE_ACT_FRAC)
-    return np.round(np.array([relu_minus_f(v) for v in x]) * (1 << DELTA_FRAC)).astype(np.int64)
-
-
-def delta_table(kind: str) -> Ints:
-    """delta(|x|) = ReLU(x) - f(x), unit 2**-16, step 2**-5, length a power of two; zero beyond the table.
-
-    ``kind`` is an `functions.Act` value. The function is even for all of them, so one half suffices (Edge-MoE, ICCAD'23).
-    """
-    if kind == "gelu":
-        return _delta(lambda x: x * 0.5 * math.erfc(x / math.sqrt(2)), 256)
-    if kind == "gelu_tanh":
-        return _delta(lambda x: x * 0.5 * (1 - math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))), 256)
-    if kind == "silu":
-        return _delta(lambda x: x / (1 + math.exp(x)), 512)
-    if kind == "relu":
-        return np.zeros(256, np.int64)
-    raise ValueError(f"no delta table for {kind!r}")
-
-
 def _exponential(one: int, frac: int) -> Ints:
     """one * 2**-f for every fraction f of ``frac`` bits."""
     return np.round(one * 2.0 ** (-np.arange(1 << frac) / (1 << frac))).astype(np.int64)
@@ -116,15 +101,44 @@ RSQRT = np.round(2.0 ** 23 / np.sqrt((np.maximum(np.arange(256), 64) + 0.5) * 25
 
 # ---------------------------------------------------------------- non-linear functions
 
-def activation(x: AnyInts, table: Ints) -> Ints:
-    """f(x) = ReLU(x) - delta(|x|), linear interpolation. x int16 (unit 2**-8) -> unit 2**-16, 24 bits signed."""
+@dataclass(frozen=True, eq=False)
+class Knots:
+    """A function of a pre-activation: straight lines between knots 8 units apart, and one on each side beyond them.
+
+    value, slope: [KNOTS], F(i) at x = 8 i and F(i + 1) - F(i), i = -512 .. 511, unit 2**-16. ends: (slope, offset) of the line for x < -4096
+    and of that for x >= 4096, ``slope * x / 2**8 + offset``, both in unit 2**-16 too. Raises ValueError for what the hardware's widths do
+    not hold.
+    """
+
+    value: Ints
+    slope: Ints
+    ends: tuple[tuple[int, int], tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        for what, numbers, bits in (("a value at a knot", self.value, KNOT_BITS), ("a slope between knots", self.slope, SLOPE_BITS),
+                                    ("a slope beyond the knots", [slope for slope, _ in self.ends], END_BITS),
+                                    ("an offset beyond the knots", [offset for _, offset in self.ends], KNOT_BITS),
+                                    ("a result", activation(np.array([-32767, -4097, 4096, 32767]), self), RESULT_BITS)):
+            if not (-1 << bits - 1 <= np.min(numbers) and np.max(numbers) < 1 << bits - 1):
+                raise ValueError(f"{what} does not fit {bits} bits")
+
+    @cached_property
+    def lines(self) -> tuple[Ints, Ints]:
+        """(slopes, offsets) [KNOTS + 2] in unit 2**-24 of every line as a function of x, the ends first and last, half a unit included."""
+        x = np.arange(-(KNOTS // 2), KNOTS // 2) << KNOT_STEP_BITS
+        extra = PRE_ACT_FRAC - KNOT_STEP_BITS
+        (left, below), (right, above) = self.ends
+        slopes = np.concatenate([[left], self.slope << extra, [right]])
+        starts = np.concatenate([[below << PRE_ACT_FRAC], (self.value << PRE_ACT_FRAC) - (self.slope << extra) * x, [above << PRE_ACT_FRAC]])
+        return slopes, starts + ((1 << PRE_ACT_FRAC - 1) - 1)
+
+
+def activation(x: AnyInts, knots: Knots) -> Ints:
+    """The function of these knots, rounded half down. x int16 (unit 2**-8) -> unit 2**-16, 24 bits signed."""
     x = np.asarray(x, np.int64)
-    padded = np.append(table, np.zeros(2, np.int64))
-    magnitude = np.abs(x)
-    index = np.minimum(magnitude >> DELTA_STEP_BITS, len(table))
-    low, high = padded[index], padded[index + 1]
-    delta = low + round_shift((high - low) * (magnitude & ((1 << DELTA_STEP_BITS) - 1)), DELTA_STEP_BITS)
-    return np.asarray((np.maximum(x, 0) << (DELTA_FRAC - PRE_ACT_FRAC)) - delta)
+    slopes, offsets = knots.lines
+    line = np.clip((x >> KNOT_STEP_BITS) + KNOTS // 2 + 1, 0, KNOTS + 1)
+    return np.asarray((slopes[line] * x + offsets[line]) >> PRE_ACT_FRAC)
 
 
 def exp2_p8(distance: AnyInts) -> Ints:

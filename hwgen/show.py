@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from . import build, listing, quantizer
+from .choices import Stage
 from .devices.board import load_board
 from .engines.protocol import Wishes
 from .engines.registry import ENGINES
-from .engines.rtl import Program, text as program_text
+from .engines.rtl import text as program_text
+from .engines.rtl.program import Program
 from .errors import InputError
 from .foreign import REPR, visible
 from .frontend import Options, load_calibration
 from .graph import text as graph_text
-from .importer import import_model, listed
+from .importer import Status, Verdict, import_model, listed
 from .listing import Part
 from .quantizer import calibration
 from .steps import text as steps_text
 from .steps.step import Quantized
 
 BUILT = "a build holds its network from the stage steps on"
-
-
-class Stage(StrEnum):
-    """What a network is on its way through the compiler."""
-
-    ONNX = "onnx"            # the nodes of the file, and what becomes of each
-    GRAPH = "graph"          # operators, in floating point
-    STEPS = "steps"          # passes of the array, in integers
-    PROGRAM = "program"      # instructions of the RTL engine, with addresses
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,8 @@ def show(source: str | Path, stage: str | None, node: str | None, everything: bo
         built = build.load(source)
         return shown(built, wanted or (Stage.PROGRAM if built.has_rtl else Stage.STEPS), node, everything)
     wanted = wanted or Stage.GRAPH
-    return _shown(str(source), wanted, model_parts(source, wanted, shapes, options, say), node, everything)
+    parts, became = model_parts(source, wanted, shapes, options, say)
+    return _shown(str(source), wanted, parts, node, everything, became)
 
 
 def shown(built: build.Build, stage: str, node: str | None = None, everything: bool = False) -> Shown:
@@ -71,27 +64,41 @@ def shown(built: build.Build, stage: str, node: str | None = None, everything: b
         raise InputError(f"a build does not hold the stage {wanted}: {BUILT}", where=str(built.path),
                          hint=f"give the ONNX file: hwgen show MODEL.onnx --stage {wanted}")
     parts = _steps(built.model) if wanted is Stage.STEPS else [program_text.part(built.need_rtl())]
-    return _shown(str(built.path), wanted, parts, node, everything)
+    return _shown(str(built.path), wanted, parts, node, everything, {})
 
 
 def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ...]] | None, options: Options,
-                say: Callable[[str], None]) -> list[Part]:
-    """An ONNX file at one stage; raises the errors of the compiler up to there."""
+                say: Callable[[str], None]) -> tuple[list[Part], dict[str, str]]:
+    """(an ONNX file at one stage, ONNX nodes that are part of another one -> that one); raises the errors of the compiler up to there."""
     board = load_board(options.target)
     if stage is Stage.ONNX:
-        return [listed(model, shapes)]
+        return [listed(model, shapes)], {}
     say("import")
     imported = import_model(model, shapes)
+    became = _became(imported.verdicts)
     if stage is Stage.GRAPH:
-        return [graph_text.part(graph) for graph in imported.model.tasks]
+        return [graph_text.part(graph) for graph in imported.model.tasks], became
     say("quantize")
     images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
     quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision)
     if stage is Stage.STEPS:
-        return _steps(quantized)
+        return _steps(quantized), became
     say("schedule")
     program: Program = ENGINES["rtl"].plan(quantized, board, Wishes(options.array, options.batch))
-    return [program_text.part(program)]
+    return [program_text.part(program)], became
+
+
+def _became(verdicts: tuple[Verdict, ...]) -> dict[str, str]:
+    """ONNX nodes that are part of another one -> that one."""
+    into = {verdict.node: verdict.into for verdict in verdicts if verdict.status is Status.FUSED}
+
+    def owner(name: str) -> str:
+        seen = {name}
+        while name in into and into[name] not in seen:
+            name = into[name]
+            seen.add(name)
+        return name
+    return {name: owner(name) for name in into}
 
 
 def _stage(name: str) -> Stage:
@@ -104,6 +111,8 @@ def _steps(model: Quantized) -> list[Part]:
     return [steps_text.part(network) for network in model.tasks]
 
 
-def _shown(of: str, stage: Stage, parts: list[Part], node: str | None, everything: bool) -> Shown:
-    text = listing.text(parts, everything=everything) if node is None else listing.detailed(parts, node)
-    return Shown(of, stage, text, listing.data(parts, node))
+def _shown(of: str, stage: Stage, parts: list[Part], node: str | None, everything: bool, became: dict[str, str]) -> Shown:
+    if node is None:
+        return Shown(of, stage, listing.text(parts, everything=everything), listing.data(parts, None))
+    chosen = listing.nodes(parts, node, became)
+    return Shown(of, stage, listing.detailed(parts, chosen), listing.data(parts, chosen))

@@ -11,6 +11,10 @@ from hwgen import ending
 REQUIRE_TOOLS = os.environ.get("HWGEN_REQUIRE_TOOLS") == "1"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--update", action="store_true", help="write the .expect files of tests/snapshots anew")
+
+
 @pytest.fixture(autouse=True)
 def faults(tmp_path_factory, monkeypatch):
     """A fault that a test provokes in its own process writes its log into a folder of this run, not into the user's cache."""

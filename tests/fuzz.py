@@ -190,7 +190,7 @@ def compare(path: Path, model) -> tuple[str, str]:
 
 def worker(cases, folder: Path) -> None:
     """Judge (number, kind, file or path) one after another; a JSON line on stdout before and after each, and between its stages."""
-    for name in ("onnxruntime", "hwgen.api", "hwgen.sizing"):      # loaded before the limits are set
+    for name in ("onnxruntime", "hwgen.api", "hwgen.engines.rtl.choose"):      # loaded before the limits are set
         import_module(name)
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

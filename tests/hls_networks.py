@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen import csim
-from hwgen.engines.hls import frames
+from hwgen.engines.hls import csim, frames
 from hwgen.engines.hls.attention import Attention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router
@@ -27,13 +26,13 @@ from hwgen.tools import cxx
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
-          "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights")       # of hwgen::Step
+          "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64}
 
 
-def write_project(folder: Path, act: Act, kernels: Path | None = None) -> Path:
-    """The HLS folder of the any-network engine for one activation function; ``kernels`` instead of hls/."""
+def write_project(folder: Path, acts: tuple[Act, ...], kernels: Path | None = None) -> Path:
+    """The HLS folder of the any-network engine for activation functions, numbered so; ``kernels`` instead of hls/."""
     kernels = kernels or data_dir("hls")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("include", "stub"):
@@ -44,14 +43,14 @@ def write_project(folder: Path, act: Act, kernels: Path | None = None) -> Path:
     sizes = {"weight_words": 1, "input_words": 1, "output_words": 1}
     (folder / "hwgen_top.cpp").write_text(render("hls/hwgen_top.cpp.j2", name="any", version="test", plan=sizes, fifo_words=64, burst=16))
     (folder / "hwgen_top.hpp").write_text(render("hls/hwgen_top.hpp.j2", name="any", version="test"))
-    (folder / "hwgen_tables.hpp").write_text(tables(act.value))
+    (folder / "hwgen_tables.hpp").write_text(tables(tuple(kind.value for kind in acts)))
     (folder / "main.cpp").write_text((data_dir("templates") / "hls" / "csim.cpp").read_text())
     return folder
 
 
-def build(folder: Path, act: Act, extra=("-Werror",), kernels: Path | None = None) -> Path:
+def build(folder: Path, acts: tuple[Act, ...], extra=("-Werror",), kernels: Path | None = None) -> Path:
     """Compiles it; returns the executable."""
-    project = write_project(folder, act, kernels)
+    project = write_project(folder, acts, kernels)
     return cxx.compile([project / name for name in ("hwgen_top.cpp", "main.cpp", "network.cpp")], project / "bin" / "csim",
                        csim.compiler_flags(project, list(extra)))
 
@@ -86,7 +85,7 @@ def _fields(step: Call) -> list[int]:
             feed = part(step.steps[0], Normalize)
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
         case LinearActivated():
-            found |= _factor("out", part(step.steps[0], Table).factor)
+            found |= _factor("out", part(step.steps[0], Table).factor) | {"function": _function(step)}
         case LinearResidual():
             found |= {"first_token": step.rows.tokens.start, "dst_tokens": step.rows.tensor.tokens}
         case Head():
@@ -98,8 +97,12 @@ def _fields(step: Call) -> list[int]:
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
         case Experts():
             found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.dst.channels, count=step.count,
-                          size=step.dst.channels, **_factor("out", step.table.factor))
+                          size=step.dst.channels, function=_function(step), **_factor("out", step.table.factor))
     return [found.pop(field, 0) for field in FIELDS] + list(found.values())            # nothing is left over
+
+
+def _function(step: Call) -> int:
+    return step.functions.index(part(step.steps[0], Table).function)
 
 
 def _factor(name: str, factor) -> dict[str, int]:

@@ -8,19 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen import build as builds, simulate
-from hwgen.backends import bench, driver, rtl
+from hwgen import build as builds
 from hwgen.devices.board import load_board
+from hwgen.devices.memory import MemoryModel
 from hwgen.engine import EngineConfig
-from hwgen.engines.rtl import Program, schedule
+from hwgen.engines.rtl import bench as rtl_bench, driver, verilog as rtl
+from hwgen.engines.rtl.bench import Run
 from hwgen.engines.rtl.engine import RtlEngine
-from hwgen.simulate import MemoryModel, Run
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import Program
+from hwgen.paths import data_dir
 from hwgen.steps import golden
 from hwgen.steps.step import Quantized
 
 IDEAL, SLOW, STALLED = MemoryModel(0, 1024), MemoryModel(100, 64), MemoryModel(20, 16, 0.3, 7)
 MEMORIES = (IDEAL, SLOW, STALLED)
 DEPTHS = {"act_words": 512, "kv_words": 256, "score_words": 256, "res_words": 128, "program_words": 128}
+
+
+def bench_source() -> dict[str, str]:
+    """The native bench of every build."""
+    return {"bench/main.cpp": (data_dir("templates") / "bench" / "main.cpp").read_text()}
 
 
 def write(folder: Path, model: Quantized, program: Program) -> builds.Build:
@@ -70,13 +78,13 @@ class Engine:
         place.mkdir(parents=True, exist_ok=True)
         for name, content in data.items():
             (place / name).write_bytes(content)
-        files = {**rtl_files(program.config), **bench.files(), **driver.files(program, model, "random")}
-        return simulate.build_bench(files, trace=False), place
+        files = {**rtl_files(program.config), **bench_source(), **driver.files(program, model, "random")}
+        return rtl_bench.build_bench(files, trace=False), place
 
     def run(self, program: Program, model: Quantized, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:
         """Frames ``images`` for ``tasks`` through the RTL."""
         executable, place = self.bench(program, model)
-        return simulate.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
+        return rtl_bench.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
 
 
 _RTL: dict[EngineConfig, dict[str, str]] = {}

@@ -146,6 +146,17 @@ class Net:
                 return self.op("Mul", x, self.op("Sigmoid", x))
             case "quick gelu":
                 return self.op("Mul", x, self.op("Sigmoid", self.op("Mul", x, self.const(1.702))))
+            case "hard sigmoid":
+                return self.op("Mul", x, self.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
+            case "clip":
+                gate = self.op("Clip", self.op("Add", x, self.const(3.0)), self.const(0.0), self.const(6.0))
+                return self.op("Div", self.op("Mul", x, gate), self.const(6.0))
+            case "mish":
+                return self.op("Mul", x, self.op("Tanh", self.op("Softplus", x)))
+            case "leaky":
+                return self.op("LeakyRelu", x, alpha=0.2)
+            case "elu":
+                return self.op("Elu", x, alpha=0.5)
             case "Gelu tanh":
                 return self.op("Gelu", x, approximate="tanh")
         return self.op(kind, x)

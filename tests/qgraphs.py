@@ -16,13 +16,15 @@ from hwgen.steps.step import Quantized
 
 def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
-                 class_token: bool = True, act: Act = Act.GELU, renormalize: bool = True, patch: int = 2,
+                 class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
                  channels: int = 1, pool: str = "select") -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
+    act: of every block, or of one after the other in turn.
     """
+    acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
     shared: dict[str, np.ndarray] = {}
 
@@ -53,7 +55,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         nodes.append(ops.AddConst("pos", "r0", nodes[-1].output, draw("pos", tokens, dim, gain=0.5)))
         state = "r0"
         for i, kind in enumerate(blocks):
-            b = f"block{i}"
+            b, function = f"block{i}", acts[i % len(acts)]
             nodes.append(norm(f"{b}.norm1", state))
             for letter, gain in (("q", 1.5), ("k", 1.5), ("v", 1.0)):
                 nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", f"{b}.norm1",
@@ -66,11 +68,11 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             if kind == "m":
                 inner = expert_hidden or hidden
                 nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", *matrix(f"{b}.gate{task}", dim, experts),
-                                    *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), act, top_k,
+                                    *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
                                     renormalize))
             else:
                 nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", f"{b}.norm2", *matrix(f"{b}.fc1", dim, hidden)))
-                nodes.append(ops.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", act))
+                nodes.append(ops.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", function))
                 nodes.append(ops.Linear(f"{b}.fc2", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
             nodes.append(ops.Add(f"{b}.add2", f"{b}.out", f"{b}.mid", f"{b}.mlp"))
             state = f"{b}.out"

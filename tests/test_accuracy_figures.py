@@ -11,6 +11,7 @@ import pytest
 
 from bench import accuracy
 from hwgen import numerics, quantizer
+from hwgen.knots import knots
 
 
 @pytest.fixture(scope="module", params=["model.onnx", "model_task_input.onnx"])
@@ -48,15 +49,16 @@ def test_gelu_before_output_quantization():
 
 
 def test_gelu_figure_sees_a_wrong_table(monkeypatch):
-    table = numerics.delta_table("gelu")
-    table[40] += 100                                                    # 100 * 2**-16 = 1.5e-3, beside the rounding
-    monkeypatch.setattr(numerics, "delta_table", lambda kind: table)
+    good = knots("gelu")
+    value = good.value.copy()
+    value[numerics.KNOTS // 2 + 40] += 100                              # 100 * 2**-16 = 1.5e-3, beside the rounding
+    monkeypatch.setattr(accuracy, "knots", lambda name: numerics.Knots(value, np.diff(value, append=good.value[-1]), good.ends))
     assert accuracy.gelu_error() > accuracy.GELU_LIMIT
 
 
 def test_gelu_beyond_the_table():
     x = np.array([-32767, -16384, 16384, 32767])
-    np.testing.assert_array_equal(numerics.activation(x, numerics.delta_table("gelu")), np.maximum(x, 0) << 8)
+    np.testing.assert_array_equal(numerics.activation(x, knots("gelu")), np.maximum(x, 0) << 8)
 
 
 def test_command(tmp_path):

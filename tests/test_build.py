@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from hwgen import build as builds
-from hwgen.backends import bench
-from hwgen.engines.rtl import schedule
+from hwgen.devices.memory import MemoryModel
+from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError, OutputError
 from hwgen.isa import Instr
-from hwgen.simulate import MemoryModel
 from hwgen.steps import golden
 import native_builds
+from native_builds import bench_source
 from qgraphs import random_images, random_model, random_qgraph
 
 OPTIONS = {"seed": 3, "blocks": "dm", "classes": (4, 9)}
@@ -129,6 +129,6 @@ def test_an_equal_build_is_equal_byte_for_byte(written, tmp_path):
 
 def test_the_bench_by_hand_has_the_memory_of_simulate():
     """Latency, stalls and their seed; the bandwidth is the board's, which the bench does not know."""
-    found = dict(re.findall(r'\{"([a-z-]+)", "(\d+)"\}', bench.files()["bench/main.cpp"]))
+    found = dict(re.findall(r'\{"([a-z-]+)", "(\d+)"\}', bench_source()["bench/main.cpp"]))
     assert {name: float(found[name]) for name in ("latency", "stall", "seed")} == {
         name: getattr(MemoryModel(), name) for name in ("latency", "stall", "seed")}

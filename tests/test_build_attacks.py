@@ -44,7 +44,7 @@ from build_edits import (
 )
 from hwgen import api, report
 from hwgen.build import directory
-from hwgen.engines.rtl import schedule
+from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import BuildVersionError, HwgenError, InputError
 from hwgen.output import write_json
 import native_builds
@@ -285,7 +285,7 @@ def test_the_good_build_is_good(copy):
 
 def test_only_what_is_listed_is_compiled(copy):
     """A header beside the bench would be found before the system's own: it is not among the sources."""
-    from hwgen import simulate
+    from hwgen.run import simulate
     (copy / "driver/vector").write_text("#error PWNED")
     (copy / "rtl/delay.v").write_text("PWNED")
     build = api.load(copy).build

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hwgen import simulate
 from hwgen.build import Build
-from hwgen.engines.rtl import schedule
+from hwgen.devices.memory import MemoryModel
+from hwgen.engines.rtl import bench as rtl_bench
+from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import OutputError
+from hwgen.run import simulate
 import native_builds
 from qgraphs import random_qgraph
 from test_build_attacks import OPTIONS, limited
@@ -38,9 +41,11 @@ def test_nothing_is_written_through_a_build(build, tmp_path, monkeypatch, what):
         OTHERS[what](build.path / name, victim)
     simulation = {"simulation": {"cycles_per_image": 9}, "stalls": {}, "layers": []}
     limited(lambda _: build.keep(simulation), build.path)
-    monkeypatch.setattr(simulate, "build_bench", lambda files, trace: Path("bench"))
-    monkeypatch.setattr(simulate, "run_bench", lambda *args, waves, **options: waves.write_text("waves"))
-    limited(lambda _: simulate._run_verilator(build, b"", [0], simulate.MemoryModel(), build.path / "waves.fst", lambda *a: None), build.path)
+    made = rtl_bench.Run([{output.name: np.zeros(10, np.int32) for output in build.model.tasks[0].outputs}], 1, 0.0, None, np.zeros(0, rtl_bench.EVENT))
+    monkeypatch.setattr(rtl_bench, "build_bench", lambda files, trace: Path("bench"))
+    monkeypatch.setattr(rtl_bench, "run_bench", lambda *args, waves, **options: waves.write_text("waves") and made)
+    images = np.zeros((1, *next(iter(build.inputs.values()))), np.float32)
+    limited(lambda _: simulate.run_rtl(build, images, [0], MemoryModel(), lambda *a: None, waves=build.path / "waves.fst"), build.path)
     assert build.kept() == (simulation, None) and (build.path / "waves.fst").read_text() == "waves" and victim.read_text() == "mine"
     assert not any((build.path / name).is_symlink() for name in ("simulation.json", "waves.fst"))
 

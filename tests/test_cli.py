@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from hwgen import cli, errors
+from hwgen.devices.memory import MemoryModel
 from hwgen.errors import HwgenError, InputError, OutputError
-from hwgen.simulate import MemoryModel
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {
@@ -58,7 +58,7 @@ class Fake:
     outputs: dict = field(default_factory=lambda: {"digit": (10,), "parity": (2,)})
     levels = ("rtl",)
     MemoryModel = staticmethod(lambda **kw: kw)
-    build = SimpleNamespace(program=SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
+    build = SimpleNamespace(need_rtl=lambda: SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
 
     def check(self, model, shapes, **options):
         options.pop("progress")("import", 0, 0)
@@ -148,7 +148,7 @@ def documented(heading: str) -> set[str]:
 
 def test_help_lists_all_commands_and_each_has_an_example(run):
     code, text, _ = run("--help")
-    commands = {"check", "compile", "simulate", "verify", "report", "synth", "targets"}
+    commands = {"check", "compile", "simulate", "verify", "report", "show", "synth", "targets"}
     assert code == 0 and all(name in text for name in commands) and "Exit codes" in text
     for name in commands:
         code, text, _ = run(name, "--help")
@@ -176,7 +176,7 @@ def test_usage_errors_are_2(run, api, args):
     assert api.calls == []
 
 
-@pytest.mark.parametrize("kind", [v for v in vars(errors).values() if isinstance(v, type)])
+@pytest.mark.parametrize("kind", [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, HwgenError)])
 def test_every_error_is_one_message_with_its_exit_code(run, api, tmp_path, kind):
     api.error = kind("it is [bad]", where="node 'a[0]'", hint="do [this]")
     code, text, message = run("compile", "m.onnx", "--json", tmp_path / "r.json")
@@ -215,7 +215,7 @@ def test_check_of_an_unsupported_model_still_writes_json(run, api, tmp_path):
     assert message.endswith("error: Foo is not supported\n  at:   node '/b/Foo'\n  next: remove it\n")
     data = json.loads((tmp_path / "c.json").read_text())
     assert data["ok"] is False
-    assert data["error"] == {"message": "Foo is not supported", "where": "node '/b/Foo'", "hint": "remove it"}
+    assert data["error"] == {"message": "Foo is not supported", "where": "node '/b/Foo'", "hint": "remove it", "behind": 0, "others": []}
 
 
 @pytest.mark.parametrize("item", ["x", "x=", "=1x2", "x=1x-2", "x=1x0", "x=1,2", "x=1xN"])

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from hwgen import registers
-from hwgen.backends import driver
 from hwgen.checksum import crc32
-from hwgen.engines.rtl import schedule
+from hwgen.engines.rtl import driver
+from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import ToolError
 from hwgen.registers import StatusBit
 from hwgen.steps import host

@@ -14,8 +14,8 @@ from hwgen import api, paths
 from hwgen.cli import main
 from hwgen.devices.board import boards, load_board
 from hwgen.devices.family import RESOURCES, UNITS, bundled_families, families
+from hwgen.engines.rtl.cost import KINDS
 from hwgen.errors import CapacityError, TargetError, ToolError
-from hwgen.resources import KINDS
 import onnx_nets
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -98,7 +98,7 @@ def test_clipped_inputs_are_noted(build, run, tmp_path):
     np.savez(tmp_path / "beyond.npz", x=images * 3)
     code, text, message = run("simulate", build, "--input", tmp_path / "beyond.npz", "--engine", "golden", "--json", tmp_path / "s.json")
     share = json.loads((tmp_path / "s.json").read_text())["input_clipped"]
-    limit = 127.5 * hwgen.load(build).build.model.tasks[0].nodes[0].scale
+    limit = 127.5 * hwgen.load(build).build.model.tasks[0].input[1].scale
     assert share == (np.abs(3 * images) > limit).mean() > 0
     assert said(message) == [f"note: {100 * share:.3g} % of the input values lie beyond the calibrated range and are clipped"] and f"{100 * share:.3g} %" in text
     assert hwgen.load(build).simulate({"x": images * 3}, engine="golden").input_clipped == share

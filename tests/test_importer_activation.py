@@ -21,12 +21,19 @@ def path(tmp_path):
 @pytest.mark.parametrize("kind, act", [
     ("Relu", Act.RELU), ("Gelu", Act.GELU), ("Gelu tanh", Act.GELU_TANH),
     ("erf", Act.GELU), ("half first", Act.GELU),
-    ("tanh pow", Act.GELU_TANH), ("tanh mul", Act.GELU_TANH), ("silu", Act.SILU), ("quick gelu", Act.SILU)])
+    ("tanh pow", Act.GELU_TANH), ("tanh mul", Act.GELU_TANH), ("silu", Act.SILU), ("quick gelu", Act.SILU),
+    ("HardSwish", Act("hard_swish")), ("hard sigmoid", Act("hard_swish")), ("clip", Act("hard_swish")),
+    ("Softplus", Act("softplus")),
+    ("Mish", Act("mish")), ("mish", Act("mish")),
+    ("Tanh", Act("tanh")),
+    ("Sigmoid", Act("sigmoid")),
+    ("LeakyRelu", Act("leaky_relu", 0.01)), ("leaky", Act("leaky_relu", 0.2)),
+    ("Elu", Act("elu", 1.0)), ("elu", Act("elu", 0.5))])
 def test_activations(path, kind, act):
     net = Net()
     net.linear(net.act(net.linear(tokens(net), K, HIDDEN), kind), HIDDEN, 4)
     graph = accepted(net, path)
-    assert kinds(graph) == ["Linear", "Activation", "Linear"] and graph.nodes[1].kind is act
+    assert kinds(graph) == ["Linear", "Activation", "Linear"] and graph.nodes[1].kind == act
 
 
 def test_the_half_may_sit_in_the_gate(path):
@@ -84,13 +91,29 @@ def test_a_factor_in_front_of_an_activation_goes_into_the_linear(path, kind):
     np.testing.assert_allclose(graph.nodes[0].weight, 1.7 * onnx.numpy_helper.to_array(net.weights[0]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("gate, reason", [
+    (lambda net, x: net.op("HardSigmoid", x, beta=0.4, name="gate"),
+     "looks like a HardSwish, but 'gate' has alpha 0.2 and beta 0.4, not 0.5 behind a positive alpha"),
+    (lambda net, x: net.op("HardSigmoid", x, alpha=0.0, name="gate"),
+     "looks like a HardSwish, but 'gate' has alpha 0 and beta 0.5, not 0.5 behind a positive alpha"),
+    (lambda net, x: net.op("Clip", net.op("Add", x, net.const(-3.0), name="three"), net.const(0.0), net.const(-6.0), name="gate"),
+     "looks like a HardSwish, but 'gate' does not cut 'three' at 0 and at twice what it adds"),
+    (lambda net, x: net.op("Clip", net.op("Add", x, net.const(3.0), name="three"), net.const(0.0), net.const(5.0), name="gate"),
+     "looks like a HardSwish, but 'gate' does not cut 'three' at 0 and at twice what it adds")], ids=["beta", "alpha", "negative", "limit"])
+def test_another_gate_than_that_of_hard_swish_is_declined(path, gate, reason):
+    net = Net()
+    x = net.linear(tokens(net), K, 4)
+    net.op("Mul", x, gate(net, x), name="swish")
+    assert declined(net, path)["swish"] == reason
+
+
 def test_swish_with_another_slope_is_declined(path):
     net = Net(24)
     net.op("Swish", net.linear(tokens(net), K, 4), alpha=2.0, name="swish")
     assert declined(net, path) == {"swish": "alpha is 2.0, not 1"}
 
 
-@pytest.mark.parametrize("kind, whole", [("Sigmoid", "a SiLU"), ("Tanh", "a GELU"), ("Erf", "a GELU"), ("Sqrt", "a LayerNorm"),
+@pytest.mark.parametrize("kind, whole", [("Erf", "a GELU"), ("Sqrt", "a LayerNorm"),
                                          ("Softmax", "an attention or a router")])
 def test_parts_alone_are_declined(path, kind, whole):
     net = Net()

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 import pytest
 
 import hwgen
-from hwgen.errors import ModelError
+from hwgen.errors import SHOWN, ModelError, combined
 from onnx_nets import CLASSES, DIM, EXPERTS, HEADS, IMAGE, PATCH, TOKENS, Net
 
 
@@ -137,10 +137,49 @@ def test_the_cause_is_named_with_its_next_step(tmp_path, build):
 def test_a_cause_in_front_of_others_is_named_before_them(tmp_path):
     """What stands behind an unsupported node is counted, not named."""
     net = Net()
-    n = net.op("Softplus", net.norm(net.embed(net.image())), name="culprit")
+    n = net.op("Softsign", net.norm(net.embed(net.image())), name="culprit")
     path = net.save(tmp_path / "net.onnx", {"y": net.head(net.op("Erf", net.op("Exp", n)))}, [1, CLASSES])
     message = hwgen.check(path).error.message
-    assert message.startswith("Softplus node 'culprit' is not supported (and 2 other nodes of it or behind it): ")
+    assert message.startswith("Softsign node 'culprit' is not supported (and 2 other nodes of it or behind it): ")
+
+
+def test_causes_apart_from_each_other_are_all_named(tmp_path):
+    """A mask in the first block, the same unknown function in the second and the third: two causes, and what is behind each."""
+    net = Net()
+    t = encoder(net, scores=lambda net, scores: net.op("Add", scores, net.const(np.triu(np.full((TOKENS, TOKENS), -1e4), 1))))
+    for i in range(2):
+        t = net.add(t, net.linear(net.op("Celu", net.linear(net.norm(t), DIM, DIM), name=f"celu{i}"), DIM, DIM))
+    path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(t))}, [1, CLASSES])
+    error = hwgen.check(path).error
+    assert "has a mask or a position bias: MatMul node" in error.message and "(and 3 other nodes of it or behind it)" in error.message
+    (other,) = error.others
+    assert other.message == "Celu node 'celu0' is not supported (and 1 other node of it or behind it): operator Celu is not supported"
+    assert str(error).splitlines()[3] == f"also: {other.message}" and error.to_dict()["others"] == [other.to_dict()]
+    with pytest.raises(ModelError) as caught:
+        hwgen.compile(path, out=tmp_path / "build")
+    assert str(caught.value) == str(error)
+
+
+def test_all_that_the_hardware_has_no_step_for_is_named(tmp_path):
+    """Accepted by the importer, refused by the quantizer: the sum that is no residual connection, and an output of all tokens."""
+    net = Net()
+    t = net.embed(net.image())
+    t = net.add(t, net.attention(net.norm(t)))
+    n = net.norm(t)
+    late = net.add(n, net.mlp(n))
+    path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(t)), "z": net.linear(net.norm(late), DIM, CLASSES)}, [1, CLASSES])
+    error = hwgen.check(path).error
+    assert isinstance(error, ModelError) and "post-norm is not supported" in str(error)
+    (add,) = [cause for cause in (error, *error.others) if "neither of which is the residual stream" in cause.message]
+    assert add.behind == 3 and f"  at:   {add.where} (and 3 nodes behind it)" in str(error)
+
+
+def test_many_causes_are_cut_in_the_text_only():
+    error = combined([ModelError(f"cause {i}", where=f"node {i}", hint="the same step") for i in range(SHOWN + 2)] + [ModelError("cause 1", where="node 1")])
+    lines = str(error).splitlines()
+    assert [line for line in lines if "cause" in line] == [
+        "cause 0", *(f"also: cause {i}" for i in range(1, SHOWN)), "also: 2 further causes; hwgen check --json FILE holds them"]
+    assert sum("next:" in line for line in lines) == 1 and len(error.to_dict()["others"]) == SHOWN + 1
 
 
 @pytest.mark.parametrize("place", ["probabilities", "erf", "mean", "inverse deviation"])

@@ -240,15 +240,15 @@ def test_a_weight_that_is_not_finite(path, bad, shown):
 def test_an_unsupported_operator_does_not_hide_the_rest(path):
     net = Net()
     t = net.embed(net.image())
-    n = net.op("Elu", net.norm(t), name="elu")
+    n = net.op("Selu", net.norm(t), name="selu")
     t = net.add(t, net.linear(n, DIM, DIM))
     net.head(net.norm(t))
     net.save(path, {"y": result(net)})
     assert only_imports_refuse(path) == [
-        "Elu node 'elu' is not supported: operator Elu is not supported", "  at:   net.onnx: Elu node 'elu'",
+        "Selu node 'selu' is not supported: operator Selu is not supported", "  at:   net.onnx: Selu node 'selu'",
         "  next: `hwgen check net.onnx` lists every node; cut the network there, or change it before export"]
     verdicts = check_model(path).verdicts
-    assert [verdict.node for verdict in verdicts if verdict.status is Status.UNSUPPORTED] == ["elu"]
+    assert [verdict.node for verdict in verdicts if verdict.status is Status.UNSUPPORTED] == ["selu"]
     found = {verdict.node: verdict.status for verdict in verdicts}
     assert found["layernormalization_0"] == found["gemm_0"] == Status.SUPPORTED and found["matmul_0"] == Status.FUSED
 
@@ -271,11 +271,11 @@ def test_an_operator_nobody_knows(path, domain, shown):
 def test_several_unsupported_nodes_are_counted(path):
     net = Net()
     t = net.embed(net.image())
-    t = net.op("Elu", net.op("Softplus", t, name="first"), name="second")
+    t = net.op("Selu", net.op("Softsign", t, name="first"), name="second")
     net.head(net.norm(t))
     net.save(path, {"y": result(net)})
     assert only_imports_refuse(path)[0] == (
-        "Softplus node 'first' is not supported (and 1 other node of it or behind it): operator Softplus is not supported")
+        "Softsign node 'first' is not supported (and 1 other node of it or behind it): operator Softsign is not supported")
 
 
 def test_a_shape_that_depends_on_the_data(path):

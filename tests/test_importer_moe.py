@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hwgen.functions import titles
 from onnx_nets import DIM, EXPERTS, TOKENS, Net
 from rule_checks import accepted, declined, kinds, tokens
 
@@ -58,8 +59,8 @@ def test_moe(path, change):
      "changes the top-k scores in 'div'; supported are the scores themselves, and the scores divided by their sum"),
     (lambda net: {"logits": lambda v: net.op("Mul", v, net.const(-1.0))}, "multiplies the logits of its router by -1"),
     (lambda net: {"logits": lambda v: net.op("Relu", v)}, "has a router that reads 'relu_0.out', which is no Linear"),
-    (lambda net: {"act": lambda h: net.op("Tanh", h, name="tanh")},
-     "has Tanh node 'tanh' between the layers of its experts; supported are GELU, SiLU and ReLU"),
+    (lambda net: {"act": lambda h: net.op("Erf", h, name="erf")},
+     f"has Erf node 'erf' between the layers of its experts; supported are {titles('and')}"),
     (lambda net: {"y": lambda y: net.op("Relu", y, name="relu")},
      "has Relu node 'relu' as the second layer of its experts; supported is MatMul with a constant stack [experts, K, N]"),
     (lambda net: {"b2": lambda b2: net.random(EXPERTS, TOKENS, DIM)},

@@ -37,7 +37,7 @@ def misread(imported, change):
     return replace(imported, model=Model((replace(graph, nodes=nodes),)))
 
 
-@pytest.mark.parametrize("options", [dict(), dict(router="plain"), dict(opset=14, norm=True, act="erf"), dict(batch="n")])
+@pytest.mark.parametrize("options", [{}, {"router": "plain"}, {"opset": 14, "norm": True, "act": "erf"}, {"batch": "n"}])
 def test_a_right_network(tmp_path, options):
     net = vit(**options)
     path = net.save(tmp_path / "net.onnx", {"y": result(net)})

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from hwgen.backends import rtl
 from hwgen.engine import EngineConfig
+from hwgen.engines.rtl import verilog as rtl
 from hwgen.errors import ToolError
 from hwgen.tools import icarus, verilator, yosys
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from bench import block, task_switch
-from hwgen import quantizer, simulate
+from hwgen import quantizer
+from hwgen.engines.rtl import bench as rtl_bench
+from hwgen.engines.rtl.bench import MAX_FRAMES
 from hwgen.errors import InputError, ToolError
 from hwgen.functions import Act
 from hwgen.isa import Op
 from hwgen.quantizer import Precision
-from hwgen.simulate import MAX_FRAMES
 from hwgen.steps.golden import trace
 from hwgen.steps.tensor import Memory
 from hwgen.tools import native
@@ -56,6 +57,9 @@ NETWORKS = {
     "100 tokens": (PLAIN, {"seed": 17, "tokens": 100, "act": Act.SILU, "blocks": "d"}, {}),
     "100 tokens in blocks of queries, two tasks": (PLAIN, {"seed": 18, "tokens": 100, "dim": 40, "blocks": "d", "act": Act.SILU, "classes": (5, 6)},
                                                    {"score_words": 16}),
+    "two functions": (PLAIN, {"seed": 22, "tokens": 66, "dim": 16, "hidden": 24, "blocks": "dd", "act": (Act.SILU, Act.RELU)}, {}),
+    "three functions, two tasks": (PLAIN, {"seed": 23, "tokens": 65, "dim": 16, "hidden": 24, "blocks": "dddd", "classes": (3, 4),
+                                           "act": (Act.SILU, Act.RELU, Act.GELU, Act.RELU)}, {}),
     "packed": (WIDE, {"seed": 19, "blocks": "dm", "dim": 40, "classes": (10, 2)}, {}),
     "packed, 4-bit weights": (WIDE, {"seed": 20, "blocks": "dm", "dim": 72, "heads": 3, "hidden": 100, "precision": Precision.W4A8}, {}),
     "packed, experts with 4-bit weights": (WIDE, {"seed": 21, "blocks": "mm", "experts": 5, "top_k": 3, "precision": Precision.W4A8_EXPERTS}, {}),
@@ -69,7 +73,7 @@ def engine(tmp_path_factory):
 
     def get(name: str) -> Engine:
         if name not in made:
-            activation = "silu" if name == PLAIN else "gelu"
+            activation = "silu relu gelu" if name == PLAIN else "gelu"
             options = ENGINES[name] | {"options": dict(activation=activation, **ENGINES[name]["options"])}
             made[name] = Engine(tmp_path_factory.mktemp("engine"), **options)
         return made[name]
@@ -177,7 +181,7 @@ def test_one_wrong_weight_byte_is_seen(engine, tmp_path):
         damaged[len(program.image) - program.instrs[-2].k_tiles * 64] ^= change       # a weight of the head
         (tmp_path / "weights.bin").write_bytes(damaged)
         (tmp_path / "program.bin").write_bytes(program.binary())
-        run = simulate.run_bench(executable, tmp_path, program, frames, [0, 0], IDEAL, checked=False)
+        run = rtl_bench.run_bench(executable, tmp_path, program, frames, [0, 0], IDEAL, checked=False)
         assert (differences(run, model, images, [0, 0]) > 0) == (change != 0)
 
 
@@ -201,10 +205,10 @@ def test_a_changed_program_is_seen(engine, tmp_path, change):
     (tmp_path / "weights.bin").write_bytes(program.image)
     frames = program.frames(model.tasks[0], images)
     if error is None:
-        assert differences(simulate.run_bench(executable, tmp_path, program, frames, [0], IDEAL, checked=False), model, images, [0]) > 0
+        assert differences(rtl_bench.run_bench(executable, tmp_path, program, frames, [0], IDEAL, checked=False), model, images, [0]) > 0
     else:
         with pytest.raises(ToolError, match=f"the simulated accelerator reports {error} after") as caught:
-            simulate.run_bench(executable, tmp_path, program, frames, [0], IDEAL, checked=False)
+            rtl_bench.run_bench(executable, tmp_path, program, frames, [0], IDEAL, checked=False)
         assert "compile again" in caught.value.hint
 
 
@@ -231,7 +235,7 @@ def test_the_driver_refuses_what_it_was_not_made_for(engine, tmp_path, change, t
     (tmp_path / "program.bin").write_bytes(binary)
     (tmp_path / "weights.bin").write_bytes(weights)
     with pytest.raises(ToolError, match=f"the simulation failed with exit code 2\nbench: {text}"):
-        simulate.run_bench(executable, tmp_path, program, program.frames(model.tasks[0], images), [0], IDEAL)
+        rtl_bench.run_bench(executable, tmp_path, program, program.frames(model.tasks[0], images), [0], IDEAL)
 
 
 def test_weights_that_end_too_early_are_a_read_error(engine, tmp_path):
@@ -240,7 +244,7 @@ def test_weights_that_end_too_early_are_a_read_error(engine, tmp_path):
     (tmp_path / "program.bin").write_bytes(program.binary())
     (tmp_path / "weights.bin").write_bytes(program.image[:8192])
     with pytest.raises(ToolError, match="AXI_READ_ERROR"):
-        simulate.run_bench(executable, tmp_path, program, program.frames(model.tasks[0], images), [0], IDEAL, checked=False)
+        rtl_bench.run_bench(executable, tmp_path, program, program.frames(model.tasks[0], images), [0], IDEAL, checked=False)
 
 
 def test_a_run_that_does_not_end_is_reported(engine):
@@ -261,7 +265,7 @@ def test_frames_the_registers_cannot_hold(engine, tasks, text):
     hardware, model, program, _ = case(engine, "dense", images=1)
     executable, place = hardware.bench(program, model)
     with pytest.raises(InputError, match=text):
-        simulate.run_bench(executable, place, program, b"", tasks, IDEAL)
+        rtl_bench.run_bench(executable, place, program, b"", tasks, IDEAL)
 
 
 # ---------------------------------------------------------------- the figures of a DeiT-T block

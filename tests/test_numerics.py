@@ -2,12 +2,16 @@
 
 from fractions import Fraction
 import math
+from pathlib import Path
+import re
 
 from hypothesis import example, given, settings, strategies as st
 import numpy as np
 import pytest
 
 from hwgen import numerics as nx
+from hwgen.functions import FAMILIES, FUNCTIONS, Act, titles
+from hwgen.knots import knots
 
 int32 = st.integers(-(2 ** 31), 2 ** 31 - 1)
 ALL_INT16 = np.arange(-32768, 32768)
@@ -61,30 +65,92 @@ REFERENCE = {
     "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))),
     "silu": lambda x: x / (1 + math.exp(-x)),
     "relu": lambda x: max(x, 0.0),
+    "hard_swish": lambda x: x * min(max(x / 6 + 0.5, 0.0), 1.0),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+    "mish": lambda x: x * math.tanh(max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
+    "tanh": math.tanh,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "leaky_relu(0.01)": lambda x: x if x > 0 else 0.01 * x,
+    "leaky_relu(-0.3)": lambda x: x if x > 0 else -0.3 * x,
+    "elu(1.0)": lambda x: x if x > 0 else math.expm1(x),
+    "elu(0.5)": lambda x: x if x > 0 else 0.5 * math.expm1(x),
+}
+DELTAS = {
+    "gelu": (256, lambda x: x * 0.5 * math.erfc(x / math.sqrt(2))),
+    "gelu_tanh": (256, lambda x: x * 0.5 * (1 - math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))),
+    "silu": (512, lambda x: x / (1 + math.exp(x))),
+    "relu": (256, lambda x: 0.0),
 }
 
 
-@pytest.mark.parametrize("kind, bound", [("gelu", 1.2e-4), ("gelu_tanh", 1.2e-4), ("silu", 8e-5), ("relu", 0.0)])
-def test_activation_error_over_all_inputs(kind, bound):
-    """The project promises 1e-3 before output quantization; the tables do better."""
-    found = nx.activation(ALL_INT16, nx.delta_table(kind)) * 2.0 ** -nx.DELTA_FRAC
+def test_every_function_has_a_reference():
+    assert {Act.of(name).name for name in REFERENCE} == FUNCTIONS.keys() | FAMILIES.keys()
+
+
+@pytest.mark.parametrize("kind", REFERENCE)
+def test_activation_error_over_all_inputs(kind):
+    """Of the table alone, the rounding of the input left out; bench/accuracy.py allows GELU 2.5e-3 with it."""
+    found = nx.activation(ALL_INT16, knots(kind)) * 2.0 ** -nx.ACT_FRAC
     expected = [REFERENCE[kind](x) for x in (ALL_INT16 * 2.0 ** -nx.PRE_ACT_FRAC).tolist()]
     error = np.abs(found - expected).max()
     print(f"{kind}: max abs error {error:.2e}")
-    assert error <= bound <= 1e-3
+    assert error <= {"gelu": 1.2e-4, "gelu_tanh": 1.2e-4, "silu": 8e-5, "relu": 0.0, "leaky_relu(0.01)": 1e-3, "leaky_relu(-0.3)": 1e-3}.get(kind, 3e-4)
+
+
+def test_the_reference_lists_every_function():
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "numbers.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| .*`\w+`.* \|$", text[text.index("## Activations"):text.index("## Router")], re.MULTILINE)
+    assert f"{', '.join(rows[:-1])} or {rows[-1]}" == titles("or")
+
+
+@pytest.mark.parametrize("kind", DELTAS)
+def test_functions_near_relu_keep_their_words(kind):
+    """Every input, against ReLU(x) - delta(|x|) with an even delta rounded half up: how these functions have always been computed."""
+    entries, delta = DELTAS[kind]
+    table = np.round(np.array([delta(i / 32) for i in range(entries)] + [0, 0]) * 65536).astype(np.int64)
+    magnitude = np.abs(ALL_INT16.astype(np.int64))
+    index = np.minimum(magnitude >> 3, entries)
+    between = table[index] + ((table[index + 1] - table[index]) * (magnitude & 7) + 4 >> 3)
+    assert np.array_equal(nx.activation(ALL_INT16, knots(kind)), (np.maximum(ALL_INT16, 0) << 8) - between)
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
 def test_activation_result_fits_24_bits(kind):
-    table = nx.delta_table(kind)
-    assert len(table) & (len(table) - 1) == 0
-    result = nx.activation(ALL_INT16, table)
+    result = nx.activation(ALL_INT16, knots(kind))
     assert result.min() >= -(1 << 23) and result.max() < 1 << 23
 
 
-def test_unknown_activation_has_no_table():
-    with pytest.raises(ValueError, match="'none'"):
-        nx.delta_table("none")
+@pytest.mark.parametrize("kind", REFERENCE)
+def test_activation_is_the_line_between_two_knots(kind):
+    """The formula of drain_lanes.sv and function.hpp."""
+    table, x = knots(kind), np.arange(-4096, 4096)
+    i, k = (x >> 3) + 512, x & 7
+    assert np.array_equal(nx.activation(x, table), (256 * table.value[i] + 32 * k * table.slope[i] + 127) >> 8)
+    for outside, (slope, offset) in zip((np.arange(-32767, -4096), np.arange(4096, 32768)), table.ends, strict=True):
+        assert np.array_equal(nx.activation(outside, table), (256 * offset + slope * outside + 127) >> 8)
+
+
+@pytest.mark.parametrize("name", ["none", "", "gelu(1.0)", "relu()", "GELU", "gelu silu"])
+def test_unknown_activation_has_no_table(name):
+    with pytest.raises(ValueError, match=f"no function {re.escape(repr(name))}"):
+        knots(name)
+
+
+def test_a_parameter_the_table_cannot_hold():
+    with pytest.raises(ValueError, match=r"leaky_relu\(2.5\) has no table: a value at a knot does not fit 21 bits"):
+        knots("leaky_relu(2.5)")
+
+
+@pytest.mark.parametrize("change, text", [
+    (lambda v, s, e: (v + (1 << 20), s, e), "a value at a knot does not fit 21 bits"),
+    (lambda v, s, e: (v, s + (1 << 14), e), "a slope between knots does not fit 15 bits"),
+    (lambda v, s, e: (v, s, ((1 << 17, 0), e[1])), "a slope beyond the knots does not fit 18 bits"),
+    (lambda v, s, e: (v, s, (e[0], (0, -(1 << 20) - 1))), "an offset beyond the knots does not fit 21 bits"),
+    (lambda v, s, e: (v, s, ((65536, 0), (65537 * 5 // 4, 0))), "a result does not fit 24 bits")])
+def test_knots_the_hardware_cannot_hold(change, text):
+    table = knots("relu")
+    with pytest.raises(ValueError, match=text):
+        nx.Knots(*change(table.value, table.slope, table.ends))
 
 
 # ---------------------------------------------------------------- exponentials, reciprocal, rsqrt

@@ -63,9 +63,9 @@ def test_what_an_operator_forgets_is_named():
         def evaluate(self, *operands, inner=None):
             return operands[0]
 
-    assert forgotten(Half) == ["Half has no evaluate()", "Half has no spellings()",
+    assert forgotten(Half) == ["Half has no evaluate()", "Half has no lower()", "Half has no spellings()",
                                "Half.VALUES is ('x',), its fields that name values are ('x', 'other')", "Half has no docstring"]
-    assert forgotten(Bare) == ["Bare has no shape()", "Bare has no spellings()", "Bare is no dataclass"]
+    assert forgotten(Bare) == ["Bare has no lower()", "Bare has no shape()", "Bare has no spellings()", "Bare is no dataclass"]
     with pytest.raises(TypeError, match="evaluate"):
         Half("h", "y", "x", "z")
 

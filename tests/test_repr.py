@@ -7,10 +7,10 @@ import pytest
 
 import hwgen
 from hwgen import api, errors
-from hwgen.csim import CsimRun
+from hwgen.engines.hls.csim import CsimRun
+from hwgen.engines.rtl.bench import EVENT, Run
 from hwgen.flows import Synthesis
 from hwgen.importer import check_model, import_model
-from hwgen.simulate import EVENT, Run
 from hwgen.steps.walk import params
 import onnx_nets
 
@@ -34,7 +34,8 @@ def made(tmp_path_factory) -> dict[str, object]:
         "model": build.model, "graph": build.model.tasks[0], "imported": imported, "float_model": imported.model,
         "float_graph": imported.model.tasks[0],
         "checked": hwgen.check(folder / "m.onnx"), "refused": check_model(refused(folder)), "result": acc.simulate({"x": images}, engine="golden"),
-        "simulated": acc.simulate({"x": images}, engine="csim"), "memory": hwgen.MemoryModel(), "shown": acc.show(),
+        "shown": acc.show("steps"),
+        "simulated": acc.simulate({"x": images}, engine="csim"), "memory": hwgen.MemoryModel(),
         "run": Run([{}], 1000, 1.0, 5, np.zeros(1000, EVENT)), "csim": CsimRun([{"y": images}], [], 1.0),
         "synthesis": Synthesis("yosys", "synthesis", "sim", {}, {"lut": 1000, "ff": 2}, {}, {}, (), {}, (), {})}
     made |= {f"node {i}": node for i, node in enumerate((*imported.model.tasks[0].nodes, *build.model.tasks[0].steps))}
@@ -42,7 +43,7 @@ def made(tmp_path_factory) -> dict[str, object]:
 
 
 def refused(folder):
-    net = onnx_nets.vit(act="Mish")
+    net = onnx_nets.vit(act="Softsign")
     return net.save(folder / "refused.onnx", {"y": onnx_nets.result(net)})
 
 

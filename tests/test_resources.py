@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 
-from hwgen import resources
 from hwgen.devices.board import boards, load_board
 from hwgen.devices.family import bundled_families
 from hwgen.engine import EngineConfig
+from hwgen.engines.rtl import cost as resources
+from hwgen.engines.rtl.cost import KINDS, check_fit
 from hwgen.errors import CapacityError
-from hwgen.resources import KINDS, check_fit
 
 # the example on a small engine, and DeiT-T on large ones
 SMALL = EngineConfig(ti=16, to=16, max_tokens=32, act_words=256, kv_words=256, score_words=128, res_words=128, program_words=128,

@@ -10,9 +10,9 @@ import sys
 from hypothesis import given, strategies as st
 import pytest
 
-from hwgen.backends import rtl, rtlil
-from hwgen.backends.rtlil import Cell, explicit, explicit_widths, format_signal, parse_signal, resized
 from hwgen.engine import EngineConfig
+from hwgen.engines.rtl import rtlil, verilog as rtl
+from hwgen.engines.rtl.rtlil import Cell, explicit, explicit_widths, format_signal, parse_signal, resized
 from hwgen.errors import ToolError
 from hwgen.paths import data_dir
 from hwgen.tools import cache, verilator, yosys
@@ -203,7 +203,7 @@ def test_files_of_an_engine():
 def test_what_is_generated_is_kept_and_needs_no_amaranth(tmp_path):
     """The second time neither Amaranth nor Yosys is loaded, and the text is the same; another configuration is another entry."""
     installed(yosys.find)
-    code = ("import sys, hashlib\nfrom hwgen.backends import rtl\nfrom hwgen.engine import EngineConfig\n"
+    code = ("import sys, hashlib\nfrom hwgen.engines.rtl import verilog as rtl\nfrom hwgen.engine import EngineConfig\n"
             "text = rtl.files(EngineConfig(8, 8, 16, int(sys.argv[1]), 16, 16, 16, 16, 0, 0, 64, 64))['rtl/hwgen_top.sv']\n"
             "print(hashlib.sha256(text.encode()).hexdigest(), 'amaranth' in sys.modules,\n"
             "      *sorted(m.removeprefix('hwgen.') for m in sys.modules if m.startswith('hwgen.')))")
@@ -217,7 +217,7 @@ def test_what_is_generated_is_kept_and_needs_no_amaranth(tmp_path):
     assert first[:2] == [again[0], "True"] and again[1] == "False" and other[0] != first[0] and other[1] == "True"
     assert len(list((tmp_path / "hwgen" / "rtl").iterdir())) == 2
     sources = {name.removesuffix(".py").replace("/", ".") for name in rtl.SOURCES}
-    folders = {"backends", "tools"}
+    folders = {"engines", "engines.rtl", "tools"}
     runners = {"tools.cache", "tools.process"}             # how it is kept and started, not what it is
     assert {name for name in first[2:] if name not in folders} - runners <= sources
 

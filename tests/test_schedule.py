@@ -1,32 +1,29 @@
-"""Programs of random networks: hazards and memory accesses against a brute-force replay, tasks, images, layouts, refusals."""
+"""Programs of random networks: all pass the verifier and wait for nothing in vain, tasks, images, layouts, refusals."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
 from hwgen import quantizer
-from hwgen.engine import OUT_WORDS, EngineConfig
-from hwgen.engines.rtl import PAGE, Program, schedule
+from hwgen.engine import OUT_WORDS
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import PAGE, Program
+from hwgen.engines.rtl.verify import limits, verify
 from hwgen.errors import CapacityError
 from hwgen.functions import Act
-from hwgen.isa import Dst, Instr, Op, Src, Stat
+from hwgen.isa import Op, Src, Stat
 from hwgen.layout.merge import merge
 from hwgen.quantizer import Precision
 from hwgen.steps.host import quantize_input
-from hwgen.steps.stages import Constant, Table, Values
+from hwgen.steps.stages import Constant, Values
 from hwgen.steps.step import Quantized
 from qgraphs import random_images, random_model, random_qgraph
 
 ENGINES = ({"ti": 8, "to": 8, "axi_data_bits": 64}, {"ti": 16, "to": 8, "axi_data_bits": 128}, {"ti": 16, "to": 16, "axi_data_bits": 512},
            {"ti": 32, "to": 16, "axi_data_bits": 256}, {"ti": 64, "to": 48, "axi_data_bits": 512},
            {"ti": 16, "to": 16, "axi_data_bits": 256, "load_columns": 2}, {"ti": 64, "to": 32, "axi_data_bits": 512, "load_columns": 2})
-READ_FROM = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
-WRITTEN_TO = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
-MAX_SLACK = 3
 
 
 @st.composite
@@ -51,123 +48,32 @@ def build(drawn) -> tuple[Quantized, Program]:
     return model, schedule(model, **engine, batch=batch, score_words=score_words)
 
 
-# ---------------------------------------------------------------- what an instruction touches, from docs/reference/engine.md
-
-def window(config: EngineConfig, instr: Instr, first_group: int) -> int:
-    """Chunks that the output channels of an instruction reach into."""
-    channels = (instr.n_tiles - 1) * config.to + instr.n_last
-    return -(-(first_group * config.group + channels) // config.ti)
-
-
-def reads(config: EngineConfig, instr: Instr) -> set[tuple[str, int]]:
-    """(memory, word) read by the feed; row maxima are words of "max", queues of experts are the memory "router"."""
-    if instr.op != Op.MATMUL:
-        return set()
-    words = {(READ_FROM[instr.src], instr.src_base + k * instr.src_stride + t * instr.step)
-             for k in range(instr.k_tiles) for t in range(instr.tokens)}
-    if instr.src == Src.EXP:
-        words |= {("max", instr.src_row + t) for t in range(instr.tokens)}
-    if instr.gather or instr.scatter:
-        words.add(("router", 0))
-    return words
-
-
-def loads(config: EngineConfig, instr: Instr) -> set[tuple[str, int]]:
-    """(memory, word) read by the loader."""
-    if instr.op != Op.MATMUL or instr.stat == Stat.WEIGHTS:
-        return set()
-    chunks = instr.k_tiles if instr.stat == Stat.K_COLUMNS else window(config, instr, instr.stat_group)
-    return {("kv", instr.stat_base + c * instr.stat_stride + key) for c in range(chunks) for key in range(instr.stat_count)}
-
-
-def writes(config: EngineConfig, instr: Instr) -> set[tuple[str, int]]:
-    """(memory, word) written by the drain."""
-    if instr.op == Op.END or instr.dst == Dst.OUT:
-        return set()
-    if instr.dst == Dst.ROUTER:
-        kept = {("act", instr.dst_base + word) for memory, word in reads(config, instr) if memory == "res"} if instr.keep else set()
-        return kept | {("router", 0)}
-    words = {(WRITTEN_TO[instr.dst], instr.dst_base + c * instr.dst_stride + t)
-             for c in range(window(config, instr, instr.dst_group)) for t in range(instr.tokens)}
-    if instr.dst == Dst.SCORE:
-        words |= {("max", instr.dst_row + t) for t in range(instr.tokens)}
-    return words
-
-
 def of_task(program: Program, task: int) -> list[int]:
     return [pc for pc, instr in enumerate(program.instrs) if not instr.pred or instr.task == task]
 
 
-def distances(program: Program, touched) -> list[int]:
-    """Per instruction: how many instructions before it may be unfinished when it begins to read what ``touched`` gives."""
-    found = [MAX_SLACK] * len(program.instrs)
-    for task in range(program.num_tasks):
-        sequence = of_task(program, task)
-        for n, pc in enumerate(sequence):
-            wanted = touched(program.config, program.instrs[pc])
-            for back in range(1, min(n, MAX_SLACK) + 1):
-                if wanted & writes(program.config, program.instrs[sequence[n - back]]):
-                    found[pc] = min(found[pc], back - 1)
-                    break
-    return found
+# ---------------------------------------------------------------- hazards and memory (tests/test_program_verify.py: that the verifier sees)
 
-
-# ---------------------------------------------------------------- hazards and memory
-
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(PROGRAMS)
-def test_slacks_are_those_of_a_brute_force_check(drawn):
-    """No instruction reads before the writer has retired, and none waits longer than it has to."""
-    _, program = build(drawn)
-    last = len(program.instrs) - 1
-    for name, touched in (("slack", reads), ("load_slack", loads)):
-        wanted = distances(program, touched)
-        for pc, instr in enumerate(program.instrs[:last]):
-            if instr.op == Op.MATMUL:
-                assert getattr(instr, name) == wanted[pc], f"{pc} {instr}"
-    assert program.instrs[last].op == Op.END
+def test_programs_verify(drawn):
+    """Slack, lifetimes, ranges of fields, bytes of the streams."""
+    verify(build(drawn)[1])
 
 
 @settings(deadline=None, max_examples=40)
 @given(PROGRAMS)
-def test_live_buffers_never_overlap(drawn):
+def test_no_instruction_waits_longer_than_it_has_to(drawn):
     _, program = build(drawn)
-    config = program.config
-    sizes = {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words}
-    buffers = program.buffers
-    for i, one in enumerate(buffers):
-        assert one.base >= 0 and one.base + one.words <= sizes[one.memory] and one.first <= one.last
-        for other in buffers[:i]:
-            if one.memory == other.memory and one.first <= other.last and other.first <= one.last:
-                assert one.base + one.words <= other.base or other.base + other.words <= one.base, (one, other)
+    for pc, (instr, allowed) in enumerate(zip(program.instrs, limits(program), strict=True)):
+        if instr.op == Op.MATMUL:
+            assert (instr.slack, instr.load_slack) == allowed, f"{pc} {instr}"
+    assert program.instrs[-1].op == Op.END
 
 
-@settings(deadline=None, max_examples=40)
-@given(PROGRAMS)
-def test_accesses_stay_in_live_buffers_and_read_what_was_written(drawn):
-    _, program = build(drawn)
-    rows = {"max": 2 * program.config.max_tokens, "router": 1}
-    for task in range(program.num_tasks):
-        written: set[tuple[str, int]] = set()
-        for pc in of_task(program, task):
-            instr = program.instrs[pc]
-            live = [b for b in program.buffers if b.first <= pc <= b.last]
-            taken = reads(program.config, instr) | loads(program.config, instr)
-            given = writes(program.config, instr)
-            for memory, word in taken | given:
-                assert word < rows[memory] if memory in rows else \
-                    any(b.memory == memory and b.base <= word < b.base + b.words for b in live), f"{pc} {instr}: {memory} {word}"
-            assert taken <= written, f"{pc} {instr}: {sorted(taken - written)[:3]} never written"
-            written |= given
-
-
-def test_a_wrong_slack_and_a_wrong_base_are_seen():
-    """The checks above are not blind."""
-    program = schedule(random_qgraph(), **ENGINES[0])
-    pc = next(i for i, instr in enumerate(program.instrs) if instr.slack == 0 and instr.op == Op.MATMUL)
-    assert distances(program, reads)[pc] == 0
-    (reader,) = [i for i in program.instrs if i.note == "block0.proj"]
-    assert reads(program.config, reader) != reads(program.config, replace(reader, src_base=reader.src_base + 1))
+def test_programs_with_taps_verify():
+    for engine in ENGINES:
+        verify(schedule(random_qgraph(blocks="dm", classes=(3, 5)), **engine, taps=True))
 
 
 # ---------------------------------------------------------------- tasks
@@ -328,20 +234,36 @@ def test_more_tokens_than_accumulators():
         schedule(model, **ENGINES[0], batch=16)
 
 
+def test_every_limit_is_named_at_once():
+    model = random_qgraph(tokens=257, dim=8, heads=1, hidden=8, blocks="mm", experts=9, top_k=1)
+    with pytest.raises(CapacityError, match="^9 experts") as caught:
+        schedule(model, **ENGINES[0], batch=16)
+    assert [error.message.split(",")[0] for error in caught.value.others] == ["9 experts", "4112 tokens"]
+    assert "block1.moe" in caught.value.others[0].where and str(caught.value).count("\nalso: ") == 2 and str(caught.value).count("--array") == 1
+
+
 @pytest.mark.parametrize("batch", [0, OUT_WORDS + 1])
 def test_a_batch_that_is_not_possible(batch):
     with pytest.raises(CapacityError, match=f"a batch of {batch} images; 1 to {OUT_WORDS} are possible"):
         schedule(random_qgraph(), **ENGINES[0], batch=batch)
 
 
-def test_two_activations():
-    model = random_qgraph(blocks="dd")
-    graph = model.tasks[0]
-    steps = tuple(replace(step, drain=tuple(replace(stage, function="silu") if isinstance(stage, Table) else stage for stage in step.drain))
-                  if step.node == "block1.fc1" else step for step in graph.steps)
-    with pytest.raises(CapacityError, match=r"the network uses the activations \['gelu', 'silu'\], the engine has one table"):
-        schedule(Quantized((replace(graph, steps=steps),), "random"), **ENGINES[0])
-    assert schedule(random_qgraph(act=Act.SILU), **ENGINES[0]).config.activation == "silu"
+def test_several_activations():
+    """An instruction says which of the engine's functions, in the order of use; in programs with one its bits are 0."""
+    program = schedule(random_qgraph(blocks="dmdm", act=(Act.SILU, Act.RELU, Act.SILU, Act.GELU)), **ENGINES[0])
+    assert program.config.activation == "silu relu gelu" and program.config.functions == ("silu", "relu", "gelu")
+    found = {info.node: instr.function for info, instr in zip(program.infos, program.instrs, strict=True) if instr.act}
+    assert found == {"block0.fc1": 0, "block1.moe": 1, "block2.fc1": 0, "block3.moe": 2}
+    assert not any(instr.function for instr in program.instrs if not instr.act)
+    one = schedule(random_qgraph(act=Act.SILU), **ENGINES[0])
+    assert one.config.activation == "silu" and not any(instr.function for instr in one.instrs)
+
+
+def test_more_activations_than_tables(monkeypatch):
+    monkeypatch.setattr("hwgen.engines.rtl.plan.MAX_FUNCTIONS", 2)
+    with pytest.raises(CapacityError, match="the network uses 3 activation functions, silu, relu, gelu; the engine has tables for 2") as error:
+        schedule(random_qgraph(blocks="ddd", act=(Act.SILU, Act.RELU, Act.GELU)), **ENGINES[0])
+    assert error.value.hint == "use at most 2 activation functions in the whole network"
 
 
 def test_a_program_that_is_too_long(monkeypatch):

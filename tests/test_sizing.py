@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen import quantizer, sizing
+from hwgen import quantizer
+from hwgen.devices import memory
 from hwgen.devices.board import boards, load_board
-from hwgen.engines.rtl import schedule
+from hwgen.engines.rtl import choose as sizing
+from hwgen.engines.rtl.plan import schedule
 from hwgen.importer import import_model
 from hwgen.steps.step import Quantized
 
@@ -42,7 +44,7 @@ def test_the_choice_is_among_the_fastest_through_one_port():
     board = load_board("zcu104")
     chosen = sizing.choose(example(), board)
     alone = {array: sizing.cycles(sizing.choose(example(), board, array), board) for array in board.arrays}
-    assert sizing.cycles(chosen, board) <= sizing.NEAR * min(alone.values())
+    assert sizing.cycles(chosen, board) <= memory.NEAR * min(alone.values())
     assert sizing.cycles(chosen, board, 4) < sizing.cycles(sizing.choose(example(), board, (32, 32)), board, 4)
 
 

@@ -391,8 +391,7 @@ def test_names_of_records_are_different():
 
 def test_every_record_is_in_some_network(network):
     """So that the refusals above meet all of them."""
-    found = {type(record) for step in (*network.steps, *attention(4, 4).steps) for record in (step.feed, step.tile, *step.drain)}
-    assert found == set(RECORDS)
+    assert set(RECORDS) == {type(record) for step in (*network.steps, *attention(4, 4).steps) for record in (step.feed, step.tile, *step.drain)}
 
 
 def test_a_network_has_the_named_formats(network):

@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from hwgen import store
+from hwgen.build import store
 from hwgen.steps import golden
 from hwgen.steps.format import Format
 from hwgen.steps.param import Param

@@ -10,8 +10,9 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from hwgen import trace
-from hwgen.simulate import EVENT
+from hwgen.engines.rtl.bench import EVENT
+from hwgen.engines.rtl.choose import roofline
+from hwgen.run import timeline as trace
 
 
 def program(count: int):
@@ -81,5 +82,5 @@ def test_layers_and_stalls():
 
 
 def test_roofline():
-    assert trace.roofline(1000, 10, 300, 2.0) == {"array_limit_cycles": 100, "memory_limit_cycles": 150, "bound_by": "memory"}
-    assert trace.roofline(2000, 10, 300, 2.0)["bound_by"] == "array"
+    assert roofline(1000, 10, 300, 2.0) == {"array_limit_cycles": 100, "memory_limit_cycles": 150, "bound_by": "memory"}
+    assert roofline(2000, 10, 300, 2.0)["bound_by"] == "array"

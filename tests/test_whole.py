@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 from hwgen.devices.board import load_board
 from hwgen.errors import ToolError
-from hwgen.simulate import verify_memories
+from hwgen.run.simulate import verify_memories
 from hwgen.tools import verilator
 from test_networks import tiny
 import whole

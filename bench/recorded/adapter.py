@@ -15,13 +15,15 @@ import numpy as np
 from hwgen import ops
 from hwgen.devices.board import load_board
 from hwgen.engines.hls import plan as hls_plan, project as hls
-from hwgen.engines.rtl import Ablation, Program, schedule
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import Program
 from hwgen.errors import CapacityError, ModelError
 from hwgen.functions import Act
 from hwgen.graph import Graph, Model, Node, Role
 from hwgen.importer import import_model
 from hwgen.quantizer import calibration, from_ranges
 from hwgen.steps import golden
+from hwgen.steps.passes.ablation import Ablation
 from hwgen.steps.step import Quantized
 
 from .form import METHODS, Array, Build, Range, Recorded, images

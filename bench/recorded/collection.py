@@ -9,10 +9,10 @@ import sys
 import tempfile
 from typing import Any
 
-from hwgen.ir import Act
 import numpy as np
 
 from hwgen.errors import ModelError
+from hwgen.functions import Act
 from hwgen.graph import Model
 from hwgen.importer import import_model
 from networks import generate

@@ -107,8 +107,9 @@ void requantize()
 
 void activation()
 {
+    const unsigned function = next_size();
     while (more()) {
-        put(hwgen::activation<hwgen::ActivationConfig>(static_cast<hwgen::Res>(next())).to_int64());
+        put(hwgen::activation<hwgen::ActivationConfig>(static_cast<hwgen::Res>(next()), function).to_int64());
     }
 }
 

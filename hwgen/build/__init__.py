@@ -1,7 +1,7 @@
 """The build directory: what `compile` writes and everything else reads.
 
     manifest.json        generator, version, file digests, and the facts below (see docs/reference/build.md)
-    model.npz            the integer network (`hwgen.store`)
+    model.npz            the integer network (`hwgen.build.store`)
     program.bin, .txt    instructions and their disassembly          weights.bin   weight image
     rtl/                 SystemVerilog, filelist.f                   bench/        native test bench
     driver/              register map and C driver                   report.json   what `hwgen report` shows
@@ -17,15 +17,14 @@ from dataclasses import asdict, dataclass, field
 import json
 from pathlib import Path
 
-from .. import store
 from ..checksum import crc32
-from ..engines.rtl import Program
+from ..engines.rtl.program import Program
 from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..output import OutputDir
 from ..steps.step import Quantized
 from ..strict_json import parse
-from . import directory, facts
+from . import directory, facts, store
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import math
 
 from ..checksum import crc32
 from ..engine import OUT_WORDS, EngineConfig
-from ..engines.rtl import MAX_TOKENS, BufferInfo, InstrInfo, OutputSlice, Program
+from ..engines.rtl.plan import MAX_TOKENS
+from ..engines.rtl.program import BufferInfo, InstrInfo, OutputSlice, Program
+from ..engines.rtl.verify import verify as verify_program
 from ..errors import HwgenError
-from ..functions import Act
 from ..isa import WORD_BITS, Instr, Op
+from ..knots import knots
 from ..registers import MAX_PROGRAM_WORDS
 from ..steps.stages import Host
 from ..steps.step import Network, Quantized
@@ -94,8 +96,11 @@ def engine(value) -> EngineConfig:
         raise ValueError(error.message) from error
     if config.axi_data_bits & config.axi_data_bits - 1:
         raise ValueError(f"engine.axi_data_bits = {config.axi_data_bits} is no power of two")
-    if config.activation not in [act.value for act in Act]:
-        raise ValueError("engine.activation is unknown")
+    try:
+        for name in config.functions:
+            knots(name)
+    except ValueError as error:
+        raise ValueError("engine.activation is unknown") from error
     return config
 
 
@@ -176,6 +181,15 @@ def _agree_program(model: Quantized, run: Program) -> None:
         raise ValueError("the program does not stream the network's input")
     if run.input_bytes != stream[0].tokens * stream[0].n_tiles * run.config.vector_bytes or vectors > run.input_bytes:
         raise ValueError(f"program.input_bytes = {run.input_bytes} is not what the program reads")
+    _check_program(run)
+
+
+def _check_program(run: Program) -> None:
+    """`engines.rtl.verify`, of a program that may hold anything."""
+    try:
+        verify_program(run)
+    except HwgenError as error:
+        raise ValueError(f"program.bin: {error.message}: {error.where}") from error
 
 
 def _check_network(network: Network) -> None:

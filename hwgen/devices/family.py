@@ -1,6 +1,6 @@
 """Families of chips as data: one YAML file a family, read into a frozen record. Adding a family changes no Python.
 
-A family decides what a multiplier, a look-up table and a memory can hold (`hwgen.resources`), how Yosys synthesizes for it
+A family decides what a multiplier, a look-up table and a memory can hold (`hwgen.engines.rtl.cost`), how Yosys synthesizes for it
 (`hwgen.flows`) and what the scripts of an HLS project name (`hwgen.engines.hls`). docs/reference/devices.md explains the keys.
 """
 

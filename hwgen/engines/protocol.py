@@ -5,12 +5,15 @@ Engines know steps, layout and devices, and nothing of each other. What one cann
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from ..devices.board import Board
+from ..devices.memory import MemoryModel
 from ..steps.step import Quantized
 
 PlanT = TypeVar("PlanT")
@@ -24,6 +27,34 @@ class Wishes:
 
     array: tuple[int, int] | None = None
     batch: int = 1
+
+
+def silent(stage: str, done: int = 0, total: int = 0) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Of a run. memory: behind the ports; simulator: what runs the RTL; waves: file that gets a waveform; trace: keep every value; say:
+    progress (stage, done, total). What an engine cannot honour was refused before (`hwgen.run.simulate`)."""
+
+    memory: MemoryModel = field(default_factory=MemoryModel)
+    simulator: str = "verilator"
+    waves: Path | None = None
+    say: Callable[[str, int, int], None] = silent
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What images gave. outputs: {task: {ONNX output: int32 [images, channels]}}. cycles: busy cycles of all frames, None of an engine
+    without a clock; seconds: of the simulation; frames: images that were run, each for each task; runs: what the engine keeps of each run."""
+
+    outputs: Mapping[int, Mapping[str, np.ndarray]]
+    cycles: int | None
+    seconds: float
+    frames: int
+    runs: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +78,9 @@ class Engine(Protocol[PlanT]):
 
     def files(self, plan: PlanT, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:
         """What a build holds of it. name: of the network, for comments; images: float [B, ...], a few for a test bench."""
+
+    def run(self, plan: PlanT, model: Quantized, files: Mapping[str, bytes], images: np.ndarray, tasks: list[int], how: Conditions) -> Result:
+        """Run images, float [B, ...], each for each task, through what ``files`` of a build holds of it. Raises ToolError."""
 
     def facts(self, plan: PlanT) -> Facts:
         """Single figures of a plan."""

@@ -30,10 +30,10 @@ class Graph:
         for node in self.nodes:
             for value in node.inputs:
                 if value not in known:
-                    raise node.fail(f"input {value!r} is used before it is produced",
-                                    hint="are the nodes in topological order?")
+                    raise node.misplaced(f"input {value!r} is used before it is produced",
+                                         hint="are the nodes in topological order?")
             if node.output in known:
-                raise node.fail(f"value {node.output!r} is defined twice")
+                raise node.misplaced(f"value {node.output!r} is defined twice")
             known[node.output] = node.shape(*(known[v] for v in node.inputs))
         return known
 

@@ -104,8 +104,28 @@ class Node(ABC):
     def _fields(self) -> list[tuple[str, object]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
+    def __str__(self) -> str:
+        """``output = Operator(inputs, attributes)``: a line of a listing."""
+        given = [*self.inputs, *(f"{key} {attribute(value)}" for key, value in self.attributes().items())]
+        return f"{self.output} = {type(self).__name__}({', '.join(given)})"
+
     def __repr__(self) -> str:
         return visible(f"<{type(self).__name__} {self.name}: {', '.join(self.inputs)} -> {self.output}>", limit=REPR)
 
     def fail(self, message: str, hint: str | None = None) -> ModelError:
+        """The error about this node."""
         return ModelError(message, where=f"{type(self).__name__} node {self.name!r}", hint=hint)
+
+    def misplaced(self, message: str, hint: str | None = None) -> ModelError:
+        """The error about this node among the others; the node is printed."""
+        return ModelError(message, where=f"{type(self).__name__} node {self.name!r}, {visible(self)}", hint=hint)
+
+
+def attribute(value: object) -> str:
+    """As a person writes it."""
+    match value:
+        case Enum():
+            return str(value.value)
+        case float() | np.floating():
+            return f"{value:.6g}"
+    return str(value)

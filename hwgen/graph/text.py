@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
-import numpy as np
-
 from ..listing import Line, Part, short, text as listing
 from .graph import Graph
-from .node import Node, Shape
-
-
-def line(node: Node) -> str:
-    """``output = Operator(inputs, attributes)``: what a node does, in one line."""
-    given = [*node.inputs, *(f"{key} {_value(value)}" for key, value in node.attributes().items())]
-    return f"{node.output} = {type(node).__name__}({', '.join(given)})"
+from .node import Node, Shape, attribute
 
 
 def text(graph: Graph, *, everything: bool = False) -> str:
@@ -37,26 +27,17 @@ def part(graph: Graph) -> Part:
 
 def _row(node: Node, shapes: dict[str, Shape], numbers: dict[str, str], length: int) -> Line:
     kind = type(node).__name__
-    words = [*(key if value is True else f"{key} {_value(value)}" for key, value in node.attributes().items() if value is not False),
+    words = [*(key if value is True else f"{key} {attribute(value)}" for key, value in node.attributes().items() if value is not False),
              *(f"{key} {list(array.shape)}" for key, array in node.params().items() if array.ndim > 1)]
     read = ", ".join(numbers.get(value) or short(value, length) for value in node.inputs)
     cells = (f"{list(shapes[node.output])}", f"= {kind} {read}", ", ".join(words), f"; {short(node.name, length)}")
     same = (kind, tuple(words), tuple(shapes[value] for value in node.inputs), shapes[node.output])
-    return Line(cells, node.name, same, f"{line(node)}    ; {node.name}", lambda: _detail(node, shapes))
+    return Line(cells, node.name, same, f"{node}    ; {node.name}", lambda: _detail(node, shapes))
 
 
 def _detail(node: Node, shapes: dict[str, Shape]) -> dict[str, str]:
     detail = {f"input {value}": str(list(shapes[value])) for value in node.inputs} | {"output": f"{node.output} {list(shapes[node.output])}"}
-    detail |= {key: _value(value) for key, value in node.attributes().items()}
+    detail |= {key: attribute(value) for key, value in node.attributes().items()}
     detail |= {key: f"{array.dtype} {list(array.shape)}, {float(array.min()):.6g} to {float(array.max()):.6g}"
                for key, array in node.params().items() if array.size}
     return detail
-
-
-def _value(value: object) -> str:
-    match value:
-        case Enum():
-            return str(value.value)
-        case float() | np.floating():
-            return f"{value:.6g}"
-    return str(value)

@@ -117,9 +117,8 @@ def _check(file: OnnxFile) -> Checked:
         return Checked((), False, error)
     failed = next((part for _, part in parts if not part.graphs), None)
     verdicts = (failed or parts[0][1]).verdicts
-    bad = [verdict for verdict in verdicts if verdict.status is Status.UNSUPPORTED]
-    if bad:
-        return Checked(verdicts, False, unsupported(file, bad))
+    if any(verdict.status is Status.UNSUPPORTED for verdict in verdicts):
+        return Checked(verdicts, False, unsupported(file, verdicts))
     if failed is not None:
         return Checked(verdicts, False, type(failed.error)(failed.error.message, str(file.path), failed.error.hint))
     graphs = [(graph, Origin(task, part.bound)) for task, part in parts for graph in part.graphs]

@@ -1,22 +1,20 @@
-"""Why a network is refused, causes first: one message for all nodes no rule took, with a next step that fits the cause.
+"""Why a network is refused, causes first: all nodes no rule took in one error, each cause once, with a next step that fits it.
 
 A node behind an unsupported one is unsupported as well; what is named is the first that is not, or the first of a family a user knows by
-another name ("quantized file", "loop over experts") than that of its operators.
+another name ("quantized file", "loop over experts") than that of its operators. What stands apart from it is a cause of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+import re
 
 import onnx
 
-from ..errors import ModelError
+from ..errors import ModelError, combined
 from .read import OnnxFile
-
-if TYPE_CHECKING:
-    from .sweep import Verdict
+from .sweep import Status, Verdict
 
 BEHIND = ("belongs to ", "the shape of its result is not known, because")       # reasons that blame another node
 LEADING = {"Sub", "Div", "Mul", "Add", "Cast", "Transpose", "Identity"}           # preprocessing: operators before the network proper
@@ -24,6 +22,7 @@ PASSING = {"Identity", "Cast", "Reshape", "Squeeze"}                            
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 CONTROL = {"Loop", "If", "Scan", "NonZero", "GatherND", "ScatterND", "SequenceAt", "Compress"}
 CHOICE = {"TopK", "ArgMax", "OneHot", "ScatterElements"}                          # operators of a router
+QUOTED = re.compile(r"'[^']*'")                     # names in a reason
 ROUTER_PARTS = CONTROL | CHOICE | {"Softmax", "Einsum", "Gather", "GatherElements", "Equal", "Where", "ReduceMax", "ReduceSum", "MatMul", "Mul"}
 
 EXPERTS = ("write the experts as one stack: weights [experts, K, N], every expert on every token by one MatMul, scores scattered into zeros, "
@@ -33,7 +32,7 @@ EXPERTS = ("write the experts as one stack: weights [experts, K, N], every exper
 @dataclass(frozen=True)
 class Facts:
     """What is asked of a whole file, once. leading: results of what changes an input before anything else happens; last: values that become
-    an output as they are; choice: it has an operator of a router; half: it has weights of 16-bit floating point."""
+    an output as they are; choice: it has an operator of a router; half: it has weights of 16-bit floating point, or goes over to it."""
 
     inputs: tuple[str, ...]
     leading: frozenset[str]
@@ -51,23 +50,78 @@ class Family:
     holds: Callable[[Verdict, onnx.NodeProto, Facts], bool]
 
 
-def unsupported(file: OnnxFile, bad: list[Verdict]) -> ModelError:
-    """The error for these unsupported nodes."""
+@dataclass(frozen=True)
+class Cause:
+    """One reason for a refusal. node: the first that has it; nodes: how many it takes with it, itself included; rank: of its family."""
+
+    node: Verdict
+    family: Family | None
+    nodes: int
+    rank: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Equal for causes that are one: in every block of a network, or all over the file."""
+        return (self.family.what, "") if self.family else (self.node.op, QUOTED.sub("", self.node.reason))
+
+
+def unsupported(file: OnnxFile, verdicts: Sequence[Verdict]) -> ModelError:
+    """The error for the unsupported nodes among these: one cause for each group of them that hang together, alike ones once."""
     nodes, facts = node_names(file.proto.graph), _facts(file)
-    roots = [verdict for verdict in bad if not verdict.reason.startswith(BEHIND)] or bad
-    first, what = roots[0], ""
-    hint = f"`hwgen check {file.path}` lists every node; cut the network there, or change it before export"
-    for family in FAMILIES:
+    found: dict[tuple[str, str], Cause] = {}
+    for group in _together(verdicts, nodes):
+        cause = _cause(group, nodes, facts)
+        known = found.get(cause.key)
+        found[cause.key] = cause if known is None else replace(known, nodes=known.nodes + cause.nodes)
+    return combined([_error(file, cause, nodes) for cause in sorted(found.values(), key=lambda cause: cause.rank)])
+
+
+def _cause(group: list[Verdict], nodes: dict[str, onnx.NodeProto], facts: Facts) -> Cause:
+    """The first of a family, else the first that does not blame another node."""
+    roots = [verdict for verdict in group if not verdict.reason.startswith(BEHIND)] or group
+    for rank, family in enumerate(FAMILIES):
         found = next((v for v in roots if v.node in nodes and family.holds(v, nodes[v.node], facts)), None)
         if found is not None:
-            first, what, hint = found, f"{family.what}: ", family.hint
-            break
+            return Cause(found, family, len(group), rank)
+    return Cause(roots[0], None, len(group), len(FAMILIES))
+
+
+def _error(file: OnnxFile, cause: Cause, nodes: dict[str, onnx.NodeProto]) -> ModelError:
+    first, family, behind = cause.node, cause.family, cause.nodes - 1
     domain = nodes[first.node].domain if first.node in nodes else ""
     op = first.op if domain in ("", "ai.onnx") else f"{domain}.{first.op}"
-    behind = len(bad) - 1
     count = f" (and {behind} other node{'s' * (behind > 1)} of it or behind it)" if behind else ""
-    return ModelError(f"{what}{op} node {first.node!r} is not supported{count}: {first.reason}",
+    hint = family.hint if family else f"`hwgen check {file.path}` lists every node; cut the network there, or change it before export"
+    return ModelError(f"{f'{family.what}: ' if family else ''}{op} node {first.node!r} is not supported{count}: {first.reason}",
                       where=f"{file.path}: {op} node {first.node!r}", hint=hint)
+
+
+def _together(verdicts: Sequence[Verdict], nodes: dict[str, onnx.NodeProto]) -> list[list[Verdict]]:
+    """The unsupported nodes in groups, in the order of the file: of one group are nodes that read from each other, directly or by way of nodes
+    that only move data or are part of others. What follows a supported node is judged as if everything before it were there."""
+    joined: dict[str, str] = {}                             # unsupported node -> one it hangs together with, or itself
+    makers: dict[str, str] = {}                             # ONNX value -> unsupported node it comes from
+
+    def root(name: str) -> str:
+        while joined[name] != name:
+            name = joined[name]
+        return name
+    for verdict in verdicts:
+        node = nodes.get(verdict.node, onnx.NodeProto())
+        before = [makers[value] for value in node.input if value in makers]
+        if verdict.status is Status.UNSUPPORTED:
+            joined[verdict.node] = verdict.node
+            before.append(verdict.node)
+        elif verdict.status not in (Status.FUSED, Status.FOLDED) or not before:
+            continue
+        for other in before:
+            joined[root(other)] = root(before[-1])
+        makers.update(dict.fromkeys(node.output, before[-1]))
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.node in joined:
+            groups.setdefault(root(verdict.node), []).append(verdict)
+    return list(groups.values())
 
 
 def node_names(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
@@ -91,7 +145,11 @@ def _facts(file: OnnxFile) -> Facts:
         if node.op_type in PASSING and not last.isdisjoint(node.output):
             last.add(node.input[0])
     return Facts(tuple(file.inputs), frozenset(changed), frozenset(last), any(node.op_type in CHOICE for node in graph.node),
-                 any(tensor.data_type in HALVES for tensor in graph.initializer))
+                 any(tensor.data_type in HALVES for tensor in graph.initializer) or any(map(_to_half, graph.node)))
+
+
+def _to_half(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i in HALVES for a in node.attribute)
 
 
 # ---------------------------------------------------------------- families
@@ -111,7 +169,7 @@ def _is_foreign(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
 
 
 def _is_half(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
-    return node.op_type == "Cast" and (facts.half or any(a.name == "to" and a.i in HALVES for a in node.attribute))
+    return facts.half and node.op_type == "Cast"
 
 
 def _rearranges_input(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:

@@ -94,6 +94,6 @@ class Evaluator:
                 if sum(map(len, key[-1])) <= KEPT_BYTES:
                     self._ready[key] = ready
             with np.errstate(all="ignore"):
-                return ready.run(None, {name: array for name, array in zip(names, arrays) if name})
+                return ready.run(None, {name: array for name, array in zip(names, arrays, strict=False) if name})
         except (RuntimeError, TypeError, ValueError, LookupError):  # NotImplementedError is a RuntimeError
             return None

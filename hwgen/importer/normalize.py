@@ -116,7 +116,7 @@ class _Normalizer:
             self._identity(node, name, inputs[0])
         else:
             types = self._infer(node, name) if simple else self._declared(node)
-            for output, (_, shape) in zip(node.output, types):
+            for output, (_, shape) in zip(node.output, types, strict=False):
                 if shape is not None and math.prod(shape) > MAX_ELEMENTS:
                     raise self._too_large(node, name, f"{quoted(output)} {list(shape)} has {math.prod(shape):,} elements; the limit "
                                                       f"is {MAX_ELEMENTS:,}")
@@ -206,7 +206,7 @@ class _Normalizer:
         else:
             arrays = [ref if ref is None else ref.array for ref in inputs]
         results = self._evaluate(node, arrays, types)
-        for output, array in zip(node.output, results or ()):
+        for output, array in zip(node.output, results or (), strict=False):
             self._constant(output, array)
         if results is not None:
             self.folded[name] = "constant"
@@ -250,13 +250,13 @@ class _Normalizer:
         if key in self.ops and name not in self.declined:
             twin = self.ops[key]
             self.folded[name] = f"computes the same as node {twin.name!r}"
-            refs = [View(output, shape or ()) for output, (_, shape) in zip(twin.outputs, types)]
+            refs = [View(output, shape or ()) for output, (_, shape) in zip(twin.outputs, types, strict=False)]
         else:
             op = Op(name, kind, tuple(inputs), tuple(node.output), attrs, tuple(shape for _, shape in types))
             self.ops[key], self.nodes[name] = op, node
             self.producers.update({output: op for output in node.output})
-            refs = [View(output, shape or ()) for output, (_, shape) in zip(node.output, types)]
-        for output, (element, shape), ref in zip(node.output, types, refs):
+            refs = [View(output, shape or ()) for output, (_, shape) in zip(node.output, types, strict=False)]
+        for output, (element, shape), ref in zip(node.output, types, refs, strict=False):
             self._value(output, element, shape, ref)
 
     # ---------------------------------------------------------------- moves, scalings, and what does nothing
@@ -287,7 +287,7 @@ class _Normalizer:
         if not views or views[0] is None:
             return False
         self.moves.add(name)
-        for output, view in zip(node.output, views):
+        for output, view in zip(node.output, views, strict=False):
             self._value(output, types[0][0], view.shape, replace(view, trail=Trail(name, view.trail)))
         for output in node.output[len(views):]:                    # the mask of a Dropout
             self._value(output, onnx.TensorProto.BOOL, None, View(output, ()))
@@ -375,8 +375,8 @@ def _static(proto: onnx.TypeProto | None) -> tuple[int, tuple[int, ...] | None]:
 def task_feed(file: OnnxFile, value: int) -> dict:
     """What selects task ``value``: name, shape and numpy type of the integer input, and the value."""
     kind = file.task.type.tensor_type
-    return dict(name=file.task.name, shape=[1 for _ in kind.shape.dim], dtype=str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
-                value=value)
+    return {"name": file.task.name, "shape": [1 for _ in kind.shape.dim], "dtype": str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+                "value": value}
 
 
 def task_count(graph: OpGraph, name: str, path: str) -> int:

@@ -319,7 +319,7 @@ def _static_shape(path: Path, value: onnx.ValueInfoProto, given: tuple[int, ...]
             raise ShapeError(f"dimension {place} ({dim!r}) of the input {value.name!r} is not fixed: its shape is "
                              f"[{', '.join(map(str, dims))}]", where=str(path),
                              hint=f"give it: --shape {value.name}={_times(guess)}")
-    return tuple(dims)
+    return tuple(int(dim) for dim in dims)
 
 
 def _times(dims) -> str:

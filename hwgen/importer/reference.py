@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 import resource
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     _limit(resource.RLIMIT_AS, job["memory_bytes"], job["memory_bytes"])
     _limit(resource.RLIMIT_CPU, job["cpu_seconds"], job["cpu_seconds"] + 5)
-    result = {"error": None, "runtime": "", "note": None, "nodes": {}}
+    result: dict[str, Any] = {"error": None, "runtime": "", "note": None, "nodes": {}}
     model = Path(job["model"])
     os.chdir(model.parent)              # external data lies there; no runtime takes a path that is not UTF-8
     try:
@@ -64,7 +65,7 @@ def _run(path: Path, values: bool, images, task: dict | None, result: dict) -> t
     # the file as it is: fusions refuse some correct files (a LayerNormalization scale of one element behind an Add)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     proto = _with_values(path, result["nodes"]) if values else None
-    source = proto.SerializeToString() if values else str(path) if str(path).isprintable() else path.read_bytes()
+    source = proto.SerializeToString() if proto is not None else str(path) if str(path).isprintable() else path.read_bytes()
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         names, runtime = [output.name for output in session.get_outputs()], f"onnxruntime {onnxruntime.__version__}"

@@ -166,8 +166,8 @@ class _Sweep:
         for new in (*trial.nodes, *match.nodes):
             self.nodes.setdefault(new.output, new)
         self.declined.pop(op.name, None)
-        node, waiting = (match.nodes[-1], ()) if match.of is None else (match.of.node, (*match.of.waiting, op.name))
-        self.bound[op.outputs[0]] = Bound(match.value, self.shapes[match.value], node, match.factor, order, op.name, match.affine, waiting)
+        last, waiting = (match.nodes[-1], ()) if match.of is None else (match.of.node, (*match.of.waiting, op.name))
+        self.bound[op.outputs[0]] = Bound(match.value, self.shapes[match.value], last, match.factor, order, op.name, match.affine, waiting)
         self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
         self.absorbed.update(trial.absorbed)
 
@@ -176,7 +176,7 @@ class _Sweep:
         self.opaque.add(op.name)
         if op.name in self.declined:
             self._explain(op)
-        for output, shape in zip(op.outputs, op.shapes):
+        for output, shape in zip(op.outputs, op.shapes, strict=False):
             if output and shape:
                 self.shapes[output] = shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
                 self.bound[output] = Bound(output, self.shapes[output], None, anchor=op.name)
@@ -200,7 +200,9 @@ class _Sweep:
         found: dict[str, str] = {}
         for op in reversed(self.ops):
             owner = op.name if op.name in self.declined else found.get(op.name)
-            for ref in op.inputs if owner is not None else ():
+            if owner is None:
+                continue
+            for ref in op.inputs:
                 part = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
                 if part is not None and part.name not in self.taken and part.name not in self.opaque:
                     found.setdefault(part.name, owner)
@@ -304,22 +306,22 @@ class _Sweep:
         for op in self.ops:
             readers.add((ref.trail for ref in op.inputs if isinstance(ref, View)), op.name)
         verdicts = []
-        for node, kind in self.graph.kinds.items():
-            if node in self.graph.folded:
-                verdict = Verdict(node, kind, Status.FOLDED, reason=self.graph.folded[node])
-            elif node in self.opaque:
-                reason = self.declined.get(node) or (f"is only supported as part of {self.parts[kind]}" if kind in self.parts else
+        for name, kind in self.graph.kinds.items():
+            if name in self.graph.folded:
+                verdict = Verdict(name, kind, Status.FOLDED, reason=self.graph.folded[name])
+            elif name in self.opaque:
+                reason = self.declined.get(name) or (f"is only supported as part of {self.parts[kind]}" if kind in self.parts else
                                                      f"operator {kind} is not supported")
-                verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=reason)
-            elif node in explained:
-                owner = explained[node]
-                verdict = Verdict(node, kind, Status.UNSUPPORTED, reason=f"belongs to {owner!r}, which {self.declined[owner]}")
-            elif node in computing:
-                verdict = Verdict(node, kind, Status.SUPPORTED, into=", ".join(sorted(computing[node])))
-            elif into := fused.get(node) or walked.found.get(node) or readers.found.get(node) or waiting.get(node):
-                verdict = Verdict(node, kind, Status.FUSED, into=into)
+                verdict = Verdict(name, kind, Status.UNSUPPORTED, reason=reason)
+            elif name in explained:
+                owner = explained[name]
+                verdict = Verdict(name, kind, Status.UNSUPPORTED, reason=f"belongs to {owner!r}, which {self.declined[owner]}")
+            elif name in computing:
+                verdict = Verdict(name, kind, Status.SUPPORTED, into=", ".join(sorted(computing[name])))
+            elif into := fused.get(name) or walked.found.get(name) or readers.found.get(name) or waiting.get(name):
+                verdict = Verdict(name, kind, Status.FUSED, into=into)
             else:
-                verdict = Verdict(node, kind, Status.FOLDED, reason="its result is not used")
+                verdict = Verdict(name, kind, Status.FOLDED, reason="its result is not used")
             verdicts.append(verdict)
         return tuple(verdicts)
 
@@ -372,7 +374,7 @@ class _Bindings(dict):
         return found
 
     def get(self, value, default=None):
-        return self[value] if value in self else default
+        return super().get(value, default) if value in self else default
 
 
 def _needed(graph: OpGraph) -> tuple[Op, ...]:

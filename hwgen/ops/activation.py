@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 import math
 from typing import TYPE_CHECKING, ClassVar
@@ -20,7 +20,6 @@ from .operator import SUPPORTED, Operator, Spellings
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
 
-OPERATORS = {"Relu": Act.RELU, "Gelu": Act.GELU, "Swish": Act.SILU}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,9 +50,7 @@ class Activation(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({kind: (activation,) for kind in ("Mul", *OPERATORS)},
-                         {"Add": "an activation", "Mul": "an activation", "Erf": "a GELU", "Pow": "a GELU", "Tanh": "a GELU", "Sigmoid": "a SiLU"},
-                         rank=4)
+        return Spellings({kind: (activation,) for kind in ("Mul", *WHOLE)}, PARTS, rank=4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,27 +65,22 @@ class Activated:
 
 def recognize(op: Op, trial: Trial) -> Activated | None:
     """The activation whose result ``op`` computes; None when it computes something else. Raises Mismatch for a near miss."""
-    if op.kind in OPERATORS:
-        kind = OPERATORS[op.kind]
-        if op.kind == "Gelu" and op.attrs.get("approximate", "none") == "tanh":
-            kind = Act.GELU_TANH
-        if op.kind == "Swish" and op.attrs.get("alpha", 1.0) != 1.0:
-            raise Mismatch(f"alpha is {op.attrs['alpha']}, not 1", op.name)
-        whole = op.operand(0)
+    if op.kind in WHOLE:
+        kind, whole = WHOLE[op.kind](op), op.operand(0)
         return Activated(kind, whole, 1.0, (op,)) if isinstance(whole, View) else None
     if op.kind != "Mul":
         return None
     for x, gate in (op.inputs, reversed(op.inputs)):
-        inner = trial.producer(gate, "Add", "Sigmoid")
+        inner = trial.producer(gate, *GATES)
         if inner is None or not isinstance(x, View) or not isinstance(gate, View):
             continue
-        found = _silu(op, x, gate, inner) if inner.kind == "Sigmoid" else _gelu(op, trial, x, gate, inner)
+        found = GATES[inner.kind](op, trial, x, gate, inner)
         if found is not None:
             return found
     return None
 
 
-def _silu(op: Op, x: View, gate: View, sigmoid: Op) -> Activated | None:
+def _silu(op: Op, trial: Trial, x: View, gate: View, sigmoid: Op) -> Activated | None:
     """``x * sigmoid(t * x) = silu(t * x) / t``; t is 1 for SiLU, 1.702 for the quick GELU."""
     t = _multiple(sigmoid.operand(0), x)
     return _activated(Act.SILU, x, t, gate.scale, (op, sigmoid)) if t else None
@@ -121,6 +113,38 @@ def _gelu(op: Op, trial: Trial, x: View, gate: View, add: Op) -> Activated | Non
                 raise Mismatch(f"looks like a tanh GELU, but the third power has the factor {cubic:.6g}, not 0.044715", op.name)
             return _activated(Act.GELU_TANH, x, t, factor, (op, add, function, total, *cube[0]))
     return None
+
+
+def _hard_swish(op: Op, trial: Trial, x: View, gate: View, sigmoid: Op) -> Activated | None:
+    """``x * clip(a * t * x + 1/2, 0, 1)``: a is 1/6 for HardSwish itself."""
+    t, a, half = _multiple(sigmoid.operand(0), x), sigmoid.number("alpha", 0.2), sigmoid.number("beta", 0.5)
+    if not t:
+        return None
+    if not close(half, 0.5) or a <= 0:
+        raise Mismatch(f"looks like a HardSwish, but {sigmoid.name!r} has alpha {a:.6g} and beta {half:.6g}, not 0.5 behind a positive alpha",
+                       op.name)
+    return _activated(Act("hard_swish"), x, 6 * a * t, gate.scale, (op, sigmoid))
+
+
+def _clipped_swish(op: Op, trial: Trial, x: View, gate: View, clip: Op) -> Activated | None:
+    """``x * clip(t * x + c, 0, 2 c)``, 2 c times a HardSwish; c is 3."""
+    add = trial.producer(clip.operand(0), "Add")
+    found = split_operands(add) if add is not None else None
+    t = _multiple(found[0], x) if found is not None else None
+    if add is None or found is None or not t:
+        return None
+    low, high, c = (None if array is None or array.size != 1 else float(array.ravel()[0])
+                    for array in (clip.constant(1), clip.constant(2), found[1].array))
+    if c is None or high is None or c <= 0 or low != 0 or not close(high, 2 * c):
+        raise Mismatch(f"looks like a HardSwish, but {clip.name!r} does not cut {add.name!r} at 0 and at twice what it adds", op.name)
+    return _activated(Act("hard_swish"), x, 6 * t / high, high * gate.scale, (op, clip, add))
+
+
+def _mish(op: Op, trial: Trial, x: View, gate: View, tanh: Op) -> Activated | None:
+    """``x * tanh(softplus(t * x)) = mish(t * x) / t``."""
+    softplus = trial.producer(tanh.operand(0), "Softplus")
+    t = _multiple(softplus.operand(0), x) if softplus is not None and tanh.view(0).scale == 1 else None
+    return _activated(Act("mish"), x, t, gate.scale, (op, tanh, softplus)) if softplus is not None and t else None
 
 
 def _activated(kind: Act, x: View, t: float, factor: float, parts: tuple[Op, ...]) -> Activated:
@@ -161,6 +185,52 @@ def _multiple(ref: Ref | None, x: View) -> float | None:
     if not isinstance(ref, View) or ref.base != x.base or ref.shape != x.shape:
         return None
     return ref.scale if np.array_equal(ref.positions(), x.positions()) else None
+
+
+def _of_gelu(op: Op) -> Act:
+    return Act.GELU_TANH if op.attrs.get("approximate", "none") == "tanh" else Act.GELU
+
+
+def _of_swish(op: Op) -> Act:
+    if op.attrs.get("alpha", 1.0) != 1.0:
+        raise Mismatch(f"alpha is {op.attrs['alpha']}, not 1", op.name)
+    return Act.SILU
+
+
+def _alpha(op: Op, default: float) -> float:
+    """The parameter as it was written: that of the file is the nearest float32."""
+    return float(str(np.float32(op.number("alpha", default))))
+
+
+WHOLE: dict[str, Callable[[Op], Act]] = {
+    "Relu": lambda op: Act.RELU,
+    "Gelu": _of_gelu,
+    "Swish": _of_swish,
+    "HardSwish": lambda op: Act("hard_swish"),
+    "Softplus": lambda op: Act("softplus"),
+    "Mish": lambda op: Act("mish"),
+    "Tanh": lambda op: Act("tanh"),
+    "Sigmoid": lambda op: Act("sigmoid"),
+    "LeakyRelu": lambda op: Act("leaky_relu", _alpha(op, 0.01)),
+    "Elu": lambda op: Act("elu", _alpha(op, 1.0)),
+}
+"""ONNX operators that are a function -> which one, by their attributes."""
+GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
+    "Sigmoid": _silu,
+    "Add": _gelu,
+    "HardSigmoid": _hard_swish,
+    "Clip": _clipped_swish,
+    "Tanh": _mish,
+}
+"""Operators that give what a Mul multiplies x with (``gate``) -> how to tell the function."""
+PARTS = {
+    "Add": "an activation",
+    "Mul": "an activation",
+    "Erf": "a GELU",
+    "Pow": "a GELU",
+    "HardSigmoid": "a HardSwish",
+    "Clip": "a HardSwish",
+}
 
 
 def activation(op: Op, trial: Trial) -> Match | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..functions import Act, activate, softmax
+from ..functions import Act, activate, softmax, titles
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole, reduced_axes, split_operands, without_leading_ones
@@ -131,7 +131,7 @@ class MoE(Operator):
             hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], scale)
             first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], PRE_ACT_UNIT, narrow=narrow,
                                name=f"{output}.expert{e}.layer1")
-            second = to.weights(self, f"expert {e}, layer 2", to.as_operand(hidden), self.w2[e], self.b2[e], to.residual_scale,
+            second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], to.residual_scale,
                                 narrow=narrow, name=f"{output}.expert{e}.layer2")
             expert = Expert(e, experts, queue)
             to.emit(Step(output, self.name, Gather(), first.tile, (hidden.view(),), x.tensor.view(), (Requant(first.factor, PRE_ACTIVATION), table),
@@ -197,7 +197,7 @@ def moe(op: Op, trial: Trial) -> Match | None:
     activated = recognize(inner, trial) if inner is not None else None
     if inner is None or activated is None:
         found = f"{inner.kind} node {inner.name!r}" if inner is not None else f"{second.x.base!r}"
-        raise Mismatch(f"has {found} between the layers of its experts; supported are GELU, SiLU and ReLU", op.name)
+        raise Mismatch(f"has {found} between the layers of its experts; supported are {titles('and')}", op.name)
     first = _stack(op, trial, activated.x, "the first layer")
     x = _input(op, trial, first.x, num_tokens)
     if x is None:

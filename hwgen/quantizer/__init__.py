@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ModelError
-from ..graph import Model
+from ..errors import ModelError, combined
+from ..graph import Model, Role
 from ..steps.param import Params
 from ..steps.step import Network, Quantized
 from ..steps.verify import verify
 from . import calibration as calib
 from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lowering import Lowering, Precision
-from .structure import find_residual
+from .structure import find_residuals
 
 __all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "quantize", "with_findings"]
 
@@ -38,7 +38,7 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {METHODS}")
     model.verify()
-    streams = [find_residual(graph) for graph in model.tasks]
+    streams = find_residuals(model.tasks)
     images = calib.checked(model, calibration, random)
     ranges = calib.collect(model, images)
     quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data")
@@ -52,9 +52,9 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
 def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,
                 calibration: str = "data") -> Quantized:
     """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
-    streams = [find_residual(graph) for graph in model.tasks]
+    streams = find_residuals(model.tasks)
     sites = calib.sites(model)
-    top = max(ranges[known[value], calib.Role.OUT].maximum
+    top = max(ranges[known[value], Role.OUT].maximum
               for known, stream in zip(sites, streams, strict=True) for value in stream.values)
     top = max([top, *(float(np.abs(stream.table).max()) for stream in streams)])
     if top == 0.0:
@@ -62,7 +62,13 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
                          hint="give calibration images like the ones the model was trained on")
     pool = Params()
     tasks: list[Network] = []
+    wrong: list[ModelError] = []
     for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
-        tasks.append(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
-        verify(tasks[-1])
+        try:
+            tasks.append(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
+            verify(tasks[-1])
+        except ModelError as error:
+            wrong.append(error)
+    if wrong:
+        raise combined(wrong)
     return Quantized(tuple(tasks), calibration)

@@ -6,6 +6,7 @@ a *site*: values that stand at the same place in two task graphs have the same s
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 import math
 
@@ -88,12 +89,12 @@ def sites(model: Model) -> list[dict[str, int]]:
     Weights do not count: the gates of two tasks stand at one place. Of values alike within a graph (q, k, v of one norm)
     the n-th of one task corresponds to the n-th of another.
     """
-    numbers: dict[tuple, int] = {}
+    numbers: dict[Hashable, int] = {}
     result = []
     for graph in model.tasks:
         shapes = graph.shapes()
         known = {name: numbers.setdefault(("input", name, shape), len(numbers)) for name, shape in graph.inputs.items()}
-        seen: dict[tuple, int] = {}
+        seen: dict[Hashable, int] = {}
         for node in graph.nodes:
             fixed = tuple(node.attributes().values())
             place = (type(node).__name__, tuple(known[v] for v in node.inputs), shapes[node.output], fixed)

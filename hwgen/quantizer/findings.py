@@ -8,6 +8,7 @@ clip the largest values.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Findings:
     clipping: tuple[Clip, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def to_dict(self) -> list[dict]:
+    def to_dict(self) -> list[dict[str, Any]]:
         """The rows of ``clipping``, JSON-able."""
         return [asdict(clip) for clip in self.clipping]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .. import numerics
-from ..errors import ModelError
+from ..errors import ModelError, combined
+from ..functions import titles
 from ..graph import Array, Graph, Node, Role
+from ..knots import knots
 from ..ops import Linear
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WIDE
@@ -43,7 +46,7 @@ class Precision(StrEnum):
 
 
 @dataclass(frozen=True)
-class Operand:
+class Lowered:
     """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a head's choice).
 
     gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map that was applied after
@@ -75,19 +78,37 @@ class Lowering:
         self.branches = {branch.output for _, branch in stream.updates.values()}
         self.steps: list[Step] = []
         self.outputs: list[Output] = []
-        self.operands: dict[str, Operand] = {}
+        self.operands: dict[str, Lowered] = {}
+        self.wrong: list[ModelError] = []                   # what does not fit
+        self.lost: dict[str, ModelError] = {}               # value that is not there for that -> why
         tokens, dim = stream.table.shape
         self.residual = Tensor(self.fresh("residual"), WIDE, tokens, dim, residual_scale, Memory.RES)
 
     def run(self) -> Network:
-        """Raises ModelError at the first node that does not fit."""
-        self._start()
+        """Raises ModelError with every node that does not fit; what needs the result of such a node is counted as behind it."""
+        self._attempt(self._start)
         for node in self.graph.nodes:
             if node.output not in self.stream.start_nodes and isinstance(node, Operator):
-                node.lower(self)
+                self._attempt(partial(node.lower, self), node.inputs, node.output)
         for onnx_name, value in self.graph.outputs.items():
-            self._head(onnx_name, value)
+            self._attempt(partial(self._head, onnx_name, value), (value,))
+        if self.wrong:
+            raise combined(self.wrong)
         return Network(self.graph.name, tuple(self.steps), tuple(self.outputs))
+
+    def _attempt(self, lower: Callable[[], None], read: Sequence[str] = (), output: str = "") -> None:
+        """Lower something that reads these values and gives ``output``. The states of the residual stream are there whatever is added."""
+        cause = next((self.lost[value] for value in read if value in self.lost), None)
+        if cause is not None:
+            cause.behind += 1
+        else:
+            try:
+                lower()
+            except ModelError as error:
+                cause = error
+                self.wrong.append(error)
+        if cause is not None and output not in self.stream.values:
+            self.lost[output] = cause
 
     # ---------------------------------------------------------------- values
 
@@ -107,12 +128,12 @@ class Lowering:
 
     def define(self, value: str, tensor: Tensor, *, gamma: Array | None = None, beta: Array | None = None,
                tokens: tuple[int, int] | None = None) -> None:
-        """What ``value`` is from now on; see `Operand`."""
-        self.operands[value] = Operand(tensor, gamma, beta, tokens)
+        """What ``value`` is from now on; see `Lowered`."""
+        self.operands[value] = Lowered(tensor, gamma, beta, tokens)
 
-    def as_operand(self, tensor: Tensor) -> Operand:
+    def as_lowered(self, tensor: Tensor) -> Lowered:
         """A tensor that is no float value of its own."""
-        return Operand(tensor)
+        return Lowered(tensor)
 
     def choose(self, node: Node, value: str, tokens: tuple[int, int]) -> None:
         """``node`` is so many tokens (start, stop) of ``value``; of the residual stream, the LayerNorm or the error follows at the reader."""
@@ -121,11 +142,11 @@ class Lowering:
         elif value not in self.stream.values:
             raise node.fail(f"takes tokens of {value!r}, which is not a value of its own in hardware", hint=SUPPORTED)
 
-    def head(self, node: Linear, x: Operand) -> None:
+    def head(self, node: Linear, x: Lowered) -> None:
         """``node`` is a head, to be emitted with the outputs."""
         self.operands[node.output] = replace(x, linear=node)
 
-    def operand(self, node: Node, value: str) -> Operand:
+    def operand(self, node: Node, value: str) -> Lowered:
         """What ``node`` reads. Raises ModelError when it is no int8 value."""
         if value not in self.operands:
             raise node.fail(f"reads {value!r} of {type(self.producers.get(value)).__name__} without a LayerNorm in between: "
@@ -150,7 +171,7 @@ class Lowering:
         """The nearest factor, or a ModelError that names the node."""
         return factor(node, what, ratio)
 
-    def weights(self, node: Node, what: str, x: Operand, weight: Array, bias: Array, out_scale: float | None, *,
+    def weights(self, node: Node, what: str, x: Lowered, weight: Array, bias: Array, out_scale: float | None, *,
                 repeat: int = 1, narrow: bool = False, name: str = "") -> Quantized:
         """The linear map of an operand, its gamma and beta folded in; see `weights.quantize_linear`."""
         weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
@@ -162,9 +183,9 @@ class Lowering:
     def table(self, node: Node, function: str, out_scale: float) -> Table:
         """The stage of an activation function. Raises ModelError when there is no table of it."""
         try:
-            numerics.delta_table(function)
+            knots(function)
         except ValueError as error:
-            raise node.fail(f"activation {function!r} has no table", hint="use GELU, SiLU or ReLU") from error
+            raise node.fail(f"its activation cannot be built: {error}", hint=f"use {titles('or')}") from error
         return Table(function, factor(node, "activation", TABLE_UNIT / out_scale))
 
     def emit(self, step: Step) -> None:
@@ -192,7 +213,7 @@ class Lowering:
         start = self.fresh(f"{embed.output}.start")
         self.emit(Step(start, embed.name, Constant(self.pool.add(start, table)), Identity(), (self.residual.view(),),
                        keeps=(Keep.MOMENTS,), about="residual start"))
-        w = self.weights(embed, "embedding", Operand(patches), weight, embed.bias, self.residual_scale)
+        w = self.weights(embed, "embedding", Lowered(patches), weight, embed.bias, self.residual_scale)
         self.update(stream.values[0], embed, patches, w, self.residual.view(Span(stream.first_token, tokens)))
 
     def _head(self, onnx_name: str, value: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ModelError, combined
 from ..graph import Graph, Node
 from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Linear, MoE, PatchEmbed
 from ..ops.operator import SUPPORTED
@@ -38,8 +39,22 @@ def consumers(graph: Graph) -> dict[str, list[Node]]:
     return readers
 
 
+def find_residuals(graphs: Sequence[Graph]) -> list[ResidualStream]:
+    """`find_residual` of every task; raises ModelError with what is wrong in any."""
+    found: list[ResidualStream] = []
+    wrong: list[ModelError] = []
+    for graph in graphs:
+        try:
+            found.append(find_residual(graph))
+        except ModelError as error:
+            wrong.append(error)
+    if wrong:
+        raise combined(wrong)
+    return found
+
+
 def find_residual(graph: Graph) -> ResidualStream:
-    """Follow the stream from the input; raises ModelError with the node where the structure departs from a pre-norm encoder."""
+    """Follow the stream from the input; raises ModelError with the nodes where the structure departs from a pre-norm encoder."""
     readers, shapes = consumers(graph), graph.shapes()
     producers = {node.output: node for node in graph.nodes}
     if len(graph.inputs) != 1:
@@ -67,23 +82,27 @@ def find_residual(graph: Graph) -> ResidualStream:
         state = node.output
         start_nodes.add(state)
     values, updates = [state], {}
+    wrong: list[ModelError] = []
     while adds := [node for node in readers[state] if isinstance(node, Add)]:
         if len(adds) > 1:
-            raise adds[1].fail(f"value {state!r} is added to several values: the residual stream forks", hint=SUPPORTED)
+            raise combined([*wrong, adds[1].fail(f"value {state!r} is added to several values: the residual stream forks", hint=SUPPORTED)])
         (add,) = adds
         other = add.y if add.x == state else add.x
         branch = producers.get(other)
         if isinstance(branch, LayerNorm):
-            raise add.fail(f"adds the LayerNorm result {other!r}: post-norm is not supported", hint=SUPPORTED)
-        if not isinstance(branch, (Linear, MoE)):
-            raise add.fail(f"adds {other!r} from {type(branch).__name__} to the residual stream; only the result of a "
-                           "Linear or MoE can be added", hint=SUPPORTED)
-        if len(readers[other]) > 1 or other in graph.outputs.values():
-            raise branch.fail(f"its result {other!r} is added to the residual stream and used elsewhere too",
-                              hint="compute it twice in the model, or take the other use from the sum")
-        updates[add.output] = (state, branch)
+            wrong.append(add.fail(f"adds the LayerNorm result {other!r}: post-norm is not supported", hint=SUPPORTED))
+        elif not isinstance(branch, (Linear, MoE)):
+            wrong.append(add.fail(f"adds {other!r} from {type(branch).__name__} to the residual stream; only the result of a "
+                                  "Linear or MoE can be added", hint=SUPPORTED))
+        elif len(readers[other]) > 1 or other in graph.outputs.values():
+            wrong.append(branch.fail(f"its result {other!r} is added to the residual stream and used elsewhere too",
+                                     hint="compute it twice in the model, or take the other use from the sum"))
+        else:
+            updates[add.output] = (state, branch)
         state = add.output
         values.append(state)
+    if wrong:
+        raise combined(wrong)
     if not updates:
         raise ModelError(f"no residual connection starts at {state!r}: it is read by "
                          f"{[type(n).__name__ for n in readers[state]]}", where=f"graph {graph.name!r}", hint=SUPPORTED)

@@ -63,7 +63,8 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
 def _least_error_scale(weight: np.ndarray, top: int) -> np.ndarray:
     """Per column the scale, between half and all of the largest weight / top, that gives the least squared error."""
     largest = np.abs(weight).max(0) / top
-    best, least = largest, np.full(weight.shape[1], np.inf)
+    best: np.ndarray = largest
+    least = np.full(weight.shape[1], np.inf)
     for factor in np.linspace(0.5, 1.0, 21):
         scale = np.where(largest > 0, largest * factor, 1.0)
         error = ((np.clip(np.rint(weight / scale), -top, top) * scale - weight) ** 2).sum(0)

@@ -54,6 +54,6 @@ FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, PRE_ACTIVATION, SCORE, LO
 """Every format of the integer network, by its text."""
 
 PRE_ACT_UNIT = 2.0 ** -numerics.PRE_ACT_FRAC            # real value of one unit of a pre-activation
-TABLE_UNIT = 2.0 ** -numerics.DELTA_FRAC                # of what a table gives
+TABLE_UNIT = 2.0 ** -numerics.ACT_FRAC                # of what a table gives
 SCORE_UNIT = math.log(2) * 2.0 ** -numerics.SCORE_FRAC  # of a score, natural logarithm
 LOGIT_UNIT = math.log(2) * 2.0 ** -numerics.LOGIT_FRAC  # of a router logit, natural logarithm

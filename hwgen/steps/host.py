@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..errors import InputError
@@ -39,7 +41,7 @@ def input_clipped(network: Network, images: np.ndarray) -> float:
     return float((np.abs(np.rint(np.asarray(images, np.float64) / network.input[1].scale)) > INT8.hi).mean())
 
 
-def dequantize(network: Network, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def dequantize(network: Network, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """int32 [B, n] of `golden.run` -> {ONNX output: float32 [B, ...]}: times the channel's scale, over the number of tokens."""
     result = {}
     for output in network.outputs:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from ..errors import ModelError
+from ..foreign import visible
 from .format import ACCUMULATOR, INT8, SCORE, SHARE, WIDE, Format
 from .stages import Add, Exp2, Feed, Identity, Mean, Route, Stage, Tile
 from .stages.base import Interval
@@ -55,7 +56,7 @@ def verify(network: Network) -> dict[str, float]:
 
 def failure(step: Step, message: str, hint: str | None = None) -> ModelError:
     """The error about a step, which is printed."""
-    return ModelError(message, where=f"node {step.node!r}, step {line(step)}", hint=hint)
+    return ModelError(message, where=f"node {step.node!r}, step {visible(line(step))}", hint=hint)
 
 
 # ---------------------------------------------------------------- within a step

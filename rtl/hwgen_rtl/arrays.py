@@ -7,11 +7,20 @@ from amaranth.hdl import C, ClockSignal, Const, Instance, Signal
 
 from hwgen import numerics
 from hwgen.engine import NUM_PARAM_BANKS, EngineConfig
+from hwgen.knots import knots
 
 
 def packed_table(values, bits=16) -> int:
     """A table as one wide constant, entry 0 in the lowest bits."""
     return sum(int(v) << bits * i for i, v in enumerate(values))
+
+
+def signed_word(bits, values) -> int:
+    """Signed numbers side by side, the first in the highest bits."""
+    word = 0
+    for width, value in zip(bits, values, strict=True):
+        word = word << width | value & (1 << width) - 1
+    return word
 
 
 def _ports(inputs, outputs):
@@ -44,11 +53,18 @@ DRAIN_OUTPUTS = ("out_valid", "out_word", "valid8", "word8", "word16", "d_sum", 
 
 def drain_lanes(config: EngineConfig, **ports):
     """rtl/sv/drain_lanes.sv: words 8, statistics 9 cycles after acc."""
-    table = numerics.delta_table(config.activation)
+    tables = [knots(name) for name in config.functions]
+    values = [[*table.value.tolist(), int(table.value[-1] + table.slope[-1])] for table in tables]
+    ends = [signed_word((numerics.KNOT_BITS, numerics.END_BITS), (offset, slope)) for table in tables for slope, offset in table.ends]
+    knot_bits, end_bits = numerics.KNOT_BITS + 1, numerics.KNOT_BITS + numerics.END_BITS        # the last knot may need one bit more
     outputs = {k: ports.pop(k) for k in DRAIN_OUTPUTS}
+    number = ports.pop("which")
+    which = number[:(len(tables) - 1).bit_length()] if len(tables) > 1 else C(0, 1)
     return Instance("drain_lanes", p_VB=C(config.vector_bytes, 32), p_TO=C(config.to, 32), p_BANKS=C(NUM_PARAM_BANKS, 32),
-                    p_ENTRIES=C(len(table), 32), p_FINE=C(3 if config.packed else 1, 32),
-                    p_DELTA_TABLE=Const(packed_table(table), 16 * len(table)), i_clk=ClockSignal(), **_ports(ports, outputs))
+                    p_FUNCTIONS=C(len(tables), 32), p_FINE=C(3 if config.packed else 1, 32),
+                    **{f"p_KNOTS_{n}": Const(packed_table((v & (1 << knot_bits) - 1 for v in knot), knot_bits), knot_bits * len(knot))
+                       for n, knot in enumerate(values)},
+                    p_ENDS=Const(packed_table(ends, end_bits), end_bits * len(ends)), i_clk=ClockSignal(), i_which=which, **_ports(ports, outputs))
 
 
 def lane_window(config: EngineConfig, bits: int, window: int, *, bank_mask, bank_data, **inputs):

@@ -42,7 +42,7 @@ class Engine(wiring.Component):
     One token per cycle. From the issue of an instruction's last token to that of one that waits for it:
     `hwgen.engine.retire_latency` cycles, and those of the router behind a ROUTER. Reset: ``clear`` empties the delay lines, the
     domain's reset (`Top` gives both at once) all other control state; memories keep their contents.
-    Cost: `hwgen.resources.estimate`, unit by unit.
+    Cost: `hwgen.engines.rtl.cost.estimate`, unit by unit.
     """
 
     def __init__(self, config: EngineConfig):
@@ -89,7 +89,7 @@ class Engine(wiring.Component):
             self.count_loader_tiles.eq(loader.tile_ready), self.count_instructions.eq(feeder.start_instr)]
 
         # instruction contexts: what later stages need to know about the instruction of a token
-        kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
+        kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2", "function",
                 "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep")
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
@@ -208,7 +208,7 @@ class Engine(wiring.Component):
             m.d.sync += stream_wait.eq(loader.word)
         m.d.sync += stream_word.eq(stream_wait)
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
-                                "mult", "shift", "mult2", "shift2", "dst_stride")
+                                "mult", "shift", "mult2", "shift2", "dst_stride", "function")
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
@@ -218,7 +218,7 @@ class Engine(wiring.Component):
             c, load_en=loader.par_en, load_bank=loader.par_bank, load_index=loader.par_index, load_data=loader.par_data,
             valid=drain_valid, acc=acc, bank=drain.param_bank, column_params=fields.column_params & ~feeder.inject,
             mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
-            to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject,
+            to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
             shift2=Mux(fields.act, fields.shift2, 16), residual=is_residual, fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
             out=fields.dst == Dst.OUT, mean=fields.mean, first_token=drain.first_token, last_token=drain.last_token,

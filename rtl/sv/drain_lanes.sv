@@ -9,18 +9,21 @@
 //
 // Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48].
 //
-// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 13, 24 x 18, 17 x 17), a block RAM of 36 kbit for every two
+// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 18, 24 x 18, 17 x 17), a block RAM of 36 kbit for every two
 // lanes, BANKS x 58 bits of distributed RAM (FINE = 1: 54), two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
 //   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes. FINE = 1
 //   takes one bit of the shift instead of three, for multipliers of 18 x 18 bits: the product of 32 x 18 bits is two of them.
-//   Activation: f is linear between knots 8 units apart. x = 8 i + k, i signed: f = (8 F(i) + k * slope(i) + 3) >> 3 is what
-//   numerics.activation says, without the absolute value. Neighbours in DELTA_TABLE differ by less than 2**13. Beyond the knots, |x| >= 16.0,
-//   f is ReLU: the product is 2048 x or 0.
+//   Activation: f is linear between knots 8 units apart. x = 8 i + k, i signed: f = (256 F(i) + 32 k * slope(i) + 127) >> 8; beyond the
+//   knots, |x| >= 16.0, (256 offset + slope * x + 127) >> 8 with the numbers of that end (numerics.Knots). Each of the FUNCTIONS has its
+//   knots and ends; `which` chooses.
 //   Second product: the multiplier is shifted left by one bit where shift2 is odd; a constant in the product's sum rounds.
 module drain_lanes #(
   parameter [31:0] VB = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
-  parameter [31:0] ENTRIES = 256, parameter [16*ENTRIES-1:0] DELTA_TABLE = '0,
-  parameter [31:0] FINE = 3, parameter [31:0] BW = $clog2(BANKS)
+  parameter [31:0] FUNCTIONS = 1,                      // at most 4: F(-512) .. F(512) of each, 22 bits, the first one lowest
+  parameter [22*1025-1:0] KNOTS_0 = 22550'd0, parameter [22*1025-1:0] KNOTS_1 = 22550'd0,
+  parameter [22*1025-1:0] KNOTS_2 = 22550'd0, parameter [22*1025-1:0] KNOTS_3 = 22550'd0,
+  parameter [78*FUNCTIONS-1:0] ENDS = '0,              // offset[38:18], slope[17:0]; left, then right
+  parameter [31:0] FINE = 3, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
 ) (
   input  logic               clk,
   input  logic               load_en,
@@ -37,6 +40,7 @@ module drain_lanes #(
   input  logic               stream,          // take `data` as the requantized value
   input  logic [16*TO-1:0]   data,
   input  logic               act,             // with to16 and second
+  input  logic [FW-1:0]      which,           // function of act
   input  logic               second,          // multiply by mult2 / 2**shift2 (activation scale or router score)
   input  logic [15:0]        mult2,
   input  logic [5:0]         shift2,          // 1..47; without act 16
@@ -61,11 +65,11 @@ module drain_lanes #(
   localparam [31:0] UNIT = 1 << FINE;          // a lane shifts by multiples of it
   localparam [31:0] SCALE = 15 + UNIT;         // bits of a shifted multiplier
   localparam [31:0] LANES = 1 << $clog2(TO);   // lanes of the trees
-  localparam [31:0] KNOTS = 1024;              // 13 bits in steps of 8
-  localparam [8*KNOTS+15:0] DELTA = (8*KNOTS+16)'(DELTA_TABLE);
+  localparam [31:0] KNOT_WORDS = 1024 * FUNCTIONS;       // 13 bits in steps of 8
 
   typedef struct packed {
     logic valid, to16, stream, act, second, residual, fresh;
+    logic [FW-1:0] which;
     logic [15:0] mult2;
     logic [5:0] shift2;
     logic [6:0] lanes;
@@ -112,6 +116,8 @@ module drain_lanes #(
   logic [5:0]         below;
   logic [25:0]        scale_b;
   logic [14:0]        limit, size;
+  logic [38:0]        beyond;
+  logic [38:0]        ends    [0:(2<<FW)-1];
 
   // A multiplier shifted left by UNIT - 1 - low: of shift - 1 = UNIT * units + low bits, which leave half of the result's unit, UNIT * units
   // + UNIT - 1 remain.
@@ -145,14 +151,20 @@ module drain_lanes #(
     always_ff @(posedge clk) if (load_en && 32'(load_index) == v / PER_VECTOR) banks[load_bank] <= columns;
   end
   for (genvar v = 0; v < TO; v = v + 2) begin : g_pair                // two lanes read one table
-    (* rom_style = "block", ram_style = "block" *) logic [35:0] knots [0:KNOTS-1];
+    (* rom_style = "block", ram_style = "block" *) logic [35:0] knots [0:KNOT_WORDS-1];
     initial
-      for (int unsigned i = 0; i < KNOTS / 2; i++) begin
-        knots[i] = {21'(2048 * i - 32'(DELTA[16*i +: 16])), 15'(2048 + 32'(DELTA[16*i +: 16]) - 32'(DELTA[16*i+16 +: 16]))};
-        knots[KNOTS-1-i] = {21'(-32'(DELTA[16*i+16 +: 16])), 15'(32'(DELTA[16*i+16 +: 16]) - 32'(DELTA[16*i +: 16]))};
+      for (int unsigned i = 0; i < 1024; i++) begin
+        knots[i ^ 512] = {KNOTS_0[22*i +: 21], 15'(KNOTS_0[22*i+22 +: 22] - KNOTS_0[22*i +: 22])};
+        if (FUNCTIONS > 1) knots[(i ^ 512) + 1024] = {KNOTS_1[22*i +: 21], 15'(KNOTS_1[22*i+22 +: 22] - KNOTS_1[22*i +: 22])};
+        if (FUNCTIONS > 2) knots[(i ^ 512) + 2048] = {KNOTS_2[22*i +: 21], 15'(KNOTS_2[22*i+22 +: 22] - KNOTS_2[22*i +: 22])};
+        if (FUNCTIONS > 3) knots[(i ^ 512) + 3072] = {KNOTS_3[22*i +: 21], 15'(KNOTS_3[22*i+22 +: 22] - KNOTS_3[22*i +: 22])};
       end
     for (genvar g = v; g < TO && g < v + 2; g++) begin : g_read
-      assign knot3[g] = knots[r3[g][12:3]];
+      if (FUNCTIONS > 1) begin : g_several
+        assign knot3[g] = knots[{c3.which, r3[g][12:3]}];
+      end else begin : g_one
+        assign knot3[g] = knots[r3[g][12:3]];
+      end
     end
   end
   logic unused;
@@ -161,7 +173,7 @@ module drain_lanes #(
   initial begin
     for (int unsigned j = 0; j < TO; j++) begin
       data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
-      frac4[j] = 8; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
+      frac4[j] = 256; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
     end
     for (int unsigned j = 0; j < LANES; j++) begin
       sum9[j] = 0; square9[j] = 0; max9[j] = 0;
@@ -170,7 +182,8 @@ module drain_lanes #(
     out1 = 0; mean1 = 0; first1 = 0; last1 = 0; out_valid = 0; d_sum = 0; d_squares = 0; lane_max = 0;
     valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
     m5 = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0;
-    below = 0; scale_b = 0; limit = 0; size = 0;
+    below = 0; scale_b = 0; limit = 0; size = 0; beyond = 0;
+    for (int unsigned i = 0; i < 2 << FW; i++) ends[i] = i < 2 * FUNCTIONS ? ENDS[39*i +: 39] : 39'd0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -225,8 +238,8 @@ module drain_lanes #(
     e6 = e5;
     if (c4.valid)
       for (int unsigned j = 0; j < TO; j++)
-        g5[j] = (32'($signed({knot4[j][35:15], 3'd3}))
-                 + (32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][15:0]))) * 32'($signed(frac4[j][12:0]))) >>> 3;
+        g5[j] = (32'($signed({knot4[j][35:15], 8'd127}))                  // 32 bits hold the sum, if not the product
+                 + (32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][15:0]))) * 32'($signed(frac4[j][17:0]))) >>> 8;
     pairs = 5'((c4.shift2 - 6'd1) >> 1);
     e5 = !c4.act ? 5'd7 : pairs > 20 ? 5'd20 : pairs;
     m5 = !c4.second ? 17'h10000 : c4.act && c4.shift2[0] ? {c4.mult2, 1'b0} : {1'b0, c4.mult2};
@@ -234,14 +247,15 @@ module drain_lanes #(
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
           over = |(r3[j][15:13] ^ {3{r3[j][12]}});
+          beyond = ends[{c3.which, !r3[j][15]}];
           r4[j] = over ? r3[j] : 0;
-          frac4[j] = over ? {20'd0, !r3[j][15], 11'd0} : 32'(r3[j][2:0]);
-          knot4[j] = over ? 36'd0 : knot3[j];
+          frac4[j] = over ? 32'(beyond[17:0]) : 32'({r3[j][2:0], 5'd0});
+          knot4[j] = over ? {beyond[38:18], 15'd0} : knot3[j];
         end
       else
         for (int unsigned j = 0; j < TO; j++) begin
           r4[j] = r3[j];
-          frac4[j] = 8;
+          frac4[j] = 256;
           knot4[j] = 0;
         end
     if (c2.valid)
@@ -293,7 +307,7 @@ module drain_lanes #(
         end
       if (stream) for (int unsigned j = 0; j < TO; j++) data_1[j] = data_i[j];
     end
-    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.second = second; c1.residual = residual;
+    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.second = second; c1.residual = residual;
     c1.fresh = fresh; c1.mult2 = mult2; c1.shift2 = shift2; c1.lanes = lanes;
     out1 = out; mean1 = mean; first1 = first_token; last1 = last_token;
   end

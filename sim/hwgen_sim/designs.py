@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hwgen.backends.rtl import to_verilog
 from hwgen.engine import READ_BURSTS, EngineConfig
+from hwgen.engines.rtl.verilog import to_verilog
+from hwgen.functions import FAMILIES, FUNCTIONS
 from hwgen_rtl import harness
 from hwgen_rtl.axi import OutputWriter, StreamDma
 from hwgen_rtl.coefficients import NormCoefficients, SoftmaxFactor
@@ -23,7 +24,7 @@ SV = Path(harness.__file__).resolve().parent.parent / "sv"
 SQUARE = EngineConfig(ti=8, to=8, max_tokens=16, act_words=32, kv_words=32, score_words=32, res_words=32, program_words=16, max_experts=4,
                       max_top_k=2, axi_data_bits=64, fifo_beats=32)
 NARROW = replace(SQUARE, ti=16, to=8)                           # Ti != To, one segment
-TALL = replace(SQUARE, ti=32, to=16, activation="silu")  # two segments
+TALL = replace(SQUARE, ti=32, to=16)                            # two segments
 WIDE = replace(NARROW, load_columns=2, w4=True)                 # two columns a cycle, 4-bit weights
 THREE_QUARTERS = replace(SQUARE, ti=64, to=48)                  # windows of three groups of four
 ATTENTION = replace(NARROW, max_tokens=32, act_words=128, kv_words=128, score_words=128, max_experts=0, max_top_k=0)
@@ -53,6 +54,12 @@ class BenchDesign:
 
 def _array(name, config, make, label):
     return BenchDesign(f"{name}_{label}", f"tb.{name}", lambda: make(config), (name,), config)
+
+
+def _drain(config, quarter, label):
+    """With a quarter of all activation functions."""
+    every = [*FUNCTIONS, *(f"{name}(0.25)" for name in FAMILIES)]
+    return _array("drain_lanes", replace(config, activation=" ".join(every[quarter::4])), harness.drain_lanes, label)
 
 
 def _pe(config, label):
@@ -106,9 +113,8 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"), _pe(NARROW, "packed_fabric"), _pe(WIDE, "packed_fabric_wide"),
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", TALL, harness.feed_lanes, "tall"),
-    _array("drain_lanes", replace(SQUARE, packed=True), harness.drain_lanes, "square"), _array("drain_lanes", TALL, harness.drain_lanes, "tall"),
-    _array("drain_lanes", replace(WIDE, packed=True), harness.drain_lanes, "wide"),
-    _array("drain_lanes", replace(THREE_QUARTERS, packed=True, activation="relu"), harness.drain_lanes, "three_quarters"),
+    _drain(replace(SQUARE, packed=True), 0, "square"), _drain(TALL, 1, "tall"), _drain(replace(WIDE, packed=True), 2, "wide"),
+    _drain(replace(THREE_QUARTERS, packed=True), 3, "three_quarters"),
     _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"),
     _memory(THREE_QUARTERS, 8, 16, 3, "four"), _memory(THREE_QUARTERS, 8, 16, 4, "straight", rotate=False),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),

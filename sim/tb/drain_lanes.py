@@ -8,6 +8,7 @@ import numpy as np
 
 from hwgen import numerics
 from hwgen.engine import NUM_PARAM_BANKS
+from hwgen.knots import knots
 from hwgen_sim.bench import config
 from hwgen_sim.checker import TimedChecker
 from hwgen_sim.endpoints import TimedDriver, run_timeline, start
@@ -56,10 +57,12 @@ def edges(rng: random.Random, mult: np.ndarray, shift: np.ndarray, bits: int) ->
 class Token:
     """Inputs of one token and what the golden functions make of them."""
 
-    def __init__(self, rng: random.Random, c, table: np.ndarray, banks: list[Columns], usable: list[int]):
+    def __init__(self, rng: random.Random, c, tables: list[numerics.Knots], banks: list[Columns], usable: list[int]):
         self.stream, self.columns = rng.random() < 0.15, rng.random() < 0.6
         self.bank = rng.choice(usable)
         self.act = rng.random() < 0.35 and not self.stream
+        self.which = rng.randrange(len(tables))
+        table = tables[self.which]
         self.scatter = not self.act and rng.random() < 0.4
         self.to16 = self.act or rng.random() < 0.6
         self.residual = rng.random() < 0.6 and not self.act
@@ -107,7 +110,7 @@ class Token:
         flags = {"column_params": self.columns, "to16": self.to16, "stream": self.stream, "act": self.act, "residual": self.residual,
                  "second": self.act or self.scatter, "fresh": self.fresh, "out": self.out}
         return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.acc, 32), "data": pack(self.data, 16), "bank": self.bank,
-                "mult": self.mult, "shift": self.shift, "mult2": self.mult2, "shift2": self.shift2, "lanes": self.lanes}
+                "mult": self.mult, "shift": self.shift, "which": self.which, "mult2": self.mult2, "shift2": self.shift2, "lanes": self.lanes}
 
     def __str__(self) -> str:
         return f"({', '.join(k for k in ('stream', 'columns', 'act', 'scatter', 'to16', 'residual', 'fresh', 'out') if getattr(self, k))})"
@@ -117,7 +120,7 @@ class Token:
 @cocotb.parametrize(pattern=["never", "often"])
 async def matches_golden(dut, pattern):
     c = config()
-    table = numerics.delta_table(c.activation)
+    tables = [knots(name) for name in c.functions]
     rng, stall = random.Random(13), PATTERNS[pattern](13)
     driver, checker = TimedDriver(dut), TimedChecker()
     banks = [random_columns(rng, c.to) for _ in range(NUM_PARAM_BANKS)]
@@ -132,7 +135,7 @@ async def matches_golden(dut, pattern):
             driver.at(cycle, valid=0)
             checker.expect(cycle + 8, valid8=0)
             continue
-        t = Token(rng, c, table, banks, [b for b in range(len(banks)) if cycle >= loading or b != loading_bank])
+        t = Token(rng, c, tables, banks, [b for b in range(len(banks)) if cycle >= loading or b != loading_bank])
         first_token = last_token = rng.random() < 0.5
         if t.out and mean_left == 0 and rng.random() < 0.5:
             mean_left, mean_sum = rng.randint(1, 5), np.zeros(c.to, np.int64)

@@ -9,9 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from hwgen import csim, numerics as nx
-from hwgen.engines.hls import project
-from hwgen.golden import fused_attention
+from hwgen import functions, numerics as nx
+from hwgen.engines.hls import csim, fused_attention, project
+from hwgen.knots import knots
 from hwgen.layout import image
 from hwgen.paths import data_dir
 from hwgen.steps import golden
@@ -25,6 +25,7 @@ from hwgen.tools import cxx
 KERNELS = Path(os.environ.get("HWGEN_TEST_KERNELS", data_dir("hls")))           # other kernels: test_mutations.py
 HEADERS = sorted((KERNELS / "include" / "hwgen").glob("*.hpp"))
 LANES = (8, 16)
+FUNCTIONS = (*functions.FUNCTIONS, *(f"{name}(0.25)" for name in functions.FAMILIES))
 TARGETS = {"ACT": 0, "ACTIVATED": 1, "RESIDUAL": 2, "LOGITS": 4, "OUTPUT": 5}
 rng = np.random.default_rng(20)
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("kernels")
     for name in ("include", "stub"):
         (root / name).symlink_to(KERNELS / name)
-    (root / "hwgen_tables.hpp").write_text(project.tables("gelu"))
+    (root / "hwgen_tables.hpp").write_text(project.tables(FUNCTIONS))
     return root
 
 
@@ -64,9 +65,10 @@ def test_requantize(kernel):
     assert np.array_equal(kernel("requantize", np.stack([acc, mult, shift], axis=1)), wanted.ravel())
 
 
-def test_activation_every_input(kernel):
+@pytest.mark.parametrize("number, function", [*enumerate(FUNCTIONS)])
+def test_activation_every_input(kernel, number, function):
     x = np.arange(-32767, 32768)
-    assert np.array_equal(kernel("activation", x), nx.activation(x, nx.delta_table("gelu")))
+    assert np.array_equal(kernel("activation", number, x), nx.activation(x, knots(function)))
 
 
 def test_exponentials_every_distance(kernel):
@@ -122,7 +124,7 @@ def test_linear(kernel, lanes, target, tokens, k, n):
         case "ACT":
             wanted = requant.factor.apply(acc, INT8)
         case "ACTIVATED":
-            wanted = nx.requantize(nx.activation(wide, nx.delta_table("gelu")), *out, 8)
+            wanted = nx.requantize(nx.activation(wide, knots("gelu")), *out, 8)
         case "RESIDUAL":
             first, dst_tokens, wanted = 1, tokens + 2, residual.copy()
             wanted[1:1 + tokens] = nx.sat(wanted[1:1 + tokens] + wide, 16)

@@ -25,7 +25,7 @@ def networks():
 
 
 def seen_by_networks(kernels: Path, folder: Path, networks) -> bool:
-    executable = hls_networks.build(folder, Act.GELU, kernels=kernels)
+    executable = hls_networks.build(folder, (Act.GELU,), kernels=kernels)
     for model, images in networks:
         try:
             done, tasks = hls_networks.run(executable, folder / "run", model, images)

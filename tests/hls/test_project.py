@@ -14,11 +14,12 @@ import zlib
 import numpy as np
 import pytest
 
-from hwgen import api, cli, csim, difference, numerics, quantizer, simulate, sizing
+from hwgen import api, cli, numerics, quantizer
 from hwgen.build import directory
 from hwgen.devices.board import load_board
+from hwgen.devices.memory import LATENCY, NEAR
 from hwgen.engines import hls
-from hwgen.engines.hls import estimate
+from hwgen.engines.hls import csim, difference, estimate, simulate
 from hwgen.engines.hls.plan import HEADER, plan as make_plan
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
 from hwgen.graph import Model
@@ -69,7 +70,7 @@ def test_every_test_image_and_both_tasks(acc, images):
 
 def test_every_intermediate_value(acc, images):
     model = acc.build.model
-    run = csim.simulate(acc.build, images[:3], [1, 0], lambda *_: None, trace=True)
+    (run,) = simulate.run_hls(acc.build, images[:3], [1, 0], lambda *_: None, trace=True).runs
     for frame, trace in enumerate(run.traces):
         task = (1, 0)[frame % 2]
         wanted = golden.trace(model.tasks[task], images[frame // 2][None], detail=True)
@@ -195,12 +196,12 @@ def test_a_broken_integer_model_is_found(both, images, monkeypatch):
 def test_broken_rtl_and_broken_csim_are_found(both, images):
     """After the tests above: the build stays broken. As if hwgen had written it so: with the digests of what is there."""
     faults = (("rtl/drain_lanes.sv", "frac4[j][12:0]))) >>> 3", "frac4[j][12:0]))) >>> 2"),
-              ("hls/include/hwgen/gelu.hpp", "x > 0 ? x : 0", "x > 1000 ? x : 0"))
+              ("hls/include/hwgen/function.hpp", "x < 0 ? 0 : 1", "x < 1000 ? 0 : 1"))
     for name, right, wrong in faults:
         text = (both.build.path / name).read_text()
         assert text.count(right) == 1
         (both.build.path / name).write_text(text.replace(right, wrong))
-    with pytest.raises(BuildVersionError, match="gelu.hpp is not what hwgen wrote"):
+    with pytest.raises(BuildVersionError, match="function.hpp is not what hwgen wrote"):
         both.first_differences({"x": images[:1]})
     files = both.build.files | {name: directory.digest((both.build.path / name).read_bytes()) for name, _, _ in faults}
     found = api.Accelerator(replace(both.build, files=files)).first_differences({"x": images[:1]})
@@ -314,7 +315,7 @@ def test_the_choice_is_by_the_rule_of_the_rtl(acc):
     """Through one port nearly as fast as the fastest, then the fastest at the memory's best."""
     board, model = load_board("zcu104"), acc.build.model
     chosen = estimate.choose(model, board)
-    one, best = (lambda plan, rate=rate: estimate.frame_cycles(plan, rate, sizing.LATENCY)
+    one, best = (lambda plan, rate=rate: estimate.frame_cycles(plan, rate, LATENCY)
                  for rate in (board.bytes_per_cycle(), board.best_bytes_per_cycle()))
     fit = []
     for lanes in estimate.LANES:
@@ -323,8 +324,8 @@ def test_the_choice_is_by_the_rule_of_the_rtl(acc):
             used = estimate.resources(plan)
             if used.dsp <= board.dsp and used.bram36 <= board.bram36 and max(used.lut / board.lut, used.ff / board.ff) <= estimate.FULL:
                 fit.append(plan)
-    near = [plan for plan in fit if one(plan) <= sizing.NEAR * min(map(one, fit))]
-    assert len(fit) > len(near) >= 1 and one(chosen) <= sizing.NEAR * min(map(one, fit))
+    near = [plan for plan in fit if one(plan) <= NEAR * min(map(one, fit))]
+    assert len(fit) > len(near) >= 1 and one(chosen) <= NEAR * min(map(one, fit))
     assert best(chosen) == min(map(best, near))
 
 

@@ -12,15 +12,18 @@ import hls_networks
 import native_builds
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+from hwgen import quantizer
 from hwgen.functions import Act
+from qgraphs import random_images, random_model
 import random_graphs
 
 SEEDS = range(1000, 1012)
+ACTS = (Act.SILU, Act.RELU, Act.GELU)         # of the C simulation; a network uses the first ones
 
 
 @pytest.fixture(scope="module")
 def executable(tmp_path_factory):
-    return hls_networks.build(tmp_path_factory.mktemp("any"), Act.SILU)
+    return hls_networks.build(tmp_path_factory.mktemp("any"), ACTS)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -29,6 +32,16 @@ def test_csim_equals_the_integer_model_in_every_value(executable, seed, tmp_path
     done, tasks = hls_networks.run(executable, tmp_path, model, images)
     count, wrong = hls_networks.differing(model, images, done, tasks)
     assert wrong == [] and count >= len(tasks) * 10
+
+
+@pytest.mark.parametrize("count, blocks", [(2, "dm"), (3, "mdd")])
+def test_several_functions_in_the_csim(executable, count, blocks, tmp_path):
+    model = random_model(count, tokens=9, dim=16, hidden=24, experts=3, blocks=blocks, act=ACTS[:count])
+    network, images = quantizer.quantize(model, None, random=True), random_images(model, 2)
+    assert hls_networks.make_plan(network).functions == tuple(act.value for act in ACTS[:count])
+    done, tasks = hls_networks.run(executable, tmp_path, network, images)
+    values, wrong = hls_networks.differing(network, images, done, tasks)
+    assert wrong == [] and values >= 20
 
 
 def test_both_backends(executable, tmp_path):

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.backends import rtl
-from hwgen.engines.rtl import schedule
+from hwgen.engines.rtl import verilog as rtl
+from hwgen.engines.rtl.plan import schedule
 from hwgen.steps.golden import run as run_integers
 from hwgen_rtl.top import INPUTS
 from qgraphs import random_images, random_model, random_qgraph

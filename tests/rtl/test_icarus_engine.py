@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hwgen import api, cli
+from hwgen.devices.memory import MemoryModel
 from hwgen.errors import InputError, ToolError
-from hwgen.simulate import MemoryModel
 from hwgen.tools import icarus
 import onnx_nets
 

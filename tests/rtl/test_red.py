@@ -30,9 +30,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "w[15:1]} + {15'd0, w[0]}", "w[15:1]}"),                      # rounding
     ("drain_lanes_square", "drain_lanes.sv", "31'h7FFFFFFF <<", "31'h7FFFFF00 <<"),                     # bits above the result
     ("drain_lanes_square", "drain_lanes.sv", "r[15] & size == limit", "1'b0"),                          # -128
-    ("drain_lanes_square", "drain_lanes.sv", "[35:15], 3'd3}", "[35:15], 3'd0}"),                      # interpolation
+    ("drain_lanes_square", "drain_lanes.sv", "[35:15], 8'd127}", "[35:15], 8'd0}"),                      # interpolation
     ("drain_lanes_square", "drain_lanes.sv", "5'd20 : pairs", "5'd19 : pairs"),                         # largest shifts
     ("drain_lanes_square", "drain_lanes.sv", "over = |(r3[j][15:13] ^ {3{r3[j][12]}})", "over = 1'b0"),        # beyond the knots
+    ("drain_lanes_tall", "drain_lanes.sv", "ends[{c3.which, ", "ends[{FW'(0), "),                      # ends of another function
     ("drain_lanes_square", "drain_lanes.sv", "over = !e6[4] & |(x[40:39]", "over = 1'b0 & |(x[40:39]"),    # products of more than 39 bits
     ("drain_lanes_square", "drain_lanes.sv", "!e6[2] & |(t", "(e6[2:1] == 0) & |(t"),
     ("drain_lanes_square", "drain_lanes.sv", "negative & w[6:0] == 0", "1'b0"),                         # -128 of the activation

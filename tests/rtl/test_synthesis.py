@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from hwgen import resources
-from hwgen.backends import rtl
 from hwgen.engine import EngineConfig
+from hwgen.engines.rtl import cost as resources, verilog as rtl
 from hwgen.errors import ToolError
 from hwgen.tools import yosys
 

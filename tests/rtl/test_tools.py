@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 import pytest
 
-from hwgen.backends.rtl import to_verilog
+from hwgen.engines.rtl.verilog import to_verilog
 from hwgen.errors import ToolError
 from hwgen.tools import cache, cxx, icarus, process, verilator, yosys
 from hwgen_rtl.coefficients import NormCoefficients
@@ -20,7 +20,7 @@ SV = Path(__file__).parents[2] / "rtl" / "sv"
 SIZES = {                # module -> sizes to lint besides the default ones
     "pe_array": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48, "LC": 2}),
     "pe_array_packed": ({"TI": 8, "TO": 8, "SEG": 8}, {"TI": 64, "TO": 48, "LC": 2}, {"FABRIC": 2, "LC": 2}),
-    "feed_lanes": ({"TI": 8}, {"TI": 64}), "drain_lanes": ({"VB": 8, "TO": 8}, {"VB": 64, "TO": 48, "ENTRIES": 512}, {"FINE": 1}),
+    "feed_lanes": ({"TI": 8}, {"TI": 64}), "drain_lanes": ({"VB": 8, "TO": 8}, {"VB": 64, "TO": 48, "FUNCTIONS": 3}, {"FINE": 1}),
     "lane_memory": ({"GROUPS": 4}, {"GROUPS": 4, "ROTATE": 0}, {"GROUPS": 2}),
     "lane_window": ({"GROUPS": 4, "WGROUPS": 3}, {"GROUPS": 2, "WGROUPS": 1}, {"GROUPS": 1, "WGROUPS": 1}),
     "accumulator": ({"DEPTH": 197},), "delay": ({"N": 9},),

@@ -48,6 +48,7 @@ struct Step {
     Factor out = {0, 0};
     std::int64_t eps = 0;
     std::uint32_t weights = 0;  ///< first word in the weight image
+    std::uint8_t function = 0;  ///< of FUNCTIONS
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.
@@ -140,12 +141,13 @@ constexpr Step linear(Value dst, Value src, Weights weights)
     return s;
 }
 
-/// The same with the activation function and its output factor.
-constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out)
+/// The same with an activation function and its output factor.
+constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out, std::uint8_t function = 0)
 {
     Step s = linear(dst, src, weights);
     s.target = Target::ACTIVATED;
     s.out = out;
+    s.function = function;
     return s;
 }
 
@@ -198,9 +200,10 @@ constexpr Step route(Value src, Choice choice, Weights weights)
 }
 
 /// Residual stream += every expert's result for the tokens of its queue, weighed; `hidden` is room for the layer between.
-constexpr Step experts(Value src, Value hidden, std::uint16_t count, Weights weights, Factor out)
+constexpr Step experts(Value src, Value hidden, std::uint16_t count, Weights weights, Factor out,
+                       std::uint8_t function = 0)
 {
-    Step s = linear_activated(hidden, src, weights, out);
+    Step s = linear_activated(hidden, src, weights, out, function);
     s.kind = Kind::EXPERTS;
     s.count = count;
     s.size = hidden.channels;
@@ -267,7 +270,7 @@ inline LinearJob linear_job(const Step &s)
 {
 #pragma HLS INLINE
     return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
-                     s.target, false,         0,      s.out};
+                     s.target, false,         0,      s.out,        s.function};
 }
 
 /// All experts in order: each one's weights are read once, whoever chose it.

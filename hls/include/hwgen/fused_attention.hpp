@@ -4,7 +4,7 @@
 // The running bias is a whole octave at or above the largest score so far, so correcting what was summed before it rose is a
 // shift, not a multiplication. Sums carry GUARD more bits to round in. Because of those roundings, and because the probability of
 // the largest score lies in 128 .. 255, the words differ in the last place from the exact softmax of attention.hpp: this unit has
-// a reference of its own, hwgen/golden/fused_attention.py, and is compared with that.
+// a reference of its own, hwgen/engines/hls/fused_attention.py, and is compared with that.
 #ifndef HWGEN_FUSED_ATTENTION_HPP
 #define HWGEN_FUSED_ATTENTION_HPP
 

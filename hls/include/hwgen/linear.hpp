@@ -4,12 +4,12 @@
 // streams through per cycle. The next tile (and the next columns' parameters) arrives from the weight stream meanwhile, in the
 // other half of a ping-pong buffer, so only the first tile of a layer is waited for.
 //
-// The stream, in words of LANES bytes, is what hwgen/schedule/image.py writes: per output tile 8 words of column parameters
+// The stream, in words of LANES bytes, is what hwgen/layout/image.py writes: per output tile 8 words of column parameters
 // (bias int32, multiplier uint16, shift uint16), then per reduction tile LANES words, a column each.
 #ifndef HWGEN_LINEAR_HPP
 #define HWGEN_LINEAR_HPP
 
-#include "hwgen/gelu.hpp"
+#include "hwgen/function.hpp"
 #include "hwgen/router.hpp"
 
 namespace hwgen {
@@ -44,6 +44,7 @@ struct LinearJob {
     bool gather;      ///< read the tokens of expert `expert`'s queue
     unsigned expert;  ///< whose queue gather and WEIGHED use
     Factor out;       ///< after the activation function
+    unsigned function;
 };
 
 /// Parameters of an output column.
@@ -100,7 +101,7 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
 #pragma HLS UNROLL
         const bool used = n * Config::LANES + c < job.out_channels;
         const auto wide = static_cast<Res>(requantize<16>(acc[c], columns[c].scale));
-        const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide).to_int64();
+        const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide, job.function).to_int64();
         const Scale scale = job.target == Target::ACT ? columns[c].scale : scale_of(job.out);
         const auto narrow = static_cast<Act>(used ? requantize<8>(f, scale) : 0);
         const std::int64_t part =

@@ -1,4 +1,4 @@
-// Patch embedding, the device's part: the host cuts the image into int8 patches (hwgen/golden/integer_model.py, quantize_input)
+// Patch embedding, the device's part: the host cuts the image into int8 patches (hwgen/steps/host.py, quantize_input)
 // and lays them out word by word; here they are copied into the activation memory, from where the linear unit embeds them.
 // The residual stream starts with a constant (position embedding, class token) that comes with the weights.
 #ifndef HWGEN_PATCH_EMBED_HPP

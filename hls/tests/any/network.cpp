@@ -76,6 +76,7 @@ void read_network()
         read(s.out);
         read(s.eps);
         read(s.weights);
+        read(s.function);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

@@ -28,8 +28,8 @@ class Call(ABC):
     """Some steps of the integer network (of the first task that has them) as one call.
 
     operands: values by the name of the field of hwgen::Step they go to; identity: equal for calls of two tasks that compute the same from
-    the same places; weights: their first word in the image; place: first word in the output; names: for each task the value the call
-    completes ("" when it does not run).
+    the same places; weights: their first word in the image; place: first word in the output; functions: the activations the engine has
+    tables for; names: for each task the value the call completes ("" when it does not run).
     """
 
     function: ClassVar[str]
@@ -47,6 +47,7 @@ class Call(ABC):
     task: int = ALL_TASKS
     weights: int = 0
     place: int = 0
+    functions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
     @classmethod
@@ -98,7 +99,7 @@ class Call(ABC):
 
     @property
     def activation(self) -> str:
-        """Function of one variable it applies, a key of `numerics.delta_table`; empty when none."""
+        """Function of one variable it applies, as `knots` knows it; empty when none."""
         return ""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from ...devices.board import Board
 from ...errors import CapacityError, InputError
 from ...steps.step import Quantized
-from ..protocol import Facts, Files, Wishes
-from . import estimate, project
+from ..protocol import Conditions, Facts, Files, Result, Wishes
+from . import csim, estimate, project
 from .plan import Plan
 
 
@@ -32,6 +33,10 @@ class HlsEngine:
     def files(self, plan: Plan, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:
         """The project in ``hls/``."""
         return project.files(plan, model, name, board, images)
+
+    def run(self, plan: Plan, model: Quantized, files: Mapping[str, bytes], images: np.ndarray, tasks: list[int], how: Conditions) -> Result:
+        """See `csim.simulate`."""
+        return csim.simulate(plan, model, files, images, tasks, how)
 
     def facts(self, plan: Plan) -> Facts:
         return Facts(1, len(plan.image), len(plan.image), estimate.useful_macs(plan))

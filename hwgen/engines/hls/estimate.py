@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...devices.board import Board
+from ...devices.memory import LATENCY, NEAR, conditions
 from ...errors import CapacityError
-from ...sizing import LATENCY, NEAR, conditions
+from ...numerics import KNOTS
 from ...steps.step import Quantized
 from .call import ALL_TASKS
 from .plan import Plan, plan as make_plan
@@ -27,6 +28,7 @@ LUT_PER_LANE, FF_PER_LANE = 900, 1100     # requantizer, activation, saturation,
 FULL = 0.8                                # of LUTs and flip-flops, place and route needs the rest
 LUT_BASE, FF_BASE = 12_000, 16_000        # control, AXI masters, table of steps
 FIFO_BYTES = 128 * 1024                   # weight stream: how far the loader runs ahead
+KNOT_BYTES = 4.5                          # value and slope; two lanes read one table
 LANES, QUERIES = (64, 32, 16, 8), (16, 8, 4, 2)
 
 
@@ -60,13 +62,14 @@ def resources(plan: Plan) -> HlsResources:
     arrays = (                                  # words, banks, bytes
         (plan.act_words, lanes, 1), (plan.residual_words, lanes, 2), (plan.logit_words, lanes, 2), (plan.max_tokens, lanes, 4),
         (plan.head_words * plan.max_tokens, 2 * lanes, 1), (plan.max_tokens, queries, 2),
-        (plan.max_tokens * plan.max_experts, 1, 4), (FIFO_BYTES // lanes, lanes // 8, 8))
+        (plan.max_tokens * plan.max_experts, 1, 4), (FIFO_BYTES // lanes, lanes // 8, 8),
+        (len(plan.functions) * KNOTS, lanes // 2, KNOT_BYTES))
     lut = LUT_BASE + macs * LUT_PER_MAC + attention * LUT_PER_PRODUCT + lanes * LUT_PER_LANE
     ff = FF_BASE + macs * FF_PER_MAC + lanes * FF_PER_LANE
     return HlsResources(lut, ff, dsp, round(sum(_bram(words, width) * banks for words, banks, width in arrays)))
 
 
-def _bram(words: int, width: int) -> float:
+def _bram(words: int, width: float) -> float:
     """Block RAMs of 36 kbit for a bank of ``words`` of ``width`` bytes, in halves."""
     return -(-words * width // (BRAM36_BYTES // 2)) / 2
 

@@ -7,8 +7,8 @@ from ...steps.step import Expert, Step
 from ...steps.tensor import Memory
 from ...steps.verify import failure
 from .call import DEPTH, Call, part
-from .products import Product, linear_cycles, linear_words
-from .value import Value, braces
+from .products import Product, activation, linear_cycles, linear_words
+from .value import Value
 
 ROUTER_II = 4                 # the running sum of the softmax: a multiplication and an addition before the next expert
 
@@ -84,7 +84,7 @@ class Experts(Call):
         return self.src.tokens * self.top_k * sum(part(step, Stationary).weight.array.size for step in pair)
 
     def arguments(self) -> list[str]:
-        return [self.src.code, self.dst.code, str(self.count), self.image, braces(self.table.factor)]
+        return [self.src.code, self.dst.code, str(self.count), self.image, *activation(self)]
 
     def about(self) -> str:
         return (f"{self.count} experts, {self.activation}, int8 {self.src} -> {self.dst.channels} channels -> added to int16, "

@@ -21,7 +21,7 @@ from .products import Head
 from .start import Patches, ResidualInit
 from .value import Value, words
 
-NO_ACTIVATION = "gelu"              # whose table a network without activation gets
+NO_ACTIVATION = ("gelu",)           # whose table a network without activation gets
 MAX_SIZE = 65535                    # the step table holds sizes in 16 bits
 MAGIC = b"HWGENHLS"
 VERSION = 1
@@ -32,13 +32,13 @@ HEADER = struct.Struct("<8sIIQI36x")
 class Plan:
     """Everything the templates and the bench need. Sizes in words of ``lanes`` channels.
 
-    act: the activation function, a key of `numerics.delta_table`; outputs: per task (ONNX name, first word, channels); image: words of
+    functions: the activation functions, as `knots` knows them; outputs: per task (ONNX name, first word, channels); image: words of
     ``lanes`` bytes, without header.
     """
 
     lanes: int
     queries: int
-    act: str
+    functions: tuple[str, ...]
     steps: tuple[Call, ...]
     values: tuple[Value, ...]
     outputs: tuple[tuple[tuple[str, int, int], ...], ...]
@@ -89,16 +89,16 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
     operands, values, act_words = _memory(table, lanes)
     weights, image = _image([entry.call for entry in table], lanes)
     places, outputs = _outputs(table, len(tasks))
-    steps = [replace(entry.call, task=entry.task, operands=found, weights=word, place=place,
+    functions = _functions(table)
+    steps = [replace(entry.call, task=entry.task, functions=functions, operands=found, weights=word, place=place,
                      names=tuple(entry.versions[task].value if task in entry.versions else "" for task in tasks))
              for entry, found, word, place in zip(table, operands, weights, places, strict=True)]
     starts = [step.size for step in steps if isinstance(step, ResidualInit)]
     routers = [step for step in steps if isinstance(step, Router)]
     tokens = max([step.src.tokens for step in steps if "src" in step.operands] + [count for count, _ in starts])
-    act = _activation(steps)
     _check_sizes(model)
     return Plan(
-        lanes, queries, act, tuple(steps), values, outputs, image, max_tokens=tokens,
+        lanes, queries, functions, tuple(steps), values, outputs, image, max_tokens=tokens,
         head_words=max((most for step in steps if isinstance(step, Attention) for most in step.head_words(lanes)), default=1),
         max_experts=max((step.channels for step in routers), default=1), max_top_k=max((step.route.top_k for step in routers), default=1),
         act_words=act_words, residual_words=max(count * words(channels, lanes) for count, channels in starts),
@@ -162,13 +162,9 @@ def _outputs(table: list[_Entry], tasks: int) -> tuple[list[int], tuple[tuple[tu
     return places, tuple(map(tuple, outputs))
 
 
-def _activation(steps: list[Call]) -> str:
-    """The activation function of the network."""
-    found = {step.activation for step in steps} - {""}
-    if len(found) > 1:
-        raise CapacityError(f"the network uses the activations {sorted(found)}, the engine has one table",
-                            hint="use one activation function in the whole network")
-    return found.pop() if found else NO_ACTIVATION
+def _functions(table: list[_Entry]) -> tuple[str, ...]:
+    """The activation functions of the network, each once, in the order of use."""
+    return tuple(dict.fromkeys(entry.call.activation for entry in table if entry.call.activation)) or NO_ACTIVATION
 
 
 def _check_sizes(model: Quantized) -> None:

@@ -49,10 +49,17 @@ class LinearActivated(Product):
         return part(self.steps[0], Table).function
 
     def arguments(self) -> list[str]:
-        return [self.dst.code, self.src.code, self.image, braces(part(self.steps[0], Table).factor)]
+        return [self.dst.code, self.src.code, self.image, *activation(self)]
 
     def about(self) -> str:
         return f"linear, {self.activation}, int8 {self.src} -> int8 {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+
+def activation(call: Call) -> list[str]:
+    """Arguments that say the activation of the call's first step: the factor, and the number of the function if it is not the first."""
+    table = part(call.steps[0], Table)
+    number = call.functions.index(table.function)
+    return [braces(table.factor), str(number)] if number else [braces(table.factor)]
 
 
 class LinearResidual(Product):

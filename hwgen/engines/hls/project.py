@@ -13,6 +13,7 @@ import numpy as np
 
 from ... import __version__, numerics
 from ...devices.board import Board
+from ...knots import knots
 from ...layout import image
 from ...paths import data_dir
 from ...render import render
@@ -45,7 +46,7 @@ def files(plan: Plan, model: Quantized, name: str, board: Board, images: np.ndar
               "frames": len(images) * len(tasks), "tasks": ",".join(map(str, tasks))}
     return result | {
         "hls/hwgen_config.hpp": render("hls/hwgen_config.hpp.j2", **common),
-        "hls/hwgen_tables.hpp": tables(plan.act),
+        "hls/hwgen_tables.hpp": tables(plan.functions),
         "hls/hwgen_program.hpp": render("hls/hwgen_program.hpp.j2", values=[_value(v) for v in plan.values],
                                         steps=[_row(step) for step in plan.steps], **common),
         "hls/hwgen_top.hpp": render("hls/hwgen_top.hpp.j2", **common),
@@ -78,14 +79,15 @@ def _expected(plan: Plan, model: Quantized, images: np.ndarray) -> bytes:
     return words.tobytes()
 
 
-def tables(act: str) -> str:
-    """hwgen_tables.hpp for an activation function, a key of `numerics.delta_table`."""
-    named = (("DELTA", f"ReLU(x) - f(x), f = {act}; step 2**-5, unit 2**-16", numerics.delta_table(act)),
-             ("EXP_P8", f"255 * 2**(-i / {len(numerics.EXP_P8)}), unit 2**-8", numerics.EXP_P8),
+def tables(functions: tuple[str, ...]) -> str:
+    """hwgen_tables.hpp for activation functions, as `knots` knows them."""
+    named = (("EXP_P8", f"255 * 2**(-i / {len(numerics.EXP_P8)}), unit 2**-8", numerics.EXP_P8),
              ("EXP_Q15", f"2**(-i / {len(numerics.EXP_Q15)}), unit 2**-15", numerics.EXP_Q15),
              ("RECIP", "2**31 / m for the 16-bit mantissas m with these leading bits", numerics.RECIP),
              ("RSQRT", "2**23 / sqrt(m), m as 8 leading bits", numerics.RSQRT))
+    found = [(function, knots(function)) for function in functions]
     return render("hls/hwgen_tables.hpp.j2", version=__version__,
+                  functions=[{"name": name, "value": f.value.tolist(), "slope": f.slope.tolist(), "ends": f.ends} for name, f in found],
                   tables=[{"name": n, "comment": c, "entries": values.tolist()} for n, c, values in named])
 
 

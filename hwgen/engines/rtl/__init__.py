@@ -1,11 +1,10 @@
-"""The RTL engine: steps -> instructions, memory map, weight image.
+"""The RTL engine: steps -> instructions, memory map, weight image; and the Verilog, the driver and what they cost.
 
-    plan.py       passes, merge of tasks, memory map -> `Program`      encode.py   a step with addresses -> an instruction
-    hazards.py    what may overlap                                     cycles.py   cycle model
+    engine.py     the engine behind the protocol            choose.py   which array a board gets
+    plan.py       passes, merge, memory map -> `Program`     cost.py     resources, by counts that were synthesized
+    encode.py     a step with addresses -> an instruction    cycles.py   cycle model
+    hazards.py    what may overlap                           program.py  what the hardware runs
+    verify.py     independent check of a program, by replay  touched.py  the words an instruction reads and writes
+    verilog.py, rtlil.py   Amaranth -> Verilog               driver.py   registers and C driver
+    text.py       a program as text
 """
-
-from ...steps.passes.ablation import Ablation
-from .plan import MAX_TOKENS, schedule
-from .program import PAGE, BufferInfo, InstrInfo, OutputSlice, Program
-
-__all__ = ["MAX_TOKENS", "PAGE", "Ablation", "BufferInfo", "InstrInfo", "OutputSlice", "Program", "schedule"]

@@ -33,6 +33,9 @@ class Encoder:
         fields |= {"slack": limits[0], "load_slack": limits[1]}
         if step.expert is not None:
             fields["expert"] = step.expert.index
+        for stage in step.drain:
+            if stage.table is not None:
+                fields["function"] = self.config.functions.index(stage.table)
         if slot.task is not None:
             fields |= {"pred": 1, "task": slot.task}
         return Instr(**fields, note=step.note)

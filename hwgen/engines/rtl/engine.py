@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ... import resources, sizing, trace
-from ...backends import bench, driver, rtl
 from ...devices.board import Board
+from ...devices.memory import LATENCY, conditions
+from ...paths import data_dir
 from ...steps.step import Quantized
 from ...steps.verify import verify
-from ..protocol import Facts, Files, Wishes
+from ..protocol import Conditions, Facts, Files, Result, Wishes
+from . import bench, choose as sizing, cost as resources, driver, verilog as rtl
 from .program import Program
+from .verify import verify as verify_program
 
 KINDS = ("lut", "ff", "dsp", "bram36", "uram")
 MEMORIES = (("activations", "act"), ("keys and values", "kv"), ("scores", "score"), ("residual", "res"))
@@ -27,12 +30,18 @@ class RtlEngine:
         """See `sizing.choose`."""
         program = sizing.choose(model, board, wishes.array, wishes.batch)
         program.binary()                                # every field of every instruction fits, or this is a refusal too
+        verify_program(program)
         return program
 
     def files(self, plan: Program, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:
         """Program, weight image, driver, sources and the native bench."""
+        main = data_dir("templates") / "bench" / "main.cpp"
         return {"program.bin": plan.binary(), "program.txt": plan.disassembly(), "weights.bin": plan.image,
-                **driver.files(plan, model, name), **rtl.files(plan.config), **bench.files()}
+                **driver.files(plan, model, name), **rtl.files(plan.config), "bench/main.cpp": main.read_text()}
+
+    def run(self, plan: Program, model: Quantized, files: Mapping[str, bytes], images: np.ndarray, tasks: list[int], how: Conditions) -> Result:
+        """See `bench.run`."""
+        return bench.run(plan, model, files, images, tasks, how)
 
     def facts(self, plan: Program) -> Facts:
         narrow = sum(i.n_tiles * i.k_tiles for i in plan.instrs if i.w4) * plan.config.macs_per_cycle // 2
@@ -41,7 +50,7 @@ class RtlEngine:
     def cost(self, plan: Program, model: Quantized, board: Board) -> dict[str, Any]:
         """Array, resources, cycles through one port and through all, the limits, memories and instructions."""
         config = plan.config
-        timing = plan.estimate(board.bytes_per_cycle(), sizing.LATENCY)
+        timing = plan.estimate(board.bytes_per_cycle(), LATENCY)
         cycles = timing[-1].stop
         macs = plan.useful_macs()
         used = resources.estimate(config, board)
@@ -57,9 +66,9 @@ class RtlEngine:
             "estimate": {"stage": "estimate", "cycles_per_image": cycles / plan.batch, "latency_ms": cycles / board.clock_mhz / 1000,
                          "utilization": macs * plan.batch / (config.macs_per_cycle * cycles),
                          "accumulator_use": max(max(verify(network).values()) for network in model.tasks),
-                         "memory": sizing.conditions(board)},
+                         "memory": conditions(board)},
             "all_ports": sizing.all_ports(plan, board),
-            "limits": {"stage": "estimate", **trace.roofline(macs, config.macs_per_cycle, (len(plan.image) + plan.input_bytes) / plan.batch,
+            "limits": {"stage": "estimate", **sizing.roofline(macs, config.macs_per_cycle, (len(plan.image) + plan.input_bytes) / plan.batch,
                                                              board.bytes_per_cycle())},
             "memory": {name: getattr(config, f"{key}_words") for name, key in MEMORIES},
             "instructions": instructions}

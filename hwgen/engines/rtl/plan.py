@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 
-from ...engine import OUT_WORDS, EngineConfig
-from ...errors import CapacityError
+from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig
+from ...errors import CapacityError, combined
 from ...isa import Instr, Op
 from ...layout import image
 from ...layout.memory import first_fit, lifetimes
@@ -58,7 +58,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         ti=ti, to=to, max_tokens=_max_tokens(slots), **{f"{memory}_words": _round(words[memory]) for memory in PLACED},
         program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
-        activation=_activation(slots), packed=packed, load_columns=load_columns,
+        activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots))
     limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
     encoder = Encoder(config, bases)
@@ -99,27 +99,29 @@ def _round(count: int) -> int:
 
 def _max_tokens(slots: list[Slot[Step]]) -> int:
     tokens = max(slot.step.tokens for slot in slots)
-    if tokens > MAX_TOKENS:
-        raise CapacityError(f"{tokens} tokens, the engine's accumulators address {MAX_TOKENS}", hint="use a shorter sequence")
     return max(16, 1 << (tokens - 1).bit_length())
 
 
-def _activation(slots: list[Slot[Step]]) -> str:
-    kinds = {stage.table for slot in slots for stage in slot.step.drain if stage.table is not None}
-    if len(kinds) > 1:
-        raise CapacityError(f"the network uses the activations {sorted(kinds)}, the engine has one table",
-                            hint="use one activation function in the whole network")
-    return kinds.pop() if kinds else "gelu"
+def _functions(slots: list[Slot[Step]]) -> list[str]:
+    """The activation functions in the order of use, each once."""
+    return list(dict.fromkeys(stage.table for slot in slots for stage in slot.step.drain if stage.table is not None))
 
 
 def _check(slots: list[Slot[Step]], to: int) -> None:
-    for slot in slots:
-        if slot.step.routes and slot.step.columns > to:
-            raise CapacityError(f"{slot.step.columns} experts, but a router row is one output tile of {to} lanes",
-                                where=f"node {slot.step.node!r}", hint="choose a larger array with --array")
+    """Raises CapacityError with every limit that is exceeded."""
+    wrong = [CapacityError(f"{slot.step.columns} experts, but a router row is one output tile of {to} lanes", where=f"node {slot.step.node!r}",
+                           hint="choose a larger array with --array")
+             for slot in slots if slot.step.routes and slot.step.columns > to]
     if len(slots) >= MAX_PROGRAM_WORDS:
-        raise CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
-                            hint="a network with fewer layers, heads or experts, or a smaller --batch")
+        wrong.append(CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
+                                   hint="a network with fewer layers, heads or experts, or a smaller --batch"))
+    if (tokens := max(slot.step.tokens for slot in slots)) > MAX_TOKENS:
+        wrong.append(CapacityError(f"{tokens} tokens, the engine's accumulators address {MAX_TOKENS}", hint="use a shorter sequence"))
+    if len(used := _functions(slots)) > MAX_FUNCTIONS:
+        wrong.append(CapacityError(f"the network uses {len(used)} activation functions, {', '.join(used)}; the engine has tables for {MAX_FUNCTIONS}",
+                                   hint=f"use at most {MAX_FUNCTIONS} activation functions in the whole network"))
+    if wrong:
+        raise combined(wrong)
 
 
 def _image(slots: list[Slot[Step]], shape: image.Shape) -> Iterator[bytes]:

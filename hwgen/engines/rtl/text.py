@@ -7,10 +7,9 @@ from dataclasses import fields
 from ...isa import FIELDS, Dst, Instr, Op, Src, Stat
 from ...listing import Line, Part, short, text as listing
 from .program import BufferInfo, InstrInfo, Program
+from .touched import SOURCES, TARGETS
 
 FLAGS = tuple(name for name, bits in FIELDS if bits == 1 and name not in ("pred", "column_params"))     # the latter: with weights
-MEMORIES = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
-SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
 DEFAULTS = {entry.name: entry.default for entry in fields(Instr)}
 
 
@@ -40,13 +39,13 @@ def _row(pc: int, program: Program, length: int) -> Line:
     instr, info = program.instrs[pc], program.infos[pc]
     note = "" if instr.op == Op.END else f"; {short(info.node, length)}{instr.note.removeprefix(info.node)}"
     flags = [f"task {instr.task}"] if instr.pred else []
-    flags += [name for name in FLAGS if getattr(instr, name)]
+    flags += [program.config.functions[instr.function] if name == "act" else name for name in FLAGS if getattr(instr, name)]
     flags += [f"top {instr.top_k} of {instr.num_experts}"] if instr.num_experts else []
     flags += [f"every {instr.step}"] if instr.step > 1 else []
     last = "  ".join(filter(None, [" ".join(flags), note]))
     cells = (_source(instr), _stationary(instr), _target(instr), _tiles(instr, program), _slack(instr), last)
     kind = (instr.op, instr.pred, instr.src, instr.stat, instr.dst, instr.tokens, instr.step, instr.k_tiles, instr.n_tiles, instr.n_last,
-            tuple(name for name in FLAGS if getattr(instr, name)), instr.top_k, instr.num_experts)
+            tuple(name for name in FLAGS if getattr(instr, name)), instr.function, instr.top_k, instr.num_experts)
     return Line(cells, info.node, kind, str(instr), lambda: _detail(instr, info, pc, program.buffers))
 
 
@@ -73,7 +72,7 @@ def _target(instr: Instr) -> str:
     if instr.dst in (Dst.ROUTER, Dst.OUT):
         return f"-> {Dst(instr.dst).name.lower()}" + (f", act @{instr.dst_base}" if instr.keep else "")
     add = "+=" if instr.dst == Dst.RES_ADD else "->"
-    return f"{add} {MEMORIES[Dst(instr.dst)]} @{instr.dst_base}" + (f"+{instr.dst_group}g" if instr.dst_group else "")
+    return f"{add} {TARGETS[Dst(instr.dst)]} @{instr.dst_base}" + (f"+{instr.dst_group}g" if instr.dst_group else "")
 
 
 def _tiles(instr: Instr, program: Program) -> str:

@@ -30,7 +30,7 @@ class Exp2(Feed):
     def evaluate(self, run: Run) -> np.ndarray:
         scores = run.read(run.step.source)
         row_max = scores.max(-1)
-        weights = WEIGHTS.take(row_max[..., None] - scores, mode="clip")
+        weights: np.ndarray = WEIGHTS.take(row_max[..., None] - scores, mode="clip")
         run.row_sum = weights.sum(-1)
         shown = {"scores": scores, "row_max": row_max, "row_sum": run.row_sum}          # [B, heads, ...], of one head too
         run.inner.update({name: array if run.step.heads > 1 else array[:, None] for name, array in shown.items()})

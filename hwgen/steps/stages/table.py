@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ... import numerics
+from ...knots import knots
 from ..format import INT8, PRE_ACTIVATION, Format
 from ..param import Factor
 from .base import Interval, Run, Stage, need
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 @cache
 def _results(function: str) -> np.ndarray:
     """`numerics.activation` of every pre-activation, from the lowest on."""
-    return numerics.activation(np.arange(PRE_ACTIVATION.lo, PRE_ACTIVATION.hi + 1), numerics.delta_table(function))
+    return numerics.activation(np.arange(PRE_ACTIVATION.lo, PRE_ACTIVATION.hi + 1), knots(function))
 
 
 @dataclass(frozen=True, slots=True)
 class Table(Stage):
-    """function: a key of `numerics.delta_table`. factor: from the table's unit to that of the result."""
+    """function: a name `knots` knows. factor: from the table's unit to that of the result."""
 
     function: str
     factor: Factor
@@ -56,7 +57,7 @@ class Table(Stage):
         if self.to != INT8:
             return f"the result of a table is {INT8}, not {self.to}"
         try:
-            numerics.delta_table(self.function)
+            knots(self.function)
         except ValueError as error:
             return str(error)
         return self.factor.wrong("activation")

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import numerics as nx
+from ... import numerics as nx
 
 GUARD = 4                   # more bits of the sums, in which a correction rounds
 
 
-def attention(q, k, v, num_heads: int, score_factor: tuple[int, int], out_factor: tuple[int, int]) -> np.ndarray:
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, num_heads: int, score_factor: tuple[int, int],
+              out_factor: tuple[int, int]) -> np.ndarray:
     """q, k, v int8 [T, heads * head_dim] -> int8 [T, heads * head_dim] (as int64)."""
     tokens, channels = q.shape
 
-    def heads(x):
+    def heads(x: np.ndarray) -> np.ndarray:
         return np.asarray(x, np.int64).reshape(tokens, num_heads, -1).transpose(1, 0, 2)
 
     scores = nx.requantize(nx.matmul(heads(q), heads(k).transpose(0, 2, 1)), *score_factor, 16)     # [H, T, T]
@@ -34,5 +35,5 @@ def attention(q, k, v, num_heads: int, score_factor: tuple[int, int], out_factor
         total = nx.round_shift(total, rise) + (p << GUARD)
         weighted = nx.round_shift(weighted, rise[..., None]) + ((p[..., None] * values[:, None, key]) << GUARD)
     mult, shift = nx.softmax_factor(total, *out_factor)
-    out = nx.requantize(weighted, mult[..., None], shift[..., None], 8)
+    out: np.ndarray = nx.requantize(weighted, mult[..., None], shift[..., None], 8)
     return out.transpose(1, 0, 2).reshape(tokens, channels)

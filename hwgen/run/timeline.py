@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .engines.rtl import Program
+from ..engines.rtl.program import Program
 
 FEED, STALLS = 1, 2
 CAUSES = ("wait_hazard", "wait_tile", "wait_output")
@@ -106,9 +106,3 @@ def stalls(per_instruction: list[dict]) -> dict[str, float]:
     """Cycles of a frame by what they were for: a token issued, each cause of a stall, and the rest (transfers, pipeline)."""
     total = {key: sum(row[key] for row in per_instruction) for key in SUMS[:-1]}
     return total | {"other": total["cycles"] - sum(total[key] for key in SUMS[1:-1])}
-
-
-def roofline(useful_macs: int, macs_per_cycle: int, stream_bytes: float, bytes_per_cycle: float) -> dict:
-    """Least cycles of an image: by the array, and by the memory that delivers weights and input once. The larger one is the limit."""
-    array, memory = useful_macs / macs_per_cycle, stream_bytes / bytes_per_cycle
-    return {"array_limit_cycles": round(array), "memory_limit_cycles": round(memory), "bound_by": "array" if array >= memory else "memory"}

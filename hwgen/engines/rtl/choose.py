@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
-from . import resources
-from .devices.board import Board
-from .engines.rtl import Program, schedule
-from .errors import CapacityError
-from .steps.step import Quantized
-from .steps.tensor import Memory
+from ...devices.board import Board
+from ...devices.memory import LATENCY, NEAR, conditions
+from ...errors import CapacityError
+from ...steps.step import Quantized
+from ...steps.tensor import Memory
+from . import cost as resources
+from .plan import schedule
+from .program import Program
 
-# Cycles from the address of a read burst to its first beat, in estimates and simulations: no source was found for a loaded PS memory.
-LATENCY = 200
-NEAR = 1.05              # as fast, as far as a choice by estimates goes: the bandwidth of a board is not known better than that
 BRAM36_BYTES, URAM_BYTES = 36 * 1024 // 8, 288 * 1024 // 8
 MEMORY_NAMES = {Memory.ACT: "activations", Memory.KV: "keys or values", Memory.SCORE: "scores", Memory.RES: "the residual stream"}
 
@@ -38,14 +38,15 @@ def choose(model: Quantized, board: Board, array: tuple[int, int] | None = None,
             continue
         best = program.estimate(board.best_bytes_per_cycle(), LATENCY)[-1].stop
         found.append((cycles(program, board), best, load_columns, program))
-    if not found:
+    if not found and refusal is not None:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
-    chosen: tuple[float, Program] | None = None
-    for own, best, load_columns, program in found:
-        if own <= limit and (chosen is None or best < (0.99 if load_columns == 2 else 1) * chosen[0]):
-            chosen = best, program
-    return chosen[1]
+    near = [(best, load_columns, program) for own, best, load_columns, program in found if own <= limit]
+    least, _, chosen = near[0]
+    for cycles_at_best, load_columns, program in near[1:]:
+        if cycles_at_best < (0.99 if load_columns == 2 else 1) * least:
+            least, chosen = cycles_at_best, program
+    return chosen
 
 
 def cycles(program: Program, board: Board, ports: int = 1) -> int:
@@ -53,18 +54,13 @@ def cycles(program: Program, board: Board, ports: int = 1) -> int:
     return program.estimate(board.bytes_per_cycle(ports=ports), LATENCY)[-1].stop
 
 
-def conditions(board: Board, ports: int = 1) -> dict:
-    """The memory that a figure was made with, JSON-able."""
-    return dict(ports=ports, bytes_per_cycle=board.bytes_per_cycle(ports=ports), latency=LATENCY)
-
-
-def all_ports(program: Program, board: Board) -> dict:
+def all_ports(program: Program, board: Board) -> dict[str, Any]:
     """Section ``all_ports`` of the report: what the engine would do if its stream came through every port of the board."""
     found = cycles(program, board, board.ports.number)
-    return dict(stage="estimate", built="built" if board.ports.number == 1 else "not built",
-                cycles_per_image=found / program.batch, latency_ms=found / board.clock_mhz / 1000,
-                utilization=program.useful_macs() * program.batch / (program.config.macs_per_cycle * found),
-                memory=conditions(board, board.ports.number))
+    return {"stage": "estimate", "built": "built" if board.ports.number == 1 else "not built",
+                "cycles_per_image": found / program.batch, "latency_ms": found / board.clock_mhz / 1000,
+                "utilization": program.useful_macs() * program.batch / (program.config.macs_per_cycle * found),
+                "memory": conditions(board, board.ports.number)}
 
 
 def _fitted(program: Program, board: Board) -> Program:
@@ -94,3 +90,9 @@ def _with_tensor(refusal: CapacityError, program: Program, board: Board) -> Capa
         where=f"{refusal.where}; largest tensor: {MEMORY_NAMES[Memory(largest.memory)]} of node {program.infos[largest.first].node!r}, "
               f"{largest.words * lanes[Memory(largest.memory)] * program.config.ti:,} bytes of the board's {memory:,}",
         hint=refusal.hint)
+
+
+def roofline(useful_macs: int, macs_per_cycle: int, stream_bytes: float, bytes_per_cycle: float) -> dict[str, Any]:
+    """Least cycles of an image: by the array, and by the memory that delivers weights and input once. The larger one is the limit."""
+    array, memory = useful_macs / macs_per_cycle, stream_bytes / bytes_per_cycle
+    return {"array_limit_cycles": round(array), "memory_limit_cycles": round(memory), "bound_by": "array" if array >= memory else "memory"}

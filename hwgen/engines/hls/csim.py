@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .build import Build
-from .engines import hls
-from .engines.hls.call import ALL_TASKS
-from .engines.hls.plan import Plan, plan as make_plan
-from .engines.hls.products import Head
-from .errors import InputError
-from .output import work_folder
-from .tools import cache, cxx, native
+from ...errors import InputError
+from ...output import work_folder
+from ...steps.step import Quantized
+from ...tools import cache, cxx, native
+from ..protocol import Conditions, Result
+from .call import ALL_TASKS
+from .plan import Plan
+from .products import Head
+from .project import frames as sent_frames
 
 FLAGS = ("-std=c++14", "-O2")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wno-unknown-pragmas")      # g++ does not know "#pragma HLS"
@@ -73,22 +74,21 @@ def build_bench(files: Mapping[str, str | bytes], extra: Sequence[str] = ()) -> 
     return cache.entry("csim", cache.key("csim", cxx.version(), *flags, data.items(), *types), make) / "csim.out"
 
 
-def simulate(build: Build, images: np.ndarray, tasks: list[int], say: Callable[[str, int, int], None], *, trace: bool = False) -> CsimRun:
-    """Run every image for every task through the HLS project of a build.
+def simulate(plan: Plan, model: Quantized, files: Mapping[str, bytes], images: np.ndarray, tasks: list[int], how: Conditions) -> Result:
+    """Run every image for every task through an HLS project. files: those in ``hls/`` of a build.
 
-    Frames come image by image, all tasks of each in a row. Raises InputError when the build has no HLS project, ToolError when it
-    does not compile or run.
+    Frames come image by image, all tasks of each in a row. The run of the result is a `CsimRun`. Raises ToolError when the project does not
+    compile or run.
     """
-    if not build.has_hls:
-        raise InputError("the build holds no HLS project", where=str(build.path), hint="compile with --backend hls or both")
-    plan = make_plan(build.model, build.report["hls"]["lanes"], build.report["hls"]["queries"])
-    say(f"compile the C simulation ({cache.how_often()})", 0, 0)
-    files = build.read(build.below("hls"))
+    how.say(f"compile the C simulation ({cache.how_often()})", 0, 0)
     executable = build_bench(files)
-    frames = np.repeat(hls.frames(plan, build.model, images), len(tasks), axis=0)
-    say("C simulation", 0, len(frames))
-    return run(executable, files["hls/weights.bin"], plan, frames, tasks * len(images), trace=trace,
-               on_frame=lambda done: say("C simulation", done, len(frames)))
+    sent = np.repeat(sent_frames(plan, model, images), len(tasks), axis=0)
+    how.say("C simulation", 0, len(sent))
+    done = run(executable, files["hls/weights.bin"], plan, sent, tasks * len(images), trace=how.trace,
+               on_frame=lambda count: how.say("C simulation", count, len(sent)))
+    outputs = {task: {name: np.stack([done.outputs[i][name] for i in range(n, len(done.outputs), len(tasks))]) for name, *_ in plan.outputs[task]}
+               for n, task in enumerate(tasks)}
+    return Result(outputs, None, done.seconds, len(sent), (done,))
 
 
 def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,

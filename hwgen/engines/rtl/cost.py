@@ -5,7 +5,7 @@ Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`); w
 Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
 counts the multipliers a product is cut into. The array takes one per int8 product, half as many when packed. A drain lane takes 5 products
 (requantize in two parts, 17x17 and 15x18, with a multiplier shifted for 27x18 up to 24 bits; activation scale or router score 24x18;
-interpolation 17x13; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same products (tests/rtl/test_synthesis.py)
+interpolation 17x18; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same products (tests/rtl/test_synthesis.py)
 and the same sums.
 
 Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately into blocks of the shape that takes
@@ -22,11 +22,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil
 
-from .devices.board import Board
-from .devices.family import Multiplier
-from .engine import EngineConfig
-from .errors import CapacityError
-from .isa import WORD_BITS
+from ...devices.board import Board
+from ...devices.family import Multiplier
+from ...engine import EngineConfig
+from ...errors import CapacityError
+from ...isa import WORD_BITS
 
 OUT_WORDS = 16           # queue of the output writer
 
@@ -125,7 +125,7 @@ def _products(c: EngineConfig) -> list[_Product]:
         _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
         _Product("drain", c.to, (17, scale), False), _Product("drain", c.to, (15, scale + 1)),      # requantize, lower and upper bits
         _Product("drain", c.to, (24, 18)),                                          # activation scale, router score
-        _Product("drain", c.to, (17, 13)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
+        _Product("drain", c.to, (17, 18)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
         _Product("feed", c.ti, (21, 18)),
         _Product("coefficients", 1, (48, 12), False), _Product("coefficients", 1, (32, 32)),               # variance
         _Product("coefficients", 1, (32, 17)),                                      # mean
@@ -159,7 +159,7 @@ def _memories(c: EngineConfig) -> list[_Memory]:
         _Memory("coefficients", 2, 16, 256),
         _Memory("output", 1, 32 * c.to, OUT_WORDS), _Memory("output", 1, 64, OUT_WORDS),
         _Memory("feed", ceil(c.ti / 2), 9, 1024, wide=False),               # exponentials, two lanes a table
-        _Memory("drain", ceil(c.to / 2), 36, 1024, wide=False),             # knots of the activation, two lanes a table
+        _Memory("drain", ceil(c.to / 2), 36, 1024 * len(c.functions), wide=False),         # knots of the activations, two lanes a table
         *router,
     ]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 import re
 
-from ..errors import ToolError
+from ...errors import ToolError
 
 Bit = str | tuple[str, int]              # "0", "1", "x", "z", or bit of a wire
 Signal = tuple[Bit, ...]                 # lowest bit first

@@ -20,12 +20,12 @@ import zipfile
 
 import numpy as np
 
-from . import strict_json
-from .steps.format import FORMATS, Format
-from .steps.param import Columns, Factor, Param
-from .steps.stages import FEEDS, STAGES, TILES
-from .steps.step import Expert, Network, Output, Quantized, Step
-from .steps.tensor import HeadMap, Span, Tensor, View
+from .. import strict_json
+from ..steps.format import FORMATS, Format
+from ..steps.param import Columns, Factor, Param
+from ..steps.stages import FEEDS, STAGES, TILES
+from ..steps.step import Expert, Network, Output, Quantized, Step
+from ..steps.tensor import HeadMap, Span, Tensor, View
 
 FORMAT = "hwgen.qmodel"
 FORMAT_VERSION = 2

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engine import EngineConfig
-from ..paths import PACKAGE, data_dir
-from ..tools import cache, yosys
-from ..uncollected import uncollected
+from ...engine import EngineConfig
+from ...paths import PACKAGE, data_dir
+from ...tools import cache, yosys
+from ...uncollected import uncollected
 
 if TYPE_CHECKING:
     from amaranth.lib import wiring
@@ -19,8 +19,8 @@ TOP = "hwgen_top"
 WAIVERS = "waivers.vlt"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "lane_window.sv",
           "router_chain.sv", "stream_fifo.sv")
-SOURCES = ("engine.py", "errors.py", "numerics.py", "paths.py", "isa.py", "registers.py", "backends/rtl.py", "backends/rtlil.py",
-           "tools/yosys.py", "uncollected.py", "foreign.py", "output.py")
+SOURCES = ("engine.py", "errors.py", "numerics.py", "paths.py", "isa.py", "registers.py",
+           "engines/rtl/verilog.py", "engines/rtl/rtlil.py", "tools/yosys.py", "uncollected.py", "foreign.py", "output.py")
 """What of hwgen the generated text is made by, besides all of hwgen_rtl (tests/test_rtl_backend.py looks at the imports)."""
 
 # Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator

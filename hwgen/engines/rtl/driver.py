@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .. import __version__, registers
-from ..checksum import crc32
-from ..engine import EngineConfig
-from ..engines.rtl import Program
-from ..paths import data_dir
-from ..render import render
-from ..steps.step import Output, Quantized
+from ... import __version__, registers
+from ...checksum import crc32
+from ...engine import EngineConfig
+from ...paths import data_dir
+from ...render import render
+from ...steps.step import Output, Quantized
+from .program import Program
 
 CODES = (
     ("HWGEN_OK", "no error"),

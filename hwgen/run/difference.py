@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from . import csim
-from .build import Build
-from .simulate import MemoryModel, run_rtl
-from .steps import golden
-from .steps.step import Network
+from ..build import Build
+from ..devices.memory import MemoryModel
+from ..steps import golden
+from ..steps.step import Network
+from .simulate import run_hls, run_rtl
 
 NEAR = 3                # neighbours shown on either side
 
@@ -83,8 +83,8 @@ def search(build: Build, images: np.ndarray, progress=None) -> list[Difference]:
     result: list[Difference] = []
     traces: list[dict[str, np.ndarray]] = []
     if build.has_hls:
-        traces = csim.simulate(build, images, tasks, say, trace=True).traces
-    hardware = run_rtl(build, images, tasks, MemoryModel(), say)[0] if build.has_rtl else {}
+        traces = run_hls(build, images, tasks, say, trace=True).runs[0].traces
+    hardware = run_rtl(build, images, tasks, MemoryModel(), say).outputs if build.has_rtl else {}
     for task in tasks:
         network = build.model.tasks[task]
         pending = {level for level, there in (("csim", traces), ("rtl", hardware)) if there}

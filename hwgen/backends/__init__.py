@@ -1,1 +1,0 @@
-"""Generators of the files of a build: RTL and HLS."""

@@ -1,0 +1,46 @@
+"""What options of the command line may be."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Simulator(StrEnum):
+    """What runs the program."""
+
+    VERILATOR = "verilator"
+    ICARUS = "icarus"
+    CSIM = "csim"
+    GOLDEN = "golden"
+
+
+class Backend(StrEnum):
+    """What `compile` generates."""
+
+    RTL = "rtl"
+    HLS = "hls"
+    BOTH = "both"
+
+
+class Precision(StrEnum):
+    """Bits of weights and activations."""
+
+    W8A8 = "w8a8"
+    W4A8 = "w4a8"
+    W4A8_EXPERTS = "w4a8-experts"
+
+
+class Method(StrEnum):
+    """How an int8 range is taken from the calibration histogram."""
+
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+class Stage(StrEnum):
+    """What a network is on its way through the compiler."""
+
+    ONNX = "onnx"            # the nodes of the file, and what becomes of each
+    GRAPH = "graph"          # operators, in floating point
+    STEPS = "steps"          # passes of the array, in integers
+    PROGRAM = "program"      # instructions of the RTL engine, with addresses

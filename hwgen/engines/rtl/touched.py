@@ -1,0 +1,104 @@
+"""What an instruction reads and writes, word by word, as docs/reference/engine.md tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...engine import EngineConfig
+from ...isa import Dst, Instr, Op, Src, Stat
+
+SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
+TARGETS = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
+PLACED = ("act", "kv", "score", "res")
+MAXIMA, MOMENTS, QUEUES = "row maxima", "token statistics", "router queues"
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Words of a memory: ``chunks`` rows, ``stride`` apart, of ``tokens`` words, ``step`` apart."""
+
+    memory: str
+    base: int
+    chunks: int
+    stride: int
+    tokens: int
+    step: int = 1
+
+    @property
+    def row(self) -> int:
+        """Words from the first to the last of a row."""
+        return self.step * (self.tokens - 1) + 1
+
+    @property
+    def last(self) -> int:
+        return self.base + self.stride * (self.chunks - 1) + self.row - 1
+
+    @property
+    def words(self) -> np.ndarray:
+        return np.asarray((self.base + self.stride * np.arange(self.chunks)[:, None] + self.step * np.arange(self.tokens)).ravel())
+
+
+def sizes_of(config: EngineConfig) -> dict[str, int]:
+    """Words of every memory."""
+    return {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words,
+            MAXIMA: 2 * config.max_tokens, MOMENTS: config.max_tokens, QUEUES: max(1, config.max_experts)}
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What an instruction touches. fed: read by the feed; loaded: by the loader; added: read by the drain, which needs no slack; written."""
+
+    fed: list[Area] = field(default_factory=list)
+    loaded: list[Area] = field(default_factory=list)
+    added: list[Area] = field(default_factory=list)
+    written: list[Area] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Area]:
+        """Every area, repetitions included."""
+        return [*self.fed, *self.loaded, *self.added, *self.written]
+
+    @classmethod
+    def by(cls, config: EngineConfig, instr: Instr) -> Touched:
+        if instr.op == Op.END:
+            return cls()
+        loaded: list[Area] = []
+        if instr.op == Op.MATMUL and instr.stat != Stat.WEIGHTS:
+            chunks = instr.k_tiles if instr.stat == Stat.K_COLUMNS else _window(config, instr, instr.stat_group)
+            loaded.append(Area("kv", instr.stat_base, chunks, instr.stat_stride, instr.stat_count))
+        written = list(_written(config, instr))
+        return cls(list(_fed(instr)), loaded, written if instr.dst == Dst.RES_ADD else [], written)
+
+
+def _fed(instr: Instr) -> Iterator[Area]:
+    if instr.op != Op.MATMUL:
+        return
+    yield Area(SOURCES[Src(instr.src)], instr.src_base, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)
+    if instr.src == Src.EXP:
+        yield Area(MAXIMA, instr.src_row, 1, 0, instr.tokens, instr.step)
+    elif instr.src == Src.NORM:
+        yield Area(MOMENTS, instr.src_row, 1, 0, instr.tokens, instr.step)
+    if instr.gather or instr.scatter:
+        yield Area(QUEUES, instr.expert, 1, 0, 1)
+
+
+def _written(config: EngineConfig, instr: Instr) -> Iterator[Area]:
+    if instr.dst == Dst.ROUTER:
+        yield Area(QUEUES, 0, 1, 0, instr.num_experts)
+        if instr.keep:
+            yield Area("act", instr.dst_base + instr.src_base, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)
+    elif instr.dst != Dst.OUT:
+        yield Area(TARGETS[Dst(instr.dst)], instr.dst_base, _window(config, instr, instr.dst_group), instr.dst_stride, instr.tokens)
+        if instr.dst == Dst.SCORE:
+            yield Area(MAXIMA, instr.dst_row, 1, 0, instr.tokens)
+        elif instr.dst in (Dst.RES_SET, Dst.RES_ADD):
+            yield Area(MOMENTS, instr.dst_row, 1, 0, instr.tokens)
+
+
+def _window(config: EngineConfig, instr: Instr, first_group: int) -> int:
+    """Chunks that the output channels of an instruction reach into."""
+    channels = (instr.n_tiles - 1) * config.to + instr.n_last
+    return -(-(first_group * config.group + channels) // config.ti)

@@ -1,0 +1,239 @@
+"""An independent check of a program: it is replayed word by word, as docs/reference/engine.md tells what an instruction does.
+
+It knows nothing of steps. An instruction is good when every field is in the range of the hardware it names, and when, for every task, what
+it reads was written before, by instructions far enough back for its slack, in buffers that are alive and share no word with another one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ... import numerics
+from ...engine import OUT_WORDS, EngineConfig
+from ...errors import ModelError
+from ...isa import FIELDS, Dst, Instr, Op, Src, Stat
+from .hazards import MAX_SLACK
+from .program import BufferInfo, Program
+from .text import line
+from .touched import PLACED, Area, Touched, sizes_of
+
+ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst)}
+NEVER = -1
+
+
+def verify(program: Program) -> None:
+    """Raises ModelError with the instruction printed."""
+    config = program.config
+    if not program.instrs or len(program.instrs) != len(program.infos) or len(program.instrs) > config.program_words:
+        raise ModelError(f"the program has {len(program.instrs)} instructions and {len(program.infos)} notes on them, its memory holds "
+                         f"{config.program_words}", where="program")
+    sizes = sizes_of(config)
+    for pc, instr in enumerate(program.instrs):
+        if wrong := _range(program, pc, instr) or _reach(sizes, config, instr):
+            raise failure(pc, instr, wrong)
+    if wrong := _streams(program):
+        raise ModelError(wrong, where="program")
+    for task in range(program.num_tasks):
+        _replay(program, task)
+
+
+def failure(pc: int, instr: Instr, message: str) -> ModelError:
+    """The error about an instruction, which is printed."""
+    return ModelError(message, where=f"instruction {line(pc, instr)}")
+
+
+def limits(program: Program) -> list[tuple[int, int]]:
+    """(slack, load_slack) of every instruction that are just allowed: what it reads was written by nothing nearer, in any task."""
+    found = [(MAX_SLACK, MAX_SLACK)] * len(program.instrs)
+    replays = [_Replay(program.config) for _ in range(program.num_tasks)]
+    for pc, instr in enumerate(program.instrs):
+        touched = Touched.by(program.config, instr)
+        for task, replay in enumerate(replays):
+            if not instr.pred or instr.task == task:
+                pair = replay.distance(touched.fed), replay.distance(touched.loaded)
+                found[pc] = min(found[pc][0], pair[0]), min(found[pc][1], pair[1])
+                replay.write(touched)
+    return found
+
+
+# ---------------------------------------------------------------- fields
+
+def _range(program: Program, pc: int, instr: Instr) -> str | None:
+    """What is wrong with the fields of one instruction, or None."""
+    config, last = program.config, pc == len(program.instrs) - 1
+    for name, bits in FIELDS:
+        value = getattr(instr, name)
+        if not 0 <= value < min(1 << bits, ENUMS.get(name, 1 << bits)):
+            return f"{name} = {value} is none of {ENUMS[name]} kinds" if name in ENUMS else f"{name} = {value} does not fit {bits} bits"
+    if (instr.op == Op.END) != last:
+        return "the program ends with END, and nowhere else"
+    if instr.op == Op.END:
+        return None
+    if instr.pred and instr.task >= program.num_tasks:
+        return f"runs for task {instr.task} of {program.num_tasks}"
+    bounds = {"tokens": (1, config.max_tokens), "n_tiles": (1, None), "n_last": (1, config.to), "step": (1, None), "slack": (0, MAX_SLACK),
+              "load_slack": (0, MAX_SLACK), "dst_group": (0, config.groups - 1), "stat_group": (0, config.groups - 1),
+              "function": (0, len(config.functions) - 1)}
+    if instr.op == Op.MATMUL:
+        bounds |= {"k_tiles": (1, None), "k_lo": (0, config.ti - 1), "k_hi": (1, config.ti)}
+    for name in ("shift", "shift2", "inv_shift", "norm_shift"):
+        bounds[name] = (0, numerics.MAX_SHIFT)
+    for name, (low, high) in bounds.items():
+        value = getattr(instr, name)
+        if value < low or high is not None and value > high:
+            return f"{name} = {value} is not in {low}..{'' if high is None else high}"
+    if instr.op == Op.STREAM:
+        wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET)}
+        return None if (instr.src, instr.dst) in wanted else f"streams {Src(instr.src).name} words to {Dst(instr.dst).name}"
+    return _kinds(instr, config)
+
+
+def _kinds(instr: Instr, config: EngineConfig) -> str | None:
+    """What does not go together in a matrix product, or None."""
+    if instr.dst == Dst.RES_SET:
+        return "a product starts the residual stream, which only a stream does"
+    if instr.k_tiles == 1 and instr.k_lo >= instr.k_hi:
+        return f"lanes {instr.k_lo} to {instr.k_hi} of the one reduction tile are none"
+    if bool(instr.column_params) != (instr.stat == Stat.WEIGHTS) or instr.w4 and (instr.stat != Stat.WEIGHTS or not config.w4):
+        return "column parameters and 4-bit weights come with the weight stream, of an engine that has them"
+    held = config.ti * instr.k_tiles if instr.stat == Stat.V_ROWS else config.to * instr.n_tiles
+    if instr.stat != Stat.WEIGHTS and not 1 <= instr.stat_count <= held:
+        return f"{instr.stat_count} keys do not fit its tiles"
+    if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS):
+        return "exponentials, values and the division by the sum of a row go together"
+    if (instr.gather or instr.scatter) and (instr.expert >= config.max_experts or instr.gather and instr.src != Src.ACT
+                                            or instr.scatter and instr.dst != Dst.RES_ADD):
+        return f"takes tokens of expert {instr.expert} of {config.max_experts}: gathers activations, scatters into the residual stream"
+    if instr.dst == Dst.ROUTER:
+        columns = (instr.n_tiles - 1) * config.to + instr.n_last
+        if instr.n_tiles != 1 or columns != instr.num_experts or columns > config.max_experts \
+                or not 1 <= instr.top_k <= min(columns, config.max_top_k):
+            return (f"routes to {instr.top_k} of {instr.num_experts} experts by {columns} logits, the engine does {config.max_top_k} of "
+                    f"{config.max_experts}")
+    elif instr.num_experts or instr.top_k or instr.keep or instr.renorm:
+        return "has fields of a router and is none"
+    if instr.keep and instr.src != Src.NORM:
+        return "keeps normalised words, and has none"
+    if instr.function and not instr.act:
+        return f"names function {instr.function} and applies none"
+    if instr.mean and instr.dst != Dst.OUT or instr.dst == Dst.OUT and not instr.mean and instr.tokens > OUT_WORDS:
+        return f"only what leaves is added up; without that at most {OUT_WORDS} tokens leave"
+    return None
+
+
+def _streams(program: Program) -> str | None:
+    """What is wrong with the bytes that the instructions take from the stream and give, or None."""
+    config, taken, given = program.config, {"input": 0, "image": 0}, [0] * program.num_tasks
+    vector = config.vector_bytes
+    params = -(-8 * config.to // vector) * vector
+    for instr in program.instrs:
+        if instr.op == Op.STREAM:
+            kind, words = ("input", vector) if instr.src == Src.ACT else ("image", -(-2 * config.to // vector) * vector)
+            taken[kind] += instr.tokens * instr.n_tiles * words
+        elif instr.op == Op.MATMUL and instr.stat == Stat.WEIGHTS:
+            taken["image"] += instr.n_tiles * (params + instr.k_tiles * (config.to * config.ti >> instr.w4))
+        if instr.op == Op.MATMUL and instr.dst == Dst.OUT:
+            for task in range(program.num_tasks):
+                if not instr.pred or instr.task == task:
+                    given[task] += 4 * config.to * instr.n_tiles * (1 if instr.mean else instr.tokens)
+    for what, wanted, found in (("input", program.input_bytes, taken["input"]), ("weight image", len(program.image), taken["image"]),
+                                ("output", program.output_bytes, max(given))):
+        if wanted != found:
+            return f"the {what} has {wanted:,} bytes, the instructions use {found:,}"
+    for outputs, size in zip(program.outputs, given, strict=True):
+        for o in outputs:
+            if o.word + o.step * (-(-o.channels // config.to) - 1) >= size // (4 * config.to):
+                return f"output {o.name!r} lies behind the {size:,} bytes that its task gives"
+    return None
+
+
+# ---------------------------------------------------------------- words
+
+def _reach(sizes: dict[str, int], config: EngineConfig, instr: Instr) -> str | None:
+    """What an instruction touches lies in the memories, every word once."""
+    for area in Touched.by(config, instr).all:
+        if area.last >= sizes[area.memory]:
+            return f"touches word {area.last} of {area.memory}, which has {sizes[area.memory]}"
+        if area.chunks > 1 and area.stride < area.row:
+            return f"touches rows of {area.row} words of {area.memory}, which are {area.stride} apart"
+    return None
+
+
+def _replay(program: Program, task: int) -> None:
+    """The frame of one task. Raises ModelError."""
+    born: dict[int, list[int]] = {}
+    gone: dict[int, list[BufferInfo]] = {}
+    for place, buffer in enumerate(program.buffers):
+        born.setdefault(buffer.first, []).append(place)
+        gone.setdefault(buffer.last, []).append(buffer)
+    replay = _Replay(program.config)
+    owner = {memory: np.full(len(replay.writer[memory]), NEVER, np.int32) for memory in PLACED}
+    for pc, instr in enumerate(program.instrs):
+        for place in born.get(pc, []):
+            if wrong := _begin(program.buffers[place], place, owner, replay):
+                raise failure(pc, instr, wrong)
+        if not instr.pred or instr.task == task:
+            touched = Touched.by(program.config, instr)
+            if wrong := next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) or replay.run(instr, touched):
+                raise failure(pc, instr, wrong)
+        for buffer in gone.get(pc, []):
+            owner[buffer.memory][buffer.base:buffer.base + buffer.words] = NEVER
+
+
+def _begin(buffer: BufferInfo, place: int, owner: dict[str, np.ndarray], replay: _Replay) -> str | None:
+    """A buffer comes to life: its words are in the memory, no other buffer has them, and what they held is forgotten."""
+    if buffer.memory not in owner or buffer.words < 1 or buffer.last < buffer.first or buffer.base + buffer.words > len(owner[buffer.memory]):
+        return f"the buffer {buffer.name!r} of words {buffer.base} to {buffer.base + buffer.words - 1} does not lie in the memory {buffer.memory}"
+    span = slice(buffer.base, buffer.base + buffer.words)
+    if (owner[buffer.memory][span] != NEVER).any():
+        return f"the buffer {buffer.name!r} of {buffer.memory} words {span.start} to {span.stop - 1} shares words with one that is alive"
+    owner[buffer.memory][span] = place
+    replay.writer[buffer.memory][span] = NEVER
+    return None
+
+
+def _dead(area: Area, program: Program, owner: dict[str, np.ndarray]) -> str | None:
+    """What keeps it from lying in one buffer that is alive, each of its rows in one row of the buffer; or None."""
+    if area.memory not in owner:
+        return None
+    place = int(owner[area.memory][area.base])
+    if place == NEVER:
+        return f"touches word {area.base} of {area.memory}, where no buffer is alive"
+    buffer = program.buffers[place]
+    stride = area.stride if area.chunks > 1 else buffer.words
+    if area.last >= buffer.base + buffer.words or (area.base - buffer.base) % max(1, stride) + area.row > stride:
+        return (f"touches {area.chunks} rows of {area.row} words of {area.memory} from word {area.base} on, the buffer {buffer.name!r} there has the "
+                f"words {buffer.base} to {buffer.base + buffer.words - 1}" + (f" in rows of {stride}" if area.chunks > 1 else ""))
+    return None
+
+
+class _Replay:
+    """The frame of one task. writer: of each word, the number of the instruction that wrote it last."""
+
+    def __init__(self, config: EngineConfig):
+        self.writer = {memory: np.full(size, NEVER, np.int32) for memory, size in sizes_of(config).items()}
+        self.number = 0
+
+    def distance(self, read: list[Area]) -> int:
+        """How many instructions before this one may be under way when it reads."""
+        last = max((int(self.writer[area.memory][area.words].max()) for area in read), default=NEVER)
+        return MAX_SLACK if last == NEVER else min(MAX_SLACK, self.number - 1 - last)
+
+    def write(self, touched: Touched) -> None:
+        for area in touched.written:
+            self.writer[area.memory][area.words] = self.number
+        self.number += 1
+
+    def run(self, instr: Instr, touched: Touched) -> str | None:
+        """What is wrong, or None."""
+        for area in (*touched.fed, *touched.loaded, *touched.added):
+            unknown = self.writer[area.memory][area.words] == NEVER
+            if unknown.any():
+                return f"reads word {int(area.words[unknown][0])} of {area.memory}, which was never written"
+        for name, read, slack in (("slack", touched.fed, instr.slack), ("load_slack", touched.loaded, instr.load_slack)):
+            allowed = self.distance(read)
+            if instr.op == Op.MATMUL and slack > allowed:
+                return (f"{name} = {slack}, what it reads was written {allowed + 1} instruction{'s' * (allowed > 0)} before: at most {allowed} "
+                        "may be under way")
+        self.write(touched)
+        return None

@@ -1,1 +1,0 @@
-"""Golden models: `integer_model`, what the hardware must compute; what a float network computes is in `hwgen.graph.evaluate`."""

@@ -1,0 +1,223 @@
+"""The verifier of programs sees what is wrong: every kind of change to a good program is refused with the instruction printed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import re
+
+from hypothesis import given, settings, strategies as st
+import pytest
+
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.program import Program
+from hwgen.engines.rtl.touched import Area, Touched
+from hwgen.engines.rtl.verify import limits, verify
+from hwgen.errors import ModelError
+from hwgen.isa import Dst, Instr, Op, Src, Stat
+from qgraphs import random_qgraph
+
+
+def make(**options) -> Program:
+    return schedule(random_qgraph(**options), ti=8, to=8, axi_data_bits=64)
+
+
+PROGRAM = make(blocks="dm", classes=(3, 5))
+
+
+def place(program: Program, **wanted: int) -> int:
+    """The first instruction with these fields."""
+    return next(pc for pc, instr in enumerate(program.instrs) if all(getattr(instr, key) == value for key, value in wanted.items()))
+
+
+def changed(program: Program, pc: int, **fields: int) -> Program:
+    instrs = list(program.instrs)
+    instrs[pc] = replace(instrs[pc], **fields)
+    return replace(program, instrs=tuple(instrs))
+
+
+def refusal(program: Program) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        verify(program)
+    return caught.value
+
+
+# ---------------------------------------------------------------- fields
+
+SCORES, VALUES, ROUTER = {"stat": int(Stat.K_COLUMNS)}, {"stat": int(Stat.V_ROWS)}, {"dst": int(Dst.ROUTER)}
+MATMUL, NORM, GATHER, SCATTER, OUT = {"op": 2}, {"op": 2, "src": int(Src.NORM)}, {"gather": 1}, {"scatter": 1}, {"dst": int(Dst.OUT)}
+
+
+@pytest.mark.parametrize("where, fields, text", [
+    (MATMUL, {"op": 3}, "op = 3 is none of 3 kinds"), (MATMUL, {"dst": 7}, "dst = 7 is none of 7 kinds"), (MATMUL, {"src": 3}, "src = 3 is none of 3"),
+    (MATMUL, {"op": 0}, "ends with END, and nowhere else"), (MATMUL, {"tokens": 1 << 16}, "tokens = 65536 does not fit 16 bits"),
+    (MATMUL, {"mult": -1}, "mult = -1 does not fit"), (MATMUL, {"tokens": 0}, "tokens = 0 is not in 1..16"),
+    (MATMUL, {"tokens": 17}, "tokens = 17 is not in 1..16"), (MATMUL, {"n_tiles": 0}, "n_tiles = 0 is not in 1.."),
+    (MATMUL, {"k_tiles": 0}, "k_tiles = 0 is not in"), (MATMUL, {"n_last": 9}, "n_last = 9 is not in 1..8"), (MATMUL, {"n_last": 0}, "n_last = 0"),
+    (MATMUL, {"k_hi": 9}, "k_hi = 9 is not in 1..8"), (MATMUL, {"k_lo": 8}, "k_lo = 8 is not in 0..7"), (MATMUL, {"step": 0}, "step = 0"),
+    (MATMUL, {"slack": 4}, "slack = 4 is not in 0..3"), (MATMUL, {"dst_group": 1}, "dst_group = 1 is not in 0..0"),
+    (MATMUL, {"shift": 63}, "shift = 63 is not in 0.."), (MATMUL, {"pred": 1, "task": 2}, "runs for task 2 of 2"),
+    (MATMUL, {"dst": int(Dst.RES_SET)}, "starts the residual stream, which only a stream does"),
+    (VALUES, {"k_lo": 7, "k_hi": 7, "k_tiles": 1}, "lanes 7 to 7 of the one reduction tile are none"),
+    (MATMUL, {"column_params": 0}, "come with the weight stream"), (SCORES, {"column_params": 1}, "come with the weight stream"),
+    (MATMUL, {"w4": 1}, "come with the weight stream, of an engine that has them"), (SCORES, {"stat_count": 0}, "0 keys do not fit"),
+    (SCORES, {"stat_count": 17}, "17 keys do not fit its tiles"), (VALUES, {"row_scale": 0}, "division by the sum of a row go together"),
+    (VALUES, {"src": 0}, "go together"), (GATHER, {"expert": 4}, "takes tokens of expert 4 of 4"), (SCATTER, {"dst": int(Dst.ACT)}, "takes tokens of expert"),
+    (NORM, {"gather": 1}, "takes tokens of expert"), (ROUTER, {"num_experts": 3}, "routes to 2 of 3 experts by 4 logits"),
+    (ROUTER, {"top_k": 0}, "routes to 0 of 4"), (ROUTER, {"top_k": 3}, "the engine does 2 of 4"), (ROUTER, {"dst": int(Dst.ACT)}, "has fields of a router"),
+    (ROUTER, {"src": int(Src.ACT)}, "keeps normalised words"), (SCORES, {"mean": 1}, "only what leaves is added up"),
+    ({"act": 1}, {"function": 1}, "function = 1 is not in 0..0"), ({"act": 1}, {"function": 4}, "function = 4 does not fit 2 bits"),
+    ({"op": 1}, {"dst": int(Dst.KV)}, "streams ACT words to KV")])
+def test_fields(where, fields, text):
+    pc = place(PROGRAM, **where)
+    program = changed(PROGRAM, pc, **fields)
+    error = refusal(program)
+    assert text in error.message and error.where.startswith(f"instruction {pc} "), error
+    assert "op" in fields or error.where == f"instruction {pc} {program.instrs[pc]}"
+
+
+def test_functions():
+    program = replace(PROGRAM, config=replace(PROGRAM.config, activation="gelu silu"))
+    verify(changed(program, place(program, act=1), function=1))
+    assert "names function 1 and applies none" in refusal(changed(program, place(program, **OUT), function=1)).message
+
+
+def test_program_as_a_whole():
+    assert "has 0 instructions" in refusal(replace(PROGRAM, instrs=())).message
+    assert "its memory holds" in refusal(replace(PROGRAM, instrs=(*PROGRAM.instrs[:1], *PROGRAM.instrs), infos=(*PROGRAM.infos[:1], *PROGRAM.infos))).message
+    assert "ends with END" in refusal(replace(PROGRAM, instrs=PROGRAM.instrs[:-1], infos=PROGRAM.infos[:-1])).message
+
+
+@pytest.mark.parametrize("change, text", [
+    ({"image": PROGRAM.image + bytes(64)}, "the weight image has"), ({"image": PROGRAM.image[:-64]}, "the weight image has"),
+    ({"input_bytes": PROGRAM.input_bytes + 8}, "the input has"), ({"output_bytes": PROGRAM.output_bytes - 32}, "the output has"),
+    ({"outputs": (PROGRAM.outputs[0], (replace(PROGRAM.outputs[1][0], word=1),))}, "output 'task1' lies behind the 32 bytes")])
+def test_streams(change, text):
+    error = refusal(replace(PROGRAM, **change))
+    assert text in error.message and error.where == "program"
+
+
+# ---------------------------------------------------------------- words
+
+@pytest.mark.parametrize("where, fields, text", [
+    (MATMUL, {"src_base": 1 << 19}, "touches word 5242"), (NORM, {"src_stride": 3}, "touches rows of"), (NORM, {"src_row": 10}, "of token statistics, which has 16"),
+    (SCORES, {"dst_row": 25}, "of row maxima, which has 32"), (VALUES, {"src_row": 8}, "of row maxima, which was never written"),
+    (GATHER, {"src_base": 40}, "of act"), (SCORES, {"stat_base": 3}, "of 9 words of kv from word 3 on"), (SCORES, {"dst_base": 1}, "of score"), (OUT, {"src_base": 40}, "of res"),
+    ({"dst": int(Dst.RES_ADD)}, {"dst_base": 2}, "of res")])
+def test_places(where, fields, text):
+    pc = place(PROGRAM, **where)
+    error = refusal(changed(PROGRAM, pc, **fields))
+    assert text in error.message, error
+
+
+@pytest.mark.parametrize("name", ["slack", "load_slack"])
+def test_every_slack_that_is_one_too_large(name):
+    """Each of them, in turn; one that is smaller only waits."""
+    seen = 0
+    for pc, (instr, allowed) in enumerate(zip(PROGRAM.instrs, limits(PROGRAM), strict=True)):
+        value = getattr(instr, name)
+        if instr.op != Op.MATMUL or value == 3:
+            continue
+        seen += 1
+        assert value == allowed[name == "load_slack"]
+        error = refusal(changed(PROGRAM, pc, **{name: value + 1}))
+        assert f"{name} = {value + 1}, what it reads was written {value + 1} instruction" in error.message and error.where.startswith(f"instruction {pc} ")
+        verify(changed(PROGRAM, pc, **{name: 0}))
+    assert seen >= (20 if name == "slack" else 4)
+
+
+def test_another_order():
+    """Two neighbours change places: what reads the other's result is seen, whatever its slack."""
+    for pc, (one, two) in enumerate(zip(PROGRAM.instrs[2:-2], PROGRAM.instrs[3:], strict=False), 2):
+        if {area.memory for area in Touched.by(PROGRAM.config, two).fed} & {area.memory for area in Touched.by(PROGRAM.config, one).written} and two.slack == 0:
+            instrs = (*PROGRAM.instrs[:pc], two, one, *PROGRAM.instrs[pc + 2:])
+            refusal(replace(PROGRAM, instrs=instrs))
+
+
+def test_queues():
+    """A router writes them; who gathers or scatters reads one, and waits for the router like for any other word."""
+    router, gather, scatter = (Touched.by(PROGRAM.config, PROGRAM.instrs[place(PROGRAM, **where)]) for where in (ROUTER, GATHER, SCATTER))
+    queues = Area("router queues", 0, 1, 0, 4)
+    assert queues in router.written and all(replace(queues, tokens=1) in touched.fed for touched in (gather, scatter))
+
+
+def test_a_task_sees_what_it_alone_lacks():
+    """The router of one task only: the experts of the other read no queue."""
+    pc = place(PROGRAM, pred=1, task=1, **ROUTER)
+    program = changed(PROGRAM, pc, task=0)
+    assert "never written" in refusal(program).message or "slack" in refusal(program).message
+
+
+@pytest.mark.parametrize("change, text", [
+    ({"base": 1}, "where no buffer is alive|shares words"), ({"words": 1}, "has the words"), ({"memory": "dram"}, "does not lie in the memory dram"),
+    ({"base": 1 << 19}, "does not lie in the memory"), ({"first": 99}, "does not lie|where no buffer is alive"), ({"words": 0}, "does not lie")])
+def test_buffers(change, text):
+    for i, buffer in enumerate(PROGRAM.buffers):
+        program = replace(PROGRAM, buffers=(*PROGRAM.buffers[:i], replace(buffer, **change), *PROGRAM.buffers[i + 1:]))
+        if program.buffers != PROGRAM.buffers and (change != {"words": 1} or buffer.words > 1):
+            assert re.search(text, refusal(program).message), buffer
+
+
+def test_a_life_that_ends_early_or_overlaps():
+    ended = [replace(buffer, last=buffer.last - 1) for buffer in PROGRAM.buffers]
+    for i, buffer in enumerate(ended):
+        if buffer.last >= buffer.first:
+            refusal(replace(PROGRAM, buffers=(*PROGRAM.buffers[:i], buffer, *PROGRAM.buffers[i + 1:])))
+    longer = tuple(replace(buffer, last=len(PROGRAM.instrs) - 1) for buffer in PROGRAM.buffers)
+    assert "shares words with one that is alive" in refusal(replace(PROGRAM, buffers=longer)).message
+
+
+def test_what_a_buffer_held_before_it_was_born_is_not_read():
+    """Two buffers after each other in the same words: the second's reader does not find the first one's words."""
+    waiting = replace(PROGRAM, instrs=tuple(replace(instr, slack=0, load_slack=0) for instr in PROGRAM.instrs))
+    verify(waiting)
+    by_base = [(a, b) for a in PROGRAM.buffers for b in PROGRAM.buffers
+               if a.memory == b.memory and a.last < b.first and a.base < b.base + b.words and b.base < a.base + a.words]
+    assert by_base
+    for _, later in by_base:
+        pc = next(pc for pc in range(later.first, later.last + 1)
+                  if any(area.memory == later.memory and area.base == later.base for area in Touched.by(PROGRAM.config, PROGRAM.instrs[pc]).written))
+        if not PROGRAM.instrs[pc].pred:
+            assert "never written" in refusal(changed(waiting, pc, pred=1, task=1)).message             # in task 0 nobody writes it
+
+
+# ---------------------------------------------------------------- against a second opinion
+
+def accesses(area: Area) -> set[int]:
+    return {area.base + c * area.stride + t * area.step for c in range(area.chunks) for t in range(area.tokens)}
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 9), st.integers(1, 4), st.integers(0, 30), st.integers(1, 7), st.integers(1, 3))
+def test_the_words_of_an_area(base, chunks, stride, tokens, step):
+    area = Area("act", base, chunks, stride, tokens, step)
+    assert set(area.words.tolist()) == accesses(area) and area.last == max(accesses(area))
+    assert (chunks == 1 or stride >= area.row) <= (len(accesses(area)) == chunks * tokens)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_a_changed_field_is_refused_or_changes_nothing_that_is_read(data):
+    """Any place of any instruction: when the verifier lets the change pass, all words it reads are written before and its buffers are alive."""
+    pc = data.draw(st.integers(2, len(PROGRAM.instrs) - 2))
+    name = data.draw(st.sampled_from(["src_base", "src_stride", "dst_base", "dst_stride", "stat_base", "stat_stride", "tokens", "k_tiles", "n_tiles"]))
+    program = changed(PROGRAM, pc, **{name: max(0, getattr(PROGRAM.instrs[pc], name) + data.draw(st.sampled_from([-9, -1, 1, 9])))})
+    try:
+        verify(program)
+    except ModelError:
+        return
+    for task in range(program.num_tasks):
+        written: set[tuple[str, int]] = set()
+        for at, instr in enumerate(program.instrs):
+            if instr.pred and instr.task != task:
+                continue
+            touched = Touched.by(program.config, instr)
+            live = {(b.memory, word) for b in program.buffers if b.first <= at <= b.last for word in range(b.base, b.base + b.words)}
+            for area in touched.all:
+                words = {(area.memory, word) for word in accesses(area)}
+                assert area.memory not in ("act", "kv", "score", "res") or words <= live
+                assert area in touched.written or words <= written
+            written |= {(area.memory, word) for area in touched.written for word in accesses(area)}
+
+
+def test_an_end_touches_nothing():
+    assert Touched.by(PROGRAM.config, Instr(op=Op.END)).all == []
