@@ -265,8 +265,12 @@ def weigh(y: AnyInts, score: AnyInts) -> Ints:
     return round_shift(np.asarray(y, np.int64) * score, 16)
 
 
+def exact(length: int, largest: int) -> type[np.floating]:
+    """The floats that hold every partial sum of ``length`` products up to ``largest``: float32 below 2**24, float64 below 2**53."""
+    return np.float32 if length * largest < 1 << 24 else np.float64
+
+
 def matmul(x: np.ndarray, w: np.ndarray, largest: int = 1 << 32) -> Ints:
-    """Exact integer product through BLAS. largest: magnitude of a product of two words: where no partial sum can reach 2**24, float32 holds
-    it; float64 holds the others (below 2**53)."""
-    kind = np.float32 if np.shape(x)[-1] * largest < 1 << 24 else np.float64
+    """Exact integer product through BLAS. largest: magnitude of a product of two words."""
+    kind = exact(np.shape(x)[-1], largest)
     return np.asarray((np.asarray(x, kind) @ np.asarray(w, kind)).astype(np.int64))

@@ -69,7 +69,8 @@ class Stationary(Tile):
     format: Format = INT8
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        result = numerics.matmul(x, self.weight.array, LARGEST * INT8.hi)
+        kind = numerics.exact(len(self.weight.array), LARGEST * INT8.hi)
+        result = numerics.matmul(x, run.weights.get(self.weight, kind), LARGEST * INT8.hi)
         result += self.bias.array
         return result
 
