@@ -1,6 +1,6 @@
 """Reference of the one-pass attention unit (hls/include/hwgen/fused_attention.hpp); source of the idea: FuseMax, MICRO'24.
 
-It sees keys and values once. Its integers are not those of `integer_model`: the running bias is a whole octave, so that a correction
+It sees keys and values once. Its integers are not those of the golden model: the running bias is a whole octave, so that a correction
 is a shift. The networks the compiler emits use the exact softmax; this unit stands beside it for sequences too long to keep scores.
 """
 
