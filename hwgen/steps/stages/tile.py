@@ -87,7 +87,7 @@ class Stationary(Tile):
 
     def wrong(self, step: Step) -> str | None:
         weight = self.weight.array
-        if self.format not in WEIGHTS.values() or weight.ndim != 2 or weight.dtype != np.int8 or not self.format.holds(weight):
+        if self.format not in WEIGHTS.values() or weight.ndim != 2 or weight.dtype != self.format.dtype or not self.format.holds(weight):
             return f"weight {self.weight.name} is not an integer of {self.format.bits} bits in [{self.format.lo}, {self.format.hi}]"
         for param, dtype in ((self.bias, np.int32), (self.scale, np.float64)):
             if param.array.shape != weight.shape[1:] or param.array.dtype != dtype:
