@@ -26,6 +26,9 @@ AnyInts = np.ndarray | np.integer | int
 ACC_BITS = 32
 MULT_BITS = 16
 MAX_SHIFT = 47
+ACT_BITS = 8             # of an activation
+WIDE_BITS = 16           # of the residual stream, pre-activations, scores and logits
+SHARE_BITS = 16          # of a router score, all of them fraction bits
 PRE_ACT_FRAC = 8         # fraction bits of a pre-activation: up to ±128
 ACT_FRAC = 16            # fraction bits of an activation's result, of its values at the knots and of the slopes beyond them
 KNOT_STEP_BITS = 3       # pre-activation units from knot to knot: 2**3 * 2**-8 = 2**-5
@@ -219,7 +222,7 @@ def norm_coefficients(total: AnyInts, squares: AnyInts, dim: int, eps: int, inv_
 
 def normalize(x: AnyInts, mean: AnyInts, multiplier: AnyInts, shift: AnyInts) -> Ints:
     """(x - mean) * rstd as int8; x int16, mean in unit 2**-4."""
-    return requantize((np.asarray(x, np.int64) << MEAN_FRAC) - mean, multiplier, shift, 8)
+    return requantize((np.asarray(x, np.int64) << MEAN_FRAC) - mean, multiplier, shift, ACT_BITS)
 
 
 def softmax_factor(row_sum: AnyInts, mult: int, shift: int) -> tuple[Ints, Ints]:
@@ -262,11 +265,15 @@ def route(logits: AnyInts, top_k: int, renormalize: bool) -> tuple[Ints, Ints]:
 
 def weigh(y: AnyInts, score: AnyInts) -> Ints:
     """An expert's output (int16) times its router score."""
-    return round_shift(np.asarray(y, np.int64) * score, 16)
+    return round_shift(np.asarray(y, np.int64) * score, SHARE_BITS)
+
+
+def exact(length: int, largest: int) -> type[np.floating]:
+    """The floats that hold every partial sum of ``length`` products up to ``largest``: float32 below 2**24, float64 below 2**53."""
+    return np.float32 if length * largest < 1 << 24 else np.float64
 
 
 def matmul(x: np.ndarray, w: np.ndarray, largest: int = 1 << 32) -> Ints:
-    """Exact integer product through BLAS. largest: magnitude of a product of two words: where no partial sum can reach 2**24, float32 holds
-    it; float64 holds the others (below 2**53)."""
-    kind = np.float32 if np.shape(x)[-1] * largest < 1 << 24 else np.float64
+    """Exact integer product through BLAS. largest: magnitude of a product of two words."""
+    kind = exact(np.shape(x)[-1], largest)
     return np.asarray((np.asarray(x, kind) @ np.asarray(w, kind)).astype(np.int64))

@@ -104,6 +104,7 @@ def _together(verdicts: Sequence[Verdict], nodes: dict[str, onnx.NodeProto]) -> 
 
     def root(name: str) -> str:
         while joined[name] != name:
+            joined[name] = joined[joined[name]]             # shorter for the next one who asks
             name = joined[name]
         return name
     for verdict in verdicts:

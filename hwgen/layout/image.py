@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..steps.format import INT8
+from ..steps.format import INT8, WIDE
 from ..steps.param import UNIT
 from ..steps.step import Step
 
@@ -69,8 +69,8 @@ def _factors(step: Step) -> tuple[np.ndarray | int, np.ndarray | int]:
 def constant(table: np.ndarray, shape: Shape) -> bytes:
     """Stream of an int16 [T, D] constant."""
     tokens, dim = table.shape
-    n_tiles, size = -(-dim // shape.to), 2 * shape.to
-    padded = np.zeros((tokens, n_tiles * shape.to), "<i2")
+    n_tiles, size = -(-dim // shape.to), WIDE.dtype.itemsize * shape.to
+    padded = np.zeros((tokens, n_tiles * shape.to), WIDE.stored)
     padded[:, :dim] = table
     rows = padded.reshape(tokens, n_tiles, shape.to).transpose(1, 0, 2)
     out = np.zeros((n_tiles, tokens, -(-size // shape.vector) * shape.vector), np.uint8)
@@ -82,8 +82,8 @@ def frames(words: np.ndarray, shape: Shape) -> np.ndarray:
     """int8 [B, T, K] -> uint8 [B, bytes]: each frame's input as the stream wants it."""
     batch, tokens, channels = words.shape
     n_tiles = -(-channels // shape.to)
-    padded = np.zeros((batch, tokens, n_tiles * shape.to), np.int8)
+    padded = np.zeros((batch, tokens, n_tiles * shape.to), INT8.dtype)
     padded[..., :channels] = words
-    out = np.zeros((batch, n_tiles, tokens, shape.vector), np.int8)
+    out = np.zeros((batch, n_tiles, tokens, shape.vector), INT8.dtype)
     out[..., :shape.to] = padded.reshape(batch, tokens, n_tiles, shape.to).transpose(0, 2, 1, 3)
     return out.view(np.uint8).reshape(batch, -1)

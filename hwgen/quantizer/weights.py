@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph import Node
-from ..steps.format import INT8, Format
+from ..steps.format import ACCUMULATOR, INT8, Format
 from ..steps.param import UNIT, Columns, Factor, Params
 from ..steps.stages import Stationary
 
@@ -54,8 +54,8 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
     else:
         pairs = [factor(node, f"{what}, output channel {n}", s / out_scale) for n, s in enumerate(acc_scale)]
     mult, shift = (np.array([getattr(pair, key) for pair in pairs], np.int64) for key in ("mult", "shift"))
-    integers = np.clip(np.rint(weight / w_scale), -top, top).astype(np.int8)
-    tile = Stationary(pool.add(f"{name}.weight", integers), pool.add(f"{name}.bias", np.rint(bias / acc_scale).astype(np.int32)),
+    integers = np.clip(np.rint(weight / w_scale), -top, top).astype(form.dtype)
+    tile = Stationary(pool.add(f"{name}.weight", integers), pool.add(f"{name}.bias", np.rint(bias / acc_scale).astype(ACCUMULATOR.dtype)),
                       pool.add(f"{name}.scale", acc_scale), form)
     return Quantized(tile, Columns(pool.add(f"{name}.mult", mult), pool.add(f"{name}.shift", shift)))
 

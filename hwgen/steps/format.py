@@ -33,6 +33,11 @@ class Format:
         size = max(8, 1 << (self.bits - 1).bit_length())
         return np.dtype(f"{'int' if self.signed else 'uint'}{size}")
 
+    @property
+    def stored(self) -> str:
+        """Of a word in a file or a memory, little endian, as numpy writes it."""
+        return self.dtype.newbyteorder("<").str
+
     def holds(self, values: np.ndarray) -> bool:
         return bool(values.size == 0 or (values.min() >= self.lo and values.max() <= self.hi))
 
@@ -40,14 +45,14 @@ class Format:
         return f"{'s' if self.signed else 'u'}{self.bits}" + ("" if self.frac is None else f".{self.frac}")
 
 
-INT8 = Format(8)                                        # activations, and weights of full width
+INT8 = Format(numerics.ACT_BITS)                                        # activations, and weights of full width
 INT4 = Format(4)                                        # narrow weights, two in a byte of the weight image
-WIDE = Format(16)                                       # the residual stream, and what is added to it
-PRE_ACTIVATION = Format(16, frac=numerics.PRE_ACT_FRAC)
-SCORE = Format(16, frac=numerics.SCORE_FRAC)            # attention score, log2 domain
-LOGIT = Format(16, frac=numerics.LOGIT_FRAC)            # router logit, log2 domain
-PROBABILITY = Format(8, signed=False)                   # attention weight, un-normalised
-SHARE = Format(16, signed=False, frac=16)               # router score
+WIDE = Format(numerics.WIDE_BITS)                                       # the residual stream, and what is added to it
+PRE_ACTIVATION = Format(numerics.WIDE_BITS, frac=numerics.PRE_ACT_FRAC)
+SCORE = Format(numerics.WIDE_BITS, frac=numerics.SCORE_FRAC)            # attention score, log2 domain
+LOGIT = Format(numerics.WIDE_BITS, frac=numerics.LOGIT_FRAC)            # router logit, log2 domain
+PROBABILITY = Format(numerics.ACT_BITS, signed=False)                   # attention weight, un-normalised
+SHARE = Format(numerics.SHARE_BITS, signed=False, frac=numerics.SHARE_BITS)               # router score
 ACCUMULATOR = Format(numerics.ACC_BITS)
 WEIGHTS = {fmt.bits: fmt for fmt in (INT4, INT8)}
 FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, PRE_ACTIVATION, SCORE, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from .host import quantize_input
 from .stages import Run
-from .stages.base import Queue
+from .stages.base import Floats, Queue
 from .step import Expert, Network, Step
-from .tensor import Memory
+from .tensor import Memory, Tensor
+from .walk import views
 
-CHUNK_ELEMENTS = 400_000      # largest intermediate array of one chunk of images, in elements
+CHUNK_ELEMENTS = 400_000        # largest intermediate array of one chunk of images, in elements
+WEIGHTS = 1 << 25               # of a network that are kept as floats from one chunk to the next
+_ENDS: WeakKeyDictionary[Network, list[list[str]]] = WeakKeyDictionary()
 
 
 def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -20,24 +25,26 @@ def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
     """
     images = np.asarray(images)
     chunk = max(1, CHUNK_ELEMENTS // max(tensor.tokens * tensor.channels for tensor in network.tensors()))
+    weights = Floats(WEIGHTS if len(images) > chunk else 0)
     parts: dict[str, list[np.ndarray]] = {output.name: [] for output in network.outputs}
     for start in range(0, max(len(images), 1), chunk):
-        values = evaluate(network, quantize_input(network, images[start:start + chunk]))
+        values = evaluate(network, quantize_input(network, images[start:start + chunk]), weights=weights)
         for output in network.outputs:
             parts[output.name].append(values[output.tensor.name][:, 0].astype(np.int32))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-    """The tensors after the last step, int64 [B, tokens, channels], for the words of the host, int8 [B, T, K].
+def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] | None = None, *,
+             weights: Floats | None = None) -> dict[str, np.ndarray]:
+    """The tensors that leave, int64 [B, tokens, channels], for the words of the host, int8 [B, T, K].
 
     inner: gets every value of the network as it was when it was complete, and, under ``value.what``, what its steps computed on the way.
     """
     values: dict[str, np.ndarray] = {}
     queues: dict[str, Queue] = {}
-    last = network.last()
+    last, ends = network.last(), _ends(network)
     for index, step in enumerate(network.steps):
-        state = Run(step, values, queues, words)
+        state = Run(step, values, queues, words, weights=weights or Floats())
         if step.expert is not None:
             _select(step.expert, state)
         state.seen = step.feed.evaluate(state)
@@ -49,6 +56,8 @@ def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] |
             if last[step.value] == index:
                 inner[step.value] = values[step.sink.name].copy()
             inner.update({f"{step.value}.{what}": array for what, array in state.inner.items() if state.rows is None})
+        for name in ends[index]:
+            del values[name]
     return values
 
 
@@ -63,6 +72,20 @@ def trace(network: Network, images: np.ndarray, *, detail: bool = False) -> dict
     whole = {step.value for step in network.steps}
     result = {name: array for name, array in found.items() if detail or name in whole}
     return result | {output.name: result[output.name][:, 0] for output in network.outputs}
+
+
+def _ends(network: Network) -> list[list[str]]:
+    """The tensors no step reads after each one, but those that leave."""
+    if network not in _ENDS:
+        lives: dict[Tensor, int] = {}
+        for index, step in enumerate(network.steps):
+            read, written = views(step)
+            lives |= {view.tensor: index for view in (*read, *written) if view.tensor.memory not in (Memory.OUT, Memory.ROUTER)}
+        ends: list[list[str]] = [[] for _ in network.steps]
+        for tensor, index in lives.items():
+            ends[index].append(tensor.name)
+        _ENDS[network] = ends
+    return _ENDS[network]
 
 
 def _select(expert: Expert, state: Run) -> None:

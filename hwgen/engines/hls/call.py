@@ -12,6 +12,7 @@ from itertools import cycle
 from typing import ClassVar, TypeVar
 
 from ...layout.image import Shape, product
+from ...steps.format import INT8
 from ...steps.step import Step
 from ...steps.tensor import Memory, View
 from ...steps.verify import failure
@@ -154,7 +155,7 @@ class Call(ABC):
 
     def traced(self) -> tuple[str, int, int]:
         """(element type, tokens, channels) of what the C simulation writes into a trace after it."""
-        return "i1", *self.dst.shape
+        return INT8.stored, *self.dst.shape
 
 
 def part(step: Step, kind: type[T]) -> T:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...output import work_folder
+from ...steps.format import ACCUMULATOR
 from ...steps.step import Quantized
 from ...tools import cache, cxx, native
 from ..protocol import Conditions, Result
@@ -102,7 +103,7 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
         if trace:
             options["trace"] = work / "trace.bin"
         result = native.run(executable, options, on_frame)
-        words = np.fromfile(work / "output.bin", "<i4").reshape(len(tasks), -1)
+        words = np.fromfile(work / "output.bin", ACCUMULATOR.stored).reshape(len(tasks), -1)
         outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]}
                    for row, task in zip(words, tasks, strict=True)]
         traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...steps.format import WIDE
 from ...steps.stages import Add, Gather, Plain, Requant, Route, Score, Stationary, Table
 from ...steps.step import Expert, Step
 from ...steps.tensor import Memory
@@ -35,7 +36,7 @@ class Router(Product):
         return super().cycles(lanes, queries) + self.src.tokens * choice
 
     def traced(self) -> tuple[str, int, int]:
-        return "<i2", self.src.tokens, self.channels
+        return WIDE.stored, self.src.tokens, self.channels
 
 
 class Experts(Call):
@@ -101,7 +102,7 @@ class Experts(Call):
 
     def traced(self) -> tuple[str, int, int]:
         tensor = self.steps[-1].sink.tensor
-        return "<i2", tensor.tokens, tensor.channels
+        return WIDE.stored, tensor.tokens, tensor.channels
 
 
 def part_of(step: Step) -> Expert:

@@ -1,6 +1,6 @@
 """Reference of the one-pass attention unit (hls/include/hwgen/fused_attention.hpp); source of the idea: FuseMax, MICRO'24.
 
-It sees keys and values once. Its integers are not those of `integer_model`: the running bias is a whole octave, so that a correction
+It sees keys and values once. Its integers are not those of the golden model: the running bias is a whole octave, so that a correction
 is a shift. The networks the compiler emits use the exact softmax; this unit stands beside it for sequences too long to keep scores.
 """
 
@@ -21,7 +21,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, num_heads: int, score
     def heads(x: np.ndarray) -> np.ndarray:
         return np.asarray(x, np.int64).reshape(tokens, num_heads, -1).transpose(1, 0, 2)
 
-    scores = nx.requantize(nx.matmul(heads(q), heads(k).transpose(0, 2, 1)), *score_factor, 16)     # [H, T, T]
+    scores = nx.requantize(nx.matmul(heads(q), heads(k).transpose(0, 2, 1)), *score_factor, nx.WIDE_BITS)     # [H, T, T]
     octaves = (scores + (1 << nx.SCORE_FRAC) - 1) >> nx.SCORE_FRAC
     values = heads(v)
     bias = octaves[..., 0]
@@ -35,5 +35,5 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, num_heads: int, score
         total = nx.round_shift(total, rise) + (p << GUARD)
         weighted = nx.round_shift(weighted, rise[..., None]) + ((p[..., None] * values[:, None, key]) << GUARD)
     mult, shift = nx.softmax_factor(total, *out_factor)
-    out: np.ndarray = nx.requantize(weighted, mult[..., None], shift[..., None], 8)
+    out: np.ndarray = nx.requantize(weighted, mult[..., None], shift[..., None], nx.ACT_BITS)
     return out.transpose(1, 0, 2).reshape(tokens, channels)

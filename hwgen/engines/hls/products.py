@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
+from ...steps.format import WIDE
 from ...steps.stages import Add, Mean, Plain, Requant, Stationary, Table
 from ...steps.tensor import Memory, View
 from .call import DEPTH, Call, part
@@ -80,7 +81,7 @@ class LinearResidual(Product):
                 f"scale {self.rows.tensor.scale:.5g}")
 
     def traced(self) -> tuple[str, int, int]:
-        return "<i2", self.rows.tensor.tokens, self.channels
+        return WIDE.stored, self.rows.tensor.tokens, self.channels
 
 
 class Head(Product):

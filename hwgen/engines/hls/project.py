@@ -18,6 +18,7 @@ from ...layout import image
 from ...paths import data_dir
 from ...render import render
 from ...steps import golden
+from ...steps.format import ACCUMULATOR
 from ...steps.host import quantize_input
 from ...steps.step import Quantized
 from .call import ALL_TASKS, Call
@@ -71,7 +72,7 @@ def frames(plan: Plan, model: Quantized, images: np.ndarray) -> np.ndarray:
 
 def _expected(plan: Plan, model: Quantized, images: np.ndarray) -> bytes:
     """Output words of the integer model, frame by frame."""
-    words = np.zeros((len(images), len(model.tasks), plan.output_words), "<i4")
+    words = np.zeros((len(images), len(model.tasks), plan.output_words), ACCUMULATOR.stored)
     for task, network in enumerate(model.tasks):
         found = golden.run(network, images)
         for name, place, channels in plan.outputs[task]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...layout.image import Shape, constant
+from ...steps.format import WIDE
 from ...steps.stages import Constant, Host, Identity, Normalize
 from ...steps.tensor import Memory
 from .call import DEPTH, Call, part
@@ -54,7 +55,7 @@ class ResidualInit(Call):
         return 2 * tokens * words(channels, lanes)
 
     def traced(self) -> tuple[str, int, int]:
-        return "<i2", *self.size
+        return WIDE.stored, *self.size
 
 
 class LayerNorm(Call):

@@ -10,6 +10,7 @@ import numpy as np
 from ...engine import EngineConfig
 from ...isa import Instr, Op, Src, words
 from ...layout import image
+from ...steps.format import ACCUMULATOR
 from ...steps.host import quantize_input
 from ...steps.step import Network
 from . import cycles
@@ -122,7 +123,7 @@ class Program:
         patches = quantize_input(network, images)
         if self.batch > 1:
             stream = next(instr for instr in self.instrs if instr.op == Op.STREAM and instr.src == Src.ACT)
-            rows = np.zeros((len(patches), stream.tokens // self.batch, patches.shape[2]), np.int8)
+            rows = np.zeros((len(patches), stream.tokens // self.batch, patches.shape[2]), patches.dtype)
             rows[:, rows.shape[1] - patches.shape[1]:] = patches
             patches = rows.reshape(-1, stream.tokens, patches.shape[2])
         vectors = image.frames(patches, shape_of(self.config))
@@ -133,7 +134,7 @@ class Program:
     def read_outputs(self, data: bytes, tasks: list[int]) -> list[dict[str, np.ndarray]]:
         """Output memory of a run -> per image {ONNX output: int32 [channels]}, ``batch`` images a frame; tasks: of each frame."""
         to = self.config.to
-        frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1, to)
+        frames = np.frombuffer(data, ACCUMULATOR.stored).reshape(len(tasks), -1, to)
         result = []
         for frame, task in zip(frames, tasks, strict=True):
             found: list[dict[str, np.ndarray]] = [{} for _ in range(self.batch)]
@@ -145,7 +146,7 @@ class Program:
 
     def read_values(self, data: bytes, tasks: list[int]) -> list[dict[str, np.ndarray]]:
         """The same run -> per frame {value of the network: int32 [T, C]}, for a program with ``taps``."""
-        frames = np.frombuffer(data, "<i4").reshape(len(tasks), -1, self.config.to)
+        frames = np.frombuffer(data, ACCUMULATOR.stored).reshape(len(tasks), -1, self.config.to)
         result = []
         for frame, task in zip(frames, tasks, strict=True):
             found: dict[str, list[np.ndarray]] = {}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..format import ACCUMULATOR
+from ..format import ACCUMULATOR, INT8
 from ..param import Param
 from ..stages import Plain, Stationary
 from ..step import Network, Step
@@ -40,5 +40,5 @@ def is_tap(step: Step) -> bool:
 
 def _identity(channels: int) -> Stationary:
     name = f"identity{channels}"
-    return Stationary(Param(f"{name}.weight", np.eye(channels, dtype=np.int8)), Param(f"{name}.bias", np.zeros(channels, np.int32)),
+    return Stationary(Param(f"{name}.weight", np.eye(channels, dtype=INT8.dtype)), Param(f"{name}.bias", np.zeros(channels, ACCUMULATOR.dtype)),
                       Param(f"{name}.scale", np.ones(channels)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..format import Format
-from ..param import Columns
+from ..param import Columns, Param
 from ..tensor import View
 
 if TYPE_CHECKING:
@@ -28,6 +28,23 @@ class Queue:
 
     experts: np.ndarray
     shares: np.ndarray
+
+
+@dataclass
+class Floats:
+    """Weights as floats, for the products of several chunks of images. room: elements that are kept; the others are converted each time."""
+
+    room: int = 0
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def get(self, param: Param, kind: type[np.floating]) -> np.ndarray:
+        if param.name in self.kept:
+            return self.kept[param.name]
+        array = param.array.astype(kind)
+        if array.size <= self.room:
+            self.kept[param.name] = array
+            self.room -= array.size
+        return array
 
 
 @dataclass
@@ -48,6 +65,7 @@ class Run:
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     row_sum: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     inner: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: Floats = field(default_factory=Floats)
 
     def read(self, view: View) -> np.ndarray:
         """[B, T, C] of a view, or [B, heads, T, C / heads] where the step works head by head; [rows, C] for an expert's tensor."""

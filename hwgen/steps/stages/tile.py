@@ -69,7 +69,8 @@ class Stationary(Tile):
     format: Format = INT8
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        result = numerics.matmul(x, self.weight.array, LARGEST * INT8.hi)
+        kind = numerics.exact(len(self.weight.array), LARGEST * INT8.hi)
+        result = numerics.matmul(x, run.weights.get(self.weight, kind), LARGEST * INT8.hi)
         result += self.bias.array
         return result
 
@@ -86,7 +87,7 @@ class Stationary(Tile):
 
     def wrong(self, step: Step) -> str | None:
         weight = self.weight.array
-        if self.format not in WEIGHTS.values() or weight.ndim != 2 or weight.dtype != np.int8 or not self.format.holds(weight):
+        if self.format not in WEIGHTS.values() or weight.ndim != 2 or weight.dtype != self.format.dtype or not self.format.holds(weight):
             return f"weight {self.weight.name} is not an integer of {self.format.bits} bits in [{self.format.lo}, {self.format.hi}]"
         for param, dtype in ((self.bias, np.int32), (self.scale, np.float64)):
             if param.array.shape != weight.shape[1:] or param.array.dtype != dtype:
