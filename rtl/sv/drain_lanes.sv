@@ -152,13 +152,13 @@ module drain_lanes #(
   end
   for (genvar v = 0; v < TO; v = v + 2) begin : g_pair                // two lanes read one table
     (* rom_style = "block", ram_style = "block" *) logic [35:0] knots [0:KNOT_WORDS-1];
-    initial
-      for (int unsigned i = 0; i < 1024; i++) begin
-        knots[i ^ 512] = {KNOTS_0[22*i +: 21], 15'(KNOTS_0[22*i+22 +: 22] - KNOTS_0[22*i +: 22])};
-        if (FUNCTIONS > 1) knots[(i ^ 512) + 1024] = {KNOTS_1[22*i +: 21], 15'(KNOTS_1[22*i+22 +: 22] - KNOTS_1[22*i +: 22])};
-        if (FUNCTIONS > 2) knots[(i ^ 512) + 2048] = {KNOTS_2[22*i +: 21], 15'(KNOTS_2[22*i+22 +: 22] - KNOTS_2[22*i +: 22])};
-        if (FUNCTIONS > 3) knots[(i ^ 512) + 3072] = {KNOTS_3[22*i +: 21], 15'(KNOTS_3[22*i+22 +: 22] - KNOTS_3[22*i +: 22])};
-      end
+    for (genvar h = 0; h < 16 * FUNCTIONS; h++) begin : g_part        // tools take a long time to cut words out of a long constant
+      localparam [22*1025-1:0] TABLE = h < 16 ? KNOTS_0 : h < 32 ? KNOTS_1 : h < 48 ? KNOTS_2 : KNOTS_3;
+      localparam [22*65-1:0] PART = TABLE[22*64*(h%16) +: 22*65];
+      initial
+        for (int unsigned i = 0; i < 64; i++)
+          knots[(64 * h + i) ^ 512] = {PART[22*i +: 21], 15'(PART[22*i+22 +: 22] - PART[22*i +: 22])};
+    end
     for (genvar g = v; g < TO && g < v + 2; g++) begin : g_read
       if (FUNCTIONS > 1) begin : g_several
         assign knot3[g] = knots[{c3.which, r3[g][12:3]}];
