@@ -4,7 +4,7 @@
     python bench/ablation.py --array 64x64 --json ablation.json
 
 Every variant computes the same words (compared with the integer model) on the same hardware; only the program differs, see
-`hwgen.schedule.ablation`. The first row has none of the techniques, each further row one more, in the order of the paper's table
+`hwgen.steps.passes.ablation`. The first row has none of the techniques, each further row one more, in the order of the paper's table
 (Edge-MoE, ICCAD 2023). Its unified linear unit is not taken away: an engine without it would be another engine. Exit code 1 when a word
 differs or a technique does not pay.
 """

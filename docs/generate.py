@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from hwgen import cli, program, registers
+from hwgen import cli, isa, registers
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 NOTE = "<!-- written by docs/generate.py: change the code, then run it -->\n"
@@ -78,9 +78,9 @@ def cli_page() -> str:
 
 
 def instruction_page() -> str:
-    rows = [(f"`{name}`", bits, f"{program.OFFSETS[name] + bits - 1}:{program.OFFSETS[name]}") for name, bits in program.FIELDS]
+    rows = [(f"`{name}`", bits, f"{isa.OFFSETS[name] + bits - 1}:{isa.OFFSETS[name]}") for name, bits in isa.FIELDS]
     return "\n".join([NOTE, "# Instruction encoding\n",
-                      (f"One instruction is {program.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field "
+                      (f"One instruction is {isa.WORD_BITS} bits: sixteen 32-bit words, least significant first. What each field "
                        "does is in [engine.md](engine.md).\n"), table(("field", "bits", "position"), rows)])
 
 

@@ -1,4 +1,4 @@
-"""The Python API; the commands call nothing else."""
+"""The Python API. The commands of `cli` do their work by it, and add what is printed, asked and written."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     with OutputDir("build") as out:
         out.write("rtl/top.v", text)             # text or bytes
-        out.write("model.npz", store.encode(qmodel))
+        out.write("model.npz", data)
         out.manifest(config=config.to_dict())    # further keys of manifest.json
 """
 

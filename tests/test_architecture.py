@@ -200,3 +200,18 @@ def test_a_switch_over_an_integer_operator_would_be_found(monkeypatch, tmp_path)
     monkeypatch.setitem(FILES, "hwgen/engines/switch.py", file)
     with pytest.raises(AssertionError):
         test_nothing_switches_over_an_integer_operator_outside_its_home()
+
+
+@pytest.mark.parametrize("place", ["hwgen", "rtl", "sim", "tests", "bench", "docs", "examples"])
+def test_what_is_imported_of_ours_is_there(place):
+    """An installation of another state on the path would hide that it is not."""
+    gone = set()
+    for path in sorted((ROOT / place).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "hwgen":
+                parts = ROOT.joinpath(*node.module.split("."))
+                file = parts / "__init__.py" if parts.is_dir() else parts.with_suffix(".py")
+                known = file.read_text() if file.is_file() else ""
+                gone |= {f"{path.name}: {node.module}.{alias.name}" for alias in node.names
+                         if not (re.search(rf"\b{alias.name}\b", known) or (parts / alias.name).is_dir() or (parts / f"{alias.name}.py").is_file())}
+    assert gone == set()

@@ -52,7 +52,7 @@ class Board:
     ports: Ports                 # to the external memory
     axi_data_bits: int           # width of the engine's memory master
     clock_mhz: float             # default clock of the engine
-    arrays: tuple[tuple[int, int], ...]     # (ti, to) in order of preference
+    arrays: tuple[tuple[int, int], ...]     # (ti, to) to choose from; of equal ones the first
     packed: bool                 # two products per DSP
     fifo_kb: int                 # weight FIFO, 1024 bytes each: how far the stream may run ahead of the array
     sources: dict[str, str]      # key or group of keys -> where the numbers come from

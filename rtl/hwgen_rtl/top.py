@@ -41,7 +41,7 @@ class Top(wiring.Component):
     A run: start clears engine and queues, the DMA streams input and weights of each frame, results are written as they
     leave; done when all frames have been written and every AXI transaction is answered. An illegal instruction, or a program
     that asks for more than the stream holds, sets STATUS.ILLEGAL_INSTRUCTION and ends the run the same way.
-    One token per cycle, the cycles of a frame: `hwgen.schedule.cycles`. Cost: `hwgen.engines.rtl.cost.estimate`.
+    One token per cycle, the cycles of a frame: `hwgen.engines.rtl.cycles`. Cost: `hwgen.engines.rtl.cost.estimate`.
     """
 
     def __init__(self, config: EngineConfig):

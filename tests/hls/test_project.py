@@ -19,11 +19,12 @@ from hwgen.build import directory
 from hwgen.devices.board import load_board
 from hwgen.devices.memory import LATENCY, NEAR
 from hwgen.engines import hls
-from hwgen.engines.hls import csim, difference, estimate, simulate
+from hwgen.engines.hls import csim, estimate
 from hwgen.engines.hls.plan import HEADER, plan as make_plan
 from hwgen.errors import BuildVersionError, CapacityError, InputError, ToolError
 from hwgen.graph import Model
 from hwgen.paths import data_dir
+from hwgen.run import difference, simulate
 from hwgen.steps import golden
 from hwgen.steps.stages import Table
 from hwgen.tools import cxx
