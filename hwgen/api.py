@@ -168,9 +168,9 @@ class Accelerator:
             kept["simulation"]["cycles_over_limit"] = kept["simulation"]["cycles_per_image"] / limit
         return self.build.report | kept | ({"simulation_ignored": ignored} if ignored else {})
 
-    def show(self, stage: str = "program", node: str | None = None, everything: bool = False) -> Shown:
-        """The build at the stage "steps" or "program", as text for a screen; see `api.show`."""
-        return shows.shown(self.build, stage, node, everything)
+    def show(self, stage: str | None = None, node: str | None = None, everything: bool = False) -> Shown:
+        """The build at the stage "steps" or "program" (steps for a build without RTL), as text for a screen; see `api.show`."""
+        return shows.shown(self.build, stage or ("program" if self.build.has_rtl else "steps"), node, everything)
 
     def synth(self, flow: str = "yosys", target: str | Path | None = None, progress: Progress | None = None) -> flows.Synthesis:
         """Synthesize the RTL and count cells. target: a board of the same family instead of the build's, by name or YAML file.

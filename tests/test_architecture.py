@@ -48,7 +48,7 @@ BELOW = {
     "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.tools",
                        "hwgen_rtl"),
     "hwgen/tools/": ("hwgen.build", "hwgen.graph", "hwgen.ops", "hwgen.engines", "hwgen_rtl"),
-    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.matching", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.tools", "hwgen.devices"),
+    "hwgen_rtl/": ("hwgen.graph", "hwgen.ops", "hwgen.steps", "hwgen.layout", "hwgen.matching", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.tools", "hwgen.devices"),
     "hwgen/": ("hwgen_sim", "hwgen.cli"),
 }
 # and those that know nothing of ours but this: the integer network stands on its own, whatever makes it and whatever runs it

@@ -20,7 +20,7 @@ from hwgen.steps.passes.norms import fuse_norms
 from hwgen.steps.passes.numbers import number
 from hwgen.steps.passes.roles import copies
 from hwgen.steps.passes.taps import taps
-from hwgen.steps.stages import Normalize
+from hwgen.steps.stages import Constant, Normalize
 from hwgen.steps.step import Network
 from hwgen.steps.tensor import Memory
 from hwgen.steps.verify import verify
@@ -113,3 +113,34 @@ def test_a_class_token_that_leaves_the_range_in_a_batch():
     steps = (*network.steps[:index], replace(embed, tile=replace(embed.tile, bias=bias)), *network.steps[index + 1:])
     with pytest.raises(CapacityError, match="the class token less the embedding's bias leaves the 16-bit range"):
         batch(replace(network, steps=steps), 2)
+
+
+def test_inputs_of_attention_that_read_each_other_stay_in_order():
+    network = random_qgraph(blocks="d").tasks[0]
+    steps = list(network.steps)
+    q, v = (next(i for i, step in enumerate(steps) if step.value == f"block0.{letter}") for letter in "qv")
+    steps[q:v + 1] = [steps[v], steps[q + 1], replace(steps[q], source_view=steps[v].sink)]       # v, k, q = Linear(v)
+    chained = replace(network, steps=tuple(steps))
+    verify(chained)
+    verify(order_inputs(chained))
+    assert [step.value for step in order_inputs(chained).steps] == [step.value for step in chained.steps]
+
+
+def test_the_start_of_a_batch_has_a_name_of_its_own():
+    """The same table behind another embedding is another constant, though two tasks have the table in common."""
+    network = random_qgraph(class_token=True).tasks[0]
+    index = next(i for i, step in enumerate(network.steps) if step.node == "embed" and step.weights is not None)
+    embed = network.steps[index]
+    other = replace(embed, tile=replace(embed.tile, bias=replace(embed.tile.bias, name="other", array=embed.tile.bias.array + 1000)))
+    starts = [next(step.feed.table for step in batch(replace(network, steps=(*network.steps[:index], step, *network.steps[index + 1:])), 2).steps
+                   if isinstance(step.feed, Constant)) for step in (embed, other)]
+    assert starts[0].name != starts[1].name and (starts[0].array != starts[1].array).any()
+
+
+def test_an_output_may_have_the_name_of_anything_the_compiler_adds():
+    model = random_model(blocks="m")
+    graph = model.tasks[0]
+    for name in ("residual", "x.int8", "block0.out.queue", "block0.attention.scores", "embed.start"):
+        named = replace(graph, outputs={name: "head"}, output_shapes={name: (1, 10)})
+        network = quantizer.quantize(replace(model, tasks=(named,)), None, random=True).tasks[0]
+        assert golden.run(network, random_images(model, 2)).keys() == {name}

@@ -2,10 +2,9 @@
 
     manifest.json        generator, version, file digests, and the facts below (see docs/reference/build.md)
     model.npz            the integer network (`hwgen.build.store`)
-    program.bin, .txt    instructions and their disassembly          weights.bin   weight image
-    rtl/                 SystemVerilog, filelist.f                   bench/        native test bench
-    driver/              register map and C driver                   report.json   what `hwgen report` shows
-    hls/                 Vitis HLS project
+    report.json          what `hwgen report` shows
+    RTL engine           program.bin, .txt, weights.bin; rtl/: SystemVerilog, filelist.f; bench/: native test bench; driver/: registers, C driver
+    HLS engine           hls/: Vitis HLS project
 
 `directory` knows the files, `facts` what the manifest says. Nothing else in hwgen opens a file of a build.
 """

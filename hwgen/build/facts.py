@@ -9,6 +9,7 @@ import math
 
 from ..checksum import crc32
 from ..engine import OUT_WORDS, EngineConfig
+from ..engines.hls.plan import MAX_SIZE
 from ..engines.rtl.plan import MAX_TOKENS
 from ..engines.rtl.program import BufferInfo, InstrInfo, OutputSlice, Program
 from ..engines.rtl.verify import verify as verify_program
@@ -24,6 +25,7 @@ from ..steps.verify import verify
 MAX_NAME = 1 << 16
 MAX_COUNT = (1 << 31) - 1            # sizes in bytes, words, operations a tensor needs
 MAX_MACS = 1 << 62
+MAX_WORDS = 1 << 28                  # of one tensor of one image
 MAX_MEMORY_WORDS = 1 << 20           # what an instruction can address
 MAX_TASKS = 16                       # 4 bits of the TASKS register
 ENGINE_LIMITS = {"max_tokens": MAX_TOKENS, "program_words": MAX_PROGRAM_WORDS, "axi_data_bits": 1024, "ti": 64, "to": 64}
@@ -152,7 +154,7 @@ def agree(model: Quantized, run: Program | None, shapes: dict[str, tuple[int, ..
     if not 1 <= len(model.tasks) <= MAX_TASKS:
         raise ValueError(f"the network has {len(model.tasks)} tasks")
     for network in model.tasks:
-        _check_network(network)
+        _check_network(network, MAX_SIZE if run is None else MAX_TOKENS)
         _check_input(*network.input, shape)
     if run is not None:
         _agree_program(model, run)
@@ -192,11 +194,12 @@ def _check_program(run: Program) -> None:
         raise ValueError(f"program.bin: {error.message}: {error.where}") from error
 
 
-def _check_network(network: Network) -> None:
-    """`verify`, of a network that may hold anything."""
+def _check_network(network: Network, most: int) -> None:
+    """`verify`, of a network that may hold anything. most: tokens that an engine of the build can have."""
     for tensor in network.tensors():
-        if not 1 <= tensor.tokens <= MAX_TOKENS or not 1 <= tensor.channels <= MAX_COUNT:
-            raise ValueError(f"model.npz has a tensor of {tensor.tokens} tokens and {tensor.channels} channels, at most {MAX_TOKENS} tokens can be")
+        if not 1 <= tensor.tokens <= most or not 1 <= tensor.channels <= MAX_COUNT or tensor.tokens * tensor.channels > MAX_WORDS:
+            raise ValueError(f"model.npz has a tensor of {tensor.tokens} tokens and {tensor.channels} channels, at most {most} tokens and "
+                             f"{MAX_WORDS} words can be")
     try:
         verify(network)
     except HwgenError as error:

@@ -69,12 +69,12 @@ class Facts:
 
 
 class Engine(Protocol[PlanT]):
-    """An engine; `hwgen.engines` lists them."""
+    """An engine; `hwgen.engines.registry` lists them."""
 
     name: str
 
     def plan(self, model: Quantized, board: Board, wishes: Wishes) -> PlanT:
-        """Raises CapacityError of this engine, with the next step."""
+        """Raises CapacityError of this engine, InputError for a wish that it does not know, with the next step."""
 
     def files(self, plan: PlanT, model: Quantized, name: str, board: Board, images: np.ndarray) -> Files:
         """What a build holds of it. name: of the network, for comments; images: float [B, ...], a few for a test bench."""

@@ -1,4 +1,4 @@
-"""The engines there are. A new one is a folder beside this file and a line here."""
+"""The engines there are. A new one is a folder beside this file and a line here, and the names of its files in `hwgen.build.directory`."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import CalibrationError, HwgenError, ModelError
 from ..graph import Graph, Model, Node, Role
 from ..graph.evaluate import steps
+from ..steps.format import INT8
 
 NUM_BINS = 4096
 BATCH_ELEMENTS = 24_000_000     # float values of a trace kept at a time
@@ -60,7 +61,7 @@ class Range:
         if self.maximum == 0.0:
             return 1.0
         clip = self._percentile_clip() if method == "percentile" else self._mse_clip()
-        return min(clip, self.maximum) / 127
+        return min(clip, self.maximum) / INT8.hi
 
     def share_beyond(self, limit: float) -> float:
         """Share of the values larger than ``limit``, which is rounded to a bin: 1/4096 of the range seen."""
@@ -77,7 +78,7 @@ class Range:
         centers = (np.arange(NUM_BINS) + 0.5) * (self.limit / NUM_BINS)
         clips = self.maximum * np.linspace(0.1, 1.0, 181)
         beyond = np.maximum(centers[None] - clips[:, None], 0.0)
-        inside = (beyond == 0.0) @ self.counts * (clips / 127) ** 2 / 12
+        inside = (beyond == 0.0) @ self.counts * (clips / INT8.hi) ** 2 / 12
         return float(clips[np.argmin(inside + beyond ** 2 @ self.counts)])
 
 

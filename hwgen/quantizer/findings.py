@@ -14,11 +14,10 @@ import numpy as np
 
 from ..graph import FixedFormat, Model, Role, Unit
 from ..ops import Add, Linear
-from ..steps.format import LOGIT_UNIT, PRE_ACT_UNIT, SCORE_UNIT
+from ..steps.format import LOGIT_UNIT, PRE_ACT_UNIT, SCORE_UNIT, WIDE
 from .calibration import Range, Site
 from .structure import ResidualStream
 
-INT16 = 32767
 CLIP_LIMIT = 1e-3                # share of clipped values above which a layer is warned of
 ERROR_LIMIT = 0.1                # of the relative output error
 DEVIATION = (0.01, 10.0)         # of input values that a network was trained on
@@ -56,7 +55,7 @@ def clipping(model: Model, streams: list[ResidualStream], sites: list[dict[str, 
     rows: dict[tuple[Site, str], Clip] = {}
 
     def row(node: str, what: str, unit: float, site: Site) -> None:
-        found, limit = ranges.get(site), INT16 * unit
+        found, limit = ranges.get(site), WIDE.hi * unit
         if found is not None:            # an expert no calibration token went to has none
             rows.setdefault((site, what), Clip(node, what, found.maximum, limit, found.share_beyond(limit)))
 

@@ -113,8 +113,8 @@ class Lowering:
     # ---------------------------------------------------------------- values
 
     def fresh(self, name: str) -> str:
-        """A name that no float value has."""
-        while name in self.float_shapes:
+        """A name that no float value and no output has."""
+        while name in self.float_shapes or name in self.graph.outputs:
             name += "'"
         return name
 

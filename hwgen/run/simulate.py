@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..build import Build
+from ..build.directory import damaged
 from ..devices.memory import MemoryModel
 from ..engines.hls.plan import plan as make_plan
 from ..engines.protocol import Conditions, Result
@@ -111,6 +112,10 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         raise InputError("waveforms are written by the engine verilator only", where="option --waves")
     check_memory(engine, memory.changed())
     tasks = [task] if task is not None else list(range(num_tasks))
+    if engine == "csim":
+        need_hls(build)
+    elif engine != "golden":
+        build.need_rtl()
     say("integer model", 0, 0)
     begin = time.monotonic()
     golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
@@ -151,12 +156,20 @@ def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryMo
                               Conditions(_memory(build, memory, simulator), simulator, waves, say))
 
 
-def run_hls(build: Build, images: np.ndarray, tasks: list[int], say, *, trace: bool = False) -> Result:
-    """Every image for every task through the C++ of a build. Raises InputError when it has none."""
+def need_hls(build: Build) -> None:
+    """Raises InputError when the build was compiled without the HLS engine."""
     if not build.has_hls:
         raise InputError("the build holds no HLS project", where=str(build.path), hint="compile with --backend hls or both")
+
+
+def run_hls(build: Build, images: np.ndarray, tasks: list[int], say, *, trace: bool = False) -> Result:
+    """Every image for every task through the C++ of a build. Raises InputError when it has none."""
+    need_hls(build)
     made = make_plan(build.model, build.report["hls"]["lanes"], build.report["hls"]["queries"])
-    return ENGINES["hls"].run(made, build.model, build.read(build.below("hls")), images, tasks, Conditions(say=say, trace=trace))
+    files = build.read(build.below("hls"))
+    if files["hls/weights.bin"] != made.weight_file():
+        raise damaged(build.path, "hls/weights.bin is not of the network and the lanes that report.json says")
+    return ENGINES["hls"].run(made, build.model, files, images, tasks, Conditions(say=say, trace=trace))
 
 
 def _memory(build: Build, memory: MemoryModel, engine: str) -> MemoryModel:

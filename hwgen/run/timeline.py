@@ -35,7 +35,7 @@ class Slice:
 
 
 def slices(program: Program, events: np.ndarray) -> list[Slice]:
-    """The slices of one run (`simulate.EVENT` records), by track in the order of time; those of a track do not overlap."""
+    """The slices of one run (`bench.EVENT` records), by track in the order of time; those of a track do not overlap."""
     if not len(events):
         return []
     origin = int(events["start"][0])

@@ -80,10 +80,10 @@ class Step:
     about: str = ""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Step) and other.name == self.name
+        return isinstance(other, Step) and (other.value, other.part) == (self.value, self.part)
 
     def __hash__(self) -> int:
-        return hash(self.name)
+        return hash((self.value, self.part))
 
     @property
     def name(self) -> str:

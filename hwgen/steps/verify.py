@@ -31,14 +31,14 @@ def verify(network: Network) -> dict[str, float]:
     seen = _Seen()
     usage = {}
     for step in network.steps:
-        if step.name in seen.steps:
+        if (step.value, step.part) in seen.steps:
             raise failure(step, f"there are two steps {step.name!r}")
         try:
             worst = _check(step)
             _refers(step, seen)
         except ValueError as error:
             raise failure(step, str(error)) from error
-        seen.steps[step.name] = step
+        seen.steps[step.value, step.part] = step
         if not isinstance(step.tile, Identity):
             usage[step.name] = worst / ACCUMULATOR.hi
     try:
@@ -150,7 +150,7 @@ class _Seen:
     """What the steps so far have done. written: parts of tensors; made: the step that wrote a tensor last, by the tensor's name; tensors: by
     name."""
 
-    steps: dict[str, Step] = field(default_factory=dict)
+    steps: dict[tuple[str, str], Step] = field(default_factory=dict)
     written: Written = field(default_factory=Written)
     made: dict[str, Step] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -161,7 +161,7 @@ def _refers(step: Step, seen: _Seen) -> None:
     read, sinks = views(step)
     for view in (*read, *sinks):
         known = seen.tensors.setdefault(view.name, view.tensor)
-        if (known.format, known.tokens, known.channels) != (view.tensor.format, view.tensor.tokens, view.tensor.channels):
+        if any(getattr(known, key) != getattr(view.tensor, key) for key in ("format", "tokens", "channels", "memory", "heads")):
             raise ValueError(f"{view.tensor} was {known} before")
     for view in read:
         if step.feed.gathers and step.expert is not None and view == step.source_view:
@@ -201,7 +201,8 @@ def _leaves(output: Output, seen: _Seen) -> None:
     """The output is what a step sends out. Raises ValueError."""
     tensor, scale = output.tensor, output.scale.array
     step = seen.made.get(tensor.name)
-    if step is None or tensor.memory is not Memory.OUT or scale.shape != (tensor.channels,):
+    if step is None or tensor.memory is not Memory.OUT or output.name != tensor.name or step.value != output.name \
+            or scale.shape != (tensor.channels,):
         raise ValueError(f"output {output.name!r} is {tensor}, which no step makes, or has {scale.shape} scales")
     summed = step.source.tokens.count if any(isinstance(stage, Mean) for stage in step.drain) else 1
     if tensor.tokens != 1 or output.tokens != summed or math.prod(output.shape[1:]) != tensor.channels:

@@ -168,3 +168,21 @@ def test_two_activations(network):
     codes = [call.code for call in made.steps if call.activation]
     assert [call.activation for call in made.steps if call.activation] == [*made.functions]
     assert codes[1].endswith("}, 1)") and codes[0].endswith("})")            # the first function is the default
+
+
+def test_a_head_of_all_tasks_has_one_place(network):
+    """Whatever stands before it in the output of a task."""
+    (head,) = (step for step in network.steps if step.value == network.outputs[0].name)
+    tasks = []
+    for task, channels in enumerate((3, 5)):
+        def cut(param, channels=channels, task=task):
+            return Param(f"{param.name}{task}", np.ascontiguousarray(param.array[..., :channels]))
+        tile = replace(head.tile, weight=cut(head.tile.weight), bias=cut(head.tile.bias), scale=cut(head.tile.scale))
+        own = replace(head.sink.tensor, name=f"own{task}", channels=channels)
+        before = replace(head, value=own.name, tile=tile, sinks=(own.view(),))
+        output = replace(network.outputs[0], name=own.name, tensor=own, scale=tile.scale, shape=(1, channels))
+        tasks.append(Network(f"task{task}", (*network.steps[:-1], before, head), (output, network.outputs[0])))
+    made = plan(Quantized(tuple(tasks)), 16, 4)
+    shared = made.steps[-1]
+    assert shared.task == -1 and [outputs[-1][1] for outputs in made.outputs] == [shared.place] * 2 == [5] * 2
+    assert made.output_words == 5 + network.outputs[0].tensor.channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 import struct
@@ -104,7 +105,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         act_words=act_words, residual_words=max(count * words(channels, lanes) for count, channels in starts),
         logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
         input_words=next(step.dst.words(lanes) for step in steps if isinstance(step, Patches)),
-        output_words=max(sum(channels for *_, channels in task) for task in outputs))
+        output_words=max(map(_end, outputs)))
 
 
 def _merged(tasks: list[list[Call]]) -> list[_Entry]:
@@ -153,13 +154,17 @@ def _outputs(table: list[_Entry], tasks: int) -> tuple[list[int], tuple[tuple[tu
     outputs: list[list[tuple[str, int, int]]] = [[] for _ in range(tasks)]
     places = []
     for entry in table:
-        place = 0
-        for task, call in entry.versions.items():
-            if isinstance(call, Head):
-                place = sum(channels for *_, channels in outputs[task])
-                outputs[task].append((call.output, place, call.channels))
+        heads = {task: call for task, call in entry.versions.items() if isinstance(call, Head)}
+        place = max((_end(outputs[task]) for task in heads), default=0)         # one step has one place, whatever comes before it in a task
+        for task, call in heads.items():
+            outputs[task].append((call.output, place, call.channels))
         places.append(place)
     return places, tuple(map(tuple, outputs))
+
+
+def _end(outputs: Sequence[tuple[str, int, int]]) -> int:
+    """First word behind these outputs."""
+    return max((place + channels for _, place, channels in outputs), default=0)
 
 
 def _functions(table: list[_Entry]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class RtlEngine:
     name = "rtl"
 
     def plan(self, model: Quantized, board: Board, wishes: Wishes) -> Program:
-        """See `sizing.choose`."""
+        """See `choose.choose`."""
         program = sizing.choose(model, board, wishes.array, wishes.batch)
         program.binary()                                # every field of every instruction fits, or this is a refusal too
         verify_program(program)

@@ -20,7 +20,8 @@ def order_inputs(network: Network) -> Network:
             continue
         group = {step.sink.tensor: step for step in steps[index:index + 3] if _is_product(step)}
         wanted = (scores.tile.view.tensor, scores.source.tensor, weigh.tile.view.tensor)
-        if len(group) == 3 and set(group) == set(wanted):
+        apart = not any(step.source.tensor in group for step in group.values())
+        if len(group) == 3 and set(group) == set(wanted) and apart:
             steps[index:index + 3] = [group[tensor] for tensor in wanted]
     return replace(network, steps=tuple(steps))
 

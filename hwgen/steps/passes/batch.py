@@ -75,7 +75,7 @@ def _start(table: Param, embed: Step, front: int, images: int) -> Param:
     if not WIDE.holds(changed):
         raise CapacityError("the class token less the embedding's bias leaves the 16-bit range, a batch cannot be made",
                             where=f"node {embed.node!r}", hint="compile without --batch")
-    return Param(f"{table.name} x{images}", np.tile(changed.astype(table.array.dtype), (images, 1)))
+    return Param(f"{table.name} x{images} less {tile.bias.name}{requant.factor}", np.tile(changed.astype(table.array.dtype), (images, 1)))
 
 
 def _image(step: Step, changed: Step, index: int) -> Step:

@@ -30,7 +30,7 @@ def fuse_norms(network: Network) -> Network:
             if step.source.tensor in stale:
                 raise ModelError(f"reads the norm {step.source.name!r} after the residual stream has moved on: the engine normalises the "
                                  "newest state only", where=f"node {step.node!r}", hint=HINT)
-            keeps = step.source.tensor in gathered and step.part.startswith("gate")
+            keeps = step.source.tensor in gathered and step.routes
             steps.append(replace(step, feed=norm.feed, source_view=step.source.of(norm.source.tensor),
                                  sinks=(*step.sinks, step.source) if keeps else step.sinks))
         else:
