@@ -88,7 +88,7 @@ def say(console: Console, message: str) -> None:
 Target = Annotated[str, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file.")]
 Calib = Annotated[str | None, typer.Option(metavar="FILE|random", help="Calibration images: an .npz keyed by ONNX input name. Without, "
                                               "seeded noise: accuracy is unknown then.")]
-Array = Annotated[str | None, typer.Option(metavar="TIxTO", help="Array size, as `32x32`; otherwise the board decides.")]
+Array = Annotated[str | None, typer.Option(metavar="TIxTO", help="Array size of the RTL engine, as `32x32`; otherwise the board decides.")]
 MethodOption = Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")]
 BackendOption = Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "

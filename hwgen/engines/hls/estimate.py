@@ -75,7 +75,7 @@ def _bram(words: int, width: float) -> float:
 
 
 def choose(model: Quantized, board: Board) -> Plan:
-    """The plan the estimate finds fastest on the board, by the rule of `hwgen.engines.rtl.choose.choose`: of those within `NEAR` of the fastest through one
+    """The plan the estimate finds fastest on the board, by the rule of the RTL engine: of those within `NEAR` of the fastest through one
     port, the one that is fastest at the memory's best. Raises CapacityError when the smallest does not fit."""
     if not board.family.limits:
         return make_plan(model, 32, 8)
