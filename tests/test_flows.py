@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import os
 from itertools import product
 from pathlib import Path
 
@@ -39,6 +40,7 @@ endmodule
 @pytest.fixture
 def build(tmp_path, monkeypatch):
     """RTL of a multiplier, a delay line and a queue of one block RAM; results are not kept outside."""
+    monkeypatch.setenv("YOWASP_CACHE_DIR", os.environ.get("YOWASP_CACHE_DIR") or str(cache.wanted().parent / "YoWASP"))   # a minute each time
     monkeypatch.setattr(cache, "wanted", lambda: tmp_path / "cache")
     try:
         yosys.find()
