@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-import os
 from itertools import product
+import os
 from pathlib import Path
 
 import pytest
