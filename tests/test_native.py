@@ -188,7 +188,7 @@ def test_one_wrong_weight_byte_is_seen(engine, tmp_path):
 CHANGES = {          # of a program: instruction, field, value, what is seen
     "hazard ignored": ("block0.fc2", "slack", 3, None), "wrong score scale": ("block0.attention: Q K, head 0", "shift", 1, None),
     "no tokens": ("block0.fc2", "tokens", 0, None), "unknown operation": ("block0.fc2", "op", 9, "ILLEGAL_INSTRUCTION"),
-    "no tiles": ("block0.fc2", "n_tiles", 0, "ILLEGAL_INSTRUCTION"), "empty stream": ("input x", "tokens", 0, "ILLEGAL_INSTRUCTION"),
+    "no tiles": ("block0.fc2", "n_tiles", 0, "ILLEGAL_INSTRUCTION"), "empty stream": ("embed: input x", "tokens", 0, "ILLEGAL_INSTRUCTION"),
     "no end": ("", "op", 1, "ILLEGAL_INSTRUCTION"),
 }
 
