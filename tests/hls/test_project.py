@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pytest
 
-from hwgen import api, cli, numerics, quantizer
+from hwgen import api, cli, quantizer
 from hwgen.build import directory
 from hwgen.devices.board import load_board
 from hwgen.devices.memory import LATENCY, NEAR
@@ -26,7 +26,7 @@ from hwgen.graph import Model
 from hwgen.paths import data_dir
 from hwgen.run import difference, simulate
 from hwgen.steps import golden
-from hwgen.steps.stages import Table
+from hwgen.steps.stages import Table, exp2
 from hwgen.tools import cxx
 import qgraphs
 
@@ -186,8 +186,7 @@ def test_verify_trace_on_the_command_line(both, tmp_path, capsys):
 
 def test_a_broken_integer_model_is_found(both, images, monkeypatch):
     """Both levels leave it: the C simulation at the value, the RTL at its outputs."""
-    exact = numerics.EXP_P8.copy()
-    monkeypatch.setattr(numerics, "EXP_P8", np.roll(exact, 40))
+    monkeypatch.setattr(exp2, "WEIGHTS", np.roll(exp2.WEIGHTS, 40))
     found = both.first_differences({"x": images[:1]})
     assert {(d.level, d.task) for d in found} == {("csim", 0), ("csim", 1), ("rtl", 0), ("rtl", 1)}
     assert all("attention" in d.node for d in found if d.level == "csim")
@@ -196,7 +195,7 @@ def test_a_broken_integer_model_is_found(both, images, monkeypatch):
 
 def test_broken_rtl_and_broken_csim_are_found(both, images):
     """After the tests above: the build stays broken. As if hwgen had written it so: with the digests of what is there."""
-    faults = (("rtl/drain_lanes.sv", "frac4[j][12:0]))) >>> 3", "frac4[j][12:0]))) >>> 2"),
+    faults = (("rtl/drain_lanes.sv", "frac4[j][17:0]))) >>> 8", "frac4[j][17:0]))) >>> 7"),
               ("hls/include/hwgen/function.hpp", "x < 0 ? 0 : 1", "x < 1000 ? 0 : 1"))
     for name, right, wrong in faults:
         text = (both.build.path / name).read_text()
