@@ -170,7 +170,7 @@ class Accelerator:
 
     def show(self, stage: str | None = None, node: str | None = None, everything: bool = False) -> Shown:
         """The build at the stage "steps" or "program" (steps for a build without RTL), as text for a screen; see `api.show`."""
-        return shows.shown(self.build, stage or ("program" if self.build.has_rtl else "steps"), node, everything)
+        return shows.shown(self.build, stage or ("program" if self.build.program else "steps"), node, everything)
 
     def synth(self, flow: str = "yosys", target: str | Path | None = None, progress: Progress | None = None) -> flows.Synthesis:
         """Synthesize the RTL and count cells. target: a board of the same family instead of the build's, by name or YAML file.

