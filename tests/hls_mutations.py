@@ -25,7 +25,7 @@ MUTATIONS = (
     Mutation("wrong shift", "softmax.hpp", "whole + 8", "whole + 7"),
     Mutation("missing saturation", "requantize.hpp", "x < -LIMIT ? -LIMIT", "x < -LIMIT - 1 ? -LIMIT - 1"),
     Mutation("exponential table off by one", "softmax.hpp", "EXP_P8[distance &", "EXP_P8[(distance + 1) &"),
-    Mutation("GELU without interpolation", "function.hpp", "static_cast<std::int64_t>(f.slope[index]) * rest", "static_cast<std::int64_t>(f.slope[index]) * 0"),
+    Mutation("GELU without interpolation", "function.hpp", "static_cast<std::int64_t>(f.slope[index]) * rest", "static_cast<std::int64_t>(f.slope[index]) * (rest & 0)"),
     Mutation("swapped router scores", "router.hpp", "const unsigned expert = chosen[i];", "const unsigned expert = chosen[job.top_k - 1 - i];"),
     Mutation("highest expert wins a tie", "router.hpp", "carry > best[i]", "carry >= best[i]", kernel=True),
     Mutation("stale weight tile", "linear.hpp", "half = 1 - half;", "half = n % 2;"),
