@@ -96,7 +96,8 @@ def test_bare_text_in_a_template_is_an_error(tmp_path, monkeypatch):
 # expressions of the templates that are text of hwgen itself: numbers in a form, C++ of a step, comments of the tables; lists of names that
 # the reader of a family has looked at (tests/test_family.py tries to get a command through)
 OWN = {"processor.options()", "processor.properties(clock_mhz)", "register.doc", "period_ns", "clock_mhz", "tasks", "table.comment", "input_scale",
-       "output.scale", "scale", "built", 'row | join(", ")', "step.call", '"{"', '"}"', '"{{"', '"}}"', '"}, {"', '"s"'}
+       "output.scale", "scale", "built", 'row | join(", ")', "step.call", '"{"', '"}"', '"{{"', '"}, {"', '"}}},"', '"s"',
+       'function.ends[0] | join(", ")', 'function.ends[1] | join(", ")'}
 FORMS = r'\("[^"]*" % [a-z_.0-9]+\)|"\{:,\}"\.format\([a-z_.0-9]+\)|"%\.3g" \| format\([a-z_.]+\)'
 
 
