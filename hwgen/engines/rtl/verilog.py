@@ -20,7 +20,8 @@ WAIVERS = "waivers.vlt"
 ARRAYS = ("accumulator.sv", "delay.sv", "drain_lanes.sv", "feed_lanes.sv", "lane_memory.sv", "lane_window.sv",
           "router_chain.sv", "stream_fifo.sv")
 SOURCES = ("engine.py", "errors.py", "numerics.py", "paths.py", "isa.py", "registers.py",
-           "engines/rtl/verilog.py", "engines/rtl/rtlil.py", "functions.py", "knots.py", "tools/yosys.py", "uncollected.py", "foreign.py", "output.py")
+           "engines/rtl/verilog.py", "engines/rtl/rtlil.py", "functions.py", "knots.py", "tools/yosys.py", "uncollected.py", "foreign.py",
+           "output.py")
 """What of hwgen the generated text is made by, besides all of hwgen_rtl (tests/test_rtl_backend.py looks at the imports)."""
 
 # Full `proc` and `pmuxtree`: multiplexers become continuous assignments and no ``always @*`` is left, so that Icarus and Verilator
