@@ -17,7 +17,7 @@ DEV     = $(VENV)/.installed-dev
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py --images $(IMAGES)
 
-test: $(STAMP)
+test: $(STAMP) $(DEV)
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(TESTFLAGS)
 
 check: $(STAMP) $(DEV)

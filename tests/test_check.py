@@ -61,8 +61,8 @@ def test_each_check_finds_what_it_is_for(check, tmp_path):
     (tmp_path / "hwgen" / "steps").mkdir(parents=True)
     (tmp_path / "hwgen" / "__init__.py").write_text('"""A package."""\n')
     (tmp_path / "hwgen" / "steps" / "__init__.py").write_text('"""A part."""\nimport os\n\n\ndef size(x) -> int:\n    return "1"\n')
-    if check.missing(ROOT / "requirements-dev.txt"):
-        pytest.skip("ruff and mypy are not installed: make check")
+    if wrong := check.missing(ROOT / "requirements-dev.txt"):
+        pytest.skip(f"{', '.join(wrong)}: make test installs what is missing")
     found = check.run({name: check.CHECKS[name] for name in ("ruff", "mypy")}, tmp_path)
     assert found["ruff"][0] == 1 and "F401" in found["ruff"][1]
     assert found["mypy"][0] == 1 and "no-untyped-def" in found["mypy"][1] and "return-value" in found["mypy"][1]
@@ -72,7 +72,7 @@ def test_the_named_packages_are_strict():
     """mypy knows `--strict` for everything only; the flags it stands for are written out."""
     words = subprocess.run([sys.executable, "-m", "mypy", "--help"], capture_output=True, text=True, check=False).stdout.split()
     if not words:
-        pytest.skip("mypy is not installed: make check")
+        pytest.skip("mypy is not installed: make test installs it")
     listed = "".join(words).split("enablesthefollowingflags:--")[1].split("--disable-error-code")[0].split(",--")
     names = {flag.replace("-", "_").replace("no_implicit_reexport", "implicit_reexport") for flag in listed}
     assert len(names) > 10

@@ -34,6 +34,11 @@ def each_task(edit: Callable[[Graph, Rng], Graph]) -> Edit:
     return apply
 
 
+def _with(node: Any, **values: Any) -> Any:
+    """A node of any operator with other fields."""
+    return replace(node, **values)
+
+
 def with_arrays(graph: Graph, change: Callable[[Node, str, Any], Any]) -> Graph:
     """The graph with every array replaced by ``change(node, field, array)``."""
     nodes = [replace(node, **{f.name: change(node, f.name, value) for f in fields(node)
@@ -83,7 +88,7 @@ def rectangle(graph: Graph, rng: Rng) -> Graph:
     c, p, q = (int(n) for n in rng.integers(1, 5, 3))
     weight = _array(rng, dim, c, p, q, gain=(c * p * q) ** -0.5)
     return replace(graph, inputs={"x": (c, p * rows, q * (tokens // rows))},
-                   nodes=(replace(embed, weight=weight), *graph.nodes[1:]))          # type: ignore[call-arg]
+                   nodes=(_with(embed, weight=weight), *graph.nodes[1:]))
 
 
 @each_task
@@ -216,7 +221,7 @@ def head_before_pool(graph: Graph, rng: Rng) -> Graph:
     """The head on every token, then the choice."""
     place = _index(graph, "pool")
     pool, head, *rest = graph.nodes[place:]
-    turned = replace(head, x="norm"), replace(pool, x="head")                   # type: ignore[call-arg]
+    turned = _with(head, x="norm"), _with(pool, x="head")
     return replace(graph, nodes=(*graph.nodes[:place], *turned, *rest),
                    outputs={name: "pool" if value == "head" else value for name, value in graph.outputs.items()})
 
@@ -227,7 +232,7 @@ def pool_before_norm(graph: Graph, rng: Rng) -> Graph:
     norm, _, head = graph.nodes[-3:]
     last = graph.shapes()[norm.inputs[0]][0] - 1
     return replace(graph, nodes=(*graph.nodes[:-3], ops.Select("pool", "pool", norm.inputs[0], int(rng.choice([0, last]))),
-                                 replace(norm, x="pool"), replace(head, x="norm")))          # type: ignore[call-arg]
+                                 _with(norm, x="pool"), _with(head, x="norm")))
 
 
 @each_task

@@ -80,11 +80,32 @@ class Run:
         return part.reshape(batch, tokens, heads, channels // heads).transpose(0, 2, 1, 3)
 
 
-class Feed(ABC):
-    """How words enter the array."""
+class Record(ABC):
+    """What feeds and stages have in common."""
 
     name: ClassVar[str]
     """In the text form."""
+
+    @abstractmethod
+    def fields(self, step: Step) -> dict[str, int]:
+        """Of the instruction, addresses left out."""
+
+    def wrong(self, step: Step) -> str | None:
+        """What keeps hardware from doing it, or None."""
+        return None
+
+    @property
+    def brief(self) -> str:
+        """For a line of a listing: without what calibration chose."""
+        return self.name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Feed(Record):
+    """How words enter the array."""
+
     brings: ClassVar[bool] = False
     """The words come from outside: nothing is streamed and nothing multiplied."""
     gathers: ClassVar[bool] = False
@@ -105,33 +126,14 @@ class Feed(ABC):
     def format(self, step: Step) -> Format:
         """Of what the array sees. Raises ValueError when the stream is not what this feed takes."""
 
-    @abstractmethod
-    def fields(self, step: Step) -> dict[str, int]:
-        """Of the instruction, addresses left out."""
-
     @property
     @abstractmethod
     def hls(self) -> str:
         """The function of hls/include/hwgen/engine.hpp that does a step with this feed; empty when the drain says it."""
 
-    def wrong(self, step: Step) -> str | None:
-        """What keeps hardware from doing it, or None."""
-        return None
 
-    @property
-    def brief(self) -> str:
-        """For a line of a listing: without what calibration chose."""
-        return self.name
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class Stage(ABC):
+class Stage(Record):
     """What happens to a result on its way from the accumulators to where it is stored."""
-
-    name: ClassVar[str]
-    """In the text form."""
 
     @property
     def columns(self) -> Columns | None:
@@ -159,26 +161,10 @@ class Stage(ABC):
     def interval(self, x: Interval, step: Step) -> Interval:
         """Of the results for arguments in the interval ``x``."""
 
-    @abstractmethod
-    def fields(self, step: Step) -> dict[str, int]:
-        """Of the instruction, addresses left out."""
-
     @property
     @abstractmethod
     def hls(self) -> str:
         """The function of hls/include/hwgen/engine.hpp that does a product which ends in this stage; empty when none does."""
-
-    def wrong(self, step: Step) -> str | None:
-        """What keeps hardware from doing it, or None."""
-        return None
-
-    @property
-    def brief(self) -> str:
-        """For a line of a listing: without what calibration chose."""
-        return self.name
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def need(found: Format, wanted: Format, what: str) -> None:
