@@ -1,11 +1,14 @@
-"""What becomes of a folder of ONNX files: ``python bench/corpus.py FOLDER… [--inputs inputs.json] [--json FILE]``.
+"""What becomes of a folder of ONNX files: ``python bench/corpus.py FOLDER… [--inputs inputs.json] [--json FILE] [--engine verilator]``.
 
-Every file goes through `hwgen check` and `hwgen compile` as a user types them, without calibration images. Counted are the files that are
-taken; silently wrong: taken, but an output of the float network differs from onnxruntime's, which is asked again here, with other images
-than the compiler's; traceback: an exit code that is none of a refusal, a Python traceback, or more than the time limit; check is not
-compile: another exit code or another message. Exit code 1 when one of the last three is not 0.
+Every file goes through `hwgen check` and `hwgen compile` as a user types them. Counted are the files that are taken; silently wrong: taken,
+but an output of the float network differs from onnxruntime's, which is asked again here, with other images than the compiler's; traceback: an
+exit code that is none of a refusal, a Python traceback, or more than the time limit; check is not compile: another exit code or another
+message. Exit code 1 when one of the last three is not 0.
 
-inputs.json: {file name: {"inputs": [{"name", "shape", "kind": "noise" | "image"}]}}, for files with dynamic shapes and for the images.
+inputs.json: {file name: {"inputs": [{"name", "shape", "kind": "noise" | "noise, float16" | "image" | "uint8 pixels" | "ids below N"}]}}. With it, files with
+dynamic shapes are given shapes, 32 images calibrate, and the integer network is run on 8 others: its cosine with onnxruntime is taken over
+all of them, the smallest of the outputs is printed. Files that have no entry are calibrated with noise, and are judged as float networks only.
+With ``--engine`` ("verilator", "icarus") one of the 8 images runs through the RTL too, and every word has to be the integer model's.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ import onnxruntime
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim")]
 
+import hwgen
 from hwgen.graph import evaluate
 from hwgen.importer import import_model
 
-IMAGES = 8
+CALIBRATION, IMAGES = 32, 8
 MIN_COSINE, MAX_ERROR = 0.99999, 1e-3
 
 
@@ -45,20 +49,58 @@ def command(*words: object, limit: float) -> tuple[int, str]:
 
 
 def values(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """One image: noise is standard normal, an image has blocks of 4x4 and noise on top."""
-    noise = rng.standard_normal(shape)
-    if kind != "image":
-        return noise.astype(np.float32)
-    blocks = rng.standard_normal((*shape[:-2], -(-shape[-2] // 4), -(-shape[-1] // 4))).repeat(4, -1).repeat(4, -2)
-    return (0.8 * blocks[..., :shape[-2], :shape[-1]] + 0.5 * noise).astype(np.float32)
+    """One image: noise is standard normal, an image has blocks of 4x4 and noise on top, as uint8 around 127; ids are whole numbers."""
+    if kind.startswith("ids below"):
+        return rng.integers(0, int(kind.split()[-1]), shape)
+    if kind.startswith("noise"):
+        return rng.standard_normal(shape).astype(np.float16 if "float16" in kind else np.float32)
+    last = shape[-1] <= 4 < shape[-2]                               # channels last
+    planes = (*shape[:-3], shape[-1], *shape[-3:-1]) if last else shape
+    blocks = rng.standard_normal((*planes[:-2], -(-planes[-2] // 4), -(-planes[-1] // 4))).repeat(4, -1).repeat(4, -2)
+    image = 0.8 * blocks[..., :planes[-2], :planes[-1]] + 0.5 * rng.standard_normal(planes)
+    image = np.moveaxis(image, -3, -1) if last else image
+    return np.clip(127 + 50 * image, 0, 255).astype(np.uint8) if "uint8" in kind else image.astype(np.float32)
+
+
+def data(inputs: list[dict]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Images that calibrate, and images that judge: {input name: array [images, ...]}."""
+    rng = np.random.default_rng(5)
+    drawn = {entry["name"]: np.stack([values(entry["kind"], tuple(entry["shape"][1:]), rng) for _ in range(CALIBRATION + IMAGES)])
+             for entry in inputs}
+    return {name: array[:CALIBRATION] for name, array in drawn.items()}, {name: array[CALIBRATION:] for name, array in drawn.items()}
+
+
+def cosine_of(a: np.ndarray, b: np.ndarray) -> float:
+    """1.0 for two zeros."""
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    norm = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / norm) if norm else float(not a.any() and not b.any())
+
+
+def integers(path: Path, build: Path, images: dict[str, np.ndarray], engine: str | None) -> dict:
+    """The integer network against onnxruntime: cosine, the worst output's, over all images and of the worst image; whether RTL is equal."""
+    accelerator, session = hwgen.load(build), _session(path)
+    found = accelerator.simulate(images, engine="golden").outputs
+    runs = [session.run(list(found), {name: array[i:i + 1] for name, array in images.items()}) for i in range(IMAGES)]
+    right = {name: np.stack([run[place][0] for run in runs]) for place, name in enumerate(found)}
+    row = {"integer cosine": min(cosine_of(found[name], right[name]) for name in found),
+           "worst image": min(cosine_of(found[name][i], right[name][i]) for name in found for i in range(IMAGES))}
+    if engine is not None:
+        result = accelerator.simulate({name: array[:1] for name, array in images.items()}, engine=engine)
+        row |= {"rtl": result.bit_exact, "cycles": result.cycles_per_image}
+    return row
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dict[str, str]) -> tuple[float, float]:
     """(smallest cosine, largest error over the largest value) of the outputs of the float network to onnxruntime's."""
     imported, rng = import_model(path, shapes), np.random.default_rng(5)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = _session(path)
     names, cosine, error = [output.name for output in session.get_outputs()], 1.0, 0.0
     for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
         images = {name: np.stack([values(kinds.get(name, "noise"), shape, rng) for _ in range(IMAGES)]) for name, shape in graph.inputs.items()}
@@ -68,28 +110,35 @@ def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dic
         for name, found in evaluate.run(graph, images).items():
             a = np.stack([run[name].ravel() for run in runs]).astype(np.float64)
             b = found.reshape(a.shape).astype(np.float64)
-            norm = np.sqrt((a * a).sum() * (b * b).sum())
-            cosine = min(cosine, float((a * b).sum() / norm) if norm else float(not a.any() and not b.any()))
+            cosine = min(cosine, cosine_of(a, b))
             error = max(error, float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)))
     return cosine, error
 
 
-def judge(path: Path, facts: dict, limit: float) -> dict:
+def judge(path: Path, facts: dict, limit: float, engine: str | None = None) -> dict:
     """What happened to one file."""
     inputs = facts.get(path.name, {}).get("inputs", [])
     shapes = {entry["name"]: tuple(entry["shape"]) for entry in inputs}
-    code, text = command("check", path, limit=limit)
-    options = []
-    if "is not fixed" in text and shapes:                          # a dynamic shape: given as a user would
-        options = [f"--shape={name}={'x'.join(map(str, shape))}" for name, shape in shapes.items()]
-        code, text = command("check", path, *options, limit=limit)
     with tempfile.TemporaryDirectory(prefix="hwgen_corpus_") as folder:
-        compiled = command("compile", path, "-o", Path(folder) / "build", "--array", "8x8", *options, limit=limit)
-    row = {"file": str(path), "check": code, "compile": compiled[0], "message": text, "same": (code, text) == compiled,
-           "traceback": any(c not in (0, 1, 2) or t == "Traceback" for c, t in ((code, text), compiled)), "wrong": False}
-    if compiled[0] == 0:
-        row["cosine"], row["error"] = difference(path, shapes if options else None, {entry["name"]: entry["kind"] for entry in inputs})
-        row["wrong"] = row["cosine"] < MIN_COSINE or row["error"] > MAX_ERROR
+        options, build, images = [], Path(folder) / "build", {}
+        if inputs:
+            calibration, images = data(inputs)
+            np.savez(Path(folder) / "calibration.npz", **calibration)
+            options = ["--calib", str(Path(folder) / "calibration.npz")]
+        code, text = command("check", path, *options, limit=limit)
+        given = "is not fixed" in text and shapes                  # a dynamic shape: given as a user would
+        if given:
+            options += [f"--shape={name}={'x'.join(map(str, shape))}" for name, shape in shapes.items()]
+            code, text = command("check", path, *options, limit=limit)
+        compiled = command("compile", path, "-o", build, "--array", "8x8", *options, limit=limit)
+        row = {"file": str(path), "check": code, "compile": compiled[0], "message": text, "same": (code, text) == compiled,
+               "traceback": any(c not in (0, 1, 2) or t == "Traceback" for c, t in ((code, text), compiled)), "wrong": False}
+        if compiled[0] == 0:
+            row["cosine"], row["error"] = difference(path, shapes if given else None, {entry["name"]: entry["kind"] for entry in inputs})
+            row["wrong"] = row["cosine"] < MIN_COSINE or row["error"] > MAX_ERROR
+            if inputs:
+                row |= integers(path, build, images, engine)
+                row["wrong"] |= row.get("rtl") is False
     return row
 
 
@@ -99,15 +148,18 @@ def main() -> int:
     parser.add_argument("--inputs", type=Path, help="shapes and kinds of inputs by file name")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--limit", type=float, default=600, help="seconds a command may take")
+    parser.add_argument("--engine", choices=("verilator", "icarus"), help="run one image through the RTL too")
     args = parser.parse_args()
     facts = json.loads(args.inputs.read_text()) if args.inputs else {}
     files = sorted({path for folder in args.folders for path in ([folder] if folder.is_file() else folder.rglob("*.onnx"))})
     rows = []
     for path in files:
-        rows.append(row := judge(path, facts, args.limit))
+        rows.append(row := judge(path, facts, args.limit, args.engine))
         marks = "".join(f"  {name.upper()}" for name, bad in (("wrong", row["wrong"]), ("traceback", row["traceback"]),
                                                                ("check is not compile", not row["same"])) if bad)
-        shown = f"taken, cosine {row['cosine']:.7f}" if row["compile"] == 0 else (row["message"].splitlines() or [""])[0][:150]
+        more = "".join(f", {name} {row[name]:.5f}" for name in ("integer cosine", "worst image") if name in row)
+        more += "" if "rtl" not in row else f", RTL {'equal' if row['rtl'] else 'NOT EQUAL'}, {row['cycles']:.0f} cycles"
+        shown = f"taken, cosine {row['cosine']:.7f}{more}" if row["compile"] == 0 else (row["message"].splitlines() or [""])[0][:150]
         print(f"{path.parent.name}/{path.name}: {row['compile']} {shown}{marks}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
