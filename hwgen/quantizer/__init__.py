@@ -12,36 +12,37 @@ from ..steps.verify import verify
 from . import calibration as calib
 from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lowering import Lowering, Precision
+from .recipe import EMPTY, METHODS, Recipe, Rule
 from .structure import find_residuals
 
-__all__ = ["METHODS", "Clip", "Findings", "Precision", "from_ranges", "output_warnings", "quantize", "with_findings"]
+__all__ = ["METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "from_ranges", "output_warnings", "quantize", "with_findings"]
 
-METHODS = ("percentile", "mse")
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
 
 def quantize(model: Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
-             random: bool = False, precision: str = Precision.W8A8) -> Quantized:
+             random: bool = False, precision: str = Precision.W8A8, recipe: Recipe = EMPTY) -> Quantized:
     """Quantize every task of a network; weights the tasks share stay one object.
 
     calibration: {input name: float [images, ...]}, or None together with ``random`` (seeded normal images: no accuracy is
     promised). method: how an int8 range is taken from the histogram; "percentile" (99.99) gave the smaller output error in
-    bench/accuracy.py, "mse" is the other.
+    bench/accuracy.py, "mse" is the other. recipe: what overrides that for a value or for weights.
     Raises CalibrationError (set missing or unfit) and ModelError (a structure the engine has no step for).
     """
-    return with_findings(model, calibration, method=method, random=random, precision=precision)[0]
+    return with_findings(model, calibration, method=method, random=random, precision=precision, recipe=recipe)[0]
 
 
 def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, method: str = "percentile",
-           random: bool = False, precision: str = Precision.W8A8) -> tuple[Quantized, Findings]:
+                  random: bool = False, precision: str = Precision.W8A8, recipe: Recipe = EMPTY) -> tuple[Quantized, Findings]:
     """`quantize`, and what calibration found on the way: what leaves its format, and what looks wrong."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {METHODS}")
     model.verify()
+    recipe.verify(model)
     streams = find_residuals(model.tasks)
     images = calib.checked(model, calibration, random)
     ranges = calib.collect(model, images)
-    quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data")
+    quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data", recipe=recipe)
     sites = calib.sites(model)
     clips = clipping(model, streams, sites, ranges, quantized.tasks[0].residual_scale)
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
@@ -50,7 +51,7 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
 
 
 def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,
-                calibration: str = "data") -> Quantized:
+                calibration: str = "data", recipe: Recipe = EMPTY) -> Quantized:
     """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
     streams = find_residuals(model.tasks)
     sites = calib.sites(model)
@@ -65,7 +66,7 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
     wrong: list[ModelError] = []
     for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
         try:
-            tasks.append(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision)).run())
+            tasks.append(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision), recipe).run())
             verify(tasks[-1])
         except ModelError as error:
             wrong.append(error)

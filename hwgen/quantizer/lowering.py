@@ -16,12 +16,13 @@ from ..graph import Array, Graph, Node, Role
 from ..knots import knots
 from ..ops import Linear
 from ..ops.operator import SUPPORTED, Operator
-from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WIDE
+from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE
 from ..steps.param import Factor, Params
 from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Stage, Table
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
 from .calibration import Range, Site
+from .recipe import Recipe
 from .structure import ResidualStream, consumers
 from .weights import Quantized, factor, quantize_linear
 
@@ -61,15 +62,15 @@ class Lowered:
 
 
 class Lowering:
-    """Builds one `Network`. ``method`` and ``ranges`` give scales, ``known`` maps values to sites, ``pool`` shares params.
+    """Builds one `Network`. ``recipe``, ``method`` and ``ranges`` give scales, ``known`` maps values to sites, ``pool`` shares params.
 
     stream: the residual stream; branches: values that are added to it. readers, producers, float_shapes: of the float values. operands: what
     was defined so far; residual: the tensor of the stream.
     """
 
     def __init__(self, graph: Graph, stream: ResidualStream, residual_scale: float, ranges: dict[Site, Range],
-                 known: dict[str, int], method: str, pool: Params, precision: Precision):
-        self.precision = precision
+                 known: dict[str, int], method: str, pool: Params, precision: Precision, recipe: Recipe):
+        self.precision, self.recipe = precision, recipe
         self.graph, self.stream, self.residual_scale = graph, stream, residual_scale
         self.ranges, self.known, self.method, self.pool = ranges, known, method, pool
         self.readers = consumers(graph)
@@ -119,8 +120,13 @@ class Lowering:
         return name
 
     def scale(self, value: str, role: Role = Role.OUT) -> float:
-        """Of the int8 image of a float value, by calibration."""
-        return self.ranges[self.known[value], role].scale(self.method)
+        """Of the integer image of a float value, by the recipe or by calibration."""
+        rule = self.recipe.value(value)
+        if rule.bits not in (None, INT8.bits):
+            raise ModelError(f"value {value!r} cannot be kept in {rule.bits} bits", where="quantization recipe", hint="leave it at 8")
+        if rule.scale is not None:
+            return float(np.asarray(rule.scale).item())
+        return self.ranges[self.known[value], role].scale(rule.method or self.method)
 
     def activations(self, name: str, tokens: int, channels: int, scale: float) -> Tensor:
         """A new int8 tensor."""
@@ -173,12 +179,15 @@ class Lowering:
 
     def weights(self, node: Node, what: str, x: Lowered, weight: Array, bias: Array, out_scale: float | None, *,
                 repeat: int = 1, narrow: bool = False, name: str = "") -> Quantized:
-        """The linear map of an operand, its gamma and beta folded in; see `weights.quantize_linear`."""
+        """The linear map of an operand, its gamma and beta folded in; see `weights.quantize_linear`. narrow: 4 bits, unless the recipe has
+        bits for it."""
+        rule = self.recipe.weight(node.name, what)
+        form = WEIGHTS[rule.bits] if rule.bits else INT4 if narrow else INT8
         weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
         if x.gamma is not None and x.beta is not None:
             weight, bias = x.gamma[:, None] * weight, bias + x.beta @ weight
-        return quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat,
-                               form=INT4 if narrow else INT8, name=name or node.output)
+        return quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat, form=form,
+                               name=name or node.output, scale=rule.scale)
 
     def table(self, node: Node, function: str, out_scale: float) -> Table:
         """The stage of an activation function. Raises ModelError when there is no table of it."""

@@ -33,21 +33,26 @@ def factor(node: Node, what: str, ratio: float) -> Factor:
 
 
 def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bias: np.ndarray, x_scale: float,
-                    out_scale: float | None, *, repeat: int = 1, form: Format = INT8, name: str = "") -> Quantized:
+                    out_scale: float | None, *, repeat: int = 1, form: Format = INT8, name: str = "",
+                    scale: float | np.ndarray | None = None) -> Quantized:
     """``y = x @ weight + bias`` with weight float [K, N]: integers of ``form`` per output channel, bias int32. name: of the params.
 
     out_scale: real value of one output unit; None when the accumulator itself leaves (head; multiplier 1).
     repeat: accumulators added up by a mean. A channel's scale is its largest weight / 127 (with 4 bits the scale of the least squared
-    error), or more where the bias or the sum of the weights would otherwise let the int32 accumulator overflow.
+    error), or more where the bias or the sum of the weights would otherwise let the int32 accumulator overflow. scale: of the weights, a
+    number or [N], instead of these; refused where the accumulator could overflow.
     """
     weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
     top = form.hi
-    w_scale = np.maximum.reduce([
-        np.abs(weight).max(0) / top if form == INT8 else _least_error_scale(weight, top),
+    least = np.maximum.reduce([
         np.abs(weight).sum(0) * (128 * repeat / SUM_LIMIT),
         np.abs(bias) * (repeat / (x_scale * BIAS_LIMIT)),
         np.full(weight.shape[1], (out_scale or 0.0) * RATIO_FLOOR / x_scale)])
-    w_scale[w_scale == 0.0] = 1.0
+    if scale is None:
+        w_scale = np.maximum(least, np.abs(weight).max(0) / top if form == INT8 else _least_error_scale(weight, top))
+        w_scale[w_scale == 0.0] = 1.0
+    else:
+        w_scale = _given(node, what, scale, least)
     acc_scale = x_scale * w_scale
     if out_scale is None:
         pairs = [UNIT] * len(w_scale)
@@ -58,6 +63,18 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
     tile = Stationary(pool.add(f"{name}.weight", integers), pool.add(f"{name}.bias", np.rint(bias / acc_scale).astype(ACCUMULATOR.dtype)),
                       pool.add(f"{name}.scale", acc_scale), form)
     return Quantized(tile, Columns(pool.add(f"{name}.mult", mult), pool.add(f"{name}.shift", shift)))
+
+
+def _given(node: Node, what: str, scale: float | np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Scales from outside, [N], none of them below ``least``."""
+    if np.size(scale) not in (1, len(least)):
+        raise node.fail(f"{what}: {np.size(scale)} weight scales are given for {len(least)} output channels", hint="give one, or one a channel")
+    given = np.broadcast_to(np.ravel(np.asarray(scale, np.float64)), least.shape)
+    if (given < least).any():
+        n = int(np.argmax(given < least))
+        raise node.fail(f"{what}, output channel {n}: with a weight scale of {given[n]:.6g} the accumulator of 32 bits can overflow",
+                        hint=f"a scale of {least[n]:.6g} or more fits; leave it out to have one chosen")
+    return given
 
 
 def _least_error_scale(weight: np.ndarray, top: int) -> np.ndarray:

@@ -1,0 +1,75 @@
+"""What overrides calibration, value by value and weight by weight: the one way in, whoever asks (a file, a search, a quantized model)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import ModelError
+from ..graph import Array, Model
+
+METHODS = ("percentile", "mse")
+VALUE_BITS = (8, 16)
+WEIGHT_BITS = (4, 8)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """What is not left to calibration; None leaves it.
+
+    method: how the range is chosen, one of `METHODS`. bits: of a value 8 or 16, of a weight 4 or 8. scale: real value of one unit, > 0; of
+    a value a number, of a weight a number or float [output channels].
+    """
+
+    method: str | None = None
+    bits: int | None = None
+    scale: float | Array | None = None
+
+    def wrong(self, bits: tuple[int, ...]) -> str | None:
+        """What is wrong with it, or None. bits: the widths there are."""
+        if self.method is not None and self.method not in METHODS:
+            return f"there is no method {self.method!r}; there are {', '.join(METHODS)}"
+        if self.bits is not None and self.bits not in bits:
+            return f"there are no {self.bits!r} bits; there are {' and '.join(map(str, bits))}"
+        scales = np.ravel(1.0 if self.scale is None else self.scale)
+        bad = scales[~(np.isfinite(scales) & (scales > 0))]
+        return f"a scale is {bad[0]:g}, not a positive number" if len(bad) else None
+
+
+NOTHING = Rule()
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """values: name of a value of the float graph -> rule of what is stored for it (of a LayerNorm the normalised value before gamma and
+    beta, of a MoE the activations between its layers). weights: name of a float node -> rule of its weights; ``node: part`` for a part of
+    them as listings show it (``moe: expert 0, layer 1``), which goes before the rule of the node.
+    """
+
+    values: Mapping[str, Rule] = field(default_factory=dict)
+    weights: Mapping[str, Rule] = field(default_factory=dict)
+
+    def value(self, name: str) -> Rule:
+        return self.values.get(name, NOTHING)
+
+    def weight(self, node: str, part: str) -> Rule:
+        return self.weights.get(f"{node}: {part}", self.weights.get(node, NOTHING))
+
+    def verify(self, model: Model) -> None:
+        """Raises ModelError for a rule that is none, or that is for something the model does not have."""
+        values = {name for graph in model.tasks for name in graph.shapes()}
+        nodes = {node.name for graph in model.tasks for node in graph.nodes}
+        for what, rules, known, bits in (("value", self.values, values, VALUE_BITS), ("weights of node", self.weights, nodes, WEIGHT_BITS)):
+            for name, rule in rules.items():
+                if name not in known and name.rpartition(": ")[0] not in known:
+                    raise ModelError(f"a rule is for the {what} {name!r}, which the network does not have", where="quantization recipe")
+                wrong = rule.wrong(bits)
+                if rules is self.values and isinstance(rule.scale, np.ndarray) and rule.scale.size > 1:
+                    wrong = f"a value has one scale, not {rule.scale.size}"
+                if wrong:
+                    raise ModelError(f"the rule of the {what} {name!r} cannot be followed: {wrong}", where="quantization recipe")
+
+
+EMPTY = Recipe()
