@@ -55,6 +55,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("dst_row", 16), ("stat_base", 20), ("stat_stride", 16), ("stat_group", 4), ("stat_count", 16),
     ("mult", 16), ("shift", 6), ("mult2", 16), ("shift2", 6),
     ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6), ("function", 2),
+    ("act_columns", 1),
 )
 WORD_BITS = 512
 OFFSETS: dict[str, int] = {}
@@ -84,6 +85,7 @@ class Instr:
     column_params    bias, multiplier, shift per column from the stream; else mult / shift of the instruction, bias 0
     row_scale        multiplier and shift of the row: softmax_factor(row sum, mult, shift)
     act              result = requantize(activation(r), mult2, shift2, 8); function: which of the engine's functions
+    act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
     w4               the weights in the stream have 4 bits: a vector holds twice as many columns, low nibble first
@@ -142,6 +144,7 @@ class Instr:
     norm_mult: int = 0
     norm_shift: int = 0
     function: int = 0
+    act_columns: int = 0
     note: str = ""
 
     def encode(self) -> int:

@@ -37,6 +37,8 @@ KNOT_BITS = 21           # of a signed value at a knot: up to ±16
 SLOPE_BITS = 15          # of a signed difference to the next knot: slopes up to ±8
 END_BITS = 18            # of a signed slope beyond the knots, unit 2**-ACT_FRAC: up to ±2
 RESULT_BITS = 24         # of an activation's result, signed: up to ±128
+SHORT_BITS = 6           # behind the leading one of a short multiplier, (64 + m) * 2**(9 - r): what a column's record has room for
+SHORT_RANGE = 10         # of r: 0..9
 SCORE_FRAC = 6           # fraction bits of attention scores, log2 domain: up to ±355 nats; finer ones are lost in 8-bit probabilities
 LOGIT_FRAC = 8           # fraction bits of router logits, log2 domain: up to ±88.7 nats
 MEAN_FRAC = 4            # fraction bits of the LayerNorm mean
@@ -87,6 +89,40 @@ def quantize_multiplier(ratio: float) -> tuple[int, int]:
     if shift < 1 or mult == 0:
         raise ValueError(f"ratio {ratio!r} is outside the range of a 16-bit multiplier and a shift of 1..{MAX_SHIFT}")
     return mult, shift
+
+
+def short_multiplier(code: AnyInts) -> Ints:
+    """The 16-bit multiplier of a code r * 64 + m, 0..639: (64 + m) * 2**(9 - r)."""
+    code, one = np.asarray(code, np.int64), 1 << SHORT_BITS
+    return np.asarray((one + (code & one - 1)) << SHORT_RANGE - 1 - (code >> SHORT_BITS))
+
+
+def short_code(mult: AnyInts) -> Ints:
+    """The code of a multiplier; -1 where it is none of `short_multiplier`."""
+    mult, codes = np.asarray(mult, np.int64), np.arange(SHORT_RANGE << SHORT_BITS)
+    order = np.argsort(short_multiplier(codes))
+    known = short_multiplier(codes)[order]
+    place = np.minimum(np.searchsorted(known, mult), len(known) - 1)
+    return np.where(known[place] == mult, codes[order][place], -1)
+
+
+def short_multipliers(ratios: np.ndarray) -> tuple[Ints, int]:
+    """Positive real ratios [...] -> (short multipliers [...], their odd shift), each pair the largest that is not above its ratio.
+
+    The shift is as large as the largest ratio allows; with ratios more than 2**9 apart it is larger, and the largest are not reached.
+    Raises ValueError when a ratio cannot be represented.
+    """
+    ratios = np.asarray(ratios, np.float64)
+    low, high = float(ratios.min()), float(ratios.max())
+    if not (math.isfinite(high) and low > 0):
+        raise ValueError(f"ratio {high if low > 0 else low!r} is not a positive number")
+    shift = min(max(math.floor(MULT_BITS - math.log2(high)), math.ceil(SHORT_BITS - math.log2(low))), MAX_SHIFT)
+    if shift % 2 == 0:
+        shift += -1 if math.ldexp(low, shift - 1) >= 1 << SHORT_BITS else 1
+    if shift < 1 or math.ldexp(low, shift) < 1 << SHORT_BITS:
+        raise ValueError(f"ratios {low!r} to {high!r} are outside the range of a column's multiplier and a shift of 1..{MAX_SHIFT}")
+    known = np.sort(short_multiplier(np.arange(SHORT_RANGE << SHORT_BITS)))
+    return known[np.searchsorted(known, np.ldexp(ratios, shift), side="right") - 1], shift
 
 
 # ---------------------------------------------------------------- tables (read by numpy, RTL and C++ alike)

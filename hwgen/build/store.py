@@ -22,15 +22,15 @@ import numpy as np
 
 from .. import strict_json
 from ..steps.format import FORMATS, Format
-from ..steps.param import Columns, Factor, Param
+from ..steps.param import Columns, Factor, Param, ShortColumns
 from ..steps.stages import FEEDS, STAGES, TILES
 from ..steps.step import Expert, Network, Output, Quantized, Step
 from ..steps.tensor import HeadMap, Span, Tensor, View
 
 FORMAT = "hwgen.qmodel"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RECORDS: dict[str, Any] = {cls.__name__: cls for cls in (
-    Quantized, Network, Step, Output, Expert, Tensor, View, Span, HeadMap, Factor, Columns, *FEEDS, *TILES, *STAGES)}
+    Quantized, Network, Step, Output, Expert, Tensor, View, Span, HeadMap, Factor, Columns, ShortColumns, *FEEDS, *TILES, *STAGES)}
 HINTS: dict[type, dict[str, Any]] = {cls: {f.name: typing.get_type_hints(cls)[f.name] for f in fields(cls)} for cls in RECORDS.values()}
 TIME_STAMP = (1980, 1, 1, 0, 0, 0)      # the least a zip file can hold
 HEADER = "model.npy"

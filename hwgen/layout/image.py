@@ -1,8 +1,8 @@
 """The weight image, in the order of use, and the layout of a frame's input. Both engines read streams of vectors.
 
-    product    for each output tile: column parameters (8 bytes a column: bias int32, multiplier uint16, shift uint16; little endian,
-               padded to whole vectors), then for each reduction tile ``to`` columns of ``ti`` weights; narrow weights two in a byte, low
-               nibble first
+    product    for each output tile: column parameters (8 bytes a column: bias int32, multiplier uint16, shift in 6 bits, code of the
+               multiplier behind an activation in 10; little endian, padded to whole vectors), then for each reduction tile ``to`` columns
+               of ``ti`` weights; narrow weights two in a byte, low nibble first
     constant   int16 [T, D]: for each output tile and token ``to`` values, in one vector or two
     input      int8 [T, K], the frame's input: for each output tile and token one vector of ``to`` values
 """
@@ -16,6 +16,8 @@ import numpy as np
 from ..steps.format import INT8, WIDE
 from ..steps.param import UNIT
 from ..steps.step import Step
+
+SECOND = 6          # the code of the second multiplier lies above the bits of the shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,6 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
     if tile is None:
         raise ValueError(f"step {step.name!r} has no weights")
     rows, (columns, width) = step.source.positions, columns_of(step)
-    mult, shift = _factors(step)
     k_tiles, n_tiles = -(-(int(rows.max()) + 1) // shape.ti), -(-width // shape.to)
     padded = np.zeros((k_tiles * shape.ti, n_tiles * shape.to), INT8.dtype)
     padded[np.ix_(rows, columns)] = tile.weight.array
@@ -42,7 +43,8 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
         mask = (1 << tile.format.bits) - 1
         tiles = (tiles[:, 0::2] & mask | (tiles[:, 1::2] & mask) << tile.format.bits).astype(INT8.dtype)
     entries = np.zeros(n_tiles * shape.to, np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "<u2")]))
-    for field, values in (("bias", tile.bias.array), ("mult", mult), ("shift", shift)):
+    params = _params(step)
+    for field, values in (("bias", tile.bias.array), ("mult", params["mult"]), ("shift", params["shift"] | params["second"] << SECOND)):
         entries[field][columns] = values
     size = entries.itemsize * shape.to
     head = np.zeros((n_tiles, -(-size // shape.vector) * shape.vector), np.uint8)
@@ -58,12 +60,12 @@ def columns_of(step: Step) -> tuple[np.ndarray, int]:
     return step.sink.positions, step.sink.width if step.weights is not None else step.sink.channels.count
 
 
-def _factors(step: Step) -> tuple[np.ndarray | int, np.ndarray | int]:
-    """Multipliers and shifts of the columns; times one where the accumulators leave as they are."""
+def _params(step: Step) -> dict[str, np.ndarray | np.integer]:
+    """What stages have for the columns; times one where the accumulators leave as they are."""
+    found: dict[str, np.ndarray | np.integer] = {"mult": np.int64(UNIT.mult), "shift": np.int64(UNIT.shift), "second": np.int64(0)}
     for stage in step.drain:
-        if stage.columns is not None:
-            return stage.columns.mult.array, stage.columns.shift.array
-    return UNIT.mult, UNIT.shift
+        found |= stage.columns
+    return found
 
 
 def constant(table: np.ndarray, shape: Shape) -> bytes:

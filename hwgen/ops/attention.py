@@ -25,6 +25,8 @@ from .operator import Operator, Spellings
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
 
+SAME = 1e-9                      # relative difference of equal scales
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attention(Operator):
@@ -61,13 +63,16 @@ class Attention(Operator):
         return (FixedFormat("attention score", Unit.SCORE, Role.SCORE),)
 
     def lower(self, to: Lowering) -> None:
-        """Two steps: scores, and their exponentials times the values, divided by the sum of each row."""
+        """Two steps: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the scale
+        of the values' channel, times what brings the largest of them to the scale of the result."""
         q, k, v = (to.plain(self, value) for value in self.inputs)
         heads, scale = self.num_heads, to.scale(self.output)
         scores = Tensor(to.fresh(f"{self.output}.scores"), SCORE, q.tokens, heads * k.tokens, memory=Memory.SCORE)
-        out = to.activations(self.output, q.tokens, q.channels, scale)
-        macs = q.tokens * k.tokens * q.channels
-        product = to.factor(self, "scores", q.scale * k.scale * self.scale / SCORE_UNIT)
+        out = replace(to.activations(self.output, q.tokens, q.channels, scale), ratio=v.ratio)
+        macs, unit = q.tokens * k.tokens * q.channels, q.units * k.units
+        if not np.allclose(unit, unit[0], rtol=SAME, atol=0):
+            raise self.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
+        product = to.factor(self, "scores", unit[0] * self.scale / SCORE_UNIT)
         to.emit(Step(self.output, self.name, Plain(), Keys(k.view()), (scores.view(),), q.view(), (Requant(product, SCORE),), (Keep.ROW_MAX,),
                      part="scores", heads=heads, macs=macs, about="Q K"))
         to.emit(Step(self.output, self.name, Exp2(), Values(v.view()), (out.view(),), scores.view(),

@@ -12,7 +12,7 @@ from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
 from ..steps.format import INT8, PRE_ACT_UNIT, PRE_ACTIVATION
-from ..steps.stages import Requant
+from ..steps.stages import Requant, Table
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
 
@@ -63,10 +63,13 @@ class Linear(Operator):
 
     def lower_with(self, to: Lowering, output: str, function: Activation | None) -> None:
         """The step, with an activation function or without one, that gives ``output``."""
-        x, scale, channels = to.operand(self, self.x), to.scale(output), self.weight.shape[1]
-        table = () if function is None else (to.table(function, function.kind.value, scale),)
-        w = to.weights(self, "linear", x, self.weight, self.bias, PRE_ACT_UNIT if table else scale, narrow=to.precision.narrow_linear)
-        out = to.activations(output, x.tensor.tokens, channels, scale)
+        x, channels = to.operand(self, self.x), self.weight.shape[1]
+        table: list[Table] = []
+        units = to.units(output, (channels,))
+        if function is not None:
+            table, (units,) = to.tables(function, function.kind.value, units[None], output)
+        w = to.weights(self, "linear", x, self.weight, self.bias, PRE_ACT_UNIT if table else units, narrow=to.precision.narrow_linear)
+        out = to.activations(output, x.tensor.tokens, channels, units)
         to.product(output, self, x.tensor.view(), w, (Requant(w.factor, PRE_ACTIVATION if table else INT8), *table), out.view())
         to.define(output, out)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import numerics
 from ..errors import ModelError, combined
 from ..functions import titles
 from ..graph import Array, Graph, Node, Role
@@ -17,7 +18,7 @@ from ..knots import knots
 from ..ops import Linear
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE
-from ..steps.param import Factor, Params
+from ..steps.param import Factor, Params, ShortColumns
 from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Stage, Table
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
@@ -120,17 +121,32 @@ class Lowering:
         return name
 
     def scale(self, value: str, role: Role = Role.OUT) -> float:
-        """Of the integer image of a float value, by the recipe or by calibration."""
+        """Of the integer image of a float value that has one scale. Raises ModelError where the recipe has one a channel."""
+        units = self.units(value, (1,), role)
+        return float(units.item())
+
+    def units(self, value: str, shape: tuple[int, ...], role: Role = Role.OUT) -> Array:
+        """Real value of one unit of the integer image, by the recipe or by calibration: float64 [1], or ``shape`` where the recipe has one a
+        channel. Raises ModelError when the recipe has so many for another shape."""
         rule = self.recipe.value(value)
         if rule.bits not in (None, INT8.bits):
             raise ModelError(f"value {value!r} cannot be kept in {rule.bits} bits", where="quantization recipe", hint="leave it at 8")
-        if rule.scale is not None:
-            return float(np.asarray(rule.scale).item())
-        return self.ranges[self.known[value], role].scale(rule.method or self.method)
+        if rule.scale is None:
+            return np.array([self.ranges[self.known[value], role].scale(rule.method or self.method)])
+        units = np.asarray(rule.scale, np.float64)
+        if units.size == 1:
+            return units.reshape(1)
+        if units.shape not in (shape, shape[-1:]):
+            raise ModelError(f"value {value!r} is given {list(units.shape)} scales; it has {'one' if shape == (1,) else list(shape)}",
+                             where="quantization recipe", hint="a scale a channel is for results of Linear nodes and of activations")
+        return units
 
-    def activations(self, name: str, tokens: int, channels: int, scale: float) -> Tensor:
-        """A new int8 tensor."""
-        return Tensor(name, INT8, tokens, channels, scale)
+    def activations(self, name: str, tokens: int, channels: int, units: float | Array) -> Tensor:
+        """A new int8 tensor. units: real value of one unit, a number, or float64 [1] or [channels]."""
+        units = np.ravel(units)
+        top = float(units.max())
+        ratio = None if (units == top).all() else self.pool.add(f"{name}.ratio", units / top)
+        return Tensor(name, INT8, tokens, channels, top, ratio=ratio)
 
     def define(self, value: str, tensor: Tensor, *, gamma: Array | None = None, beta: Array | None = None,
                tokens: tuple[int, int] | None = None) -> None:
@@ -177,25 +193,37 @@ class Lowering:
         """The nearest factor, or a ModelError that names the node."""
         return factor(node, what, ratio)
 
-    def weights(self, node: Node, what: str, x: Lowered, weight: Array, bias: Array, out_scale: float | None, *,
+    def weights(self, node: Node, what: str, x: Lowered, weight: Array, bias: Array, out_scale: float | Array | None, *,
                 repeat: int = 1, narrow: bool = False, name: str = "") -> Quantized:
-        """The linear map of an operand, its gamma and beta folded in; see `weights.quantize_linear`. narrow: 4 bits, unless the recipe has
-        bits for it."""
+        """The linear map of an operand, its gamma, beta and scales of channels folded in; see `weights.quantize_linear`. narrow: 4 bits, unless
+        the recipe has bits for it."""
         rule = self.recipe.weight(node.name, what)
         form = WEIGHTS[rule.bits] if rule.bits else INT4 if narrow else INT8
         weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
         if x.gamma is not None and x.beta is not None:
             weight, bias = x.gamma[:, None] * weight, bias + x.beta @ weight
+        if x.tensor.ratio is not None:
+            weight = x.tensor.ratio.array[:, None] * weight
         return quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat, form=form,
                                name=name or node.output, scale=rule.scale)
 
-    def table(self, node: Node, function: str, out_scale: float) -> Table:
-        """The stage of an activation function. Raises ModelError when there is no table of it."""
+    def tables(self, node: Node, function: str, units: Array, name: str) -> tuple[list[Table], Array]:
+        """The stage of an activation function for each row of ``units``, float64 [rows, channels or 1], and the units of its results: with one
+        a channel the least that columns have a multiplier for and that are not below. name: of the params.
+
+        Raises ModelError when there is no table of the function.
+        """
         try:
             knots(function)
         except ValueError as error:
             raise node.fail(f"its activation cannot be built: {error}", hint=f"use {titles('or')}") from error
-        return Table(function, factor(node, "activation", TABLE_UNIT / out_scale))
+        if units.shape[1] == 1:
+            return [Table(function, factor(node, "activation", TABLE_UNIT / unit)) for unit in units[:, 0]], units
+        try:
+            mult, shift = numerics.short_multipliers(TABLE_UNIT / units)
+        except ValueError as error:
+            raise node.fail(f"activation: {error}", hint="the scales of its channels are too far apart") from error
+        return [Table(function, ShortColumns(self.pool.add(f"{name}.second", row), shift)) for row in mult], TABLE_UNIT * 2.0 ** shift / mult
 
     def emit(self, step: Step) -> None:
         self.steps.append(step)

@@ -20,7 +20,9 @@ class Rule:
     """What is not left to calibration; None leaves it.
 
     method: how the range is chosen, one of `METHODS`. bits: of a value 8 or 16, of a weight 4 or 8. scale: real value of one unit, > 0; of
-    a value a number, of a weight a number or float [output channels].
+    a weight a number or float [output channels]; of a value a number, or a number a channel where it folds exactly: results of Linear nodes and
+    of activations, float [channels], and what lies between the layers of a MoE, float [channels] or [experts, channels]. Those of q and k
+    must cancel. Behind an activation the next larger scale is taken that the hardware has a multiplier for.
     """
 
     method: str | None = None
@@ -65,10 +67,7 @@ class Recipe:
             for name, rule in rules.items():
                 if name not in known and name.rpartition(": ")[0] not in known:
                     raise ModelError(f"a rule is for the {what} {name!r}, which the network does not have", where="quantization recipe")
-                wrong = rule.wrong(bits)
-                if rules is self.values and isinstance(rule.scale, np.ndarray) and rule.scale.size > 1:
-                    wrong = f"a value has one scale, not {rule.scale.size}"
-                if wrong:
+                if wrong := rule.wrong(bits):
                     raise ModelError(f"the rule of the {what} {name!r} cannot be followed: {wrong}", where="quantization recipe")
 
 

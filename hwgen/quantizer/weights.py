@@ -33,11 +33,11 @@ def factor(node: Node, what: str, ratio: float) -> Factor:
 
 
 def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bias: np.ndarray, x_scale: float,
-                    out_scale: float | None, *, repeat: int = 1, form: Format = INT8, name: str = "",
+                    out_scale: float | np.ndarray | None, *, repeat: int = 1, form: Format = INT8, name: str = "",
                     scale: float | np.ndarray | None = None) -> Quantized:
     """``y = x @ weight + bias`` with weight float [K, N]: integers of ``form`` per output channel, bias int32. name: of the params.
 
-    out_scale: real value of one output unit; None when the accumulator itself leaves (head; multiplier 1).
+    out_scale: real value of one output unit, a number, [1] or [N]; None when the accumulator itself leaves (head; multiplier 1).
     repeat: accumulators added up by a mean. A channel's scale is its largest weight / 127 (with 4 bits the scale of the least squared
     error), or more where the bias or the sum of the weights would otherwise let the int32 accumulator overflow. scale: of the weights, a
     number or [N], instead of these; refused where the accumulator could overflow.
@@ -47,7 +47,7 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
     least = np.maximum.reduce([
         np.abs(weight).sum(0) * (128 * repeat / SUM_LIMIT),
         np.abs(bias) * (repeat / (x_scale * BIAS_LIMIT)),
-        np.full(weight.shape[1], (out_scale or 0.0) * RATIO_FLOOR / x_scale)])
+        np.broadcast_to((0.0 if out_scale is None else out_scale) * np.float64(RATIO_FLOOR) / x_scale, weight.shape[1])])
     if scale is None:
         w_scale = np.maximum(least, np.abs(weight).max(0) / top if form == INT8 else _least_error_scale(weight, top))
         w_scale[w_scale == 0.0] = 1.0
@@ -57,7 +57,7 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
     if out_scale is None:
         pairs = [UNIT] * len(w_scale)
     else:
-        pairs = [factor(node, f"{what}, output channel {n}", s / out_scale) for n, s in enumerate(acc_scale)]
+        pairs = [factor(node, f"{what}, output channel {n}", ratio) for n, ratio in enumerate(acc_scale / out_scale)]
     mult, shift = (np.array([getattr(pair, key) for pair in pairs], np.int64) for key in ("mult", "shift"))
     integers = np.clip(np.rint(weight / w_scale), -top, top).astype(form.dtype)
     tile = Stationary(pool.add(f"{name}.weight", integers), pool.add(f"{name}.bias", np.rint(bias / acc_scale).astype(ACCUMULATOR.dtype)),

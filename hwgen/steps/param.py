@@ -92,6 +92,31 @@ class Columns:
         return f"*{self.mult.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class ShortColumns:
+    """A `Factor` per output channel behind a table: mult int64 [N], each a `numerics.short_multiplier`; one shift, odd."""
+
+    mult: Param
+    shift: int
+
+    def apply(self, x: np.ndarray, to: Format) -> np.ndarray:
+        return numerics.requantize(x, self.mult.array, self.shift, to.bits)
+
+    def wrong(self, what: str) -> str | None:
+        """What keeps hardware from doing it, or None."""
+        mult = self.mult.array
+        if mult.ndim != 1 or mult.dtype.kind != "i":
+            return f"{what}: multipliers {mult.dtype} {mult.shape} are no row of integers"
+        if (codes := numerics.short_code(mult)).min() < 0:
+            return f"{what}: multiplier {mult[np.argmin(codes)]} of column {np.argmin(codes)} is no short one"
+        if self.shift % 2 == 0:
+            return f"{what}: the shift behind multipliers of columns is odd, not {self.shift}"
+        return out_of_range(what, int(mult.min()), self.shift, int(mult.max()), self.shift)
+
+    def __str__(self) -> str:
+        return f"*{self.mult.name}>>{self.shift}"
+
+
 UNIT = Factor(1 << numerics.MULT_BITS - 1, numerics.MULT_BITS - 1)          # times one
 
 

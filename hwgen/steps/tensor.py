@@ -8,6 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from .format import Format
+from .param import Param
 
 
 class Memory(StrEnum):
@@ -45,8 +46,8 @@ class HeadMap:
 class Tensor:
     """``tokens`` x ``channels`` words. Steps may write a tensor in parts and again (the residual stream), in their order.
 
-    scale: real value of one unit, 0.0 where the format's binary point says it. heads: padding between heads, if any.
-    Equal are tensors of equal name.
+    scale: real value of one unit, 0.0 where the format's binary point says it; with ``ratio``, float64 [channels], times that of the channel.
+    heads: padding between heads, if any. Equal are tensors of equal name.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Tensor:
     scale: float = 0.0
     memory: Memory = Memory.ACT
     heads: HeadMap | None = None
+    ratio: Param | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tensor) and other.name == self.name
@@ -67,6 +69,11 @@ class Tensor:
     def width(self) -> int:
         """Lanes a token takes: its channels and the padding between heads."""
         return self.heads.heads * self.heads.pitch if self.heads else self.channels
+
+    @property
+    def units(self) -> np.ndarray:
+        """Real value of one unit: of each channel, or of all of them in an array of one."""
+        return np.array([self.scale]) if self.ratio is None else self.scale * self.ratio.array
 
     @property
     def positions(self) -> np.ndarray:

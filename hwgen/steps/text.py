@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..listing import Line, Part, short, text as listing
-from .param import Columns, Param
+from .param import Columns, Param, ShortColumns
 from .step import Network, Step
-from .tensor import View
+from .tensor import Tensor, View
 from .walk import with_tensors
 
 SHOWN = 8       # factors of columns that are written out
@@ -80,7 +80,7 @@ def _detail(step: Step) -> dict[str, str]:
              "expert": "" if step.expert is None else f"{step.expert}, expected tokens {step.expert.expected}"}
     found = {key: value for key, value in plain.items() if value not in ("", "0") and (key, value) != ("heads", "1")}
     views = ([] if step.source_view is None else [("source", step.source_view)]) + [("sink", sink) for sink in step.sinks]
-    found |= {key: f"{_described(view)}, in {view.tensor.memory}" + (f", unit {view.tensor.scale:.6g}" if view.tensor.scale else "")
+    found |= {key: f"{_described(view)}, in {view.tensor.memory}" + _unit(view.tensor)
               for key, view in views}
     records: list[tuple[str, Any]] = [("feed", step.feed), ("tile", step.tile), *((f"stage {n}", stage) for n, stage in enumerate(step.drain))]
     for key, record in records:
@@ -89,8 +89,16 @@ def _detail(step: Step) -> dict[str, str]:
     return found
 
 
+def _unit(tensor: Tensor) -> str:
+    """Of its words, where calibration chose it."""
+    ratio = "" if tensor.ratio is None else f" times {tensor.ratio.name}{_range(tensor.ratio.array)}"
+    return f", unit {tensor.scale:.6g}{ratio}" if tensor.scale else ""
+
+
 def _value(value: Any) -> str:
     match value:
+        case ShortColumns():
+            return f"{value}: {value.mult.array.dtype} {list(value.mult.array.shape)}{_range(value.mult.array)}"
         case Columns():
             pairs = list(zip(value.mult.array.tolist(), value.shift.array.tolist(), strict=True))
             rest = f", … {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""

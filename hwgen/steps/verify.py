@@ -141,6 +141,9 @@ def _within(view: View) -> None:
         raise ValueError(f"{tensor} has {tensor.heads.heads} heads of {tensor.heads.dim}, in groups of {tensor.heads.group}")
     if not math.isfinite(tensor.scale) or tensor.scale < 0:
         raise ValueError(f"{tensor} has the scale {tensor.scale!r}")
+    if tensor.ratio is not None and (tensor.ratio.array.shape != (tensor.channels,) or tensor.ratio.array.dtype != np.float64
+                                     or not np.isfinite(tensor.ratio.array).all() or not (tensor.ratio.array > 0).all()):
+        raise ValueError(f"{tensor} has the ratios {tensor.ratio.name}, which are not {tensor.channels} positive numbers")
 
 
 # ---------------------------------------------------------------- between steps

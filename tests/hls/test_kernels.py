@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import os
 from pathlib import Path
 import subprocess
@@ -16,8 +17,22 @@ from hwgen.layout import image
 from hwgen.paths import data_dir
 from hwgen.steps import golden
 from hwgen.steps.format import INT8, SCORE, WIDE
-from hwgen.steps.param import Columns, Factor, Param
-from hwgen.steps.stages import Constant, Exp2, Host, Identity, Keys, Normalize, Plain, Requant, Restore, RowFactor, Stationary, Values
+from hwgen.steps.param import Columns, Factor, Param, ShortColumns
+from hwgen.steps.stages import (
+    Constant,
+    Exp2,
+    Host,
+    Identity,
+    Keys,
+    Normalize,
+    Plain,
+    Requant,
+    Restore,
+    RowFactor,
+    Stationary,
+    Table,
+    Values,
+)
 from hwgen.steps.step import Network, Step
 from hwgen.steps.tensor import Memory, Span, Tensor
 from hwgen.tools import cxx
@@ -27,6 +42,7 @@ HEADERS = sorted((KERNELS / "include" / "hwgen").glob("*.hpp"))
 LANES = (8, 16)
 FUNCTIONS = (*functions.FUNCTIONS, *(f"{name}(0.25)" for name in functions.FAMILIES))
 TARGETS = {"ACT": 0, "ACTIVATED": 1, "RESIDUAL": 2, "LOGITS": 4, "OUTPUT": 5}
+COLUMNS = "ACTIVATED, a factor a column"
 rng = np.random.default_rng(20)
 
 
@@ -110,7 +126,7 @@ def weights(tokens: int, k: int, n: int) -> Step:
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, COLUMNS])
 @pytest.mark.parametrize("tokens, k, n", [(3, 16, 16), (33, 40, 20), (12, 7, 50)])
 def test_linear(kernel, lanes, target, tokens, k, n):
     """Tiles that are not full, fewer and more tokens than lanes; stream read to its end."""
@@ -125,6 +141,11 @@ def test_linear(kernel, lanes, target, tokens, k, n):
             wanted = requant.factor.apply(acc, INT8)
         case "ACTIVATED":
             wanted = nx.requantize(nx.activation(wide, knots("gelu")), *out, 8)
+        case _ if target == COLUMNS:
+            out = (0, 27)
+            factors = ShortColumns(Param("second", nx.short_multiplier(rng.integers(0, 640, n))), out[1])
+            step = replace(step, drain=(requant, Table("gelu", factors)))
+            wanted = factors.apply(nx.activation(wide, knots("gelu")), INT8)
         case "RESIDUAL":
             first, dst_tokens, wanted = 1, tokens + 2, residual.copy()
             wanted[1:1 + tokens] = nx.sat(wanted[1:1 + tokens] + wide, 16)
@@ -133,7 +154,7 @@ def test_linear(kernel, lanes, target, tokens, k, n):
         case "OUTPUT":
             first, rows, dst_tokens, wanted = 1, tokens - 1, 1, acc[1:].sum(0)
     stream = np.frombuffer(image.product(step, image.Shape(lanes, lanes, lanes), pack=False), np.uint8)
-    found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target], out, x,
+    found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target.split(",")[0]], out, x,
                    residual if target == "RESIDUAL" else [], stream)
     assert np.array_equal(found, [1, *wanted.ravel()])
 

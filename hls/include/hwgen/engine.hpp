@@ -141,7 +141,7 @@ constexpr Step linear(Value dst, Value src, Weights weights)
     return s;
 }
 
-/// The same with an activation function and its output factor.
+/// The same with an activation function and its output factor, of which multiplier 0 means that of the column.
 constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out, std::uint8_t function = 0)
 {
     Step s = linear(dst, src, weights);

@@ -5,7 +5,8 @@
 // other half of a ping-pong buffer, so only the first tile of a layer is waited for.
 //
 // The stream, in words of LANES bytes, is what hwgen/layout/image.py writes: per output tile 8 words of column parameters
-// (bias int32, multiplier uint16, shift uint16), then per reduction tile LANES words, a column each.
+// (bias int32, multiplier uint16, shift in 6 bits, code of the multiplier behind an activation function in 10), then per reduction tile
+// LANES words, a column each.
 #ifndef HWGEN_LINEAR_HPP
 #define HWGEN_LINEAR_HPP
 
@@ -43,7 +44,7 @@ struct LinearJob {
     Target target;
     bool gather;      ///< read the tokens of expert `expert`'s queue
     unsigned expert;  ///< whose queue gather and WEIGHED use
-    Factor out;       ///< after the activation function
+    Factor out;       ///< after the activation function; multiplier 0: that of the column
     unsigned function;
 };
 
@@ -51,6 +52,7 @@ struct LinearJob {
 struct Column {
     Acc bias;
     Scale scale;
+    Mult second;  ///< after an activation function
 };
 
 constexpr unsigned COLUMN_BYTES = 8;
@@ -74,7 +76,9 @@ inline void load_columns(const Word<Config::LANES> &word, unsigned place, Column
         const auto low = static_cast<std::uint16_t>(half_of<Config::LANES>(word, half));
         column.bias = static_cast<Acc>(half_of<Config::LANES>(word, half + 1)) * 65536 + low;
         column.scale.mult = Mult(static_cast<std::uint16_t>(half_of<Config::LANES>(word, half + 2)));
-        column.scale.shift = Shift(half_of<Config::LANES>(word, half + 3));
+        const auto high = static_cast<std::uint16_t>(half_of<Config::LANES>(word, half + 3));
+        column.scale.shift = Shift(high & 63U);
+        column.second = short_multiplier(high >> 6U);
     }
 }
 
@@ -102,7 +106,8 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
         const bool used = n * Config::LANES + c < job.out_channels;
         const auto wide = static_cast<Res>(requantize<16>(acc[c], columns[c].scale));
         const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide, job.function).to_int64();
-        const Scale scale = job.target == Target::ACT ? columns[c].scale : scale_of(job.out);
+        const Scale second = job.out.mult == 0 ? Scale{columns[c].second, Shift(job.out.shift)} : scale_of(job.out);
+        const Scale scale = job.target == Target::ACT ? columns[c].scale : second;
         const auto narrow = static_cast<Act>(used ? requantize<8>(f, scale) : 0);
         const std::int64_t part =
             job.target == Target::WEIGHED ? round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16) : wide;

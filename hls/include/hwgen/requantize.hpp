@@ -25,6 +25,14 @@ inline Scale scale_of(Factor factor)
     return Scale{Mult(factor.mult), Shift(factor.shift)};
 }
 
+/// The multiplier of a code r * 64 + m: (64 + m) * 2**(9 - r).
+inline Mult short_multiplier(unsigned code)
+{
+#pragma HLS INLINE
+    const unsigned right = code >> 6U;
+    return Mult(right > 9U ? 0U : (64U + (code & 63U)) << (9U - right));
+}
+
 /// A number kept between the symmetric limits of BITS bits.
 template <int BITS>
 inline int saturate(std::int64_t x)

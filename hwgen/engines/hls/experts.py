@@ -8,7 +8,7 @@ from ...steps.step import Expert, Step
 from ...steps.tensor import Memory
 from ...steps.verify import failure
 from .call import DEPTH, Call, part
-from .products import Product, activation, linear_cycles, linear_words
+from .products import Product, activation, behind, linear_cycles, linear_words
 from .value import Value
 
 ROUTER_II = 4                 # the running sum of the softmax: a multiplication and an addition before the next expert
@@ -58,7 +58,8 @@ class Experts(Call):
                 raise failure(step, "the HLS engine has no step for it: experts come in order, each once")
         if len({step.columns for step in self.steps[::2]}) > 1:
             raise failure(self.steps[0], "the experts differ in size", "the HLS engine needs experts of one size")
-        if len({part(step, Table) for step in self.steps[::2]}) > 1:
+        tables = [part(step, Table) for step in self.steps[::2]]
+        if len({(table.function, behind(table)) for table in tables}) > 1:
             raise failure(self.steps[0], "the experts differ in their activation", "the HLS engine needs experts with one activation")
 
     @property

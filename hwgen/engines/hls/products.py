@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 
 from ...steps.format import WIDE
+from ...steps.param import Factor
 from ...steps.stages import Add, Mean, Plain, Requant, Stationary, Table
 from ...steps.tensor import Memory, View
 from .call import DEPTH, Call, part
@@ -60,7 +61,13 @@ def activation(call: Call) -> list[str]:
     """Arguments that say the activation of the call's first step: the factor, and the number of the function if it is not the first."""
     table = part(call.steps[0], Table)
     number = call.functions.index(table.function)
-    return [braces(table.factor), str(number)] if number else [braces(table.factor)]
+    factor = braces(behind(table))
+    return [factor, str(number)] if number else [factor]
+
+
+def behind(table: Table) -> Factor:
+    """The factor of an activation in the step table: multiplier 0 where columns have theirs."""
+    return table.factor if isinstance(table.factor, Factor) else Factor(0, table.factor.shift)
 
 
 class LinearResidual(Product):

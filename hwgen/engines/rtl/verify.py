@@ -116,6 +116,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return "keeps normalised words, and has none"
     if instr.function and not instr.act:
         return f"names function {instr.function} and applies none"
+    if instr.act_columns and not (instr.act and instr.column_params and instr.shift2 % 2):
+        return "multipliers of columns behind an activation come with the weight stream, and their shift is odd"
     if instr.mean and instr.dst != Dst.OUT or instr.dst == Dst.OUT and not instr.mean and instr.tokens > OUT_WORDS:
         return f"only what leaves is added up; without that at most {OUT_WORDS} tokens leave"
     return None

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..param import Columns, Param
-from ..stages import Exp2, Normalize, Requant, Stationary, Table, Values
+from ..param import Columns, Param, ShortColumns
+from ..stages import Exp2, Normalize, Requant, Stage, Stationary, Table, Values
 from ..step import Network, Step
 from ..tensor import Memory, Span
 
@@ -56,9 +56,18 @@ def _one_tile(step: Step, to: int) -> Step:
         tile = Values(replace(tile.view, channels=Span(tile.view.channels.start, keep)))
     if isinstance(tile, Stationary):
         tile = replace(tile, weight=_cut(tile.weight, keep), bias=_cut(tile.bias, keep), scale=_cut(tile.scale, keep))
-    drain = tuple(replace(stage, factor=Columns(_cut(stage.factor.mult, keep), _cut(stage.factor.shift, keep)))
-                  if isinstance(stage, Requant) and isinstance(stage.factor, Columns) else stage for stage in step.drain)
+    drain = tuple(_first(stage, keep) for stage in step.drain)
     return replace(step, tile=tile, drain=drain, sinks=(replace(step.sink, channels=channels), *step.sinks[1:]), macs=0)
+
+
+def _first(stage: Stage, columns: int) -> Stage:
+    """The stage with the factors of the first columns."""
+    match stage:
+        case Requant(factor=Columns() as factor):
+            return replace(stage, factor=Columns(_cut(factor.mult, columns), _cut(factor.shift, columns)))
+        case Table(factor=ShortColumns() as factor):
+            return replace(stage, factor=replace(factor, mult=_cut(factor.mult, columns)))
+    return stage
 
 
 def _cut(param: Param, columns: int) -> Param:

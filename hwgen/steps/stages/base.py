@@ -7,13 +7,14 @@ fields that ask the RTL engine for it, and what the HLS engine calls it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..format import Format
-from ..param import Columns, Param
+from ..param import Param
 from ..tensor import View
 
 if TYPE_CHECKING:
@@ -136,9 +137,9 @@ class Stage(Record):
     """What happens to a result on its way from the accumulators to where it is stored."""
 
     @property
-    def columns(self) -> Columns | None:
-        """Factors of the columns, where they lie with the weights."""
-        return None
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Integers [N] of the columns that lie with the weights, by the names `image.product` has for them."""
+        return {}
 
     @property
     def table(self) -> str | None:

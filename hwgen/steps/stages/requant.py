@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,8 +27,8 @@ class Requant(Stage):
     hls: ClassVar[str] = "linear"
 
     @property
-    def columns(self) -> Columns | None:
-        return self.factor if isinstance(self.factor, Columns) else None
+    def columns(self) -> Mapping[str, np.ndarray]:
+        return {"mult": self.factor.mult.array, "shift": self.factor.shift.array} if isinstance(self.factor, Columns) else {}
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         return self.factor.apply(x, self.to)
@@ -46,7 +47,7 @@ class Requant(Stage):
     def wrong(self, step: Step) -> str | None:
         if not self.to.signed or self.to.bits not in (INT8.bits, WIDE.bits):
             return f"the requantizer saturates to {INT8} or {WIDE}, not to {self.to}"
-        if (self.columns is None) != (step.weights is None):
+        if isinstance(self.factor, Columns) != (step.weights is not None):
             return "weights have a factor for each column, what else is stationary has one"
         if isinstance(self.factor, Columns) and self.factor.mult.array.shape != (step.columns,):
             return f"{self.factor.mult.array.shape} factors for {step.columns} columns"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from ... import numerics
 from ...knots import knots
 from ..format import INT8, PRE_ACTIVATION, Format
-from ..param import Factor
+from ..param import Factor, ShortColumns
 from .base import Interval, Run, Stage, need
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def _results(function: str) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Table(Stage):
-    """function: a name `knots` knows. factor: from the table's unit to that of the result."""
+    """function: a name `knots` knows. factor: from the table's unit to that of the result, or to that of each channel."""
 
     function: str
-    factor: Factor
+    factor: Factor | ShortColumns
     to: Format = INT8
 
     name: ClassVar[str] = "table"
@@ -38,6 +39,10 @@ class Table(Stage):
     @property
     def table(self) -> str:
         return self.function
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        return {"second": numerics.short_code(self.factor.mult.array)} if isinstance(self.factor, ShortColumns) else {}
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x
@@ -51,11 +56,14 @@ class Table(Stage):
         return self.to.lo, self.to.hi
 
     def fields(self, step: Step) -> dict[str, int]:
-        return {"act": 1, "mult2": self.factor.mult, "shift2": self.factor.shift}
+        own = {"mult2": self.factor.mult} if isinstance(self.factor, Factor) else {"act_columns": 1}
+        return own | {"act": 1, "shift2": self.factor.shift}
 
     def wrong(self, step: Step) -> str | None:
         if self.to != INT8:
             return f"the result of a table is {INT8}, not {self.to}"
+        if isinstance(self.factor, ShortColumns) and (step.weights is None or self.factor.mult.array.shape != (step.columns,)):
+            return f"a table has {self.factor.mult.array.shape} factors for {step.columns} columns of weights"
         try:
             knots(self.function)
         except ValueError as error:
