@@ -50,7 +50,9 @@ class Net:
         last = [helper.make_node("Identity", [value], [name], name=f"out_{name}") for name, value in outputs.items()]
         infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name in outputs]
         graph = helper.make_graph([*self.nodes, *last], "net", self.inputs, infos, self.weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+        domains = sorted({node.domain for node in self.nodes} - {""})
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in domains)],
+                                 ir_version=10)
 
     def save(self, path: Path, outputs: dict[str, str], shape=("batch", "classes")) -> Path:
         onnx.save(self.model(outputs, shape), path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
+from hwgen import quantizer
 from hwgen.graph import Graph, evaluate
 from hwgen.importer import Status, check_model, import_model
+from hwgen.steps import golden
 from onnx_nets import Net, result
 
 MAX_ERROR = 1e-4
@@ -39,3 +41,13 @@ def declined(net: Net, path, *, rank: int = 3) -> dict[str, str]:
     checked = check_model(path)
     assert not checked.ok
     return {verdict.node: verdict.reason for verdict in checked.verdicts if verdict.status is Status.UNSUPPORTED}
+
+
+def words(net: Net, path, **shapes) -> np.ndarray:
+    """What the integer network gives for some images, after calibration on others."""
+    net.save(path, {"y": result(net)})
+    model = import_model(path, shapes or None).model
+    (shape,) = model.tasks[0].inputs.values()
+    images = np.random.default_rng(3).normal(size=(12, *shape)).astype(np.float32)
+    quantized, _ = quantizer.with_findings(model, {name: images[:8] for name in model.tasks[0].inputs})
+    return golden.run(quantized.tasks[0], images[8:])["y"]

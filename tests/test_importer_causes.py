@@ -35,7 +35,7 @@ def qonnx(net: Net):
 
 def optimized(net: Net):
     n = net.norm(net.embed(net.image()))
-    return net.head(net.op("BiasGelu", n, net.random(DIM), domain="com.microsoft"))
+    return net.head(net.op("CDist", n, net.random(DIM), domain="com.microsoft"))
 
 
 def causal(net: Net):
@@ -106,7 +106,7 @@ def loop_over_experts(net: Net):
 CASES = {
     quantized: ("the file is quantized: QuantizeLinear node", "give the float model"),
     qonnx: ("the file is quantized (QONNX): qonnx.custom_op.general.Quant node", "give the float model"),
-    optimized: ("uses operators of its own: com.microsoft.BiasGelu node", "export without the optimizer"),
+    optimized: ("uses operators of its own: com.microsoft.CDist node", "export without the optimizer"),
     causal: ("the attention has a mask or a position bias: MatMul node", "export without it"),
     position_bias: ("the attention has a mask or a position bias: MatMul node", "export without it"),
     normalisation: ("the input is changed before the network proper", "give images that are normalised already"),

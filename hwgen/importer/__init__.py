@@ -2,7 +2,9 @@
 
     border.py      what onnx, numpy and protobuf raise on a damaged file becomes one message
     read.py        the file, checked, and the shapes of its inputs; weights.py, its weights
-    normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated
+    contrib.py     operators of onnxruntime as ONNX functions, written out; contrib_parts.py, what these are made of
+    normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated; einsum.py, Einsum as a
+                   product; tasks.py, the input that selects a task
     sweep.py       tries the rules of `hwgen.ops` with what `hwgen.matching` offers, builds one `Graph` for each task
     causes.py      the message when a node is not supported
     reference.py   runs the file itself, in a process of its own
@@ -22,9 +24,10 @@ from ..matching.opgraph import Pool
 from ..matching.trial import Bound
 from ..uncollected import uncollected
 from .causes import unsupported
-from .normalize import normalize, task_count, task_feed
+from .normalize import normalize
 from .read import OnnxFile, read
 from .sweep import Status, Swept, Verdict, sweep_rules
+from .tasks import task_count, task_feed
 from .text import part
 
 __all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model", "listed"]
@@ -139,7 +142,7 @@ def _sweep(file: OnnxFile) -> list[tuple[dict | None, Swept]]:
         if file.task is None:
             return [(None, sweep_rules(graph, None, pool))]
         name = file.task.name
-        return [(task_feed(file, value), sweep_rules(normalize(file, value, pool), f"{name}{value}", pool))
+        return [(task_feed(file.task, value), sweep_rules(normalize(file, value, pool), f"{name}{value}", pool))
                 for value in range(task_count(graph, name, str(file.path)))]
     except ModelError as error:
         raise ModelError(error.message, error.where or str(file.path), error.hint) from error

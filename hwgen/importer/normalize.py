@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError, ShapeError
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
+from . import contrib, einsum
 from .border import MAX_ELEMENTS, border, node_place, quoted
 from .evaluate import FOLDED, SHAPED_BY_SHAPES, Evaluator, canonical, work
 from .read import OnnxFile, known_operator, opset_versions
@@ -31,7 +32,6 @@ AXIS_UNCHECKED = {"ScatterElements", "GatherElements", "Softmax", "LogSoftmax", 
 INFERENCE_DATA = 64                    # constants up to this many elements are shown to shape inference
 MAX_WORK = 1 << 33                     # steps of folding constants and moves, all in all: less than a minute
 MAX_MADE_BYTES = 1 << 29               # memory of folded constants and of positions, beside 8 times that of the weights
-MAX_TASKS = 256
 
 
 def normalize(file: OnnxFile, task: int | None, pool: Pool) -> OpGraph:
@@ -126,7 +126,11 @@ class _Normalizer:
             if self._is_random(node, inputs):
                 self.declined[name] = "gives another result in every run: export the model in eval mode (model.eval())"
                 self._keep(node, name, inputs, types)
-            elif not (known and (self._fold(node, name, inputs, types) or self._simplify(node, name, inputs, types))):
+            elif (reason := contrib.refusal(node, self.opsets.get("", 0))) is not None:
+                self.declined[name] = reason
+                self._keep(node, name, inputs, types)
+            elif not (known and (self._fold(node, name, inputs, types) or self._simplify(node, name, inputs, types)
+                                 or self._einsum(node, name, inputs))):
                 self._keep(node, name, inputs, types)
         if self.pool.bytes > self.limit:
             raise self._too_large(node, name, f"the constants folded so far take {self.pool.bytes:,} bytes")
@@ -308,6 +312,22 @@ class _Normalizer:
             return None
         return replace(no, trail=Trail(guard.name, no.trail))
 
+    def _einsum(self, node: onnx.NodeProto, name: str, inputs: list[Ref | None]) -> bool:
+        """Read an Einsum as the one product it is, under its own name, and the moves around that; False when it is more than that."""
+        if node.op_type != "Einsum" or node.domain:
+            return False
+        fresh = f"{node.output[0]}.einsum"
+        while any(value.startswith(fresh) for value in self.refs):
+            fresh += "'"
+        parts = einsum.written_out(node, [self.shapes[value] for value in node.input], [isinstance(ref, Const) for ref in inputs], fresh)
+        if parts is None:
+            self.declined[name] = "is more than one product of two values; write it as MatMul, or as several"
+            return False
+        for part in parts:
+            self._node(part, name)
+        self.folded.pop(name, None)                                 # its constants were
+        return True
+
     def _index(self, part: np.ndarray, x: View) -> np.ndarray | None:
         """int32 positions, or None when they are all of 0, 1, 2, ... (of the value x is a view of)."""
         flat = part.ravel()
@@ -370,31 +390,3 @@ def _static(proto: onnx.TypeProto | None) -> tuple[int, tuple[int, ...] | None]:
     dims = proto.tensor_type.shape.dim
     shape = tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
     return proto.tensor_type.elem_type or onnx.TensorProto.FLOAT, shape
-
-
-def task_feed(file: OnnxFile, value: int) -> dict:
-    """What selects task ``value``: name, shape and numpy type of the integer input, and the value."""
-    kind = file.task.type.tensor_type
-    return {"name": file.task.name, "shape": [1 for _ in kind.shape.dim], "dtype": str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
-                "value": value}
-
-
-def task_count(graph: OpGraph, name: str, path: str) -> int:
-    """How many values the task input can take: the size of the constants' axes it indexes. Raises ModelError."""
-    sizes: dict[str, int] = {}
-    for op in graph.ops:
-        for place, ref in enumerate(op.inputs):
-            if isinstance(ref, View) and ref.base == name:
-                data = op.constant(0)
-                if op.kind != "Gather" or place != 1 or data is None:
-                    raise ModelError(f"the integer input {name!r} goes into {op.kind} node {op.name!r}", where=path,
-                                     hint="a task may only select constants: torch.index_select(gates, 0, task)")
-                sizes[op.name] = data.shape[op.attrs.get("axis", 0)]
-    if any(size > MAX_TASKS for size in sizes.values()):
-        raise ModelError(f"the integer input {name!r} selects among {max(sizes.values()):,} constants; up to {MAX_TASKS} tasks are "
-                         "supported", where=path, hint="a token embedding cannot be part of the network: cut it off before export")
-    if len(set(sizes.values())) != 1:
-        raise ModelError(f"the integer input {name!r} selects nothing" if not sizes else
-                         f"the integer input {name!r} selects among different numbers of constants: {sizes}", where=path,
-                         hint="every Gather by the task must index an axis with one entry a task")
-    return next(iter(sizes.values()))

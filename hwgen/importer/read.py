@@ -15,6 +15,7 @@ from onnx import helper
 import onnx.inliner
 
 from ..errors import ModelError, ShapeError
+from . import contrib
 from .border import MAX_ELEMENTS, border, node_place, quoted
 from .weights import array_of, load_external
 
@@ -74,6 +75,7 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> OnnxFile:
     load_external(path, proto, digest)
     if proto.functions:
         proto = _inline(path, proto)
+    proto = contrib.write_out(proto)
     for node in proto.graph.node:
         if node.domain == "ai.onnx":                                # the long name of the standard domain
             node.domain = ""

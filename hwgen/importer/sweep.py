@@ -130,9 +130,9 @@ class _Sweep:
 
     def _try(self, op: Op) -> None:
         if any(shape is None for shape in op.shapes):
-            self.declined[op.name] = self._unknown_shape(op)
+            self.declined.setdefault(op.name, self._unknown_shape(op))
         for rule in self.rules.get(op.kind, ()) if op.name not in self.declined else ():
-            trial = Trial(op, self.graph, self.bound, self.pool)
+            trial = Trial(op, self.graph, self.bound, self.pool, self.nodes)
             try:
                 match = rule(op, trial)
                 if match is not None:
@@ -223,7 +223,7 @@ class _Sweep:
                                         "must be 1", hint="keep the batch dimension in the outputs of the exported network")
             producer = self.graph.producers.get(ref.base)
             blamed = ref.trail.name if ref.trail else producer.name if producer is not None else ref.base
-            trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool)
+            trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool, self.nodes)
             try:
                 operand = plain(trial, ref)
             except Mismatch as mismatch:

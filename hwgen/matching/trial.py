@@ -6,7 +6,7 @@ result, None when the operator is not its business, and a raised `Mismatch` when
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 import math
 
@@ -120,10 +120,13 @@ def order_of(op: Op, match: Match, shape: Shape) -> Array | None:
 
 
 class Trial:
-    """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` ONNX nodes, ``moved`` chains of them."""
+    """Reads operands, and notes what the rule used: ``nodes`` made on the way, ``absorbed`` ONNX nodes, ``moved`` chains of them.
 
-    def __init__(self, op: Op, graph: OpGraph, bound: MutableMapping[str, Bound], pool: Pool):
-        self.op, self.graph, self.bound, self.pool = op, graph, bound, pool
+    made: ir value -> the node that computes it, of the matches so far and in their order.
+    """
+
+    def __init__(self, op: Op, graph: OpGraph, bound: MutableMapping[str, Bound], pool: Pool, made: Mapping[str, Node]):
+        self.op, self.graph, self.bound, self.pool, self.made = op, graph, bound, pool, made
         self.nodes: list[Node] = []
         self.absorbed: list[str] = []
         self.moved: list[Trail | None] = []

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..graph import Array
 from ..matching.opgraph import Const, Op, View
-from ..matching.trial import Affine, Match, Mismatch, Trial, inverse, split_operands
+from ..matching.trial import Affine, Bound, Match, Mismatch, Trial, inverse, split_operands
 from .operands import rescaled
 from .operator import Spellings
+from .residual import Add
 
 
 def scale_and_shift(op: Op, trial: Trial) -> Match | None:
@@ -69,11 +71,32 @@ def _changed(op: Op, trial: Trial, view: View, change: Affine) -> Match | None:
         trial.absorb(producer, view)
         return Match((node,), positions.reshape(bound.shape))
     if bound.affine is None and (change.scale == 1).all():
-        return None                                                  # a constant of its own: AddConst
+        return _into_the_sum(op, trial, view, bound, positions, change.offset)
     if not np.isfinite((change.scale, change.offset)).all():
         return None
     before = Affine(np.full(len(change.scale), factor), np.zeros(len(change.scale))) if bound.affine is None else bound.affine.then(view.scale, 0.0)
     return Match((), positions.reshape(bound.shape), affine=before.then(change.scale, change.offset), of=replace(bound, factor=1.0))
+
+
+def _into_the_sum(op: Op, trial: Trial, view: View, bound: Bound, positions: Array, offset: Array) -> Match | None:
+    """A bias behind a residual connection, as onnxruntime's optimizer moves it there: it goes into the weights of the operand computed last.
+
+    None when it is a constant of its own: AddConst.
+    """
+    total = bound.node
+    if not isinstance(total, Add) or bound.factor * view.scale != 1.0:
+        return None
+    value = next((value for value in reversed([*trial.made]) if value in total.inputs), "")
+    if value not in trial.made:
+        return None
+    node = rescaled(trial, trial.made[value], np.ones(len(offset)), offset, output=trial.fresh(f"{value}.biased"))
+    if node is None:
+        return None
+    trial.absorb(trial.graph.producers[view.base], view)
+    trial.absorbed.append(node.name)
+    trial.nodes.append(node)
+    x, y = (node.output if operand == value else operand for operand in total.inputs)
+    return Match((replace(total, name=op.name, output=op.outputs[0], x=x, y=y),), positions.reshape(bound.shape))
 
 
 SPELLINGS = Spellings({**{kind: (scale_and_shift,) for kind in ("Add", "Sub", "Mul", "Div")}, "BatchNormalization": (batch_norm,)},

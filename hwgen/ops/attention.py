@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
 
 SAME = 1e-9                      # relative difference of equal scales
+SAME_SCALE = 1e-6           # relative: what float32 makes of 1 / sqrt(head_dim), in whatever parts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,7 +83,7 @@ class Attention(Operator):
     @classmethod
     def spellings(cls) -> Spellings:
         return Spellings({"MatMul": (matmul_attention,), "Attention": (attention_operator,)},
-                         dict.fromkeys(("IsNaN", "MatMul", "Mul", "Softmax", "Where"), "an attention"), rank=5)
+                         dict.fromkeys(("Einsum", "IsNaN", "MatMul", "Mul", "Softmax", "Where"), "an attention"), rank=5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +203,8 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
     scale *= q.factor * k.factor
     if not scale > 0:
         raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
+    plain = 1 / math.sqrt(q.columns.shape[1])
+    scale = plain if math.isclose(scale, plain, rel_tol=SAME_SCALE) else scale      # wherever it stands, and in how many parts
     if v.factor != 1.0:
         raise Mismatch(f"multiplies v by {v.factor:.6g}", op.name)
     x, y, z = (_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv", strict=True))

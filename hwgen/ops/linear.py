@@ -81,7 +81,7 @@ class Linear(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"MatMul": (linear,), "Gemm": (linear,)}, {"MatMul": "a Linear", "Add": "a Linear"}, rank=2)
+        return Spellings({"MatMul": (linear,), "Gemm": (linear,)}, {"MatMul": "a Linear", "Einsum": "a Linear", "Add": "a Linear"}, rank=2)
 
 
 def linear(op: Op, trial: Trial) -> Match | None:
