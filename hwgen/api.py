@@ -32,7 +32,7 @@ BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *, progress: Progress | None = None, **options) -> Checked:
     """Verdict on every node of an ONNX file, and whether `compile` takes it with the same options; nothing is written.
 
-    options: target, calib, array, method, backend, precision, batch, as for `compile`. Raises InputError or TargetError for options that
+    options: target, calib, array, method, backend, precision, batch, quant, as for `compile`. Raises InputError or TargetError for options that
     do not exist.
     """
     wanted = Options(**options)
@@ -52,15 +52,16 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
             array: tuple[int, int] | None = None, method: str = "percentile", backend: str = "rtl",
-            precision: str = "w8a8", batch: int = 1, progress: Progress | None = None) -> Accelerator:
+            precision: str = "w8a8", batch: int = 1, quant=None, progress: Progress | None = None) -> Accelerator:
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
     array: (rows, columns) instead of the board's choice. backend: "rtl", "hls" (a Vitis HLS project in ``hls/``) or "both". precision: see
-    `quantizer.Precision`. batch: images worked on together, so that weights are read once for all of them. Raises the errors of
-    `hwgen.errors`; then nothing is written. MismatchError: what was read computes something else than the file does when it is run.
+    `quantizer.Precision`. batch: images worked on together, so that weights are read once for all of them. quant: rules for single layers, a
+    mapping or a YAML file (see `quantizer.control`). Raises the errors of `hwgen.errors`; then nothing is written. MismatchError: what was
+    read computes something else than the file does when it is run.
     """
-    options, say = Options(target, calib, array, method, backend, precision, batch), _say(progress)
+    options, say = Options(target, calib, array, method, backend, precision, batch, quant), _say(progress)
     check_target(out)
     load_board(target)
     say("import")

@@ -93,17 +93,19 @@ MethodOption = Annotated[Method, typer.Option(help="How ranges are taken from th
 BackendOption = Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
                                                     "weights, `w4a8-experts` the experts only.")]
+Quant = Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Rules for single layers, by ONNX node name or pattern: method, bits, scale.",
+                                            show_default=False)]
 Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")]
 
 
 @app.command(epilog="Example: `hwgen check model.onnx --shape x=1x3x224x224`")
 def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None,
           method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
-          precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None) -> None:
+          precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, json: Json = None) -> None:
     """Say for every node of a model whether it is supported, and if not, why; and whether `compile` takes it with the same options."""
     with Bars(err) as bars:
         checked = _api().check(model, parse_shapes(shape), target=target, calib=calib, array=parse_array(array), method=method.value,
-                               backend=backend.value, precision=precision.value, batch=batch, progress=bars)
+                               backend=backend.value, precision=precision.value, batch=batch, quant=quant, progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
     shown = reporting.verdicts(nodes)
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
@@ -131,12 +133,12 @@ def compile_command(
     model: Model, target: Target = "sim", calib: Calib = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
     shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
-    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
     with Bars(err) as bars:
         acc = _api().compile(model, target=target, calib=calib, out=output, shapes=parse_shapes(shape), array=parse_array(array),
-                             method=method.value, backend=backend.value, precision=precision.value, batch=batch, progress=bars)
+                             method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant, progress=bars)
     data = acc.report()
     if json:
         write_json(json, data)
@@ -289,12 +291,12 @@ def show(
                                              "full detail.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every line: repeated blocks are not folded.")] = False,
     target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE,
-    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, json: Json = None,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, json: Json = None,
 ) -> None:
     """Print a model, or a build, as it is at one stage of the compiler."""
     with Bars(err) as bars:
         shown = _api().show(source, stage, node, everything, shapes=parse_shapes(shape), target=target, calib=calib, array=parse_array(array),
-                            method=method.value, precision=precision.value, batch=batch, progress=bars)
+                            method=method.value, precision=precision.value, batch=batch, quant=quant, progress=bars)
     if json:
         write_json(json, {"of": shown.of, "stage": shown.stage, "lines": shown.lines})
     say(out, shown.text.rstrip("\n"))

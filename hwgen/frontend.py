@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import quantizer
+from . import quantizer, strict_yaml
 from .arrays import read_npz
 from .devices.board import Board, load_board
 from .engines.protocol import Wishes
@@ -20,7 +20,7 @@ from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
 from .ops.operator import SUPPORTED
-from .quantizer import calibration
+from .quantizer import calibration, control
 from .quantizer.structure import find_residuals
 from .steps import golden, host
 from .steps.step import Quantized
@@ -39,6 +39,7 @@ class Options:
     backend: str = "rtl"
     precision: str = "w8a8"
     batch: int = 1
+    quant: object = None
 
     def __post_init__(self):
         if self.backend not in BACKENDS:
@@ -100,13 +101,24 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     judgement = judge(imported, None if options.random else images)
     say("quantize")
     quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
-                                                  precision=options.precision)
+                                                  precision=options.precision, recipe=recipe(imported, options))
     errors = {} if options.random else _output_error(imported, quantized, images)
     say("schedule")
     wishes = {name: Wishes() for name in BACKENDS[options.backend]}
     wishes[next(iter(wishes))] = Wishes(options.array, options.batch)       # of a build with two engines, the first
     plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
     return Planned(imported, judgement, images, quantized, findings, errors, board, plans)
+
+
+def recipe(imported: Imported, options: Options) -> quantizer.Recipe:
+    """The rules of the option ``quant``, a mapping or a YAML file. Raises InputError."""
+    given, where = options.quant, "quant"
+    if isinstance(given, (str, os.PathLike)):
+        path = Path(given)
+        where = str(path)
+        given = strict_yaml.read(path, lambda problem: InputError(f"the quantization file {problem}", where=where,
+                                                                  hint="hwgen show MODEL.onnx --stage quant prints one"))
+    return quantizer.EMPTY if given is None else control.recipe(given, imported.model, imported.became, where)
 
 
 def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:

@@ -15,9 +15,9 @@ from .engines.rtl import text as program_text
 from .engines.rtl.program import Program
 from .errors import InputError
 from .foreign import REPR, visible
-from .frontend import Options, load_calibration
+from .frontend import Options, load_calibration, recipe
 from .graph import text as graph_text
-from .importer import Status, Verdict, import_model, listed
+from .importer import import_model, listed
 from .listing import Part
 from .quantizer import calibration
 from .steps import text as steps_text
@@ -75,30 +75,18 @@ def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ..
         return [listed(model, shapes)], {}
     say("import")
     imported = import_model(model, shapes)
-    became = _became(imported.verdicts)
+    became = imported.became
     if stage is Stage.GRAPH:
         return [graph_text.part(graph) for graph in imported.model.tasks], became
     say("quantize")
     images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
-    quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision)
+    quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision,
+                                   recipe=recipe(imported, options))
     if stage is Stage.STEPS:
         return _steps(quantized), became
     say("schedule")
     program: Program = ENGINES["rtl"].plan(quantized, board, Wishes(options.array, options.batch))
     return [program_text.part(program)], became
-
-
-def _became(verdicts: tuple[Verdict, ...]) -> dict[str, str]:
-    """ONNX nodes that are part of another one -> that one."""
-    into = {verdict.node: verdict.into for verdict in verdicts if verdict.status is Status.FUSED}
-
-    def owner(name: str) -> str:
-        seen = {name}
-        while name in into and into[name] not in seen:
-            name = into[name]
-            seen.add(name)
-        return name
-    return {name: owner(name) for name in into}
 
 
 def _stage(name: str) -> Stage:

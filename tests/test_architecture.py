@@ -25,7 +25,7 @@ HOMES = {
     "onnxruntime": ("hwgen/importer/reference.py",),
     "amaranth": ("hwgen_rtl/", "hwgen/engines/rtl/verilog.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
-    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/devices/record.py",), "subprocess": ("hwgen/tools/",),
+    "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/strict_yaml.py",), "subprocess": ("hwgen/tools/",),
     "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
     "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
     "sklearn": (), "torch": (), "pickle": (),

@@ -198,7 +198,7 @@ def test_check_lists_nodes(run, api, tmp_path):
                         "--json", tmp_path / "c.json")
     assert code == 0
     assert api.calls == [(Path("m.onnx"), {"x": (1, 3, 224, 224)}, {
-        "target": "zcu102", "calib": None, "array": (8, 8), "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 2})]
+        "target": "zcu102", "calib": None, "array": (8, 8), "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 2, "quant": None})]
     assert "/a/Gelu [0]" in text and "m.onnx: supported  (1 supported)" in text
     assert "equal to the ONNX file (onnxruntime 1, 8 images, 1 with a router tie set apart): cosine 0.9999999, largest error 1.5e-06" in text
     data = json.loads((tmp_path / "c.json").read_text())
@@ -229,7 +229,7 @@ def test_compile_passes_everything_on(run, api, tmp_path):
                               "--array", "16x8", "--method", "mse", "--shape", "x=1x2", "--json", tmp_path / "r.json")
     assert code == 0 and re.fullmatch(r"quantize … \d+\.\d s\n", message)
     assert api.calls == [(Path("m.onnx"), {"target": "zcu104", "calib": "c.npz", "out": tmp_path / "b", "shapes": {"x": (1, 2)},
-                                           "array": (16, 8), "method": "mse", "backend": "rtl", "precision": "w8a8", "batch": 1})]
+                                           "array": (16, 8), "method": "mse", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None})]
     assert "weight [bytes]" in text and "resources (estimate)" in text and "25.0 %" in text and "patch" not in text
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
 
@@ -240,7 +240,7 @@ def test_compile_without_calibration_images(run, api, monkeypatch, calib):
     code, _, message = run("compile", "m.onnx", *(("--calib", calib) if calib else ()))
     assert code == 0 and "calibrated with seeded noise, so accuracy is unknown" in message
     assert api.calls[0][1] == {"target": "sim", "calib": calib, "out": Path("build"), "shapes": None, "array": None,
-                               "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 1}
+                               "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None}
 
 
 @pytest.mark.parametrize("size", ["16", "16x", "ax16", "16x16x16"])

@@ -1,7 +1,4 @@
-"""A YAML file into a frozen record, by the record's types; every mistake is named with file, key, value and what was expected.
-
-This is the only module that knows YAML.
-"""
+"""A YAML file into a frozen record, by the record's types; every mistake is named with file, key, value and what was expected."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ import types
 import typing
 from typing import Any, NewType, TypeVar
 
-import yaml
-
+from .. import strict_yaml
 from ..errors import TargetError
 
 Record = TypeVar("Record")
@@ -63,18 +59,9 @@ class Reader:
         return TargetError(f"{self.what} {self.path.name!r}: {problem}", where=str(self.path), hint=hint)
 
     def _content(self) -> dict[object, object]:
-        what, where = f"{self.what} {self.path.name!r}", str(self.path)
-        try:
-            data = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise TargetError(f"{what} cannot be read: {error.strerror}", where=where, hint=self.pattern) from error
-        except RecursionError as error:
-            raise TargetError(f"{what} is nested too deeply", where=where, hint=self.pattern) from error
-        except (yaml.YAMLError, ValueError, OverflowError) as error:          # ValueError: bytes that are no UTF-8, a date that is none
-            raise TargetError(f"{what} is not YAML: {' '.join(str(error).split())[:300]}", where=where, hint=self.pattern) from error
-        if not isinstance(data, dict):
-            raise TargetError(f"{what} holds {type(data).__name__}, expected a map of keys", where=where, hint=self.pattern)
-        return data
+        def wrong(problem: str) -> TargetError:
+            return TargetError(f"{self.what} {self.path.name!r} {problem}", where=str(self.path), hint=self.pattern)
+        return strict_yaml.read(self.path, wrong)
 
     def _record(self, kind: type[Record], data: Mapping[Any, object], prefix: str) -> Record:
         """prefix: of the keys in messages, ``"ports."``."""

@@ -55,6 +55,19 @@ class Imported:
     origins: tuple[Origin, ...]
     size: int
 
+    @property
+    def became(self) -> dict[str, str]:
+        """ONNX nodes that are part of another one -> that one."""
+        into = {verdict.node: verdict.into for verdict in self.verdicts if verdict.status is Status.FUSED}
+
+        def owner(name: str) -> str:
+            seen = {name}
+            while name in into and into[name] not in seen:
+                name = into[name]
+                seen.add(name)
+            return name
+        return {name: owner(name) for name in into}
+
     def __repr__(self) -> str:
         return visible(f"<Imported {self.path.name}: {self.model!r}>", limit=REPR)
 

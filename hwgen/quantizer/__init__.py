@@ -15,7 +15,7 @@ from .lowering import Lowering, Precision
 from .recipe import EMPTY, METHODS, Recipe, Rule
 from .structure import find_residuals
 
-__all__ = ["METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "from_ranges", "output_warnings", "quantize", "with_findings"]
+__all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "from_ranges", "output_warnings", "quantize", "with_findings"]
 
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
@@ -63,13 +63,23 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
                          hint="give calibration images like the ones the model was trained on")
     pool = Params()
     tasks: list[Network] = []
+    used: set[tuple[str, str]] = set()
     wrong: list[ModelError] = []
     for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
         try:
-            tasks.append(Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision), recipe).run())
+            lowering = Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision), recipe)
+            tasks.append(lowering.run())
+            used |= lowering.used
             verify(tasks[-1])
         except ModelError as error:
             wrong.append(error)
     if wrong:
         raise combined(wrong)
+    if unused := sorted(recipe.exact - used):
+        what, name = unused[0]
+        node = next(node for graph in model.tasks for node in graph.nodes if name in (node.output, node.name))
+        raise node.fail("a rule is given for its weights, and it has none that are stored by themselves" if what == "weights" else
+                        "a rule is given for its result, which is not stored: it is added to the residual stream, leaves the engine, or goes "
+                        "on to an activation function",
+                        hint="give it to the node that reads this one; hwgen show MODEL.onnx --stage quant prints what is stored")
     return Quantized(tuple(tasks), calibration)

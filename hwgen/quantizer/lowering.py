@@ -79,6 +79,7 @@ class Lowering:
         self.producers = {node.output: node for node in graph.nodes}
         self.branches = {branch.output for _, branch in stream.updates.values()}
         self.steps: list[Step] = []
+        self.used: set[tuple[str, str]] = set()             # what rules of the recipe were asked for
         self.outputs: list[Output] = []
         self.operands: dict[str, Lowered] = {}
         self.wrong: list[ModelError] = []                   # what does not fit
@@ -129,6 +130,7 @@ class Lowering:
         """Real value of one unit of the integer image, by the recipe or by calibration: float64 [1], or ``shape`` where the recipe has one a
         channel. Raises ModelError when the recipe has so many for another shape."""
         rule = self.recipe.value(value)
+        self.used.add(("value", value))
         if rule.bits not in (None, INT8.bits):
             raise ModelError(f"value {value!r} cannot be kept in {rule.bits} bits", where="quantization recipe", hint="leave it at 8")
         if rule.scale is None:
@@ -198,6 +200,7 @@ class Lowering:
         """The linear map of an operand, its gamma, beta and scales of channels folded in; see `weights.quantize_linear`. narrow: 4 bits, unless
         the recipe has bits for it."""
         rule = self.recipe.weight(node.name, what)
+        self.used.add(("weights", node.name))
         form = WEIGHTS[rule.bits] if rule.bits else INT4 if narrow else INT8
         weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
         if x.gamma is not None and x.beta is not None:
