@@ -192,7 +192,7 @@ def test_a_build_is_shown_as_it_was_compiled(model, tmp_path):
     assert str(acc.show()) == str(acc.show("steps"))
     with pytest.raises(InputError, match="the build holds no RTL"):
         acc.show("program")
-    for options in ({"batch": 2}, {"shapes": {"x": (1, 1, 8, 8)}}):
+    for options in ({"batch": 2, "quant": None}, {"shapes": {"x": (1, 1, 8, 8)}}):
         with pytest.raises(InputError, match="a build has been compiled with its options already"):
             api.show(tmp_path / "build", **options)
     program = schedule(acc.build.model, ti=8, to=8, axi_data_bits=64)
@@ -219,7 +219,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert run("show", "m.onnx", "--stage", "steps", "--node", "a[0]", "--all", "--shape", "x=1x2", "--target", "zcu102", "--calib", "c.npz",
                "--array", "8x8", "--method", "mse", "--precision", "w4a8", "--batch", "2", "--json", tmp_path / "s.json") == (0, "steps of [x]\n   0 line\n")
     assert calls == [(Path("m.onnx"), "steps", "a[0]", True, {
-        "shapes": {"x": (1, 2)}, "target": "zcu102", "calib": "c.npz", "array": (8, 8), "method": "mse", "precision": "w4a8", "batch": 2})]
+        "shapes": {"x": (1, 2)}, "target": "zcu102", "calib": "c.npz", "array": (8, 8), "method": "mse", "precision": "w4a8", "batch": 2, "quant": None})]
     data = json.loads((tmp_path / "s.json").read_text())
     assert {"of", "stage", *(f"lines[].{key}" for key in data["lines"][0])} == documented("hwgen show") and set(data) == {"of", "stage", "lines"}
     assert run("show", "build")[0] == 0 and calls[1][:4] == (Path("build"), None, None, False)
