@@ -45,6 +45,7 @@ class EngineConfig:
     load_columns: int = 1    # columns of a stationary tile loaded per cycle: 1 or 2
     w4: bool = False         # the loader can unpack 4-bit weights
     read_bursts: int = READ_BURSTS      # read bursts outstanding at a time
+    wide: bool = False       # operands of 16 bits can stream, in two passes of 8
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -92,7 +93,8 @@ class EngineConfig:
                 f"an output word of {32 * self.to} bits is not a whole number of {self.axi_data_bits}-bit beats")
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """Every size; `wide` where it is so: what an engine had no name for when it was made is not in its digest."""
+        return {name: value for name, value in asdict(self).items() if name != "wide" or value}
 
     @property
     def digest(self) -> str:

@@ -26,6 +26,7 @@ class Src(IntEnum):
     ACT = 0          # int8 words of the activation memory          (STREAM: int8)
     NORM = 1         # residual stream, normalised                   (STREAM: int16)
     EXP = 2          # scores, exp2(row max - s) - 128
+    RES = 3          # residual stream, times a factor               (not for STREAM)
 
 
 class Stat(IntEnum):
@@ -46,6 +47,14 @@ class Dst(IntEnum):
     OUT = 6          # int32 accumulators + bias -> output stream
 
 
+class Half(IntEnum):
+    """What of a 16-bit result the activation memory gets."""
+
+    NONE = 0         # the result has 8 bits
+    HIGH = 1         # its high half
+    LOW = 2          # its low half, less 128
+
+
 FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant first
     ("op", 4), ("pred", 1), ("task", 4), ("src", 2), ("stat", 2), ("dst", 3),
     ("gather", 1), ("scatter", 1), ("act", 1), ("row_scale", 1), ("column_params", 1), ("mean", 1), ("renorm", 1),
@@ -55,7 +64,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("dst_row", 16), ("stat_base", 20), ("stat_stride", 16), ("stat_group", 4), ("stat_count", 16),
     ("mult", 16), ("shift", 6), ("mult2", 16), ("shift2", 6),
     ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6), ("function", 2),
-    ("act_columns", 1),
+    ("act_columns", 1), ("wide", 1), ("plane", 2),
 )
 WORD_BITS = 512
 OFFSETS: dict[str, int] = {}
@@ -84,11 +93,14 @@ class Instr:
     to16             first requantization saturates to 16 bits (else 8)
     column_params    bias, multiplier, shift per column from the stream; else mult / shift of the instruction, bias 0
     row_scale        multiplier and shift of the row: softmax_factor(row sum, mult, shift)
-    act              result = requantize(activation(r), mult2, shift2, 8); function: which of the engine's functions
+    act              result = requantize(activation(r), mult2, shift2, 8, with ``plane`` 16); function: which of the engine's functions
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
     w4               the weights in the stream have 4 bits: a vector holds twice as many columns, low nibble first
+    wide             the streamed operand has 16 bits: each tile is passed twice, by the high halves of all tokens, then by the low ones.
+                     ACT: the low halves of a chunk are ``src_stride`` words behind the high ones
+    plane            ACT: what is stored of a 16-bit result (`Half`)
     mean             OUT: accumulators of all tokens are added up, one word per output tile leaves; else one per token
     slack            the feed starts when at most ``slack`` earlier instructions have not retired (0..3)
     load_slack       the same for loading the first stationary tile from the kv memory
@@ -145,6 +157,8 @@ class Instr:
     norm_shift: int = 0
     function: int = 0
     act_columns: int = 0
+    wide: int = 0
+    plane: int = 0
     note: str = ""
 
     def encode(self) -> int:

@@ -27,7 +27,8 @@ ACC_BITS = 32
 MULT_BITS = 16
 MAX_SHIFT = 47
 ACT_BITS = 8             # of an activation
-WIDE_BITS = 16           # of the residual stream, pre-activations, scores and logits
+WIDE_BITS = 16           # of the residual stream, pre-activations, scores and logits, and of wide operands
+LOW_OFFSET = 128         # what the low half of a wide operand is less
 SHARE_BITS = 16          # of a router score, all of them fraction bits
 PRE_ACT_FRAC = 8         # fraction bits of a pre-activation: up to ±128
 ACT_FRAC = 16            # fraction bits of an activation's result, of its values at the knots and of the slopes beyond them
@@ -259,6 +260,18 @@ def norm_coefficients(total: AnyInts, squares: AnyInts, dim: int, eps: int, inv_
 def normalize(x: AnyInts, mean: AnyInts, multiplier: AnyInts, shift: AnyInts) -> Ints:
     """(x - mean) * rstd as int8; x int16, mean in unit 2**-4."""
     return requantize((np.asarray(x, np.int64) << MEAN_FRAC) - mean, multiplier, shift, ACT_BITS)
+
+
+def normalize_wide(x: AnyInts, mean: AnyInts, multiplier: AnyInts, shift: AnyInts) -> Ints:
+    """The same in 16 bits, -32768..32767: what feeds give, which is never stored, takes two's complement whole."""
+    product = ((np.asarray(x, np.int64) << MEAN_FRAC) - mean) * multiplier
+    return np.asarray(np.clip(round_shift(product, shift), -1 << WIDE_BITS - 1, (1 << WIDE_BITS - 1) - 1))
+
+
+def planes(x: AnyInts) -> tuple[Ints, Ints]:
+    """A word of 16 bits as two of 8, high and low: ``x = 256 * high + low + 128``."""
+    x = np.asarray(x)
+    return x >> ACT_BITS, (x & (1 << ACT_BITS) - 1) - LOW_OFFSET
 
 
 def softmax_factor(row_sum: AnyInts, mult: int, shift: int) -> tuple[Ints, Ints]:

@@ -18,21 +18,23 @@ from hwgen.steps.passes.batch import batch
 from hwgen.steps.passes.experts import order_experts
 from hwgen.steps.passes.norms import fuse_norms
 from hwgen.steps.passes.numbers import number
+from hwgen.steps.passes.planes import split_planes
 from hwgen.steps.passes.roles import copies
 from hwgen.steps.passes.taps import taps
 from hwgen.steps.stages import Constant, Normalize
-from hwgen.steps.step import Network
+from hwgen.steps.step import Network, Quantized
 from hwgen.steps.tensor import Memory
 from hwgen.steps.verify import verify
 from qgraphs import random_images, random_model, random_qgraph
+from wide_nets import host_start, random_wide, read_out
 
 PASSES = {
     "order_inputs": order_inputs, "fuse_norms": fuse_norms, "copies": lambda n: copies(n, 8), "number": number,
     "split_heads": lambda n: split_heads(n, 4096, 8), "blocks of 3 queries": lambda n: split_heads(n, 4096, 8, 3),
-    "order_experts": order_experts, "blocks of 4 tokens": lambda n: order_experts(n, 4), "taps": lambda n: taps(n, 4),
+    "planes": split_planes, "order_experts": order_experts, "blocks of 4 tokens": lambda n: order_experts(n, 4), "taps": lambda n: taps(n, 4),
     "extra steps": lambda n: extra_steps(split_heads(n, 4096, 8), Ablation(softmax_passes=2, serial=True), 8, 8),
-    "all": lambda n: number(extra_steps(order_experts(split_heads(copies(fuse_norms(order_inputs(n)), 16), 16, 8, 3), 4),
-                                        Ablation(3, 1, True, 4), 16, 16)),
+    "all": lambda n: number(split_planes(extra_steps(order_experts(split_heads(copies(fuse_norms(order_inputs(n)), 16), 16, 8, 3), 4),
+                                                     Ablation(3, 1, True, 4), 16, 16))),
 }
 
 
@@ -43,7 +45,18 @@ def networks(draw) -> dict:
     return {"seed": draw(st.integers(0, 99)), "tokens": draw(st.integers(2, 11)), "heads": heads, "dim": heads * draw(st.integers(3, 12)),
                 "hidden": draw(st.integers(3, 40)), "experts": experts, "top_k": draw(st.integers(1, min(experts, 4))),
                 "blocks": draw(st.text("dm", min_size=1, max_size=2)), "class_token": draw(st.booleans()),
-                "pool": draw(st.sampled_from(["select", "mean"]))}
+                "pool": draw(st.sampled_from(["select", "mean"])), "part": draw(st.integers(0, 99)), "words": draw(st.booleans())}
+
+
+def drawn(options: dict, images: int) -> tuple[Network, np.ndarray]:
+    """A network with operands of 16 bits here and there, which reads the residual stream out, and words for its input."""
+    sizes = {key: value for key, value in options.items() if key not in ("part", "words")}
+    network = read_out(random_wide(part=options["part"], **sizes)).tasks[0]
+    if options["words"]:
+        network = host_start(Quantized((network,))).tasks[0]
+        shape = network.input[1].tokens - network.input[0].front, network.input[1].channels
+        return network, quantize_input(network, np.random.default_rng(images).normal(0, 1, (images, *shape)))
+    return network, quantize_input(network, random_images(random_model(**sizes), images))
 
 
 def outputs(network: Network, words: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,8 +68,7 @@ def outputs(network: Network, words: np.ndarray) -> dict[str, np.ndarray]:
 @settings(deadline=None, max_examples=8)
 @given(options=networks())
 def test_a_pass_keeps_every_word(name, options):
-    network = quantizer.quantize(random_model(**options), None, random=True).tasks[0]
-    words = quantize_input(network, random_images(random_model(**options), 3))
+    network, words = drawn(options, 3)
     changed = PASSES[name](network)
     verify(changed)
     expected = outputs(network, words)
@@ -67,8 +79,7 @@ def test_a_pass_keeps_every_word(name, options):
 @settings(deadline=None, max_examples=30)
 @given(options=networks(), images=st.integers(2, 4), block=st.sampled_from([0, 3]))
 def test_a_batch_computes_the_words_of_its_images(options, images, block):
-    network = quantizer.quantize(random_model(**options), None, random=True).tasks[0]
-    words = quantize_input(network, random_images(random_model(**options), images))
+    network, words = drawn(options, images)
     try:
         many = split_heads(copies(fuse_norms(batch(network, images)), 8), 4096, 8, block)
     except CapacityError as error:
@@ -100,7 +111,7 @@ def test_a_norm_of_a_state_that_is_gone():
     late = next(i for i, step in enumerate(steps) if step.value == "block1.q")
     first = next(step for step in steps if isinstance(step.feed, Normalize))
     steps[late] = replace(steps[late], source_view=first.sink)
-    with pytest.raises(ModelError, match=r"reads the norm 'block0.norm1' after the residual stream has moved on") as caught:
+    with pytest.raises(ModelError, match=r"reads 'block0.norm1' after the residual stream has moved on") as caught:
         fuse_norms(replace(network, steps=tuple(steps)))
     assert "'block1.q'" in caught.value.where
 

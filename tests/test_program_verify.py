@@ -15,6 +15,7 @@ from hwgen.engines.rtl.verify import limits, verify
 from hwgen.errors import ModelError
 from hwgen.isa import Dst, Instr, Op, Src, Stat
 from qgraphs import random_qgraph
+from wide_nets import random_wide, read_out
 
 
 def make(**options) -> Program:
@@ -47,8 +48,28 @@ SCORES, VALUES, ROUTER = {"stat": int(Stat.K_COLUMNS)}, {"stat": int(Stat.V_ROWS
 MATMUL, NORM, GATHER, SCATTER, OUT = {"op": 2}, {"op": 2, "src": int(Src.NORM)}, {"gather": 1}, {"scatter": 1}, {"dst": int(Dst.OUT)}
 
 
+WIDE = schedule(read_out(random_wide(blocks="dm", classes=(3, 5))), ti=8, to=8, axi_data_bits=64)
+
+
 @pytest.mark.parametrize("where, fields, text", [
-    (MATMUL, {"op": 3}, "op = 3 is none of 3 kinds"), (MATMUL, {"dst": 7}, "dst = 7 is none of 7 kinds"), (MATMUL, {"src": 3}, "src = 3 is none of 3"),
+    (SCORES, {"wide": 1}, "multiplies 16 bits with what are no weights"), ({"plane": 1}, {"to16": 0}, "stores a half of what has no 16 bits"),
+    ({"dst": int(Dst.KV)}, {"plane": 1, "to16": 1}, "or elsewhere than with the activations"), ({"plane": 1}, {"dst_stride": 3}, "rows of"),
+    ({"plane": 2}, {"plane": 0, "dst_base": 4000}, "touches word"), ({"src": int(Src.ACT), "wide": 1}, {"src_base": 4000}, "touches word")])
+def test_fields_of_words_of_16_bits(where, fields, text):
+    pc = place(WIDE, op=2, **where)
+    assert re.search(text, refusal(changed(WIDE, pc, **fields)).message)
+
+
+def test_a_wide_operand_needs_both_halves():
+    verify(WIDE)
+    pc = place(WIDE, plane=2)
+    instrs = (*WIDE.instrs[:pc], replace(WIDE.instrs[pc], dst_base=WIDE.instrs[pc - 1].dst_base), *WIDE.instrs[pc + 1:])
+    assert "which was never written" in refusal(replace(WIDE, instrs=instrs)).message
+
+
+@pytest.mark.parametrize("where, fields, text", [
+    (MATMUL, {"op": 3}, "op = 3 is none of 3 kinds"), (MATMUL, {"dst": 7}, "dst = 7 is none of 7 kinds"), (MATMUL, {"src": 3}, "the engine has none"),
+    (MATMUL, {"wide": 1}, "has operands or results of 16 bits, the engine has none"), (MATMUL, {"plane": 3}, "plane = 3 is none of 3 kinds"),
     (MATMUL, {"op": 0}, "ends with END, and nowhere else"), (MATMUL, {"tokens": 1 << 16}, "tokens = 65536 does not fit 16 bits"),
     (MATMUL, {"mult": -1}, "mult = -1 does not fit"), (MATMUL, {"tokens": 0}, "tokens = 0 is not in 1..16"),
     (MATMUL, {"tokens": 17}, "tokens = 17 is not in 1..16"), (MATMUL, {"n_tiles": 0}, "n_tiles = 0 is not in 1.."),

@@ -2,9 +2,10 @@
 
     product    for each output tile: column parameters (8 bytes a column: bias int32, multiplier uint16, shift in 6 bits, code of the
                multiplier behind an activation in 10; little endian, padded to whole vectors), then for each reduction tile ``to`` columns
-               of ``ti`` weights; narrow weights two in a byte, low nibble first
+               of ``ti`` weights; narrow weights two in a byte, low nibble first. The bias of a
+               16-bit operand gives back what its low half is less (`numerics.planes`)
     constant   int16 [T, D]: for each output tile and token ``to`` values, in one vector or two
-    input      int8 [T, K], the frame's input: for each output tile and token one vector of ``to`` values
+    input      int8 [T, K], the frame's input: for each output tile and token one vector of ``to`` values; int16 [T, K]: as a constant
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..steps.format import INT8, WIDE
+from ..steps.format import INT8
 from ..steps.param import UNIT
 from ..steps.step import Step
 
@@ -44,7 +45,7 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
         tiles = (tiles[:, 0::2] & mask | (tiles[:, 1::2] & mask) << tile.format.bits).astype(INT8.dtype)
     entries = np.zeros(n_tiles * shape.to, np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "<u2")]))
     params = _params(step)
-    for field, values in (("bias", tile.bias.array), ("mult", params["mult"]), ("shift", params["shift"] | params["second"] << SECOND)):
+    for field, values in (("bias", tile.passed_bias(step)), ("mult", params["mult"]), ("shift", params["shift"] | params["second"] << SECOND)):
         entries[field][columns] = values
     size = entries.itemsize * shape.to
     head = np.zeros((n_tiles, -(-size // shape.vector) * shape.vector), np.uint8)
@@ -70,22 +71,21 @@ def _params(step: Step) -> dict[str, np.ndarray | np.integer]:
 
 def constant(table: np.ndarray, shape: Shape) -> bytes:
     """Stream of an int16 [T, D] constant."""
-    tokens, dim = table.shape
-    n_tiles, size = -(-dim // shape.to), WIDE.dtype.itemsize * shape.to
-    padded = np.zeros((tokens, n_tiles * shape.to), WIDE.stored)
-    padded[:, :dim] = table
-    rows = padded.reshape(tokens, n_tiles, shape.to).transpose(1, 0, 2)
-    out = np.zeros((n_tiles, tokens, -(-size // shape.vector) * shape.vector), np.uint8)
-    out[..., :size] = np.ascontiguousarray(rows).view(np.uint8)
-    return out.tobytes()
+    return frames(table[None], shape).tobytes()
 
 
 def frames(words: np.ndarray, shape: Shape) -> np.ndarray:
-    """int8 [B, T, K] -> uint8 [B, bytes]: each frame's input as the stream wants it."""
+    """int8 or int16 [B, T, K] -> uint8 [B, bytes]: each frame's input as the stream wants it."""
     batch, tokens, channels = words.shape
-    n_tiles = -(-channels // shape.to)
-    padded = np.zeros((batch, tokens, n_tiles * shape.to), INT8.dtype)
+    n_tiles, size = -(-channels // shape.to), words.dtype.itemsize * shape.to
+    padded = np.zeros((batch, tokens, n_tiles * shape.to), words.dtype.newbyteorder("<"))
     padded[..., :channels] = words
-    out = np.zeros((batch, n_tiles, tokens, shape.vector), INT8.dtype)
-    out[..., :shape.to] = padded.reshape(batch, tokens, n_tiles, shape.to).transpose(0, 2, 1, 3)
-    return out.view(np.uint8).reshape(batch, -1)
+    rows = padded.reshape(batch, tokens, n_tiles, shape.to).transpose(0, 2, 1, 3)
+    out = np.zeros((batch, n_tiles, tokens, word_bytes(words.dtype.itemsize, shape)), np.uint8)
+    out[..., :size] = np.ascontiguousarray(rows).view(np.uint8)
+    return out.reshape(batch, -1)
+
+
+def word_bytes(size: int, shape: Shape) -> int:
+    """Of the stream, for a word of ``to`` elements of so many bytes: whole vectors."""
+    return -(-size * shape.to // shape.vector) * shape.vector

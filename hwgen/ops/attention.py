@@ -66,10 +66,12 @@ class Attention(Operator):
     def lower(self, to: Lowering) -> None:
         """Two steps: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the scale
         of the values' channel, times what brings the largest of them to the scale of the result."""
+        for value, what in zip(self.inputs, ("the query", "the key", "the value"), strict=True):
+            to.narrow(self, value, what)
         q, k, v = (to.plain(self, value) for value in self.inputs)
-        heads, scale = self.num_heads, to.scale(self.output)
+        heads, scale, form = self.num_heads, to.scale(self.output), to.form(self.output)
         scores = Tensor(to.fresh(f"{self.output}.scores"), SCORE, q.tokens, heads * k.tokens, memory=Memory.SCORE)
-        out = replace(to.activations(self.output, q.tokens, q.channels, scale), ratio=v.ratio)
+        out = replace(to.activations(self.output, q.tokens, q.channels, scale, form), ratio=v.ratio)
         macs, unit = q.tokens * k.tokens * q.channels, q.units * k.units
         if not np.allclose(unit, unit[0], rtol=SAME, atol=0):
             raise self.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
@@ -77,7 +79,7 @@ class Attention(Operator):
         to.emit(Step(self.output, self.name, Plain(), Keys(k.view()), (scores.view(),), q.view(), (Requant(product, SCORE),), (Keep.ROW_MAX,),
                      part="scores", heads=heads, macs=macs, about="Q K"))
         to.emit(Step(self.output, self.name, Exp2(), Values(v.view()), (out.view(),), scores.view(),
-                     (Restore(), RowFactor(to.factor(self, "output", v.scale / scale))), heads=heads, macs=macs, about="P V"))
+                     (Restore(), RowFactor(to.factor(self, "output", v.scale / scale), form)), heads=heads, macs=macs, about="P V"))
         to.define(self.output, out)
 
     @classmethod

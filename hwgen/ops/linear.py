@@ -11,7 +11,7 @@ import numpy as np
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
-from ..steps.format import INT8, PRE_ACT_UNIT, PRE_ACTIVATION
+from ..steps.format import PRE_ACT_UNIT, PRE_ACTIVATION
 from ..steps.stages import Requant, Table
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
@@ -63,14 +63,14 @@ class Linear(Operator):
 
     def lower_with(self, to: Lowering, output: str, function: Activation | None) -> None:
         """The step, with an activation function or without one, that gives ``output``."""
-        x, channels = to.operand(self, self.x), self.weight.shape[1]
+        x, form, channels = to.operand(self, self.x), to.form(output), self.weight.shape[1]
         table: list[Table] = []
         units = to.units(output, (channels,))
         if function is not None:
-            table, (units,) = to.tables(function, function.kind.value, units[None], output)
+            table, (units,) = to.tables(function, function.kind.value, units[None], output, form)
         w = to.weights(self, "linear", x, self.weight, self.bias, PRE_ACT_UNIT if table else units, narrow=to.precision.narrow_linear)
-        out = to.activations(output, x.tensor.tokens, channels, units)
-        to.product(output, self, x.tensor.view(), w, (Requant(w.factor, PRE_ACTIVATION if table else INT8), *table), out.view())
+        out = to.activations(output, x.tensor.tokens, channels, units, form)
+        to.product(output, self, x.tensor.view(), w, (Requant(w.factor, PRE_ACTIVATION if table else form), *table), out.view())
         to.define(output, out)
 
     def lower_update(self, to: Lowering, output: str) -> None:

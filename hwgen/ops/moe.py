@@ -120,16 +120,17 @@ class MoE(Operator):
 
     def lower_update(self, to: Lowering, output: str) -> None:
         """The router, then expert by expert: its tokens are gathered, its results are added to the residual stream by their shares."""
-        x, place = to.operand(self, self.x), to.residual.view()
+        to.narrow(self, self.x, "what experts read,")
+        x, form, place = to.operand(self, self.x), to.form(self.output), to.residual.view()
         tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
         queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
         gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT_UNIT, name=f"{output}.gate")
         to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, LOGIT), Route(self.top_k, self.renormalize)), queue,
                    part="gate", about="gate")
         given = to.units(self.output, self.b1.shape, Role.HIDDEN)
-        tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts")
+        tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts", form)
         for e in range(experts):
-            hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e])
+            hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e], form)
             first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], PRE_ACT_UNIT, narrow=narrow,
                                name=f"{output}.expert{e}.layer1")
             second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], to.residual_scale,

@@ -60,13 +60,13 @@ class LayerNorm(Operator):
         if x not in to.stream.values:
             raise self.fail("normalises the mean of tokens, the engine normalises each token" if isinstance(producer, Mean)
                             else f"normalises {self.x!r}, which is not the residual stream", hint=SUPPORTED)
-        dim, scale = to.float_shapes[x][-1], to.scale(self.output, Role.NORM)
+        dim, scale, form = to.float_shapes[x][-1], to.scale(self.output, Role.NORM), to.form(self.output)
         units = self.eps * (dim / to.residual_scale) ** 2
         if not units < (1 << EPS_BITS) - 1:                       # nor infinite, nor NaN
             raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {to.residual_scale:.3g}",
                             hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
-        feed = Normalize(max(1, round(units)), to.factor(self, "16 / D", 16 / dim), to.factor(self, "normalise", dim / (16 * scale)))
-        out = to.activations(self.output, to.residual.tokens, dim, scale)
+        feed = Normalize(max(1, round(units)), to.factor(self, "16 / D", 16 / dim), to.factor(self, "normalise", dim / (16 * scale)), form)
+        out = to.activations(self.output, to.residual.tokens, dim, scale, form)
         to.emit(Step(self.output, self.name, feed, Identity(), (out.view(),), to.residual.view()))
         to.define(self.output, out, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=tokens)
 

@@ -17,15 +17,18 @@ from ..graph import Array, Graph, Node, Role
 from ..knots import knots
 from ..ops import Linear
 from ..ops.operator import SUPPORTED, Operator
-from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE
+from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE, Format
 from ..steps.param import Factor, Params, ShortColumns
-from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Stage, Table
+from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Table
+from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
 from .calibration import Range, Site
 from .recipe import Recipe
 from .structure import ResidualStream, consumers
-from .weights import Quantized, factor, quantize_linear
+from .weights import Quantized, factor, identity, quantize_linear
+
+WIDE_TOP = 28000         # int16 value of the largest magnitude seen in calibration: headroom of 17 %
 
 
 class Precision(StrEnum):
@@ -127,14 +130,14 @@ class Lowering:
         return float(units.item())
 
     def units(self, value: str, shape: tuple[int, ...], role: Role = Role.OUT) -> Array:
-        """Real value of one unit of the integer image, by the recipe or by calibration: float64 [1], or ``shape`` where the recipe has one a
+        """Real value of one unit of the integer image, by the recipe or by calibration (in 16 bits the largest value seen
+        is `WIDE_TOP`): float64 [1], or ``shape`` where the recipe has one a
         channel. Raises ModelError when the recipe has so many for another shape."""
         rule = self.recipe.value(value)
         self.used.add(("value", value))
-        if rule.bits not in (None, INT8.bits):
-            raise ModelError(f"value {value!r} cannot be kept in {rule.bits} bits", where="quantization recipe", hint="leave it at 8")
         if rule.scale is None:
-            return np.array([self.ranges[self.known[value], role].scale(rule.method or self.method)])
+            found = self.ranges[self.known[value], role]
+            return np.array([(found.maximum or 1.0) / WIDE_TOP if self.form(value) == WIDE else found.scale(rule.method or self.method)])
         units = np.asarray(rule.scale, np.float64)
         if units.size == 1:
             return units.reshape(1)
@@ -143,12 +146,22 @@ class Lowering:
                              where="quantization recipe", hint="a scale a channel is for results of Linear nodes and of activations")
         return units
 
-    def activations(self, name: str, tokens: int, channels: int, units: float | Array) -> Tensor:
-        """A new int8 tensor. units: real value of one unit, a number, or float64 [1] or [channels]."""
+    def form(self, value: str) -> Format:
+        """Of the integer image of a float value: 8 bits, or 16 by the recipe."""
+        return WIDE if self.recipe.value(value).bits == WIDE.bits else INT8
+
+    def narrow(self, node: Node, value: str, what: str) -> None:
+        """``node`` takes ``value`` in 8 bits only. Raises ModelError where the recipe says 16."""
+        if self.form(value) != INT8:
+            raise node.fail(f"{what} {value!r} cannot have {WIDE.bits} bits",
+                            hint=f"leave it at {INT8.bits}: 16 bits have what only linear maps read")
+
+    def activations(self, name: str, tokens: int, channels: int, units: float | Array, form: Format = INT8) -> Tensor:
+        """A new tensor of the activation memory. units: real value of one unit, a number, or float64 [1] or [channels]."""
         units = np.ravel(units)
         top = float(units.max())
         ratio = None if (units == top).all() else self.pool.add(f"{name}.ratio", units / top)
-        return Tensor(name, INT8, tokens, channels, top, ratio=ratio)
+        return Tensor(name, form, tokens, channels, top, ratio=ratio)
 
     def define(self, value: str, tensor: Tensor, *, gamma: Array | None = None, beta: Array | None = None,
                tokens: tuple[int, int] | None = None) -> None:
@@ -208,9 +221,14 @@ class Lowering:
         if x.tensor.ratio is not None:
             weight = x.tensor.ratio.array[:, None] * weight
         return quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat, form=form,
-                               name=name or node.output, scale=rule.scale)
+                               name=name or node.output, scale=rule.scale, x_form=x.tensor.format)
 
-    def tables(self, node: Node, function: str, units: Array, name: str) -> tuple[list[Table], Array]:
+    def words(self, x: Lowered) -> Quantized:
+        """The linear map that gives the words of ``x`` as they are, one unit of its accumulators a word: what reads a value out."""
+        return identity(self.pool, x.tensor.channels, x.tensor.scale)
+
+    def tables(self, node: Node, function: str, units: Array, name: str,
+               form: Format = INT8) -> tuple[list[Table], Array]:
         """The stage of an activation function for each row of ``units``, float64 [rows, channels or 1], and the units of its results: with one
         a channel the least that columns have a multiplier for and that are not below. name: of the params.
 
@@ -221,12 +239,12 @@ class Lowering:
         except ValueError as error:
             raise node.fail(f"its activation cannot be built: {error}", hint=f"use {titles('or')}") from error
         if units.shape[1] == 1:
-            return [Table(function, factor(node, "activation", TABLE_UNIT / unit)) for unit in units[:, 0]], units
+            return [Table(function, factor(node, "activation", TABLE_UNIT / unit), form) for unit in units[:, 0]], units
         try:
             mult, shift = numerics.short_multipliers(TABLE_UNIT / units)
         except ValueError as error:
             raise node.fail(f"activation: {error}", hint="the scales of its channels are too far apart") from error
-        return [Table(function, ShortColumns(self.pool.add(f"{name}.second", row), shift)) for row in mult], TABLE_UNIT * 2.0 ** shift / mult
+        return [Table(function, ShortColumns(self.pool.add(f"{name}.second", row), shift), form) for row in mult], TABLE_UNIT * 2.0 ** shift / mult
 
     def emit(self, step: Step) -> None:
         self.steps.append(step)
@@ -240,6 +258,28 @@ class Lowering:
         """A linear map whose result is added to the residual stream."""
         self.product(value, node, x.view(), w, (Requant(w.factor, WIDE), Add(place)), place, keeps=(Keep.MOMENTS,))
 
+    def state(self, node: Node, value: str) -> Lowered:
+        """The residual stream as it is now, an operand of 16 bits: what reads it without a LayerNorm. value: name of the operand."""
+        words = self.activations(value, self.residual.tokens, self.residual.channels, self.residual_scale, WIDE)
+        self.emit(Step(value, node.name, Rescale(EXACT), Identity(), (words.view(),), self.residual.view(), about="residual stream as it is"))
+        return Lowered(words)
+
+    def host_start(self, node: Node, source: str, table: Array, first_token: int) -> None:
+        """The residual stream starts with the words of the host, without an embedding: int16 from ``first_token`` on, zeros before; then the
+        constant ``table``, float [T, D], is added."""
+        place = self.residual.view()
+        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, (0, 0), first_token), Identity(), (place,), keeps=(Keep.MOMENTS,),
+                       about=f"input {source}"))
+        if table.any():
+            start = self.fresh(f"{source}.start")
+            self.emit(Step(start, node.name, Constant(self.pool.add(start, self._words(table))), Identity(), (place,), drain=(Add(place),),
+                           keeps=(Keep.MOMENTS,), about="residual start"))
+
+    def _words(self, table: Array) -> Array:
+        """A constant of the residual stream."""
+        words: Array = np.clip(np.rint(table / self.residual_scale), WIDE.lo, WIDE.hi).astype(WIDE.dtype)
+        return words
+
     def _start(self) -> None:
         """Input, constant and embedding."""
         stream = self.stream
@@ -249,7 +289,7 @@ class Lowering:
         tokens = self.float_shapes[embed.output][0]
         patches = self.activations(self.fresh(f"{source}.int8"), tokens, weight.shape[0], self.scale(source))
         self.emit(Step(patches.name, embed.name, Host(source, patch), Identity(), (patches.view(),), about=f"input {source}"))
-        table = np.clip(np.rint(stream.table / self.residual_scale), WIDE.lo, WIDE.hi).astype(WIDE.dtype)
+        table = self._words(stream.table)
         start = self.fresh(f"{embed.output}.start")
         self.emit(Step(start, embed.name, Constant(self.pool.add(start, table)), Identity(), (self.residual.view(),),
                        keeps=(Keep.MOMENTS,), about="residual start"))

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph import Node
-from ..steps.format import ACCUMULATOR, INT8, Format
+from ..steps.format import ACCUMULATOR, INT8, WIDE, Format
 from ..steps.param import UNIT, Columns, Factor, Params
 from ..steps.stages import Stationary
+from ..steps.stages.tile import largest
 
-SUM_LIMIT = 1 << 30      # of sum |w| * 128, all tokens a head adds up included
-BIAS_LIMIT = 1 << 29     # of |bias| times those tokens; both together stay below 2**31
+SUM_LIMITS = {INT8: 1 << 30, WIDE: (3 << 29) - (1 << 26)}   # of sum |w| times the largest operand, all tokens a head adds up included
+BIAS_LIMIT = 1 << 29     # of |bias| times those tokens; both together, what rounding of the weights adds included, stay below 2**31
 RATIO_FLOOR = 2.0 ** -28  # least multiplier ratio, keeps a channel of zeros representable
 
 
@@ -34,18 +35,18 @@ def factor(node: Node, what: str, ratio: float) -> Factor:
 
 def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bias: np.ndarray, x_scale: float,
                     out_scale: float | np.ndarray | None, *, repeat: int = 1, form: Format = INT8, name: str = "",
-                    scale: float | np.ndarray | None = None) -> Quantized:
+                    scale: float | np.ndarray | None = None, x_form: Format = INT8) -> Quantized:
     """``y = x @ weight + bias`` with weight float [K, N]: integers of ``form`` per output channel, bias int32. name: of the params.
 
     out_scale: real value of one output unit, a number, [1] or [N]; None when the accumulator itself leaves (head; multiplier 1).
-    repeat: accumulators added up by a mean. A channel's scale is its largest weight / 127 (with 4 bits the scale of the least squared
-    error), or more where the bias or the sum of the weights would otherwise let the int32 accumulator overflow. scale: of the weights, a
-    number or [N], instead of these; refused where the accumulator could overflow.
+    x_form: of the operand. repeat: accumulators added up by a mean. A channel's scale is its largest weight / 127 (with 4 bits the scale of
+    the least squared error), or more where the bias or the sum of the weights would otherwise let the int32 accumulator overflow. scale: of
+    the weights, a number or [N], instead of these; refused where the accumulator could overflow.
     """
     weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
     top = form.hi
     least = np.maximum.reduce([
-        np.abs(weight).sum(0) * (128 * repeat / SUM_LIMIT),
+        np.abs(weight).sum(0) * (largest(x_form) * repeat / SUM_LIMITS[x_form]),
         np.abs(bias) * (repeat / (x_scale * BIAS_LIMIT)),
         np.broadcast_to((0.0 if out_scale is None else out_scale) * np.float64(RATIO_FLOOR) / x_scale, weight.shape[1])])
     if scale is None:
@@ -58,11 +59,23 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
         pairs = [UNIT] * len(w_scale)
     else:
         pairs = [factor(node, f"{what}, output channel {n}", ratio) for n, ratio in enumerate(acc_scale / out_scale)]
-    mult, shift = (np.array([getattr(pair, key) for pair in pairs], np.int64) for key in ("mult", "shift"))
     integers = np.clip(np.rint(weight / w_scale), -top, top).astype(form.dtype)
     tile = Stationary(pool.add(f"{name}.weight", integers), pool.add(f"{name}.bias", np.rint(bias / acc_scale).astype(ACCUMULATOR.dtype)),
                       pool.add(f"{name}.scale", acc_scale), form)
-    return Quantized(tile, Columns(pool.add(f"{name}.mult", mult), pool.add(f"{name}.shift", shift)))
+    return Quantized(tile, _columns(pool, name, pairs))
+
+
+def identity(pool: Params, channels: int, scale: float) -> Quantized:
+    """``y = x``, for words of this scale: a column for each channel, times one."""
+    name = f"identity{channels}"
+    tile = Stationary(pool.add(f"{name}.weight", np.eye(channels, dtype=INT8.dtype)),
+                      pool.add(f"{name}.bias", np.zeros(channels, ACCUMULATOR.dtype)), pool.add(f"{name}.scale", np.full(channels, scale)))
+    return Quantized(tile, _columns(pool, name, [UNIT] * channels))
+
+
+def _columns(pool: Params, name: str, pairs: list[Factor]) -> Columns:
+    mult, shift = (pool.add(f"{name}.{key}", np.array([getattr(pair, key) for pair in pairs], np.int64)) for key in ("mult", "shift"))
+    return Columns(mult, shift)
 
 
 def _given(node: Node, what: str, scale: float | np.ndarray, least: np.ndarray) -> np.ndarray:

@@ -58,6 +58,7 @@ WEIGHTS = {fmt.bits: fmt for fmt in (INT4, INT8)}
 FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, PRE_ACTIVATION, SCORE, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
 """Every format of the integer network, by its text."""
 
+OPERANDS = (INT8, WIDE)                                 # what streams through the array: WIDE in two passes of 8 bits
 PRE_ACT_UNIT = 2.0 ** -numerics.PRE_ACT_FRAC            # real value of one unit of a pre-activation
 TABLE_UNIT = 2.0 ** -numerics.ACT_FRAC                # of what a table gives
 SCORE_UNIT = math.log(2) * 2.0 ** -numerics.SCORE_FRAC  # of a score, natural logarithm

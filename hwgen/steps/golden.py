@@ -6,11 +6,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from .format import INT8
 from .host import quantize_input
 from .stages import Run
 from .stages.base import Floats, Queue
 from .step import Expert, Network, Step
-from .tensor import Memory, Tensor
+from .tensor import Memory, Plane, Tensor
 from .walk import views
 
 CHUNK_ELEMENTS = 400_000        # largest intermediate array of one chunk of images, in elements
@@ -36,7 +37,7 @@ def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] | None = None, *,
              weights: Floats | None = None) -> dict[str, np.ndarray]:
-    """The tensors that leave, int64 [B, tokens, channels], for the words of the host, int8 [B, T, K].
+    """The tensors that leave, int64 [B, tokens, channels], for the words of the host, [B, T, K].
 
     inner: gets every value of the network as it was when it was complete, and, under ``value.what``, what its steps computed on the way.
     """
@@ -95,6 +96,12 @@ def _select(expert: Expert, state: Run) -> None:
     state.rows, state.shares = (image, token), queue.shares[image, token, place]
 
 
+def _half(plane: Plane, before: np.ndarray | None, words: np.ndarray) -> np.ndarray:
+    """The words in memory with one half stored. The high one comes first."""
+    low = (1 << INT8.bits) - 1
+    return words & ~low if plane is Plane.HIGH or before is None else before & ~low | words & low
+
+
 def _store(step: Step, state: Run, result: np.ndarray) -> None:
     """Put the result, [B, T, C] or [B, heads, T, C / heads] or [rows, C], where the sinks say."""
     if result.ndim == 4:
@@ -105,8 +112,10 @@ def _store(step: Step, state: Run, result: np.ndarray) -> None:
         if sink.tensor.memory is Memory.RES:
             state.values[sink.name][state.rows] = result
         else:
-            state.values[sink.name] = result
+            state.values[sink.name] = result if step.plane is None else _half(step.plane, state.values.get(sink.name), result)
         return
+    if step.plane is not None:
+        result = _half(step.plane, state.values[sink.name][:, sink.tokens.slice, sink.channels.slice] if step.plane is Plane.LOW else None, result)
     for view, words in zip(step.sinks, (result, state.seen), strict=False):
         if view.whole:
             state.values[view.name] = words

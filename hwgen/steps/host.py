@@ -1,4 +1,4 @@
-"""The host's part of a network: images become int8 words, int32 words become real numbers."""
+"""The host's part of a network: images become words of 8 or 16 bits, int32 words become real numbers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import InputError
-from .format import INT8
 from .step import Network
 
 
 def quantize_input(network: Network, images: np.ndarray) -> np.ndarray:
-    """Images float [B, C, H, W] -> int8 patches [B, T, C*p*q]; tokens [B, T, K] -> int8 [B, T, K].
+    """Images float [B, C, H, W] -> patches [B, T, C*p*q] of the input's format; tokens [B, T, K] -> [B, T, K]; the tokens of zeros in front
+    of them included.
 
-    ``clip(rint(x / scale), -127, 127)`` in float64; patches row-major, channels in the order (c, dy, dx). Raises InputError when the
-    images are not real, finite numbers of the right rank.
+    ``clip(rint(x / scale), -127, 127)`` in float64 (16 bits: 32767); patches row-major, channels in the order (c, dy, dx). Raises
+    InputError when the images are not real, finite numbers of the right rank.
     """
     feed, tensor = network.input
+    form = tensor.format
     images = np.asarray(images)
     rank = 3 if feed.patch == (0, 0) else 4
     if images.ndim != rank or images.dtype.kind not in "fiu":
@@ -25,20 +26,26 @@ def quantize_input(network: Network, images: np.ndarray) -> np.ndarray:
                          hint=f"give an array of {rank} dimensions, images first, of floating-point numbers")
     if not np.isfinite(images).all():
         raise InputError(f"input {feed.input!r} holds NaN or infinite values", hint="clean the data")
-    x = np.clip(np.rint(images.astype(np.float64) / tensor.scale), INT8.lo, INT8.hi).astype(INT8.dtype)
+    x = np.clip(np.rint(images.astype(np.float64) / tensor.scale), form.lo, form.hi).astype(form.dtype)
     if rank == 3:
-        return x
+        return _behind(x, feed.front)
     b, c, height, width = x.shape
     p, q = feed.patch
     if height % p or width % q:
         raise InputError(f"images of {height}x{width} do not divide into {p}x{q} patches", where=f"input {feed.input!r}")
     x = x.reshape(b, c, height // p, p, width // q, q).transpose(0, 2, 4, 1, 3, 5)
-    return np.ascontiguousarray(x.reshape(b, (height // p) * (width // q), c * p * q))
+    return _behind(np.ascontiguousarray(x.reshape(b, (height // p) * (width // q), c * p * q)), feed.front)
+
+
+def _behind(words: np.ndarray, front: int) -> np.ndarray:
+    """Behind so many tokens of zeros."""
+    return np.pad(words, ((0, 0), (front, 0), (0, 0))) if front else words
 
 
 def input_clipped(network: Network, images: np.ndarray) -> float:
     """Share of the input values beyond the calibrated range, which `quantize_input` clips."""
-    return float((np.abs(np.rint(np.asarray(images, np.float64) / network.input[1].scale)) > INT8.hi).mean())
+    tensor = network.input[1]
+    return float((np.abs(np.rint(np.asarray(images, np.float64) / tensor.scale)) > tensor.format.hi).mean())
 
 
 def dequantize(network: Network, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

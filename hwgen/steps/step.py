@@ -15,7 +15,7 @@ from ..foreign import REPR, visible
 from .param import Param
 from .stages import Feed, Stage, Stationary, Tile
 from .stages.host import Host
-from .tensor import Memory, Tensor, View
+from .tensor import Memory, Plane, Tensor, View
 
 
 class Keep(StrEnum):
@@ -60,6 +60,7 @@ class Step:
     heads     the step is done for each head on its own channels
     expert    the step is done for the tokens of this expert
     half      of the row-maximum memory (`Keep.ROW_MAX`)
+    plane     the half of its 16-bit words that is stored; None: all of them
     macs      useful multiply-accumulates, padding and unused tokens not counted
     about     for people: what the part is
     """
@@ -76,6 +77,7 @@ class Step:
     heads: int = 1
     expert: Expert | None = None
     half: int = 0
+    plane: Plane | None = None
     macs: int = 0
     about: str = ""
 

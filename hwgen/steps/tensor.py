@@ -14,12 +14,19 @@ from .param import Param
 class Memory(StrEnum):
     """What kind of storage a tensor needs. Engines map it to memories of theirs."""
 
-    ACT = "act"          # int8 activations
+    ACT = "act"          # int8 activations; int16 ones as two planes of 8 bits
     KV = "kv"            # int8 keys and values, read as stationary tiles
     SCORE = "score"      # int16 scores with a maximum a row
     RES = "res"          # int16 residual stream with moments a token
     ROUTER = "router"    # the queues of the experts
     OUT = "out"          # int32 words that leave
+
+
+class Plane(StrEnum):
+    """A half of 16-bit words, see `numerics.planes`."""
+
+    HIGH = "high"
+    LOW = "low"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ def line(step: Step) -> str:
     extras += [f"expert={step.expert}"] if step.expert is not None else []
     extras += [f"keeps={keep}" for keep in step.keeps]
     extras += [f"half={step.half}"] if step.half else []
+    extras += [f"plane={step.plane}"] if step.plane is not None else []
     return f"{', '.join(map(_described, step.sinks))} = {chain}" + (f"  ({', '.join(extras)})" if extras else "")
 
 
@@ -76,7 +77,7 @@ def _size(view: View) -> tuple[object, ...]:
 def _detail(step: Step) -> dict[str, str]:
     """Every field of a step, and of its records."""
     plain = {"value": step.value, "part": step.part, "node": step.node, "about": step.about, "heads": str(step.heads),
-             "half": str(step.half), "macs": f"{step.macs:,}", "keeps": ", ".join(step.keeps),
+             "half": str(step.half), "plane": step.plane or "", "macs": f"{step.macs:,}", "keeps": ", ".join(step.keeps),
              "expert": "" if step.expert is None else f"{step.expert}, expected tokens {step.expert.expected}"}
     found = {key: value for key, value in plain.items() if value not in ("", "0") and (key, value) != ("heads", "1")}
     views = ([] if step.source_view is None else [("source", step.source_view)]) + [("sink", sink) for sink in step.sinks]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..foreign import visible
-from .format import ACCUMULATOR, INT8, SCORE, SHARE, WIDE, Format
+from .format import ACCUMULATOR, INT8, OPERANDS, SCORE, SHARE, WIDE, Format
 from .stages import Add, Exp2, Feed, Identity, Mean, Route, Stage, Tile
 from .stages.base import Interval
 from .step import Expert, Keep, Network, Output, Step
@@ -19,7 +19,8 @@ from .walk import views
 from .written import Written
 
 OVERFLOW = "the layer is too wide or its bias too large for int32 accumulators"
-HELD = {Memory.ACT: INT8, Memory.KV: INT8, Memory.SCORE: SCORE, Memory.RES: WIDE, Memory.ROUTER: SHARE, Memory.OUT: ACCUMULATOR}
+HELD: dict[Memory, tuple[Format, ...]] = {Memory.ACT: OPERANDS, Memory.KV: (INT8,), Memory.SCORE: (SCORE,), Memory.RES: (WIDE,),
+                                          Memory.ROUTER: (SHARE,), Memory.OUT: (ACCUMULATOR,)}
 KEPT = {Memory.RES: (Keep.MOMENTS,), Memory.SCORE: (Keep.ROW_MAX,)}
 
 
@@ -87,6 +88,8 @@ def _check(step: Step) -> int:
     if shape[1] != room[1] or step.expert is None and shape[0] != room[0]:
         raise ValueError(f"the result is {list(shape)}, its place {list(room)}")
     worst, form = _prove(step)
+    if step.plane is not None and (form != WIDE or step.sink.tensor.memory is not Memory.ACT):
+        raise ValueError(f"stores the {step.plane} half of {form} in {step.sink}")
     if step.sink.tensor.format != form:
         raise ValueError(f"the result is {form}, {step.sink} holds {step.sink.tensor.format}")
     _stores(step, rows)
@@ -135,8 +138,8 @@ def _within(view: View) -> None:
     for span, size in ((view.tokens, tensor.tokens), (view.channels, tensor.channels)):
         if span.start < 0 or span.count < 1 or span.step < 1 or span.stop > size:
             raise ValueError(f"{view} does not lie within {tensor}")
-    if HELD[tensor.memory] != tensor.format:
-        raise ValueError(f"{tensor} lies in the memory {tensor.memory} of {HELD[tensor.memory]}")
+    if tensor.format not in (held := HELD[tensor.memory]):
+        raise ValueError(f"{tensor} lies in the memory {tensor.memory} of {' or '.join(map(str, held))}")
     if tensor.heads is not None and (tensor.heads.group < 1 or tensor.heads.heads * tensor.heads.dim != tensor.channels):
         raise ValueError(f"{tensor} has {tensor.heads.heads} heads of {tensor.heads.dim}, in groups of {tensor.heads.group}")
     if not math.isfinite(tensor.scale) or tensor.scale < 0:

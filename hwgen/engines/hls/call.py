@@ -12,7 +12,7 @@ from itertools import cycle
 from typing import ClassVar, TypeVar
 
 from ...layout.image import Shape, product
-from ...steps.format import INT8
+from ...steps.format import INT8, WIDE
 from ...steps.step import Step
 from ...steps.tensor import Memory, View
 from ...steps.verify import failure
@@ -73,6 +73,9 @@ class Call(ABC):
     def check(self) -> None:
         """Raises ModelError, with the step printed, when the function computes something else."""
         for step in self.steps:
+            used = [view for some in views(step) for view in some if view.tensor.memory is Memory.ACT]
+            if wide := next((str(view) for view in used if view.tensor.format == WIDE), None):
+                raise failure(step, f"{wide} has words of 16 bits, the HLS engine computes with 8", hint="leave all values at 8 bits")
             for stage in step.drain:
                 if wrong := stage.wrong(step):
                     raise failure(step, wrong)

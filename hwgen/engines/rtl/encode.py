@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...engine import EngineConfig
-from ...isa import Dst, Instr, Op
+from ...isa import Dst, Half, Instr, Op
 from ...layout.image import columns_of
 from ...layout.merge import Slot
+from ...steps.format import WIDE
 from ...steps.step import Step
-from ...steps.tensor import Memory, Span, Tensor, View
+from ...steps.tensor import Memory, Plane, Span, Tensor, View
 
 DESTINATION = {Memory.ACT: Dst.ACT, Memory.KV: Dst.KV, Memory.SCORE: Dst.SCORE, Memory.RES: Dst.RES_SET, Memory.ROUTER: Dst.ROUTER,
                Memory.OUT: Dst.OUT}
+
+
+HALF = {None: Half.NONE, Plane.HIGH: Half.HIGH, Plane.LOW: Half.LOW}
+
+
+def planes_of(tensor: Tensor) -> int:
+    """Words a token's chunk takes: of 16 bits in the activation memory the high half, and the low one behind those of all tokens."""
+    return len(Plane) if tensor.memory is Memory.ACT and tensor.format == WIDE else 1
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Encoder:
         fields |= step.feed.fields(step) | step.tile.fields(step)
         for stage in step.drain:
             fields |= stage.fields(step)
+        fields |= {"wide": int(step.tile.multiplies and step.feed.format(step) == WIDE), "plane": HALF[step.plane]}
         fields |= self._tiles(step) | self._source(step) | self._target(step) | self._stationary(step)
         fields |= {"slack": limits[0], "load_slack": limits[1]}
         if step.expert is not None:
@@ -53,7 +63,7 @@ class Encoder:
 
     def _word(self, view: View) -> int:
         """Of the view's first channel and token."""
-        return self.bases[view.tensor] + view.position // self.config.ti * view.tensor.tokens + view.tokens.start
+        return self.bases[view.tensor] + view.position // self.config.ti * view.tensor.tokens * planes_of(view.tensor) + view.tokens.start
 
     def _source(self, step: Step) -> dict[str, int]:
         if step.source_view is None:
@@ -80,7 +90,8 @@ class Encoder:
                 fields = {"dst_row": step.half * config.max_tokens}
             case Memory.RES:
                 fields = {"dst_row": view.tokens.start}
-        return fields | {"dst_base": self._word(view), "dst_stride": view.tensor.tokens,
+        low = view.tensor.tokens if step.plane is Plane.LOW else 0          # words behind the high half
+        return fields | {"dst_base": self._word(view) + low, "dst_stride": view.tensor.tokens * planes_of(view.tensor),
                          "dst_group": view.position % config.ti // config.group}
 
     def _stationary(self, step: Step) -> dict[str, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 
 from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig
 from ...errors import CapacityError, combined
-from ...isa import Instr, Op
+from ...isa import Instr, Op, Src
 from ...layout import image
 from ...layout.memory import first_fit, lifetimes
 from ...layout.merge import Slot, merge
@@ -18,12 +19,13 @@ from ...steps.passes.batch import batch as batched
 from ...steps.passes.experts import order_experts
 from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
+from ...steps.passes.planes import split_planes
 from ...steps.passes.roles import copies
 from ...steps.passes.taps import is_tap, taps as tapped
 from ...steps.step import Quantized, Step
 from ...steps.tensor import Memory, Tensor
 from ...steps.walk import tensors
-from .encode import Encoder
+from .encode import Encoder, planes_of
 from .hazards import slacks
 from .program import BufferInfo, InstrInfo, OutputSlice, Program, shape_of
 
@@ -49,7 +51,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
             network = tapped(network, OUT_WORDS)
         network = copies(fuse_norms(batched(network, batch)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
-        networks.append(number(extra_steps(network, ablation, ti, to)))
+        networks.append(number(split_planes(extra_steps(network, ablation, ti, to))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
     bases, words, buffers = _memory_map(slots, ti)
@@ -59,21 +61,22 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
-        w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots))
+        w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots), wide=False)
     limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
     encoder = Encoder(config, bases)
     instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
+    config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs))
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
     outputs, output_words = _outputs(slots, instrs, len(networks))
     shape = shape_of(config)
     return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"".join(_image(slots, shape)),
-                   sum(instr.tokens * instr.n_tiles * config.vector_bytes for slot, instr in zip(slots, instrs, strict=False)
-                       if slot.step.feed.from_host), output_words * 4 * to, outputs, batch)
+                   sum(instr.tokens * instr.n_tiles * image.word_bytes(slot.step.sink.tensor.format.dtype.itemsize, shape)
+                       for slot, instr in zip(slots, instrs, strict=False) if slot.step.feed.from_host), output_words * 4 * to, outputs, batch)
 
 
 def identity(step: Step) -> Hashable:
     """Equal for steps of two tasks that can be one instruction: tensors are numbered, params have names, the ONNX nodes do not count."""
-    return (step.feed, step.tile, step.drain, step.source_view, step.sinks, step.keeps, step.heads, step.expert, step.half,
+    return (step.feed, step.tile, step.drain, step.source_view, step.sinks, step.keeps, step.heads, step.expert, step.half, step.plane,
             tuple((t.name, t.format, t.tokens, t.channels, t.heads) for t in tensors((step.source_view, step.tile, step.sinks))))
 
 
@@ -83,7 +86,7 @@ def _memory_map(slots: list[Slot[Step]], ti: int) -> tuple[dict[Tensor, int], di
                       for slot in slots)
 
     def size(tensor: Tensor) -> int:
-        return -(-tensor.width // ti) * tensor.tokens
+        return -(-tensor.width // ti) * tensor.tokens * planes_of(tensor)
     bases: dict[Tensor, int] = {}
     words = {}
     for memory in PLACED:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...engine import EngineConfig
-from ...isa import Instr, Op, Src, words
+from ...isa import Instr, Op, words
 from ...layout import image
 from ...steps.format import ACCUMULATOR
 from ...steps.host import quantize_input
@@ -122,7 +122,7 @@ class Program:
         """Inputs of a run: frame f at ``f * input_stride``. The number of images is a multiple of ``batch``."""
         patches = quantize_input(network, images)
         if self.batch > 1:
-            stream = next(instr for instr in self.instrs if instr.op == Op.STREAM and instr.src == Src.ACT)
+            stream = next(instr for instr in self.instrs if instr.op == Op.STREAM)              # the host's words come first
             rows = np.zeros((len(patches), stream.tokens // self.batch, patches.shape[2]), patches.dtype)
             rows[:, rows.shape[1] - patches.shape[1]:] = patches
             patches = rows.reshape(-1, stream.tokens, patches.shape[2])

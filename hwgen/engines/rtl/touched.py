@@ -10,7 +10,7 @@ import numpy as np
 from ...engine import EngineConfig
 from ...isa import Dst, Instr, Op, Src, Stat
 
-SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score"}
+SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score", Src.RES: "res"}
 TARGETS = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
 PLACED = ("act", "kv", "score", "res")
 MAXIMA, MOMENTS, QUEUES = "row maxima", "token statistics", "router queues"
@@ -76,7 +76,8 @@ class Touched:
 def _fed(instr: Instr) -> Iterator[Area]:
     if instr.op != Op.MATMUL:
         return
-    yield Area(SOURCES[Src(instr.src)], instr.src_base, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)
+    planes = 2 if instr.wide and instr.src == Src.ACT else 1
+    yield Area(SOURCES[Src(instr.src)], instr.src_base, instr.k_tiles * planes, instr.src_stride, instr.tokens, instr.step)
     if instr.src == Src.EXP:
         yield Area(MAXIMA, instr.src_row, 1, 0, instr.tokens, instr.step)
     elif instr.src == Src.NORM:

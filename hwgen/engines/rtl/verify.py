@@ -11,13 +11,13 @@ import numpy as np
 from ... import numerics
 from ...engine import OUT_WORDS, EngineConfig
 from ...errors import ModelError
-from ...isa import FIELDS, Dst, Instr, Op, Src, Stat
+from ...isa import FIELDS, Dst, Half, Instr, Op, Src, Stat
 from .hazards import MAX_SLACK
 from .program import BufferInfo, Program
 from .text import line
 from .touched import PLACED, Area, Touched, sizes_of
 
-ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst)}
+ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst), "plane": len(Half)}
 NEVER = -1
 
 
@@ -83,7 +83,7 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
         if value < low or high is not None and value > high:
             return f"{name} = {value} is not in {low}..{'' if high is None else high}"
     if instr.op == Op.STREAM:
-        wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET)}
+        wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET), (Src.NORM, Dst.RES_ADD)}
         return None if (instr.src, instr.dst) in wanted else f"streams {Src(instr.src).name} words to {Dst(instr.dst).name}"
     return _kinds(instr, config)
 
@@ -114,6 +114,12 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return "has fields of a router and is none"
     if instr.keep and instr.src != Src.NORM:
         return "keeps normalised words, and has none"
+    if (instr.wide or instr.plane or instr.src == Src.RES) and not config.wide:
+        return "has operands or results of 16 bits, the engine has none"
+    if instr.wide and (instr.stat != Stat.WEIGHTS or instr.keep):
+        return "multiplies 16 bits with what are no weights, or keeps them"
+    if instr.plane and (instr.dst != Dst.ACT or not instr.to16):
+        return "stores a half of what has no 16 bits, or elsewhere than with the activations"
     if instr.function and not instr.act:
         return f"names function {instr.function} and applies none"
     if instr.act_columns and not (instr.act and instr.column_params and instr.shift2 % 2):
@@ -128,10 +134,10 @@ def _streams(program: Program) -> str | None:
     config, taken, given = program.config, {"input": 0, "image": 0}, [0] * program.num_tasks
     vector = config.vector_bytes
     params = -(-8 * config.to // vector) * vector
-    for instr in program.instrs:
-        if instr.op == Op.STREAM:
-            kind, words = ("input", vector) if instr.src == Src.ACT else ("image", -(-2 * config.to // vector) * vector)
-            taken[kind] += instr.tokens * instr.n_tiles * words
+    for pc, instr in enumerate(program.instrs):
+        if instr.op == Op.STREAM:                           # the host's words come first, of 8 bits or of 16
+            kind = "input" if instr.src == Src.ACT or pc == 0 else "image"
+            taken[kind] += instr.tokens * instr.n_tiles * (vector if instr.src == Src.ACT else -(-2 * config.to // vector) * vector)
         elif instr.op == Op.MATMUL and instr.stat == Stat.WEIGHTS:
             taken["image"] += instr.n_tiles * (params + instr.k_tiles * (config.to * config.ti >> instr.w4))
         if instr.op == Op.MATMUL and instr.dst == Dst.OUT:

@@ -20,13 +20,15 @@ def batch(network: Network, images: int) -> Network:
     """Every tensor gets the tokens of all images; attention stays within an image; an output has a token an image.
 
     The patches come with rows of zeros in front of each image's, one a class token, and the embedding covers them all: the start of the
-    residual stream is less by what it adds there. Raises CapacityError when that leaves the 16-bit range.
+    residual stream is less by what it adds there. Raises CapacityError when that leaves the 16-bit range. Words of the host that are the
+    residual stream have those rows already.
     """
     if images == 1:
         return network
-    embed = next(step for step in network.steps if any(isinstance(stage, Add) for stage in step.drain))
-    front = embed.sink.tokens.start
-    patches = embed.source.tensor
+    patches = network.input[1]
+    embed = next((step for step in network.steps if step.source_view is not None and step.source.tensor == patches
+                  and any(isinstance(stage, Add) for stage in step.drain)), None)
+    front = embed.sink.tokens.start if embed is not None else 0
 
     def many(tensor: Tensor) -> Tensor:
         rows = 1 if tensor.memory is Memory.OUT else tensor.tokens + (front if tensor == patches else 0)
@@ -64,8 +66,10 @@ def _experts(step: Step) -> Step:
     return replace(step, macs=step.expert.routed * step.weights.weight.array.size // step.expert.of)
 
 
-def _start(table: Param, embed: Step, front: int, images: int) -> Param:
+def _start(table: Param, embed: Step | None, front: int, images: int) -> Param:
     """The table of every image, less what the embedding of a row of zeros adds to the class tokens, so that they come out right."""
+    if embed is None:
+        return Param(f"{table.name} x{images}", np.tile(table.array, (images, 1)))
     tile, requant = embed.weights, embed.drain[0]
     if tile is None or not isinstance(requant, Requant):
         raise ValueError(f"step {embed.name!r} embeds without weights and a requantizer")

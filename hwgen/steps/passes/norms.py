@@ -1,11 +1,11 @@
-"""Pass: normalisation moves into the feeds of the steps that read its result."""
+"""Pass: normalisation, and what else is made of the residual stream alone, moves into the feeds of the steps that read its result."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ...errors import ModelError
-from ..stages import Gather, Identity, Normalize, Plain
+from ..stages import Gather, Identity, Normalize, Plain, Rescale
 from ..step import Network, Step
 from ..tensor import Tensor
 
@@ -22,13 +22,13 @@ def fuse_norms(network: Network) -> Network:
     stale: set[Tensor] = set()
     steps: list[Step] = []
     for step in network.steps:
-        if isinstance(step.feed, Normalize) and isinstance(step.tile, Identity):
+        if isinstance(step.feed, (Normalize, Rescale)) and isinstance(step.tile, Identity):
             norms[step.sink.tensor] = step
             continue
         norm = norms.get(step.source_view.tensor) if step.source_view else None
         if norm is not None and isinstance(step.feed, Plain):
             if step.source.tensor in stale:
-                raise ModelError(f"reads the norm {step.source.name!r} after the residual stream has moved on: the engine normalises the "
+                raise ModelError(f"reads {step.source.name!r} after the residual stream has moved on: the engine reads the "
                                  "newest state only", where=f"node {step.node!r}", hint=HINT)
             keeps = step.source.tensor in gathered and step.routes
             steps.append(replace(step, feed=norm.feed, source_view=step.source.of(norm.source.tensor),

@@ -10,6 +10,7 @@ from .mean import Mean
 from .normalize import Normalize
 from .plain import Plain
 from .requant import Requant
+from .rescale import Rescale
 from .restore import Restore
 from .route import Route
 from .row_factor import RowFactor
@@ -17,9 +18,9 @@ from .score import Score
 from .table import Table
 from .tile import Identity, Keys, Stationary, Tile, Values
 
-FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Exp2, Gather)
+FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Rescale, Exp2, Gather)
 TILES: tuple[type[Tile], ...] = (Stationary, Keys, Values, Identity)
 STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Score, Add, Mean, Route)
 
 __all__ = ["FEEDS", "STAGES", "TILES", "Add", "Constant", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean", "Normalize",
-           "Plain", "Queue", "Requant", "Restore", "Route", "RowFactor", "Run", "Score", "Stage", "Stationary", "Table", "Tile", "Values"]
+           "Plain", "Queue", "Requant", "Rescale", "Restore", "Route", "RowFactor", "Run", "Score", "Stage", "Stationary", "Table", "Tile", "Values"]

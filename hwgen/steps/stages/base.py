@@ -53,7 +53,7 @@ class Run:
     """One step under evaluation, for a batch of images.
 
     values: {tensor: int64 [B, tokens, channels]}; a tensor an expert writes holds the rows of its queue, [rows, channels]. inputs: the
-    words of the host, int8 [B, T, K]. rows: (images, tokens) of an expert's queue, and shares: what the router gave it for each of them.
+    words of the host, [B, T, K]. rows: (images, tokens) of an expert's queue, and shares: what the router gave it for each of them.
     seen: what the array saw. row_sum: of attention weights. inner: what the step computes on the way, by name.
     """
 
@@ -168,7 +168,8 @@ class Stage(Record):
         """The function of hls/include/hwgen/engine.hpp that does a product which ends in this stage; empty when none does."""
 
 
-def need(found: Format, wanted: Format, what: str) -> None:
-    """Raises ValueError unless the formats are equal."""
-    if found != wanted:
-        raise ValueError(f"{what} takes {wanted}, not {found}")
+def need(found: Format, wanted: Format | tuple[Format, ...], what: str) -> None:
+    """Raises ValueError unless the format is the one that is wanted, or one of them."""
+    formats = wanted if isinstance(wanted, tuple) else (wanted,)
+    if found not in formats:
+        raise ValueError(f"{what} takes {' or '.join(map(str, formats))}, not {found}")

@@ -1,4 +1,4 @@
-"""Feed: a constant of the weight image (position embedding and class tokens). Not multiplied."""
+"""Feed: a constant of the weight image (position embedding and class tokens). Not multiplied; what is stored, or added to what is there."""
 
 from __future__ import annotations
 

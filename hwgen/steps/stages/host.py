@@ -1,4 +1,4 @@
-"""Feed: what the host sends with each frame. Not multiplied; the words go through the drain into the activation memory."""
+"""Feed: what the host sends with each frame. Not multiplied; the words go through the drain to where the step stores them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ...isa import Op, Src
-from ..format import INT8, Format
+from ..format import INT8, WIDE, Format
+from ..tensor import Memory
 from .base import Feed, Run
 from .tile import Identity
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Host(Feed):
-    """int8 [T, K] of the network's input ``input``; ``patch``: the host cuts images into patches of so many rows and columns, row by
-    row, channels (c, dy, dx); (0, 0): the input is tokens already."""
+    """[T, K] of the network's input ``input``, int8 for the activation memory, int16 for the residual stream; ``patch``: the host cuts images
+    into patches of so many rows and columns, row by row, channels (c, dy, dx); (0, 0): the input is tokens already. front: tokens of zeros
+    before those of the input."""
 
     input: str
     patch: tuple[int, int]
+    front: int = 0
 
     name: ClassVar[str] = "host"
     from_host: ClassVar[bool] = True
@@ -33,14 +36,16 @@ class Host(Feed):
         return run.inputs.astype(np.int64)
 
     def format(self, step: Step) -> Format:
-        return INT8
+        return INT8 if step.sink.tensor.memory is Memory.ACT else WIDE
 
     def fields(self, step: Step) -> dict[str, int]:
-        return {"op": Op.STREAM, "src": Src.ACT}
+        return {"op": Op.STREAM, "src": Src.ACT if self.format(step) == INT8 else Src.NORM}
 
     def wrong(self, step: Step) -> str | None:
         if not isinstance(step.tile, Identity) or not step.sink.whole:
             return f"the host's words are multiplied, or are a part of {step.sink.tensor}"
+        if not 0 <= self.front < step.sink.tokens.count:
+            return f"{self.front} of the {step.sink.tokens.count} tokens are none of the input"
         return None if self.patch == (0, 0) or min(self.patch) > 0 else f"patches of {self.patch[0]}x{self.patch[1]}"
 
     @property
@@ -49,4 +54,4 @@ class Host(Feed):
 
     def __str__(self) -> str:
         cut = f", patches of {self.patch[0]}x{self.patch[1]}" if self.patch != (0, 0) else ""
-        return f"host({self.input}{cut})"
+        return f"host({self.input}{cut}{f', behind {self.front} tokens of zeros' if self.front else ''})"

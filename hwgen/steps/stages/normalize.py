@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ... import numerics
 from ...isa import Src
-from ..format import INT8, WIDE, Format
+from ..format import INT8, OPERANDS, WIDE, Format
 from ..param import Factor
 from .base import Feed, Run, need
 
@@ -19,18 +20,20 @@ if TYPE_CHECKING:
 RSQRT_FRAC = 23                     # of `numerics.rsqrt`
 LARGEST = 1 << 62                   # what `numerics.bit_length` can take
 EPS_BITS = 48                       # of the instruction field
+WIDE_SHIFT = 28                     # of a result of 16 bits: its high half is that of 8 bits, shifted by 8 more
 
 
 @dataclass(frozen=True, slots=True)
 class Normalize(Feed):
     """LayerNorm of each token: `numerics.norm_coefficients` and `numerics.normalize`.
 
-    eps: added to D**2 * variance, >= 1. mean: factor of 16 / D. out: factor of D / (16 * scale of the int8 result).
+    eps: added to D**2 * variance, >= 1. mean: factor of 16 / D. out: factor of D / (16 * scale of the result). to: of the result.
     """
 
     eps: int
     mean: Factor
     out: Factor
+    to: Format = INT8
 
     name: ClassVar[str] = "normalize"
     hls: ClassVar[str] = "layer_norm"
@@ -40,11 +43,11 @@ class Normalize(Feed):
         mean, mult, shift = numerics.norm_coefficients(x.sum(-1), (x * x).sum(-1), x.shape[-1], self.eps, self.mean.mult,
                                                        self.mean.shift, self.out.mult, self.out.shift)
         run.inner.update(mean=mean, mult=mult, shift=shift)
-        return numerics.normalize(x, mean[..., None], mult[..., None], shift[..., None])
+        return result(self.to)(x, mean[..., None], mult[..., None], shift[..., None])
 
     def format(self, step: Step) -> Format:
         need(step.source.tensor.format, WIDE, "a normalising feed")
-        return INT8
+        return self.to
 
     def fields(self, step: Step) -> dict[str, int]:
         view = step.source
@@ -56,20 +59,40 @@ class Normalize(Feed):
             return "normalises a part of the channels"
         if not 1 <= self.eps < 1 << EPS_BITS:
             return f"eps {self.eps} is not in 1..2**{EPS_BITS}-1"
-        if wrong := self.mean.wrong("16 / D") or self.out.wrong("norm"):
+        if wrong := self.mean.wrong("16 / D") or self.out.wrong("norm") or no_operand(self.to):
             return wrong
         largest = step.source.channels.count ** 2 * WIDE.hi ** 2 + self.eps
         if largest >= LARGEST:
             return f"{step.source.channels.count} channels are too many for the sums of a token"
         exponents = numerics.rsqrt(np.array([self.eps, largest]))[1]
-        return run_time_shift("norm", *(int(e) + RSQRT_FRAC + self.out.shift - numerics.MULT_BITS for e in exponents))
+        low, high = (int(e) + RSQRT_FRAC + self.out.shift - numerics.MULT_BITS for e in exponents)
+        return run_time_shift("norm", low, high, most_shift(self.to))
+
+    @property
+    def brief(self) -> str:
+        return self.name + ("" if self.to == INT8 else f" {self.to}")
 
     def __str__(self) -> str:
-        return f"normalize(eps {self.eps}, mean {self.mean}, {self.out})"
+        return f"normalize(eps {self.eps}, mean {self.mean}, {self.out}{'' if self.to == INT8 else f', {self.to}'})"
 
 
-def run_time_shift(what: str, low: int, high: int) -> str | None:
+def result(to: Format) -> Callable[..., np.ndarray]:
+    """The function that gives such words of the residual stream, mean and factor."""
+    return numerics.normalize if to == INT8 else numerics.normalize_wide
+
+
+def no_operand(to: Format) -> str | None:
+    """What is wrong with a format of what streams, or None."""
+    return None if to in OPERANDS else f"the feed gives {' or '.join(map(str, OPERANDS))}, not {to}"
+
+
+def most_shift(to: Format) -> int:
+    """The largest shift a feed does for this result."""
+    return numerics.MAX_SHIFT if to == INT8 else WIDE_SHIFT
+
+
+def run_time_shift(what: str, low: int, high: int, most: int = numerics.MAX_SHIFT) -> str | None:
     """What is wrong with a shift that is computed at run time: beyond the shifter's range `numerics.scale_factor` would clip it."""
-    if low < 1 or high > numerics.MAX_SHIFT:
-        return f"{what}: the run-time shift can lie in {low}..{high}, the shifter does 1..{numerics.MAX_SHIFT}"
+    if low < 1 or high > most:
+        return f"{what}: the run-time shift can lie in {low}..{high}, the shifter does 1..{most}"
     return None

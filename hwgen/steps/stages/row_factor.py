@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ... import numerics
-from ..format import ACCUMULATOR, INT8, PROBABILITY, Format
+from ..format import ACCUMULATOR, INT8, OPERANDS, PROBABILITY, Format
 from ..param import Factor
 from .base import Interval, Run, Stage, need
 from .exp2 import Exp2
@@ -47,8 +47,8 @@ class RowFactor(Stage):
     def wrong(self, step: Step) -> str | None:
         if not isinstance(step.feed, Exp2):
             return "divides by the sum of a row that has none"
-        if self.to != INT8:
-            return f"the result of a division is {INT8}, not {self.to}"
+        if self.to not in OPERANDS:
+            return f"the result of a division is {' or '.join(map(str, OPERANDS))}, not {self.to}"
         keys = step.source.channels.count // step.heads
         exponents = numerics.reciprocal(np.array([PROBABILITY.hi, PROBABILITY.hi * keys]))[1]
         return self.factor.wrong("output") or run_time_shift(

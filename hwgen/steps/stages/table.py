@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import numerics
 from ...knots import knots
-from ..format import INT8, PRE_ACTIVATION, Format
+from ..format import INT8, OPERANDS, PRE_ACTIVATION, Format
 from ..param import Factor, ShortColumns
 from .base import Interval, Run, Stage, need
 
@@ -60,8 +60,8 @@ class Table(Stage):
         return own | {"act": 1, "shift2": self.factor.shift}
 
     def wrong(self, step: Step) -> str | None:
-        if self.to != INT8:
-            return f"the result of a table is {INT8}, not {self.to}"
+        if self.to not in OPERANDS:
+            return f"the result of a table is {' or '.join(map(str, OPERANDS))}, not {self.to}"
         if isinstance(self.factor, ShortColumns) and (step.weights is None or self.factor.mult.array.shape != (step.columns,)):
             return f"a table has {self.factor.mult.array.shape} factors for {step.columns} columns of weights"
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import numerics
 from ...isa import Stat
-from ..format import INT8, WEIGHTS, Format
+from ..format import INT8, WEIGHTS, WIDE, Format
 from ..param import Param
 from ..tensor import View
 from .base import Interval, Run
@@ -18,7 +18,9 @@ from .base import Interval, Run
 if TYPE_CHECKING:
     from ..step import Step
 
-LARGEST = 1 << INT8.bits - 1         # magnitude of what streams: INT8, or attention weights less 128
+def largest(form: Format) -> int:
+    """Magnitude of what streams: INT8, or attention weights less 128; WIDE, with its low half less 128."""
+    return 1 << form.bits - 1
 
 
 class Tile(ABC):
@@ -69,16 +71,21 @@ class Stationary(Tile):
     format: Format = INT8
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        kind = numerics.exact(len(self.weight.array), LARGEST * INT8.hi)
-        result = numerics.matmul(x, run.weights.get(self.weight, kind), LARGEST * INT8.hi)
+        product = largest(run.step.feed.format(run.step)) * INT8.hi
+        result = numerics.matmul(x, run.weights.get(self.weight, numerics.exact(len(self.weight.array), product)), product)
         result += self.bias.array
         return result
+
+    def passed_bias(self, step: Step) -> np.ndarray:
+        """The bias for what the array sees: it gives back what the low half of a wide operand is less (`numerics.planes`)."""
+        less = numerics.LOW_OFFSET if step.feed.format(step) == WIDE else 0
+        return np.asarray(self.bias.array + less * self.weight.array.sum(0, dtype=np.int64))
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.weight.array.shape
 
     def interval(self, step: Step) -> Interval:
-        columns = np.abs(self.weight.array.astype(np.int64)).sum(0) * LARGEST + np.abs(self.bias.array.astype(np.int64))
+        columns = np.abs(self.weight.array.astype(np.int64)).sum(0) * largest(step.feed.format(step)) + np.abs(self.bias.array.astype(np.int64))
         bound = int(columns.max())
         return -bound, bound
 
@@ -115,19 +122,21 @@ class Keys(Tile):
         return self.view
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2), LARGEST * INT8.hi)
+        return numerics.matmul(x, run.read(self.view).swapaxes(-1, -2), largest(INT8) * INT8.hi)
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.view.channels.count // step.heads, self.view.tokens.count
 
     def interval(self, step: Step) -> Interval:
-        bound = self.shape(step)[0] * LARGEST * INT8.hi
+        bound = self.shape(step)[0] * largest(INT8) * INT8.hi
         return -bound, bound
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"stat": Stat.K_COLUMNS, "stat_count": self.view.tokens.count}
 
     def wrong(self, step: Step) -> str | None:
+        if (found := step.feed.format(step)) != INT8:
+            return f"queries are {INT8}, not {found}"
         return by_heads(self.view, step)
 
     def __str__(self) -> str:
@@ -147,13 +156,13 @@ class Values(Tile):
         return self.view
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, run.read(self.view), LARGEST * INT8.hi)
+        return numerics.matmul(x, run.read(self.view), largest(INT8) * INT8.hi)
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.view.tokens.count, self.view.channels.count // step.heads
 
     def interval(self, step: Step) -> Interval:
-        bound = self.view.tokens.count * LARGEST * INT8.hi
+        bound = self.view.tokens.count * largest(INT8) * INT8.hi
         return -bound, bound
 
     def fields(self, step: Step) -> dict[str, int]:
