@@ -80,7 +80,7 @@ def test_experts_take_a_factor_in(path):
     x = net.op("Add", net.op("Mul", x, vector(net, DIM)), vector(net, DIM))
     net.op("Mul", net.moe(x, "renormalized", act="Relu"), vector(net, DIM))
     graph = accepted(net, path)
-    assert kinds(graph) == ["LayerNorm", "LayerNorm", "Add", "MoE"] and graph.nodes[-1].act is Act.RELU
+    assert kinds(graph) == ["LayerNorm", "LayerNorm", "Add", "MoE"] and graph.nodes[-1].act == Act.RELU
 
 
 @pytest.mark.parametrize("router, found", [("renormalized", ["LayerNorm", "MoE"]), ("plain", ["LayerNorm", "MoE", "AddConst"])])

@@ -25,8 +25,9 @@ CHOICE = {"TopK", "ArgMax", "OneHot", "ScatterElements"}                        
 QUOTED = re.compile(r"'[^']*'")                     # names in a reason
 ROUTER_PARTS = CONTROL | CHOICE | {"Softmax", "Einsum", "Gather", "GatherElements", "Equal", "Where", "ReduceMax", "ReduceSum", "MatMul", "Mul"}
 
-EXPERTS = ("write the experts as one stack: weights [experts, K, N], every expert on every token by one MatMul, scores scattered into zeros, "
-           "the product summed over the experts; docs/how-to/bring-your-own-model.md shows it in torch")
+OF_EXPERTS = ("its experts", " experts that ", " experts for ", "gated experts", "its router", "a router that ")
+EXPERTS = ("a sum over experts is read, each times its score: the experts are two layers with an activation between them, the scores those of a "
+           "top-k of a softmax of one Linear; docs/how-to/bring-your-own-model.md shows forms in torch")
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ def _is_last(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
 
 
 def _is_router(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
+    if any(words in verdict.reason for words in OF_EXPERTS):
+        return True
     return facts.choice and node.op_type in ROUTER_PARTS and "attention" not in verdict.reason.replace("as part of an attention or", "")
 
 
@@ -219,5 +222,5 @@ FAMILIES = (
     Family("the network ends in a function that belongs on the host", "export the logits, and apply it to the outputs", _is_last),
     Family("the attention has a mask or a position bias", "export without it: a fixed sequence length, and every token sees every other one",
            _is_mask),
-    Family("a mixture of experts in a form that is not read (a loop over experts, a choice of weights)", EXPERTS, _is_router),
+    Family("a mixture of experts in a form that is not read", EXPERTS, _is_router),
 )

@@ -1,8 +1,7 @@
 """ONNX graph -> `OpGraph`: infers shapes, folds constants, resolves moves into views, drops what is equal or does nothing.
 
-Single operators are evaluated by onnx's own reference implementation, also on arrays of positions: that is what makes a
-view exact for every operator that moves data, with no second definition of what Slice or Gather mean. (The onnxscript
-optimizer folds as much, but renames and drops nodes, and `hwgen check` owes the user a verdict on each.)
+Single operators are evaluated by onnx's own reference implementation, also on arrays of positions: that makes a view exact for every operator that
+moves data. (The onnxscript optimizer folds as much, but renames and drops nodes, and `hwgen check` owes the user a verdict on each.)
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from .read import OnnxFile, known_operator, opset_versions
 from .weights import array_of
 
 RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
+OF_ONE = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"}              # their operand itself where they reduce axes of one element
 MOVES = RESHAPES | {"Transpose", "Slice", "Split", "Gather", "Expand"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 CHECKED_ATTRIBUTES = ("approximate", "axis", "kernel_shape")
@@ -270,7 +270,7 @@ class _Normalizer:
         x, shape = inputs[0], types[0][1]
         views: list[View | None] = []
         match node.op_type:
-            case op if op in RESHAPES and isinstance(x, View):
+            case op if isinstance(x, View) and (op in RESHAPES or op in OF_ONE and math.prod(x.shape) == math.prod(shape)):
                 if math.prod(x.shape) != math.prod(shape):
                     place = node_place(op, name)
                     raise ShapeError(f"{place} makes {list(shape)}, {math.prod(shape):,} elements, of {list(x.shape)}, "

@@ -14,9 +14,10 @@ from ..errors import HwgenError, ModelError, ShapeError
 from ..graph import Graph, Node
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Trail, View
 from ..matching.proof import Prover
+from ..matching.region import behind
 from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
 from ..ops.operands import plain
-from ..ops.registry import parts, rules
+from ..ops.registry import openers, parts, rules
 from ..ops.residual import sum_of_heads
 
 # What a rule meets on operands of another rank or size than its operator takes; ONNX files are made by anyone.
@@ -80,6 +81,7 @@ class _Sweep:
         self.declined: dict[str, str] = dict(graph.declined)                         # ONNX node -> reason
         self.opaque: set[str] = set()                                                # ONNX nodes given up
         self.ops = _needed(graph)
+        self.open = behind(self.ops, openers())                                     # ONNX nodes that are not given up before all is tried
         self.waiting: dict[str, list[int]] = {}                                      # value not bound yet -> operators that asked for it
         self.absorbed: set[str] = set()                                              # ONNX nodes that are part of a match
         self.explained: dict[str, str] = {}                                          # part that no rule took -> the declined node it is of
@@ -89,7 +91,8 @@ class _Sweep:
     def run(self, name: str | None) -> Swept:
         self._sweep(range(len(self.ops)))
         while gaps := [op for op in self.ops if self._is_gap(op)]:          # a second time only if a part was explained too early
-            for op in gaps:
+            reasons = [op for op in gaps if op.name in self.declined]
+            for op in (*reversed(reasons), *gaps):                          # what is around a part says more than the part
                 if self._is_gap(op):
                     self._give_up(op)
                     self._sweep(self._asking(op))
@@ -129,9 +132,8 @@ class _Sweep:
         return [place for output in op.outputs for place in self.waiting.pop(output, ())]
 
     def _try(self, op: Op) -> None:
-        if any(shape is None for shape in op.shapes):
-            self.declined.setdefault(op.name, self._unknown_shape(op))
-        for rule in self.rules.get(op.kind, ()) if op.name not in self.declined else ():
+        known = all(shape is not None for shape in op.shapes)
+        for rule in self.rules.get(op.kind, ()) if known and op.name not in self.graph.declined else ():
             trial = Trial(op, self.graph, self.bound, self.pool, self.nodes)
             try:
                 match = rule(op, trial)
@@ -144,7 +146,7 @@ class _Sweep:
                 self.declined.setdefault(op.name, error.message)
             except UNREADABLE as error:
                 self.declined.setdefault(op.name, f"has operands no rule can read: {error}")
-        if op.name in self.declined or op.kind not in self.rules and op.kind not in self.parts:
+        if op.name not in self.open and (op.name in self.declined or not known or op.kind not in self.rules and op.kind not in self.parts):
             self._give_up(op)
 
     def _unknown_shape(self, op: Op) -> str:
@@ -165,15 +167,19 @@ class _Sweep:
         self.shapes.update(known.maps[0])
         for new in (*trial.nodes, *match.nodes):
             self.nodes.setdefault(new.output, new)
-        self.declined.pop(op.name, None)
+        for name in (op.name, *trial.absorbed):
+            self.declined.pop(name, None)
         last, waiting = (match.nodes[-1], ()) if match.of is None else (match.of.node, (*match.of.waiting, op.name))
         self.bound[op.outputs[0]] = Bound(match.value, self.shapes[match.value], last, match.factor, order, op.name, match.affine, waiting)
         self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
         self.absorbed.update(trial.absorbed)
+        self.opaque.difference_update(trial.absorbed)                # given up alone, it is part of something after all
 
     def _give_up(self, op: Op) -> None:
         """Bind the results to nothing, so that what follows is judged as if they were there."""
         self.opaque.add(op.name)
+        if any(shape is None for shape in op.shapes):
+            self.declined.setdefault(op.name, self._unknown_shape(op))
         if op.name in self.declined:
             self._explain(op)
         for output, shape in zip(op.outputs, op.shapes, strict=False):

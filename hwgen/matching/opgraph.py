@@ -163,6 +163,20 @@ class OpGraph:
     def __post_init__(self) -> None:
         self.producers.update({output: op for op in self.ops for output in op.outputs})
 
+    @cached_property
+    def readers(self) -> dict[str, list[Op]]:
+        """Value -> the operators that read it."""
+        found: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for base in {ref.base for ref in op.inputs if isinstance(ref, View)}:
+                found.setdefault(base, []).append(op)
+        return found
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Operator -> its place in the order of the file."""
+        return {op.name: place for place, op in enumerate(self.ops)}
+
 
 class Pool:
     """Hands out one object per content: an array met twice, in one task or in two, becomes one array. ``bytes``: of all."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..graph import Array, Node, Shape
-from .opgraph import Const, Evaluate, Op, OpGraph, Ref, View
+from .opgraph import Evaluate, Op, OpGraph, Ref, View
+from .region import Unprovable, moved
 from .trial import Bound, Match, Mismatch, Trial
 
 TOKENS = 4                  # drawn, for nodes that take each by itself
@@ -23,10 +24,6 @@ TOLERANCE = 1e-4            # of the largest value of the result
 LARGE = 1e15                # weights beyond it leave float32 on the way: nothing can be compared
 MAX_OPERATORS = 256         # between what a candidate reads and what it gives
 BY_ELEMENT = {"Erf", "Exp", "Gelu", "Relu", "Sigmoid", "Sqrt", "Swish", "Tanh"}
-
-
-class Unprovable(Exception):
-    """An operator cannot be evaluated here, or there are too many of them; the judge compares the whole network."""
 
 
 class Prover:
@@ -166,7 +163,7 @@ class _Part:
             known[name] = leaf.onnx(drawn[leaf.value]).reshape(shape) if leaf is not None else \
                 np.random.default_rng(1).standard_normal(shape).astype(np.float32)
         for op in self.ops:
-            operands = [None if ref is None else _moved(ref, known) for ref in op.inputs]
+            operands = [None if ref is None else moved(self.graph, ref, known) for ref in op.inputs]
             results = _of_known(op, self.graph.evaluate, operands) or self.graph.evaluate(op, operands)
             if results is None:
                 raise Unprovable
@@ -176,14 +173,6 @@ class _Part:
     def _shape(self, value: str) -> Shape:
         producer = self.graph.producers.get(value)
         return self.graph.inputs[value] if producer is None else producer.shape(producer.outputs.index(value))
-
-
-def _moved(ref: Ref, known: dict[str, Array]) -> Array:
-    if isinstance(ref, Const):
-        return ref.array
-    base = known[ref.base]
-    moved = base.reshape(ref.shape) if ref.index is None else base.ravel()[ref.index]
-    return moved if ref.scale == 1.0 else moved * np.float32(ref.scale)
 
 
 def _of_known(op: Op, evaluate: Evaluate, operands: list[Array | None]) -> list[Array] | None:

@@ -7,6 +7,8 @@
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
     select.py     Select              mean.py        Mean
 
+    mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
+
 """
 
 from __future__ import annotations

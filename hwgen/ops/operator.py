@@ -19,12 +19,13 @@ class Spellings:
     """How exporters write an operator.
 
     rules: ONNX operator -> the rules tried on it, in order. parts: ONNX operators that stand for nothing alone -> what they are a part of,
-    with an article, for messages; rank: its place among the operators there.
+    with an article, for messages; rank: its place among the operators there. opens: ONNX operators behind which any other may be a part of it.
     """
 
     rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     rank: int = 0
+    opens: frozenset[str] = frozenset()
 
 
 SUPPORTED = ("supported is a pre-norm encoder: an embedding starts the residual stream, each block adds a Linear or MoE "

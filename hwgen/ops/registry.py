@@ -46,3 +46,9 @@ def parts() -> dict[str, str]:
         for kind, what in known.parts.items():
             table.setdefault(kind, []).append(what)
     return {kind: " or ".join(filter(None, [", ".join(found[:-1]), found[-1]])) for kind, found in sorted(table.items())}
+
+
+@cache
+def openers() -> frozenset[str]:
+    """ONNX operators behind which any other may be a part of something, which is tried before that one is given up."""
+    return frozenset().union(*(known.opens for known in spellings()))

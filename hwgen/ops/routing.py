@@ -1,0 +1,264 @@
+"""What a mixture of experts computes, found by evaluating it: its activation, which expert has which place in the router, and the routing.
+
+The mixture is run on random tokens and, independent of them, on logits of our choice. Where one logit stands far above the others the result
+is that expert's, which tells experts, and the order of dimensions in their weights, apart; on random logits the result is compared with every
+routing the hardware has. Logits closer than an order of additions can turn are not compared: which expert is chosen then is nobody's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+import math
+
+import numpy as np
+
+from ..functions import FAMILIES, FUNCTIONS, Act, activate, softmax, titles
+from ..graph import Array
+from ..matching.trial import Mismatch, close, in_order, inverse
+from .mixture import Expert, Mixture
+
+ROWS = 48                        # of random logits, at least
+APART = 1e-3                     # difference of scores, at least
+FAR = 30.0                       # of a logit above all others
+TOLERANCE = 1e-4                 # of the largest value
+
+
+@dataclass(frozen=True, eq=False)
+class Routed:
+    """The weights as the operator MoE has them, in the order of the router; factor: of every score; positions: of `Match`."""
+
+    w1: Array
+    b1: Array
+    w2: Array
+    b2: Array
+    act: Act
+    top_k: int
+    renormalize: bool
+    positions: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    w1: Array                # [experts, D, H]
+    b1: Array
+    w2: Array
+    b2: Array
+
+    def results(self, x: Array, act: Act) -> Array:
+        """Of every expert on every token, [experts, tokens, D]."""
+        found: Array = activate(x @ self.w1 + self.b1[:, None], act) @ self.w2 + self.b2[:, None]
+        return found
+
+    def of(self, places: list[int]) -> _Weights:
+        return _Weights(self.w1[places], self.b1[places], self.w2[places], self.b2[places])
+
+
+def routed(found: Mixture, name: str) -> Routed:
+    """Raises Mismatch with what does not fit, and Unprovable where an operator cannot be evaluated. name: of the result, for messages."""
+    return _Router(found, name).run()
+
+
+class _Router:
+    def __init__(self, found: Mixture, name: str):
+        self.found, self.name = found, name
+        bound = next(iter(found.xs.values()))
+        self.tokens, self.dim = bound.shape
+        self.count = found.logits.bound.shape[-1]
+        positions = None if bound.order is None else inverse(bound.order)
+        self.positions = in_order(self.tokens, self.dim) if positions is None else positions.reshape(self.tokens, self.dim)
+        self.rng = np.random.default_rng(0)
+        self.result = found.region.ops[-1].outputs[0]
+
+    def run(self) -> Routed:
+        act, t, factor = self._activation()
+        x, y = self._samples(np.concatenate([self._favours(e) for e in range(self.count)]))
+        summed = False
+        for weights in self._readings(t, factor):
+            results = weights.results(x, act).astype(np.float64)
+            if (placed := self._places(results, y)) is not None:
+                break
+            summed |= _is_sum(results, y)
+        else:
+            raise Mismatch(self._no_expert(summed), self.name)
+        places, scale = placed
+        weights = weights.of(places)
+        top_k, renormalize = self._routing(weights, act, scale)
+        total = np.float32(scale)
+        return Routed(weights.w1, weights.b1, weights.w2 * total, weights.b2 * total, act, top_k, renormalize, self.positions)
+
+    # ---------------------------------------------------------------- running it
+
+    def _samples(self, logits: Array) -> tuple[Array, Array]:
+        """Random tokens and the results for them, [rows of logits, D] both; as many runs as it takes."""
+        rows = -(-len(logits) // self.tokens) * self.tokens
+        logits = np.resize(logits, (rows, self.count)).astype(np.float32)
+        x = self.rng.standard_normal((rows, self.dim)).astype(np.float32)
+        runs = [self._run(x[start:start + self.tokens], logits[start:start + self.tokens]) for start in range(0, rows, self.tokens)]
+        return x, np.concatenate(runs)
+
+    def _given(self, x: Array, logits: Array) -> dict[str, Array]:
+        """What the region reads, as the ONNX values hold it."""
+        values = {self.found.logits.value: (self.found.logits.bound, logits), **{value: (bound, x) for value, bound in self.found.xs.items()}}
+        flat = {value: array.ravel() if bound.order is None else array.ravel()[bound.order] for value, (bound, array) in values.items()}
+        return {value: array.reshape(self.found.region.graph.shapes[value]) for value, array in flat.items()}
+
+    def _run(self, x: Array, logits: Array) -> Array:
+        y = self.found.region.run(self._given(x, logits), {self.result})[self.result]
+        rows: Array = y.ravel()[self.positions].astype(np.float64)
+        return rows
+
+    # ---------------------------------------------------------------- the activation
+
+    def _activation(self) -> tuple[Act, float, float]:
+        """(which function, t, f): what stands between the layers of an expert is f * function(t * x), element by element."""
+        before, behind = self._hidden()
+        largest = float(np.abs(behind).max(initial=0.0))
+        repeated = np.repeat(before, len(behind) // max(1, len(before)))
+        scales = [1.0, *(factor for factor in dict.fromkeys(self.found.scalars) if factor > 0 and factor != 1)]
+        for t, act in product(scales, self._functions()):
+            computed = np.sort(activate(t * repeated.astype(np.float64), act))
+            if len(computed) != len(behind) or not computed.any():
+                continue
+            factor = float(computed @ behind / (computed @ computed))
+            if np.abs(factor * computed - behind).max() <= TOLERANCE / 10 * largest:
+                return act, t, self._exact(factor, t)
+        expert = self.found.experts[0]
+        raise Mismatch(f"has experts that compute no known function between {expert.before!r} and {expert.behind.base!r}; supported are "
+                       f"{titles('and')}", self.name)
+
+    def _hidden(self) -> tuple[Array, Array]:
+        """What goes into the activation and what comes out of it, each in order of size: it does not matter where elements stand."""
+        drawn = {expert.before: lambda array: self.rng.normal(0, 3, array.shape).astype(np.float32) for expert in self.found.experts}
+        wanted = {*drawn, *(expert.behind.base for expert in self.found.experts)}
+        x = self.rng.standard_normal((self.tokens, self.dim)).astype(np.float32)
+        given = self._given(x, self.rng.standard_normal((self.tokens, self.count)).astype(np.float32))
+        values = self.found.region.run(given, wanted, drawn)
+        for expert in self.found.experts:
+            if values[expert.before].size:
+                break
+        before, behind = values[expert.before].ravel(), values[expert.behind.base].ravel() * np.float32(expert.behind.scale)
+        return np.sort(before), np.sort(behind)
+
+    def _functions(self) -> Iterator[Act]:
+        yield from map(Act, FUNCTIONS)
+        alphas = {float(str(np.float32(op.number("alpha", default)))) for op in self.found.region.ops
+                  for kind, default in (("LeakyRelu", 0.01), ("Elu", 1.0)) if op.kind == kind}
+        for family, alpha in product(FAMILIES, sorted({*alphas, *(float(str(np.float32(s))) for s in self.found.scalars if s > 0)})):
+            yield Act(family, alpha)
+
+    def _exact(self, measured: float, t: float = 1.0) -> float:
+        """The number of the file that a factor is: one, or one of the factors in it, or two of them."""
+        scalars = list(dict.fromkeys(self.found.scalars))
+        known = (1.0, 1 / t, *scalars, *(a * b for a, b in product(scalars, scalars)))
+        return next((number for number in known if close(number, measured)), measured)
+
+    # ---------------------------------------------------------------- the experts
+
+    def _favours(self, expert: int) -> Array:
+        """A row of logits where one stands far above the others, as many times as there are runs for all."""
+        row = -1.0 * self.rng.permutation(self.count)
+        row[expert] = FAR
+        return row[None] / self.found.logits.factor
+
+    def _readings(self, t: float, factor: float) -> Iterator[_Weights]:
+        """Each way to read the constants of the experts as weights."""
+        experts = self.found.experts
+        stacked = len(experts) == 1 and experts[0].second.weight.squeeze().ndim == 3
+        count = self.count if stacked else 1
+        ways = [list(_read(expert, count, self.dim, t, factor)) for expert in experts]
+        for place in range(min(map(len, ways), default=0)):
+            read = [way[place] for way in ways]
+            if len({weights.w1.shape for weights in read}) == 1:
+                yield _Weights(*(np.concatenate([getattr(weights, key) for weights in read]) for key in ("w1", "b1", "w2", "b2")))
+
+    def _places(self, results: Array, y: Array) -> tuple[list[int], float] | None:
+        """(for each place of the router the expert it stands for, the factor of its result); None when a place has none."""
+        places, factors = [], []
+        for e in range(self.count):
+            mine, want = results[:, e::self.count].reshape(len(results), -1), y[e::self.count].ravel()
+            factor = mine @ want / np.maximum((mine * mine).sum(-1), 1e-300)
+            error = np.abs(factor[:, None] * mine - want).max(-1)
+            best = int(error.argmin())
+            if not error[best] <= TOLERANCE * np.abs(want).max(initial=0.0) or not want.any():
+                return None
+            places.append(best)
+            factors.append(float(factor[best]))
+        if len(set(places)) < self.count or max(factors) - min(factors) > TOLERANCE * max(map(abs, factors)):
+            return None
+        return places, self._exact(float(np.median(factors)))
+
+    def _no_expert(self, summed: bool) -> str:
+        """Why no reading of the constants gives the results. summed: they are sums of the experts' results, all the same."""
+        experts, found = self.found.experts, self.found
+        if found.mixes:
+            return "mixes tokens by the weights of its router before an expert sees them (soft MoE, or a dispatch with places): experts that " \
+                   "see whole tokens are supported"
+        if not experts:
+            return "has a router, but no experts: no two products with constants behind one another"
+        single = all(expert.second.weight.squeeze().ndim == 2 for expert in experts)
+        if single and len(experts) < self.count:
+            return f"has {len(experts)} experts for {self.count} results of its router: an expert that no token chose when the network was traced " \
+                   "is not in the file"
+        if single and len(experts) > self.count:
+            return f"has {len(experts)} experts for {self.count} results of its router: an expert that every token passes (shared) is not supported"
+        if found.changed is not None:
+            return f"has experts that read what {found.changed.kind} node {found.changed.name!r} makes of {found.logits.gate.x!r}; they must read " \
+                   "whole tokens, as the router does"
+        if not summed:
+            return "gives no sum of what its experts make of the same token: tokens change places, or something is done before the experts, to " \
+                   "their results, or to the sum"
+        return self._no_routing()
+
+    # ---------------------------------------------------------------- the routing
+
+    def _routing(self, weights: _Weights, act: Act, scale: float) -> tuple[int, bool]:
+        """(k, whether scores are divided by the sum of the chosen ones)."""
+        logits = self.rng.normal(0, 1.5, (ROWS, self.count)) / self.found.logits.factor
+        x, y = self._samples(logits)
+        shares = softmax(np.resize(logits, (len(x), self.count)) * self.found.logits.factor)
+        settled = np.diff(np.sort(shares, axis=-1), axis=-1).min(-1, initial=np.inf) > APART
+        results = scale * weights.results(x, act).astype(np.float64)
+        order = np.argsort(-shares, axis=-1)
+        for k, renormalize in product(range(1, self.count + 1), (False, True)):
+            chosen = np.zeros_like(shares)
+            np.put_along_axis(chosen, order[:, :k], np.take_along_axis(shares, order[:, :k], -1), -1)
+            if renormalize:
+                chosen /= chosen.sum(-1, keepdims=True)
+            error = np.abs(np.einsum("te,etd->td", chosen, results) - y)[settled]
+            if error.max(initial=math.inf if not settled.any() else 0.0) <= TOLERANCE * np.abs(y).max():
+                return k, renormalize
+        raise Mismatch(self._no_routing(), self.name)
+
+    def _no_routing(self) -> str:
+        found = self.found
+        if found.has("Sigmoid", "HardSigmoid"):
+            why = "its router takes sigmoids of the logits"
+        elif found.has("CumSum"):
+            why = "its router counts the tokens of an expert (capacity) and drops those beyond"
+        elif not found.has("Softmax", "Exp"):
+            why = "it has no softmax"
+        else:
+            why = "on random logits no k and no division by the sum of the chosen gives its result"
+        return f"the factors of its experts are those of no top-k softmax: {why}"
+
+
+def _read(expert: Expert, count: int, dim: int, t: float, factor: float) -> Iterator[_Weights]:
+    """Each way to read the constants of one expert, or of a stack of them. t, factor: in front of the activation and behind it."""
+    before, behind = np.float32(expert.first.scale), np.float32(expert.second.scale * factor)
+    for w1 in expert.first.weights(count, dim):
+        hidden = w1.shape[-1]
+        for w2, b1, b2 in product(expert.second.weights(count, hidden), expert.first.biases(count, hidden), expert.second.biases(count, dim)):
+            if w2.shape[-1] == dim:
+                first, bias = w1 if before == 1 else w1 * before, b1
+                if t != 1:
+                    first, bias = first * np.float32(t), bias * np.float32(t)
+                yield _Weights(first, bias, w2 if behind == 1 else w2 * behind, b2)
+
+
+def _is_sum(results: Array, y: Array) -> bool:
+    """Whether each row is the sum of the experts' results for it, times some numbers. results: [experts, rows, D]."""
+    rows = min(len(y), ROWS)
+    rest = [y[row] - results[:, row].T @ np.linalg.lstsq(results[:, row].T, y[row], rcond=None)[0] for row in range(rows)]
+    return bool(np.abs(rest).max() <= TOLERANCE * np.abs(y).max())

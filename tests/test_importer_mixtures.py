@@ -1,0 +1,90 @@
+"""A mixture of experts is read by what it computes: every spelling of one gives the same operator, and the same integers."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from hwgen import ops
+from hwgen.graph import Model, evaluate
+from hwgen.importer import import_model
+from hwgen.quantizer import quantize
+from hwgen.steps import golden
+from moe_spellings import RENORMALIZED, SPELLINGS, TOP_1, Mix, stack
+from onnx_nets import CLASSES, DIM, EXPERTS, IMAGE, TOKENS, Net, result
+
+IMAGES = np.random.default_rng(7).normal(size=(6, 1, IMAGE, IMAGE)).astype(np.float32)
+
+
+def network(spelling, renormalize: bool, k: int, opset: int = 20) -> Net:
+    """One block whose second half is the mixture."""
+    net = Net(opset)
+    t = net.embed(net.image())
+    t = net.add(t, net.attention(net.norm(t)))
+    y = net.op("Reshape", spelling(Mix(net, net.norm(t), renormalize, k)), net.ints(1, TOKENS, DIM))
+    net.head(net.norm(net.add(t, y)))
+    return net
+
+
+def imported(net: Net, path) -> Model:
+    """What is read computes what onnxruntime does."""
+    net.save(path, {"y": result(net)}, [1, CLASSES])
+    model = import_model(path).model
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    want = np.concatenate([session.run(None, {"x": image[None]})[0] for image in IMAGES])
+    np.testing.assert_allclose(evaluate.run(model.tasks[0], {"x": IMAGES})["y"], want, atol=2e-5)
+    return model
+
+
+def moe_of(model: Model) -> ops.MoE:
+    (node,) = (node for node in model.tasks[0].nodes if isinstance(node, ops.MoE))
+    return node
+
+
+def integers(model: Model) -> np.ndarray:
+    return golden.run(quantize(model, {"x": IMAGES}).tasks[0], IMAGES)["y"]
+
+
+@cache
+def first(renormalize: bool, k: int, folder) -> tuple[ops.MoE, np.ndarray]:
+    """The mixture as a stack, and the integers of its network."""
+    model = imported(network(stack, renormalize, k), folder / f"first{renormalize}{k}.onnx")
+    return moe_of(model), integers(model)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mixtures")
+
+
+def same_as_the_stack(spelling, renormalize: bool, k: int, folder) -> None:
+    model = imported(network(spelling, renormalize, k), folder / "net.onnx")
+    node, (want, words) = moe_of(model), first(renormalize, k, folder)
+    assert (node.top_k, node.renormalize, node.act) == (k, renormalize, want.act)
+    for key, array in want.params().items():
+        np.testing.assert_array_equal(getattr(node, key), array, err_msg=key)
+    np.testing.assert_array_equal(integers(model), words)
+
+
+@pytest.mark.parametrize("renormalize", [False, True], ids=["shares", "renormalized"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_is_one_mixture(name, renormalize, folder):
+    same_as_the_stack(SPELLINGS[name], renormalize, 2, folder)
+
+
+@pytest.mark.parametrize("name", RENORMALIZED)
+def test_a_softmax_of_the_chosen_is_renormalized(name, folder):
+    same_as_the_stack(RENORMALIZED[name], True, 2, folder)
+
+
+@pytest.mark.parametrize("name", TOP_1)
+def test_top_one(name, folder):
+    same_as_the_stack(TOP_1[name], False, 1, folder)
+
+
+@pytest.mark.parametrize("k", [1, 3, EXPERTS])
+def test_any_number_of_experts_is_chosen(k, folder):
+    same_as_the_stack(SPELLINGS["modules"], False, k, folder)
