@@ -50,9 +50,15 @@ class Layer:
     def weights(self, count: int, n_in: int) -> Iterator[Array]:
         """Each way to read the weight as [count, n_in, N]."""
         found = self.weight.reshape([size for size in self.weight.shape if size != 1])
+        if found.ndim == 2 and count > 1:                            # side by side: [n_in, count * N] or its transpose
+            for wide in (found, found.T):
+                if wide.shape[0] == n_in and wide.shape[1] % count == 0:
+                    yield wide.reshape(n_in, count, -1).transpose(1, 0, 2)
+                    yield wide.reshape(n_in, -1, count).transpose(2, 0, 1)
+            return
         if found.ndim == 2:
             found = found[None]
-        if found.ndim == 3 and math.prod(found.shape):
+        if found.ndim == 3 and found.size:
             for axes in permutations(range(3)):
                 if (found.shape[axes[0]], found.shape[axes[1]]) == (count, n_in):
                     yield found.transpose(axes)
