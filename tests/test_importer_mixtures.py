@@ -13,6 +13,7 @@ from hwgen.graph import Model, evaluate
 from hwgen.importer import import_model
 from hwgen.quantizer import quantize
 from hwgen.steps import golden
+from moe_loops import LOOPS, LOOPS_OF_ONE
 from moe_spellings import RENORMALIZED, SPELLINGS, TOP_1, Mix, stack
 from onnx_nets import CLASSES, DIM, EXPERTS, IMAGE, TOKENS, Net, result
 
@@ -88,3 +89,15 @@ def test_top_one(name, folder):
 @pytest.mark.parametrize("k", [1, 3, EXPERTS])
 def test_any_number_of_experts_is_chosen(k, folder):
     same_as_the_stack(SPELLINGS["modules"], False, k, folder)
+
+
+@pytest.mark.parametrize("renormalize", [False, True], ids=["shares", "renormalized"])
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_over_experts_is_one_mixture(name, renormalize, folder):
+    """Each expert sees as many tokens as chose it: shapes that depend on values."""
+    same_as_the_stack(LOOPS[name], renormalize, 2, folder)
+
+
+@pytest.mark.parametrize("name", LOOPS_OF_ONE)
+def test_a_loop_over_the_experts_of_a_top_one(name, folder):
+    same_as_the_stack(LOOPS_OF_ONE[name], False, 1, folder)

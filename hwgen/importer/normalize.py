@@ -26,6 +26,7 @@ from .weights import array_of
 RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 OF_ONE = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"}              # their operand itself where they reduce axes of one element
 MOVES = RESHAPES | {"Transpose", "Slice", "Split", "Gather", "Expand"}
+SCATTERS = {"ScatterElements", "ScatterND"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 CHECKED_ATTRIBUTES = ("approximate", "axis", "kernel_shape")
 AXIS_UNCHECKED = {"ScatterElements", "GatherElements", "Softmax", "LogSoftmax", "LayerNormalization", "CumSum", "TopK", "ArgMax", "ArgMin"}
@@ -241,7 +242,9 @@ class _Normalizer:
         return [_static(found.get(output)) for output in node.output]
 
     def _declared(self, node: onnx.NodeProto) -> list[tuple[int, tuple[int, ...] | None]]:
-        """Types as stored in the file, for operators that cannot be inferred here."""
+        """Types as stored in the file, for operators that cannot be inferred here; a scatter changes values, not the shape."""
+        if node.op_type in SCATTERS and not node.domain and self.shapes[node.input[0]] is not None:
+            return [(self.types[node.input[0]], self.shapes[node.input[0]])]
         return [_static(self.stored.get(output)) for output in node.output]
 
     def _keep(self, node: onnx.NodeProto, name: str, inputs: list[Ref | None], types) -> None:
