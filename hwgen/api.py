@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, flows, foreign, show as shows
+from . import __version__, build as builds, flows, foreign, hostrun, show as shows
 from .devices.board import load_board
 from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
-from .errors import HwgenError, InputError, ModelError, ShapeError
+from .errors import HwgenError, InputError
 from .frontend import ERROR_IMAGES, Options, Planned, plan
-from .importer import Checked, check_model, import_model
+from .hostparts import Value
+from .importer import Checked
 from .output import check_target
+from .partition import import_parts, partitioned
 from .progress import Progress
 from .run import difference, timeline as trace
 from .run.simulate import SimulationResult, simulate
@@ -32,15 +34,13 @@ BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *, progress: Progress | None = None, **options) -> Checked:
     """Verdict on every node of an ONNX file, and whether `compile` takes it with the same options; nothing is written.
 
-    options: target, calib, array, method, backend, precision, batch, quant, as for `compile`. Raises InputError or TargetError for options that
+    options: target, calib, array, method, backend, precision, batch, quant, allow_host, as for `compile`. Raises InputError or TargetError for
+    options that
     do not exist.
     """
     wanted = Options(**options)
     load_board(wanted.target)
-    try:
-        checked = check_model(model, shapes)
-    except (ModelError, ShapeError) as error:
-        return Checked((), False, error)
+    checked = partitioned(model, shapes, wanted.allow_host, _say(progress))
     if checked.imported is None:
         return checked
     try:
@@ -52,20 +52,22 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
             array: tuple[int, int] | None = None, method: str = "percentile", backend: str = "rtl",
-            precision: str = "w8a8", batch: int = 1, quant=None, progress: Progress | None = None) -> Accelerator:
+            precision: str = "w8a8", batch: int = 1, quant=None, allow_host: bool = False,
+            progress: Progress | None = None) -> Accelerator:
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
     array: (rows, columns) instead of the board's choice. backend: "rtl", "hls" (a Vitis HLS project in ``hls/``) or "both". precision: see
     `quantizer.Precision`. batch: images worked on together, so that weights are read once for all of them. quant: rules for single layers, a
-    mapping or a YAML file (see `quantizer.control`). Raises the errors of `hwgen.errors`; then nothing is written. MismatchError: what was
-    read computes something else than the file does when it is run.
+    mapping or a YAML file (see `quantizer.control`). allow_host: what there are no steps for may run on the host however much
+    it is. Raises the errors of `hwgen.errors`; then nothing is written. MismatchError: what was read computes something else than the file does
+    when it is run.
     """
-    options, say = Options(target, calib, array, method, backend, precision, batch, quant), _say(progress)
+    options, say = Options(target, calib, array, method, backend, precision, batch, quant, allow_host), _say(progress)
     check_target(out)
     load_board(target)
     say("import")
-    planned = plan(import_model(model, shapes), options, say)
+    planned = plan(import_parts(model, shapes, allow_host, say), options, say)
     quantized, board = planned.quantized, planned.board
     say("generate")
     (images,) = planned.images.values()
@@ -74,7 +76,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
         files |= ENGINES[name].files(made, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
     builds.write(Path(out), files, quantized, planned.plans.get("rtl"), _report(foreign.visible(Path(model).name), planned, options),
                  inputs=dict(planned.imported.model.tasks[0].inputs), target=board.name, clock_mhz=board.clock_mhz,
-                 bytes_per_cycle=board.bytes_per_cycle())
+                 bytes_per_cycle=board.bytes_per_cycle(), host=planned.imported.host)
     return Accelerator(builds.load(out))
 
 
@@ -108,15 +110,26 @@ def load(path: str | Path) -> Accelerator:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A compiled network. ``acc(x)`` runs it in RTL simulation; x: one array, or a dict by ONNX input name."""
+    """A compiled network. ``acc(x)`` runs it in RTL simulation, its host parts by onnxruntime; x: one array, or a dict by ONNX input name.
+
+    inputs, outputs: of the ONNX file.
+    """
 
     build: builds.Build
     inputs: dict[str, tuple[int, ...]] = field(init=False)
     outputs: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "inputs", self.build.inputs)
-        object.__setattr__(self, "outputs", tuple(dict.fromkeys(o.name for network in self.build.model.tasks for o in network.outputs)))
+        host = self.build.host
+        outputs = [v.name for v in host.outputs] if host else [o.name for network in self.build.model.tasks for o in network.outputs]
+        object.__setattr__(self, "inputs", {value.name: value.shape for value in self.values})
+        object.__setattr__(self, "outputs", tuple(dict.fromkeys(outputs)))
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The inputs with their types."""
+        host = self.build.host
+        return host.inputs if host else tuple(Value(name, "float32", shape) for name, shape in self.build.inputs.items())
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{name} {list(shape)}" for name, shape in self.inputs.items())
@@ -124,7 +137,7 @@ class Accelerator:
                                f"{inputs} -> {', '.join(self.outputs)}>", limit=foreign.REPR)
 
     def __call__(self, x, task: int | None = None, progress: Progress | None = None) -> dict[str, np.ndarray]:
-        """Outputs float32 [images, ...] under their ONNX names, dequantized from what the RTL computed."""
+        """Outputs [images, ...] under their ONNX names and with their types, made of what the RTL computed."""
         inputs = x if isinstance(x, dict) else {next(iter(self.inputs)): np.asarray(x)}
         return self.simulate(inputs, task=task, progress=progress).outputs
 
@@ -134,7 +147,8 @@ class Accelerator:
 
         Without ``task`` each image runs once for each task. Raises InputError, ToolError.
         """
-        return simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory, progress=progress)
+        result = simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory, progress=progress)
+        return replace(result, outputs=hostrun.after(self.build.host, result.outputs)) if self.build.host else result
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -184,20 +198,10 @@ class Accelerator:
                                 estimate=self.build.report.get("resources", {}).get("used"))
 
     def _images(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        ((name, shape),) = self.inputs.items()
-        wanted = f"give a float array [images, {', '.join(map(str, shape))}] under the name {name!r}"
-        if name not in inputs:
-            raise InputError(f"the network's input {name!r} is missing; given are {sorted(inputs)}", hint=wanted)
-        images = np.asarray(inputs[name])
-        if images.dtype.kind != "f":
-            raise InputError(f"input {name!r} has dtype {images.dtype}", hint=f"{wanted}, scaled as in training")
-        if images.ndim != len(shape) + 1 or images.shape[1:] != tuple(shape):
-            raise InputError(f"input {name!r} has shape {images.shape}", hint=wanted)
-        if not len(images):
-            raise InputError(f"input {name!r} holds no image", hint=wanted)
-        if not np.isfinite(images).all():
-            raise InputError(f"input {name!r} holds NaN or infinite values", hint="clean the data")
-        return images
+        """Of the engine's input."""
+        images = hostrun.checked(self.values, inputs, "input", InputError)
+        (fed,) = (images if self.build.host is None else hostrun.before(self.build.host, images)).values()
+        return fed
 
 
 def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
@@ -216,6 +220,8 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
                   "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)}}
     report |= costs.pop("rtl", {})
     report |= _judged(planned)
+    if planned.imported.host:
+        report["host"] = planned.imported.host.to_dict()
     report["quantization"] = _quantization(planned, options.random, first)
     report["warnings"] = planned.warnings
     for cost in costs.values():

@@ -104,7 +104,13 @@ def split_arrays(arrays: dict[str, np.ndarray], acc, where: Path, images: int | 
 
 
 def accuracy(outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
-    """Share of images whose largest output is the label, for every output that has integer labels, one an image."""
-    return {name: float((outputs[name].reshape(len(label), -1).argmax(1) == label).mean())
-            for name, label in labels.items()
+    """Share of images whose largest output (or whose output, where it is one whole number) is the label, for every output that has integer
+    labels, one an image."""
+    return {name: float((_chosen(outputs[name]) == label).mean()) for name, label in labels.items()
             if name in outputs and label.ndim == 1 and label.dtype.kind in "iu" and len(label) == len(outputs[name])}
+
+
+def _chosen(output: np.ndarray) -> np.ndarray:
+    """The class of each image."""
+    rows = output.reshape(len(output), -1)
+    return rows[:, 0] if output.dtype.kind in "iu" and rows.shape[1] == 1 else rows.argmax(1)

@@ -95,24 +95,28 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and ac
                                                     "weights, `w4a8-experts` the experts only.")]
 Quant = Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Rules for single layers, by ONNX node name or pattern: method, bits, scale.",
                                             show_default=False)]
+AllowHost = Annotated[bool, typer.Option("--allow-host", help="What there are no steps for may run on the host, however much it is; otherwise up to "
+                                         "5 % of the multiply-accumulates (25 % in a file with fewer than two blocks).")]
 Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")]
 
 
 @app.command(epilog="Example: `hwgen check model.onnx --shape x=1x3x224x224`")
 def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None,
           method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
-          precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, json: Json = None) -> None:
+          precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False,
+          json: Json = None) -> None:
     """Say for every node of a model whether it is supported, and if not, why; and whether `compile` takes it with the same options."""
     with Bars(err) as bars:
         checked = _api().check(model, parse_shapes(shape), target=target, calib=calib, array=parse_array(array), method=method.value,
-                               backend=backend.value, precision=precision.value, batch=batch, quant=quant, progress=bars)
+                               backend=backend.value, precision=precision.value, batch=batch, quant=quant, allow_host=allow_host,
+                               progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
     shown = reporting.verdicts(nodes)
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
     if json:
         error = checked.error and checked.error.to_dict()
         write_json(json, {"model": str(model), "ok": checked.ok, "error": error, **(checked.onnx or {}), "warnings": list(checked.warnings),
-                          "counts": counts, "nodes": nodes})
+                          "counts": counts, "nodes": nodes, **({"host": checked.host} if checked.host else {})})
     if nodes:
         table("node", "op", "verdict", "into", "reason", rows=shown)
     if len(shown) < len(nodes):
@@ -133,12 +137,13 @@ def compile_command(
     model: Model, target: Target = "sim", calib: Calib = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
     shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
-    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, json: Json = None,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False, json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
     with Bars(err) as bars:
         acc = _api().compile(model, target=target, calib=calib, out=output, shapes=parse_shapes(shape), array=parse_array(array),
-                             method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant, progress=bars)
+                             method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant,
+                             allow_host=allow_host, progress=bars)
     data = acc.report()
     if json:
         write_json(json, data)
@@ -234,7 +239,7 @@ def verify(
         inputs, _ = split_arrays(read_npz(input, "the input", InputError), acc, input, images, lambda text: say(err, text))
     else:
         random = np.random.default_rng(0)
-        inputs = {name: random.standard_normal((images or 4, *shape)).astype(np.float32) for name, shape in acc.inputs.items()}
+        inputs = {value.name: value.noise(random, images or 4) for value in acc.values}
     runs: list[tuple[str, Simulator, str, MemoryModel]] = []
     if "rtl" in acc.levels:
         memories = verify_memories(engine.value, acc.build.need_rtl().config.axi_data_bits / 8)
@@ -291,12 +296,13 @@ def show(
                                              "full detail.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every line: repeated blocks are not folded.")] = False,
     target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE,
-    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, json: Json = None,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False, json: Json = None,
 ) -> None:
     """Print a model, or a build, as it is at one stage of the compiler."""
     with Bars(err) as bars:
         shown = _api().show(source, stage, node, everything, shapes=parse_shapes(shape), target=target, calib=calib, array=parse_array(array),
-                            method=method.value, precision=precision.value, batch=batch, quant=quant, progress=bars)
+                            method=method.value, precision=precision.value, batch=batch, quant=quant,
+                            allow_host=allow_host, progress=bars)
     if json:
         write_json(json, {"of": shown.of, "stage": shown.stage, "lines": shown.lines})
     say(out, shown.text.rstrip("\n"))

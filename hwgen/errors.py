@@ -24,16 +24,23 @@ SHOWN = 6       # causes in a text; `hwgen check --json` holds all
 class HwgenError(Exception):
     """One message for the user: what is wrong, where (ONNX node, file, option), and what to do next.
 
-    others: further causes that do not follow from this one; behind: nodes that cannot be judged or computed for want of this one's result.
+    others: further causes that do not follow from this one; behind: nodes that cannot be judged or computed for want of this one's result;
+    node: the node there are no steps for, where it is one: the host may run it instead.
     """
 
     exit_code = 2
     others: tuple[HwgenError, ...] = ()
     behind: int = 0
+    node: str | None = None
 
     def __init__(self, message: str, where: str | None = None, hint: str | None = None):
         super().__init__(message)
         self.message, self.where, self.hint = message, where, hint
+
+    def about(self, node: str | None) -> typing.Self:
+        """Itself, about this node unless it is about another one."""
+        self.node = self.node or node
+        return self
 
     def __str__(self) -> str:
         lines = self._lines(set())

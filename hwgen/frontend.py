@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import quantizer, strict_yaml
+from . import hostrun, quantizer, strict_yaml
 from .arrays import read_npz
 from .devices.board import Board, load_board
 from .engines.protocol import Wishes
@@ -21,7 +21,6 @@ from .importer import Imported
 from .judge import Judgement, judge
 from .ops.operator import SUPPORTED
 from .quantizer import calibration, control
-from .quantizer.structure import find_residuals
 from .steps import golden, host
 from .steps.step import Quantized
 
@@ -40,6 +39,7 @@ class Options:
     precision: str = "w8a8"
     batch: int = 1
     quant: object = None
+    allow_host: bool = False
 
     def __post_init__(self):
         if self.backend not in BACKENDS:
@@ -61,7 +61,7 @@ class Options:
 class Planned:
     """A network ready to be written.
 
-    images: calibration images, float32 [images, ...] per input. output_error: for each output, of the integer to the float model on
+    images: calibration images, float32 [images, ...] of the engine's input. output_error: for each output, of the integer to the float model on
     `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. warnings: what calibration
     found, for people. plans: of the engines of the build, by name.
     """
@@ -95,10 +95,9 @@ def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Pl
 
 def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
     board = load_board(options.target)
-    find_residuals(imported.model.tasks)            # before the file is run: a network of another structure is refused at once
-    images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
+    given, images = calibration_images(imported, options)
     say("compare with the ONNX file")
-    judgement = judge(imported, None if options.random else images)
+    judgement = judge(imported, None if options.random else given)
     say("quantize")
     quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
                                                   precision=options.precision, recipe=recipe(imported, options))
@@ -119,6 +118,21 @@ def recipe(imported: Imported, options: Options) -> quantizer.Recipe:
         given = strict_yaml.read(path, lambda problem: InputError(f"the quantization file {problem}", where=where,
                                                                   hint="hwgen show MODEL.onnx --stage quant prints one"))
     return quantizer.EMPTY if given is None else control.recipe(given, imported.model, imported.became, where)
+
+
+def calibration_images(imported: Imported, options: Options) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Calibration images, seeded noise where there are none: (of the file's inputs, of the engine's input). Raises CalibrationError."""
+    host = imported.host
+    given = None if options.random else load_calibration(options.calib)
+    if host is None or host.prefix is None:
+        images = calibration.checked(imported.model, given, options.random)
+        return images, images
+    if given is None:
+        rng = np.random.default_rng(0)
+        given = {value.name: value.noise(rng, calibration.RANDOM_IMAGES) for value in host.inputs}
+    given = hostrun.checked(host.inputs, given, "calibration input", CalibrationError)
+    fed = hostrun.before(host, given, "calibration input", CalibrationError)
+    return given, calibration.checked(imported.model, fed, options.random)
 
 
 def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:

@@ -4,6 +4,9 @@ Equal means a cosine of at least `MIN_COSINE`, and no value off by more than `MA
 where a channel hardly moves around a constant, what moves is held to `MAX_MOVING_ERROR`: a large constant hides nothing. A token on
 which a router meets a tie closer than `TIE` may be sent to another expert by another order of additions: an image whose first
 difference is such a token is set apart and counted.
+
+With host parts, what is compared are the values at the cuts, and the file's outputs behind prefix, float network and suffix. Whole numbers
+(a class) are the same where the values they are made of are: one that differs stands for a tie, and its image is set apart and counted.
 """
 
 from __future__ import annotations
@@ -13,8 +16,11 @@ import math
 
 import numpy as np
 
+from . import hostrun
 from .errors import CalibrationError, MismatchError, ModelError
 from .graph import Graph, evaluate
+from .hostparts import PREFIX, HostParts, Value
+from .hostrun import BYTES_PER_VALUE
 from .importer import Imported, Origin
 from .ops import Attention, MoE
 from .ops.moe import TIE
@@ -25,8 +31,6 @@ MAX_ERROR = 1e-3                 # of the largest value of the output
 MAX_MOVING_ERROR = 1e-2          # of how far the output moves between images, beyond NOISE
 NOISE = 2e-5                     # of the largest value of a channel, or of a usual channel: what float32 loses on the way
 CALIBRATION_IMAGES = NOISE_IMAGES = 4
-BASE_SECONDS, MACS_PER_SECOND = 8, 2e8       # limit of CPU time for a run of all images
-BYTES_PER_VALUE = 64             # of memory, for each value of the network: copies, and what is not freed at once
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ class Judgement:
 
 
 def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judgement:
-    """Run the file on some calibration images and on noise like them, and compare every output.
+    """Run the file on some calibration images (of its inputs) and on noise like them, and compare every output.
 
     Raises MismatchError when an output differs (with the first ONNX value that does), ModelError when the file cannot be run within the
     limits, CalibrationError or ModelError when it, or the network in float32, gives NaN or infinity.
     """
-    images, given = _images(imported.model.tasks[0].inputs, calibration)
+    host = imported.host
+    images, given = _images(host.inputs if host else _plain(imported.model.tasks[0].inputs), calibration)
+    fed = images if host is None or host.prefix is None else hostrun.run_part(host.prefix, PREFIX, images)
     cosine, largest, apart = 1.0, 0.0, set()
     runs: dict[str, OnnxRun] = {}
     for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
@@ -62,55 +68,83 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
             runs[key] = _run(imported, origin, images)
         found = runs[key].outputs
         usable = _finite(imported, graph, origin, found, images, given)
-        read = evaluate.run(graph, images)
+        read = evaluate.run(graph, fed)
         _overflow(imported, graph, read, usable, given)
-        different = {name: _different(found[name].reshape(read[name].shape), read[name], usable) for name in read}
+        read, chosen = _in_the_file(host, fed, read, found)
+        different = {name: _different(found[name].reshape(value.shape), value, usable) for name, value in read.items()}
         bad = np.logical_or.reduce(list(different.values()))
-        tied = {int(i) for i in np.flatnonzero(bad) if _tied(imported, graph, origin, images, int(i))}
+        tied = {int(i) for i in np.flatnonzero(bad) if _tied(imported, graph, origin, images, fed, int(i))}
+        tied |= {i for value in chosen for i in usable if not np.array_equal(found[value][i].ravel(), chosen[value][i].ravel()) and not bad[i]}
         kept = [i for i in usable if i not in tied]
         if not kept:
             raise ModelError(f"the network cannot be compared with the file: on each of {len(usable)} images a router chooses between experts "
-                             f"whose scores differ by less than {TIE:g}", where=str(imported.path),
+                             f"whose scores differ by less than {TIE:g}, or a class between two alike", where=str(imported.path),
                              hint="are two experts of the router the same? Train or initialise the router differently")
         apart |= tied
         for name, value in read.items():
             a, b = found[name].reshape(value.shape)[kept].astype(np.float64), value[kept].astype(np.float64)
             similarity, error = _cosine(a, b), float(np.abs(a - b).max(initial=0.0))
             if different[name][kept].any() or similarity < MIN_COSINE:
-                raise _mismatch(imported, graph, origin, images, name, similarity, error, float(np.abs(a).max(initial=0.0)))
+                raise _mismatch(imported, graph, origin, images, fed, name, similarity, error, float(np.abs(a).max(initial=0.0)))
             cosine, largest = min(cosine, similarity), max(largest, error)
     run = next(iter(runs.values()))
     return Judgement(cosine, largest, len(usable) - len(apart), len(apart), run.runtime, run.note)
 
 
-def _images(inputs: dict[str, tuple[int, ...]], calibration: dict[str, np.ndarray] | None) -> tuple[dict[str, np.ndarray], int]:
-    """Images for each input, float32 [images, ...], and how many of them are calibration images.
+def _in_the_file(host: HostParts | None, fed: dict[str, np.ndarray], read: dict[str, np.ndarray],
+                 found: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(values in floating point, values in whole numbers) to be compared with those of the file: where it is cut, and its outputs."""
+    if host is None:
+        return read, {}
+    every = (fed if host.prefix else {}) | read | hostrun.after(host, read)
+    floats = {name: value for name, value in every.items() if value.dtype.kind == "f" and name in found}
+    return floats, {name: value for name, value in every.items() if value.dtype.kind != "f" and name in found}
+
+
+def _plain(inputs: dict[str, tuple[int, ...]]) -> tuple[Value, ...]:
+    return tuple(Value(name, "float32", shape) for name, shape in inputs.items())
+
+
+def _images(inputs: tuple[Value, ...], calibration: dict[str, np.ndarray] | None) -> tuple[dict[str, np.ndarray], int]:
+    """Images for each input, [images, ...], and how many of them are calibration images.
 
     Behind those, evenly chosen from the set, noise of their mean and deviation; then what reaches other parts of a network: three times
-    that noise, a constant, and a slope (neighbouring values alike, as in a picture).
+    that noise, a constant, and a slope (neighbouring values alike, as in a picture). Whole numbers are noise in their range.
     """
     random = np.random.default_rng(0)
     result, given = {}, 0
     largest = float(np.finfo(np.float32).max)
-    for name, shape in inputs.items():
+    for value in inputs:
+        name, shape = value.name, value.shape
+        own = None
+        if calibration is not None:
+            own = calibration[name][np.unique(np.linspace(0, len(calibration[name]) - 1, CALIBRATION_IMAGES).round().astype(int))]
+            given = len(own)
+        if not value.is_float:
+            some = value.noise(random, NOISE_IMAGES + 3)
+            result[name] = some if own is None else np.concatenate([own, some])
+            continue
         noise = random.standard_normal((NOISE_IMAGES, *shape))
         slopes = sum(np.linspace(-1.5, 1.5, size).reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, size in enumerate(shape))
         some = np.concatenate([noise, 3 * noise[:1], np.full((1, *shape), 0.5), np.broadcast_to(slopes, (1, *shape))])
-        if calibration is not None:
-            chosen = np.unique(np.linspace(0, len(calibration[name]) - 1, CALIBRATION_IMAGES).round().astype(int))
-            own = np.asarray(calibration[name][chosen], np.float64)
-            given = len(own)
+        if own is not None:
+            own = np.asarray(own, np.float64)
             some = np.concatenate([own, own.mean() + (own.std() or 1.0) * some])
-        result[name] = np.clip(some, -largest, largest).astype(np.float32)
+        result[name] = np.clip(some, -largest, largest).astype(value.dtype)
     return result, given
 
 
 def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], values: bool = False) -> OnnxRun:
-    graphs, count = imported.model.tasks, len(next(iter(images.values())))
-    macs = sum(macs_of(graph) for graph in graphs) * count
+    graphs, count, host = imported.model.tasks, len(next(iter(images.values()))), imported.host
     numbers = sum(math.prod(shape) for graph in graphs for shape in graph.shapes().values())
-    return run_onnx(imported.path, images, origin.task, cpu_seconds=BASE_SECONDS + math.ceil(macs / MACS_PER_SECOND),
-                    more_bytes=imported.size * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values)
+    macs, weights = sum(macs_of(graph) for graph in graphs), imported.size
+    more: tuple[str, ...] = ()
+    if host is not None:
+        for part in host.parts.values():
+            numbers, macs, weights = numbers + part.size, macs + part.macs, weights + len(part.content)
+        more = (*((value.name for value in host.prefix.outputs) if host.prefix else ()), *(name for graph in graphs for name in graph.outputs))
+    return run_onnx(imported.path, images, origin.task, cpu_seconds=hostrun.seconds(macs, count),
+                    more_bytes=weights * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values, more=more)
 
 
 def macs_of(graph: Graph) -> int:
@@ -146,11 +180,11 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum()) / product if product else float(not a.any() and not b.any())
 
 
-def _tied(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], image: int) -> bool:
+def _tied(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], fed: dict[str, np.ndarray], image: int) -> bool:
     """Whether the first values of this image that differ are tokens of a mixture of experts on which its router meets a tie."""
     if not any(isinstance(node, MoE) for node in graph.nodes):
         return False
-    trace = evaluate.trace(graph, {name: array[image:image + 1] for name, array in images.items()})
+    trace = evaluate.trace(graph, {name: array[image:image + 1] for name, array in fed.items()})
     for name, array in _values(imported, origin, images, image).outputs.items():
         bound = origin.bound.get(name)
         if bound is None or not _departs(array, bound, trace):
@@ -171,7 +205,7 @@ def _finite(imported: Imported, graph: Graph, origin: Origin, found: dict[str, n
     """Images on which every output is a number. Raises for a calibration image, or ordinary noise, on which one is not."""
     count = len(next(iter(images.values())))
     good = np.ones(count, bool)
-    for name in graph.outputs:
+    for name in [name for name, array in found.items() if array.dtype.kind == "f"] if imported.host else graph.outputs:
         finite = np.isfinite(found[name].reshape(count, -1)).all(1)
         good &= finite
         if finite[:given + NOISE_IMAGES].all():
@@ -206,12 +240,12 @@ def _values(imported: Imported, origin: Origin, images: dict[str, np.ndarray], i
         return OnnxRun({}, "", None, {})
 
 
-def _mismatch(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], output: str, cosine: float, error: float,
-              largest: float) -> MismatchError:
+def _mismatch(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], fed: dict[str, np.ndarray], output: str,
+              cosine: float, error: float, largest: float) -> MismatchError:
     first = None
     for image in range(len(next(iter(images.values())))):
         values = _values(imported, origin, images, image).outputs
-        trace = evaluate.trace(graph, {name: array[image:image + 1] for name, array in images.items()})
+        trace = evaluate.trace(graph, {name: array[image:image + 1] for name, array in fed.items()})
         first = next((name for name, array in values.items() if name in origin.bound and _departs(array, origin.bound[name], trace)), None)
         if first is not None:
             break

@@ -15,11 +15,11 @@ from .engines.rtl import text as program_text
 from .engines.rtl.program import Program
 from .errors import InputError
 from .foreign import REPR, visible
-from .frontend import Options, load_calibration, recipe
+from .frontend import Options, calibration_images, recipe
 from .graph import text as graph_text
 from .importer import import_model, listed
 from .listing import Part
-from .quantizer import calibration
+from .partition import import_parts, partitioned
 from .steps import text as steps_text
 from .steps.step import Quantized
 
@@ -49,7 +49,8 @@ def show(source: str | Path, stage: str | None, node: str | None, everything: bo
     if Path(source).is_dir():
         if options != Options() or shapes:
             raise InputError("a build has been compiled with its options already", where=str(source),
-                             hint="leave out --target, --calib, --array, --method, --precision, --batch and --shape; or give the ONNX file")
+                             hint="leave out --target, --calib, --array, --method, --precision, --batch, --allow-host and --shape; "
+                                  "or give the ONNX file")
         built = build.load(source)
         return shown(built, wanted or (Stage.PROGRAM if built.has_rtl else Stage.STEPS), node, everything)
     wanted = wanted or Stage.GRAPH
@@ -72,14 +73,20 @@ def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ..
     """(an ONNX file at one stage, ONNX nodes that are part of another one -> that one); raises the errors of the compiler up to there."""
     board = load_board(options.target)
     if stage is Stage.ONNX:
-        return [listed(model, shapes)], {}
+        checked = partitioned(model, shapes, options.allow_host, say)
+        if checked.error is not None and not checked.verdicts:
+            raise checked.error
+        return [listed(model, checked.verdicts, shapes)], {}
     say("import")
-    imported = import_model(model, shapes)
+    if stage is Stage.GRAPH:                            # also of a network the engine does not take
+        imported = partitioned(model, shapes, options.allow_host, say).imported or import_model(model, shapes)
+    else:
+        imported = import_parts(model, shapes, options.allow_host, say)
     became = imported.became
     if stage is Stage.GRAPH:
         return [graph_text.part(graph) for graph in imported.model.tasks], became
     say("quantize")
-    images = calibration.checked(imported.model, None if options.random else load_calibration(options.calib), options.random)
+    _, images = calibration_images(imported, options)
     quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision,
                                    recipe=recipe(imported, options))
     if stage is Stage.STEPS:

@@ -14,7 +14,8 @@ import pytest
 
 from hwgen import cli, errors
 from hwgen.devices.memory import MemoryModel
-from hwgen.errors import HwgenError, InputError, OutputError
+from hwgen.errors import HwgenError, OutputError
+from hwgen.hostparts import Value
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {
@@ -56,6 +57,7 @@ class Fake:
     error: HwgenError | None = None
     inputs: dict = field(default_factory=lambda: {"x": (1, 8, 8)})
     outputs: dict = field(default_factory=lambda: {"digit": (10,), "parity": (2,)})
+    values = (Value("x", "float32", (1, 8, 8)),)
     levels = ("rtl",)
     MemoryModel = staticmethod(lambda **kw: kw)
     build = SimpleNamespace(need_rtl=lambda: SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
@@ -68,7 +70,7 @@ class Fake:
         onnx = {key: value for key, value in REPORT.items() if key.startswith("onnx_")} | REPORT["onnx"]
         del onnx["stage"]
         return SimpleNamespace(verdicts=verdicts[:1 if self.error is None else 2], ok=self.error is None, error=self.error,
-                               onnx=None if self.error else onnx, warnings=())
+                               onnx=None if self.error else onnx, warnings=(), host=None)
 
     def compile(self, model, **options):
         options.pop("progress")("quantize", 1, 2)
@@ -198,7 +200,8 @@ def test_check_lists_nodes(run, api, tmp_path):
                         "--json", tmp_path / "c.json")
     assert code == 0
     assert api.calls == [(Path("m.onnx"), {"x": (1, 3, 224, 224)}, {
-        "target": "zcu102", "calib": None, "array": (8, 8), "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 2, "quant": None})]
+        "target": "zcu102", "calib": None, "array": (8, 8), "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 2,
+        "quant": None, "allow_host": False})]
     assert "/a/Gelu [0]" in text and "m.onnx: supported  (1 supported)" in text
     assert "equal to the ONNX file (onnxruntime 1, 8 images, 1 with a router tie set apart): cosine 0.9999999, largest error 1.5e-06" in text
     data = json.loads((tmp_path / "c.json").read_text())
@@ -226,10 +229,11 @@ def test_bad_shape(run, api, item):
 
 def test_compile_passes_everything_on(run, api, tmp_path):
     code, text, message = run("compile", "m.onnx", "--target", "zcu104", "--calib", "c.npz", "-o", tmp_path / "b",
-                              "--array", "16x8", "--method", "mse", "--shape", "x=1x2", "--json", tmp_path / "r.json")
+                              "--array", "16x8", "--method", "mse", "--shape", "x=1x2", "--allow-host", "--json", tmp_path / "r.json")
     assert code == 0 and re.fullmatch(r"quantize … \d+\.\d s\n", message)
     assert api.calls == [(Path("m.onnx"), {"target": "zcu104", "calib": "c.npz", "out": tmp_path / "b", "shapes": {"x": (1, 2)},
-                                           "array": (16, 8), "method": "mse", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None})]
+                                           "array": (16, 8), "method": "mse", "backend": "rtl", "precision": "w8a8", "batch": 1,
+                                           "quant": None, "allow_host": True})]
     assert "weight [bytes]" in text and "resources (estimate)" in text and "25.0 %" in text and "patch" not in text
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
 
@@ -240,7 +244,7 @@ def test_compile_without_calibration_images(run, api, monkeypatch, calib):
     code, _, message = run("compile", "m.onnx", *(("--calib", calib) if calib else ()))
     assert code == 0 and "calibrated with seeded noise, so accuracy is unknown" in message
     assert api.calls[0][1] == {"target": "sim", "calib": calib, "out": Path("build"), "shapes": None, "array": None,
-                               "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None}
+                               "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None, "allow_host": False}
 
 
 @pytest.mark.parametrize("size", ["16", "16x", "ax16", "16x16x16"])
@@ -394,7 +398,3 @@ def test_targets_lists_the_boards(run, tmp_path):
     assert f"{zcu104['dsp']:,}" in text and zcu104["clock_mhz"] > 0 and zcu104["sources"]
     assert zcu104["ports"] == {"number": 4, "bits": 128, "clock_mhz": 300}
     assert "port of 128 bits: 16 bytes a cycle; all 4: 42.7, not built" in " ".join(text.split())
-
-
-def test_input_error_is_a_bad_input():
-    assert InputError("x").exit_code == 2

@@ -274,7 +274,7 @@ def test_compile_stops_at_a_difference_and_writes_nothing(tmp_path, monkeypatch)
     imported = saved(tmp_path, vit())
     norm = next(node for node in imported.model.tasks[0].nodes if isinstance(node, ops.LayerNorm))
     wrong = misread(imported, lambda node: replace(node, gamma=-node.gamma) if node is norm else None)
-    monkeypatch.setattr(api, "import_model", lambda *_: wrong)
+    monkeypatch.setattr(api, "import_parts", lambda *_: wrong)
     with pytest.raises(MismatchError):
         hwgen.compile(tmp_path / "net.onnx", out=tmp_path / "build")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx"]

@@ -98,7 +98,7 @@ def test_switching_tasks_costs_nothing(acc, test_set):
 # ---------------------------------------------------------------- inputs that do not fit
 
 @pytest.mark.parametrize("inputs, text", [
-    ({"image": np.zeros((1, 1, 8, 8), np.float32)}, "the network's input 'x' is missing; given are ['image']"),
+    ({"image": np.zeros((1, 1, 8, 8), np.float32)}, "input 'x' is missing; given are ['image']"),
     ({"x": np.zeros((1, 1, 8, 9), np.float32)}, "input 'x' has shape (1, 1, 8, 9)"),
     ({"x": np.zeros((1, 8, 8), np.float32)}, "input 'x' has shape (1, 8, 8)"),
     ({"x": np.zeros((1, 1, 8, 8), np.uint8)}, "input 'x' has dtype uint8"),

@@ -217,9 +217,10 @@ def test_the_command(monkeypatch, capsys, tmp_path):
             cli.main([str(arg) for arg in args])
         return stop.value.code or 0, capsys.readouterr().out
     assert run("show", "m.onnx", "--stage", "steps", "--node", "a[0]", "--all", "--shape", "x=1x2", "--target", "zcu102", "--calib", "c.npz",
-               "--array", "8x8", "--method", "mse", "--precision", "w4a8", "--batch", "2", "--json", tmp_path / "s.json") == (0, "steps of [x]\n   0 line\n")
+               "--array", "8x8", "--method", "mse", "--precision", "w4a8", "--batch", "2", "--allow-host", "--json", tmp_path / "s.json") == (0, "steps of [x]\n   0 line\n")
     assert calls == [(Path("m.onnx"), "steps", "a[0]", True, {
-        "shapes": {"x": (1, 2)}, "target": "zcu102", "calib": "c.npz", "array": (8, 8), "method": "mse", "precision": "w4a8", "batch": 2, "quant": None})]
+        "shapes": {"x": (1, 2)}, "target": "zcu102", "calib": "c.npz", "array": (8, 8), "method": "mse", "precision": "w4a8", "batch": 2,
+        "quant": None, "allow_host": True})]
     data = json.loads((tmp_path / "s.json").read_text())
     assert {"of", "stage", *(f"lines[].{key}" for key in data["lines"][0])} == documented("hwgen show") and set(data) == {"of", "stage", "lines"}
     assert run("show", "build")[0] == 0 and calls[1][:4] == (Path("build"), None, None, False)

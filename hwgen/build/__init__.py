@@ -5,6 +5,7 @@
     report.json          what `hwgen report` shows
     RTL engine           program.bin, .txt, weights.bin; rtl/: SystemVerilog, filelist.f; bench/: native test bench; driver/: registers, C driver
     HLS engine           hls/: Vitis HLS project
+    host parts           host/: what onnxruntime runs in front of the engine and behind it (`hwgen.hostparts`)
 
 `directory` knows the files, `facts` what the manifest says. Nothing else in hwgen opens a file of a build.
 """
@@ -20,16 +21,19 @@ from ..checksum import crc32
 from ..engines.rtl.program import Program
 from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
+from ..hostparts import PREFIX, SUFFIX, HostParts
 from ..output import OutputDir
+from ..render import render
 from ..steps.step import Quantized
 from ..strict_json import parse
-from . import directory, facts, store
+from . import directory, facts, hostfacts, store
 
 
 @dataclass(frozen=True)
 class Build:
     """A loaded build directory. inputs: ONNX input name -> shape without the batch dimension; files: name -> SHA-256;
-    digest: of the manifest. program, rtl: of the RTL engine, its sources in the order a tool reads them; None and empty without it."""
+    digest: of the manifest. host: what runs in front of the engine and behind it, if anything does; program, rtl: of the RTL engine, its
+    sources in the order a tool reads them; None and empty without it."""
 
     path: Path
     model: Quantized
@@ -42,6 +46,7 @@ class Build:
     files: dict[str, str] = field(repr=False)
     digest: str
     rtl: tuple[str, ...]
+    host: HostParts | None = None
 
     def __repr__(self) -> str:
         return visible(f"<Build {self.path} for {self.target}: {self.program or self.model!r}>", limit=REPR)
@@ -85,18 +90,23 @@ class Build:
 
 
 def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: Program | None, report: dict, *, inputs: dict[str, tuple[int, ...]],
-          target: str, clock_mhz: float, bytes_per_cycle: float) -> None:
-    """Write a build directory, whole or not at all. program: of the RTL engine, if the build has it. Raises OutputError."""
+          target: str, clock_mhz: float, bytes_per_cycle: float, host: HostParts | None = None) -> None:
+    """Write a build directory, whole or not at all. program: of the RTL engine, if the build has it. inputs: of the engine. Raises OutputError."""
     with OutputDir(path) as out:
         for name, content in files.items():
             if not directory.known(name):
                 raise ValueError(f"{name!r} is not the name of a file inside the build directory")
             out.write(name, content)
         out.write("model.npz", store.encode(model))
+        for name, part in (host.parts if host else {}).items():
+            out.write(name, part.content)
+        if host:
+            out.write("host/README.md", render("host.md.j2", host=host))
         out.write("report.json", json.dumps(report, indent=1) + "\n")
         out.manifest(
             format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle,
-            inputs={k: list(v) for k, v in inputs.items()}, **({} if program is None else _facts(program)))
+            inputs={k: list(v) for k, v in inputs.items()}, **({} if program is None else _facts(program)), **({} if host is None else {
+                "host": hostfacts.record(host)}))
 
 
 def _facts(program: Program) -> dict:
@@ -122,9 +132,11 @@ def load(path: str | Path) -> Build:
         inputs = facts.inputs(manifest.get("inputs"))
         model = store.decode(network)
         facts.agree(model, program, inputs)
+        parts = {name: directory.read(path, name, files) for name in (PREFIX, SUFFIX) if name in files}
+        host = hostfacts.read(manifest.get("host"), parts, inputs, model) if "host" in manifest or parts else None
         return Build(path, model, program, inputs, facts.text(manifest.get("target"), "target"),
                      facts.positive(manifest.get("clock_mhz"), "clock_mhz"), facts.positive(manifest.get("bytes_per_cycle"), "bytes_per_cycle"),
-                     facts.report(parse(report), directory.holds(files, directory.HLS)), files, digest, rtl)
+                     facts.report(parse(report), directory.holds(files, directory.HLS)), files, digest, rtl, host)
     except store.Unreadable as error:
         raise BuildVersionError(f"the build is damaged: model.npz {error}", where=str(path), hint=directory.AGAIN) from error
     except ValueError as error:

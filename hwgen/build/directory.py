@@ -27,6 +27,7 @@ HLS = ("hls/hwgen_config.hpp", "hls/hwgen_tables.hpp", "hls/hwgen_program.hpp", 
        "hls/csim/main.cpp", "hls/weights.bin")                                         # all or none of them
 MORE = re.compile(r"rtl/waivers\.vlt|rtl/[a-z][a-z0-9_]{0,60}\.sv|driver/[a-z0-9]{1,20}\.h|hls/README\.md|hls/driver/host\.cpp"
                   r"|hls/csim/(input|expected)\.bin|hls/scripts/(vitis_hls|vivado)\.tcl"
+                  r"|host/(prefix\.onnx|suffix\.onnx|README\.md)"
                   r"|hls/(include/hwgen|stub)/[a-z][a-z0-9_]{0,60}\.(h|hpp)", re.ASCII)
 KEPT = "simulation.json"            # the last simulation; hwgen may write it later, so it has no digest and is not trusted
 JSON_BYTES = 1 << 26                # of the manifest and the kept simulation, at most

@@ -93,7 +93,7 @@ def engine(value) -> EngineConfig:
                            ENGINE_LIMITS.get(field.name, MAX_MEMORY_WORDS))
               for field in fields(EngineConfig)}
     try:
-        config = record(EngineConfig, value, "engine", limits)
+        config = record(EngineConfig, {"wide": False} | value if isinstance(value, dict) else value, "engine", limits)
     except HwgenError as error:
         raise ValueError(error.message) from error
     if config.axi_data_bits & config.axi_data_bits - 1:

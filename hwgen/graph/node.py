@@ -114,7 +114,7 @@ class Node(ABC):
 
     def fail(self, message: str, hint: str | None = None) -> ModelError:
         """The error about this node."""
-        return ModelError(message, where=f"{type(self).__name__} node {self.name!r}", hint=hint)
+        return ModelError(message, where=f"{type(self).__name__} node {self.name!r}", hint=hint).about(self.name)
 
     def misplaced(self, message: str, hint: str | None = None) -> ModelError:
         """The error about this node among the others; the node is printed."""

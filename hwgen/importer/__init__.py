@@ -19,18 +19,19 @@ from pathlib import Path
 from ..errors import HwgenError, ModelError
 from ..foreign import REPR, visible
 from ..graph import Model
+from ..hostparts import HostParts
 from ..listing import Part
 from ..matching.opgraph import Pool
 from ..matching.trial import Bound
 from ..uncollected import uncollected
 from .causes import unsupported
 from .normalize import normalize
-from .read import OnnxFile, read
+from .read import OnnxFile, read, read_any
 from .sweep import Status, Swept, Verdict, sweep_rules
 from .tasks import task_count, task_feed
 from .text import part
 
-__all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_model", "import_model", "listed"]
+__all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_file", "check_model", "import_model", "listed", "read_any"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """``digest``: SHA-256 of the file and of its external weights, in hex; ``origins``: one a graph; ``size``: bytes of the weights."""
+    """``digest``: SHA-256 of the file and of its external weights, in hex; ``origins``: one a graph; ``size``: bytes of the weights; ``host``:
+    what of the file the host runs, None where the network is the whole file."""
 
     model: Model
     verdicts: tuple[Verdict, ...]
@@ -54,6 +56,7 @@ class Imported:
     digest: str
     origins: tuple[Origin, ...]
     size: int
+    host: HostParts | None = None
 
     @property
     def became(self) -> dict[str, str]:
@@ -92,6 +95,11 @@ class Checked:
         """The network, None with an ``error``."""
         return self.imported and self.imported.model
 
+    @property
+    def host(self) -> dict[str, object] | None:
+        """What the host would run, JSON-able; None where it is nothing."""
+        return self.imported.host.to_dict() if self.imported and self.imported.host else None
+
     def __repr__(self) -> str:
         return visible(f"<Checked: {'supported' if self.ok else 'not supported'}, {len(self.verdicts)} nodes"
                        f"{f', {self.error.message}' if self.error else ''}>", limit=REPR)
@@ -112,18 +120,20 @@ def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = N
 
 def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
     """Like `import_model`, but a network that is not supported is a result. Raises only when the file cannot be read."""
+    return check_file(read(path, shapes))
+
+
+def check_file(file: OnnxFile) -> Checked:
+    """`check_model` of a file that was read, or of a part of one."""
     with uncollected():
-        return _check(read(path, shapes))
+        return _check(file)
 
 
-def listed(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Part:
+def listed(path: str | Path, verdicts: tuple[Verdict, ...], shapes: dict[str, tuple[int, ...]] | None = None) -> Part:
     """The nodes of a file with the verdicts on them, as a part of a listing. Raises ModelError, ShapeError."""
     with uncollected():
-        file = read(path, shapes)
-        checked = _check(file)
-        if checked.error is not None and not checked.verdicts:
-            raise checked.error
-        return part(file, normalize(file, None, Pool()), checked.verdicts)
+        file = read_any(path, shapes)
+        return part(file, normalize(file, None, Pool()), verdicts)
 
 
 def _check(file: OnnxFile) -> Checked:
@@ -136,7 +146,7 @@ def _check(file: OnnxFile) -> Checked:
     if any(verdict.status is Status.UNSUPPORTED for verdict in verdicts):
         return Checked(verdicts, False, unsupported(file, verdicts))
     if failed is not None:
-        return Checked(verdicts, False, type(failed.error)(failed.error.message, str(file.path), failed.error.hint))
+        return Checked(verdicts, False, type(failed.error)(failed.error.message, str(file.path), failed.error.hint).about(failed.error.node))
     graphs = [(graph, Origin(task, part.bound)) for task, part in parts for graph in part.graphs]
     try:
         model = Model(tuple(graph for graph, _ in graphs)).verify()

@@ -62,7 +62,7 @@ class _Normalizer:
         for name, array in file.weights.items():
             self._constant(name, array)
         for name, shape in file.inputs.items():
-            self._value(name, onnx.TensorProto.FLOAT, shape, View(name, shape))
+            self._value(name, file.kinds.get(name, onnx.TensorProto.FLOAT), shape, View(name, shape))
         if file.task is not None:
             kind = file.task.type.tensor_type.elem_type
             shape = tuple(1 for _ in file.task.type.tensor_type.shape.dim)
@@ -91,7 +91,7 @@ class _Normalizer:
                                  where=str(self.file.path), hint="export the model again")
             outputs[value.name] = self.refs[value.name]
         return OpGraph(self.file.inputs, tuple(self.ops.values()), outputs, self.folded, frozenset(self.moves), self.kinds,
-                       self.declined, self.shapes, evaluate=partial(_evaluated, self.evaluator, self.nodes))
+                       self.declined, self.shapes, evaluate=partial(_evaluated, self.evaluator, self.nodes), types=self.types, values=self.refs)
 
     # ---------------------------------------------------------------- values
 
@@ -354,18 +354,18 @@ def _wanted(graph: onnx.GraphProto) -> set[str]:
     wanted = {output.name for output in graph.output}
     for node in reversed(graph.node):
         if not wanted.isdisjoint(node.output):
-            wanted.update(_read(node))
+            wanted.update(read_values(node))
     wanted.discard("")
     return wanted
 
 
-def _read(node: onnx.NodeProto):
+def read_values(node: onnx.NodeProto):
     """Values a node reads, those its subgraphs take from outside included."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
-                yield from _read(inner)
+                yield from read_values(inner)
             yield from (output.name for output in graph.output)
 
 

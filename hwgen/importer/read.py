@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 import hashlib
 import math
 from pathlib import Path
@@ -28,7 +29,8 @@ MAX_NODES, MAX_DEPTH, MAX_INLINED = 1_000_000, 100, 1 << 28         # of functio
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """A model as read. ``inputs``: static shape of every float input, batch included; ``task``: the integer scalar input."""
+    """A model as read. ``inputs``: static shape of every float input, batch included; ``task``: the integer scalar input; ``kinds``: ONNX element
+    types of the inputs that are not float32, of a file that is read to be cut (`read_any`)."""
 
     path: Path
     proto: onnx.ModelProto
@@ -36,6 +38,7 @@ class OnnxFile:
     inputs: dict[str, tuple[int, ...]]
     task: onnx.ValueInfoProto | None
     weights: dict[str, np.ndarray]
+    kinds: dict[str, int] = field(default_factory=dict)
 
 
 def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
@@ -46,10 +49,17 @@ def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     """
     path = Path(path)
     with border(path, "the model"):
-        return _read(path, shapes or {})
+        return _read(path, shapes or {}, _inputs)
 
 
-def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> OnnxFile:
+def read_any(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
+    """`read`, of a file whose inputs have any number, types and shapes: one to be cut."""
+    path = Path(path)
+    with border(path, "the model"):
+        return _read(path, shapes or {}, _any_inputs)
+
+
+def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., Entry]) -> OnnxFile:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ModelError("the model is a pipe or a device; it is read twice, and its weights lie beside it", where=str(path),
                          hint="save it as a file first")
@@ -79,12 +89,12 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> OnnxFile:
     for node in proto.graph.node:
         if node.domain == "ai.onnx":                                # the long name of the standard domain
             node.domain = ""
-    inputs, task = _inputs(path, proto, shapes)
+    inputs, task, kinds = enter(path, proto, shapes)
     weights = {}
     for tensor in proto.graph.initializer:
         weights[tensor.name] = array_of(path, tensor, f"weight {quoted(tensor.name)}")
     _check(path, proto)
-    return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights)
+    return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights, kinds)
 
 
 # ---------------------------------------------------------------- what the checker does not check, or must not see
@@ -261,7 +271,11 @@ def known_operator(versions: dict[str, int], node: onnx.NodeProto) -> bool:
 
 # ---------------------------------------------------------------- inputs
 
-def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]):
+Entry = tuple[dict[str, tuple[int, ...]], onnx.ValueInfoProto | None, dict[str, int]]       # as in `OnnxFile`: inputs, task, kinds
+
+
+def _given(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> list[tuple[onnx.ValueInfoProto, tuple[int, ...]]]:
+    """The inputs, each with its static shape."""
     weights = {t.name for t in proto.graph.initializer}
     values = [value for value in proto.graph.input if value.name not in weights]
     names = [value.name for value in values]
@@ -269,14 +283,28 @@ def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...
         if name not in names:
             raise ShapeError(f"--shape names the input {name!r}; the model has {', '.join(map(repr, names)) or 'none'}",
                              where=str(path), hint="use one of these names")
-    inputs: dict[str, tuple[int, ...]] = {}
-    tasks = []
-    for value in values:
-        kind = value.type.tensor_type.elem_type
-        shape = _static_shape(path, value, shapes.get(value.name))
+    found = [(value, _static_shape(path, value, shapes.get(value.name))) for value in values]
+    for value, shape in found:
         if any(size < 1 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
             raise ShapeError(f"input {quoted(value.name)} has the shape {list(shape)}: it must have between 1 and {MAX_ELEMENTS:,} "
                              "elements", where=str(path), hint="export the model with the shape it is used with")
+    return found
+
+
+def _any_inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Entry:
+    """Of one that is cut: a single whole number beside other inputs is the task, everything else goes through the part in front."""
+    found = _given(path, proto, shapes)
+    numbers = [value for value, shape in found if value.type.tensor_type.elem_type in INTEGERS and math.prod(shape) == 1]
+    task = numbers[0] if len(numbers) == 1 and len(found) > 1 else None
+    inputs = {value.name: shape for value, shape in found if value is not task}
+    return inputs, task, {value.name: value.type.tensor_type.elem_type for value, _ in found if value is not task}
+
+
+def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Entry:
+    inputs: dict[str, tuple[int, ...]] = {}
+    tasks = []
+    for value, shape in _given(path, proto, shapes):
+        kind = value.type.tensor_type.elem_type
         if kind in INTEGERS and math.prod(shape) == 1:
             tasks.append(value)
         elif kind != FLOAT:
@@ -292,7 +320,7 @@ def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...
                          hint="one integer input can select the task; make the others constants before export")
     if not inputs:
         raise ModelError("the model has no float32 input", where=str(path), hint="give a network that reads an image or tokens")
-    return inputs, tasks[0] if tasks else None
+    return inputs, tasks[0] if tasks else None, {}
 
 
 def _type_hint(kind: int) -> str:

@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     model = Path(job["model"])
     os.chdir(model.parent)              # external data lies there; no runtime takes a path that is not UTF-8
     try:
-        runtime, outputs = _run(Path(model.name), job["values"], np.load(folder / "inputs.npz"), job["task"], result)
+        runtime, outputs = _run(Path(model.name), job["values"], job["more"], np.load(folder / "inputs.npz"), job["task"], result)
         result["runtime"] = runtime
         np.savez(folder / "outputs.npz", *outputs.values())
         result["names"] = list(outputs)
@@ -54,8 +54,9 @@ class _Failed(Exception):
     """The file cannot be run; the text says why."""
 
 
-def _run(path: Path, values: bool, images, task: dict | None, result: dict) -> tuple[str, dict[str, np.ndarray]]:
-    """(runtime, {value: [images, ...]}): outputs of the file, with ``values`` every float value in the order of the nodes."""
+def _run(path: Path, values: bool, more: list[str], images, task: dict | None, result: dict) -> tuple[str, dict[str, np.ndarray]]:
+    """(runtime, {value: [images, ...]}): outputs of the file, and ``more`` of its values; with ``values`` every float value in the order of the
+    nodes."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
     failures = tuple(e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)) + (RuntimeError, ValueError)
@@ -64,7 +65,7 @@ def _run(path: Path, values: bool, images, task: dict | None, result: dict) -> t
     options.log_severity_level = 4
     # the file as it is: fusions refuse some correct files (a LayerNormalization scale of one element behind an Add)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    proto = _with_values(path, result["nodes"]) if values else None
+    proto = _with_values(path, result["nodes"]) if values else _with_more(path, more) if more else None
     source = proto.SerializeToString() if proto is not None else str(path) if str(path).isprintable() else path.read_bytes()
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -85,7 +86,7 @@ def _run(path: Path, values: bool, images, task: dict | None, result: dict) -> t
         except failures as error:
             raise _Failed(f"fails when it is run: {_line(error)}") from error
     return runtime, {name: np.stack(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=False)
-                     if all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays)}
+                     if all(isinstance(array, np.ndarray) and array.dtype.kind in ("f" if values else "fiub") for array in arrays)}
 
 
 def _reference(path: Path, proto, why: Exception):
@@ -122,6 +123,17 @@ def _with_values(path: Path, nodes: dict[str, str]):
         weights = "".join(f", whose weight {name!r} reaches {largest[name]:.3g}" for name in node.input if name in largest)
         nodes.update({name: f"{node.op_type} node {node.name!r}{weights}" for name in node.output if name})
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
+    return proto
+
+
+def _with_more(path: Path, more: list[str]):
+    """The model with these values as further outputs, those that are in its main graph."""
+    proto = _load(path)
+    if proto.ByteSize() > LARGEST_PROTO:
+        return None
+    import onnx
+    there = {name for node in proto.graph.node for name in node.output} - {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more if name in there)
     return proto
 
 

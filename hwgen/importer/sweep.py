@@ -12,7 +12,7 @@ import heapq
 
 from ..errors import HwgenError, ModelError, ShapeError
 from ..graph import Graph, Node
-from ..matching.opgraph import Const, Op, OpGraph, Pool, Trail, View
+from ..matching.opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 from ..matching.proof import Prover
 from ..matching.region import behind
 from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
@@ -226,7 +226,7 @@ class _Sweep:
                 continue
             if ref.shape[:1] != (1,):
                 self.error = ShapeError(f"output {name!r} has the shape {list(ref.shape)}; the first dimension is the batch and "
-                                        "must be 1", hint="keep the batch dimension in the outputs of the exported network")
+                                        "must be 1", hint="keep the batch dimension in the outputs of the exported network").about(self._maker(ref))
             producer = self.graph.producers.get(ref.base)
             blamed = ref.trail.name if ref.trail else producer.name if producer is not None else ref.base
             trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool, self.nodes)
@@ -246,10 +246,15 @@ class _Sweep:
                 self.taken[f"output {name}"] = Taken(tuple(trial.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
                 values[name] = operand.value
         if self.lost:
-            names = ", ".join(map(repr, self.lost))
+            names, lost = ", ".join(map(repr, self.lost)), self._maker(self.graph.outputs[next(iter(self.lost))])
             self.error = ModelError(f"output {names} cannot be given: {'; '.join(dict.fromkeys(self.lost.values()))}",
-                                    hint=f"remove {names} from the outputs before export")
+                                    hint=f"remove {names} from the outputs before export").about(lost)
         return values
+
+    def _maker(self, ref: Ref) -> str | None:
+        """The node that gives a value, the last that moves it included."""
+        producer = self.graph.producers.get(ref.base) if isinstance(ref, View) else None
+        return ref.trail.name if isinstance(ref, View) and ref.trail else producer.name if producer else None
 
     def _inside(self, ref: View) -> str:
         """Why an ONNX value is no value of the network: it is inside of what a rule made of several nodes, or a further result of one."""

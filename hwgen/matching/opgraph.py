@@ -147,7 +147,7 @@ Evaluate = Callable[[Op, Sequence[np.ndarray | None]], list[np.ndarray] | None]
 class OpGraph:
     """``folded``: ONNX node -> why nothing is left of it. ``declined``: -> why it cannot be computed. ``moves``: ONNX nodes that
     only move or scale data. ``shapes``: of every ONNX value, None where it is not known. ``evaluate``: what an operator computes from
-    these operands, None when nobody can say."""
+    these operands, None when nobody can say. ``types``: ONNX element type of every value; ``values``: what every value is."""
 
     inputs: dict[str, tuple[int, ...]]
     ops: tuple[Op, ...]
@@ -159,6 +159,8 @@ class OpGraph:
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     producers: dict[str, Op] = field(default_factory=dict)
     evaluate: Evaluate | None = None
+    types: dict[str, int] = field(default_factory=dict)
+    values: dict[str, Ref | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.producers.update({output: op for op in self.ops for output in op.outputs})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ModelError, combined
+from ..errors import CalibrationError, ModelError, combined
 from ..graph import Model, Role
 from ..steps.param import Params
 from ..steps.step import Network, Quantized
@@ -15,7 +15,8 @@ from .lowering import Lowering, Precision
 from .recipe import EMPTY, METHODS, Recipe, Rule
 from .structure import find_residuals
 
-__all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "from_ranges", "output_warnings", "quantize", "with_findings"]
+__all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "accept", "from_ranges", "output_warnings", "quantize",
+           "with_findings"]
 
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
@@ -48,6 +49,15 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
     warnings += large_values(model, sites, ranges) + clip_warnings(clips)
     return quantized, Findings(tuple(clips), tuple(warnings))
+
+
+def accept(model: Model) -> None:
+    """Raises ModelError, about a node where it can be, when there are no steps for the network, whatever its calibration."""
+    find_residuals(model.tasks)
+    try:
+        from_ranges(model, calib.collect(model, {name: array[:1] for name, array in calib.checked(model, None, True).items()}))
+    except CalibrationError:                        # of noise: the real images will tell
+        return
 
 
 def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: str = "percentile", precision: str = Precision.W8A8,

@@ -154,12 +154,12 @@ def not_finite(graph: Graph, node: Node, values: dict[str, np.ndarray], first_im
 # ---------------------------------------------------------------- the calibration set
 
 def checked(model: Model, calibration: dict[str, np.ndarray] | None, random: bool) -> dict[str, np.ndarray]:
-    """The calibration images as float32 [B, ...] per input, or seeded normal ones with ``random``.
+    """The calibration images as float32 [B, ...] per input; with ``random`` seeded normal ones where none are given.
 
     Raises CalibrationError naming the input, what was expected and what was found.
     """
     expected = model.tasks[0].inputs
-    if random:
+    if random and calibration is None:
         rng = np.random.default_rng(0)
         return {name: rng.standard_normal((RANDOM_IMAGES, *shape)).astype(np.float32) for name, shape in expected.items()}
     if calibration is None:

@@ -97,13 +97,14 @@ class Lowering:
             if node.output not in self.stream.start_nodes and isinstance(node, Operator):
                 self._attempt(partial(node.lower, self), node.inputs, node.output)
         for onnx_name, value in self.graph.outputs.items():
-            self._attempt(partial(self._head, onnx_name, value), (value,))
+            self._attempt(partial(self._head, onnx_name, value), (value,), node=self.producers[value].name)
         if self.wrong:
             raise combined(self.wrong)
         return Network(self.graph.name, tuple(self.steps), tuple(self.outputs))
 
-    def _attempt(self, lower: Callable[[], None], read: Sequence[str] = (), output: str = "") -> None:
-        """Lower something that reads these values and gives ``output``. The states of the residual stream are there whatever is added."""
+    def _attempt(self, lower: Callable[[], None], read: Sequence[str] = (), output: str = "", node: str | None = None) -> None:
+        """Lower something that reads these values and gives ``output``; node: who is to blame, unless the error says it. The states of the
+        residual stream are there whatever is added."""
         cause = next((self.lost[value] for value in read if value in self.lost), None)
         if cause is not None:
             cause.behind += 1
@@ -111,7 +112,7 @@ class Lowering:
             try:
                 lower()
             except ModelError as error:
-                cause = error
+                cause = error.about(node)
                 self.wrong.append(error)
         if cause is not None and output not in self.stream.values:
             self.lost[output] = cause

@@ -67,7 +67,7 @@ def find_residual(graph: Graph) -> ResidualStream:
                          hint=SUPPORTED)
     if len(first) != 1 or not isinstance(first[0], (PatchEmbed, Linear)):
         raise ModelError(f"input {source!r} is read by {[type(n).__name__ for n in first]}, not by one patch embedding or Linear",
-                         where=f"graph {graph.name!r}", hint=SUPPORTED)
+                         where=f"graph {graph.name!r}", hint=SUPPORTED).about(first[0].name)
     embed, state, start_nodes = first[0], first[0].output, {first[0].output}
     table = np.zeros(shapes[state], np.float64)
     if table.ndim != 2:
@@ -105,5 +105,6 @@ def find_residual(graph: Graph) -> ResidualStream:
         raise combined(wrong)
     if not updates:
         raise ModelError(f"no residual connection starts at {state!r}: it is read by "
-                         f"{[type(n).__name__ for n in readers[state]]}", where=f"graph {graph.name!r}", hint=SUPPORTED)
+                         f"{[type(n).__name__ for n in readers[state]]}", where=f"graph {graph.name!r}",
+                         hint=SUPPORTED).about(readers[state][0].name if readers[state] else None)
     return ResidualStream(embed, table, first_token, tuple(values), frozenset(start_nodes), updates)

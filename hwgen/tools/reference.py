@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import errno
 import json
@@ -37,17 +38,21 @@ class OnnxRun:
 
 
 def run_onnx(model: Path, images: dict[str, np.ndarray], task: dict | None, *, cpu_seconds: int, more_bytes: int,
-             values: bool = False) -> OnnxRun:
-    """Run ``model`` on each image, batch 1. images: {input: float32 [images, ...]}; task: name, shape, dtype and value of the integer input.
+             values: bool = False, more: Sequence[str] = (), content: bytes | None = None) -> OnnxRun:
+    """Run ``model`` on each image, batch 1. images: {input: [images, ...]}; task: name, shape, dtype and value of the integer input.
 
-    ``values``: every float value of the main graph instead of its outputs. Raises ModelError when the file cannot be run within the limits,
-    OutputError when there is no room for temporary files.
+    ``values``: every float value of the main graph instead of its outputs; ``more``: these values, too, as far as it has them. content: of the
+    model, which then is no file but a name for messages. Raises ModelError when the file cannot be run within the limits, OutputError when
+    there is no room for temporary files.
     """
     with work_folder("hwgen_onnx_") as work:
         given: dict[str, Any] = {**images}
         np.savez(work / "inputs.npz", **given)
+        file = model if content is None else work / "model.onnx"
+        if content is not None:
+            file.write_bytes(content)
         limits = {"cpu_seconds": cpu_seconds, "memory_bytes": MEMORY_BYTES + more_bytes}
-        (work / "job.json").write_text(json.dumps(dict(model=str(model.absolute()), values=values, task=task, **limits)))
+        (work / "job.json").write_text(json.dumps(dict(model=str(file.absolute()), values=values, more=list(more), task=task, **limits)))
         try:
             run([sys.executable, SCRIPT, work], timeout=WALL_PER_CPU * cpu_seconds)
             result = json.loads((work / "result.json").read_text())

@@ -1,0 +1,274 @@
+"""A file cut into three: what runs in front of the engine, what is imported, what runs behind it.
+
+In front is cut at a *waist*: a value that everything behind it reaches the inputs by. Behind, any nodes can be cut off together with what
+follows them; the values they read become outputs of the engine. Constants are folded first: a part holds only nodes that compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+import math
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..errors import ModelError
+from ..hostparts import HostParts, Part, Value
+from ..matching.opgraph import Const, Op, Pool, View
+from .border import quoted
+from .normalize import normalize, read_values
+from .read import OnnxFile
+
+CONTROL = ("If", "Loop", "Scan")
+RECURRENT = ("LSTM", "GRU", "RNN")
+
+
+class Uncut(ModelError):
+    """Why a file is not cut, in words for its user; empty where that says nothing beside what is refused."""
+
+
+@dataclass(frozen=True)
+class Waist:
+    """The value ``value`` is all that nodes behind place ``place`` (in `Whole.order`) read of what was computed up to there."""
+
+    value: str
+    place: int
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """middle: what is imported, as a file; host: the rest; front, behind: names of its nodes."""
+
+    middle: OnnxFile
+    host: HostParts
+    front: frozenset[str]
+    behind: frozenset[str]
+
+
+class Whole:
+    """A file (`read.read_any`) to be cut. order: names of the nodes that compute something from the inputs, in order."""
+
+    def __init__(self, file: OnnxFile):
+        self.file = file
+        self.graph = graph = normalize(file, None, Pool())
+        self.nodes = dict(zip(graph.kinds, file.proto.graph.node, strict=True))
+        self.order = [name for name, node in self.nodes.items() if any(self._computed(value) for value in node.output)]
+        self.reads = {name: [value for value in read_values(self.nodes[name]) if self._computed(value)] for name in self.order}
+        self.makers = {value: name for name in self.order for value in self.nodes[name].output if value}
+        self.outputs = [value.name for value in file.proto.graph.output]
+        self.place = {name: place for place, name in enumerate(self.order)}
+        self.macs = macs(graph.ops)
+        self.up_to = list(accumulate((self.macs.get(name, 0) for name in self.order), initial=0))
+        self.waists = self._waists()
+
+    @property
+    def task(self) -> str:
+        """The input that selects the task, or ""."""
+        return "" if self.file.task is None else self.file.task.name
+
+    def _computed(self, value: str) -> bool:
+        return isinstance(self.graph.values.get(value), View)
+
+    def value(self, name: str) -> Value | None:
+        """What is known of a value; None when its shape is not, or it holds no numbers that numpy knows."""
+        shape = self.graph.shapes.get(name)
+        if shape is None:
+            return None
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(self.graph.types[name]))
+        if kind.kind not in "fiub":
+            return None
+        limit = self._limit(name) if kind.kind in "iu" and name in self.file.inputs else 0
+        return Value(name, kind.name, tuple(shape[1:]) if shape[:1] == (1,) else tuple(shape), limit)
+
+    def _limit(self, name: str) -> int:
+        """Of an integer input that chooses among constants: how many there are to choose from."""
+        same, sizes = {name}, []
+        for op in self.graph.ops:
+            read = [isinstance(ref, View) and ref.base in same for ref in op.inputs]
+            data = op.constant(0)
+            if op.kind == "Cast" and read[0]:
+                same.update(op.outputs)
+            elif op.kind == "Gather" and read[1] and data is not None:
+                sizes.append(data.shape[op.integer("axis", 0)])
+        return min(sizes, default=0)
+
+    # ---------------------------------------------------------------- places to cut at
+
+    def _waists(self) -> list[Waist]:
+        """In order, the first place of each value. What depends on the task alone is as good as a constant."""
+        last = {value: place for place, name in enumerate(self.order) for value in self.reads[name]}
+        last.update(dict.fromkeys(self.outputs, len(self.order)))
+        alive = {name for name in self.file.inputs if name in last}
+        fed = set(self.file.inputs)
+        found: dict[str, Waist] = {}
+        for place, name in enumerate(self.order):
+            if not fed.isdisjoint(self.reads[name]):
+                fed.update(self.nodes[name].output)
+                alive.update(value for value in self.nodes[name].output if last.get(value, -1) > place)
+            alive.difference_update([value for value in self.reads[name] if last[value] <= place])
+            if len(alive) == 1:
+                (value,) = alive
+                found.setdefault(value, Waist(value, place))
+        return [waist for waist in found.values() if self._enters(waist.value)]
+
+    def _enters(self, name: str) -> bool:
+        """Whether a value can be the engine's input by its type and shape."""
+        shape = self.graph.shapes.get(name)
+        return self.graph.types.get(name) == onnx.TensorProto.FLOAT and shape is not None and len(shape) > 2 and shape[0] == 1 \
+            and name not in self.file.inputs and name not in self.outputs
+
+    def followers(self, names: Iterable[str]) -> frozenset[str]:
+        """The nodes, and every one that needs them."""
+        found = set(names)
+        for name in self.order:
+            if name not in found and any(self.makers.get(value) in found for value in self.reads[name]):
+                found.add(name)
+        return frozenset(found)
+
+    @property
+    def strange(self) -> bool:
+        """Whether the inputs are none the engine can have: several, or no float32 of an image or of tokens."""
+        (first, *others) = self.file.inputs.items()
+        return bool(others) or self.file.kinds.get(first[0]) != onnx.TensorProto.FLOAT or first[1][0] != 1
+
+    def is_front(self, name: str) -> bool:
+        """Whether fewer multiply-accumulates stand in front of a node than behind it."""
+        place = self.place[name]
+        waist = next((waist for waist in self.waists if waist.place >= place), None)
+        return waist is not None and self.up_to[waist.place + 1] < self.up_to[-1] - self.up_to[place]
+
+    # ---------------------------------------------------------------- cutting
+
+    def divide(self, waist: Waist | None, behind: frozenset[str]) -> Division:
+        """Cut in front of what follows ``waist``, and ``behind`` (closed under `followers`) off. Raises Uncut."""
+        front = frozenset(self.order[:waist.place + 1] if waist else ())
+        for name in self.order:
+            if name not in front and name not in behind:
+                continue
+            if name in self.graph.declined:                             # it depends on chance
+                raise Uncut("")
+            if self.nodes[name].op_type in CONTROL:
+                raise Uncut(f"the host cannot run it instead: {self.nodes[name].op_type} node {quoted(name)} would be cut off with it, and control "
+                            "flow is not cut")
+        rest = [name for name in self.order if name not in front and name not in behind]
+        if not rest or front & behind:
+            raise Uncut("")
+        made = {value for name in rest for value in self.nodes[name].output}
+        inputs = [waist.value] if waist else list(self.file.inputs)
+        read = dict.fromkeys(value for name in self.order if name in behind for value in self.reads[name])
+        crossing = [value for value in read if self.makers.get(value) not in behind]
+        if any(value not in made for value in crossing):                # it reads what is in front of the engine
+            raise Uncut("")
+        if waist and any(self.task in self.reads[name] for name in front):
+            raise Uncut(f"the host cannot run it instead: what is in front of it depends on the task, {quoted(self.task)}")
+        if any(value not in made and self.makers.get(value) not in behind for value in self.outputs):
+            raise Uncut("")
+        outputs = list(dict.fromkeys([*(value for value in self.outputs if value in made), *crossing]))
+        unknown = next((value for value in (*inputs, *outputs) if self.value(value) is None), None)
+        if unknown is not None:
+            raise Uncut(f"the host cannot run it instead: the cut would go through {quoted(unknown)}, whose shape is not fixed")
+        middle = self._file(rest, inputs, outputs)
+        prefix = self._part(front, self._used(front), inputs) if waist else None
+        suffix = self._part(behind, crossing, [value for value in self.outputs if value not in made]) if behind else None
+        needs = {value: (value,) if value in made else self._needs(value, behind) for value in self.outputs}
+        host = HostParts(tuple(self._known(self.file.inputs)), tuple(self._known(self.outputs)), needs, prefix, suffix, self.up_to[-1])
+        return Division(middle, host, front, behind)
+
+    def _used(self, names: frozenset[str]) -> list[str]:
+        read = {value for name in names for value in self.reads[name]}
+        return [value for value in self.file.inputs if value in read]
+
+    def _known(self, names: Iterable[str]) -> list[Value]:
+        found = []
+        for name in names:
+            value = self.value(name)
+            if value is None:
+                raise Uncut(f"the host cannot run it instead: the shape of {quoted(name)} is not fixed")
+            found.append(value)
+        return found
+
+    def _needs(self, output: str, behind: frozenset[str]) -> tuple[str, ...]:
+        """The values from outside ``behind`` that an output is computed from."""
+        found: dict[str, None] = {}
+        waiting, seen = [output], {output}
+        while waiting:
+            value = waiting.pop()
+            maker = self.makers.get(value)
+            if maker in behind:
+                new = set(self.reads[maker]) - seen
+                seen |= new
+                waiting += sorted(new)
+            else:
+                found[value] = None
+        return tuple(found)
+
+    def _part(self, names: frozenset[str], inputs: Sequence[str], outputs: Sequence[str]) -> Part:
+        proto, _ = self._extract([name for name in self.order if name in names], inputs, outputs)
+        values = [value for name in names for value in self.nodes[name].output]
+        size = sum(math.prod(self.graph.shapes.get(value) or (1,)) for value in values)
+        if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+            raise Uncut(f"the host cannot run it instead: its part would have {proto.ByteSize():,} bytes, more than an ONNX file holds")
+        return Part(proto.SerializeToString(deterministic=True), tuple(self._known(inputs)), tuple(self._known(outputs)),
+                    tuple(name for name in self.order if name in names), sum(self.macs.get(name, 0) for name in names), size)
+
+    def _file(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]) -> OnnxFile:
+        reads_task = self.task and any(self.task in self.reads[name] for name in names)
+        proto, weights = self._extract(names, [*inputs, *([self.task] if reads_task else [])], outputs)
+        file = self.file
+        return OnnxFile(file.path, proto, file.digest, {name: self._shape(name) for name in inputs}, file.task if reads_task else None, weights)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.graph.shapes.get(name) or ())
+
+    def _extract(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+        """Nodes as a model, and its weights; what does not depend on an input of the file is a weight."""
+        proto = self.file.proto
+        nodes = [self.nodes[name] for name in names]
+        stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+        weights: dict[str, np.ndarray] = {}
+        for value in dict.fromkeys(value for node in nodes for value in read_values(node)):
+            ref = self.graph.values.get(value)
+            if isinstance(ref, Const):
+                weights[value] = self.file.weights.get(value, ref.array)
+        tensors = [stored[name] if name in stored else numpy_helper.from_array(array, name) for name, array in weights.items()]
+        made = {value for node in nodes for value in node.output}
+        inner = [info for info in proto.graph.value_info if info.name in made and info.name not in outputs]
+        graph = helper.make_graph(nodes, proto.graph.name or "part", [self._info(name) for name in inputs], [self._info(name) for name in outputs],
+                                  tensors, value_info=inner)
+        return helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version), weights
+
+    def _info(self, name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, self.graph.types[name], self._shape(name))
+
+
+def macs(ops: Iterable[Op]) -> dict[str, int]:
+    """Multiply-accumulates of the nodes that are products, for one image; what is evaluated element by element has none."""
+    return {op.name: count for op in ops if (count := _macs(op))}
+
+
+def _macs(op: Op) -> int:
+    shapes = [None if ref is None else ref.shape for ref in op.inputs]
+    result = op.shapes[0] if op.shapes else None
+    if result is None or len(shapes) < 2 or shapes[0] is None or shapes[1] is None:
+        return 0
+    match op.kind:
+        case "Conv":
+            return math.prod(result) * math.prod(shapes[1][1:])
+        case "ConvTranspose":
+            return math.prod(shapes[0]) * math.prod(shapes[1][1:])
+        case "MatMul":
+            return math.prod(result) * shapes[0][-1]
+        case "Gemm":
+            return math.prod(result) * shapes[0][0 if op.attrs.get("transA") else 1]
+        case "Attention":
+            return 2 * math.prod(shapes[0]) * shapes[1][-2]
+        case "Einsum":
+            letters = {letter: size for term, shape in zip(str(op.attrs["equation"]).split("->")[0].replace(" ", "").split(","), shapes, strict=False)
+                       if shape is not None for letter, size in zip(term, shape, strict=False)}
+            return math.prod(letters.values())
+        case kind if kind in RECURRENT:
+            return shapes[0][0] * math.prod(shapes[1]) + (shapes[0][0] * math.prod(shapes[2]) if len(shapes) > 2 and shapes[2] else 0)
+    return 0
