@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, flows, foreign, hostrun, show as shows
+from . import __version__, build as builds, flows, foreign, hostrun, layers, show as shows
 from .devices.board import load_board
 from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
@@ -18,6 +18,7 @@ from .errors import HwgenError, InputError
 from .frontend import ERROR_IMAGES, Options, Planned, plan
 from .hostparts import Value
 from .importer import Checked
+from .layers import LayerError
 from .output import check_target
 from .partition import import_parts, partitioned
 from .progress import Progress
@@ -25,7 +26,7 @@ from .run import difference, timeline as trace
 from .run.simulate import SimulationResult, simulate
 from .show import Shown
 
-__all__ = ["Accelerator", "Checked", "MemoryModel", "Shown", "SimulationResult", "check", "compile", "load", "show"]
+__all__ = ["Accelerator", "Checked", "LayerError", "MemoryModel", "Shown", "SimulationResult", "check", "compile", "load", "show"]
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -35,8 +36,7 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
     """Verdict on every node of an ONNX file, and whether `compile` takes it with the same options; nothing is written.
 
     options: target, calib, array, method, backend, precision, batch, quant, allow_host, as for `compile`. Raises InputError or TargetError for
-    options that
-    do not exist.
+    options that do not exist.
     """
     wanted = Options(**options)
     load_board(wanted.target)
@@ -162,6 +162,22 @@ class Accelerator:
         """
         return difference.search(self.build, self._images(inputs), progress)
 
+    def layer_errors(self, inputs: dict[str, np.ndarray], *, model: str | Path | None = None, alone: bool = True) -> list[LayerError]:
+        """What each layer of the integer network loses on these images against the float network, in the order of the network.
+
+        model: the ONNX file, where it is no longer where it was when the build was made. alone: also what each layer would do to the outputs
+        by itself, which takes about half a run of the float network a layer and image. Raises InputError when the file is another one.
+        """
+        source = self.build.report.get("source", {})
+        path = Path(model or source.get("file", ""))
+        images = self._images(inputs)
+        if not path.is_file():
+            raise InputError(f"the ONNX file of the build is not at {str(path)!r}", where=str(self.build.path), hint="give model=FILE.onnx")
+        imported = import_parts(path, {value.name: (1, *value.shape) for value in self.values}, True, _say(None))
+        if imported.digest != source.get("sha256"):
+            raise InputError(f"{path} is not the file that the build was made from", where=str(self.build.path), hint="give model=FILE.onnx")
+        return layers.layer_errors(imported.model.tasks, self.build.model.tasks, {name: images for name in imported.model.tasks[0].inputs}, alone=alone)
+
     def trace(self, result: SimulationResult) -> dict:
         """Timeline of a simulation for Perfetto and chrome://tracing, JSON-able. Empty for engines without cycles."""
         return trace.timeline(self.build.need_rtl(), result.runs, self.build.clock_mhz)
@@ -211,7 +227,7 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
     costs = {engine: ENGINES[engine].cost(made, model, board) for engine, made in planned.plans.items()}
     first = next(iter(facts.values()))
     report = {
-        "version": __version__, "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
+        "version": __version__, "source": {"file": str(planned.imported.path), "sha256": planned.imported.digest}, "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
         "weight_bytes": first.weight_bytes,
         "network": {"name": name, "tasks": len(model.tasks),
                     "outputs": [o.name for network in model.tasks for o in network.outputs for _ in range(first.batch)],
@@ -234,4 +250,4 @@ def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any
     known = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())),
                                "output_error": planned.output_error}
     return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,
-            "clipping": planned.findings.to_dict()}
+            "clipping": planned.findings.to_dict(), "layers": [error.to_dict() for error in planned.layers]}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import hostrun, quantizer, strict_yaml
+from . import hostrun, layers, quantizer, strict_yaml
 from .arrays import read_npz
 from .devices.board import Board, load_board
 from .engines.protocol import Wishes
@@ -19,6 +19,7 @@ from .errors import CalibrationError, HwgenError, InputError, ModelError
 from .graph import evaluate
 from .importer import Imported
 from .judge import Judgement, judge
+from .layers import LayerError
 from .ops.operator import SUPPORTED
 from .quantizer import calibration, control
 from .steps import golden, host
@@ -62,8 +63,8 @@ class Planned:
     """A network ready to be written.
 
     images: calibration images, float32 [images, ...] of the engine's input. output_error: for each output, of the integer to the float model on
-    `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. warnings: what calibration
-    found, for people. plans: of the engines of the build, by name.
+    `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. layers: the error by layer on
+    `layers.CHUNK` of them; empty with noise. warnings: what calibration found, for people. plans: of the engines of the build, by name.
     """
 
     imported: Imported
@@ -72,6 +73,7 @@ class Planned:
     quantized: Quantized
     findings: quantizer.Findings
     output_error: dict[str, float]
+    layers: list[LayerError]
     board: Board
     plans: dict[str, Any]
 
@@ -79,7 +81,7 @@ class Planned:
     def warnings(self) -> list[str]:
         """What calibration found, outputs whose error is large, and what of the board's estimates was never measured."""
         planning = [f"resources on {self.board.name} are planning figures: {text}" for text in self.board.family.not_measured]
-        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error), *planning]
+        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
@@ -102,11 +104,12 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
                                                   precision=options.precision, recipe=recipe(imported, options))
     errors = {} if options.random else _output_error(imported, quantized, images)
+    by_layer = [] if options.random else _by_layer(imported, quantized, images)
     say("schedule")
     wishes = {name: Wishes() for name in BACKENDS[options.backend]}
     wishes[next(iter(wishes))] = Wishes(options.array, options.batch)       # of a build with two engines, the first
     plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
-    return Planned(imported, judgement, images, quantized, findings, errors, board, plans)
+    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, board, plans)
 
 
 def recipe(imported: Imported, options: Options) -> quantizer.Recipe:
@@ -145,6 +148,22 @@ def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np
             error = float(np.sqrt(((found[name] - value) ** 2).mean() / max((value ** 2).mean(), 1e-30)))
             errors[name] = max(error, errors.get(name, 0.0))
     return errors
+
+
+def _by_layer(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> list[LayerError]:
+    some = {name: array[:layers.CHUNK] for name, array in images.items()}
+    graphs, networks = imported.model.tasks, quantized.tasks
+    return layers.layer_errors(graphs, networks, some, alone=layers.cost(graphs, networks) * layers.CHUNK <= layers.ALONE_MACS)
+
+
+def _remedy(errors: list[LayerError]) -> str:
+    """What to do about a large error, in words."""
+    worst = layers.worst(errors)
+    if worst is None:
+        return ""
+    alone = "" if worst.alone_db is None else f", {worst.alone_db:.1f} dB at the outputs if it alone is rounded"
+    return (f"; the layer that costs most is node {worst.node!r} ({worst.format}, {100 * worst.clipped:.2g} % clipped{alone}): "
+            f"give it 16 bits by --quant, or another --method")
 
 
 def load_calibration(calib) -> dict[str, np.ndarray]:

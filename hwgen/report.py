@@ -102,14 +102,20 @@ def _section(key: str, value: dict) -> Section:
 
 
 RESULT = ("bit_exact", "mismatches", "accuracy", "images", "cycles_per_image", "latency_ms", "utilization")      # shown first by `simulate`
-SETTINGS = ("network", "board", "array", "limits", "memory", "instructions", "warnings", "onnx")      # warnings go to stderr, onnx is a line
+SETTINGS = ("network", "source", "board", "array", "limits", "memory", "instructions", "warnings", "onnx")      # warnings go to stderr, onnx is a line
+
+
+WORST = 5                # layers that `compile` prints
 
 
 def brief(data: dict) -> dict:
-    """A report as `compile` prints it: results without settings, of the number formats those that clip."""
-    shown = {k: v for k, v in data.items() if k not in SETTINGS}
+    """A report as `compile` prints it: results without settings, of the number formats those that clip, of the layers the worst."""
+    shown = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items() if k not in SETTINGS}
     if rows := data.get("quantization", {}).get("clipping"):
-        shown["quantization"] = data["quantization"] | {"clipping": [row for row in rows if row["clipped"] > 0]}
+        shown["quantization"] = shown["quantization"] | {"clipping": [row for row in rows if row["clipped"] > 0]}
+    if rows := data.get("quantization", {}).get("layers"):
+        cost = sorted((row for row in rows if row["format"] != "output"), key=lambda row: row["snr_db"] if row["alone_db"] is None else row["alone_db"])
+        shown["quantization"]["layers"] = cost[:WORST] + [row for row in rows if row["format"] == "output"]
     return shown
 
 

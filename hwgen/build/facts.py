@@ -92,6 +92,8 @@ def engine(value) -> EngineConfig:
     limits = {field.name: (0 if field.default is not MISSING or field.name.startswith("max_e") or field.name == "max_top_k" else 1,
                            ENGINE_LIMITS.get(field.name, MAX_MEMORY_WORDS))
               for field in fields(EngineConfig)}
+    if isinstance(value, dict):
+        value = {"wide": False, **value}                       # `EngineConfig.to_dict` leaves it out
     try:
         config = record(EngineConfig, {"wide": False} | value if isinstance(value, dict) else value, "engine", limits)
     except HwgenError as error:

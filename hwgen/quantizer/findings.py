@@ -83,10 +83,10 @@ def clip_warnings(clips: list[Clip]) -> list[str]:
             f"{clip.range:.4g}, int16 holds {clip.limit:.4g}" for clip in clips if clip.clipped > CLIP_LIMIT]
 
 
-def output_warnings(errors: dict[str, float]) -> list[str]:
-    """A line for every output whose relative error (integer less float model, on calibration images) is above 0.1."""
+def output_warnings(errors: dict[str, float], remedy: str = "") -> list[str]:
+    """A line for every output whose relative error (integer less float model, on calibration images) is above 0.1. remedy: what to do."""
     return [f"output {name!r} of the integer model is {error:.3g} off on calibration images (root mean square, relative to the float "
-            f"model); up to {ERROR_LIMIT:g} is usual" for name, error in errors.items() if not error <= ERROR_LIMIT]
+            f"model); up to {ERROR_LIMIT:g} is usual{remedy}" for name, error in errors.items() if not error <= ERROR_LIMIT]
 
 
 def large_values(model: Model, sites: list[dict[str, int]], ranges: dict[Site, Range]) -> list[str]:
