@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .foreign import REPR, visible
 from .graph import Array, Graph, Role, evaluate
 from .judge import macs_of
 from .ops import LayerNorm
@@ -22,7 +23,7 @@ STORED = (Memory.ACT, Memory.KV, Memory.RES)
 NO_ERROR = 200.0            # dB of a value without any error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerError:
     """What the integer network stores of one value.
 
@@ -41,6 +42,9 @@ class LayerError:
     clipped: float
     snr_db: float
     alone_db: float | None
+
+    def __repr__(self) -> str:
+        return visible(f"<LayerError {self.format}, {self.snr_db:.1f} dB, of {self.value}>", limit=REPR)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
