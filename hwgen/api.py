@@ -176,7 +176,8 @@ class Accelerator:
         imported = import_parts(path, {value.name: (1, *value.shape) for value in self.values}, True, _say(None))
         if imported.digest != source.get("sha256"):
             raise InputError(f"{path} is not the file that the build was made from", where=str(self.build.path), hint="give model=FILE.onnx")
-        return layers.layer_errors(imported.model.tasks, self.build.model.tasks, {name: images for name in imported.model.tasks[0].inputs}, alone=alone)
+        graphs = imported.model.tasks
+        return layers.layer_errors(graphs, self.build.model.tasks, dict.fromkeys(graphs[0].inputs, images), alone=alone)
 
     def trace(self, result: SimulationResult) -> dict:
         """Timeline of a simulation for Perfetto and chrome://tracing, JSON-able. Empty for engines without cycles."""
@@ -227,7 +228,8 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
     costs = {engine: ENGINES[engine].cost(made, model, board) for engine, made in planned.plans.items()}
     first = next(iter(facts.values()))
     report = {
-        "version": __version__, "source": {"file": str(planned.imported.path), "sha256": planned.imported.digest}, "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
+        "version": __version__, "source": {"file": str(planned.imported.path), "sha256": planned.imported.digest},
+        "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
         "weight_bytes": first.weight_bytes,
         "network": {"name": name, "tasks": len(model.tasks),
                     "outputs": [o.name for network in model.tasks for o in network.outputs for _ in range(first.batch)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 import math
 from typing import Any
 
@@ -84,7 +85,7 @@ def worst(errors: Sequence[LayerError]) -> LayerError | None:
     known = [error for error in errors if error.alone_db is not None]
     if known:
         return min(known, key=lambda error: error.alone_db or 0.0)
-    falls = [(before.snr_db - after.snr_db, after) for before, after in zip(errors, errors[1:], strict=False)]
+    falls = [(before.snr_db - after.snr_db, after) for before, after in pairwise(errors)]
     return max(falls, key=lambda fall: fall[0])[1] if falls else None
 
 
@@ -117,12 +118,12 @@ def _errors(graph: Graph, network: Network, images: dict[str, Array], alone: boo
                 continue
             rounded = _rounded(right, tensor)
             changed = rounded * node.gamma + node.beta if isinstance(node, LayerNorm) else rounded
-            for output, value in _resumed(graph, values, name, changed.astype(np.float32)).items():
-                error = float(((value - values[graph.outputs[output]]).astype(np.float64) ** 2).sum())
+            for output, found in _resumed(graph, values, name, changed.astype(np.float32)).items():
+                error = float(((found - values[graph.outputs[output]]).astype(np.float64) ** 2).sum())
                 total.alone[output] = total.alone.get(output, 0.0) + error
         real_outputs = host.dequantize(network, {output.name: words[output.name] for output in network.outputs})
-        for output, value in graph.outputs.items():
-            right = values[value].reshape(real_outputs[output].shape).astype(np.float64)
+        for output, source in graph.outputs.items():
+            right = values[source].reshape(real_outputs[output].shape).astype(np.float64)
             out_signal[output] += float((right ** 2).sum())
             out_error[output] += float(((real_outputs[output] - right) ** 2).sum())
     for name, total in sums.items():
@@ -131,8 +132,8 @@ def _errors(graph: Graph, network: Network, images: dict[str, Array], alone: boo
         unit = float(tensor.units.max())
         yield LayerError(nodes[name].name, name, str(tensor.format), unit, total.top, tensor.format.hi * unit, total.beyond / max(total.count, 1),
                          decibel(total.signal, total.error), min(ratios) if ratios else None)
-    for output, value in graph.outputs.items():
-        yield LayerError(nodes[value].name if value in nodes else value, output, "output", 0.0, 0.0, 0.0, 0.0,
+    for output, source in graph.outputs.items():
+        yield LayerError(nodes[source].name if source in nodes else source, output, "output", 0.0, 0.0, 0.0, 0.0,
                          decibel(out_signal[output], out_error[output]), None)
 
 

@@ -102,7 +102,8 @@ def _section(key: str, value: dict) -> Section:
 
 
 RESULT = ("bit_exact", "mismatches", "accuracy", "images", "cycles_per_image", "latency_ms", "utilization")      # shown first by `simulate`
-SETTINGS = ("network", "source", "board", "array", "limits", "memory", "instructions", "warnings", "onnx")      # warnings go to stderr, onnx is a line
+SETTINGS = ("network", "source", "board", "array", "limits", "memory", "instructions", "warnings",       # warnings go to stderr,
+            "onnx")                                                                                                 # onnx is a line
 
 
 WORST = 5                # layers that `compile` prints
@@ -114,8 +115,9 @@ def brief(data: dict) -> dict:
     if rows := data.get("quantization", {}).get("clipping"):
         shown["quantization"] = shown["quantization"] | {"clipping": [row for row in rows if row["clipped"] > 0]}
     if rows := data.get("quantization", {}).get("layers"):
-        cost = sorted((row for row in rows if row["format"] != "output"), key=lambda row: row["snr_db"] if row["alone_db"] is None else row["alone_db"])
-        shown["quantization"]["layers"] = cost[:WORST] + [row for row in rows if row["format"] == "output"]
+        inner = [row for row in rows if row["format"] != "output"]
+        inner.sort(key=lambda row: row["snr_db"] if row["alone_db"] is None else row["alone_db"])
+        shown["quantization"]["layers"] = inner[:WORST] + [row for row in rows if row["format"] == "output"]
     return shown
 
 
