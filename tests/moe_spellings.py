@@ -216,6 +216,17 @@ def masked_by_a_scattered_mask(m: Mix) -> str:
 
 
 @spelling
+def shares_by_index(m: Mix) -> str:
+    """A choice of places, and the shares gathered by it."""
+    net, shares = m.net, m.shares()
+    _, index = m.op("TopK", shares, net.ints(m.k), outputs=2, axis=-1)
+    top = m.op("GatherElements", shares, index, axis=-1)
+    top = m.divided(top) if m.renormalize else top
+    scores = m.op("ScatterElements", net.const(np.zeros((TOKENS, EXPERTS))), index, top, axis=1)
+    return m.summed(lambda e: m.column(scores, e))
+
+
+@spelling
 def divided_at_the_end(m: Mix) -> str:
     """The sum of the experts, divided by the sum of the scores."""
     again = Mix(m.net, m.x, False, m.k)
@@ -309,10 +320,28 @@ def weights_of_the_largest(m: Mix) -> str:
     return m.op("Mul", m.op("Squeeze", m.op("Add", m.op("MatMul", hidden, w2), b2), net.ints(1)), best)
 
 
+def dispatched(m: Mix, capacity: int = TOKENS) -> str:
+    """GShard: a place for each token at its expert, by a running count; a product takes tokens there, another one brings results back."""
+    net, shares = m.net, m.shares()
+    best, index = m.op("TopK", shares, net.ints(1), outputs=2, axis=-1)
+    values = net.const([0.0, 1.0])
+    hot = m.op("Squeeze", m.op("OneHot", index, net.const(EXPERTS, np.int64), values, axis=-1), net.ints(1))
+    place = m.op("Mul", m.op("Sub", m.op("CumSum", hot, net.const(0, np.int64)), net.const(1.0)), hot)
+    hot = m.op("Mul", hot, m.op("Cast", m.op("Less", place, net.const(float(capacity))), to=TensorProto.FLOAT))
+    place = m.op("Cast", m.op("ReduceSum", m.op("Mul", place, hot), net.ints(-1), keepdims=0), to=TensorProto.INT64)
+    places = m.op("OneHot", place, net.const(capacity, np.int64), values, axis=-1)
+    back = m.op("Mul", m.op("Unsqueeze", m.op("Mul", best, hot), net.ints(-1)), m.op("Unsqueeze", places, net.ints(1)))
+    there = m.op("Cast", m.op("Greater", back, net.const(0.0)), to=TensorProto.FLOAT)
+    rows = m.op("Einsum", there, m.rows, equation="tec,td->ecd")
+    hidden = m.op("Gelu", m.op("Add", m.op("MatMul", rows, net.const(m.w1)), net.const(m.b1[:, None])))
+    y = m.op("Add", m.op("MatMul", hidden, net.const(m.w2)), net.const(m.b2[:, None]))
+    return m.op("Einsum", back, y, equation="tec,ecd->td")
+
+
 def top_one_summed(m: Mix) -> str:
     """The sum over the one choice of a top-1."""
     return weights_gathered(m)
 
 
 TOP_1 = {function.__name__.replace("_", " "): function for function in (
-    largest_and_its_place, one_hot_of_the_largest, equal_to_the_largest, weights_of_the_largest, top_one_summed)}
+    largest_and_its_place, one_hot_of_the_largest, equal_to_the_largest, weights_of_the_largest, top_one_summed, dispatched)}

@@ -25,7 +25,7 @@ CHOICE = {"TopK", "ArgMax", "OneHot", "ScatterElements"}                        
 QUOTED = re.compile(r"'[^']*'")                     # names in a reason
 ROUTER_PARTS = CONTROL | CHOICE | {"Softmax", "Einsum", "Gather", "GatherElements", "Equal", "Where", "ReduceMax", "ReduceSum", "MatMul", "Mul"}
 
-OF_EXPERTS = ("its experts", " experts that ", " experts for ", "gated experts", "its router", "a router that ")
+OF_EXPERTS = ("its experts", " experts that ", " experts for ", " experts of ", "but no experts", "gated experts", "its router", "a router that ")
 EXPERTS = ("a sum over experts is read, each times its score: the experts are two layers with an activation between them, the scores those of a "
            "top-k of a softmax of one Linear; docs/how-to/bring-your-own-model.md shows forms in torch")
 

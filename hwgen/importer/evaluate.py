@@ -80,6 +80,10 @@ class Evaluator:
         if node.op_type == "Transpose":                             # these mean in numpy what they mean in ONNX, and it is quicker
             perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
             return [np.transpose(arrays[0], perm)]
+        if node.op_type == "GatherElements" and arrays[0] is not None and arrays[1] is not None:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % arrays[0].ndim
+            part = tuple(slice(None) if place == axis else slice(size) for place, size in enumerate(arrays[1].shape))
+            return [np.take_along_axis(arrays[0][part], arrays[1], axis)]     # the reference implementation wants as many rows as there are
         if node.op_type in _DIRECT and len(node.attribute) == 0 and len({array.dtype for array in arrays}) == 1:
             with np.errstate(all="ignore"):
                 return [np.asarray(_DIRECT[node.op_type](*arrays))]

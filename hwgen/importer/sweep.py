@@ -14,7 +14,7 @@ from ..errors import HwgenError, ModelError, ShapeError
 from ..graph import Graph, Node
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 from ..matching.proof import Prover
-from ..matching.region import behind
+from ..matching.region import behind, needed
 from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
 from ..ops.operands import plain
 from ..ops.registry import openers, parts, rules
@@ -80,9 +80,9 @@ class _Sweep:
         self.taken: dict[str, Taken] = {}
         self.declined: dict[str, str] = dict(graph.declined)                         # ONNX node -> reason
         self.opaque: set[str] = set()                                                # ONNX nodes given up
-        self.ops = _needed(graph)
+        self.ops = needed(graph)
         self.open = behind(self.ops, openers())                                     # ONNX nodes that are not given up before all is tried
-        self.waiting: dict[str, list[int]] = {}                                      # value not bound yet -> operators that asked for it
+        self.waiting: dict[str, set[int]] = {}                                      # value not bound yet -> operators that asked for it
         self.absorbed: set[str] = set()                                              # ONNX nodes that are part of a match
         self.explained: dict[str, str] = {}                                          # part that no rule took -> the declined node it is of
         self.error: HwgenError | None = None                                         # an output that cannot be one
@@ -111,25 +111,27 @@ class _Sweep:
 
     def _sweep(self, places) -> None:
         """Try operators in order, and again each that asked for a value bound on the way. Every one asks for few: linear."""
-        queue = list(places)
-        heapq.heapify(queue)
+        queue = sorted(places)
+        queued = set(queue)
         while queue:
             place = heapq.heappop(queue)
+            queued.discard(place)
             op = self.ops[place]
             if op.name in self.taken or op.name in self.opaque:
                 continue
             self.bound.missed.clear()
             self._try(op)
             if op.name in self.taken or op.name in self.opaque:
-                for other in self._asking(op):
+                for other in self._asking(op) - queued:
                     heapq.heappush(queue, other)
+                    queued.add(other)
             else:
                 for value in self.bound.missed:
-                    self.waiting.setdefault(value, []).append(place)
+                    self.waiting.setdefault(value, set()).add(place)
 
-    def _asking(self, op: Op) -> list[int]:
+    def _asking(self, op: Op) -> set[int]:
         """Places of the operators that asked for a result of this one, which is bound now."""
-        return [place for output in op.outputs for place in self.waiting.pop(output, ())]
+        return {place for output in op.outputs for place in self.waiting.pop(output, ())}
 
     def _try(self, op: Op) -> None:
         known = all(shape is not None for shape in op.shapes)
@@ -162,7 +164,7 @@ class _Sweep:
         for node in (*trial.nodes, *match.nodes):
             known[node.output] = node.shape(*(known[value] for value in node.inputs))
         order = order_of(op, match, known[match.value])
-        if not self.opaque and not trial.assumed:                    # a network with gaps is refused, whatever else is in it
+        if not self.opaque and not trial.assumed and not match.proved:                    # a network with gaps is refused, whatever else is in it
             self.prover.prove(trial, match, order, known)
         self.shapes.update(known.maps[0])
         for new in (*trial.nodes, *match.nodes):
@@ -386,14 +388,3 @@ class _Bindings(dict):
 
     def get(self, value, default=None):
         return super().get(value, default) if value in self else default
-
-
-def _needed(graph: OpGraph) -> tuple[Op, ...]:
-    """The operators the outputs depend on, in order."""
-    needed = {ref.base for ref in graph.outputs.values() if isinstance(ref, View)}
-    kept = []
-    for op in reversed(graph.ops):
-        if needed.intersection(op.outputs):
-            kept.append(op)
-            needed.update(ref.base for ref in op.inputs if isinstance(ref, View))
-    return tuple(reversed(kept))

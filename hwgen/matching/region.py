@@ -98,3 +98,14 @@ def behind(ops: tuple[Op, ...], kinds: Collection[str]) -> set[str]:
             names.add(op.name)
             values.update(op.outputs)
     return names
+
+
+def needed(graph: OpGraph) -> tuple[Op, ...]:
+    """The operators the outputs depend on, in order."""
+    values = {ref.base for ref in graph.outputs.values() if isinstance(ref, View)}
+    kept = []
+    for op in reversed(graph.ops):
+        if values.intersection(op.outputs):
+            kept.append(op)
+            values.update(ref.base for ref in op.inputs if isinstance(ref, View))
+    return tuple(reversed(kept))

@@ -71,7 +71,7 @@ class Bound:
 @dataclass(frozen=True, eq=False)
 class Match:
     """``nodes``: new ir nodes, the last one computes the operator's result: ``factor`` times it, moved about. Without nodes it is ``of``,
-    a value that is there already, changed by ``affine``.
+    a value that is there already, changed by ``affine``. proved: the rule has evaluated the ONNX nodes itself.
 
     positions: integers of the shape of the ir result ([T, D], [D]); where each of its elements stands in the ONNX result, flat. Every
     rule says so for its operator; that each element of the ONNX result is met once is checked in one place (`order_of`).
@@ -82,6 +82,7 @@ class Match:
     factor: float = 1.0
     affine: Affine | None = None
     of: Bound | None = None
+    proved: bool = False
 
     @property
     def value(self) -> str:

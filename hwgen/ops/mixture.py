@@ -21,11 +21,13 @@ from ..matching.trial import Bound, Mismatch, Trial
 from .linear import Linear
 
 LIMIT = 20_000                   # operators of a mixture
-CHOICES = {"Softmax", "LogSoftmax", "TopK", "ArgMax", "ReduceMax", "Hardmax", "Sigmoid", "Exp", "Max"}     # what reads the logits of a router
+CHOICES = {"Softmax", "LogSoftmax", "TopK", "ArgMax", "ReduceMax", "Hardmax"}         # what reads the logits of a router
+BY_HAND = {"Sigmoid", "Exp"}                                                           # or these, which may be an activation of an expert as well
 PRODUCTS = {"MatMul", "Gemm", "Einsum"}
 SELECTIONS = {"Gather", "GatherND", "GatherElements", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Split", "Cast", "Expand",
               "Identity", "Flatten"}
 MOVES = SELECTIONS | {"Concat", "Tile", "Where", "Mul", "Pad", "ScatterElements", "ScatterND"}     # of tokens on their way to experts
+TWO_LAYERS = "experts of two layers with an activation between them are supported"
 SHAPES = {"Shape", "Size"}
 
 
@@ -125,12 +127,7 @@ def _logits(op: Op, trial: Trial) -> Logits | None:
     near = region(trial.graph, op, is_read, LIMIT)
     if near is None:
         return None
-    found: dict[str, set[float]] = {}
-    for part in near.ops:
-        for ref in part.inputs:
-            if isinstance(ref, View) and ref.base in near.leaves and ref.base in trial.bound \
-                    and isinstance(trial.bound[ref.base].node, Linear) and part.kind in CHOICES:
-                found.setdefault(ref.base, set()).add(ref.scale)
+    found = _read_by(CHOICES, trial, near) or _read_by(BY_HAND, trial, near)
     if len(found) != 1:
         if not found and any(part.kind in ("TopK", "ArgMax") for part in near.ops):
             _no_linear(op, trial, near)
@@ -148,10 +145,21 @@ def _logits(op: Op, trial: Trial) -> Logits | None:
     return Logits(value, bound, gate, factor)
 
 
+def _read_by(kinds: set[str], trial: Trial, near: Region) -> dict[str, set[float]]:
+    """Results of a Linear that operators of these kinds read, and how many times what they are."""
+    found: dict[str, set[float]] = {}
+    for part in near.ops:
+        for ref in part.inputs:
+            if part.kind in kinds and isinstance(ref, View) and ref.base in near.leaves and ref.base in trial.bound \
+                    and isinstance(trial.bound[ref.base].node, Linear):
+                found.setdefault(ref.base, set()).add(ref.scale)
+    return found
+
+
 def _no_linear(op: Op, trial: Trial, near: Region) -> None:
     """Raises Mismatch for a router that chooses by what no Linear gives."""
     for part in near.ops:
-        bound = trial.bound.get(part.inputs[0].base) if part.kind in CHOICES and isinstance(part.inputs[0], View) else None
+        bound = trial.bound.get(part.inputs[0].base) if part.kind in CHOICES | BY_HAND and isinstance(part.inputs[0], View) else None
         if bound is not None and bound.node is not None:
             kind = getattr(bound.node, "kind", None)
             raise Mismatch(f"has a router that takes {kind.function.title if kind else type(bound.node).__name__} of its logits before it chooses; "
@@ -233,8 +241,7 @@ class _Reader:
         firsts = self._before(hidden)
         if len(firsts) == 2:
             names = " and ".join(repr(self.products[first][0].name) for first in firsts)
-            raise Mismatch(f"has gated experts (SwiGLU): {names} are multiplied with each other; experts of two layers with an activation "
-                           "between them are supported", self.result.name)
+            raise Mismatch(f"has gated experts (SwiGLU): {names} are multiplied with each other; {TWO_LAYERS}", self.result.name)
         if len(firsts) != 1:
             raise Mismatch(f"has experts whose second layer {self.products[value][0].name!r} reads {len(firsts)} first layers", self.result.name)
         (first,) = firsts

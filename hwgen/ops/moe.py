@@ -176,7 +176,7 @@ def moe(op: Op, trial: Trial) -> Match | None:
         gate, gate_bias = gate * (scale * logits.factor), (gate_bias * scale + offset) * logits.factor
     node = MoE(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w1), b1=trial.array(b1),
                w2=trial.array(whole.w2), b2=trial.array(whole.b2), act=whole.act, top_k=whole.top_k, renormalize=whole.renormalize)
-    return Match((node,), whole.positions)
+    return Match((node,), whole.positions, proved=found.mixes)            # a product over all tokens: a few of them tell nothing
 
 
 def _affine_of(bound: Bound, channels: int) -> tuple[Array, Array]:

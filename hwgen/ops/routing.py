@@ -17,7 +17,7 @@ import numpy as np
 from ..functions import FAMILIES, FUNCTIONS, Act, activate, softmax, titles
 from ..graph import Array
 from ..matching.trial import Mismatch, close, in_order, inverse
-from .mixture import Expert, Mixture
+from .mixture import TWO_LAYERS, Expert, Mixture
 
 ROWS = 48                        # of random logits, at least
 APART = 1e-3                     # difference of scores, at least
@@ -72,6 +72,8 @@ class _Router:
         self.result = found.region.ops[-1].outputs[0]
 
     def run(self) -> Routed:
+        if not self.found.experts:
+            raise Mismatch("has a router, but no experts: no two products with constants behind one another", self.name)
         act, t, factor = self._activation()
         x, y = self._samples(np.concatenate([self._favours(e) for e in range(self.count)]))
         summed = False
@@ -125,6 +127,8 @@ class _Router:
             if np.abs(factor * computed - behind).max() <= TOLERANCE / 10 * largest:
                 return act, t, self._exact(factor, t)
         expert = self.found.experts[0]
+        if len(before) == 2 * len(behind):
+            raise Mismatch(f"has gated experts (SwiGLU): halves of {expert.before!r} are multiplied with each other; {TWO_LAYERS}", self.name)
         raise Mismatch(f"has experts that compute no known function between {expert.before!r} and {expert.behind.base!r}; supported are "
                        f"{titles('and')}", self.name)
 
@@ -195,8 +199,6 @@ class _Router:
         if found.mixes:
             return "mixes tokens by the weights of its router before an expert sees them (soft MoE, or a dispatch with places): experts that " \
                    "see whole tokens are supported"
-        if not experts:
-            return "has a router, but no experts: no two products with constants behind one another"
         single = all(expert.second.weight.squeeze().ndim == 2 for expert in experts)
         if single and len(experts) < self.count:
             return f"has {len(experts)} experts for {self.count} results of its router: an expert that no token chose when the network was traced " \
@@ -215,7 +217,9 @@ class _Router:
 
     def _routing(self, weights: _Weights, act: Act, scale: float) -> tuple[int, bool]:
         """(k, whether scores are divided by the sum of the chosen ones)."""
-        logits = self.rng.normal(0, 1.5, (ROWS, self.count)) / self.found.logits.factor
+        alike = np.repeat(self.rng.normal(0, 1.5, (2, self.count)), self.tokens, 0)       # all tokens of a run choose the same: none may be dropped
+        rest = self.rng.normal(0, 1.5, (-(-ROWS // self.tokens) * self.tokens, self.count))
+        logits = np.concatenate([alike, rest]) / self.found.logits.factor
         x, y = self._samples(logits)
         shares = softmax(np.resize(logits, (len(x), self.count)) * self.found.logits.factor)
         settled = np.diff(np.sort(shares, axis=-1), axis=-1).min(-1, initial=np.inf) > APART

@@ -1,0 +1,127 @@
+"""What looks like a mixture of experts and is none that is supported is refused by the part that does not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwgen.importer import check_model
+from moe_loops import places, zeros
+from moe_spellings import Mix, dispatched
+from onnx_nets import CLASSES, DIM, EXPERTS, HIDDEN, TOKENS, result
+from test_importer_mixtures import network
+
+
+def sigmoids(m: Mix) -> str:
+    shares = m.op("Sigmoid", m.logits())
+    top, index = m.op("TopK", shares, m.net.ints(m.k), outputs=2, axis=-1)
+    scores = m.op("ScatterElements", m.net.const(np.zeros((TOKENS, EXPERTS))), index, top, axis=1)
+    return m.summed(lambda e: m.column(scores, e))
+
+
+def choice_by_another_bias(m: Mix) -> str:
+    shares = m.shares()
+    _, index = m.op("TopK", m.op("Add", shares, m.net.const([0.5, 0, 0, -0.5])), m.net.ints(m.k), outputs=2, axis=-1)
+    top = m.op("GatherElements", shares, index, axis=1)
+    scores = m.op("ScatterElements", m.net.const(np.zeros((TOKENS, EXPERTS))), index, top, axis=1)
+    return m.summed(lambda e: m.column(scores, e))
+
+
+def two_layers_before_the_choice(m: Mix) -> str:
+    net = m.net
+    logits = m.op("MatMul", m.op("Tanh", m.op("MatMul", m.rows, net.random(DIM, DIM))), net.const(m.gate))
+    top, index = m.op("TopK", m.op("Softmax", logits, axis=-1), net.ints(m.k), outputs=2, axis=-1)
+    scores = m.op("ScatterElements", net.const(np.zeros((TOKENS, EXPERTS))), index, top, axis=1)
+    return m.summed(lambda e: m.column(scores, e))
+
+
+def experts_of_one_layer(m: Mix) -> str:
+    scores, total = m.scores(), None
+    for e in range(EXPERTS):
+        y = m.op("Mul", m.column(scores, e), m.op("MatMul", m.rows, m.net.random(DIM, DIM)))
+        total = y if total is None else m.op("Add", total, y)
+    return total
+
+
+def experts_of_three_layers(m: Mix) -> str:
+    scores, total = m.scores(), None
+    for e in range(EXPERTS):
+        y = m.op("MatMul", m.op("Relu", m.expert(e, m.rows)), m.net.random(DIM, DIM))
+        y = m.op("Mul", m.column(scores, e), y)
+        total = y if total is None else m.op("Add", total, y)
+    return total
+
+
+def gated(m: Mix) -> str:
+    """SwiGLU, by two products."""
+    scores, net, total = m.scores(), m.net, None
+    for e in range(EXPERTS):
+        a, b = (m.op("MatMul", m.rows, net.random(DIM, HIDDEN)) for _ in range(2))
+        y = m.op("MatMul", m.op("Mul", net.act(a, "silu"), b), net.const(m.w2[e]))
+        y = m.op("Mul", m.column(scores, e), y)
+        total = y if total is None else m.op("Add", total, y)
+    return total
+
+
+def gated_halves(m: Mix) -> str:
+    """SwiGLU, by one product that is split."""
+    scores, net, total = m.scores(), m.net, None
+    for e in range(EXPERTS):
+        a, b = m.op("Split", m.op("MatMul", m.rows, net.random(DIM, 2 * HIDDEN)), net.ints(HIDDEN, HIDDEN), outputs=2, axis=-1)
+        y = m.op("MatMul", m.op("Mul", net.act(a, "silu"), b), net.const(m.w2[e]))
+        y = m.op("Mul", m.column(scores, e), y)
+        total = y if total is None else m.op("Add", total, y)
+    return total
+
+
+def capacity(m: Mix) -> str:
+    return dispatched(m, 3)
+
+
+def frozen(m: Mix) -> str:
+    """A trace in which no token chose expert 2."""
+    (top, index), y, net = m.top(), zeros(m), m.net
+    for e in (0, 1, 3):
+        token, place = places(m, m.op("Equal", index, net.const(e, np.int64)), 2)
+        at = m.op("Concat", m.op("Unsqueeze", token, net.ints(-1)), m.op("Unsqueeze", place, net.ints(-1)), axis=-1)
+        part = m.op("Mul", m.expert(e, m.op("Gather", m.rows, token, axis=0)), m.op("Unsqueeze", m.op("GatherND", top, at), net.ints(-1)))
+        y = m.op("ScatterND", y, m.op("Unsqueeze", token, net.ints(-1)), part, reduction="add")
+    return y
+
+
+def one_activation_differs(m: Mix) -> str:
+    scores = m.scores()
+    y = m.summed(lambda e: m.column(scores, e))
+    next(node for node in m.net.nodes if node.op_type == "Gelu").op_type = "Relu"
+    return y
+
+
+NO_TOP_K = "the factors of its experts are those of no top-k softmax: "
+REFUSED = {
+    sigmoids: "has a router that takes Sigmoid of its logits before it chooses",
+    choice_by_another_bias: f"{NO_TOP_K}on random logits no k",
+    experts_of_one_layer: "has a router, but no experts",
+    experts_of_three_layers: "has experts of more than two layers: ",
+    gated: "has gated experts (SwiGLU): 'matmul",
+    gated_halves: "has gated experts (SwiGLU): halves of 'matmul",
+    capacity: f"{NO_TOP_K}its router counts the tokens of an expert (capacity) and drops those beyond",
+    frozen: "has 3 experts for 4 results of its router: an expert that no token chose when the network was traced is not in the file",
+}
+
+
+def refusal(spelling, folder) -> str:
+    net = network(spelling, False, 2)
+    checked = check_model(net.save(folder / "net.onnx", {"y": result(net)}, [1, CLASSES]))
+    assert not checked.ok
+    return str(checked.error)
+
+
+@pytest.mark.parametrize("spelling", REFUSED, ids=lambda spelling: spelling.__name__)
+def test_what_does_not_fit_is_named(spelling, tmp_path):
+    error = refusal(spelling, tmp_path)
+    assert "a mixture of experts in a form that is not read: " in error and REFUSED[spelling] in error, error
+
+
+@pytest.mark.parametrize("spelling", [two_layers_before_the_choice, one_activation_differs], ids=lambda spelling: spelling.__name__)
+def test_what_is_no_mixture_is_refused(spelling, tmp_path):
+    assert "a mixture of experts in a form that is not read: " in refusal(spelling, tmp_path)
