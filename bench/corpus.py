@@ -29,8 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim")]
 
 import hwgen
+from hwgen import hostrun
 from hwgen.graph import evaluate
-from hwgen.importer import import_model
+from hwgen.partition import import_parts
 
 CALIBRATION, IMAGES = 32, 8
 MIN_COSINE, MAX_ERROR = 0.99999, 1e-3
@@ -99,15 +100,18 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dict[str, str]) -> tuple[float, float]:
     """(smallest cosine, largest error over the largest value) of the outputs of the float network to onnxruntime's."""
-    imported, rng = import_model(path, shapes), np.random.default_rng(5)
+    imported, rng = import_parts(path, shapes, False, lambda stage: None), np.random.default_rng(5)
+    host = imported.host
     session = _session(path)
     names, cosine, error = [output.name for output in session.get_outputs()], 1.0, 0.0
     for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
-        images = {name: np.stack([values(kinds.get(name, "noise"), shape, rng) for _ in range(IMAGES)]) for name, shape in graph.inputs.items()}
+        given = {value.name: value.shape for value in host.inputs} if host else graph.inputs
+        images = {name: np.stack([values(kinds.get(name, "noise"), shape, rng) for _ in range(IMAGES)]) for name, shape in given.items()}
         task = {} if origin.task is None else {origin.task["name"]: np.full(origin.task["shape"], origin.task["value"], origin.task["dtype"])}
         runs = [dict(zip(names, session.run(None, {**{k: v[i:i + 1] for k, v in images.items()}, **task}), strict=True))
                 for i in range(IMAGES)]
-        for name, found in evaluate.run(graph, images).items():
+        read = evaluate.run(graph, hostrun.before(host, images)) if host else evaluate.run(graph, images)
+        for name, found in (hostrun.after(host, read) if host else read).items():
             a = np.stack([run[name].ravel() for run in runs]).astype(np.float64)
             b = found.reshape(a.shape).astype(np.float64)
             cosine = min(cosine, cosine_of(a, b))

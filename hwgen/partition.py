@@ -18,6 +18,7 @@ from .importer.cut import Division, Uncut, Waist, Whole
 from .ops import Attention
 
 ROUNDS = 24         # of cutting and trying again
+RETREAT = 0.25      # of the multiply-accumulates of the file: what borders may take beyond the first cut
 
 
 def partitioned(path: str | Path, shapes: dict[str, tuple[int, ...]] | None, allow_host: bool, say: Callable[[str], None]) -> Checked:
@@ -62,22 +63,34 @@ def _taken(checked: Checked) -> Checked:
 
 
 class _Search:
-    """waist, behind: where the file is cut at the moment."""
+    """waist, behind: where the file is cut at the moment; first: multiply-accumulates that the first cut gave to the host."""
 
     def __init__(self, whole: Whole):
         self.whole = whole
         self.waist: Waist | None = None
         self.behind: frozenset[str] = frozenset()
+        self.first: int | None = None
 
     def run(self, checked: Checked) -> tuple[Division, Checked]:
         """The cut, and what is left of the file as imported. Raises Uncut."""
         for _ in range(ROUNDS):
-            self._cut_off(_refused(checked))
+            self._cut_off(self._refused(checked))
             division = self.whole.divide(self.waist, self.behind)
+            on_host = sum(part.macs for part in division.host.parts.values())
+            self.first = on_host if self.first is None else self.first
+            if on_host - self.first > RETREAT * division.host.macs:
+                raise Uncut("")
             checked = _taken(check_file(division.middle))
             if checked.error is None:
                 return division, checked
         raise Uncut("")
+
+    def _refused(self, checked: Checked) -> set[str]:
+        """Names of the nodes there are no steps for: those of the file that an operator was made of, moves before and behind it left out."""
+        errors = [] if checked.error is None else [checked.error, *checked.error.others]
+        blamed = {error.node for error in errors if error.node is not None}
+        parts = {verdict.node for verdict in checked.verdicts if verdict.status is Status.FUSED and verdict.into in blamed}
+        return {verdict.node for verdict in checked.verdicts if verdict.status is Status.UNSUPPORTED} | blamed | parts - self.whole.graph.moves
 
     def _cut_off(self, refused: set[str]) -> None:
         """Move a border beyond nodes that are refused, or just up to the last of them in front: it may be there for what it reads only."""
@@ -86,7 +99,7 @@ class _Search:
         if not found and (self.waist or not self.whole.strange):
             raise Uncut("")
         front = [name for name in found if self.whole.is_front(name)]
-        self.behind = self.whole.followers({*self.behind, *(name for name in found if name not in front)})
+        self.behind = self.whole.followers(self.behind.union(*(self.whole.chain(name) for name in found if name not in front)))
         if front or not found:
             least = place[front[-2]] if len(front) > 1 else before + 1
             self.waist = self._waist(least, place[front[-1]] if front else len(place), before)
@@ -106,12 +119,6 @@ class _Search:
             if waist.place > found.place and self.whole.graph.moves.issuperset(self.whole.order[found.place + 1:waist.place + 1]):
                 found = waist
         return found
-
-
-def _refused(checked: Checked) -> set[str]:
-    """Names of the nodes there are no steps for."""
-    errors = [] if checked.error is None else [checked.error, *checked.error.others]
-    return {verdict.node for verdict in checked.verdicts if verdict.status is Status.UNSUPPORTED} | {e.node for e in errors if e.node is not None}
 
 
 def _not_too_much(host: HostParts, taken: Checked, allow_host: bool) -> None:

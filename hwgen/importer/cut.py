@@ -128,6 +128,17 @@ class Whole:
                 found.add(name)
         return frozenset(found)
 
+    def chain(self, name: str) -> set[str]:
+        """The node, and if it only moves data, those it reads from that do so, too."""
+        found, waiting = {name}, [name]
+        while waiting:
+            at = waiting.pop()
+            makers = {self.makers[value] for value in self.reads[at] if value in self.makers}
+            before = makers & self.graph.moves if at in self.graph.moves else set()
+            waiting += before - found
+            found |= before
+        return found
+
     @property
     def strange(self) -> bool:
         """Whether the inputs are none the engine can have: several, or no float32 of an image or of tokens."""
