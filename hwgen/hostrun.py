@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import HwgenError, InputError
+from .errors import HwgenError, InputError, ModelError
 from .hostparts import PREFIX, SUFFIX, HostParts, Part, Value
 from .tools.reference import MEMORY_PER_BYTE, run_onnx
 
@@ -84,6 +84,9 @@ def after(host: HostParts, outputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 def run_part(part: Part, name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a part gives, [images, ...]. name: for messages. Raises ModelError when it cannot be run within its limits."""
     count = len(next(iter(arrays.values())))
-    done = run_onnx(Path(name), dict(arrays), None, cpu_seconds=seconds(part.macs, count), content=part.content,
-                    more_bytes=len(part.content) * MEMORY_PER_BYTE + part.size * BYTES_PER_VALUE)
+    try:
+        done = run_onnx(Path(name), dict(arrays), None, cpu_seconds=seconds(part.macs, count), content=part.content,
+                        more_bytes=len(part.content) * MEMORY_PER_BYTE + part.size * BYTES_PER_VALUE)
+    except ModelError as error:
+        raise ModelError(f"the host's part of the network does not run: {error.message}", where=name, hint="run it with onnxruntime yourself") from error
     return {value.name: done.outputs[value.name].reshape(count, *value.shape) for value in part.outputs}

@@ -13,8 +13,10 @@ import pytest
 import hwgen
 from hwgen import cli, hostrun
 from hwgen.arrays import accuracy
+from hwgen.build import hostfacts
 from hwgen.errors import CalibrationError, InputError, ModelError
 from hwgen.frontend import Options, plan
+from hwgen.hostparts import Part, Value
 from hwgen.importer import Status
 from hwgen.partition import import_parts
 from hwgen.steps import golden, host
@@ -345,3 +347,42 @@ def test_tasks_share_a_part_behind(tmp_path):
     real = {name: noise(CLASSES) for name in first}
     assert list(hostrun.after(planned.imported.host, real)) == ["a"] and first != second
     assert {name: array.shape for name, array in planned.outputs(given).items()} == {"a": (IMAGES, CLASSES), "b": (IMAGES, CLASSES)}
+
+
+@pytest.fixture(scope="module")
+def planned_both(tmp_path_factory):
+    return Planned(saved(tmp_path_factory.mktemp("facts"), both), {"x": noise(IMAGE, IMAGE, 1)})
+
+
+def _without(key):
+    return lambda facts: facts.pop(key)
+
+
+def _with(**changes):
+    return lambda facts: facts.update(changes)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (_without("suffix"), "host.suffix is missing"), (_without("prefix"), "host.prefix is missing"), (_with(macs=-1), "host.macs is not"),
+    (_with(inputs=[]), "host.inputs is not a list"), (lambda facts: facts["inputs"][0].update(dtype="object"), "host.inputs.dtype is none of"),
+    (lambda facts: facts["inputs"][0].update(shape=[0]), "host.inputs.shape is not"), (lambda facts: facts["inputs"].append(facts["inputs"][0]), "twice"),
+    (lambda facts: facts["outputs"][0].update(needs=["nothing"]), "host.outputs are not made"),
+    (lambda facts: facts["prefix"]["outputs"][0].update(shape=[3, 3, 3]), "host.prefix does not give the input"),
+    (lambda facts: facts["suffix"]["inputs"][0].update(name="other"), "host.suffix reads what is no output"),
+    (lambda facts: facts["suffix"].update(nodes="all"), "host.suffix.nodes is not a list")])
+def test_a_manifest_may_hold_anything(planned_both, change, said):
+    """Facts of host parts come back as they were; anything else is refused before it is used."""
+    found, model, inputs = planned_both.imported.host, planned_both.plan.quantized, planned_both.imported.model.tasks[0].inputs
+    parts = {name: part.content for name, part in found.parts.items()}
+    facts = json.loads(json.dumps(hostfacts.record(found)))
+    assert hostfacts.read(facts, parts, inputs, model) == found
+    change(facts)
+    with pytest.raises(ValueError, match=said):
+        hostfacts.read(facts, parts, inputs, model)
+
+
+def test_a_part_that_is_no_model_is_one_message(tmp_path):
+    part = Part(b"no model", (Value("x", "float32", (2,)),), (Value("y", "float32", (2,)),), ("n",), 0, 2)
+    with pytest.raises(ModelError, match="the host's part of the network does not run: ") as error:
+        hostrun.run_part(part, "host/prefix.onnx", {"x": noise(2)})
+    assert error.value.where == "host/prefix.onnx"
