@@ -88,5 +88,6 @@ def run_part(part: Part, name: str, arrays: Mapping[str, np.ndarray]) -> dict[st
         done = run_onnx(Path(name), dict(arrays), None, cpu_seconds=seconds(part.macs, count), content=part.content,
                         more_bytes=len(part.content) * MEMORY_PER_BYTE + part.size * BYTES_PER_VALUE)
     except ModelError as error:
-        raise ModelError(f"the host's part of the network does not run: {error.message}", where=name, hint="run it with onnxruntime yourself") from error
+        raise ModelError(f"the host's part of the network does not run: {error.message}", where=name,
+                         hint="run it with onnxruntime yourself") from error
     return {value.name: done.outputs[value.name].reshape(count, *value.shape) for value in part.outputs}
