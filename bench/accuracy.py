@@ -2,7 +2,7 @@
 
     python bench/accuracy.py [--json accuracy.json]
 
-Accuracy: float and integer golden model on all 500 held-back digits, both tasks, both ways to choose ranges.
+Accuracy: float and integer golden model on all 500 held-back digits, both tasks, all ways to choose ranges.
 Softmax: relative error of P @ V, contract against float softmax. GELU: largest error before the output is quantized.
 Exit code 1 when a figure misses its limit.
 """

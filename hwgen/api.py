@@ -51,7 +51,7 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
 
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
-            array: tuple[int, int] | None = None, method: str = "percentile", backend: str = "rtl",
+            array: tuple[int, int] | None = None, method: str = "minmax", backend: str = "rtl",
             precision: str = "w8a8", batch: int = 1, quant=None, allow_host: bool = False,
             progress: Progress | None = None) -> Accelerator:
     """Turn an ONNX file into a build directory.

@@ -102,7 +102,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weig
 
 @app.command(epilog="Example: `hwgen check model.onnx --shape x=1x3x224x224`")
 def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None,
-          method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
+          method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
           precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False,
           json: Json = None) -> None:
     """Say for every node of a model whether it is supported, and if not, why; and whether `compile` takes it with the same options."""
@@ -136,7 +136,7 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
 def compile_command(
     model: Model, target: Target = "sim", calib: Calib = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
-    shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE, backend: BackendOption = Backend.RTL,
+    shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
     precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False, json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
@@ -295,7 +295,7 @@ def show(
     node: Annotated[str | None, typer.Option(metavar="NAME", help="Only what comes from this ONNX node, or from those with this in their name, in "
                                              "full detail.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every line: repeated blocks are not folded.")] = False,
-    target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.PERCENTILE,
+    target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX,
     precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False, json: Json = None,
 ) -> None:
     """Print a model, or a build, as it is at one stage of the compiler."""

@@ -35,7 +35,7 @@ class Options:
     target: str | Path = "sim"
     calib: object = None
     array: tuple[int, int] | None = None
-    method: str = "percentile"
+    method: str = "minmax"
     backend: str = "rtl"
     precision: str = "w8a8"
     batch: int = 1

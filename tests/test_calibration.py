@@ -175,20 +175,22 @@ def test_every_fixed_format_has_a_row():
 @pytest.mark.parametrize("node, key, factor, what, value", [
     ("block0.fc1", "weight", 100, "pre-activation", "block0.fc1"),
     ("block0.q", "weight", 200, "attention score", None), ("block1.moe", "gate", 50, "router logit", None),
-    ("block1.moe", "w1", 60, "pre-activation", None), ("block1.moe", "w2", 100, "expert result", None)])
+    ("block1.moe", "w1", 60, "pre-activation", None), ("block1.moe", "w2", 200, "expert result", None)])
 def test_the_share_is_counted(node, key, factor, what, value):
-    model = changed(MODEL, node, **{key: times(factor)})
+    even = {"gate": times(0.01)} if key == "w2" else {}                  # equal shares: the sum of two results is smaller than one alone
+    model = changed(MODEL, node, **{key: times(factor), **even})
     place = node.replace(".q", ".attention")
     clip = rows(model)[place, what]
     assert clip.range > clip.limit and 0 < clip.clipped < 0.9
-    values = evaluate.trace(model.tasks[0], {"x": IMAGES})
+    turned = quantizer.rotated(model).tasks[0]                          # in its coordinates
+    values = evaluate.trace(turned, {"x": IMAGES})
     if value:
         real = values[value]
     elif what == "attention score":
         q, k = (values[f"block0.{n}"].reshape(8, 9, 2, 16).transpose(0, 2, 1, 3) for n in "qk")
         real = q @ k.transpose(0, 1, 3, 2) / 4
     else:
-        moe = next(n for n in model.tasks[0].nodes if n.name == "block1.moe")
+        moe = next(n for n in turned.nodes if n.name == "block1.moe")
         x = values["block1.norm2"]
         real = x @ moe.gate + moe.gate_bias
         if what != "router logit":

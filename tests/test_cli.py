@@ -200,7 +200,7 @@ def test_check_lists_nodes(run, api, tmp_path):
                         "--json", tmp_path / "c.json")
     assert code == 0
     assert api.calls == [(Path("m.onnx"), {"x": (1, 3, 224, 224)}, {
-        "target": "zcu102", "calib": None, "array": (8, 8), "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 2,
+        "target": "zcu102", "calib": None, "array": (8, 8), "method": "minmax", "backend": "rtl", "precision": "w8a8", "batch": 2,
         "quant": None, "allow_host": False})]
     assert "/a/Gelu [0]" in text and "m.onnx: supported  (1 supported)" in text
     assert "equal to the ONNX file (onnxruntime 1, 8 images, 1 with a router tie set apart): cosine 0.9999999, largest error 1.5e-06" in text
@@ -244,7 +244,7 @@ def test_compile_without_calibration_images(run, api, monkeypatch, calib):
     code, _, message = run("compile", "m.onnx", *(("--calib", calib) if calib else ()))
     assert code == 0 and "calibrated with seeded noise, so accuracy is unknown" in message
     assert api.calls[0][1] == {"target": "sim", "calib": calib, "out": Path("build"), "shapes": None, "array": None,
-                               "method": "percentile", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None, "allow_host": False}
+                               "method": "minmax", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None, "allow_host": False}
 
 
 @pytest.mark.parametrize("size", ["16", "16x", "ax16", "16x16x16"])

@@ -139,7 +139,7 @@ def test_residual_linear(case):
         part = step.sink.tokens.slice
         rest = np.delete(np.arange(old.shape[1]), np.arange(old.shape[1])[part])
         assert (new[:, rest] == old[:, rest]).all()
-        assert np.abs(new[:, part] - old[:, part] - update).max() <= 0.5
+        assert np.abs(new[:, part] - np.clip(old[:, part] + update, -32767, 32767)).max() <= 0.5
 
 
 def test_attention(case):

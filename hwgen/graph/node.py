@@ -66,6 +66,9 @@ class Node(ABC):
     CHOOSES: ClassVar[bool] = False          # whether it takes some tokens of what it reads
     ABSORBS: ClassVar[bool] = False          # whether the step of the Linear it reads does it too
     BY_TOKEN: ClassVar[bool] = False         # whether it takes each token by itself, so that a few can be evaluated alone
+    TAKES: ClassVar[bool] = False            # whether it has weights that undo a matrix on the channels it reads: `reading`
+    GIVES: ClassVar[bool] = False            # whether it has weights that put a matrix on the channels of its result: `turned`
+    COMMUTES: ClassVar[bool] = False         # whether a matrix on the channels of all it reads is the same one on its result, once it is `turned`
     TRUNK: ClassVar[bool] = False            # whether it mixes tokens, routes or joins: outputs that share such nodes are of one task
 
     @property
@@ -92,6 +95,15 @@ class Node(ABC):
     def affine(self, scale: Array, shift: Array) -> Mapping[str, Array] | None:
         """The weights with which it gives ``scale * y + shift`` instead of y, float64 [channels] each; None when it has none that can."""
         return None
+
+    def turned(self, matrix: Array) -> Mapping[str, Array]:
+        """With `GIVES` the weights with which it gives ``y @ matrix`` instead of y; with `COMMUTES` the same when what it reads is multiplied
+        so too. matrix: float64 [channels, channels]."""
+        return {}
+
+    def reading(self, matrix: Array, offset: Array) -> Mapping[str, Array]:
+        """With `TAKES` the weights with which it gives of x what it gives of ``x @ matrix + offset`` now."""
+        return {}
 
     def params(self) -> dict[str, Array]:
         """The weights by the name of their field."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class PatchEmbed(Operator):
     weight: Array            # [D, C, p, q]
     bias: Array              # [D]
 
+    GIVES: ClassVar[bool] = True
+
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
         d, c, p, q = self.weight.shape
@@ -43,6 +45,9 @@ class PatchEmbed(Operator):
 
     def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
         return {"weight": self.weight * scale[:, None, None, None], "bias": self.bias * scale + shift}
+
+    def turned(self, matrix: Array) -> Mapping[str, Array]:
+        return {"weight": np.tensordot(matrix, self.weight, (0, 0)), "bias": self.bias @ matrix}
 
     def as_matrix(self) -> tuple[tuple[int, int], Array]:
         """(rows and columns of a patch, weight float [C*p*q, D] of a patch's words, channels (c, dy, dx))."""

@@ -30,6 +30,8 @@ class Linear(Operator):
     bias: Array              # [N]
 
     BY_TOKEN: ClassVar[bool] = True
+    TAKES: ClassVar[bool] = True
+    GIVES: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -44,6 +46,12 @@ class Linear(Operator):
 
     def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
         return {"weight": self.weight * scale, "bias": self.bias * scale + shift}
+
+    def turned(self, matrix: Array) -> Mapping[str, Array]:
+        return {"weight": self.weight @ matrix, "bias": self.bias @ matrix}
+
+    def reading(self, matrix: Array, offset: Array) -> Mapping[str, Array]:
+        return {"weight": matrix @ self.weight, "bias": self.bias + offset @ self.weight}
 
     def as_matrix(self) -> tuple[tuple[int, int], Array]:
         """(no patches, weight float [K, N]): as `embed.PatchEmbed` has it, for an input that is tokens already."""

@@ -25,6 +25,7 @@ class Mean(Operator):
     start: int = 0
 
     CHOOSES: ClassVar[bool] = True
+    COMMUTES: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes

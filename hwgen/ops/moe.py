@@ -50,6 +50,8 @@ class MoE(Operator):
     renormalize: bool
 
     BY_TOKEN: ClassVar[bool] = True
+    TAKES: ClassVar[bool] = True
+    GIVES: ClassVar[bool] = True
     TRUNK: ClassVar[bool] = True
 
     @property
@@ -109,6 +111,13 @@ class MoE(Operator):
         if shift.any() and not self.renormalize:         # the scores of a token need not add up to 1
             return None
         return {"w2": self.w2 * scale, "b2": self.b2 * scale + shift}
+
+    def turned(self, matrix: Array) -> Mapping[str, Array]:
+        return {"w2": self.w2 @ matrix, "b2": self.b2 @ matrix}
+
+    def reading(self, matrix: Array, offset: Array) -> Mapping[str, Array]:
+        return {"gate": matrix @ self.gate, "gate_bias": self.gate_bias + offset @ self.gate,
+                "w1": matrix @ self.w1, "b1": self.b1 + offset @ self.w1}
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("router logit", Unit.LOGIT, Role.LOGIT), FixedFormat("pre-activation", Unit.PRE_ACT, Role.PRE),

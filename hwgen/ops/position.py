@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class AddConst(Operator):
     x: str
     value: Array             # [T, D]
 
+    COMMUTES: ClassVar[bool] = True
+
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
         if self.value.shape != x:
@@ -34,6 +37,9 @@ class AddConst(Operator):
         (x,) = operands
         y: Array = x + self.value
         return y
+
+    def turned(self, matrix: Array) -> Mapping[str, Array]:
+        return {"value": self.value @ matrix}
 
     def lower(self, to: Lowering) -> None:
         raise self.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)

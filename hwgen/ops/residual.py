@@ -29,6 +29,7 @@ class Add(Operator):
     y: str
 
     VALUES: ClassVar[tuple[str, ...]] = ("x", "y")
+    COMMUTES: ClassVar[bool] = True
     TRUNK: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:

@@ -20,6 +20,7 @@ class Select(Operator):
     index: int
 
     CHOOSES: ClassVar[bool] = True
+    COMMUTES: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes

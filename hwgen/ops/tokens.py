@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class ConcatTokens(Operator):
     x: str
     tokens: Array            # [P, D]
 
+    COMMUTES: ClassVar[bool] = True
+
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
         if x[-1] != self.tokens.shape[-1]:
@@ -34,6 +37,9 @@ class ConcatTokens(Operator):
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         (x,) = operands
         return np.concatenate([np.broadcast_to(self.tokens, (len(x), *self.tokens.shape)), x], axis=1)
+
+    def turned(self, matrix: Array) -> Mapping[str, Array]:
+        return {"tokens": self.tokens @ matrix}
 
     def lower(self, to: Lowering) -> None:
         raise self.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)

@@ -6,7 +6,7 @@ a *site*: values that stand at the same place in two task graphs have the same s
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 import math
 
@@ -21,6 +21,7 @@ NUM_BINS = 4096
 BATCH_ELEMENTS = 24_000_000     # float values of a trace kept at a time
 RANDOM_IMAGES = 8
 PERCENTILE = 99.99
+NOTHING = 1e-4                  # values of a bin that holds none, for a logarithm
 LARGE = 1e6                     # no weight and no image value of a working network
 
 
@@ -60,8 +61,7 @@ class Range:
         """Scale of the int8 image of this value (127 * scale is where it clips); 1.0 for a value that is always 0."""
         if self.maximum == 0.0:
             return 1.0
-        clip = self._percentile_clip() if method == "percentile" else self._mse_clip()
-        return min(clip, self.maximum) / INT8.hi
+        return min(CLIPS[method](self), self.maximum) / INT8.hi
 
     def share_beyond(self, limit: float) -> float:
         """Share of the values larger than ``limit``, which is rounded to a bin: 1/4096 of the range seen."""
@@ -69,17 +69,41 @@ class Range:
             return 0.0
         return float(self.counts[round(limit * NUM_BINS / self.limit):].sum() / self.counts.sum())
 
-    def _percentile_clip(self) -> float:
+    def percentile_clip(self) -> float:
         reached = np.cumsum(self.counts) >= self.counts.sum() * (PERCENTILE / 100)
         return float((np.argmax(reached) + 1) * self.limit / NUM_BINS)
 
-    def _mse_clip(self) -> float:
+    def entropy_clip(self) -> float:
+        """The clip with the least relative entropy of the integer image to what it is of, beyond the clip counted at it (as TensorRT does)."""
+        levels, used = INT8.hi + 1, max(1, int(np.ceil(self.maximum / self.limit * NUM_BINS)))
+        best, least = used, np.inf
+        for bins in range(min(levels, used), used + 1, max(1, NUM_BINS // 128)):
+            p = self.counts[:bins].astype(np.float64)
+            p[-1] += self.counts[bins:].sum()
+            full, level = p > 0, np.arange(bins) * levels // bins
+            q = (np.bincount(level, self.counts[:bins]) / np.maximum(np.bincount(level, full), 1))[level]
+            p, q = p[full], np.maximum(q[full], NOTHING)
+            divergence = float((p / p.sum() * np.log(p / p.sum() * q.sum() / q)).sum())
+            if divergence <= least:
+                best, least = bins, divergence
+        return best * self.limit / NUM_BINS
+
+    def mse_clip(self) -> float:
         """The clip with the least squared error: step**2 / 12 inside, (x - clip)**2 beyond."""
         centers = (np.arange(NUM_BINS) + 0.5) * (self.limit / NUM_BINS)
         clips = self.maximum * np.linspace(0.1, 1.0, 181)
         beyond = np.maximum(centers[None] - clips[:, None], 0.0)
         inside = (beyond == 0.0) @ self.counts * (clips / INT8.hi) ** 2 / 12
         return float(clips[np.argmin(inside + beyond ** 2 @ self.counts)])
+
+
+CLIPS: dict[str, Callable[[Range], float]] = {
+    "minmax": lambda found: found.maximum,
+    "percentile": Range.percentile_clip,
+    "mse": Range.mse_clip,
+    "entropy": Range.entropy_clip,
+}
+"""How the magnitude from which on an int8 value clips is chosen; `recipe.METHODS` names them."""
 
 
 # ---------------------------------------------------------------- which values belong together

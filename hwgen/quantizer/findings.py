@@ -1,8 +1,7 @@
 """What calibration found beside the ranges: values that leave a fixed number format, and calibration sets that look wrong.
 
 The int16 formats of pre-activations, scores and router logits have a fixed unit, the residual stream one unit for the whole network:
-whatever is larger saturates, in the integer model and in the hardware. int8 formats are not counted here: their ranges are chosen to
-clip the largest values.
+whatever is larger saturates, in the integer model and in the hardware. int8 formats are not counted here: their ranges are chosen.
 """
 
 from __future__ import annotations

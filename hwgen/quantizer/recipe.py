@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ModelError
 from ..graph import Array, Model
 
-METHODS = ("percentile", "mse")
+METHODS = ("minmax", "percentile", "mse", "entropy")
 VALUE_BITS = (8, 16)
 WEIGHT_BITS = (4, 8)
 
