@@ -249,7 +249,9 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
 
 def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any]:
     """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
-    known = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())),
+    known: dict[str, Any] = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())),
                                "output_error": planned.output_error}
+    if planned.said is not None:
+        known["quantized_file"] = planned.said.to_dict()
     return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,
             "clipping": planned.findings.to_dict(), "layers": [error.to_dict() for error in planned.layers]}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import hostrun, layers, quantizer, strict_yaml
+from . import hostrun, layers, quantized_file, quantizer, strict_yaml
 from .arrays import read_npz
 from .devices.board import Board, load_board
 from .engines.protocol import Wishes
@@ -65,6 +65,7 @@ class Planned:
     images: calibration images, float32 [images, ...] of the engine's input. output_error: for each output, of the integer to the float model on
     `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. layers: the error by layer on
     `layers.CHUNK` of them; empty with noise. warnings: what calibration found, for people. plans: of the engines of the build, by name.
+    said: what of a quantized file is not as it says, and how near the integer network comes to it.
     """
 
     imported: Imported
@@ -76,12 +77,14 @@ class Planned:
     layers: list[LayerError]
     board: Board
     plans: dict[str, Any]
+    said: quantized_file.Said | None = None
 
     @property
     def warnings(self) -> list[str]:
         """What calibration found, outputs whose error is large, and what of the board's estimates was never measured."""
         planning = [f"resources on {self.board.name} are planning figures: {text}" for text in self.board.family.not_measured]
-        return [*self.findings.warnings, *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
+        notes = self.said.notes if self.said else ()
+        return [*notes, *self.findings.warnings, *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
@@ -101,15 +104,17 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     say("compare with the ONNX file")
     judgement = judge(imported, None if options.random else given)
     say("quantize")
+    rules, notes = quantized_file.rules(imported, recipe(imported, options))
     quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
-                                                  precision=options.precision, recipe=recipe(imported, options))
+                                                  precision=options.precision, recipe=rules)
+    said = quantized_file.compared(imported, quantized, rules, notes, images, options.random)
     errors = {} if options.random else _output_error(imported, quantized, images)
     by_layer = [] if options.random else _by_layer(imported, quantized, images)
     say("schedule")
     wishes = {name: Wishes() for name in BACKENDS[options.backend]}
     wishes[next(iter(wishes))] = Wishes(options.array, options.batch)       # of a build with two engines, the first
     plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
-    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, board, plans)
+    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, board, plans, said)
 
 
 def recipe(imported: Imported, options: Options) -> quantizer.Recipe:
@@ -129,6 +134,7 @@ def calibration_images(imported: Imported, options: Options) -> tuple[dict[str, 
     given = None if options.random else load_calibration(options.calib)
     if host is None or host.prefix is None:
         images = calibration.checked(imported.model, given, options.random)
+        images = quantized_file.in_range(imported, images) if options.random else images
         return images, images
     if given is None:
         rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ With host parts, what is compared are the values at the cuts, and the file's out
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 import math
 
 import numpy as np
@@ -27,6 +27,7 @@ from .ops.moe import TIE
 from .tools.reference import MEMORY_PER_BYTE, OnnxRun, run_onnx
 
 MIN_COSINE = 0.99999
+MIN_ROUNDED_COSINE = 0.99       # of a quantized file to itself, read and rounded again: units of a rounding may differ
 MAX_ERROR = 1e-3                 # of the largest value of the output
 MAX_MOVING_ERROR = 1e-2          # of how far the output moves between images, beyond NOISE
 NOISE = 2e-5                     # of the largest value of a channel, or of a usual channel: what float32 loses on the way
@@ -60,12 +61,14 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
     host = imported.host
     images, given = _images(host.inputs if host else _plain(imported.model.tasks[0].inputs), calibration)
     fed = images if host is None or host.prefix is None else hostrun.run_part(host.prefix, PREFIX, images)
-    cosine, largest, apart = 1.0, 0.0, set()
+    least, largest, apart = 1.0, 0.0, set()
     runs: dict[str, OnnxRun] = {}
     for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
         key = str(origin.task)
         if key not in runs:
             runs[key] = _run(imported, origin, images)
+            if imported.rounded_file is not None:
+                _as_rounded(imported, origin, images)
         found = runs[key].outputs
         usable = _finite(imported, graph, origin, found, images, given)
         read = evaluate.run(graph, fed)
@@ -83,12 +86,12 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
         apart |= tied
         for name, value in read.items():
             a, b = found[name].reshape(value.shape)[kept].astype(np.float64), value[kept].astype(np.float64)
-            similarity, error = _cosine(a, b), float(np.abs(a - b).max(initial=0.0))
+            similarity, error = cosine(a, b), float(np.abs(a - b).max(initial=0.0))
             if different[name][kept].any() or similarity < MIN_COSINE:
                 raise _mismatch(imported, graph, origin, images, fed, name, similarity, error, float(np.abs(a).max(initial=0.0)))
-            cosine, largest = min(cosine, similarity), max(largest, error)
+            least, largest = min(least, similarity), max(largest, error)
     run = next(iter(runs.values()))
-    return Judgement(cosine, largest, len(usable) - len(apart), len(apart), run.runtime, run.note)
+    return Judgement(least, largest, len(usable) - len(apart), len(apart), run.runtime, run.note)
 
 
 def _in_the_file(host: HostParts | None, fed: dict[str, np.ndarray], read: dict[str, np.ndarray],
@@ -134,6 +137,35 @@ def _images(inputs: tuple[Value, ...], calibration: dict[str, np.ndarray] | None
     return result, given
 
 
+def file_outputs(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a quantized file computes, rounding included, {output: [images, ...]}: by the file, or where nothing runs it by the float network
+    in it with the rounding put back. Nothing when a part of it runs on the host, which reads values that are rounded in the file."""
+    if imported.host is not None:
+        return {}
+    try:
+        found = _run(replace(imported, float_file=None), origin, images).outputs
+    except ModelError:
+        found = _run(replace(imported, float_file=imported.rounded_file), origin, images).outputs
+    return {name: found[name] for name in graph.outputs}
+
+
+def _as_rounded(imported: Imported, origin: Origin, images: dict[str, np.ndarray]) -> None:
+    """Raises MismatchError when a quantized file computes something else than what was read in it, rounding included."""
+    try:
+        right = _run(replace(imported, float_file=None), origin, images).outputs
+    except ModelError:                                              # operators that are no business of onnxruntime (QONNX)
+        return
+    found = _run(replace(imported, float_file=imported.rounded_file), origin, images).outputs
+    for name, value in found.items():
+        a, b = right[name].astype(np.float64), value.astype(np.float64)
+        finite = np.isfinite(a) & np.isfinite(b)
+        if cosine(a[finite], b[finite]) < MIN_ROUNDED_COSINE:
+            raise MismatchError(f"hwgen reads the quantized file as something else than it computes: output {name!r} has a cosine of "
+                                f"{cosine(a[finite], b[finite]):.6f} to the file's", where=f"{imported.path}: output {name!r}",
+                                hint="nothing was written; please report this model: it must not happen. Quantizing with QuantizeLinear and "
+                                     "DequantizeLinear in pairs (QuantFormat.QDQ) helps")
+
+
 def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], values: bool = False) -> OnnxRun:
     graphs, count, host = imported.model.tasks, len(next(iter(images.values()))), imported.host
     numbers = sum(math.prod(shape) for graph in graphs for shape in graph.shapes().values())
@@ -144,7 +176,7 @@ def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], valu
             numbers, macs, weights = numbers + part.size, macs + part.macs, weights + len(part.content)
         more = (*((value.name for value in host.prefix.outputs) if host.prefix else ()), *(name for graph in graphs for name in graph.outputs))
     return run_onnx(imported.path, images, origin.task, cpu_seconds=hostrun.seconds(macs, count),
-                    more_bytes=weights * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values, more=more)
+                    more_bytes=weights * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values, more=more, content=imported.float_file)
 
 
 def macs_of(graph: Graph) -> int:
@@ -174,7 +206,7 @@ def _different(a: np.ndarray, b: np.ndarray, usable: list[int]) -> np.ndarray:
     return result
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """1.0 for two zeros."""
     product = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
     return float((a * b).sum()) / product if product else float(not a.any() and not b.any())

@@ -26,13 +26,7 @@ def encoder(net: Net, x: str | None = None, scores=lambda net, scores: scores, m
 
 def quantized(net: Net):
     n = net.norm(net.embed(net.image()))
-    scale, zero = net.const(0.1), net.const(0, np.int8)
-    return net.head(net.op("DequantizeLinear", net.op("QuantizeLinear", n, scale, zero), scale, zero))
-
-
-def qonnx(net: Net):
-    n = net.norm(net.embed(net.image()))
-    return net.head(net.op("Quant", n, net.const(0.1), net.const(0.0), net.const(8.0), domain="qonnx.custom_op.general"))
+    return net.head(net.op("QMoE", n, net.const(0.1), domain="com.microsoft"))
 
 
 def optimized(net: Net):
@@ -106,8 +100,7 @@ def an_expert_is_missing(net: Net):
 
 
 CASES = {
-    quantized: ("the file is quantized: QuantizeLinear node", "give the float model"),
-    qonnx: ("the file is quantized (QONNX): qonnx.custom_op.general.Quant node", "give the float model"),
+    quantized: ("the file is quantized by an operator that is not read: com.microsoft.QMoE node", "in pairs"),
     optimized: ("uses operators of its own: com.microsoft.CDist node", "export without the optimizer"),
     causal: ("the attention has a mask or a position bias: MatMul node", "export without it"),
     position_bias: ("the attention has a mask or a position bias: MatMul node", "export without it"),

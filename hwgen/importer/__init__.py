@@ -2,10 +2,12 @@
 
     border.py      what onnx, numpy and protobuf raise on a damaged file becomes one message
     read.py        the file, checked, and the shapes of its inputs; weights.py, its weights
+    quantized.py   a quantized file as the float network it stands for; qoperators.py, its operators; integers.py, what integers mean
     contrib.py     operators of onnxruntime as ONNX functions, written out; contrib_parts.py, what these are made of
     normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated; einsum.py, Einsum as a
                    product; tasks.py, the input that selects a task
-    sweep.py       tries the rules of `hwgen.ops` with what `hwgen.matching` offers, builds one `Graph` for each task
+    sweep.py       tries the rules of `hwgen.ops` with what `hwgen.matching` offers, builds one `Graph` for each task;
+                   verdict.py, what becomes of a node
     causes.py      the message when a node is not supported
     reference.py   runs the file itself, in a process of its own
     text.py        the file as text
@@ -13,23 +15,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import HwgenError, ModelError
 from ..foreign import REPR, visible
 from ..graph import Model
 from ..hostparts import HostParts
 from ..listing import Part
+from ..matching.grid import Kept
 from ..matching.opgraph import Pool
 from ..matching.trial import Bound
 from ..uncollected import uncollected
 from .causes import unsupported
 from .normalize import normalize
-from .read import OnnxFile, read, read_any
-from .sweep import Status, Swept, Verdict, sweep_rules
+from .quantized import unquantized
+from .read import NOT_QUANTIZED, OnnxFile, read, read_any as _read_any
+from .sweep import Swept, sweep_rules
 from .tasks import task_count, task_feed
 from .text import part
+from .verdict import Status, Verdict
 
 __all__ = ["Checked", "Imported", "Origin", "Status", "Verdict", "check_file", "check_model", "import_model", "listed", "read_any"]
 
@@ -48,7 +55,11 @@ class Origin:
 @dataclass(frozen=True, eq=False)
 class Imported:
     """``digest``: SHA-256 of the file and of its external weights, in hex; ``origins``: one a graph; ``size``: bytes of the weights; ``host``:
-    what of the file the host runs, None where the network is the whole file."""
+    what of the file the host runs, None where the network is the whole file.
+
+    kept: what a quantized file says of its rounding, None for a float one; float_file: the float network it stands for, as an ONNX file;
+    rounded_file: and with the rounding of the file put back.
+    """
 
     model: Model
     verdicts: tuple[Verdict, ...]
@@ -57,6 +68,9 @@ class Imported:
     origins: tuple[Origin, ...]
     size: int
     host: HostParts | None = None
+    kept: Kept | None = None
+    float_file: bytes | None = None
+    rounded_file: bytes | None = None
 
     @property
     def became(self) -> dict[str, str]:
@@ -120,7 +134,12 @@ def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = N
 
 def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
     """Like `import_model`, but a network that is not supported is a result. Raises only when the file cannot be read."""
-    return check_file(read(path, shapes))
+    return check_file(unquantized(read(path, shapes)))
+
+
+def read_any(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
+    """A file to be cut, whatever its inputs are; of a quantized one the float network it stands for. Raises ModelError, ShapeError."""
+    return unquantized(_read_any(path, shapes))
 
 
 def check_file(file: OnnxFile) -> Checked:
@@ -154,7 +173,19 @@ def _check(file: OnnxFile) -> Checked:
     except ModelError as error:
         return Checked(verdicts, False, ModelError(error.message, ": ".join(filter(None, [str(file.path), error.where])), error.hint))
     size = sum(array.nbytes for array in file.weights.values())
-    return Checked(verdicts, True, None, Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size))
+    found = Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size)
+    if file.quantization is not NOT_QUANTIZED:
+        found = replace(found, kept=_kept(file, [part for _, part in parts]), float_file=file.quantization.float_file,
+                        rounded_file=file.quantization.rounded_file)
+    return Checked(verdicts, True, None, found)
+
+
+def _kept(file: OnnxFile, parts: list[Swept]) -> Kept:
+    """What a quantized file says of the values of the network."""
+    said, grids = file.quantization, {}
+    for swept in parts:
+        grids |= swept.grids
+    return Kept(grids, tuple(said.grids.values()), np.asarray(said.scales, np.float64), said.widths, said.dynamic, said.notes)
 
 
 def _sweep(file: OnnxFile) -> list[tuple[dict | None, Swept]]:

@@ -14,7 +14,7 @@ import onnx
 
 from ..errors import ModelError, combined
 from .read import OnnxFile
-from .sweep import Status, Verdict
+from .verdict import Status, Verdict
 
 BEHIND = ("belongs to ", "the shape of its result is not known, because")       # reasons that blame another node
 LEADING = {"Sub", "Div", "Mul", "Add", "Cast", "Transpose", "Identity"}           # preprocessing: operators before the network proper
@@ -158,12 +158,8 @@ def _to_half(node: onnx.NodeProto) -> bool:
 
 def _is_quantizer(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     kind = node.op_type
-    return kind.startswith(("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "QAttention", "MatMulInteger")) \
-        or kind.endswith(("Integer", "NBits"))
-
-
-def _is_qonnx(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
-    return node.op_type in ("Quant", "BipolarQuant", "Trunc") and node.domain not in ("", "ai.onnx")
+    return kind.startswith(("DynamicQuantize", "QLinear", "QEmbed", "QMoE", "QOrdered", "QGemm", "GatherBlockQuantized")) \
+        or kind.endswith(("Integer", "NBits", "Bnb4"))
 
 
 def _is_foreign(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
@@ -206,8 +202,8 @@ def _is_random(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
 
 
 FAMILIES = (
-    Family("the file is quantized (QONNX)", "give the float model it was made from: hwgen quantizes itself, with --calib", _is_qonnx),
-    Family("the file is quantized", "give the float model it was made from: hwgen quantizes itself, with --calib", _is_quantizer),
+    Family("the file is quantized by an operator that is not read",
+           "quantize with QuantizeLinear and DequantizeLinear in pairs (onnxruntime: QuantFormat.QDQ), or give the float model", _is_quantizer),
     Family("the file went through an optimizer that uses operators of its own",
            "export without the optimizer (onnxruntime's: at most its level ORT_ENABLE_BASIC), or give the file from before it", _is_foreign),
     Family("the result depends on chance", "export in eval mode: model.eval() before torch.onnx.export", _is_random),

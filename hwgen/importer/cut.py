@@ -229,7 +229,8 @@ class Whole:
         reads_task = self.task and any(self.task in self.reads[name] for name in names)
         proto, weights = self._extract(names, [*inputs, *([self.task] if reads_task else [])], outputs)
         file = self.file
-        return OnnxFile(file.path, proto, file.digest, {name: self._shape(name) for name in inputs}, file.task if reads_task else None, weights)
+        return OnnxFile(file.path, proto, file.digest, {name: self._shape(name) for name in inputs}, file.task if reads_task else None, weights,
+                        quantization=file.quantization)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.graph.shapes.get(name) or ())

@@ -37,7 +37,7 @@ MAX_MADE_BYTES = 1 << 29               # memory of folded constants and of posit
 
 def normalize(file: OnnxFile, task: int | None, pool: Pool) -> OpGraph:
     """``task``: value to fix the task input to, or None to leave it open. Raises ShapeError when shapes contradict."""
-    return _Normalizer(file, task, pool).run()
+    return replace(_Normalizer(file, task, pool).run(), added=file.quantization.added)
 
 
 class _Normalizer:
@@ -78,7 +78,7 @@ class _Normalizer:
             name = node.name if node.name and node.name not in self.kinds else f"{node.op_type}:{next(iter(node.output), '')}"
             while name in self.kinds:
                 name = f"{name}:{len(self.kinds)}"
-            self.kinds[name] = node.op_type
+            self.kinds[name] = self.file.quantization.operators.get(name, node.op_type)
             if wanted.isdisjoint(node.output):
                 self.folded[name] = "its result is not used"
                 continue
@@ -98,7 +98,7 @@ class _Normalizer:
     def _value(self, name: str, kind: int, shape: tuple[int, ...] | None, ref: Ref) -> None:
         if not name:                                                # a result nobody wants
             return
-        self.refs[name], self.types[name], self.shapes[name] = ref, kind, shape
+        self.refs[name], self.types[name], self.shapes[name] = self.file.quantization.rounded(name, ref), kind, shape
 
     def _constant(self, name: str, array: np.ndarray) -> None:
         array = np.asarray(array)

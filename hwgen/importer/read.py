@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import hashlib
 import math
 from pathlib import Path
@@ -16,6 +16,8 @@ from onnx import helper
 import onnx.inliner
 
 from ..errors import ModelError, ShapeError
+from ..matching.grid import Grid
+from ..matching.opgraph import Ref, View
 from . import contrib
 from .border import MAX_ELEMENTS, border, node_place, quoted
 from .weights import array_of, load_external
@@ -28,9 +30,38 @@ MAX_NODES, MAX_DEPTH, MAX_INLINED = 1_000_000, 100, 1 << 28         # of functio
 
 
 @dataclass(frozen=True, eq=False)
+class Quantization:
+    """What a quantized file says, which was read as the float network it stands for. grids: ONNX value -> the numbers it is rounded to;
+    operators: of the nodes that were changed, as the file has them; added: nodes that stand for none of the file.
+
+    dynamic: nodes that find a scale for every image; widths: bits of its weights; scales: of its weights, rising; notes: for people.
+    float_file: the whole float network, as an ONNX file; rounded_file: and with the rounding of the file put back.
+    """
+
+    grids: dict[str, Grid]
+    operators: dict[str, str]
+    added: frozenset[str]
+    dynamic: tuple[str, ...]
+    widths: frozenset[int]
+    scales: tuple[float, ...]
+    notes: tuple[str, ...]
+    float_file: bytes
+    rounded_file: bytes
+
+    def rounded(self, name: str, ref: Ref) -> Ref:
+        """What the value is, with the numbers it is rounded to."""
+        grid = self.grids.get(name)
+        return ref if grid is None or not isinstance(ref, View) or not ref.scale else replace(ref, grid=grid.times(1 / ref.scale))
+
+
+NOT_QUANTIZED = Quantization({}, {}, frozenset(), (), frozenset(), (), (), b"", b"")
+
+
+@dataclass(frozen=True, eq=False)
 class OnnxFile:
     """A model as read. ``inputs``: static shape of every float input, batch included; ``task``: the integer scalar input; ``kinds``: ONNX element
-    types of the inputs that are not float32, of a file that is read to be cut (`read_any`)."""
+    types of the inputs that are not float32, of a file that is read to be cut (`read_any`); proto: of a quantized file the float network,
+    and ``quantization`` what that leaves out."""
 
     path: Path
     proto: onnx.ModelProto
@@ -39,6 +70,7 @@ class OnnxFile:
     task: onnx.ValueInfoProto | None
     weights: dict[str, np.ndarray]
     kinds: dict[str, int] = field(default_factory=dict)
+    quantization: Quantization = NOT_QUANTIZED
 
 
 def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import ChainMap
 from dataclasses import dataclass, field
-from enum import Enum
 import heapq
 
 from ..errors import HwgenError, ModelError, ShapeError
 from ..graph import Graph, Node
+from ..matching.grid import Grid
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 from ..matching.proof import Prover
 from ..matching.region import behind, needed
@@ -19,30 +19,10 @@ from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
 from ..ops.operands import plain
 from ..ops.registry import openers, parts, rules
 from ..ops.residual import sum_of_heads
+from .verdict import Status, Verdict
 
 # What a rule meets on operands of another rank or size than its operator takes; ONNX files are made by anyone.
 UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError)
-
-
-class Status(Enum):
-    """What becomes of an ONNX node."""
-
-    SUPPORTED = "supported"        # an ir node computes it
-    FUSED = "fused"                # part of an ir node
-    FOLDED = "folded"              # a constant, or it changes nothing
-    HOST = "host"                  # left to the host
-    UNSUPPORTED = "unsupported"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """``into``: the ONNX node it became part of, or the ir operator; ``reason``: why it is folded or unsupported."""
-
-    node: str
-    op: str
-    status: Status
-    into: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +36,14 @@ class Taken:
 
 @dataclass(frozen=True, eq=False)
 class Swept:
-    """graphs is empty when a node is unsupported, or with an ``error``. bound: what ONNX values are in them, in the order of the file."""
+    """graphs is empty when a node is unsupported, or with an ``error``. bound: what ONNX values are in them, in the order of the file.
+    grids: their value -> what a quantized file rounds it to, for each operator that reads it."""
 
     graphs: tuple[Graph, ...]
     verdicts: tuple[Verdict, ...]
     error: HwgenError | None = None
     bound: dict[str, Bound] = field(default_factory=dict)
+    grids: dict[str, tuple[Grid, ...]] = field(default_factory=dict)
 
 
 def sweep_rules(graph: OpGraph, name: str | None, pool: Pool) -> Swept:
@@ -86,6 +68,7 @@ class _Sweep:
         self.absorbed: set[str] = set()                                              # ONNX nodes that are part of a match
         self.explained: dict[str, str] = {}                                          # part that no rule took -> the declined node it is of
         self.error: HwgenError | None = None                                         # an output that cannot be one
+        self.grids: dict[str, tuple[Grid, ...]] = {}
         self.lost: dict[str, str] = {}                                               # outputs that are no value of the network -> why
 
     def run(self, name: str | None) -> Swept:
@@ -105,7 +88,7 @@ class _Sweep:
             return Swept((), verdicts, self.error)
         groups = [list(outputs)] if name is not None else self._groups(outputs)
         return Swept(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
-                       verdicts, bound=self.bound)
+                       verdicts, bound=self.bound, grids=self.grids)
 
     # ---------------------------------------------------------------- the sweep
 
@@ -176,6 +159,8 @@ class _Sweep:
         self.taken[op.name] = Taken((*trial.nodes, *match.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
         self.absorbed.update(trial.absorbed)
         self.opaque.difference_update(trial.absorbed)                # given up alone, it is part of something after all
+        for value, grid in trial.grids:
+            self.grids[value] = (*self.grids.get(value, ()), grid)
 
     def _give_up(self, op: Op) -> None:
         """Bind the results to nothing, so that what follows is judged as if they were there."""
@@ -336,7 +321,7 @@ class _Sweep:
             else:
                 verdict = Verdict(name, kind, Status.FOLDED, reason="its result is not used")
             verdicts.append(verdict)
-        return tuple(verdicts)
+        return tuple(verdict for verdict in verdicts if verdict.node not in self.graph.added or verdict.node in self.opaque)
 
     def _live(self, outputs: dict[str, str]) -> dict[str, Taken]:
         """The matches whose nodes are needed, and those that became part of them; all that stand alone if a node is opaque."""

@@ -9,12 +9,14 @@ import onnx
 from ..listing import Line, Part, short
 from ..matching.opgraph import OpGraph
 from .read import OnnxFile
-from .sweep import Status, Verdict
+from .verdict import Status, Verdict
 
 
 def part(file: OnnxFile, graph: OpGraph, verdicts: tuple[Verdict, ...]) -> Part:
     """verdicts: on the nodes of the file, in its order. ``%n`` is the first result of the node of line n."""
-    nodes = list(zip(file.proto.graph.node, verdicts, strict=True))
+    judged = {verdict.node for verdict in verdicts}
+    nodes = list(zip((node for node in file.proto.graph.node if node.name not in file.quantization.added or node.name in judged), verdicts,
+                     strict=True))
     numbers = {node.output[0]: f"%{number}" for number, (node, _) in enumerate(nodes) if node.output}
 
     def rows(length: int) -> list[Line]:

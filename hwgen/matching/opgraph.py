@@ -15,6 +15,8 @@ import math
 
 import numpy as np
 
+from .grid import Grid
+
 SHOWN_TRAIL = 4             # nodes of a trail in a message
 
 
@@ -53,7 +55,8 @@ class View:
     """``scale`` times elements of the value ``base``, moved about.
 
     base: result of an `Op`, or an input of the network. index: int32 of shape ``shape``, flat positions in base; None when
-    they are 0, 1, 2, ... trail: ONNX nodes the chain consists of; None when there are none.
+    they are 0, 1, 2, ... trail: ONNX nodes the chain consists of; None when there are none. grid: what a quantized file rounds the
+    elements of base to on the way; None when it does not.
     """
 
     base: str
@@ -61,6 +64,7 @@ class View:
     index: np.ndarray | None = None
     scale: float = 1.0
     trail: Trail | None = None
+    grid: Grid | None = None
 
     def positions(self) -> np.ndarray:
         """Flat positions in base, of shape ``shape``."""
@@ -147,7 +151,8 @@ Evaluate = Callable[[Op, Sequence[np.ndarray | None]], list[np.ndarray] | None]
 class OpGraph:
     """``folded``: ONNX node -> why nothing is left of it. ``declined``: -> why it cannot be computed. ``moves``: ONNX nodes that
     only move or scale data. ``shapes``: of every ONNX value, None where it is not known. ``evaluate``: what an operator computes from
-    these operands, None when nobody can say. ``types``: ONNX element type of every value; ``values``: what every value is."""
+    these operands, None when nobody can say. ``types``: ONNX element type of every value; ``values``: what every value is.
+    ``added``: nodes that stand for none of the file, which owe no verdict."""
 
     inputs: dict[str, tuple[int, ...]]
     ops: tuple[Op, ...]
@@ -161,6 +166,7 @@ class OpGraph:
     evaluate: Evaluate | None = None
     types: dict[str, int] = field(default_factory=dict)
     values: dict[str, Ref | None] = field(default_factory=dict)
+    added: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.producers.update({output: op for op in self.ops for output in op.outputs})

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from ..graph import Array, Node, Shape
+from .grid import Grid
 from .opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 
 TOLERANCE = 1e-5            # relative, for constants that must be a certain number (1/sqrt(2), 0.044715, ...)
@@ -132,6 +133,7 @@ class Trial:
         self.absorbed: list[str] = []
         self.moved: list[Trail | None] = []
         self.assumed: dict[str, Shape] = {}       # ir values that stand for results of unsupported operators
+        self.grids: list[tuple[str, Grid]] = []   # ir value -> what a quantized file rounds it to where it is read here
 
     # ---------------------------------------------------------------- reading the ONNX graph
 
@@ -160,6 +162,11 @@ class Trial:
         while name in self.graph.producers or name in self.graph.inputs:
             name += "'"
         return name
+
+    def rounds(self, value: str, ref: Ref | None, factor: float = 1.0) -> None:
+        """``value`` is what the operand is read as: elements of its base are ``factor`` times it."""
+        if isinstance(ref, View) and ref.grid is not None and factor:
+            self.grids.append((value, ref.grid.times(1 / factor)))
 
     def array(self, array: Array) -> Array:
         """A float32 array for an ir node, shared with every equal one; what float32 does not hold becomes infinite, and is refused later."""

@@ -90,12 +90,13 @@ class Attention(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """q, k or v: columns [heads, head_dim] of the ir value ``bound``, all its tokens; ``factor`` times."""
+    """q, k or v: columns [heads, head_dim] of the ir value ``bound``, all its tokens; ``factor`` times. ref: the operand."""
 
     bound: Bound
     columns: Array
     tokens: int
     factor: float
+    ref: View
 
 
 def matmul_attention(op: Op, trial: Trial) -> Match | None:
@@ -195,7 +196,7 @@ def _heads(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -
     if columns.max() >= channels or not np.array_equal(positions, expected):
         raise Mismatch(f"has {name} that does not take the tokens of {bound.value!r} {list(bound.shape)} whole and in order "
                        "(windows, shifts and sequences of another length are not supported)", op.name)
-    return Heads(bound, columns, tokens, bound.factor * ref.scale)
+    return Heads(bound, columns, tokens, bound.factor * ref.scale, ref)
 
 
 def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, tokens_first: bool) -> Match:
@@ -221,6 +222,7 @@ def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
     """The ir value that holds just these columns: all of an existing one, or a Linear with these columns of the weight."""
     columns = part.columns.ravel()
     if is_whole(columns) and columns.size == part.bound.shape[1]:
+        trial.rounds(part.bound.value, part.ref, part.bound.factor)
         return part.bound.value
     linear = part.bound.node
     if not isinstance(linear, Linear):
@@ -229,4 +231,5 @@ def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
     node = replace(linear, output=trial.fresh(f"{op.outputs[0]}.{name}"), weight=trial.array(linear.weight[:, columns]),
                    bias=trial.array(linear.bias[columns]))
     trial.nodes.append(node)
+    trial.rounds(node.output, part.ref, part.bound.factor)
     return node.output

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..functions import Act, activate, softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
-from ..matching.opgraph import Op
+from ..matching.opgraph import Op, View
 from ..matching.region import Unprovable
 from ..matching.trial import Bound, Match, Mismatch, Trial
 from ..steps.format import LOGIT, LOGIT_UNIT, PRE_ACT_UNIT, PRE_ACTIVATION, SHARE, WIDE
@@ -185,6 +185,10 @@ def moe(op: Op, trial: Trial) -> Match | None:
         gate, gate_bias = gate * (scale * logits.factor), (gate_bias * scale + offset) * logits.factor
     node = MoE(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w1), b1=trial.array(b1),
                w2=trial.array(whole.w2), b2=trial.array(whole.b2), act=whole.act, top_k=whole.top_k, renormalize=whole.renormalize)
+    for part in found.region.ops:                                    # what the second layers of experts read
+        ref = part.operand(0)
+        if part.kind in ("MatMul", "Gemm") and isinstance(ref, View) and ref.base not in found.region.leaves:
+            trial.rounds(node.output, ref, 1 / ref.scale)
     return Match((node,), whole.positions, proved=found.mixes)            # a product over all tokens: a few of them tell nothing
 
 

@@ -48,12 +48,16 @@ def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | No
         if positions.shape[-1] != channels:
             raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} reshaped to {list(ref.shape)}, which mixes tokens and "
                            "channels", trial.op.name)
+        if change is None:
+            trial.rounds(bound.value, ref, bound.factor)
         return Operand(bound.value, bound.shape, factor, bound.node, change)
     first = int(positions.flat[0])
     if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
         node = Select(ref.trail.name if ref.trail else trial.op.name, trial.fresh(f"{bound.value}.token{first // channels}"), bound.value,
                       first // channels)
         trial.nodes.append(node)
+        if change is None:
+            trial.rounds(bound.value, ref, bound.factor)
         return Operand(node.output, (channels,), factor, node, change)
     via = f" (through {ref.trail})" if ref.trail else ""
     raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "

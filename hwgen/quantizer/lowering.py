@@ -221,8 +221,12 @@ class Lowering:
             weight, bias = x.gamma[:, None] * weight, bias + x.beta @ weight
         if x.tensor.ratio is not None:
             weight = x.tensor.ratio.array[:, None] * weight
-        return quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat, form=form,
-                               name=name or node.output, scale=rule.scale, x_form=x.tensor.format)
+        steps = None if self.recipe.steps is None or rule.scale is not None else self.recipe.steps.of(weight, form.hi)
+        made = quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat, form=form,
+                               name=name or node.output, scale=rule.scale, steps=steps, x_form=x.tensor.format)
+        if steps is not None and self.recipe.steps is not None:
+            self.recipe.steps.note(f"{node.name}: {what}", steps, made.tile.scale.array / x.tensor.scale)
+        return made
 
     def words(self, x: Lowered) -> Quantized:
         """The linear map that gives the words of ``x`` as they are, one unit of its accumulators a word: what reads a value out."""

@@ -35,13 +35,15 @@ def factor(node: Node, what: str, ratio: float) -> Factor:
 
 def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bias: np.ndarray, x_scale: float,
                     out_scale: float | np.ndarray | None, *, repeat: int = 1, form: Format = INT8, name: str = "",
-                    scale: float | np.ndarray | None = None, x_form: Format = INT8) -> Quantized:
+                    scale: float | np.ndarray | None = None, x_form: Format = INT8,
+                    steps: np.ndarray | None = None) -> Quantized:
     """``y = x @ weight + bias`` with weight float [K, N]: integers of ``form`` per output channel, bias int32. name: of the params.
 
     out_scale: real value of one output unit, a number, [1] or [N]; None when the accumulator itself leaves (head; multiplier 1).
     x_form: of the operand. repeat: accumulators added up by a mean. A channel's scale is its largest weight / 127 (with 4 bits the scale of
     the least squared error), or more where the bias or the sum of the weights would otherwise let the int32 accumulator overflow. scale: of
-    the weights, a number or [N], instead of these; refused where the accumulator could overflow.
+    the weights, a number or [N], instead of these; refused where the accumulator could overflow. steps: [N] of
+    weights that are whole multiples of them, NaN where they are none; taken where the accumulator holds that.
     """
     weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
     top = form.hi
@@ -52,6 +54,8 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
     if scale is None:
         w_scale = np.maximum(least, np.abs(weight).max(0) / top if form == INT8 else _least_error_scale(weight, top))
         w_scale[w_scale == 0.0] = 1.0
+        if steps is not None:
+            w_scale = np.where(steps >= least, steps, w_scale)       # not for NaN
     else:
         w_scale = _given(node, what, scale, least)
     acc_scale = x_scale * w_scale
