@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .errors import MismatchError
+from .errors import ModelError
 from .importer import Imported
 from .judge import cosine, file_outputs
 from .quantizer import Recipe, kept
@@ -15,6 +15,7 @@ from .steps.step import Quantized
 
 IMAGES = 8               # of the calibration set, to compare on
 FAR = 0.9                # cosine below which the file computes something else than the float network in it
+FAR_ON_NOISE = 0.8       # which reaches values that the file was not made for
 NEAR = 0.98              # below which a warning says so
 
 
@@ -53,8 +54,7 @@ def in_range(imported: Imported, images: dict[str, np.ndarray]) -> dict[str, np.
 def compared(imported: Imported, quantized: Quantized, recipe: Recipe, notes: list[str], images: dict[str, np.ndarray], random: bool) -> Said | None:
     """The integer network against the quantized file; None of a float one.
 
-    Raises MismatchError when they have little to do with each other on calibration images: then the file relies on values that its rounding
-    cuts off.
+    Raises ModelError when they have little to do with each other: then the file relies on values that its rounding cuts off.
     """
     if imported.kept is None:
         return None
@@ -68,9 +68,10 @@ def compared(imported: Imported, quantized: Quantized, recipe: Recipe, notes: li
             cosines[name] = min(similarity, cosines.get(name, 1.0))
     notes = [*notes, *kept.weight_notes(recipe)]
     for name, similarity in cosines.items():
-        if similarity < FAR and not random:
-            raise MismatchError(f"the quantized file computes something else than the float network in it: output {name!r} has a cosine of "
-                                f"{similarity:.4f} on calibration images; its scales cut off values that matter", where=f"{imported.path}",
+        if similarity < (FAR_ON_NOISE if random else FAR):
+            where = "noise in the range of its input" if random else "calibration images"
+            raise ModelError(f"the quantized file computes something else than the float network in it: output {name!r} has a cosine of "
+                                f"{similarity:.4f} on {where}; its scales cut off values that matter", where=f"{imported.path}",
                                 hint="quantize with ranges that hold the values of these images, and with symmetric activations "
                                      "(onnxruntime: ActivationSymmetric), so that no activation function is left to the rounding")
         if similarity < NEAR:

@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
 CPU_SECONDS, WALL_SECONDS, MEMORY = 10, 120, 1 << 30
 BATCH = 200                        # files a worker reads before a fresh one takes over
+ROUNDED_COSINE = 0.99
 COSINE, ERROR = 0.99999, 1e-3      # of an output against onnxruntime; the error is of its largest value
 
 REFUSED, EQUAL, NO_JUDGE = "refused", "accepted and equal", "accepted, onnxruntime cannot run it"
@@ -56,6 +57,7 @@ class Case:
 def seeds() -> list[tuple[str, bytes]]:
     """(name, file) of the networks that are spoiled: small encoders in every spelling, some with as many tokens as channels."""
     import onnx_nets as nets
+    import quantized_nets as forms
     found = []
     for number, options in enumerate((
             {}, {"split": "chunk", "norm": True, "act": "erf"}, {"split": "gather", "scale": "operator", "opset": 23},
@@ -71,6 +73,10 @@ def seeds() -> list[tuple[str, bytes]]:
         shape = (1, 16, 16) if pool == "tokens" else (1, nets.CLASSES)
         found.append((f"square{number}", net.model({"logits": y}, shape)))
     data = [(name, model.SerializeToString()) for name, model in found]
+    with tempfile.TemporaryDirectory() as folder:
+        for form, make in (*((name, lambda path, name=name: forms.static(path, name)) for name in ("symmetric", "uint8", "operators")),
+                           ("dynamic", forms.dynamic), ("blocks", forms.blocks), ("brevitas", forms.brevitas)):
+            data.append((f"quantized {form}", make(Path(folder)).read_bytes()))
     return [*data, ("m3vit_digits", (ROOT / "examples" / "m3vit_digits" / "model.onnx").read_bytes())]
 
 
@@ -122,7 +128,12 @@ def judge(path: Path, say=lambda stage: None) -> tuple[str, str]:
     try:
         imported = import_model(path)
         say("onnxruntime")
-        outcome, text = compare(path, imported.model)
+        if imported.kept is None:
+            outcome, text = compare(path, imported.model)
+        else:                                                      # the float network in the file; and that with rounding is the file
+            outcome, text = compare(imported.float_file, imported.model)
+            if outcome == EQUAL and (text := rounded(path, imported)):
+                outcome = DIFFERENT
         say("hwgen")
         if outcome == DIFFERENT:
             return outcome, text
@@ -143,7 +154,32 @@ def judge(path: Path, say=lambda stage: None) -> tuple[str, str]:
         return TRACEBACK, traceback.format_exc()
 
 
-def compare(path: Path, model) -> tuple[str, str]:
+def rounded(path: Path, imported) -> str:
+    """What differs between a quantized file and what was read in it with its rounding put back; nothing where onnxruntime runs only one."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads, options.inter_op_num_threads = 4, 1, 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    rng = np.random.default_rng(0)
+    outputs = []
+    given = {name: rng.standard_normal((1, *shape)).astype(np.float32) for name, shape in imported.model.tasks[0].inputs.items()}
+    for source in (path, imported.rounded_file):
+        try:
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            outputs.append(session.run(None, {value.name: given.get(value.name, np.zeros([1] * len(value.shape), np.int64))
+                                              for value in session.get_inputs()}))
+        except Exception:                                          # it has no common class for what it raises
+            return ""
+    for a, b in zip(*outputs, strict=True):
+        norms = np.linalg.norm(a.astype(np.float64)) * np.linalg.norm(b.astype(np.float64))
+        if norms and np.isfinite(norms) and float((a.astype(np.float64) * b).sum() / norms) < ROUNDED_COSINE:
+            return f"with rounding: cosine {float((a.astype(np.float64) * b).sum() / norms):.6f}"
+    return ""
+
+
+def compare(path: Path | bytes, model) -> tuple[str, str]:
     """The float model against onnxruntime, on two images a task."""
     import numpy as np
     import onnxruntime

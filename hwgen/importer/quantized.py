@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError
 from ..matching.grid import Grid
+from . import contrib
 from .border import border, node_place, quoted
 from .evaluate import Evaluator
 from .integers import Wrong, bounds, checked_scale, real
@@ -104,6 +105,8 @@ class Reading:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.file.proto)
         proto.graph.CopyFrom(graph)
+        if any(node.op_type == "Attention" and node.domain for node in self.nodes):
+            proto = contrib.write_out(proto)                        # of a QAttention
         weights = {name: array for name, array in {**self.file.weights, **self.made}.items() if name in used}
         scales = np.unique(np.concatenate([np.zeros(0), *(scale.ravel().astype(np.float64) for scale in self.scales)]))
         found = Quantization(self.grids, self.operators, frozenset(self.added), tuple(self.found_anew), frozenset(self.widths),
