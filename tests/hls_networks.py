@@ -12,7 +12,7 @@ from hwgen.engines.hls.attention import Attention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router
 from hwgen.engines.hls.plan import Plan, plan
-from hwgen.engines.hls.products import Head, LinearActivated, LinearResidual, Product
+from hwgen.engines.hls.products import Head, LinearActivated, LinearResidual, Product, behind
 from hwgen.engines.hls.project import tables
 from hwgen.engines.hls.start import LayerNorm, ResidualInit
 from hwgen.functions import Act
@@ -85,7 +85,7 @@ def _fields(step: Call) -> list[int]:
             feed = part(step.steps[0], Normalize)
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
         case LinearActivated():
-            found |= _factor("out", part(step.steps[0], Table).factor) | {"function": _function(step)}
+            found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step)}
         case LinearResidual():
             found |= {"first_token": step.rows.tokens.start, "dst_tokens": step.rows.tensor.tokens}
         case Head():
@@ -97,7 +97,7 @@ def _fields(step: Call) -> list[int]:
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
         case Experts():
             found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.dst.channels, count=step.count,
-                          size=step.dst.channels, function=_function(step), **_factor("out", step.table.factor))
+                          size=step.dst.channels, function=_function(step), **_factor("out", behind(step.table)))
     return [found.pop(field, 0) for field in FIELDS] + list(found.values())            # nothing is left over
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from hwgen import ops, quantizer
 from hwgen.functions import Act
-from hwgen.graph import Graph, Model, Node
+from hwgen.graph import Graph, Model, Node, Role, evaluate
+from hwgen.quantizer import Recipe, Rule
 from hwgen.steps.step import Quantized
 
 
@@ -89,6 +90,31 @@ def random_images(model: Model, count: int, seed: int = 1) -> np.ndarray:
     """Seeded normal images float32 [count, C, H, W] for the model's only input."""
     (shape,) = model.tasks[0].inputs.values()
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
+
+
+def uneven(model: Model, images: np.ndarray) -> Recipe:
+    """A scale a channel behind every activation, between the layers of every MoE, and of values of attention, by the largest values; that of
+    an attention's result is large enough for all its channels."""
+    rules: dict[str, Rule] = {}
+
+    def rule(name: str, *values: np.ndarray) -> np.ndarray:
+        tops = [np.abs(value).reshape(-1, value.shape[-1]).max(0, initial=0) for value in values]
+        rules[name] = Rule(scale=np.maximum(np.max(tops, axis=0), 0.01).astype(float) / 127)
+        return np.asarray(rules[name].scale)
+
+    for graph in model.tasks:
+        values: dict[str, np.ndarray] = {}
+        for node, inner in evaluate.steps(graph, {"x": images}, values, inner=True):
+            match node:
+                case ops.Activation():
+                    rule(node.output, values[node.output])
+                case ops.MoE():
+                    rule(node.output, *(found for role, found in inner if role is Role.HIDDEN))
+                case ops.Attention():
+                    unit = rule(node.v, values[node.v])
+                    out = np.abs(values[node.output]).reshape(-1, unit.size).max(0)
+                    rules[node.output] = Rule(scale=float((out / unit).max() * unit.max() / 127))
+    return Recipe(values=rules)
 
 
 def random_qgraph(seed: int = 0, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,

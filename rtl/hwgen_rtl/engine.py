@@ -89,7 +89,8 @@ class Engine(wiring.Component):
             self.count_loader_tiles.eq(loader.tile_ready), self.count_instructions.eq(feeder.start_instr)]
 
         # instruction contexts: what later stages need to know about the instruction of a token
-        kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2", "function",
+        kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
+                "act_columns", "function",
                 "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep")
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
@@ -208,7 +209,7 @@ class Engine(wiring.Component):
             m.d.sync += stream_wait.eq(loader.word)
         m.d.sync += stream_word.eq(stream_wait)
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
-                                "mult", "shift", "mult2", "shift2", "dst_stride", "function")
+                                "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function")
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
@@ -220,7 +221,8 @@ class Engine(wiring.Component):
             mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
             to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
-            shift2=Mux(fields.act, fields.shift2, 16), residual=is_residual, fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
+            shift2=Mux(fields.act, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject, residual=is_residual,
+            fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
             out=fields.dst == Dst.OUT, mean=fields.mean, first_token=drain.first_token, last_token=drain.last_token,
             old=words["old"][:16 * c.to], **outputs)
 

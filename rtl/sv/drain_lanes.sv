@@ -7,16 +7,19 @@
 // cycle 8   word8, word16          result (int8 / int16); with `residual` sat16(old + y); with `fresh` y alone
 // cycle 9   d_sum, d_squares       change of the token's sum and sum of squares over lanes < lanes;  lane_max
 //
-// Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48].
+// Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48], code[63:54]
+// of a second multiplier, (64 + code[5:0]) << (9 - code[9:6]) with code[9:6] up to 9 (numerics.short_multiplier). It is needed four cycles
+// later than the rest, so it is also written four cycles later.
 //
 // Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 18, 24 x 18, 17 x 17), a block RAM of 36 kbit for every two
-// lanes, BANKS x 58 bits of distributed RAM (FINE = 1: 54), two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
+// lanes, BANKS x 74 bits of distributed RAM (FINE = 1: 70), two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
 //   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes. FINE = 1
 //   takes one bit of the shift instead of three, for multipliers of 18 x 18 bits: the product of 32 x 18 bits is two of them.
 //   Activation: f is linear between knots 8 units apart. x = 8 i + k, i signed: f = (256 F(i) + 32 k * slope(i) + 127) >> 8; beyond the
 //   knots, |x| >= 16.0, (256 offset + slope * x + 127) >> 8 with the numbers of that end (numerics.Knots). Each of the FUNCTIONS has its
 //   knots and ends; `which` chooses.
-//   Second product: the multiplier is shifted left by one bit where shift2 is odd; a constant in the product's sum rounds.
+//   Second product: the multiplier is shifted left by one bit where shift2 is odd, as it is with that of a column; a constant in the
+//   product's sum rounds.
 module drain_lanes #(
   parameter [31:0] VB = 16, parameter [31:0] TO = 16, parameter [31:0] BANKS = 4,
   parameter [31:0] FUNCTIONS = 1,                      // at most 4: F(-512) .. F(512) of each, 22 bits, the first one lowest
@@ -44,6 +47,7 @@ module drain_lanes #(
   input  logic               second,          // multiply by mult2 / 2**shift2 (activation scale or router score)
   input  logic [15:0]        mult2,
   input  logic [5:0]         shift2,          // 1..47; without act 16
+  input  logic               act_columns,     // with act, column_params and an odd shift2: instead of mult2 that of the column
   input  logic               residual,
   input  logic               fresh,
   input  logic [6:0]         lanes,
@@ -68,12 +72,19 @@ module drain_lanes #(
   localparam [31:0] KNOT_WORDS = 1024 * FUNCTIONS;       // 13 bits in steps of 8
 
   typedef struct packed {
-    logic valid, to16, stream, act, second, residual, fresh;
+    logic valid, to16, stream, act, second, act_columns, residual, fresh;
     logic [FW-1:0] which;
+    logic [BW-1:0] bank;
     logic [15:0] mult2;
     logic [5:0] shift2;
     logic [6:0] lanes;
   } control_t;
+
+  typedef struct packed {                      // of a load
+    logic en;
+    logic [BW-1:0] bank;
+    logic [6:0] index;
+  } place_t;
 
   logic [63:0]        load_column [0:PER_VECTOR-1];   // units, multiplier, bias[31:0]; FINE = 3: [57:55], [54:32]
   logic signed [31:0] bias_0  [0:TO-1];
@@ -104,9 +115,15 @@ module drain_lanes #(
   logic signed [31:0] sum9    [0:LANES-1];
   logic signed [63:0] square9 [0:LANES-1];
   logic signed [15:0] max9    [0:LANES-1];
+  logic [16:0]        m5      [0:TO-1];
+  logic [15:0]        second4 [0:TO-1];       // multiplier of a column behind the activation
+  place_t             load1, load2, load3, load4;
+  logic [10*PER_VECTOR-1:0] code0, code1, code2, code3;
+  logic [15:0]        second3 [0:PER_VECTOR-1];
+  logic [15:0]        second_late [0:PER_VECTOR-1];
   control_t           c1, c2, c3, c4, c5, c6, c7, c8;
   logic               out1, mean1, first1, last1;
-  logic [16:0]        m5;
+  logic [16:0]        m_all;
   logic [4:0]         e5, e6, pairs;           // the second product's shift is 2 * e + 2
   logic signed [63:0] x;
   logic signed [31:0] w, t, u;
@@ -133,22 +150,30 @@ module drain_lanes #(
   for (genvar g = 0; g < PER_VECTOR; g++) begin : g_load
     logic [5:0] low;
     assign low = load_data[64*g+48 +: 6] - 6'd1;
+    assign code0[10*g +: 10] = load_data[64*g+54 +: 10];
+    assign second3[g] = 16'({1'b1, code3[10*g +: 6], 9'd0} >> code3[10*g+6 +: 4]);
     assign load_column[g] = 64'({low[5:FINE], scaled(load_data[64*g+32 +: 16], low[FINE-1:0]), load_data[64*g +: 32]});
   end
   for (genvar v = 0; v < TO; v = v + PER_VECTOR) begin : g_vector     // parameters that arrive together are one memory
     localparam [31:0] COLUMNS = TO - v < PER_VECTOR ? TO - v : PER_VECTOR;
     logic [64*COLUMNS-1:0] banks [0:BANKS-1];
     logic [64*COLUMNS-1:0] columns, read;
-    initial for (int unsigned b = 0; b < BANKS; b++) banks[b] = 0;
+    logic [16*COLUMNS-1:0] seconds [0:BANKS-1];
+    logic [16*COLUMNS-1:0] late, read_late;
+    initial for (int unsigned b = 0; b < BANKS; b++) begin banks[b] = 0; seconds[b] = 0; end
     for (genvar g = 0; g < COLUMNS; g++) begin : g_column
+      assign late[16*g +: 16] = second_late[g];
+      assign second4[v+g] = read_late[16*g +: 16];
       assign columns[64*g +: 64] = load_column[g];
       assign bias_0[v+g] = read[64*g +: 32];
       assign scale_0[v+g] = read[64*g+32 +: 26];
     end
     assign read = banks[bank];
+    assign read_late = seconds[c4.bank];
     logic unused_bits;
     assign unused_bits = &{1'b0, read};
     always_ff @(posedge clk) if (load_en && 32'(load_index) == v / PER_VECTOR) banks[load_bank] <= columns;
+    always_ff @(posedge clk) if (load4.en && 32'(load4.index) == v / PER_VECTOR) seconds[load4.bank] <= late;
   end
   for (genvar v = 0; v < TO; v = v + 2) begin : g_pair                // two lanes read one table
     (* rom_style = "block", ram_style = "block" *) logic [35:0] knots [0:KNOT_WORDS-1];
@@ -172,7 +197,7 @@ module drain_lanes #(
 
   initial begin
     for (int unsigned j = 0; j < TO; j++) begin
-      data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
+      m5[j] = 0; data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
       frac4[j] = 256; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
     end
     for (int unsigned j = 0; j < LANES; j++) begin
@@ -181,7 +206,9 @@ module drain_lanes #(
     c1 = '0; c2 = '0; c3 = '0; c4 = '0; c5 = '0; c6 = '0; c7 = '0; c8 = '0;
     out1 = 0; mean1 = 0; first1 = 0; last1 = 0; out_valid = 0; d_sum = 0; d_squares = 0; lane_max = 0;
     valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
-    m5 = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0;
+    load1 = '0; load2 = '0; load3 = '0; load4 = '0; code1 = '0; code2 = '0; code3 = '0;
+    for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] = 0;
+    m_all = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0;
     below = 0; scale_b = 0; limit = 0; size = 0; beyond = 0;
     for (int unsigned i = 0; i < 2 << FW; i++) ends[i] = i < 2 * FUNCTIONS ? ENDS[39*i +: 39] : 39'd0;
   end
@@ -234,7 +261,7 @@ module drain_lanes #(
                              c6.act & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
       end
     if (c5.valid)
-      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][23:0])) * 64'($signed({1'b0, m5})) + 64'($signed(43'd2 << {e5, 1'b0}));
+      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][23:0])) * 64'($signed({1'b0, m5[j]})) + 64'($signed(43'd2 << {e5, 1'b0}));
     e6 = e5;
     if (c4.valid)
       for (int unsigned j = 0; j < TO; j++)
@@ -242,7 +269,8 @@ module drain_lanes #(
                  + (32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][15:0]))) * 32'($signed(frac4[j][17:0]))) >>> 8;
     pairs = 5'((c4.shift2 - 6'd1) >> 1);
     e5 = !c4.act ? 5'd7 : pairs > 20 ? 5'd20 : pairs;
-    m5 = !c4.second ? 17'h10000 : c4.act && c4.shift2[0] ? {c4.mult2, 1'b0} : {1'b0, c4.mult2};
+    m_all = !c4.second ? 17'h10000 : c4.act && c4.shift2[0] ? {c4.mult2, 1'b0} : {1'b0, c4.mult2};
+    if (c4.valid) for (int unsigned j = 0; j < TO; j++) m5[j] = c4.act_columns ? {second4[j], 1'b0} : m_all;
     if (c3.valid)
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
@@ -307,8 +335,13 @@ module drain_lanes #(
         end
       if (stream) for (int unsigned j = 0; j < TO; j++) data_1[j] = data_i[j];
     end
-    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.second = second; c1.residual = residual;
+    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.second = second; c1.act_columns = act_columns; c1.bank = bank; c1.residual = residual;
     c1.fresh = fresh; c1.mult2 = mult2; c1.shift2 = shift2; c1.lanes = lanes;
+    for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] <= second3[g];
+    load4 <= load3;
+    load3 = load2; load2 = load1;
+    code3 = code2; code2 = code1; code1 = code0;
+    load1.en = load_en; load1.bank = load_bank; load1.index = load_index;
     out1 = out; mean1 = mean; first1 = first_token; last1 = last_token;
   end
   /* verilator lint_on BLKSEQ */

@@ -23,18 +23,20 @@ class Columns:
     bias: np.ndarray
     mult: np.ndarray
     shift: np.ndarray
+    code: np.ndarray        # of a multiplier behind an activation
 
 
 def random_columns(rng: random.Random, to: int) -> Columns:
     return Columns(np.array([rng.randint(-(1 << 20), 1 << 20) for _ in range(to)]), np.array([rng.randint(0, 65535) for _ in range(to)]),
-                   np.array([rng.choice([1, 47, rng.randint(1, 47), rng.randint(14, 30)]) for _ in range(to)]))
+                   np.array([rng.choice([1, 47, rng.randint(1, 47), rng.randint(14, 30)]) for _ in range(to)]),
+                   np.array([rng.choice([0, 63, 639, rng.randint(0, 639)]) for _ in range(to)]))
 
 
 def plan_load(driver, c, cycle: int, bank: int, columns: Columns) -> int:
     per_vector = c.vector_bytes // 8
     for n in range(-(-c.to // per_vector)):
-        words = [int(columns.bias[j]) & 0xFFFFFFFF | int(columns.mult[j]) << 32 | int(columns.shift[j]) << 48 | 0x2A9 << 54
-                 for j in range(n * per_vector, min(c.to, (n + 1) * per_vector))]       # the bits above are not looked at
+        words = [int(columns.bias[j]) & 0xFFFFFFFF | int(columns.mult[j]) << 32 | int(columns.shift[j]) << 48 | int(columns.code[j]) << 54
+                 for j in range(n * per_vector, min(c.to, (n + 1) * per_vector))]
         driver.at(cycle, load_en=1, load_bank=bank, load_index=n, load_data=pack(words, 64))
         cycle += 1
     driver.at(cycle, load_en=0)
@@ -88,6 +90,9 @@ class Token:
             self.shift = rng.randint(1, 47)
             m, s = (own.mult, own.shift) if self.columns else (np.full(c.to, self.mult), np.full(c.to, self.shift))
             self.acc = edges(rng, m, s, 16 if self.to16 else 8) - (own.bias if self.columns else 0)
+        self.act_columns = self.act and rng.random() < 0.5
+        if self.act_columns:
+            self.shift2 = rng.choice([self.shift2 | 1, rng.randrange(15, 35, 2)])
         self.old = np.array([rng.choice([-32767, 32767, rng.randint(-32767, 32767), 0]) for _ in range(c.to)])
         p = banks[self.bank]
         self.biased = self.acc + (p.bias if self.columns else 0)
@@ -95,7 +100,8 @@ class Token:
         r = numerics.requantize(self.biased, p.mult if self.columns else self.mult, p.shift if self.columns else self.shift, bits)
         r = self.data if self.stream else r
         if self.act:
-            r = numerics.requantize(numerics.activation(r, table), self.mult2, self.shift2, 8)
+            second = numerics.short_multiplier(p.code) if self.act_columns else self.mult2
+            r = numerics.requantize(numerics.activation(r, table), second, self.shift2, 8)
         elif self.scatter:
             r = numerics.sat(numerics.weigh(r, self.mult2), 16)
         self.result = r
@@ -108,12 +114,12 @@ class Token:
 
     def inputs(self) -> dict[str, int]:
         flags = {"column_params": self.columns, "to16": self.to16, "stream": self.stream, "act": self.act, "residual": self.residual,
-                 "second": self.act or self.scatter, "fresh": self.fresh, "out": self.out}
+                 "second": self.act or self.scatter, "act_columns": self.act_columns, "fresh": self.fresh, "out": self.out}
         return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.acc, 32), "data": pack(self.data, 16), "bank": self.bank,
                 "mult": self.mult, "shift": self.shift, "which": self.which, "mult2": self.mult2, "shift2": self.shift2, "lanes": self.lanes}
 
     def __str__(self) -> str:
-        return f"({', '.join(k for k in ('stream', 'columns', 'act', 'scatter', 'to16', 'residual', 'fresh', 'out') if getattr(self, k))})"
+        return f"({', '.join(k for k in ('stream', 'columns', 'act', 'act_columns', 'scatter', 'to16', 'residual', 'fresh', 'out') if getattr(self, k))})"
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import re
 import sys
 
 import numpy as np
@@ -14,7 +15,7 @@ import native_builds
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 from hwgen import quantizer
 from hwgen.functions import Act
-from qgraphs import random_images, random_model
+from qgraphs import random_images, random_model, uneven
 import random_graphs
 
 SEEDS = range(1000, 1012)
@@ -39,6 +40,17 @@ def test_several_functions_in_the_csim(executable, count, blocks, tmp_path):
     model = random_model(count, tokens=9, dim=16, hidden=24, experts=3, blocks=blocks, act=ACTS[:count])
     network, images = quantizer.quantize(model, None, random=True), random_images(model, 2)
     assert hls_networks.make_plan(network).functions == tuple(act.value for act in ACTS[:count])
+    done, tasks = hls_networks.run(executable, tmp_path, network, images)
+    values, wrong = hls_networks.differing(network, images, done, tasks)
+    assert wrong == [] and values >= 20
+
+
+def test_scales_of_channels_in_the_csim(executable, tmp_path):
+    """One experts' layer and two dense ones, each with multipliers of its columns."""
+    model = random_model(4, tokens=9, dim=16, hidden=24, experts=3, blocks="dmd", act=Act.SILU)
+    images = random_images(model, 2)
+    network = quantizer.quantize(model, {"x": images}, recipe=uneven(model, images))
+    assert len(re.findall(r"\{0, \d+\}\)$", "\n".join(step.code for step in hls_networks.make_plan(network).steps), re.MULTILINE)) == 3
     done, tasks = hls_networks.run(executable, tmp_path, network, images)
     values, wrong = hls_networks.differing(network, images, done, tasks)
     assert wrong == [] and values >= 20

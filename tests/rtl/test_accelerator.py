@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwgen import quantizer
 from hwgen.engines.rtl import verilog as rtl
 from hwgen.engines.rtl.plan import schedule
+from hwgen.quantizer import Recipe
 from hwgen.steps.golden import run as run_integers
 from hwgen_rtl.top import INPUTS
-from qgraphs import random_images, random_model, random_qgraph
+from qgraphs import random_images, random_model, uneven
 
 pytest.importorskip("cocotb_tools")
 
@@ -24,9 +26,12 @@ ENGINE = {"ti": 8, "to": 8, "axi_data_bits": 64, "fifo_beats": 64}
 def built(tmp_path_factory):
     """(design, bench parameters, program, golden outputs per frame)."""
     folder = tmp_path_factory.mktemp("accelerator")
-    model = random_qgraph(**NETWORK)
+    graph = random_model(**NETWORK)
+    images = random_images(graph, FRAMES)
+    scales = {name: rule for name, rule in uneven(graph, images).values.items() if name != "block0.hidden"}     # that one has one
+    model = quantizer.quantize(graph, {"x": images}, recipe=Recipe(values=scales))
     program = schedule(model, **ENGINE)
-    images = random_images(random_model(**NETWORK), FRAMES)
+    assert {instr.act_columns for instr in program.instrs if instr.act} == {0, 1}
     for name, content in (("program", program.binary()), ("weights", program.image), ("input", program.frames(model.tasks[0], images))):
         (folder / name).write_bytes(content)
     golden = [run_integers(model.tasks[task], images[i:i + 1]) for i, task in enumerate(TASKS)]
