@@ -7,7 +7,7 @@
     normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated; einsum.py, Einsum as a
                    product; tasks.py, the input that selects a task
     sweep.py       tries the rules of `hwgen.ops` with what `hwgen.matching` offers, builds one `Graph` for each task;
-                   verdict.py, what becomes of a node
+                   verdict.py, what becomes of a node; apart.py, names of outputs
     causes.py      the message when a node is not supported
     reference.py   runs the file itself, in a process of its own
     text.py        the file as text

@@ -19,6 +19,7 @@ from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
 from ..ops.operands import plain
 from ..ops.registry import openers, parts, rules
 from ..ops.residual import sum_of_heads
+from .apart import apart
 from .verdict import Status, Verdict
 
 # What a rule meets on operands of another rank or size than its operator takes; ONNX files are made by anyone.
@@ -86,9 +87,10 @@ class _Sweep:
             return Swept((), verdicts)
         if self.error is not None:
             return Swept((), verdicts, self.error)
+        self.nodes, bound, outputs, names = apart(self.nodes, self.bound, outputs)
         groups = [list(outputs)] if name is not None else self._groups(outputs)
         return Swept(tuple(self._graph(name or "+".join(group), {key: outputs[key] for key in group}) for group in groups),
-                       verdicts, bound=self.bound, grids=self.grids)
+                       verdicts, bound=bound, grids={names.get(value, value): grids for value, grids in self.grids.items()})
 
     # ---------------------------------------------------------------- the sweep
 
