@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, flows, foreign, hostrun, layers, show as shows
+from . import __version__, build as builds, flows, foreign, hostrun, layers, quantized_file, show as shows
 from .devices.board import load_board
 from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
@@ -22,6 +22,7 @@ from .layers import LayerError
 from .output import check_target
 from .partition import import_parts, partitioned
 from .progress import Progress
+from .quantizer import Recipe, Rule, rotated
 from .run import difference, timeline as trace
 from .run.simulate import SimulationResult, simulate
 from .show import Shown
@@ -35,8 +36,8 @@ BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *, progress: Progress | None = None, **options) -> Checked:
     """Verdict on every node of an ONNX file, and whether `compile` takes it with the same options; nothing is written.
 
-    options: target, calib, array, method, backend, precision, batch, quant, allow_host, as for `compile`. Raises InputError or TargetError for
-    options that do not exist.
+    options: target, calib, array, method, backend, precision, batch, quant, target_snr, target_accuracy, allow_host, as for `compile`. Raises
+    InputError or TargetError for options that do not exist.
     """
     wanted = Options(**options)
     load_board(wanted.target)
@@ -52,18 +53,19 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
             array: tuple[int, int] | None = None, method: str = "minmax", backend: str = "rtl",
-            precision: str = "w8a8", batch: int = 1, quant=None, allow_host: bool = False,
-            progress: Progress | None = None) -> Accelerator:
+            precision: str = "w8a8", batch: int = 1, quant=None, target_snr: float | None = None,
+            target_accuracy: float | None = None, allow_host: bool = False, progress: Progress | None = None) -> Accelerator:
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
     array: (rows, columns) instead of the board's choice. backend: "rtl", "hls" (a Vitis HLS project in ``hls/``) or "both". precision: see
     `quantizer.Precision`. batch: images worked on together, so that weights are read once for all of them. quant: rules for single layers, a
-    mapping or a YAML file (see `quantizer.control`). allow_host: what there are no steps for may run on the host however much
+    mapping or a YAML file (see `quantizer.control`). target_snr, target_accuracy: what the precision "mixed" is to reach: dB of the worst output,
+    or the share of labels in the calibration set that are met. allow_host: what there are no steps for may run on the host however much
     it is. Raises the errors of `hwgen.errors`; then nothing is written. MismatchError: what was read computes something else than the file does
     when it is run.
     """
-    options, say = Options(target, calib, array, method, backend, precision, batch, quant, allow_host), _say(progress)
+    options, say = Options(target, calib, array, method, backend, precision, batch, quant, target_snr, target_accuracy, allow_host), _say(progress)
     check_target(out)
     load_board(target)
     say("import")
@@ -176,7 +178,9 @@ class Accelerator:
         imported = import_parts(path, {value.name: (1, *value.shape) for value in self.values}, True, _say(None))
         if imported.digest != source.get("sha256"):
             raise InputError(f"{path} is not the file that the build was made from", where=str(self.build.path), hint="give model=FILE.onnx")
-        graphs = imported.model.tasks
+        given = self.build.report.get("quantization", {}).get("scales_given", {})
+        values, weights = ({name: Rule(scale=1.0) for name in given.get(what, ())} for what in ("values", "weights"))
+        graphs = rotated(imported.model, quantized_file.rules(imported, Recipe(values, weights))[0]).tasks
         return layers.layer_errors(graphs, self.build.model.tasks, dict.fromkeys(graphs[0].inputs, images), alone=alone)
 
     def trace(self, result: SimulationResult) -> dict:
@@ -241,6 +245,8 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
     if planned.imported.host:
         report["host"] = planned.imported.host.to_dict()
     report["quantization"] = _quantization(planned, options.random, first)
+    if planned.mixed is not None:
+        report["mixed"] = {"stage": "golden models, cycles estimate", **planned.mixed.to_dict()}
     report["warnings"] = planned.warnings
     for cost in costs.values():
         report |= cost
@@ -254,4 +260,6 @@ def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any
     if planned.said is not None:
         known["quantized_file"] = planned.said.to_dict()
     return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,
-            "clipping": planned.findings.to_dict(), "layers": [error.to_dict() for error in planned.layers]}
+            "clipping": planned.findings.to_dict(), "layers": [error.to_dict() for error in planned.layers],
+            "scales_given": {what: sorted(name for name, rule in rules.items() if rule.scale is not None)
+                             for what, rules in (("values", planned.rules.values), ("weights", planned.rules.weights))}}

@@ -28,6 +28,7 @@ class Precision(StrEnum):
     W8A8 = "w8a8"
     W4A8 = "w4a8"
     W4A8_EXPERTS = "w4a8-experts"
+    MIXED = "mixed"
 
 
 class Method(StrEnum):
@@ -44,5 +45,6 @@ class Stage(StrEnum):
 
     ONNX = "onnx"            # the nodes of the file, and what becomes of each
     GRAPH = "graph"          # operators, in floating point
+    QUANT = "quant"          # how each value is kept in integers: rules by node, as `--quant` takes them
     STEPS = "steps"          # passes of the array, in integers
     PROGRAM = "program"      # instructions of the RTL engine, with addresses

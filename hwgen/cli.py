@@ -92,11 +92,14 @@ Array = Annotated[str | None, typer.Option(metavar="TIxTO", help="Array size of 
 MethodOption = Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")]
 BackendOption = Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
-                                                    "weights, `w4a8-experts` the experts only.")]
+                                                    "weights, `w4a8-experts` the experts only; `mixed` keeps in 16 bits what a target needs.")]
 Quant = Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Rules for single layers, by ONNX node name or pattern: method, bits, scale.",
                                             show_default=False)]
 AllowHost = Annotated[bool, typer.Option("--allow-host", help="What there are no steps for may run on the host, however much it is; otherwise up to "
                                          "5 % of the multiply-accumulates (25 % in a file with fewer than two blocks).")]
+TargetSnr = Annotated[float | None, typer.Option(help="Of `--precision mixed`: signal to noise ratio of the worst output, in dB, on the calibration "
+                                                 "images.")]
+TargetAccuracy = Annotated[float | None, typer.Option(help="Of `--precision mixed`: share of the labels in the calibration set, 0 to 1.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")]
 
 
@@ -104,12 +107,12 @@ Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weig
 def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None,
           method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
           precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False,
-          json: Json = None) -> None:
+          target_snr: TargetSnr = None, target_accuracy: TargetAccuracy = None, json: Json = None) -> None:
     """Say for every node of a model whether it is supported, and if not, why; and whether `compile` takes it with the same options."""
     with Bars(err) as bars:
         checked = _api().check(model, parse_shapes(shape), target=target, calib=calib, array=parse_array(array), method=method.value,
                                backend=backend.value, precision=precision.value, batch=batch, quant=quant, allow_host=allow_host,
-                               progress=bars)
+                               target_snr=target_snr, target_accuracy=target_accuracy, progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
     shown = reporting.verdicts(nodes)
     counts = {status: sum(n["status"] == status for n in nodes) for status in dict.fromkeys(n["status"] for n in nodes)}
@@ -137,13 +140,14 @@ def compile_command(
     model: Model, target: Target = "sim", calib: Calib = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
     shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
-    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False, json: Json = None,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False,
+    target_snr: TargetSnr = None, target_accuracy: TargetAccuracy = None, json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
     with Bars(err) as bars:
         acc = _api().compile(model, target=target, calib=calib, out=output, shapes=parse_shapes(shape), array=parse_array(array),
                              method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant,
-                             allow_host=allow_host, progress=bars)
+                             allow_host=allow_host, target_snr=target_snr, target_accuracy=target_accuracy, progress=bars)
     data = acc.report()
     if json:
         write_json(json, data)

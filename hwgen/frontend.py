@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import hostrun, layers, quantized_file, quantizer, strict_yaml
+from . import arrays, hostrun, layers, mixed, quantized_file, quantizer, strict_yaml
 from .arrays import read_npz
 from .devices.board import Board, load_board
 from .engines.protocol import Wishes
 from .engines.registry import BACKENDS, ENGINES
 from .errors import CalibrationError, HwgenError, InputError, ModelError
-from .graph import evaluate
+from .graph import Model, evaluate
 from .importer import Imported
 from .judge import Judgement, judge
 from .layers import LayerError
+from .mixed import Mixed
 from .ops.operator import SUPPORTED
 from .quantizer import calibration, control
+from .quantizer.calibration import Range, Site
 from .steps import golden, host
 from .steps.step import Quantized
 
@@ -40,6 +44,8 @@ class Options:
     precision: str = "w8a8"
     batch: int = 1
     quant: object = None
+    target_snr: float | None = None
+    target_accuracy: float | None = None
     allow_host: bool = False
 
     def __post_init__(self):
@@ -47,6 +53,15 @@ class Options:
             raise InputError(f"there is no backend {self.backend!r}", hint=f"choose one of {', '.join(BACKENDS)}")
         if self.precision not in list(quantizer.Precision):
             raise InputError(f"there is no precision {self.precision!r}", hint=f"choose one of {', '.join(quantizer.Precision)}")
+        targets = [target for target in (self.target_snr, self.target_accuracy) if target is not None]
+        if len(targets) != int(self.precision == quantizer.Precision.MIXED):
+            raise InputError(f"{'two targets are' if len(targets) > 1 else 'a target is' if targets else 'no target is'} given with the precision "
+                             f"{str(self.precision)!r}", hint="give the precision mixed, and with it --target-snr 22 (dB of the worst output) or "
+                             "--target-accuracy 0.98 (the calibration set holds labels then)")
+        if targets and self.random:
+            raise InputError("mixed precision needs calibration images", where="option --precision", hint="give --calib FILE.npz")
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise InputError(f"an accuracy of {self.target_accuracy:g} is not a share above 0, up to 1", where="option --target-accuracy")
         if type(self.batch) is not int:
             raise InputError(f"batch is {self.batch!r}, not a whole number of images", hint="give 1 or more")
         if self.method not in quantizer.METHODS:
@@ -64,8 +79,9 @@ class Planned:
 
     images: calibration images, float32 [images, ...] of the engine's input. output_error: for each output, of the integer to the float model on
     `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. layers: the error by layer on
-    `layers.CHUNK` of them; empty with noise. warnings: what calibration found, for people. plans: of the engines of the build, by name.
-    said: what of a quantized file is not as it says, and how near the integer network comes to it.
+    `layers.CHUNK` of them; empty with noise. mixed: how the values in 16 bits were chosen; rules: what went before calibration. warnings: what
+    calibration found, for people. plans: of the engines of the build, by name. said: what of a quantized file is not as it says, and how near the
+    integer network comes to it.
     """
 
     imported: Imported
@@ -75,6 +91,8 @@ class Planned:
     findings: quantizer.Findings
     output_error: dict[str, float]
     layers: list[LayerError]
+    mixed: Mixed | None
+    rules: quantizer.Recipe
     board: Board
     plans: dict[str, Any]
     said: quantized_file.Said | None = None
@@ -103,18 +121,65 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     given, images = calibration_images(imported, options)
     say("compare with the ONNX file")
     judgement = judge(imported, None if options.random else given)
-    say("quantize")
-    rules, notes = quantized_file.rules(imported, recipe(imported, options))
-    quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
-                                                  precision=options.precision, recipe=rules)
-    said = quantized_file.compared(imported, quantized, rules, notes, images, options.random)
-    errors = {} if options.random else _output_error(imported, quantized, images)
-    by_layer = [] if options.random else _by_layer(imported, quantized, images)
-    say("schedule")
     wishes = {name: Wishes() for name in BACKENDS[options.backend]}
     wishes[next(iter(wishes))] = Wishes(options.array, options.batch)       # of a build with two engines, the first
+    (rules, notes), chosen = quantized_file.rules(imported, recipe(imported, options)), None
+    graphs = quantizer.rotated(imported.model, rules)
+    ranges = calibration.collect(graphs, images)
+    if options.precision == quantizer.Precision.MIXED:
+        say("search for a mixed precision")
+        engine, wish = next(iter(wishes.items()))
+        rules, chosen = _mixed(imported, graphs, options, rules, ranges, images, partial(_cycles, engine, board, wish))
+    say("quantize")
+    quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
+                                                  precision=options.precision, recipe=rules, ranges=ranges)
+    said = quantized_file.compared(imported, quantized, rules, notes, images, options.random)
+    errors = {} if options.random else _output_error(imported, quantized, images)
+    by_layer = [] if options.random else _by_layer(graphs, quantized, images)
+    say("schedule")
     plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
-    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, board, plans, said)
+    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, chosen, rules, board, plans, said)
+
+
+def _mixed(imported: Imported, model: Model, options: Options, base: quantizer.Recipe, ranges: dict[Site, Range],
+           images: dict[str, np.ndarray], cycles: Callable[[Quantized], int | None]) -> tuple[quantizer.Recipe, Mixed]:
+    """The cheapest values to widen for the target; model: as it is quantized, images: what of the calibration set the engine sees."""
+    graphs = model.tasks
+
+    def make(rules: quantizer.Recipe) -> Quantized:
+        return quantizer.from_ranges(model, ranges, method=options.method, precision=options.precision, recipe=rules)
+
+    def snr(network: Quantized) -> float:
+        worst = max(_output_error(imported, network, images).values())
+        return -20 * math.log10(max(worst, 1e-10))
+
+    def accuracy(network: Quantized) -> float:
+        outputs: dict[str, np.ndarray] = {}
+        for task in network.tasks:
+            outputs |= host.dequantize(task, golden.run(task, next(iter(images.values()))))
+        scores = arrays.accuracy(hostrun.after(imported.host, outputs) if imported.host else outputs, labels)
+        return min(scores.values())
+
+    labels: dict[str, np.ndarray] = {}
+    if options.target_accuracy is not None:
+        outputs = {name for graph in graphs for name in graph.outputs} | ({value.name for value in imported.host.outputs} if imported.host else set())
+        labels = {name: array for name, array in load_calibration(options.calib).items() if name in outputs and array.dtype.kind in "iu"}
+        if not labels:
+            raise CalibrationError("the calibration set holds no labels", where="option --target-accuracy",
+                                   hint=f"add whole numbers, one an image, under the name of an output: {', '.join(sorted(outputs))}")
+    first = make(base)
+    few = 1 if layers.cost(graphs, first.tasks) * layers.CHUNK > layers.ALONE_MACS else layers.CHUNK
+    errors = layers.layer_errors(graphs, first.tasks, {name: array[:few] for name, array in images.items()})
+    what, target, measure = ("accuracy", options.target_accuracy, accuracy) if labels else ("snr_db", options.target_snr, snr)
+    rules, _, found = mixed.search(base, mixed.candidates(graphs, first.tasks, errors), make, measure, cycles, what, target or 0.0)
+    return rules, found
+
+
+def _cycles(engine: str, board: Board, wish: Wishes, network: Quantized) -> int | None:
+    """Of an image, stage "estimate"."""
+    costs = ENGINES[engine].cost(ENGINES[engine].plan(network, board, wish), network, board)
+    found: int | None = costs.get("estimate", costs.get("hls", {})).get("cycles_per_image")
+    return found
 
 
 def recipe(imported: Imported, options: Options) -> quantizer.Recipe:
@@ -156,9 +221,9 @@ def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np
     return errors
 
 
-def _by_layer(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> list[LayerError]:
+def _by_layer(model: Model, quantized: Quantized, images: dict[str, np.ndarray]) -> list[LayerError]:
     some = {name: array[:layers.CHUNK] for name, array in images.items()}
-    graphs, networks = imported.model.tasks, quantized.tasks
+    graphs, networks = model.tasks, quantized.tasks
     return layers.layer_errors(graphs, networks, some, alone=layers.cost(graphs, networks) * layers.CHUNK <= layers.ALONE_MACS)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import build, listing, quantizer
+from . import build, listing, quantized_file, quantizer
 from .choices import Stage
 from .devices.board import load_board
 from .engines.protocol import Wishes
@@ -17,9 +17,10 @@ from .errors import InputError
 from .foreign import REPR, visible
 from .frontend import Options, calibration_images, recipe
 from .graph import text as graph_text
-from .importer import import_model, listed
+from .importer import Imported, import_model, listed
 from .listing import Part
 from .partition import import_parts, partitioned
+from .quantizer import control
 from .steps import text as steps_text
 from .steps.step import Quantized
 
@@ -54,6 +55,8 @@ def show(source: str | Path, stage: str | None, node: str | None, everything: bo
         built = build.load(source)
         return shown(built, wanted or (Stage.PROGRAM if built.has_rtl else Stage.STEPS), node, everything)
     wanted = wanted or Stage.GRAPH
+    if wanted is Stage.QUANT:
+        return _rules(str(source), node, shapes, options, say)
     parts, became = model_parts(source, wanted, shapes, options, say)
     return _shown(str(source), wanted, parts, node, everything, became)
 
@@ -61,7 +64,7 @@ def show(source: str | Path, stage: str | None, node: str | None, everything: bo
 def shown(built: build.Build, stage: str, node: str | None = None, everything: bool = False) -> Shown:
     """A build at one stage. Raises InputError when it does not hold that one, or no node of the name."""
     wanted = _stage(stage)
-    if wanted in (Stage.ONNX, Stage.GRAPH):
+    if wanted in (Stage.ONNX, Stage.GRAPH, Stage.QUANT):
         raise InputError(f"a build does not hold the stage {wanted}: {BUILT}", where=str(built.path),
                          hint=f"give the ONNX file: hwgen show MODEL.onnx --stage {wanted}")
     parts = _steps(built.model) if wanted is Stage.STEPS else [program_text.part(built.need_rtl())]
@@ -80,20 +83,33 @@ def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ..
     say("import")
     if stage is Stage.GRAPH:                            # also of a network the engine does not take
         imported = partitioned(model, shapes, options.allow_host, say).imported or import_model(model, shapes)
-    else:
-        imported = import_parts(model, shapes, options.allow_host, say)
-    became = imported.became
-    if stage is Stage.GRAPH:
-        return [graph_text.part(graph) for graph in imported.model.tasks], became
-    say("quantize")
-    _, images = calibration_images(imported, options)
-    quantized = quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision,
-                                   recipe=recipe(imported, options))
+        return [graph_text.part(graph) for graph in imported.model.tasks], imported.became
+    imported, quantized, _ = _quantized(model, shapes, options, say)
     if stage is Stage.STEPS:
-        return _steps(quantized), became
+        return _steps(quantized), imported.became
     say("schedule")
     program: Program = ENGINES["rtl"].plan(quantized, board, Wishes(options.array, options.batch))
-    return [program_text.part(program)], became
+    return [program_text.part(program)], imported.became
+
+
+def _quantized(model: str | Path, shapes: dict[str, tuple[int, ...]] | None, options: Options,
+               say: Callable[[str], None]) -> tuple[Imported, Quantized, quantizer.Recipe]:
+    imported = import_parts(model, shapes, options.allow_host, say)
+    say("quantize")
+    _, images = calibration_images(imported, options)
+    rules, _ = quantized_file.rules(imported, recipe(imported, options))
+    return imported, quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision,
+                                        recipe=rules), rules
+
+
+def _rules(of: str, node: str | None, shapes: dict[str, tuple[int, ...]] | None, options: Options, say: Callable[[str], None]) -> Shown:
+    """The rules in effect, as the file for ``--quant``."""
+    imported, quantized, given = _quantized(of, shapes, options, say)
+    rules = control.effective(imported.model, quantized, given, options.method)
+    chosen = rules if node is None else [rule for rule in rules if node in rule.name]
+    if not chosen:
+        raise InputError(f"no rule is for a node with {node!r} in its name", where=of, hint=f"there are {', '.join(r.name for r in rules[:8])}, …")
+    return Shown(of, Stage.QUANT, control.text(chosen), [rule.to_dict() for rule in chosen])
 
 
 def _stage(name: str) -> Stage:

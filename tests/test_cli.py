@@ -17,6 +17,7 @@ from hwgen.devices.memory import MemoryModel
 from hwgen.errors import HwgenError, OutputError
 from hwgen.hostparts import Value
 
+UNSAID = {"quant": None, "target_snr": None, "target_accuracy": None, "allow_host": False}
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {
     "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952, "warnings": [], "onnx_cosine": 0.9999999, "onnx_max_abs_error": 1.5e-6,
@@ -200,8 +201,7 @@ def test_check_lists_nodes(run, api, tmp_path):
                         "--json", tmp_path / "c.json")
     assert code == 0
     assert api.calls == [(Path("m.onnx"), {"x": (1, 3, 224, 224)}, {
-        "target": "zcu102", "calib": None, "array": (8, 8), "method": "minmax", "backend": "rtl", "precision": "w8a8", "batch": 2,
-        "quant": None, "allow_host": False})]
+        "target": "zcu102", "calib": None, "array": (8, 8), "method": "minmax", "backend": "rtl", "precision": "w8a8", "batch": 2, **UNSAID})]
     assert "/a/Gelu [0]" in text and "m.onnx: supported  (1 supported)" in text
     assert "equal to the ONNX file (onnxruntime 1, 8 images, 1 with a router tie set apart): cosine 0.9999999, largest error 1.5e-06" in text
     data = json.loads((tmp_path / "c.json").read_text())
@@ -233,7 +233,7 @@ def test_compile_passes_everything_on(run, api, tmp_path):
     assert code == 0 and re.fullmatch(r"quantize … \d+\.\d s\n", message)
     assert api.calls == [(Path("m.onnx"), {"target": "zcu104", "calib": "c.npz", "out": tmp_path / "b", "shapes": {"x": (1, 2)},
                                            "array": (16, 8), "method": "mse", "backend": "rtl", "precision": "w8a8", "batch": 1,
-                                           "quant": None, "allow_host": True})]
+                                           **UNSAID, "allow_host": True})]
     assert "weight [bytes]" in text and "resources (estimate)" in text and "25.0 %" in text and "patch" not in text
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
 
@@ -244,7 +244,7 @@ def test_compile_without_calibration_images(run, api, monkeypatch, calib):
     code, _, message = run("compile", "m.onnx", *(("--calib", calib) if calib else ()))
     assert code == 0 and "calibrated with seeded noise, so accuracy is unknown" in message
     assert api.calls[0][1] == {"target": "sim", "calib": calib, "out": Path("build"), "shapes": None, "array": None,
-                               "method": "minmax", "backend": "rtl", "precision": "w8a8", "batch": 1, "quant": None, "allow_host": False}
+                               "method": "minmax", "backend": "rtl", "precision": "w8a8", "batch": 1, **UNSAID}
 
 
 @pytest.mark.parametrize("size", ["16", "16x", "ax16", "16x16x16"])

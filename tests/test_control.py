@@ -10,6 +10,7 @@ from hwgen import cli, quantizer
 from hwgen.errors import HwgenError
 from hwgen.frontend import Options, recipe
 from hwgen.importer import import_model
+from hwgen.steps import text
 from onnx_nets import CLASSES, result, vit
 
 
@@ -98,3 +99,27 @@ def test_a_rule_for_what_is_not_stored(network):
         quantized(imported, {linear.name: {"scale": 0.1}})
     assert linear.name in str(error.value)
     assert quantized(imported, {f"{linear.name}*": {"scale": 0.1}})
+
+
+def test_what_is_in_effect_can_be_given_back(network, tmp_path, capsys):
+    """hwgen show --stage quant: the file that gives the same network, and a change in it is heard."""
+    path, imported = network
+    images = {"x": np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)}
+    rules = {"x": {"scale": 0.02}, "softmax*": {"method": "mse"}}
+    shown = hwgen.api.show(path, "quant", calib=images, quant=rules)
+    (tmp_path / "quant.yaml").write_text(shown.text)
+    assert "\n\"x\":" in shown.text and "scale: 0.02" in shown.text and shown.text.count("method:") > 5
+    before, after = (quantizer.quantize(imported.model, images, recipe=recipe(imported, Options(quant=quant)))
+                     for quant in (rules, tmp_path / "quant.yaml"))
+    assert steps_text(after) == steps_text(before)
+    (tmp_path / "quant.yaml").write_text(shown.text.replace("weights: {bits: 8}", "weights: {bits: 4}"))
+    changed = quantizer.quantize(imported.model, images, recipe=recipe(imported, Options(quant=tmp_path / "quant.yaml"))).tasks[0]
+    assert {step.weights.format.bits for step in changed.steps if step.weights is not None} == {4}
+    one = hwgen.api.show(path, "quant", node="gelu", calib=images)
+    assert len(one.lines) == 1 and one.lines[0]["bits"] == 8
+    with pytest.raises(HwgenError, match="no rule is for a node with 'none' in its name"):
+        hwgen.api.show(path, "quant", node="none", calib=images)
+
+
+def steps_text(found) -> list[str]:
+    return [line for network in found.tasks for line in text.lines(network)]

@@ -20,7 +20,7 @@ IMAGES = {"x": random_images(MODEL, 8)}
 
 def errors(**rules) -> dict[str, layers.LayerError]:
     quantized = quantizer.quantize(MODEL, IMAGES, recipe=Recipe(**rules))
-    return {error.value: error for error in layers.layer_errors(MODEL.tasks, quantized.tasks, IMAGES)}
+    return {error.value: error for error in layers.layer_errors(quantizer.rotated(MODEL).tasks, quantized.tasks, IMAGES)}
 
 
 def test_what_is_listed():

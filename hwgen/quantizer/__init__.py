@@ -35,8 +35,9 @@ def quantize(model: Model, calibration: dict[str, np.ndarray] | None, *, method:
 
 
 def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, method: str = "minmax",
-                  random: bool = False, precision: str = Precision.W8A8, recipe: Recipe = EMPTY) -> tuple[Quantized, Findings]:
-    """`quantize`, and what calibration found on the way: what leaves its format, and what looks wrong."""
+                  random: bool = False, precision: str = Precision.W8A8, recipe: Recipe = EMPTY,
+                  ranges: dict[calib.Site, calib.Range] | None = None) -> tuple[Quantized, Findings]:
+    """`quantize`, and what calibration found on the way: what leaves its format, and what looks wrong. ranges: where they are known already."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is none of {METHODS}")
     model.verify()
@@ -44,7 +45,7 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     model = rotated(model, recipe)
     streams = find_residuals(model.tasks)
     images = calib.checked(model, calibration, random)
-    ranges = calib.collect(model, images)
+    ranges = ranges or calib.collect(model, images)
     quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data", recipe=recipe)
     sites = calib.sites(model)
     clips = clipping(model, streams, sites, ranges, quantized.tasks[0].residual_scale)
@@ -87,8 +88,8 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
             wrong.append(error)
     if wrong:
         raise combined(wrong)
-    if unused := sorted(recipe.exact - used):
-        what, name = unused[0]
+    if unused := sorted((what, names) for what, names in recipe.exact if not any((what, name) in used for name in names)):
+        what, (name, *_) = unused[0]
         node = next(node for graph in model.tasks for node in graph.nodes if name in (node.output, node.name))
         raise node.fail("a rule is given for its weights, and it has none that are stored by themselves" if what == "weights" else
                         "a rule is given for its result, which is not stored: it is added to the residual stream, leaves the engine, or goes "

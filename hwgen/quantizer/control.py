@@ -10,15 +10,19 @@ earlier one, entry by entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 import difflib
 from fnmatch import fnmatchcase
+import json
 import math
 
 import numpy as np
 
 from ..errors import InputError
 from ..graph import Array, Model
+from ..steps.step import Quantized
+from ..steps.tensor import Memory
 from .recipe import METHODS, VALUE_BITS, WEIGHT_BITS, Recipe, Rule
 
 ENTRIES = {"method": f"one of {', '.join(METHODS)}", "bits": "8 or 16", "scale": "a number above 0", "weights": "bits (4 or 8), scale, or both"}
@@ -34,25 +38,27 @@ def recipe(layers: object, model: Model, became: Mapping[str, str], where: str =
     """
     if not isinstance(layers, Mapping):
         raise InputError(f"the layers' rules are {type(layers).__name__}, not a mapping of node names", where=where, hint=_hint(ENTRIES))
-    owners = {node.name: node.output for graph in model.tasks for node in graph.nodes}
+    owners: dict[str, list[str]] = {}                       # the three parts of a Linear for q, k and v have one name
+    for node in (node for graph in model.tasks for node in graph.nodes):
+        owners.setdefault(node.name, []).append(node.output)
     inputs = {name: name for graph in model.tasks for name in graph.inputs}
     names = {**{name: owner for name, owner in became.items() if owner in owners}, **{name: name for name in (*owners, *inputs)}}
     values: dict[str, Rule] = {}
-    exact: set[tuple[str, str]] = set()
+    exact: set[tuple[str, tuple[str, ...]]] = set()
     weights: dict[str, Rule] = {}
     for pattern, given in layers.items():
         place = f"{where}: {pattern}"
         rule, of_weights = _rule(given, place)
         for owner in dict.fromkeys(names[name] for name in _fitting(str(pattern), names, where)):
-            value = inputs.get(owner) or owners[owner]
-            if rule != Rule():
-                values[value] = _over(values.get(value, Rule()), rule)
-                exact |= {("value", value)} if pattern in names else set()
+            stored = tuple(owners.get(owner, [owner]))
+            if (rule.method, rule.bits, rule.scale) != (None, None, None):
+                values |= {value: _over(values.get(value, Rule()), rule) for value in stored}
+                exact |= {("value", stored)} if pattern in names else set()
             if of_weights is not None and owner in inputs and pattern in names:
                 raise InputError("an input has no weights", where=place, hint="give the rule to the node that reads it")
             if of_weights is not None and owner in owners:
                 weights[owner] = _over(weights.get(owner, Rule()), of_weights)
-                exact |= {("weights", owner)} if pattern in names else set()
+                exact |= {("weights", (owner,))} if pattern in names else set()
     return Recipe(values, weights, frozenset(exact))
 
 
@@ -119,3 +125,59 @@ def _scale(scale: object, where: str) -> float | Array:
 def _over(first: Rule, then: Rule) -> Rule:
     """The entries of ``then``, and those of ``first`` where it has none."""
     return Rule(then.method or first.method, then.bits or first.bits, first.scale if then.scale is None else then.scale)
+
+
+# ---------------------------------------------------------------- what is in effect
+
+@dataclass(frozen=True)
+class Effective:
+    """The rules in effect for a node. value, weights: entries as `recipe` takes them, empty where the node has none. note: unit and largest real
+    value of what is stored, "" where nothing is."""
+
+    name: str
+    value: Mapping[str, object] = field(default_factory=dict)
+    weights: Mapping[str, object] = field(default_factory=dict)
+    note: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-able."""
+        return {"name": self.name, **self.value, **({"weights": dict(self.weights)} if self.weights else {}), "note": self.note}
+
+
+def effective(model: Model, quantized: Quantized, rules: Recipe, method: str) -> list[Effective]:
+    """Of every node that stores a value or weights, and of the input, in the order of the network. method: where no rule has one."""
+    nodes = {node.output: node.name for graph in model.tasks for node in graph.nodes}
+    found: dict[str, Effective] = {}
+    for network in quantized.tasks:
+        feed, tensor = network.input
+        known: dict[str, str] = {tensor.name: feed.input}
+        for step in network.steps:
+            kept = step.sink.tensor
+            value = known.get(step.value) or step.value
+            if kept.memory in (Memory.ACT, Memory.KV) and not step.part:
+                rule, unit = rules.value(value), float(kept.units.max())
+                entries: dict[str, object] = {"bits": kept.format.bits}
+                entries |= {"method": rule.method or method} if rule.scale is None else {"scale": np.ravel(rule.scale).tolist()}
+                entries |= {"scale": unit} if rule.scale is not None and np.size(rule.scale) == 1 else {}
+                name = nodes.get(value, value)
+                found.setdefault(name, Effective(name, entries, {}, f"unit {unit:.6g}, up to {unit * kept.format.hi:.4g}"))
+            if step.weights is not None and step.node in nodes.values():
+                given = rules.weight(step.node, step.about).scale
+                own: dict[str, object] = {"bits": step.weights.format.bits}
+                own |= {} if given is None else {"scale": float(np.ravel(given)[0]) if np.size(given) == 1 else np.ravel(given).tolist()}
+                before = found.get(step.node, Effective(step.node))
+                found[step.node] = Effective(step.node, before.value, before.weights or own, before.note)
+    return list(found.values())
+
+
+def text(rules: Sequence[Effective]) -> str:
+    """As a YAML file: a line a node, what is chosen by calibration in a comment."""
+    names = [json.dumps(rule.name) for rule in rules]
+    width = min(60, max(map(len, names), default=0)) + 1
+    lines = ["# rules by ONNX node (a name, or a pattern with *): what is left out is chosen by calibration"]
+    for name, rule in zip(names, rules, strict=True):
+        entries = [f"{key}: {json.dumps(value)}" for key, value in rule.value.items()]
+        if rule.weights:
+            entries.append("weights: {" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in rule.weights.items()) + "}")
+        lines.append(f"{name + ':':{width}} {{{', '.join(entries)}}}" + (f"    # {rule.note}" if rule.note else ""))
+    return "\n".join(lines) + "\n"

@@ -33,11 +33,12 @@ WIDE_TOP = 28000         # int16 value of the largest magnitude seen in calibrat
 
 class Precision(StrEnum):
     """Bits of weights and activations. W4A8: the linear maps of all blocks and experts have 4-bit weights; embedding, gates and heads keep
-    8. W4A8_EXPERTS: only the experts."""
+    8. W4A8_EXPERTS: only the experts. MIXED: 8 bits, and 16 where the recipe says so."""
 
     W8A8 = "w8a8"
     W4A8 = "w4a8"
     W4A8_EXPERTS = "w4a8-experts"
+    MIXED = "mixed"
 
     @property
     def narrow_linear(self) -> bool:
@@ -47,7 +48,7 @@ class Precision(StrEnum):
     @property
     def narrow_experts(self) -> bool:
         """Whether the linear maps of experts have 4-bit weights."""
-        return self is not Precision.W8A8
+        return self in (Precision.W4A8, Precision.W4A8_EXPERTS)
 
 
 @dataclass(frozen=True)

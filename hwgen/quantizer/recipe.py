@@ -49,13 +49,13 @@ class Recipe:
     """values: name of a value of the float graph -> rule of what is stored for it (of a LayerNorm the normalised value before gamma and
     beta, of a MoE the activations between its layers). weights: name of a float node -> rule of its weights; ``node: part`` for a part of
     them as listings show it (``moe: expert 0, layer 1``), which goes before the rule of the node. exact: rules that have to find a
-    use: ("value", name) and ("weights", node). steps: of a quantized file; weights that are whole multiples of one, and have no rule with a
-    scale, keep their whole numbers.
+    use: ("value", names of which one is enough) and ("weights", (node,)). steps: of a quantized file; weights that are whole multiples of one,
+    and have no rule with a scale, keep their whole numbers.
     """
 
     values: Mapping[str, Rule] = field(default_factory=dict)
     weights: Mapping[str, Rule] = field(default_factory=dict)
-    exact: frozenset[tuple[str, str]] = frozenset()
+    exact: frozenset[tuple[str, tuple[str, ...]]] = frozenset()
     steps: Steps | None = None
 
     def value(self, name: str) -> Rule:

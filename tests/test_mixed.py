@@ -1,0 +1,71 @@
+"""Mixed precision: the values that are kept in 16 bits for a target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hwgen
+from hwgen.errors import InputError
+from onnx_nets import CLASSES, result, vit
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    net = vit()
+    path = net.save(tmp_path_factory.mktemp("mixed") / "net.onnx", {"y": result(net)}, [1, CLASSES])
+    return path, {"x": np.random.default_rng(0).standard_normal((16, 1, 8, 8)).astype(np.float32)}
+
+
+def snr(built) -> float:
+    return -20 * np.log10(built.report()["quantization"]["output_error"]["y"])
+
+
+@pytest.fixture(scope="module")
+def plain(network, tmp_path_factory):
+    path, images = network
+    return hwgen.compile(path, calib=images, out=tmp_path_factory.mktemp("plain") / "build")
+
+
+def test_nothing_is_widened_for_a_low_target(network, plain, tmp_path):
+    path, images = network
+    built = hwgen.compile(path, calib=images, precision="mixed", target_snr=snr(plain) - 1, out=tmp_path / "build")
+    assert built.report()["mixed"]["widened"] == [] and built.report()["mixed"]["curve"] == [
+        {"values": 0, "figure": pytest.approx(snr(plain)), "cycles": plain.report()["estimate"]["cycles_per_image"]}]
+
+
+def test_a_target_that_no_set_reaches(network):
+    path, images = network
+    error = hwgen.check(path, calib=images, precision="mixed", target_snr=90).error
+    assert isinstance(error, InputError) and "no set of layers reaches 90 dB: with" in error.message and "8 bits stay at" in error.hint
+
+
+def test_an_accuracy_is_a_target_too(network, plain, tmp_path):
+    path, images = network
+    labels = plain.simulate(images, engine="golden").outputs["y"].argmax(1)
+    built = hwgen.compile(path, calib={**images, "y": labels}, precision="mixed", target_accuracy=1.0, out=tmp_path / "build")
+    assert built.report()["mixed"]["what"] == "accuracy" and built.report()["mixed"]["widened"] == []
+    labels = (labels + 1) % CLASSES
+    error = hwgen.check(path, calib={**images, "y": labels}, precision="mixed", target_accuracy=0.9).error
+    assert "no set of layers reaches 0.9 accuracy" in error.message
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"precision": "mixed"}, "no target is given with the precision 'mixed'"),
+    ({"precision": "mixed", "target_snr": 20, "target_accuracy": 0.9}, "two targets are given"),
+    ({"target_snr": 20}, "a target is given with the precision 'w8a8'"),
+    ({"precision": "mixed", "target_accuracy": 98.0}, "an accuracy of 98 is not a share"),
+    ({"precision": "mixed", "target_accuracy": 0.9}, "the calibration set holds no labels"),
+])
+def test_what_does_not_go_together(network, options, message):
+    path, images = network
+    try:
+        error = hwgen.check(path, calib=images, **options).error
+    except InputError as raised:
+        error = raised
+    assert message in str(error)
+
+
+def test_noise_says_nothing_of_accuracy(network):
+    with pytest.raises(InputError, match="mixed precision needs calibration images"):
+        hwgen.check(network[0], precision="mixed", target_snr=20)
