@@ -22,6 +22,8 @@ STATIC = {
     "int8": {"activation_type": INT8, "weight_type": INT8},
     "operators": {"quant_format": QuantFormat.QOperator, "activation_type": INT8, "weight_type": INT8},
     "uint8 operators": {"quant_format": QuantFormat.QOperator, "activation_type": UINT8, "weight_type": INT8},
+    "int4": {"activation_type": INT8, "weight_type": QuantType.QInt4, "extra_options": {"ActivationSymmetric": True}},
+    "int16": {"activation_type": QuantType.QInt16, "weight_type": INT8},
     "com.microsoft": {"activation_type": UINT8, "weight_type": INT8, "extra_options": {"UseQDQContribOps": True, "WeightSymmetric": True}},
 }
 

@@ -22,11 +22,14 @@ from quantized_nets import STATIC
 
 MS = "com.microsoft"
 FILES = {
-    **{name: (lambda folder, name=name: forms.static(folder, name)) for name in STATIC},
+    **{name: (lambda folder, name=name: forms.static(folder, name)) for name in STATIC if name not in ("int4", "int16")},
     "erf gelu": lambda folder: forms.static(folder, "uint8", act="erf", opset=17, norm=True),
     "relu": lambda folder: forms.static(folder, "int8", act="Relu", split="separate", pool="mean"),
     "computed weights": lambda folder: forms.static(folder, "int8", computed=True),
     "computed weights, operators": lambda folder: forms.static(folder, "uint8 operators", computed=True),
+    "4 bit weights": lambda folder: forms.static(folder, "int4", opset=21),
+    "16 bits": lambda folder: forms.static(folder, "int16", opset=21),
+    "attention operator": lambda folder: forms.static(folder, "int8", opset=23, scale="operator"),
     "scaled halves": lambda folder: forms.static(folder, "symmetric", scale="halves", layer_scale=True),
     "experts": lambda folder: forms.static(folder, "symmetric", router="plain"),
     "dynamic": forms.dynamic,
@@ -191,6 +194,10 @@ OPERATORS = {
     "QLinearSoftmax": (MS, [X], {"y_s": np.float32(1 / 256), "y_z": np.uint8(0)}, [1, 4, 6], {"order": ONE, "axis": -1, "opset": 17}),
     "QLinearGlobalAveragePool": (MS, [("x", [1, 3, 4, 4], 0.02, ZU)], Y, [1, 3, 1, 1], {"order": ONE, "channels_last": 0}),
     "QLinearConcat": (MS, PAIR[0], Y, [1, 8, 6], {"order": [*OUT, *TWO[:6]], "axis": 1}),
+    "QAttention": (MS, [("x", [1, 4, 6], 0.02, ZU)],
+                   {"b": R.integers(-127, 128, (6, 18)).astype(np.int8), "b_s": np.float32(0.01), "b_z": np.int8(0),
+                    "c": R.standard_normal(18).astype(np.float32)}, [1, 4, 6],
+                   {"order": ["x_q", "b", "c", "x_s", "b_s", "", "x_z", "b_z"], "num_heads": 2, "floats": True}),
     "QLinearWhere": (MS, PAIR[0], Y | {"if": R.integers(0, 2, (1, 4, 6)).astype(bool)}, [1, 4, 6], {"order": ["if", *TWO]}),
     "MatMulIntegerToFloat": (MS, [X], B, [1, 4, 8], {"order": ["x_q", "b", "x_s", "b_s", "x_z", "b_z"], "floats": True}),
 }
@@ -330,6 +337,20 @@ def test_two_scales_of_one_value_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"node 'Q1' gives 'relu_0.out' the scale 0.2 .* node 'Q0' the scale 0.1 .*: a value has one"):
         hwgen.compile(path, out=tmp_path / "build")
     assert not (tmp_path / "build").exists()
+
+
+def test_a_file_that_relies_on_what_its_rounding_cuts_off_is_refused(tmp_path):
+    """One scale far too small: the file saturates, the float network in it does not."""
+    path = forms.static(tmp_path, "symmetric")
+    model = onnx.load(path)
+    (node,) = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "add_0.out"]
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(50), tensor.name))
+    onnx.save(model, path)
+    for options in ({}, {"calib": {"x": forms.images(32)}}):
+        with pytest.raises(ModelError, match="the quantized file computes something else than the float network in it: output 'logits'") as error:
+            hwgen.compile(path, out=tmp_path / "build", **options)
+        assert error.value.exit_code == 2 and "ranges that hold the values" in error.value.hint and not (tmp_path / "build").exists()
 
 
 def test_a_file_whose_output_stays_in_integers_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from ..errors import ModelError
 from ..graph import Graph, Model, Node
 from ..matching.grid import Grid, Kept
 from ..ops import Activation, Attention, LayerNorm, Linear, MoE
-from ..steps.format import INT8, WIDE
+from ..steps.format import INT8
 from .grid import SAME, Steps
 from .recipe import Recipe, Rule
 from .structure import consumers
@@ -24,6 +24,7 @@ def recipe(model: Model, kept: Kept) -> tuple[Recipe, list[str]]:
     used: list[Grid] = []
     moved: list[tuple[Grid, float]] = []
     norms: list[Grid] = []
+    narrowed: list[Grid] = []
     for graph in model.tasks:
         producers, readers = {node.output: node for node in graph.nodes}, consumers(graph)
         for value in (*graph.inputs, *producers):
@@ -43,12 +44,14 @@ def recipe(model: Model, kept: Kept) -> tuple[Recipe, list[str]]:
                 raise ModelError(f"the file is quantized, and node {other.node!r} gives {value!r} the scale {other.scale:.6g} and zero point "
                                  f"{other.zero}, node {grid.node!r} the scale {grid.scale:.6g} and zero point {grid.zero}: a value has one",
                                  where=f"value {value!r}", hint="quantize the float model again, with one scale for all readers of a value")
-            bits = INT8.bits if grid.bits <= INT8.bits else WIDE.bits
-            rules[value] = Rule(bits=None if bits == INT8.bits else bits, scale=grid.step(bits))
+            bits = INT8.bits
+            rules[value] = Rule(scale=grid.step(bits))
             used += grids
-            if not (grid.exact(bits) and all(other.like(grid) for other in grids)):
+            if grid.bits > bits:
+                narrowed.append(grid)
+            elif not (grid.exact(bits) and all(other.like(grid) for other in grids)):
                 moved.append((grid, grid.step(bits) / grid.scale))
-    return Recipe(rules, steps=Steps(kept.weights)), _notes(kept, used, moved, norms)
+    return Recipe(rules, steps=Steps(kept.weights)), _notes(kept, used, moved, norms, narrowed)
 
 
 def _is_stored(graph: Graph, value: str, node: Node | None, readers: Sequence[Node]) -> bool:
@@ -71,12 +74,15 @@ def _names(grids: Sequence[Grid], shown: Sequence[str] = ()) -> str:
     return ", ".join(names) + (" …" if len(grids) > SHOWN else "")
 
 
-def _notes(kept: Kept, used: list[Grid], moved: list[tuple[Grid, float]], norms: list[Grid]) -> list[str]:
+def _notes(kept: Kept, used: list[Grid], moved: list[tuple[Grid, float]], norms: list[Grid], narrowed: list[Grid]) -> list[str]:
     found = list(kept.notes)
     if moved:
         shown = [f"(zero point {grid.zero} of {grid.lo} to {grid.hi}: {ratio:.3g} times the file's scale)" for grid, ratio in moved]
         found.append(f"quantized file: {len(moved)} values have ranges that are not symmetric; each is kept on the symmetric range that holds "
                      f"its own: {_names([grid for grid, _ in moved], shown)}")
+    if narrowed:
+        found.append(f"quantized file: {len(narrowed)} values that it rounds to {max(grid.bits for grid in narrowed)} bits have {INT8.bits} here, "
+                     f"over the same range: {_names(narrowed)}")
     if norms:
         found.append(f"quantized file: {len(norms)} LayerNorm results are rounded before gamma and beta here, behind them in the file; their "
                      f"scales come from calibration: {_names(norms)}")

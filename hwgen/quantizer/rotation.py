@@ -39,7 +39,10 @@ def rotation(dim: int) -> Array:
 
 def rotated(model: Model, recipe: Recipe = EMPTY) -> Model:
     """The same functions, with every residual stream in other coordinates that allows it: all that writes and reads it has weights for that,
-    it does not leave as it is, and the recipe gives no scale to a value or weight that would change."""
+    it does not leave as it is, and the recipe gives no scale to a value or weight that would change. One of a quantized file keeps the whole
+    numbers of its weights instead."""
+    if recipe.steps is not None:
+        return model
     known = sites(model)
     streams = _Streams()
     for graph, places in zip(model.tasks, known, strict=True):
