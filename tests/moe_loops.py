@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from moe_spellings import Mix
 from onnx_nets import DIM, EXPERTS, TOKENS
@@ -99,6 +99,74 @@ def results_of_each_choice(m: Mix) -> str:
         y = m.op("ScatterND", y, at, m.expert(e, m.op("GatherND", rows, at)))
     y = m.op("Mul", m.op("Reshape", y, net.ints(TOKENS, m.k, DIM)), m.op("Unsqueeze", top, net.ints(-1)))
     return m.op("ReduceSum", y, net.ints(1), keepdims=0)
+
+
+def body(m: Mix, build: Callable[[], list[str]], inputs=()):
+    """A graph of the nodes that ``build`` writes, and the values it returns; their names begin with what makes them unique."""
+    nodes, tag = m.net.nodes, f"body{sum(len(node.attribute) for node in m.net.nodes)}.{len(m.net.nodes)}"
+    start = len(nodes)
+    results = build()
+    inner, own = nodes[start:], {output for node in nodes[start:] for output in node.output}
+    del nodes[start:]
+    for node in inner:
+        node.name = f"{tag}.{node.name}"
+        for values in (node.input, node.output):
+            values[:] = [f"{tag}.{value}" if value in own else value for value in list(values)]
+    outputs = [helper.make_tensor_value_info(f"{tag}.{value}" if value in own else value, TensorProto.FLOAT if place or not inputs
+                                             else TensorProto.BOOL, None) for place, value in enumerate(results)]
+    return helper.make_graph(inner, tag, list(inputs), outputs)
+
+
+def added(m: Mix, y: str, e: int, top: str, token: str, place: str) -> str:
+    weight = m.op("Unsqueeze", m.op("GatherND", top, pairs(m, token, place)), m.net.ints(-1))
+    part = m.op("Mul", m.expert(e, m.op("Gather", m.rows, token, axis=0)), weight)
+    return m.op("ScatterND", y, m.op("Unsqueeze", token, m.net.ints(-1)), part, reduction="add")
+
+
+@loop
+def branch_if_chosen(m: Mix) -> str:
+    """if tokens.numel() > 0: a scripted model has an If for each expert."""
+    (top, index), y = m.top(), m.op("Identity", zeros(m))
+    for e in range(EXPERTS):
+        token, place = places(m, m.op("Equal", index, m.net.const(e, np.int64)), 2)
+        some = m.op("Greater", m.op("Size", token), m.net.const(0, np.int64))
+        y = m.op("If", some, then_branch=body(m, lambda y=y, e=e, t=token, p=place: [added(m, y, e, top, t, p)]),
+                 else_branch=body(m, lambda y=y: [m.op("Identity", y)]))
+    return y
+
+
+@loop
+def loop_over_a_stack(m: Mix) -> str:
+    """A Loop whose turn takes the weights of one expert out of the stacks."""
+    net, (top, index) = m.net, m.top()
+    stored = [net.const(array) for array in (m.w1, m.b1, m.w2, m.b2)]
+
+    def turn() -> list[str]:
+        w1, b1, w2, b2 = (m.op("Gather", array, "turn", axis=0) for array in stored)
+        token, place = places(m, m.op("Equal", index, "turn"), 2)
+        hidden = m.op("Gelu", m.op("Add", m.op("MatMul", m.op("Gather", m.rows, token, axis=0), w1), b1))
+        part = m.op("Mul", m.op("Add", m.op("MatMul", hidden, w2), b2), m.op("Unsqueeze", m.op("GatherND", top, pairs(m, token, place)), net.ints(-1)))
+        wide = m.op("Expand", m.op("Unsqueeze", token, net.ints(1)), m.op("Shape", part))
+        return [m.op("Identity", "on"), m.op("ScatterElements", "sum", wide, part, axis=0, reduction="add")]
+    inputs = [helper.make_tensor_value_info("turn", TensorProto.INT64, []), helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+              helper.make_tensor_value_info("sum", TensorProto.FLOAT, None)]
+    return m.op("Loop", net.const(EXPERTS, np.int64), net.const(True, bool), zeros(m), body=body(m, turn, inputs))
+
+
+@loop
+def loop_that_collects(m: Mix) -> str:
+    """A Loop that gives every expert's results, one above the other, for a sum behind it."""
+    net, scores = m.net, m.scores()
+    stored = [net.const(array) for array in (m.w1, m.b1, m.w2, m.b2)]
+
+    def turn() -> list[str]:
+        w1, b1, w2, b2 = (m.op("Gather", array, "turn", axis=0) for array in stored)
+        hidden = m.op("Gelu", m.op("Add", m.op("MatMul", m.rows, w1), b1))
+        return [m.op("Identity", "on"), m.op("Add", m.op("MatMul", hidden, w2), b2)]
+    inputs = [helper.make_tensor_value_info("turn", TensorProto.INT64, []), helper.make_tensor_value_info("on", TensorProto.BOOL, [])]
+    y = m.op("Loop", net.const(EXPERTS, np.int64), net.const(True, bool), body=body(m, turn, inputs))
+    scores = m.op("Unsqueeze", m.op("Transpose", scores, perm=[1, 0]), net.ints(-1))
+    return m.op("ReduceSum", m.op("Mul", y, scores), net.ints(0), keepdims=0)
 
 
 def switch(m: Mix) -> str:

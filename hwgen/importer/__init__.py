@@ -4,6 +4,7 @@
     read.py        the file, checked, and the shapes of its inputs; weights.py, its weights
     quantized.py   a quantized file as the float network it stands for; qoperators.py, its operators; integers.py, what integers mean
     contrib.py     operators of onnxruntime as ONNX functions, written out; contrib_parts.py, what these are made of
+    control.py     loops and branches, written out
     normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated; einsum.py, Einsum as a
                    product; tasks.py, the input that selects a task
     sweep.py       tries the rules of `hwgen.ops` with what `hwgen.matching` offers, builds one `Graph` for each task;

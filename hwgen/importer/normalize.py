@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError, ShapeError
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
-from . import contrib, einsum
+from . import contrib, einsum, shapes
 from .border import MAX_ELEMENTS, border, node_place, quoted
 from .evaluate import FOLDED, SHAPED_BY_SHAPES, Evaluator, canonical, work
 from .read import OnnxFile, known_operator, opset_versions
@@ -26,7 +26,6 @@ from .weights import array_of
 RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 OF_ONE = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"}              # their operand itself where they reduce axes of one element
 MOVES = RESHAPES | {"Transpose", "Slice", "Split", "Gather", "Expand"}
-SCATTERS = {"ScatterElements", "ScatterND"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 CHECKED_ATTRIBUTES = ("approximate", "axis", "kernel_shape")
 AXIS_UNCHECKED = {"ScatterElements", "GatherElements", "Softmax", "LogSoftmax", "LayerNormalization", "CumSum", "TopK", "ArgMax", "ArgMin"}
@@ -115,8 +114,10 @@ class _Normalizer:
             self._constant_node(node, name)
         elif simple and node.op_type == "Identity":
             self._identity(node, name, inputs[0])
+        elif simple and node.op_type == "Where" and (chosen := self._chosen(node, inputs)) is not None:
+            self._identity(onnx.NodeProto(input=[chosen], output=node.output), name, self.refs[chosen])
         else:
-            types = self._infer(node, name) if simple else self._declared(node)
+            types = self._infer(node, name) if simple else self._declared(node, inputs)
             for output, (_, shape) in zip(node.output, types, strict=False):
                 if shape is not None and math.prod(shape) > MAX_ELEMENTS:
                     raise self._too_large(node, name, f"{quoted(output)} {list(shape)} has {math.prod(shape):,} elements; the limit "
@@ -239,13 +240,11 @@ class _Normalizer:
             place = node_place(node.op_type, name)
             raise ShapeError(f"the shapes of {place} do not fit: {shown} ({str(error).strip()})", where=f"{self.file.path}: {place}",
                              hint="is a shape given by --shape one the model was made for?") from error
-        return [_static(found.get(output)) for output in node.output]
+        return [shapes.static(found.get(output)) for output in node.output]
 
-    def _declared(self, node: onnx.NodeProto) -> list[tuple[int, tuple[int, ...] | None]]:
-        """Types as stored in the file, for operators that cannot be inferred here; a scatter changes values, not the shape."""
-        if node.op_type in SCATTERS and not node.domain and self.shapes[node.input[0]] is not None:
-            return [(self.types[node.input[0]], self.shapes[node.input[0]])]
-        return [_static(self.stored.get(output)) for output in node.output]
+    def _declared(self, node: onnx.NodeProto, inputs: list[Ref | None]) -> list[shapes.Type]:
+        types = [(self.types[value], self.shapes[value]) if value else (0, None) for value in node.input]
+        return shapes.declared(node, inputs, types, self.stored)
 
     def _keep(self, node: onnx.NodeProto, name: str, inputs: list[Ref | None], types) -> None:
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name != "body"}
@@ -299,6 +298,18 @@ class _Normalizer:
         for output in node.output[len(views):]:                    # the mask of a Dropout
             self._value(output, onnx.TensorProto.BOOL, None, View(output, ()))
         return True
+
+    def _chosen(self, node: onnx.NodeProto, inputs: list[Ref | None]) -> str | None:
+        """The operand a Where with one constant as its condition takes, where its shape is that of the result: of a branch it always is."""
+        if not isinstance(inputs[0], Const) or inputs[0].array.size != 1:
+            return None
+        yes, no = node.input[1:]
+        chosen = yes if inputs[0].array.all() else no
+        try:
+            same = np.broadcast_shapes(self.shapes[yes], self.shapes[no]) == self.shapes[chosen]
+        except ValueError:
+            same = True
+        return chosen if same else None
 
     def _where(self, inputs: list[Ref], shape: tuple[int, ...]) -> View | None:
         """A constant condition, or the guard ``Where(IsNaN(p), 0, p)`` exporters put behind Softmax: p is never NaN there."""
@@ -384,12 +395,3 @@ def _elementwise(kind: str, inputs: list[Ref], shape: tuple[int, ...]) -> View |
         return None
     number = float(c.array.ravel()[0])
     return replace(x, scale=x.scale * number) if kind == "Mul" else replace(x, scale=x.scale / number) if number else None
-
-
-def _static(proto: onnx.TypeProto | None) -> tuple[int, tuple[int, ...] | None]:
-    """(element type, shape or None when not static)."""
-    if proto is None or not proto.tensor_type.HasField("shape"):
-        return onnx.TensorProto.FLOAT, None
-    dims = proto.tensor_type.shape.dim
-    shape = tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
-    return proto.tensor_type.elem_type or onnx.TensorProto.FLOAT, shape

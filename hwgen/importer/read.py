@@ -18,7 +18,7 @@ import onnx.inliner
 from ..errors import ModelError, ShapeError
 from ..matching.grid import Grid
 from ..matching.opgraph import Ref, View
-from . import contrib
+from . import contrib, control
 from .border import MAX_ELEMENTS, border, node_place, quoted
 from .weights import array_of, load_external
 
@@ -126,6 +126,10 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., E
     for tensor in proto.graph.initializer:
         weights[tensor.name] = array_of(path, tensor, f"weight {quoted(tensor.name)}")
     _check(path, proto)
+    with border(path, "the model"):
+        proto = control.write_out(proto)
+    for tensor in proto.graph.initializer[len(weights):]:
+        weights[tensor.name] = array_of(path, tensor, f"weight {quoted(tensor.name)}")
     return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights, kinds)
 
 
