@@ -65,6 +65,7 @@ class NormCoefficients(wiring.Component):
 
     total, squares   sums of x (signed 32) and x * x (48) over ``dim`` (12) channels; eps 48, at least 1
     inv_*            multiplier 16 and shift 6 of 16 / dim;  mult, shift: of dim / (16 * output scale)
+    raw              with ``wide``: no statistics, mean 0, multiplier and shift are mult and shift
     mean             signed 21, unit 2**-4
     multiplier, out_shift   16 and 6 bits, for requantize; shift 1..47
 
@@ -74,14 +75,23 @@ class NormCoefficients(wiring.Component):
 
     LATENCY = 11
 
-    def __init__(self):
+    def __init__(self, wide: bool = False):
+        self.wide = wide
         super().__init__({
             "total": In(signed(32)), "squares": In(48), "dim": In(12), "eps": In(48), "inv_mult": In(MULT), "inv_shift": In(SHIFT),
-            "mult": In(MULT), "shift": In(SHIFT), "mean": Out(signed(MEAN_BITS)), "multiplier": Out(MULT), "out_shift": Out(SHIFT)})
+            "mult": In(MULT), "shift": In(SHIFT), "mean": Out(signed(MEAN_BITS)), "multiplier": Out(MULT), "out_shift": Out(SHIFT), **({"raw": In(1)} if wide else {})})
 
     def elaborate(self, platform):
         m = Module()
         pipe = Pipeline(m)
+        raw = [self.raw] if self.wide else []   # after so many stages
+        for stage in range(self.LATENCY if self.wide else 0):
+            raw.append(Signal(name=f"raw_{stage + 1}", reset_less=True))
+            m.d.sync += raw[-1].eq(raw[-2])
+
+        def without(plain, value):
+            """``plain`` where there are no statistics, behind the newest registers."""
+            return Mux(raw[pipe.depth], plain, value) if self.wide else value
         total, squares, dim, eps, inv_mult, inv_shift, mult, shift = pipe.stage(
             total=self.total, squares=self.squares, dim=self.dim, eps=self.eps, inv_mult=self.inv_mult, inv_shift=self.inv_shift,
             mult=self.mult, shift=self.shift)
@@ -105,21 +115,24 @@ class NormCoefficients(wiring.Component):
         high = list(flags)
         value, flags = _normalise(value, narrow)
         m16, moved, mean, mult, shift = pipe.stage(
-            mantissa=value[-16:], moved=_moved(wide + narrow, high + flags), mean=mean, mult=mult, shift=shift)
+            mantissa=value[-16:], moved=_moved(wide + narrow, high + flags), mean=without(0, mean), mult=mult, shift=shift)
         # table and Newton step
         y0 = _table(m, "rsqrt", numerics.RSQRT, m16[8:])
         m16, moved, mean, mult, shift = pipe.stage(mantissa=m16, moved=moved, mean=mean, mult=mult, shift=shift)
         y0, q, m16, moved, mean, mult, shift = pipe.stage(
             y0=y0, q=(y0 * y0)[16:], mantissa=m16, moved=moved, mean=mean, mult=mult, shift=shift)
-        y0, t, moved, mean, mult, shift = pipe.stage(y0=y0, t=(m16 * q)[14:], moved=moved, mean=mean, mult=mult, shift=shift)
+        exponent = 23 - 16 + (VARIANCE_BITS - 16) // 2 - moved[1:]              # half of that of v = 40 - moved, for the shift
+        y0, t, exponent, mean, mult, shift = pipe.stage(
+            y0=y0, t=(m16 * q)[14:], exponent=without(0, exponent), mean=mean, mult=mult, shift=shift)
         newton = Signal(36)
         m.d.comb += newton.eq(y0 * ((C(3 << 16, 18) - t)[:18]))
         y = newton[17:]
-        out_shift = Signal(signed(9))           # exponent of v = 40 - moved; half of it counts
-        m.d.comb += out_shift.eq(shift + (23 - 16 + (VARIANCE_BITS - 16) // 2) - moved[1:])
-        y, out_shift, mean, mult = pipe.stage(y=Mux(y[16:] != 0, 0xFFFF, y[:16]), out_shift=out_shift, mean=mean, mult=mult)
+        out_shift = Signal(signed(9))
+        m.d.comb += out_shift.eq(shift + exponent)
+        y, out_shift, mean, mult = pipe.stage(
+            y=without(1 << 16, Mux(y[16:] != 0, 0xFFFF, y[:16])), out_shift=out_shift, mean=mean, mult=mult)
         multiplier, clipped, mean = pipe.stage(
-            multiplier=(y * mult)[16:], clipped=_clip_shift(m, out_shift, "clipped_shift"), mean=mean)
+            multiplier=(y * mult)[16:16 + MULT], clipped=_clip_shift(m, out_shift, "clipped_shift"), mean=mean)
         m.d.comb += [self.mean.eq(mean), self.multiplier.eq(multiplier), self.out_shift.eq(clipped)]
         return m
 

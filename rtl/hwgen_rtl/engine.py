@@ -91,7 +91,8 @@ class Engine(wiring.Component):
         # instruction contexts: what later stages need to know about the instruction of a token
         kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
                 "act_columns", "function",
-                "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep")
+                "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep",
+                *(("plane",) if c.wide else ()))
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
         for i, context in enumerate(contexts):
@@ -112,7 +113,7 @@ class Engine(wiring.Component):
             return record
 
         # ---------------------------------------------------------------- feed
-        m.submodules.norm = norm = NormCoefficients()
+        m.submodules.norm = norm = NormCoefficients(c.wide)
         wait = NormCoefficients.LATENCY
         token0 = as_record(TOKEN, feeder.token, "token0")
         source0 = as_record(SOURCE, feeder.source, "source0")
@@ -127,6 +128,10 @@ class Engine(wiring.Component):
             norm.total.eq(stat_feed.data[:32]), norm.squares.eq(stat_feed.data[32:]), norm.dim.eq(coefficient.norm_dim),
             norm.eps.eq(coefficient.norm_eps), norm.inv_mult.eq(coefficient.inv_mult), norm.inv_shift.eq(coefficient.inv_shift),
             norm.mult.eq(coefficient.norm_mult), norm.shift.eq(coefficient.norm_shift)]
+        if c.wide:
+            mode1 = Signal(2)
+            m.d.sync += mode1.eq(source0.mode)
+            m.d.comb += norm.raw.eq(mode1 == Src.RES)
 
         feed_layout = {"valid": 1, **SOURCE}
         feed_address = as_record(feed_layout, at(Cat(feed_valid, source0.word), wait, "feed_address_line"), "feed_address")
@@ -144,8 +149,8 @@ class Engine(wiring.Component):
             words[name] = Signal(bits * c.ti, name=f"{name}_word")
             m.submodules[f"{name}_memory"] = arrays.lane_memory(c, bits, depth, name in ("kv", "old"), rdata=words[name], **ports)
             writes[name] = ports
-        for name, mode in (("act", Src.ACT), ("score", Src.EXP), ("res", Src.NORM)):
-            m.d.comb += [writes[name]["ren"].eq(feed_address.valid & (feed_address.mode == mode)),
+        for name, modes in (("act", (Src.ACT,)), ("score", (Src.EXP,)), ("res", (Src.NORM, Src.RES))):
+            m.d.comb += [writes[name]["ren"].eq(feed_address.valid & feed_address.mode.matches(*modes)),
                          writes[name]["raddr"].eq(feed_address.address)]
         m.d.comb += [writes["kv"]["ren"].eq(loader.kv_ren), writes["kv"]["raddr"].eq(loader.kv_addr),
                      writes["kv"]["rstride"].eq(loader.kv_stride), writes["kv"]["rgroup"].eq(loader.kv_group),
@@ -156,7 +161,7 @@ class Engine(wiring.Component):
 
         a, psum, sums = Signal(8 * c.ti), Signal(32), Signal(32 * c.to)
         m.submodules.feed_lanes = arrays.feed_lanes(
-            c, a=a, psum=psum, valid=lane.valid, mode=lane.mode, act=words["act"], res=words["res"], score=words["score"],
+            c, a=a, psum=psum, valid=lane.valid, mode=lane.mode, plane=lane.plane, act=words["act"], res=words["res"], score=words["score"],
             mean=norm.mean, mult=norm.multiplier, shift=norm.out_shift, row_max=max_feed.data, lanes=lane.lanes)
 
         # ---------------------------------------------------------------- array and accumulators
@@ -172,7 +177,7 @@ class Engine(wiring.Component):
         acc, acc_valid = Signal(32 * c.to), Signal()
         token_bits = max(1, (c.max_tokens - 1).bit_length())
         m.submodules.accumulator = arrays.accumulator(
-            c, valid=total.valid, first=total.first_k, last=total.last_k, addr=total.slot[:token_bits], sum=sums,
+            c, valid=total.valid, high=total.high, first=total.first_k, last=total.last_k, addr=total.slot[:token_bits], sum=sums,
             acc=acc, acc_valid=acc_valid)
 
         # ---------------------------------------------------------------- row sums of the attention probabilities

@@ -1,11 +1,11 @@
 """Sequencer of the feed: the tile loops, hazards and token addresses of the running instruction."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.engine import MIN_PASS, NUM_CONTEXTS, EngineConfig
-from hwgen.isa import Dst, Op
+from hwgen.isa import Dst, Op, Src
 
 from .fields import WORD_BITS, Fields, Record
 
@@ -14,6 +14,7 @@ TOKEN = {            # what one streamed token carries from the feed to the writ
     "tile_last": 1,  # last slot of a tile: the array takes the next one behind it
     "param_last": 1, # ... of the last reduction tile of a tile with column parameters
     "instr_last": 1, # last slot of the instruction
+    "high": 1,       # high half of an operand of 16 bits
     "first_k": 1, "last_k": 1, "first_n": 1, "first_token": 1, "last_token": 1,
     "context": 2, "param_bank": 2,
     "slot": 12,      # accumulator row
@@ -24,7 +25,7 @@ TOKEN = {            # what one streamed token carries from the feed to the writ
     "score": 16,     # router score (scatter)
 }
 SOURCE = {           # what only the feed needs
-    "mode": 2, "address": 20, "row": 16, "lanes": 7,
+    "mode": 2, "plane": 2, "address": 20, "row": 16, "lanes": 7,
 }
 
 
@@ -43,7 +44,7 @@ class Feeder(wiring.Component):
     drained      nothing is under way;  issue: a slot is issued
     wait_*       why no token is issued (counters)
 
-    A tile of n tokens takes max(n, MIN_PASS) cycles, a stream word one. Latency: 1 cycle from instr_valid, 2 from tile_ready to the
+    A tile of n tokens takes max(n, MIN_PASS) cycles, twice that with an operand of 16 bits, a stream word one. Latency: 1 cycle from instr_valid, 2 from tile_ready to the
     first issue, 2 more to ``token``. Reset: idle, nothing under way. Cost: one instruction register (512 bits), counters and two
     pipeline stages of about 500 bits, no DSP.
     """
@@ -96,8 +97,9 @@ class Feeder(wiring.Component):
         param_bank = Signal(2)
         context = Signal(2)
         src_chunk, dst_chunk, dst_group = Signal(20), Signal(20), Signal(5)
-        end = Signal()
-        m.d.comb += end.eq(busy & (t == length - 1))
+        high = Signal()                         # the pass of the high halves, another one of the low halves follows
+        turn, end = Signal(), Signal()
+        m.d.comb += [turn.eq(busy & (t == length - 1)), end.eq(turn & ~high)]
         k_end, j_end = Signal(), Signal()
         m.d.comb += [k_end.eq(k == cur.k_tiles - 1), j_end.eq(j == cur.n_tiles - 1)]
 
@@ -144,12 +146,18 @@ class Feeder(wiring.Component):
 
         def take():
             m.d.comb += take_tile.eq(1)
+            if c.wide:
+                m.d.sync += high.eq(Mux(more, cur.wide, new.wide))
             m.d.sync += [busy.eq(1), t.eq(0), row.eq(0)]
             with m.If(is_out & is_last):
                 m.d.comb += reserve.eq(need)
 
         with m.If(busy):
             m.d.sync += [t.eq(t + 1), row.eq(row + cur.step)]
+        with m.If(turn & high):
+            m.d.sync += [high.eq(0), t.eq(0), row.eq(0)]
+            with m.If(cur.src == Src.ACT):          # the low halves of a chunk lie behind its high ones
+                m.d.sync += src_chunk.eq(src_chunk + cur.src_stride)
         with m.If(free_slot):
             with m.If(more):
                 with m.If(have_tile & room):
@@ -187,10 +195,11 @@ class Feeder(wiring.Component):
         m.d.comb += [self.context_write.eq(self.start_instr), self.context_id.eq(issued[:2]), self.context_word.eq(self.instr_word)]
 
         # stage 0: latch the issued slot; the queue is read with it
-        lanes = Signal(7)
+        lanes, wide = Signal(7), Signal()
+        m.d.comb += wide.eq(cur.wide & ~streaming if c.wide else 0)
         m.d.comb += lanes.eq(Mux(j_end, cur.n_last, c.to))
         f0 = Record({**TOKEN, "chunk": 20, "src_chunk": 20, "src_row": 16, "dst_row": 16, "gather": 1, "scatter": 1,
-                     "k_lanes": 7, "mode": 2, "inject": 1, "from_row": 16}, "stage0")
+                     "k_lanes": 7, "mode": 2, "plane": 2, "inject": 1, "from_row": 16}, "stage0")
         push = Signal()
         m.d.comb += [push.eq(streaming & self.word_valid), self.word_ready.eq(streaming)]
         stream_last = Signal()
@@ -203,12 +212,12 @@ class Feeder(wiring.Component):
                 with m.If(j_end):
                     m.d.sync += streaming.eq(0)
         value, statements = f0.pack(
-            valid=push | (busy & (t < count)), tile_last=end, param_last=end & k_end & cur.column_params,
-            instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=k == 0, last_k=k_end | streaming, first_n=j == 0,
+            valid=push | (busy & (t < count)), tile_last=end, high=high, param_last=end & k_end & cur.column_params,
+            instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=(k == 0) & (high | ~wide), last_k=(k_end & ~high) | streaming, first_n=j == 0,
             first_token=t == 0, last_token=t == count - 1, context=context, param_bank=param_bank - 1, slot=t,
             group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row, dst_row=cur.dst_row,
             gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push,
-            from_row=row)
+            from_row=row, plane=Cat(high, wide & ~high))
         m.d.comb += statements
         m.d.sync += f0.word.eq(value)
         m.d.comb += [self.q_expert.eq(cur.expert), self.q_index.eq(t), self.issue.eq(busy | push)]
@@ -222,7 +231,7 @@ class Feeder(wiring.Component):
             row=f0.dst_row + result_row, address=f0.chunk + result_row, score=self.q_score)
         m.d.comb += statements
         m.d.sync += token.word.eq(value)
-        value, statements = source.pack(mode=f0.mode, address=f0.src_chunk + source_row, row=f0.src_row + source_row, lanes=f0.k_lanes)
+        value, statements = source.pack(mode=f0.mode, plane=f0.plane, address=f0.src_chunk + source_row, row=f0.src_row + source_row, lanes=f0.k_lanes)
         m.d.comb += statements
         m.d.sync += [source.word.eq(value), self.inject.eq(f0.inject)]
         m.d.comb += [self.token.eq(token.word), self.source.eq(source.word)]

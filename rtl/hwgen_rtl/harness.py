@@ -36,13 +36,13 @@ def pe_array(c: EngineConfig) -> ArrayTop:
 
 def accumulator(c: EngineConfig) -> ArrayTop:
     return ArrayTop(lambda **ports: arrays.accumulator(c, **ports),
-                    {"valid": 1, "first": 1, "last": 1, "addr": (c.max_tokens - 1).bit_length(), "sum": 32 * c.to},
+                    {"valid": 1, "high": 1, "first": 1, "last": 1, "addr": (c.max_tokens - 1).bit_length(), "sum": 32 * c.to},
                     {"acc": 32 * c.to, "acc_valid": 1})
 
 
 def feed_lanes(c: EngineConfig) -> ArrayTop:
     return ArrayTop(lambda **ports: arrays.feed_lanes(c, **ports),
-                    {"valid": 1, "mode": 2, "act": 8 * c.ti, "res": 16 * c.ti, "score": 16 * c.ti, "mean": 21, "mult": 16, "shift": 6,
+                    {"valid": 1, "mode": 2, "plane": 2, "act": 8 * c.ti, "res": 16 * c.ti, "score": 16 * c.ti, "mean": 21, "mult": 16, "shift": 6,
                      "row_max": 16, "lanes": 7}, {"a": 8 * c.ti, "psum": 32})
 
 

@@ -1,18 +1,20 @@
 // Feed lanes: TI values of one token per cycle, from a memory word to the array.  Latency 3, initiation interval 1.
 //
 // mode 0  pass       a = act
-// mode 1  normalise  a = sat8(((res << 4) - mean) * mult rounded >> shift)                 numerics.normalize
+// mode 1  normalise  a = sat8(((res << 4) - mean) * mult rounded >> shift)                 numerics.normalize; mode 3 the same
+//         with WIDE and plane 1 or 2 the high or the low half of 16 bits, shift 1..28       numerics.normalize_wide, planes
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
 //         scores have FRAC fraction bits, the table an entry for each fraction
 // psum: sum of p over the lanes, 5 cycles after the input.
 // No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
 // a block RAM of 18 kbit for the exponential of 16 octaves, some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
 module feed_lanes #(
-  parameter [31:0] TI = 16, parameter [31:0] FRAC = 6, parameter [(16<<FRAC)-1:0] EXP_TABLE = '0
+  parameter [31:0] TI = 16, parameter [31:0] FRAC = 6, parameter [(16<<FRAC)-1:0] EXP_TABLE = '0, parameter [31:0] WIDE = 0
 ) (
   input  logic               clk,
   input  logic               valid,
   input  logic [1:0]         mode,
+  input  logic [1:0]         plane,
   input  logic [8*TI-1:0]    act,
   input  logic [16*TI-1:0]   res,
   input  logic [16*TI-1:0]   score,
@@ -41,6 +43,10 @@ module feed_lanes #(
   logic [1:0]         mode1, mode2, mode3;
   // normalise: an odd shift doubles the multiplier; the even shift that remains is 2 + 8 * coarse + 4 * middle + 2 * fine.
   // Of a shift of 37 and more nothing is left: product and half are 0.
+  // The high half of 16 bits is what 8 bits of a shift larger by 8 are; the low one is out of range where the high one would be.
+  logic               high, low, high1, low1, low2, narrow2;
+  logic [3:0]         over_v2;                    // bits 6, 5..4, 3..2, 1..0 of v that must be like the sign
+  logic [6:0]         v [0:TI-1];                 // y2 from bit 17 + 8 * coarse
   logic [5:0]         below;                      // shift - 1
   logic [16:0]        mult1;
   logic [35:0]        half1;
@@ -73,13 +79,14 @@ module feed_lanes #(
     for (int unsigned i = 0; i < 2**NEAR; i++)
       exp_rom[i] = i < 9 << FRAC ? 8'((32'(EXP_TABLE[16*(i % 2**FRAC) +: 16]) + (128 << (i >> FRAC))) >> (8 + (i >> FRAC))) : 8'd0;
     for (int unsigned i = 0; i < TI; i++) begin
-      x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; u[i] = 0; sat[i] = 0; s[i] = 0; t[i] = 0;
+      x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; v[i] = 0; u[i] = 0; sat[i] = 0; s[i] = 0; t[i] = 0;
     end
     for (int unsigned i = 0; i < 4*QUADS; i++) p2[i] = 0;
     for (int unsigned i = 0; i < 4*SUMS; i++) quad3[i] = 0;
     for (int unsigned i = 0; i < 4; i++) sum4[i] = 0;
     v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0;
     coarse1 = 0; middle1 = 0; coarse2 = 0; middle2 = 0; a = 0; psum = 0;
+    high1 = 0; low1 = 0; low2 = 0; narrow2 = 0; over_v2 = 0;
     word = 0; below = 0; over2 = 0; over_t2 = 0; over_u2 = 0; low_u2 = 0; pick = 0; pair2 = 0; pair3 = 0; pair4 = 0;
   end
 
@@ -110,19 +117,23 @@ module feed_lanes #(
     for (int unsigned i = 0; i < TI; i++) begin
       s[i] = {8{y2[i][38]}};
       t[i] = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s[i][0], y2[i][38:26]};
+      if (WIDE != 0) v[i] = coarse2 == 0 ? y2[i][23:17] : coarse2 == 1 ? y2[i][31:25] : coarse2 == 2 ? {s[i][0], y2[i][38:33]} : s[i][6:0];
       u[i] = middle2 == 0 ? t[i][9:0] : middle2 == 1 ? t[i][13:4] : middle2 == 2 ? {s[i][3:0], t[i][13:8]} : 10'(pass2[i]);
       sat[i] = over2[2] & |(y2[i][37:32] ^ s[i][5:0]) | over2[1] & |(y2[i][31:24] ^ s[i]) | over2[0] & |(y2[i][23:16] ^ s[i]) |
-               over_t2 & |(t[i][13:10] ^ s[i][3:0]) | over_u2 & |(u[i][8:7] ^ s[i][1:0]) | u[i][9] ^ s[i][0] |
-               s[i][0] & ~|u[i][6:2] & ~|(u[i] & low_u2);
+               over_t2 & |(t[i][13:10] ^ s[i][3:0]) | over_u2 & |(u[i][8:7] ^ s[i][1:0]) | ~low2 & (u[i][9] ^ s[i][0]) |
+               narrow2 & s[i][0] & ~|u[i][6:2] & ~|(u[i] & low_u2);
+      if (WIDE != 0) sat[i] = sat[i] | |(({v[i][6], |(v[i][5:4] ^ s[i][1:0]), |(v[i][3:2] ^ s[i][1:0]), |(v[i][1:0] ^ s[i][1:0])}
+                                          ^ {s[i][0], 3'd0}) & over_v2);
     end
     if (v2)
       for (int unsigned i = 0; i < TI; i++) begin
         pick = from2 == 3 ? 2'd1 : from2 | {2{sat[i] & ^from2}};
-        word[8*i +: 8] = pick == 0 ? p2[i] ^ 8'h80 : pick == 1 ? u[i][7:0] : pick == 2 ? u[i][9:2] : {y2[i][38], {6{~y2[i][38]}}, 1'b1};
+        word[8*i +: 8] = pick == 0 ? p2[i] ^ 8'h80 : pick == 1 ? u[i][7:0] ^ {low2, 7'd0} : pick == 2 ? u[i][9:2] ^ {low2, 7'd0}
+                       : {y2[i][38], {6{~y2[i][38]}}, narrow2 | ~y2[i][38]};
       end
     a <= word;
     if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) pass2[i] = pass1[i];
-    if (v1 && mode1 == 1) for (int unsigned i = 0; i < TI; i++) y2[i] = 39'(x1[i]) * $signed({22'd0, mult1}) + $signed({3'd0, half1});
+    if (v1 && mode1[0]) for (int unsigned i = 0; i < TI; i++) y2[i] = 39'(x1[i]) * $signed({22'd0, mult1}) + $signed({3'd0, half1});
     if (v1 && mode1 == 2) begin
       for (int unsigned i = 0; i < TI; i++) p2[i] = off1[i] || d1[i][15:NEAR] != 0 ? 8'd0 : exp_rom[d1[i][NEAR-1:0]];
       for (int unsigned i = TI; i < 4*QUADS; i++) p2[i] = 0;
@@ -130,14 +141,17 @@ module feed_lanes #(
     v2 = v1;
     mode2 = mode1;
     coarse2 = coarse1;
-    middle2 = mode1 == 1 ? middle1 : 2'd3;
-    over2 = {coarse1 != 3, coarse1 < 2, coarse1 == 0};
-    over_t2 = middle1 == 0;
-    over_u2 = ~fine1;
+    middle2 = mode1[0] ? middle1 : 2'd3;
+    over2 = low1 ? {coarse1 < 2, coarse1 == 0, 1'b0} : {coarse1 != 3, coarse1 < 2, coarse1 == 0};
+    over_t2 = middle1 == 0 & ~low1;
+    over_u2 = ~fine1 & ~low1;
+    over_v2 = {4{low1}} & {1'b1, ~(middle1[0] & fine1), ~middle1[0], ~middle1[0] & ~fine1};
+    low2 = low1;
+    narrow2 = ~high1 & ~low1;
     low_u2 = fine1 ? 10'h180 : 10'h003;
-    from2 = mode1 == 0 ? 2'd3 : mode1 == 1 ? {fine1, ~fine1} : 2'd0;
+    from2 = mode1 == 0 ? 2'd3 : mode1[0] ? {fine1, ~fine1} : 2'd0;
     if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) pass1[i] = act_i[i];
-    if (valid && mode == 1) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean;
+    if (valid && mode[0]) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean;
     if (valid && mode == 2)
       for (int unsigned i = 0; i < TI; i++) begin
         d1[i] = row_max - score_i[i];
@@ -148,9 +162,13 @@ module feed_lanes #(
     below = shift - 6'd1;
     mult1 = below >= 36 ? 17'd0 : below[0] ? 17'(mult) : {mult, 1'b0};
     half1 = below >= 36 ? 36'd0 : 36'd2 << {below[5:1], 1'b0};
-    coarse1 = below[5] ? 2'd3 : below[4:3];
-    middle1 = {below[5], below[2] & ~below[5]};
+    high = WIDE != 0 && plane == 1;
+    low = WIDE != 0 && plane == 2;
+    coarse1 = below[5] || high && below[4:3] == 3 ? 2'd3 : below[4:3] + 2'(high);
+    middle1 = high && below[4:3] == 3 ? 2'd2 : {below[5], below[2] & ~below[5]};
     fine1 = below[1];
+    high1 = high;
+    low1 = low;
   end
   /* verilator lint_on BLKSEQ */
 endmodule

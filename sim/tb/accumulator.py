@@ -1,4 +1,4 @@
-"""Accumulators: interleaved sums at random addresses, the same address again after two cycles."""
+"""Accumulators: interleaved sums at random addresses, the same address again after two cycles; some sums count 256 times."""
 
 import random
 
@@ -26,10 +26,11 @@ async def adds_up(dut, pattern):
         addr = rng.choice(close) if close and rng.random() < 0.5 else rng.randrange(c.max_tokens)
         valid = not next(stall) and cycle - last_use.get(addr, -9) >= 2
         first, last = addr not in sums or rng.random() < 0.1, rng.random() < 0.3
-        driver.at(cycle, valid=int(valid), first=int(first), last=int(last), addr=addr, sum=pack(values, 32))
+        high = rng.random() < 0.3
+        driver.at(cycle, valid=int(valid), high=int(high), first=int(first), last=int(last), addr=addr, sum=pack(values, 32))
         if not valid:
             continue
-        total = [v + (0 if first else s) for v, s in zip(values, sums.get(addr, values), strict=True)]
+        total = [(v << 8 if high else v) + (0 if first else s) for v, s in zip(values, sums.get(addr, values), strict=True)]
         last_use[addr] = cycle
         if last:
             sums.pop(addr, None)                # what is left in the memory is the old sum: the next use must be `first`

@@ -6,7 +6,8 @@ import cocotb
 import numpy as np
 
 from hwgen import numerics
-from hwgen.isa import Src
+from hwgen.isa import Half, Src
+from hwgen.steps.stages.normalize import WIDE_SHIFT
 from hwgen_sim.bench import config
 from hwgen_sim.checker import TimedChecker
 from hwgen_sim.endpoints import TimedDriver, run_timeline, start
@@ -21,7 +22,7 @@ def lane_values(rng: random.Random, count: int, bits: int) -> np.ndarray:
     return np.array([rng.choice([-limit, limit, 0, rng.randint(-limit, limit), rng.randint(-300, 300) % limit]) for _ in range(count)])
 
 
-def inputs(rng: random.Random, ti: int, shift: int) -> dict:
+def inputs(rng: random.Random, ti: int, shift: int, wide: bool) -> dict:
     """One token's inputs; all of them are driven, whatever the mode."""
     res, row_max = lane_values(rng, ti, 16), rng.choice([32767, -32767, 0, rng.randint(-32767, 32767)])
     # distances of every size: equal to the maximum, within the table, at the edge where the result becomes 0
@@ -30,7 +31,8 @@ def inputs(rng: random.Random, ti: int, shift: int) -> dict:
     mult = rng.choice([0, 32768, 65535, rng.randint(32768, 65535)])
     mean = rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)])
     for lane in range(ti):              # results at the edges of the range: -128 becomes -127
-        edge = rng.choice([-129, -128, -127, -126, -1, 0, 1, 126, 127, 128, rng.randint(-256, 256)])
+        edge = rng.choice([-32769, -32768, -32767, -129, -128, 127, 128, 32767, 32768, rng.randint(-33000, 33000)] if wide else
+                          [-129, -128, -127, -126, -1, 0, 1, 126, 127, 128, rng.randint(-256, 256)])
         near = ((edge << shift) // max(mult, 1) + mean + rng.randint(-16, 16)) >> 4
         if rng.random() < 0.5 and abs(near) <= 32767:
             res[lane] = near
@@ -45,20 +47,24 @@ async def matches_numerics(dut, pattern):
     rng, stall = random.Random(5), PATTERNS[pattern](5)
     driver, checker = TimedDriver(dut), TimedChecker()
     for cycle in range(500):
-        v, mode, valid = inputs(rng, c.ti, cycle % 47 + 1), rng.choice(list(Src)), not next(stall)
-        driver.at(cycle, valid=int(valid), mode=int(mode), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
+        mode, valid = rng.choice(list(Src)), not next(stall)
+        plane = rng.choice(list(Half)) if c.wide and mode in (Src.NORM, Src.RES) else Half.NONE
+        v = inputs(rng, c.ti, cycle % (47 if plane == Half.NONE else WIDE_SHIFT) + 1, plane != Half.NONE)
+        driver.at(cycle, valid=int(valid), mode=int(mode), plane=int(plane), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
                   mean=v["mean"] & 0x1FFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])
         if not valid:
             continue
         match mode:
             case Src.ACT:
                 a = v["act"]
-            case Src.NORM:
-                a = numerics.normalize(v["res"], v["mean"], v["mult"], v["shift"])
+            case Src.NORM | Src.RES:
+                normalize = numerics.normalize if plane == Half.NONE else numerics.normalize_wide
+                a = normalize(v["res"], v["mean"], v["mult"], v["shift"])
+                a = a if plane == Half.NONE else numerics.planes(a)[plane == Half.LOW]
             case Src.EXP:
                 p = np.where(np.arange(c.ti) < v["lanes"], numerics.exp2_p8(v["row_max"] - v["score"]), 0)
                 checker.expect(cycle + 5, str(v), psum=int(p.sum()))
                 a = p - 128
-        checker.expect(cycle + 3, f"({mode.name}) {v}", a=pack(a, 8))
+        checker.expect(cycle + 3, f"({mode.name} {plane.name}) {v}", a=pack(a, 8))
     await start(dut)
     await run_timeline(dut, driver, checker)

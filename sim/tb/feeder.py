@@ -6,13 +6,14 @@ before its hazard has passed, no word the output FIFO has no room for, and at fu
 
 from collections import deque
 from dataclasses import dataclass, replace
+from itertools import product
 import random
 
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from hwgen.engine import MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
-from hwgen.isa import Dst, Instr, Op, Src
+from hwgen.isa import Dst, Half, Instr, Op, Src
 from hwgen_rtl.feeder import SOURCE, TOKEN
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure
@@ -55,15 +56,16 @@ class Model:
             chunk = instr.dst_base + group // c.groups * instr.dst_stride
             for k in range(k_tiles):
                 last_k, last_tile = k == k_tiles - 1, j == instr.n_tiles - 1 and k == k_tiles - 1
-                for t in range(length):
+                for high, t in product((1, 0) if instr.wide and not stream else (0,), range(length)):
                     token, score = queue[t] if queue and t < count else (t, None)
                     target = token if instr.scatter else t
                     origin = token if instr.gather else t * instr.step
-                    end = t == length - 1
+                    end = t == length - 1 and not high
+                    chunk_of = 2 * k + 1 - high if instr.wide and instr.src == Src.ACT else k
                     fields = {
                         "valid": t < count, "tile_last": end and not stream,
                         "param_last": end and last_k and instr.column_params and not stream, "instr_last": end and last_tile,
-                        "first_k": k == 0, "last_k": last_k, "first_n": j == 0, "first_token": t == 0,
+                        "first_k": k == 0 and (high or not instr.wide or stream), "last_k": last_k and not high, "high": high, "first_n": j == 0, "first_token": t == 0,
                         "last_token": t == count - 1, "context": number % NUM_CONTEXTS, "slot": t,
                         "row": (instr.dst_row + target) % (1 << 16), "address": (chunk + target) % (1 << 20), "group": group % c.groups,
                         "lanes": instr.n_last if j == instr.n_tiles - 1 else c.to, "inject": stream}
@@ -71,12 +73,13 @@ class Model:
                         fields |= {"score": score}
                     if not stream:
                         fields |= {"source_mode": instr.src,
-                                   "source_address": (instr.src_base + k * instr.src_stride + origin) % (1 << 20),
+                                   "source_address": (instr.src_base + chunk_of * instr.src_stride + origin) % (1 << 20),
+                                   "source_plane": (Half.HIGH if high else Half.LOW) if instr.wide else Half.NONE,
                                    "source_row": (instr.src_row + origin) % (1 << 16),
                                    "source_lanes": instr.k_hi if last_k else c.ti}
                         if instr.column_params:
                             fields |= {"param_bank": self.param_tiles % 4}
-                    output = instr.dst == Dst.OUT and t < count and last_k and (not instr.mean or t == count - 1)
+                    output = instr.dst == Dst.OUT and t < count and last_k and not high and (not instr.mean or t == count - 1)
                     values = {key: int(value) for key, value in fields.items()}
                     result.append(Slot(values, None if stream else self.tiles, output))
                 if not stream:
@@ -99,7 +102,7 @@ def random_instr(rng: random.Random, c: EngineConfig) -> Instr:
         step=rng.choice([1, 1, rng.randrange(1, 300)]), k_tiles=rng.randint(1, 3), n_tiles=rng.randint(1, 3),
         k_hi=rng.randint(1, c.ti), n_last=rng.randint(1, c.to), src_base=rng.getrandbits(20), src_stride=rng.getrandbits(16),
         src_row=rng.getrandbits(16), dst_base=rng.getrandbits(20), dst_stride=rng.getrandbits(16), dst_row=rng.getrandbits(16),
-        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS))
+        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=int(c.wide and rng.random() < 0.4))
 
 
 def random_frame(rng: random.Random, c: EngineConfig, length: int) -> list[Instr]:
@@ -285,7 +288,7 @@ async def issues_without_a_bubble(dut):
     rng, c = random.Random(53), config()
     base = Instr(op=Op.MATMUL, dst=Dst.ACT, n_last=c.to, k_hi=c.ti, slack=NUM_CONTEXTS - 1)
     program = [replace(base, tokens=rng.randint(MIN_PASS - 2, 20), k_tiles=rng.randint(1, 3), n_tiles=rng.randint(2, 3),
-                       column_params=rng.randrange(2)) for _ in range(12)]
+                       column_params=rng.randrange(2), wide=int(c.wide and rng.random() < 0.4)) for _ in range(12)]
     bench = Bench(dut, [*program, Instr()], rng, {name: never() for name in ALL})
     await bench.run(4_000)
     cycles = bench.last_issue - bench.first_issue + 1
