@@ -44,9 +44,9 @@ module feed_lanes #(
   // normalise: an odd shift doubles the multiplier; the even shift that remains is 2 + 8 * coarse + 4 * middle + 2 * fine.
   // Of a shift of 37 and more nothing is left: product and half are 0.
   // The high half of 16 bits is what 8 bits of a shift larger by 8 are; the low one is out of range where the high one would be.
-  logic               high, low, high1, low1, low2, narrow2;
-  logic [3:0]         over_v2;                    // bits 6, 5..4, 3..2, 1..0 of v that must be like the sign
-  logic [6:0]         v [0:TI-1];                 // y2 from bit 17 + 8 * coarse
+  logic               high, low, high1, low1, low2, near2, narrow2;
+  logic [5:0]         place1;                     // of the first bit above the low half's 16
+  logic [21:0]        over_w2;                    // over2, bit for bit
   logic [5:0]         below;                      // shift - 1
   logic [16:0]        mult1;
   logic [35:0]        half1;
@@ -62,7 +62,6 @@ module feed_lanes #(
   logic [13:0]        t [0:TI-1];                 // y2 from bit 2 + 8 * coarse
   logic [9:0]         u [0:TI-1];                 // t from bit 4 * middle
   logic               sat [0:TI-1];
-  logic [1:0]         pick;
 
   logic [7:0]         pass1 [0:TI-1];
   logic [7:0]         pass2 [0:TI-1];
@@ -79,15 +78,15 @@ module feed_lanes #(
     for (int unsigned i = 0; i < 2**NEAR; i++)
       exp_rom[i] = i < 9 << FRAC ? 8'((32'(EXP_TABLE[16*(i % 2**FRAC) +: 16]) + (128 << (i >> FRAC))) >> (8 + (i >> FRAC))) : 8'd0;
     for (int unsigned i = 0; i < TI; i++) begin
-      x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; v[i] = 0; u[i] = 0; sat[i] = 0; s[i] = 0; t[i] = 0;
+      x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; u[i] = 0; sat[i] = 0; s[i] = 0; t[i] = 0;
     end
     for (int unsigned i = 0; i < 4*QUADS; i++) p2[i] = 0;
     for (int unsigned i = 0; i < 4*SUMS; i++) quad3[i] = 0;
     for (int unsigned i = 0; i < 4; i++) sum4[i] = 0;
     v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0;
     coarse1 = 0; middle1 = 0; coarse2 = 0; middle2 = 0; a = 0; psum = 0;
-    high1 = 0; low1 = 0; low2 = 0; narrow2 = 0; over_v2 = 0;
-    word = 0; below = 0; over2 = 0; over_t2 = 0; over_u2 = 0; low_u2 = 0; pick = 0; pair2 = 0; pair3 = 0; pair4 = 0;
+    high1 = 0; low1 = 0; low2 = 0; near2 = 0; narrow2 = 0; over_w2 = 0; place1 = 0;
+    word = 0; below = 0; over2 = 0; over_t2 = 0; over_u2 = 0; low_u2 = 0; pair2 = 0; pair3 = 0; pair4 = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -117,19 +116,17 @@ module feed_lanes #(
     for (int unsigned i = 0; i < TI; i++) begin
       s[i] = {8{y2[i][38]}};
       t[i] = coarse2 == 0 ? y2[i][15:2] : coarse2 == 1 ? y2[i][23:10] : coarse2 == 2 ? y2[i][31:18] : {s[i][0], y2[i][38:26]};
-      if (WIDE != 0) v[i] = coarse2 == 0 ? y2[i][23:17] : coarse2 == 1 ? y2[i][31:25] : coarse2 == 2 ? {s[i][0], y2[i][38:33]} : s[i][6:0];
       u[i] = middle2 == 0 ? t[i][9:0] : middle2 == 1 ? t[i][13:4] : middle2 == 2 ? {s[i][3:0], t[i][13:8]} : 10'(pass2[i]);
-      sat[i] = over2[2] & |(y2[i][37:32] ^ s[i][5:0]) | over2[1] & |(y2[i][31:24] ^ s[i]) | over2[0] & |(y2[i][23:16] ^ s[i]) |
-               over_t2 & |(t[i][13:10] ^ s[i][3:0]) | over_u2 & |(u[i][8:7] ^ s[i][1:0]) | ~low2 & (u[i][9] ^ s[i][0]) |
+      sat[i] = (WIDE != 0 ? |((y2[i][37:16] ^ {s[i][5:0], s[i], s[i]}) & over_w2)
+                          : over2[2] & |(y2[i][37:32] ^ s[i][5:0]) | over2[1] & |(y2[i][31:24] ^ s[i]) | over2[0] & |(y2[i][23:16] ^ s[i])) |
+               over_t2 & |(t[i][13:10] ^ s[i][3:0]) | over_u2 & |(u[i][8:7] ^ s[i][1:0]) | near2 & (u[i][9] ^ s[i][0]) |
                narrow2 & s[i][0] & ~|u[i][6:2] & ~|(u[i] & low_u2);
-      if (WIDE != 0) sat[i] = sat[i] | |(({v[i][6], |(v[i][5:4] ^ s[i][1:0]), |(v[i][3:2] ^ s[i][1:0]), |(v[i][1:0] ^ s[i][1:0])}
-                                          ^ {s[i][0], 3'd0}) & over_v2);
     end
     if (v2)
       for (int unsigned i = 0; i < TI; i++) begin
-        pick = from2 == 3 ? 2'd1 : from2 | {2{sat[i] & ^from2}};
-        word[8*i +: 8] = pick == 0 ? p2[i] ^ 8'h80 : pick == 1 ? u[i][7:0] ^ {low2, 7'd0} : pick == 2 ? u[i][9:2] ^ {low2, 7'd0}
-                       : {y2[i][38], {6{~y2[i][38]}}, narrow2 | ~y2[i][38]};
+        word[8*i +: 8] = from2 == 0 ? p2[i] ^ 8'h80 : from2[0] ? u[i][7:0] : u[i][9:2];
+        if (sat[i]) word[8*i +: 8] = {y2[i][38], {6{~y2[i][38]}}, narrow2 | ~y2[i][38]};
+        else if (low2) word[8*i+7] = ~word[8*i+7];
       end
     a <= word;
     if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) pass2[i] = pass1[i];
@@ -142,12 +139,14 @@ module feed_lanes #(
     mode2 = mode1;
     coarse2 = coarse1;
     middle2 = mode1[0] ? middle1 : 2'd3;
-    over2 = low1 ? {coarse1 < 2, coarse1 == 0, 1'b0} : {coarse1 != 3, coarse1 < 2, coarse1 == 0};
-    over_t2 = middle1 == 0 & ~low1;
-    over_u2 = ~fine1 & ~low1;
-    over_v2 = {4{low1}} & {1'b1, ~(middle1[0] & fine1), ~middle1[0], ~middle1[0] & ~fine1};
-    low2 = low1;
-    narrow2 = ~high1 & ~low1;
+    over2 = {coarse1 != 3, coarse1 < 2, coarse1 == 0} & {3{mode1[0]}};
+    place1 = low1 ? {1'b0, coarse1, middle1[0], fine1, 1'b1} : coarse1 == 3 ? 6'd22 : {1'b0, coarse1, 3'd0};
+    if (WIDE != 0) for (int unsigned i = 0; i < 22; i++) over_w2[i] = mode1[0] & i >= 32'(place1);
+    over_t2 = mode1[0] & ~low1 & middle1 == 0;
+    over_u2 = mode1[0] & ~low1 & ~fine1;
+    near2 = mode1[0] & ~low1;
+    low2 = mode1[0] & low1;
+    narrow2 = mode1[0] & ~high1 & ~low1;
     low_u2 = fine1 ? 10'h180 : 10'h003;
     from2 = mode1 == 0 ? 2'd3 : mode1[0] ? {fine1, ~fine1} : 2'd0;
     if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) pass1[i] = act_i[i];
@@ -159,7 +158,7 @@ module feed_lanes #(
       end
     v1 = valid;
     mode1 = mode;
-    below = shift - 6'd1;
+    below = shift ^ {~|shift[4:0], ~|shift[3:0], ~|shift[2:0], ~|shift[1:0], ~shift[0], 1'b1};
     mult1 = below >= 36 ? 17'd0 : below[0] ? 17'(mult) : {mult, 1'b0};
     half1 = below >= 36 ? 36'd0 : 36'd2 << {below[5:1], 1'b0};
     high = WIDE != 0 && plane == 1;

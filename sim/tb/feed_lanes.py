@@ -48,7 +48,7 @@ async def matches_numerics(dut, pattern):
     driver, checker = TimedDriver(dut), TimedChecker()
     for cycle in range(500):
         mode, valid = rng.choice(list(Src)), not next(stall)
-        plane = rng.choice(list(Half)) if c.wide and mode in (Src.NORM, Src.RES) else Half.NONE
+        plane = rng.choice(list(Half)) if c.wide else Half.NONE                 # of ACT words it says nothing
         v = inputs(rng, c.ti, cycle % (47 if plane == Half.NONE else WIDE_SHIFT) + 1, plane != Half.NONE)
         driver.at(cycle, valid=int(valid), mode=int(mode), plane=int(plane), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
                   mean=v["mean"] & 0x1FFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])

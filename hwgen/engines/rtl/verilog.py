@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...engine import EngineConfig
-from ...errors import CapacityError
 from ...paths import PACKAGE, data_dir
 from ...tools import cache, yosys
 from ...uncollected import uncollected
@@ -54,9 +53,6 @@ def files(config: EngineConfig) -> dict[str, str]:
     ``rtl/waivers.vlt``, for Verilator's lint, is not in the list. What is generated is kept in the cache, under a digest of ``config``,
     of the sources that generate it and of the versions of Amaranth and Yosys; Amaranth is loaded only when it is not there.
     """
-    if config.wide:
-        raise CapacityError("operands of 16 bits are not in the RTL yet", where=f"engine of {config.ti}x{config.to}",
-                            hint="leave all values at 8 bits")
     names = (*ARRAYS, "pe_array_packed.sv" if config.packed else "pe_array.sv")
     result = {f"rtl/{name}": (data_dir("rtl/sv") / name).read_text() for name in sorted(names)}
     result[f"rtl/{TOP}.sv"] = cache.text("rtl", _key(config), lambda: _top(config), lambda text: f"module {TOP}" in text)
