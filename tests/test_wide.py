@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 
 from hwgen import numerics, quantizer
 from hwgen.engines.hls.plan import plan
-from hwgen.engines.rtl import verilog
 from hwgen.engines.rtl.plan import schedule
-from hwgen.errors import CapacityError, ModelError
+from hwgen.errors import ModelError
 from hwgen.graph.evaluate import steps
 from hwgen.layout import image
 from hwgen.quantizer import Recipe, Rule
@@ -120,13 +119,23 @@ def test_halves_are_stored_one_after_the_other(network):
         assert (high.value, high.sinks, low.macs) == (low.value, low.sinks, 0)
 
 
-def test_engines_say_that_they_cannot_yet():
+def test_the_hls_engine_says_that_it_cannot_yet():
     quantized = random_wide(0, blocks="d")
     with pytest.raises(ModelError, match="block0.norm1 has words of 16 bits, the HLS engine computes with 8"):
         plan(quantized)
-    program = schedule(quantized, ti=8, to=8, axi_data_bits=64)
-    with pytest.raises(CapacityError, match="operands of 16 bits are not in the RTL yet"):
-        verilog.files(program.config)
+
+
+def test_an_operand_of_16_bits_costs_a_second_pass_and_no_weights():
+    """Where the array is what takes time, a layer takes twice the cycles; the image is as large as with 8 bits."""
+    options = {"blocks": "d", "tokens": 64, "dim": 64, "hidden": 128}
+    model = random_model(0, **options)
+    programs = [schedule(quantizer.quantize(model, None, random=True, recipe=Recipe(values=values)), ti=16, to=16, axi_data_bits=256)
+                for values in ({}, {"block0.norm2": Rule(bits=16)})]
+    narrow, wide = ([stop - start for start, stop, *_ in map(astuple, program.estimate(64, 100))] for program in programs)
+    place = next(pc for pc, instr in enumerate(programs[1].instrs) if instr.wide)
+    assert [pc for pc in range(len(narrow)) if abs(wide[pc] - narrow[pc]) > 5] == [place]
+    assert wide[place] == pytest.approx(2 * narrow[place], abs=5) and narrow[place] == pytest.approx(64 * 4 * 8, abs=5)
+    assert len(programs[0].image) == len(programs[1].image) and not programs[0].config.wide
 
 
 BROKEN = {                      # id -> step, its other fields, what the message says

@@ -214,7 +214,8 @@ class Engine(wiring.Component):
             m.d.sync += stream_wait.eq(loader.word)
         m.d.sync += stream_word.eq(stream_wait)
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
-                                "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function")
+                                "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function",
+                                *(("plane",) if c.wide else ()))
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
@@ -226,7 +227,8 @@ class Engine(wiring.Component):
             mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
             to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
-            shift2=Mux(fields.act, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject, residual=is_residual,
+            shift2=Mux(fields.act, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject,
+            plane=fields.plane if c.wide else 0, residual=is_residual,
             fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
             out=fields.dst == Dst.OUT, mean=fields.mean, first_token=drain.first_token, last_token=drain.last_token,
             old=words["old"][:16 * c.to], **outputs)

@@ -4,7 +4,8 @@
 // cycle 0   acc, control           a = acc + bias
 // cycle 2   out_*                  a, or with `mean` the sum of a over the tokens (valid with the last one)
 // cycle 7   old                    residual word to add to (read by the control outside)
-// cycle 8   word8, word16          result (int8 / int16); with `residual` sat16(old + y); with `fresh` y alone
+// cycle 8   word8, word16          result (int8 / int16); with WIDE and plane 1 or 2 word8 is the high or low half of
+//                                  int16 (numerics.planes); with `residual` sat16(old + y); with `fresh` y alone
 // cycle 9   d_sum, d_squares       change of the token's sum and sum of squares over lanes < lanes;  lane_max
 //
 // Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48], code[63:54]
@@ -26,7 +27,7 @@ module drain_lanes #(
   parameter [22*1025-1:0] KNOTS_0 = 22550'd0, parameter [22*1025-1:0] KNOTS_1 = 22550'd0,
   parameter [22*1025-1:0] KNOTS_2 = 22550'd0, parameter [22*1025-1:0] KNOTS_3 = 22550'd0,
   parameter [78*FUNCTIONS-1:0] ENDS = '0,              // offset[38:18], slope[17:0]; left, then right
-  parameter [31:0] FINE = 3, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
+  parameter [31:0] FINE = 3, parameter [31:0] WIDE = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
 ) (
   input  logic               clk,
   input  logic               load_en,
@@ -48,6 +49,7 @@ module drain_lanes #(
   input  logic [15:0]        mult2,
   input  logic [5:0]         shift2,          // 1..47; without act 16
   input  logic               act_columns,     // with act, column_params and an odd shift2: instead of mult2 that of the column
+  input  logic [1:0]         plane,           // with to16; then act gives 16 bits
   input  logic               residual,
   input  logic               fresh,
   input  logic [6:0]         lanes,
@@ -75,6 +77,7 @@ module drain_lanes #(
     logic valid, to16, stream, act, second, act_columns, residual, fresh;
     logic [FW-1:0] which;
     logic [BW-1:0] bank;
+    logic [1:0] plane;
     logic [15:0] mult2;
     logic [5:0] shift2;
     logic [6:0] lanes;
@@ -129,7 +132,7 @@ module drain_lanes #(
   logic signed [31:0] w, t, u;
   logic signed [16:0] change, both;
   logic signed [15:0] r;
-  logic               negative, over;
+  logic               negative, over, far;
   logic [5:0]         below;
   logic [25:0]        scale_b;
   logic [14:0]        limit, size;
@@ -208,7 +211,7 @@ module drain_lanes #(
     valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
     load1 = '0; load2 = '0; load3 = '0; load4 = '0; code1 = '0; code2 = '0; code3 = '0;
     for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] = 0;
-    m_all = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0;
+    m_all = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0; far = 0;
     below = 0; scale_b = 0; limit = 0; size = 0; beyond = 0;
     for (int unsigned i = 0; i < 2 << FW; i++) ends[i] = i < 2 * FUNCTIONS ? ENDS[39*i +: 39] : 39'd0;
   end
@@ -240,7 +243,7 @@ module drain_lanes #(
         t = 32'(r);
         w = t + 32'($signed(y7[j][15:0]));
         w = w > 32767 ? 32'sd32767 : w < -32767 ? -32'sd32767 : w;
-        next8[8*j +: 8] = y7[j][7:0];
+        next8[8*j +: 8] = WIDE != 0 && c7.plane == 1 ? y7[j][15:8] : y7[j][7:0] ^ {WIDE != 0 && c7.plane == 2, 7'd0};
         next16[16*j +: 16] = w[15:0];
         n8[j] = j < 32'(c7.lanes) ? w : 32'sd0;
         o8[j] = j < 32'(c7.lanes) ? t : 32'sd0;
@@ -257,8 +260,13 @@ module drain_lanes #(
         over = !e6[4] & |(x[40:39] ^ {2{negative}}) | (e6[4:3] == 0) & |(x[38:23] ^ {16{negative}}) | (e6[2:1] != 3) & |(t[20:17] ^ {4{negative}})
              | !e6[2] & |(t[16:13] ^ {4{negative}}) | (e6[2:1] == 0) & |(t[12:9] ^ {4{negative}}) | !e6[0] & |(u[8:7] ^ {2{negative}});
         w = u >>> {e6[0], 1'b0};
-        y7[j] = 32'($signed({c6.act ? {9{negative}} : x[31:23],
-                             c6.act & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
+        far = |(x[40:31] ^ {10{negative}}) & e6[4:3] == 0 | e6[2:1] != 3 & |(t[28:25] ^ {4{negative}}) | !e6[2] & |(t[24:21] ^ {4{negative}})
+            | e6[2:1] == 0 & |(t[20:17] ^ {4{negative}}) | !e6[0] & |(u[16:15] ^ {2{negative}});        // beyond 16 bits
+        if (WIDE != 0 && c6.plane != 0)
+          y7[j] = 32'($signed(c6.act & (far | negative & w[14:0] == 0) ? {negative, {14{!negative}}, 1'b1} : w[15:0]));
+        else
+          y7[j] = 32'($signed({c6.act ? {9{negative}} : x[31:23],
+                               c6.act & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
       end
     if (c5.valid)
       for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][23:0])) * 64'($signed({1'b0, m5[j]})) + 64'($signed(43'd2 << {e5, 1'b0}));
@@ -335,8 +343,8 @@ module drain_lanes #(
         end
       if (stream) for (int unsigned j = 0; j < TO; j++) data_1[j] = data_i[j];
     end
-    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.second = second; c1.act_columns = act_columns; c1.bank = bank; c1.residual = residual;
-    c1.fresh = fresh; c1.mult2 = mult2; c1.shift2 = shift2; c1.lanes = lanes;
+    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.second = second; c1.act_columns = act_columns;
+    c1.bank = bank; c1.residual = residual; c1.fresh = fresh; c1.plane = plane; c1.mult2 = mult2; c1.shift2 = shift2; c1.lanes = lanes;
     for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] <= second3[g];
     load4 <= load3;
     load3 = load2; load2 = load1;

@@ -8,6 +8,7 @@ import numpy as np
 
 from hwgen import numerics
 from hwgen.engine import NUM_PARAM_BANKS
+from hwgen.isa import Half
 from hwgen.knots import knots
 from hwgen_sim.bench import config
 from hwgen_sim.checker import TimedChecker
@@ -70,20 +71,22 @@ class Token:
         self.residual = rng.random() < 0.6 and not self.act
         self.fresh = self.residual and rng.random() < 0.4
         self.out = rng.random() < 0.3
+        self.plane = rng.choice(list(Half)) if c.wide and self.to16 and not self.residual else Half.NONE
+        act_bits = 8 if self.plane == Half.NONE else 16
         self.mult, self.shift = rng.randint(0, 65535), rng.choice([1, 47, rng.randint(10, 32)])
         self.mult2, self.shift2 = rng.randint(0, 65535), rng.choice([1, rng.randint(16, 40), 47]) if self.act else 16
         self.lanes = rng.choice([c.to, rng.randint(1, c.to)])
         if self.act and rng.random() < 0.5:     # where the activation is nearly 0, with a scale that shows its last bit
             self.columns, self.mult, self.shift, self.mult2, self.shift2 = False, 1 << 15, 15, rng.choice([1, 3]), 1
         self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
-        if self.act and rng.random() < 0.5:     # results of the activation around the limits of int8, at every shift
+        if self.act and rng.random() < 0.5:     # results of the activation around the limits of what is stored, at every shift
             self.columns, self.mult, self.shift, self.shift2 = False, 1 << 15, 15, rng.randint(1, 47)
             near = rng.choice([rng.randint(-32767, 32767), rng.randint(-750, 750), rng.randint(-750, 0), rng.randint(0, 100),
                                rng.choice([-4096, 4096])])      # the last: ends of the knots
             if rng.random() < 0.2:              # the largest products that may still give an int8
                 near, self.shift2 = rng.randint(16384, 32767), rng.choice([31, 32])
             size = max(1, abs(int(numerics.activation(near, table))))
-            self.mult2 = min(65535, (rng.choice([1, 253, 255, 257]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
+            self.mult2 = min(65535, (rng.choice([1, *((1 << act_bits) + k for k in (-3, -1, 1))]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
             self.acc = np.array([near + rng.randint(-2, 2) for _ in range(c.to)])
         elif rng.random() < 0.5:
             own = banks[self.bank]
@@ -101,10 +104,10 @@ class Token:
         r = self.data if self.stream else r
         if self.act:
             second = numerics.short_multiplier(p.code) if self.act_columns else self.mult2
-            r = numerics.requantize(numerics.activation(r, table), second, self.shift2, 8)
+            r = numerics.requantize(numerics.activation(r, table), second, self.shift2, act_bits)
         elif self.scatter:
             r = numerics.sat(numerics.weigh(r, self.mult2), 16)
-        self.result = r
+        self.result = r if self.plane == Half.NONE else numerics.planes(r)[self.plane == Half.LOW]
         before = self.old if self.residual and not self.fresh else np.zeros(c.to, np.int64)
         self.word = numerics.sat(before + r, 16)
         valid = np.arange(c.to) < self.lanes
@@ -116,10 +119,11 @@ class Token:
         flags = {"column_params": self.columns, "to16": self.to16, "stream": self.stream, "act": self.act, "residual": self.residual,
                  "second": self.act or self.scatter, "act_columns": self.act_columns, "fresh": self.fresh, "out": self.out}
         return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.acc, 32), "data": pack(self.data, 16), "bank": self.bank,
-                "mult": self.mult, "shift": self.shift, "which": self.which, "mult2": self.mult2, "shift2": self.shift2, "lanes": self.lanes}
+                "mult": self.mult, "shift": self.shift, "which": self.which, "mult2": self.mult2, "shift2": self.shift2, "lanes": self.lanes,
+                "plane": int(self.plane)}
 
     def __str__(self) -> str:
-        return f"({', '.join(k for k in ('stream', 'columns', 'act', 'act_columns', 'scatter', 'to16', 'residual', 'fresh', 'out') if getattr(self, k))})"
+        return f"({self.plane.name}: {', '.join(k for k in ('stream', 'columns', 'act', 'act_columns', 'scatter', 'to16', 'residual', 'fresh', 'out') if getattr(self, k))})"
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

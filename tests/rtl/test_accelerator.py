@@ -8,10 +8,12 @@ import pytest
 from hwgen import quantizer
 from hwgen.engines.rtl import verilog as rtl
 from hwgen.engines.rtl.plan import schedule
-from hwgen.quantizer import Recipe
+from hwgen.isa import Half
+from hwgen.quantizer import Recipe, Rule
 from hwgen.steps.golden import run as run_integers
 from hwgen_rtl.top import INPUTS
 from qgraphs import random_images, random_model, uneven
+from wide_nets import read_out, recipe
 
 pytest.importorskip("cocotb_tools")
 
@@ -24,14 +26,18 @@ ENGINE = {"ti": 8, "to": 8, "axi_data_bits": 64, "fifo_beats": 64}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(design, bench parameters, program, golden outputs per frame)."""
+    """(design, bench parameters, program, golden outputs per frame): of a network with operands of 8 bits and of 16."""
     folder = tmp_path_factory.mktemp("accelerator")
     graph = random_model(**NETWORK)
     images = random_images(graph, FRAMES)
-    scales = {name: rule for name, rule in uneven(graph, images).values.items() if name != "block0.hidden"}     # that one has one
-    model = quantizer.quantize(graph, {"x": images}, recipe=Recipe(values=scales))
+    rules = {name: rule for name, rule in uneven(graph, images).values.items() if name != "block0.hidden"}     # that one has one scale
+    for name in recipe(graph, 1).values:
+        scale = rules.get(name, Rule()).scale
+        rules[name] = Rule(bits=16, scale=None if scale is None else np.asarray(scale) / 200)
+    model = read_out(quantizer.quantize(graph, {"x": images}, recipe=Recipe(values=rules)))
     program = schedule(model, **ENGINE)
     assert {instr.act_columns for instr in program.instrs if instr.act} == {0, 1}
+    assert {instr.plane for instr in program.instrs} == set(Half) and {instr.wide for instr in program.instrs} == {0, 1}
     for name, content in (("program", program.binary()), ("weights", program.image), ("input", program.frames(model.tasks[0], images))):
         (folder / name).write_bytes(content)
     golden = [run_integers(model.tasks[task], images[i:i + 1]) for i, task in enumerate(TASKS)]

@@ -29,6 +29,7 @@ from ...errors import CapacityError
 from ...isa import WORD_BITS
 
 OUT_WORDS = 16           # queue of the output writer
+WIDE_FEED, WIDE_DRAIN = 0.15, 0.08       # what operands of 16 bits add to a lane of the feed and of the drain
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,12 @@ def _memories(c: EngineConfig) -> list[_Memory]:
     ]
 
 
-def _logic(c: EngineConfig) -> list[tuple[str, str, int]]:
+def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
     """(unit, entry of the family's costs, how many)."""
-    logic = [
+    logic: list[tuple[str, str, float]] = [
         ("array", "processing element", c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to),
         ("array", "fabric element", c.ti * c.fabric_columns),
-        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to), ("feed", "feed lane", c.ti),
+        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + c.wide * WIDE_DRAIN)), ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED)),
         ("sequencer", "control", 1), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
     ]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual

@@ -117,7 +117,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                              1 + instr.w4)
             result.append(Timing(round(feed), round(feed), 0, 0))
             continue
-        length = max(tokens, MIN_PASS)
+        length = max(tokens, MIN_PASS) << instr.wide                       # an operand of 16 bits passes twice
         begin: float | None = None
         if instr.stat != Stat.WEIGHTS:
             loader = max(loader, done(instr.load_slack))
