@@ -25,6 +25,7 @@ from hwgen.steps import golden
 from hwgen.steps.step import Quantized
 import native_builds
 import qgraphs
+import wide_nets
 
 IMAGES = 2
 
@@ -43,10 +44,15 @@ def options(rng: np.random.Generator, act: Act) -> dict:
 
 
 def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
-    """(network, images, its sizes)."""
+    """(network, images, its sizes): a third with operands of 8 bits, a third with 16 bits wherever there can be some, a third with them here
+    and there; these read the residual stream out too."""
     chosen = options(np.random.default_rng(seed), act)
     model = qgraphs.random_model(seed, **chosen)
-    return qgraphs.random_qgraph(seed, **chosen), qgraphs.random_images(model, IMAGES, seed), chosen
+    if kind := seed // 4 % 3:
+        quantized = wide_nets.read_out(wide_nets.random_wide(seed, part=seed if kind == 2 else None, **chosen))
+    else:
+        quantized = qgraphs.random_qgraph(seed, **chosen)
+    return quantized, qgraphs.random_images(model, IMAGES, seed), chosen
 
 
 def main() -> int:
@@ -62,7 +68,7 @@ def main() -> int:
             executable = hls_networks.build(work / act.value, (act,))
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
-                                           "activation": act.value})
+                                           "activation": act.value, "wide": True})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)
                 done, tasks = hls_networks.run(executable, work / "network", model, images)

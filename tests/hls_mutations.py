@@ -35,6 +35,8 @@ MUTATIONS = (
     Mutation("row maximum starts at 0", "attention.hpp", "slot.maximum = -32767;", "slot.maximum = 0;", kernel=True),
     Mutation("last key left out", "attention.hpp", "if (step < job.tokens) {", "if (step + 1 < job.tokens) {"),
     Mutation("epsilon left out", "layer_norm.hpp", "total[t] * total[t] + job.eps", "total[t] * total[t] + 1", kernel=True),
+    Mutation("high half counts too little", "linear.hpp", "sum * 256", "sum * 255"),
+    Mutation("low half off by one", "types.hpp", "(word & 255) - 128", "(word & 255) - 127"),
     Mutation("class token overwritten", "linear.hpp", ": job.first_token + t;\n        switch", ": t;\n        switch"),
 )
 

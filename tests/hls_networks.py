@@ -14,19 +14,19 @@ from hwgen.engines.hls.experts import Experts, Router
 from hwgen.engines.hls.plan import Plan, plan
 from hwgen.engines.hls.products import Head, LinearActivated, LinearResidual, Product, behind
 from hwgen.engines.hls.project import tables
-from hwgen.engines.hls.start import LayerNorm, ResidualInit
+from hwgen.engines.hls.start import LayerNorm, Rescaled, ResidualInit, Tokens
 from hwgen.functions import Act
 from hwgen.paths import data_dir
 from hwgen.render import render
 from hwgen.steps import golden
-from hwgen.steps.stages import Normalize, Requant, RowFactor, Table
+from hwgen.steps.stages import Normalize, Requant, Rescale, RowFactor, Table
 from hwgen.steps.step import Quantized
 from hwgen.tools import cxx
 
-KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS")
+KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
-          "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function")       # of hwgen::Step
+          "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function", "wide_source", "wide_result")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64}
 
@@ -78,9 +78,12 @@ def _fields(step: Call) -> list[int]:
             found |= {"tokens": step.operands[role].tokens, "in_channels": step.operands[role].channels}
     if isinstance(step, Product):
         found |= {"rows": step.src.tokens, "dst_tokens": step.src.tokens, "out_channels": step.channels}
+    found |= dict(zip(("wide_source", "wide_result"), map(int, step.wide), strict=True))
     match step:
-        case ResidualInit():
+        case ResidualInit() | Tokens():
             found |= dict(zip(("tokens", "out_channels"), step.size, strict=True))
+        case Rescaled():
+            found |= {"eps": 1, **_factor("out", part(step.steps[0], Rescale).out)}
         case LayerNorm():
             feed = part(step.steps[0], Normalize)
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))

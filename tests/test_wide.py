@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hwgen import numerics, quantizer
-from hwgen.engines.hls.plan import plan
 from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import ModelError
 from hwgen.graph.evaluate import steps
@@ -117,12 +116,6 @@ def test_halves_are_stored_one_after_the_other(network):
     assert [step.plane for step in halves] == [Plane.HIGH, Plane.LOW] * (len(halves) // 2) and halves
     for high, low in zip(halves[::2], halves[1::2], strict=True):
         assert (high.value, high.sinks, low.macs) == (low.value, low.sinks, 0)
-
-
-def test_the_hls_engine_says_that_it_cannot_yet():
-    quantized = random_wide(0, blocks="d")
-    with pytest.raises(ModelError, match="block0.norm1 has words of 16 bits, the HLS engine computes with 8"):
-        plan(quantized)
 
 
 def test_an_operand_of_16_bits_costs_a_second_pass_and_no_weights():

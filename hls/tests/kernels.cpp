@@ -158,11 +158,11 @@ void online_softmax()
 template <unsigned L>
 void layer_norm()
 {
-    hwgen::LayerNormJob job{next_size(), next_size(), 7, next(), {}, {}};
+    hwgen::LayerNormJob job{next_size(), next_size(), 7, next(), {}, {}, false, false};
     job.inverse = next_factor();
     job.out = next_factor();
     load<L>(memories<L>.residual, 0, job.tokens, job.channels);
-    hwgen::layer_norm<Config<L>>(job, memories<L>.residual, memories<L>.act);
+    hwgen::layer_norm<Config<L>>(job, memories<L>.residual, memories<L>.act, memories<L>.low);
     store<L>(memories<L>.act, 7, job.tokens, job.channels);
 }
 
@@ -190,8 +190,8 @@ void linear()
     hls::stream<hwgen::Word<L>> stream("weights");
     load_stream<L>(stream);
     std::vector<hwgen::Acc> out(output ? job.out_channels : 0);
-    hwgen::linear<Config<L>>(job, stream, memories<L>.act, memories<L>.residual, memories<L>.logits, memories<L>.queues,
-                             out.data());
+    hwgen::linear<Config<L>>(job, stream, memories<L>.act, memories<L>.low, memories<L>.residual, memories<L>.logits,
+                             memories<L>.queues, out.data());
     put(stream.empty() ? 1 : 0);
     for (const hwgen::Acc word : out) {
         put(word);
@@ -230,7 +230,7 @@ template <unsigned L>
 void attention()
 {
     const hwgen::AttentionJob job = attention_job<L>();
-    hwgen::attention<Config<L>>(job, memories<L>.act);
+    hwgen::attention<Config<L>>(job, memories<L>.act, memories<L>.low);
     store<L>(memories<L>.act, job.dst, job.tokens, job.heads * job.head_dim);
 }
 
@@ -273,7 +273,7 @@ void patch_embed()
         words.push_back(stream.read());
     }
     hwgen::load_patches<Config<L>>(words.data(), count, memories<L>.act, 5);
-    hwgen::load_residual<Config<L>>(stream, count, memories<L>.residual);
+    hwgen::load_residual<Config<L>>(stream, count, false, memories<L>.residual);
     store<L>(memories<L>.act, 5, tokens, channels);
     store<L>(memories<L>.residual, 0, tokens, channels);
 }

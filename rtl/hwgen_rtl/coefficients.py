@@ -79,7 +79,8 @@ class NormCoefficients(wiring.Component):
         self.wide = wide
         super().__init__({
             "total": In(signed(32)), "squares": In(48), "dim": In(12), "eps": In(48), "inv_mult": In(MULT), "inv_shift": In(SHIFT),
-            "mult": In(MULT), "shift": In(SHIFT), "mean": Out(signed(MEAN_BITS)), "multiplier": Out(MULT), "out_shift": Out(SHIFT), **({"raw": In(1)} if wide else {})})
+            "mult": In(MULT), "shift": In(SHIFT), "mean": Out(signed(MEAN_BITS)), "multiplier": Out(MULT), "out_shift": Out(SHIFT),
+            **({"raw": In(1)} if wide else {})})
 
     def elaborate(self, platform):
         m = Module()

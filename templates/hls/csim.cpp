@@ -8,6 +8,7 @@
 // The trace: per step and frame two uint32, step and bytes, then the words of the value the step wrote, as in memory.
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 
 #include "hwgen/weight_file.hpp"
@@ -32,6 +33,18 @@ void dump(unsigned step, const void *data, std::size_t bytes)
     }
 }
 
+/// Writes `words` of the activation memory, the low halves of words of 16 bits behind the high ones.
+void dump_value(unsigned step, const hwgen::Memories<Config> &m, unsigned address, std::size_t words, bool wide)
+{
+    const std::size_t bytes = words * sizeof m.act[0];
+    std::vector<hwgen::Act> data(bytes * (wide ? 2 : 1));
+    std::memcpy(data.data(), m.act[address], bytes);
+    if (wide) {
+        std::memcpy(data.data() + bytes, m.low[address], bytes);
+    }
+    dump(step, data.data(), data.size());
+}
+
 /// Writes the value a step produced; an output is in the output file.
 void observe(unsigned index, const hwgen::Memories<Config> &m)
 {
@@ -41,13 +54,15 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
     switch (s.kind) {
     case hwgen::Kind::PATCHES:
     case hwgen::Kind::LAYER_NORM:
-        dump(index, m.act[s.dst], in_words * s.tokens * sizeof m.act[0]);
+    case hwgen::Kind::RESCALE:
+        dump_value(index, m, s.dst, in_words * s.tokens, s.wide_result);
         break;
     case hwgen::Kind::ATTENTION:
-        dump(index, m.act[s.dst],
-             std::size_t{hwgen::words_of(1U * s.count * s.size, Config::LANES)} * s.tokens * sizeof m.act[0]);
+        dump_value(index, m, s.dst, std::size_t{hwgen::words_of(1U * s.count * s.size, Config::LANES)} * s.tokens, s.wide_result);
         break;
     case hwgen::Kind::RESIDUAL_INIT:
+    case hwgen::Kind::RESIDUAL_ADD:
+    case hwgen::Kind::TOKENS:
     case hwgen::Kind::EXPERTS:
         dump(index, m.residual, sizeof m.residual);
         break;
@@ -58,7 +73,7 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
         if (s.target == hwgen::Target::RESIDUAL) {
             dump(index, m.residual, sizeof m.residual);
         } else if (s.target != hwgen::Target::OUTPUT) {
-            dump(index, m.act[s.dst], out_words * s.tokens * sizeof m.act[0]);
+            dump_value(index, m, s.dst, out_words * s.tokens, s.wide_result);
         }
         break;
     }

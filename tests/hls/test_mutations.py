@@ -14,6 +14,7 @@ import hls_networks
 from hwgen.errors import ToolError
 from hwgen.functions import Act
 import qgraphs
+import wide_nets
 
 NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "tokens": 9}, {"seed": 2, "blocks": "m", "experts": 8, "top_k": 1, "dim": 24, "tokens": 6})
 
@@ -21,7 +22,8 @@ NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "to
 @pytest.fixture(scope="module")
 def networks():
     """(network, images) of each; images far larger than in calibration, so that values saturate."""
-    return [(qgraphs.random_qgraph(**options), 6 * qgraphs.random_images(qgraphs.random_model(**options), 2)) for options in NETWORKS]
+    return [(make(**options), 6 * qgraphs.random_images(qgraphs.random_model(**options), 2))
+            for options in NETWORKS for make in (qgraphs.random_qgraph, wide_nets.random_wide)]
 
 
 def seen_by_networks(kernels: Path, folder: Path, networks) -> bool:

@@ -17,6 +17,7 @@ from hwgen import quantizer
 from hwgen.functions import Act
 from qgraphs import random_images, random_model, uneven
 import random_graphs
+import wide_nets
 
 SEEDS = range(1000, 1012)
 ACTS = (Act.SILU, Act.RELU, Act.GELU)         # of the C simulation; a network uses the first ones
@@ -58,7 +59,7 @@ def test_scales_of_channels_in_the_csim(executable, tmp_path):
 
 def test_both_backends(executable, tmp_path):
     """Two of them in the RTL as well: the same output words."""
-    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, {"max_experts": 8, "max_top_k": 3, "activation": "silu"})
+    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, {"max_experts": 8, "max_top_k": 3, "activation": "silu", "wide": True})
     compared = 0
     for seed in SEEDS:
         model, images, _ = random_graphs.network(seed, Act.SILU)
@@ -75,3 +76,11 @@ def test_both_backends(executable, tmp_path):
         if compared == 2:
             break
     assert compared == 2
+
+
+def test_an_input_that_starts_the_residual_stream(executable, tmp_path):
+    network = wide_nets.host_start(wide_nets.random_wide(3, blocks="dm", act=ACTS[0]))
+    tokens = np.random.default_rng(0).normal(0, 1, (2, 8, 32)).astype(np.float32)
+    done, tasks = hls_networks.run(executable, tmp_path, network, tokens)
+    values, wrong = hls_networks.differing(network, tokens, done, tasks)
+    assert wrong == [] and values >= 20

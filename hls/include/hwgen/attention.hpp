@@ -38,6 +38,7 @@ struct AttentionJob {
     unsigned dst;
     Factor score;
     Factor out;
+    bool wide_result;  ///< 16 bits
 };
 
 /// What a slot knows of the query whose scores it writes, and of the two before.
@@ -48,9 +49,9 @@ struct Slot {
     std::int32_t last_sum;  ///< of the query to be written
 };
 
-/// act [word][token]: q, k, v -> dst.
+/// act [word][token]: q, k, v -> dst; low_halves: of a result of 16 bits.
 template <class Config>
-void attention(const AttentionJob &job, Act act[][Config::LANES])
+void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves[][Config::LANES])
 {
 #pragma HLS INLINE off
     constexpr unsigned LANES = Config::LANES;
@@ -120,8 +121,13 @@ void attention(const AttentionJob &job, Act act[][Config::LANES])
                         query[step][w][lane] = static_cast<Act>(mine ? act[job.q + word * job.tokens + load][lane] : 0);
                     }
                     if (stores && mine) {
+                        const Acc sum = weighted[step][w][lane];
+                        const Wide wide = requantize<16>(sum, scale);
                         act[job.dst + word * job.tokens + store][lane] =
-                            static_cast<Act>(requantize<8>(weighted[step][w][lane], scale));
+                            job.wide_result ? high_half(wide) : static_cast<Act>(requantize<8>(sum, scale));
+                        if (job.wide_result) {
+                            low_halves[job.dst + word * job.tokens + store][lane] = low_half(wide);
+                        }
                     }
                     weighted[step][w][lane] = 0;
                 }

@@ -17,12 +17,13 @@ struct EngineConfig : LinearConfig, LayerNormConfig, AttentionConfig, PatchEmbed
     static constexpr unsigned LANES = 16;
     static constexpr unsigned MAX_TOKENS = 64;
     static constexpr unsigned ACT_WORDS = 1024;  ///< activation memory
+    static constexpr unsigned LOW_WORDS = 1;     ///< low halves of what has 16 bits in it: as many words, or 1
     static constexpr unsigned RESIDUAL_WORDS = 256;
     static constexpr unsigned LOGIT_WORDS = 64;
 };
 
 /// What a step does.
-enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS };
+enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE };
 
 constexpr std::int8_t ALL_TASKS = -1;
 
@@ -49,6 +50,8 @@ struct Step {
     std::int64_t eps = 0;
     std::uint32_t weights = 0;  ///< first word in the weight image
     std::uint8_t function = 0;  ///< of FUNCTIONS
+    bool wide_source = false;   ///< words of 16 bits; of an expert's second layer too
+    bool wide_result = false;
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.
@@ -110,6 +113,30 @@ constexpr Step residual_init(Shape residual, Weights weights)
     return s;
 }
 
+/// The same, added to what is there.
+constexpr Step residual_add(Shape residual, Weights weights)
+{
+    Step s = residual_init(residual, weights);
+    s.kind = Kind::RESIDUAL_ADD;
+    return s;
+}
+
+/// The residual stream becomes the input of the frame.
+constexpr Step tokens(Shape residual)
+{
+    Step s = residual_init(residual, Weights{0});
+    s.kind = Kind::TOKENS;
+    return s;
+}
+
+/// A step whose source, or whose result, has words of 16 bits.
+constexpr Step wide(Step step, bool source, bool result)
+{
+    step.wide_source = source;
+    step.wide_result = result;
+    return step;
+}
+
 /// Residual stream -> dst.
 constexpr Step layer_norm(Value dst, std::int64_t eps, Factor inverse, Factor out)
 {
@@ -121,6 +148,14 @@ constexpr Step layer_norm(Value dst, std::int64_t eps, Factor inverse, Factor ou
     s.eps = eps;
     s.first = inverse;
     s.out = out;
+    return s;
+}
+
+/// Residual stream times a factor -> dst.
+constexpr Step rescale(Value dst, Factor out)
+{
+    Step s = layer_norm(dst, 1, Factor{0, 0}, out);
+    s.kind = Kind::RESCALE;
     return s;
 }
 
@@ -214,6 +249,7 @@ constexpr Step experts(Value src, Value hidden, std::uint16_t count, Weights wei
 template <class Config>
 struct Memories {
     Act act[Config::ACT_WORDS][Config::LANES];
+    Act low[Config::LOW_WORDS][Config::LANES];
     Res residual[Config::RESIDUAL_WORDS][Config::LANES];
     Res logits[Config::LOGIT_WORDS][Config::LANES];
     Queues<Config> queues;
@@ -236,6 +272,7 @@ constexpr std::uint32_t weight_words(const Step &s)
 {
     switch (s.kind) {
     case Kind::RESIDUAL_INIT:
+    case Kind::RESIDUAL_ADD:
         return 2U * s.tokens * words_of(s.out_channels, Config::LANES);
     case Kind::LINEAR:
     case Kind::ROUTE:
@@ -270,7 +307,7 @@ inline LinearJob linear_job(const Step &s)
 {
 #pragma HLS INLINE
     return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
-                     s.target, false,         0,      s.out,        s.function};
+                     s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result};
 }
 
 /// All experts in order: each one's weights are read once, whoever chose it.
@@ -283,13 +320,15 @@ void run_experts(const Step &s, hls::stream<Word<Config::LANES>> &stream, Memori
             LinearJob job = linear_job(s);
             job.expert = e;
             job.gather = layer == 0;
+            job.wide_source = layer == 1 && s.wide_source;
+            job.wide_result = layer == 0 && s.wide_source;
             if (layer == 1) {
                 job.in_channels = s.size;
                 job.out_channels = s.in_channels;
                 job.src = s.dst;
                 job.target = Target::WEIGHED;
             }
-            linear<Config>(job, stream, m.act, m.residual, m.logits, m.queues, output);
+            linear<Config>(job, stream, m.act, m.low, m.residual, m.logits, m.queues, output);
         }
     }
 }
@@ -301,6 +340,7 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
 {
     static Memories<Config> m;
 #pragma HLS ARRAY_PARTITION variable = m.act complete dim = 2
+#pragma HLS ARRAY_PARTITION variable = m.low complete dim = 2
 #pragma HLS ARRAY_PARTITION variable = m.residual complete dim = 2
 #pragma HLS ARRAY_PARTITION variable = m.logits complete dim = 2
 // clang-format off
@@ -318,19 +358,28 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             load_patches<Config>(input, s.tokens * words_of(s.in_channels, Config::LANES), m.act, s.dst);
             break;
         case Kind::RESIDUAL_INIT:
-            load_residual<Config>(stream, s.tokens * words_of(s.out_channels, Config::LANES), m.residual);
+        case Kind::RESIDUAL_ADD:
+            load_residual<Config>(stream, s.tokens * words_of(s.out_channels, Config::LANES), s.kind == Kind::RESIDUAL_ADD,
+                                  m.residual);
+            break;
+        case Kind::TOKENS:
+            load_tokens<Config>(input, s.tokens * words_of(s.out_channels, Config::LANES), m.residual);
             break;
         case Kind::LAYER_NORM:
-            layer_norm<Config>(LayerNormJob{s.tokens, s.in_channels, s.dst, s.eps, s.first, s.out}, m.residual, m.act);
+        case Kind::RESCALE:
+            layer_norm<Config>(LayerNormJob{s.tokens, s.in_channels, s.dst, s.eps, s.first, s.out, s.kind == Kind::RESCALE,
+                                            s.wide_result},
+                               m.residual, m.act, m.low);
             break;
         case Kind::LINEAR:
-            linear<Config>(linear_job(s), stream, m.act, m.residual, m.logits, m.queues, output);
+            linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.queues, output);
             break;
         case Kind::ATTENTION:
-            attention<Config>(AttentionJob{s.tokens, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out}, m.act);
+            attention<Config>(AttentionJob{s.tokens, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result}, m.act,
+                              m.low);
             break;
         case Kind::ROUTE:
-            linear<Config>(linear_job(s), stream, m.act, m.residual, m.logits, m.queues, output);
+            linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.queues, output);
             route<Config>(RouterJob{s.tokens, s.count, s.size, s.renormalize}, m.logits, m.queues);
             break;
         case Kind::EXPERTS:

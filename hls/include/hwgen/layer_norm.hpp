@@ -21,6 +21,8 @@ struct LayerNormJob {
     std::int64_t eps;  ///< added to channels**2 * variance
     Factor inverse;    ///< 16 / channels
     Factor out;        ///< channels / (16 * output scale)
+    bool rescale;      ///< without a norm: mean 0, and `out` as it is
+    bool wide_result;  ///< 16 bits
 };
 
 /// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
@@ -37,9 +39,9 @@ inline std::int64_t rsqrt(std::int64_t v, int &exponent)
     return y < 65535 ? y : 65535;
 }
 
-/// residual [word][token] -> act [word][token], int8.
+/// residual [word][token] -> act [word][token], int8, or the high halves of 16 bits and the low ones in `low`.
 template <class Config>
-void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Act act[][Config::LANES])
+void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Act act[][Config::LANES], Act low[][Config::LANES])
 {
 #pragma HLS INLINE off
     static std::int64_t total[Config::MAX_TOKENS];
@@ -70,11 +72,11 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
     }
     for (unsigned t = 0; t < job.tokens; ++t) {
 #pragma HLS PIPELINE II = 1
-        mean[t] = static_cast<std::int32_t>(round_shift(total[t] * job.inverse.mult, job.inverse.shift));
+        mean[t] = job.rescale ? 0 : static_cast<std::int32_t>(round_shift(total[t] * job.inverse.mult, job.inverse.shift));
         int exponent = 0;
         const std::int64_t v = static_cast<std::int64_t>(job.channels) * squares[t] - total[t] * total[t] + job.eps;
         const std::int64_t y = rsqrt(v, exponent);
-        scale[t] = scale_factor(y, job.out, 23 + exponent);
+        scale[t] = job.rescale ? scale_of(job.out) : scale_factor(y, job.out, 23 + exponent);
     }
     for (unsigned w = 0; w < words; ++w) {
         for (unsigned t = 0; t < job.tokens; ++t) {
@@ -82,8 +84,13 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
             for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
                 const std::int32_t x = static_cast<std::int32_t>(residual[w * job.tokens + t][lane]) * 16 - mean[t];
-                const int y = requantize<8>(x, scale[t]);
-                act[job.dst + w * job.tokens + t][lane] = static_cast<Act>(w * Config::LANES + lane < job.channels ? y : 0);
+                const bool used = w * Config::LANES + lane < job.channels;
+                const int narrow = used ? requantize<8>(x, scale[t]) : 0;
+                const Wide wide = used ? whole<16>(x, scale[t]) : 0;
+                act[job.dst + w * job.tokens + t][lane] = job.wide_result ? high_half(wide) : static_cast<Act>(narrow);
+                if (job.wide_result) {
+                    low[job.dst + w * job.tokens + t][lane] = low_half(wide);
+                }
             }
         }
     }

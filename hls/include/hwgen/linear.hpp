@@ -46,6 +46,8 @@ struct LinearJob {
     unsigned expert;  ///< whose queue gather and WEIGHED use
     Factor out;       ///< after the activation function; multiplier 0: that of the column
     unsigned function;
+    bool wide_source;  ///< words of 16 bits: each tile is passed by the high halves, then by the low ones
+    bool wide_result;  ///< ACT, ACTIVATED: the same
 };
 
 /// Parameters of an output column.
@@ -97,7 +99,7 @@ inline void load_tile(const Word<Config::LANES> &word, Act column[Config::LANES]
 template <class Config>
 inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsigned t, const Acc acc[Config::LANES],
                   const Column columns[Config::LANES], Res residual[][Config::LANES], Act act[][Config::LANES],
-                  Res logits[][Config::LANES], Acc total[Config::LANES])
+                  Act low[][Config::LANES], Res logits[][Config::LANES], Acc total[Config::LANES])
 {
 #pragma HLS INLINE
     const unsigned word = n * job.dst_tokens;
@@ -108,14 +110,18 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
         const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide, job.function).to_int64();
         const Scale second = job.out.mult == 0 ? Scale{columns[c].second, Shift(job.out.shift)} : scale_of(job.out);
         const Scale scale = job.target == Target::ACT ? columns[c].scale : second;
-        const auto narrow = static_cast<Act>(used ? requantize<8>(f, scale) : 0);
+        const int narrow = used ? requantize<8>(f, scale) : 0;
+        const Wide result = used ? requantize<16>(f, scale) : 0;
         const std::int64_t part =
             job.target == Target::WEIGHED ? round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16) : wide;
         const unsigned row = job.target == Target::WEIGHED ? ticket.token : job.first_token + t;
         switch (job.target) {
         case Target::ACT:
         case Target::ACTIVATED:
-            act[job.dst + word + t][c] = narrow;
+            act[job.dst + word + t][c] = job.wide_result ? high_half(result) : static_cast<Act>(narrow);
+            if (job.wide_result) {
+                low[job.dst + word + t][c] = low_half(result);
+            }
             break;
         case Target::RESIDUAL:
         case Target::WEIGHED:
@@ -131,9 +137,9 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
     }
 }
 
-/// act, residual: [word][token]; logits the same; weights: the stream; output: int32 words.
+/// act, residual: [word][token]; low: the low halves of what has 16 bits in act; logits the same; weights: the stream; output: int32 words.
 template <class Config>
-void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act act[][Config::LANES],
+void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act act[][Config::LANES], Act low[][Config::LANES],
             Res residual[][Config::LANES], Res logits[][Config::LANES], const Queues<Config> &queues, Acc output[])
 {
 #pragma HLS INLINE off
@@ -148,6 +154,7 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
 #pragma HLS ARRAY_PARTITION variable = total complete
     const unsigned k_tiles = words_of(job.in_channels, LANES);
     const unsigned n_tiles = words_of(job.out_channels, LANES);
+    const unsigned passes = job.wide_source ? 2 : 1;
     const unsigned rows = job.gather || job.target == Target::WEIGHED ? queues.count[job.expert] : job.rows;
     if (rows == 0) {  // an expert nobody chose: its weights are in the stream all the same
         for (unsigned i = 0; i < linear_words(job.in_channels, job.out_channels, LANES); ++i) {
@@ -171,15 +178,18 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
 #pragma HLS UNROLL
             total[c] = 0;
         }
-        for (unsigned k = 0; k < k_tiles; ++k) {
+        for (unsigned p = 0; p < passes * k_tiles; ++p) {
+            const unsigned k = p / passes;
             const bool last = k + 1 == k_tiles;
+            const bool low_pass = p % passes == 1;  // the next tile is here already
             const unsigned head = last ? COLUMN_BYTES : 0;  // words of columns before the next tile
-            const unsigned loads = last && n + 1 == n_tiles ? 0 : head + LANES;
+            const unsigned loads = low_pass || (last && n + 1 == n_tiles) ? 0 : head + LANES;
             const unsigned steps = rows > loads ? rows : loads;
             for (unsigned t = 0; t < steps; ++t) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = acc inter false
 #pragma HLS DEPENDENCE variable = act inter false
+#pragma HLS DEPENDENCE variable = low inter false
 #pragma HLS DEPENDENCE variable = residual inter false
                 if (t < loads) {
                     const Word<LANES> word = weights.read();
@@ -198,16 +208,18 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
                         Acc sum = 0;
                         for (unsigned r = 0; r < LANES; ++r) {
 #pragma HLS UNROLL
-                            sum += static_cast<Acc>(act[address][r]) * tile[half][c][r];
+                            sum += static_cast<Acc>(low_pass ? low[address][r] : act[address][r]) * tile[half][c][r];
                         }
-                        acc[t][c] = (k == 0 ? columns[n % 2][c].bias : acc[t][c]) + sum;
+                        acc[t][c] = (p == 0 ? columns[n % 2][c].bias : acc[t][c]) + (passes == 2 && !low_pass ? sum * 256 : sum);
                     }
-                    if (last) {
-                        drain<Config>(job, n, ticket, t, acc[t], columns[n % 2], residual, act, logits, total);
+                    if (p + 1 == passes * k_tiles) {
+                        drain<Config>(job, n, ticket, t, acc[t], columns[n % 2], residual, act, low, logits, total);
                     }
                 }
             }
-            half = 1 - half;
+            if (p % passes + 1 == passes) {
+                half = 1 - half;
+            }
         }
         if (job.target == Target::OUTPUT) {
             for (unsigned c = 0; c < LANES; ++c) {

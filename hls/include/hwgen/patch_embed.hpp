@@ -4,7 +4,7 @@
 #ifndef HWGEN_PATCH_EMBED_HPP
 #define HWGEN_PATCH_EMBED_HPP
 
-#include "hwgen/types.hpp"
+#include "hwgen/requantize.hpp"
 
 namespace hwgen {
 
@@ -28,18 +28,38 @@ void load_patches(const Word<Config::LANES> *input, unsigned count, Act act[][Co
     }
 }
 
-/// `count` residual words of LANES int16, two words of the stream each.
+/// Word `i` of LANES bytes: half of residual word `i / 2`, which it becomes or, with `add`, is added to.
 template <class Config>
-void load_residual(hls::stream<Word<Config::LANES>> &weights, unsigned count, Res residual[][Config::LANES])
+inline void set_residual(const Word<Config::LANES> &word, unsigned i, bool add, Res residual[][Config::LANES])
+{
+#pragma HLS INLINE
+    for (unsigned half = 0; half < Config::LANES / 2; ++half) {
+#pragma HLS UNROLL
+        Res &place = residual[i / 2][(i % 2) * (Config::LANES / 2) + half];
+        const Res value = half_of<Config::LANES>(word, half);
+        place = add ? static_cast<Res>(saturate<16>(place + value)) : value;
+    }
+}
+
+/// `count` residual words of LANES int16, two words of the stream each; add: to those that are there.
+template <class Config>
+void load_residual(hls::stream<Word<Config::LANES>> &weights, unsigned count, bool add, Res residual[][Config::LANES])
 {
 #pragma HLS INLINE off
     for (unsigned i = 0; i < 2 * count; ++i) {
 #pragma HLS PIPELINE II = 1
-        const Word<Config::LANES> word = weights.read();
-        for (unsigned half = 0; half < Config::LANES / 2; ++half) {
-#pragma HLS UNROLL
-            residual[i / 2][(i % 2) * (Config::LANES / 2) + half] = half_of<Config::LANES>(word, half);
-        }
+        set_residual<Config>(weights.read(), i, add, residual);
+    }
+}
+
+/// The same from the input of the frame.
+template <class Config>
+void load_tokens(const Word<Config::LANES> *input, unsigned count, Res residual[][Config::LANES])
+{
+#pragma HLS INLINE off
+    for (unsigned i = 0; i < 2 * count; ++i) {
+#pragma HLS PIPELINE II = 1
+        set_residual<Config>(input[i], i, false, residual);
     }
 }
 

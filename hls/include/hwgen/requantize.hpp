@@ -50,6 +50,17 @@ inline std::int64_t round_shift(std::int64_t x, unsigned shift)
     return (x + half) >> shift;
 }
 
+/// x * mult / 2**shift, rounded half up, saturated to all of the numbers of BITS bits.
+template <int BITS>
+inline int whole(std::int64_t x, const Scale &scale)
+{
+#pragma HLS INLINE
+    constexpr std::int64_t LIMIT = std::int64_t{1} << (BITS - 1);
+    const ap_int<52> product = x * scale.mult.to_int64();
+    const std::int64_t y = round_shift(product.to_int64(), scale.shift.to_uint());
+    return static_cast<int>(y >= LIMIT ? LIMIT - 1 : (y < -LIMIT ? -LIMIT : y));
+}
+
 /// acc * mult / 2**shift, rounded half up, saturated to BITS bits.
 template <int BITS>
 inline int requantize(std::int64_t acc, const Scale &scale)

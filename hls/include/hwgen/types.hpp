@@ -12,9 +12,22 @@ namespace hwgen {
 
 using Act = std::int8_t;   ///< activation or weight, -127 .. 127
 using Res = std::int16_t;  ///< residual stream, score, logit, pre-activation, -32767 .. 32767
+using Wide = std::int32_t; ///< word of 16 bits on its way into two halves, -32768 .. 32767
 using Acc = std::int32_t;  ///< accumulator; the compiler has proved that it cannot overflow
 using Mult = ap_uint<16>;  ///< multiplier of a requantizer
 using Shift = ap_uint<6>;  ///< its shift, 1 .. 47
+
+/// A word of 16 bits is 256 * high half + low half + 128; the halves lie at the same place of two memories.
+inline Act high_half(Wide word)
+{
+#pragma HLS INLINE
+    return static_cast<Act>(word >> 8);
+}
+inline Act low_half(Wide word)
+{
+#pragma HLS INLINE
+    return static_cast<Act>((word & 255) - 128);
+}
 
 /// A bus or memory word of LANES bytes.
 template <unsigned LANES>

@@ -12,6 +12,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr unsigned MAX_EXPERTS = 16;
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 4096;
+    static constexpr unsigned LOW_WORDS = ACT_WORDS;
     static constexpr unsigned RESIDUAL_WORDS = 512;
     static constexpr unsigned LOGIT_WORDS = 64;
 };

@@ -77,6 +77,8 @@ void read_network()
         read(s.eps);
         read(s.weights);
         read(s.function);
+        read(s.wide_source);
+        read(s.wide_result);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

@@ -47,7 +47,7 @@ class Attention(Call):
         return [self.dst.code, self.src.code, self.keys.code, self.operands["values"].code, str(self.heads), *map(braces, factors)]
 
     def about(self) -> str:
-        return (f"attention, {self.heads} heads, int8 {self.src} -> int8 {self.dst}, "
+        return (f"attention, {self.heads} heads, {self.src} -> {self.dst}, "
                 f"scale {self.steps[-1].sink.tensor.scale:.5g}")
 
     def cycles(self, lanes: int, queries: int) -> int:

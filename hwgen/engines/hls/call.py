@@ -12,7 +12,7 @@ from itertools import cycle
 from typing import ClassVar, TypeVar
 
 from ...layout.image import Shape, product
-from ...steps.format import INT8, WIDE
+from ...steps.format import INT8
 from ...steps.step import Step
 from ...steps.tensor import Memory, View
 from ...steps.verify import failure
@@ -35,6 +35,8 @@ class Call(ABC):
 
     function: ClassVar[str]
     """In engine.hpp; what the feed or the last stage of a step says under ``hls``."""
+    asked: ClassVar[str] = ""
+    """What the feed says where several functions do it, by the rest of the step; the function itself where that is empty."""
     kind: ClassVar[str]
     target: ClassVar[str] = "ACT"
     form: ClassVar[tuple[tuple[type, ...], ...]]
@@ -55,7 +57,7 @@ class Call(ABC):
     def of(cls, steps: tuple[Step, ...], identity: Hashable) -> Call:
         """The call that does these steps. Raises ModelError when the function does something else."""
         for step, form in zip(steps, cycle(cls.form), strict=False):
-            if tuple(map(type, (step.feed, step.tile, *step.drain))) != form:
+            if not does(step, form):
                 raise failure(step, "the HLS engine has no step for it")
         if len(steps) % len(cls.form) or steps[-1].sink.tensor.memory is not cls.memory:
             raise failure(steps[-1], "the HLS engine has no step for it")
@@ -73,9 +75,6 @@ class Call(ABC):
     def check(self) -> None:
         """Raises ModelError, with the step printed, when the function computes something else."""
         for step in self.steps:
-            used = [view for some in views(step) for view in some if view.tensor.memory is Memory.ACT]
-            if wide := next((str(view) for view in used if view.tensor.format == WIDE), None):
-                raise failure(step, f"{wide} has words of 16 bits, the HLS engine computes with 8", hint="leave all values at 8 bits")
             for stage in step.drain:
                 if wrong := stage.wrong(step):
                     raise failure(step, wrong)
@@ -109,7 +108,7 @@ class Call(ABC):
     @property
     def shape(self) -> Hashable:
         """Equal for calls of two tasks that can use the same places."""
-        return self.kind, self.memory, tuple((role, value.shape) for role, value in sorted(self.operands.items()))
+        return self.kind, self.memory, tuple((role, *value.shape, value.wide) for role, value in sorted(self.operands.items()))
 
     @property
     def macs(self) -> int:
@@ -128,7 +127,14 @@ class Call(ABC):
     @property
     def code(self) -> str:
         """In C++."""
-        return f"{self.function}({', '.join(self.arguments())})"
+        code = f"{self.function}({', '.join(self.arguments())})"
+        flags = ", ".join(str(flag).lower() for flag in self.wide)
+        return f"wide(hwgen::{code}, {flags})" if any(self.wide) else code
+
+    @property
+    def wide(self) -> tuple[bool, bool]:
+        """Whether source and result have 16 bits."""
+        return ("src" in self.operands and self.src.wide), ("dst" in self.operands and self.dst.wide)
 
     @property
     def comment(self) -> str:
@@ -157,8 +163,13 @@ class Call(ABC):
         return 0
 
     def traced(self) -> tuple[str, int, int]:
-        """(element type, tokens, channels) of what the C simulation writes into a trace after it."""
+        """(element type, tokens, channels) of what the C simulation writes into a trace after it; of a wide result the low halves follow."""
         return INT8.stored, *self.dst.shape
+
+
+def does(step: Step, form: tuple[type, ...]) -> bool:
+    """Whether a step is made of these."""
+    return tuple(map(type, (step.feed, step.tile, *step.drain))) == form
 
 
 def part(step: Step, kind: type[T]) -> T:

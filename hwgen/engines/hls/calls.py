@@ -12,12 +12,13 @@ from ...steps.tensor import Memory, Tensor
 from ...steps.verify import failure
 from ...steps.walk import with_tensors
 from .attention import Attention
-from .call import Call
+from .call import Call, does
 from .experts import Experts, Router
 from .products import Head, Linear, LinearActivated, LinearResidual
-from .start import LayerNorm, Patches, ResidualInit
+from .start import LayerNorm, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
-CALLS: tuple[type[Call], ...] = (Patches, ResidualInit, LayerNorm, Linear, LinearActivated, LinearResidual, Head, Attention, Router, Experts)
+CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, LayerNorm, Rescaled, Linear, LinearActivated, LinearResidual, Head,
+                                 Attention, Router, Experts)
 
 
 def calls(network: Network) -> list[Call]:
@@ -42,9 +43,9 @@ def _function(steps: tuple[Step, ...]) -> type[Call]:
     last = steps[-1]
     asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)]
     name = next(filter(None, asked), "")
-    for call in CALLS:
-        if call.function == name:
-            return call
+    found = [call for call in CALLS if (call.asked or call.function) == name]
+    for call in (*(call for call in found if does(last, call.form[-1]) and last.sink.tensor.memory is call.memory), *found):
+        return call
     raise failure(last, "the HLS engine has no step for it")
 
 

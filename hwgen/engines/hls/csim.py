@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ...numerics import LOW_OFFSET
 from ...output import work_folder
 from ...steps.format import ACCUMULATOR
 from ...steps.step import Quantized
@@ -126,7 +127,9 @@ def read_trace(data: bytes, plan: Plan, tasks: list[int]) -> list[dict[str, np.n
         kind, tokens, channels = step.traced()
         name = step.names[tasks[len(frames) - 1]] + (".logits" if step.kind == "ROUTE" else "")
         held = -(-channels // plan.lanes) * tokens * plan.lanes
-        words = np.frombuffer(data, kind, held, place + 8).reshape(-1, tokens, plan.lanes)
-        frames[-1][name] = words.transpose(1, 0, 2).reshape(tokens, -1)[:, :channels].astype(np.int64)
+        halves = 2 if step.wide[1] else 1
+        words = np.frombuffer(data, kind, halves * held, place + 8).reshape(halves, -1, tokens, plan.lanes).transpose(0, 2, 1, 3)
+        first, *rest = words.reshape(halves, tokens, -1)[..., :channels].astype(np.int64)
+        frames[-1][name] = 256 * first + rest[0] + LOW_OFFSET if rest else first
         place += 8 + count
     return frames

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...steps.format import WIDE
 from ...steps.stages import Add, Gather, Plain, Requant, Route, Score, Stationary, Table
 from ...steps.step import Expert, Step
@@ -29,7 +31,7 @@ class Router(Product):
         return [self.src.code, f"{{{self.channels}, {self.route.top_k}, {str(self.route.renormalize).lower()}}}", self.image]
 
     def about(self) -> str:
-        return f"router, int8 {self.src} -> the best {self.route.top_k} of {self.channels} experts"
+        return f"router, {self.src} -> the best {self.route.top_k} of {self.channels} experts"
 
     def cycles(self, lanes: int, queries: int) -> int:
         choice = self.channels * ROUTER_II + 2 * self.route.top_k + 2 * DEPTH
@@ -49,7 +51,7 @@ class Experts(Call):
     @classmethod
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
         hidden = steps[0].sink.tensor
-        return super().find(steps) | {"dst": Value(f"{steps[0].value}.hidden", 0, hidden.tokens, hidden.channels)}
+        return super().find(steps) | {"dst": replace(Value.of(hidden), name=f"{steps[0].value}.hidden")}
 
     def check(self) -> None:
         super().check()
@@ -89,17 +91,22 @@ class Experts(Call):
         return [self.src.code, self.dst.code, str(self.count), self.image, *activation(self)]
 
     def about(self) -> str:
-        return (f"{self.count} experts, {self.activation}, int8 {self.src} -> {self.dst.channels} channels -> added to int16, "
+        return (f"{self.count} experts, {self.activation}, {self.src} -> {self.dst.channels} channels -> added to int16, "
                 f"scale {self.steps[-1].sink.tensor.scale:.5g}")
 
     def cycles(self, lanes: int, queries: int) -> int:
         rows = -(-self.src.tokens * self.top_k // self.count)
         width, hidden = self.src.channels, self.dst.channels
-        return self.count * (linear_cycles(rows, width, hidden, lanes) + linear_cycles(rows, hidden, width, lanes))
+        return self.count * (linear_cycles(rows, width, hidden, lanes) + linear_cycles(rows, hidden, width, lanes, self.dst.wide))
 
     def weight_words(self, lanes: int) -> int:
         width, hidden = self.src.channels, self.dst.channels
         return self.count * (linear_words(width, hidden, lanes) + linear_words(hidden, width, lanes))
+
+    @property
+    def wide(self) -> tuple[bool, bool]:
+        """What is between the layers, the source of the second."""
+        return self.dst.wide, False
 
     def traced(self) -> tuple[str, int, int]:
         tensor = self.steps[-1].sink.tensor

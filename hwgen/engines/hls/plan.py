@@ -19,7 +19,7 @@ from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router
 from .products import Head
-from .start import Patches, ResidualInit
+from .start import Patches, ResidualInit, Tokens
 from .value import Value, words
 
 NO_ACTIVATION = ("gelu",)           # whose table a network without activation gets
@@ -49,6 +49,7 @@ class Plan:
     max_experts: int
     max_top_k: int
     act_words: int
+    low_words: int
     residual_words: int
     logit_words: int
     input_words: int
@@ -94,7 +95,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
     steps = [replace(entry.call, task=entry.task, functions=functions, operands=found, weights=word, place=place,
                      names=tuple(entry.versions[task].value if task in entry.versions else "" for task in tasks))
              for entry, found, word, place in zip(table, operands, weights, places, strict=True)]
-    starts = [step.size for step in steps if isinstance(step, ResidualInit)]
+    starts = [step.size for step in steps if isinstance(step, (ResidualInit, Tokens))]
     routers = [step for step in steps if isinstance(step, Router)]
     tokens = max([step.src.tokens for step in steps if "src" in step.operands] + [count for count, _ in starts])
     _check_sizes(model)
@@ -102,9 +103,10 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         lanes, queries, functions, tuple(steps), values, outputs, image, max_tokens=tokens,
         head_words=max((most for step in steps if isinstance(step, Attention) for most in step.head_words(lanes)), default=1),
         max_experts=max((step.channels for step in routers), default=1), max_top_k=max((step.route.top_k for step in routers), default=1),
-        act_words=act_words, residual_words=max(count * words(channels, lanes) for count, channels in starts),
+        act_words=act_words, low_words=act_words if any(value.wide for value in values) else 1,
+        residual_words=max(count * words(channels, lanes) for count, channels in starts),
         logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
-        input_words=next(step.dst.words(lanes) for step in steps if isinstance(step, Patches)),
+        input_words=next(step.input_words(lanes) for step in steps if isinstance(step, (Patches, Tokens))),
         output_words=max(map(_end, outputs)))
 
 

@@ -23,7 +23,7 @@ class Product(Call, ABC):
         return self.steps[0].columns
 
     def cycles(self, lanes: int, queries: int) -> int:
-        return linear_cycles(self.steps[0].source.tokens.count, self.src.channels, self.channels, lanes)
+        return linear_cycles(self.steps[0].source.tokens.count, self.src.channels, self.channels, lanes, self.src.wide)
 
     def weight_words(self, lanes: int) -> int:
         return linear_words(self.src.channels, self.channels, lanes)
@@ -38,7 +38,7 @@ class Linear(Product):
         return [self.dst.code, self.src.code, self.image]
 
     def about(self) -> str:
-        return f"linear, int8 {self.src} -> int8 {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+        return f"linear, {self.src} -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
 
 
 class LinearActivated(Product):
@@ -54,7 +54,7 @@ class LinearActivated(Product):
         return [self.dst.code, self.src.code, self.image, *activation(self)]
 
     def about(self) -> str:
-        return f"linear, {self.activation}, int8 {self.src} -> int8 {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+        return f"linear, {self.activation}, {self.src} -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
 
 
 def activation(call: Call) -> list[str]:
@@ -84,7 +84,7 @@ class LinearResidual(Product):
         return [f"{{{self.rows.tensor.tokens}, {self.channels}}}", str(self.rows.tokens.start), self.src.code, self.image]
 
     def about(self) -> str:
-        return (f"linear, int8 {self.src} -> added to int16 [{self.rows.tensor.tokens}, {self.channels}], "
+        return (f"linear, {self.src} -> added to int16 [{self.rows.tensor.tokens}, {self.channels}], "
                 f"scale {self.rows.tensor.scale:.5g}")
 
     def traced(self) -> tuple[str, int, int]:
@@ -111,7 +111,7 @@ class Head(Product):
         return [f"{{{self.place}, {self.channels}}}", self.src.code, f"{{{span.start}, {span.count}}}", self.image]
 
     def about(self) -> str:
-        return f"linear, int8 {self.src}, {self.rows.tokens.count} of the tokens -> {self.output}: int32 [{self.channels}]"
+        return f"linear, {self.src}, {self.rows.tokens.count} of the tokens -> {self.output}: int32 [{self.channels}]"
 
 
 def linear_words(k: int, n: int, lanes: int) -> int:
@@ -119,9 +119,9 @@ def linear_words(k: int, n: int, lanes: int) -> int:
     return words(n, lanes) * (8 + words(k, lanes) * lanes)
 
 
-def linear_cycles(rows: int, k: int, n: int, lanes: int) -> int:
-    """Cycles of the linear unit."""
+def linear_cycles(rows: int, k: int, n: int, lanes: int, wide: bool = False) -> int:
+    """Cycles of the linear unit. wide: each tile is passed twice."""
     k_tiles, n_tiles = words(k, lanes), words(n, lanes)
     first = 8 + lanes + DEPTH
     inner = n_tiles * (k_tiles - 1) * (max(rows, lanes) + DEPTH) + (n_tiles - 1) * (max(rows, lanes + 8) + DEPTH) + rows + DEPTH
-    return first + inner
+    return first + inner + wide * n_tiles * k_tiles * (rows + DEPTH)

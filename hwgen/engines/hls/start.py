@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...layout.image import Shape, constant
 from ...steps.format import WIDE
-from ...steps.stages import Constant, Host, Identity, Normalize
+from ...steps.stages import Add, Constant, Host, Identity, Normalize, Rescale
 from ...steps.tensor import Memory
 from .call import DEPTH, Call, part
 from .value import braces, words
@@ -20,16 +22,21 @@ class Patches(Call):
 
     def about(self) -> str:
         step = self.steps[0]
-        return f"patches of {part(step, Host).input}: int8 {self.dst}, scale {step.sink.tensor.scale:.5g}"
+        return f"patches of {part(step, Host).input}: {self.dst}, scale {step.sink.tensor.scale:.5g}"
 
     def cycles(self, lanes: int, queries: int) -> int:
-        return self.dst.words(lanes) + DEPTH
+        return self.input_words(lanes) + DEPTH
+
+    def input_words(self, lanes: int) -> int:
+        """Of a frame."""
+        return self.dst.words(lanes)
 
 
 class ResidualInit(Call):
     """The residual stream becomes a constant."""
 
-    function, kind, form, memory = "residual_init", "RESIDUAL_INIT", ((Constant, Identity),), Memory.RES
+    function, kind, memory = "residual_init", "RESIDUAL_INIT", Memory.RES
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Constant, Identity),)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,17 +65,66 @@ class ResidualInit(Call):
         return WIDE.stored, *self.size
 
 
+class ResidualAdd(ResidualInit):
+    """A constant is added to the residual stream."""
+
+    function, asked, kind, form = "residual_add", "residual_init", "RESIDUAL_ADD", ((Constant, Identity, Add),)
+
+
+class Tokens(Call):
+    """The residual stream becomes the input of the frame."""
+
+    function, asked, kind, form, memory = "tokens", "patches", "TOKENS", ((Host, Identity),), Memory.RES
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Tokens and channels."""
+        sink = self.steps[0].sink
+        return sink.tokens.count, sink.channels.count
+
+    def input_words(self, lanes: int) -> int:
+        """Of a frame."""
+        tokens, channels = self.size
+        return WIDE.dtype.itemsize * tokens * words(channels, lanes)
+
+    def arguments(self) -> list[str]:
+        tokens, channels = self.size
+        return [f"{{{tokens}, {channels}}}"]
+
+    def about(self) -> str:
+        return f"tokens of {part(self.steps[0], Host).input}: int16 {list(self.size)}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        return self.input_words(lanes) + DEPTH
+
+    def traced(self) -> tuple[str, int, int]:
+        return WIDE.stored, *self.size
+
+
 class LayerNorm(Call):
     """Residual stream -> dst."""
 
-    function, kind, form = "layer_norm", "LAYER_NORM", ((Normalize, Identity),)
+    function, kind = "layer_norm", "LAYER_NORM"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Normalize, Identity),)
 
     def arguments(self) -> list[str]:
         feed = part(self.steps[0], Normalize)
         return [self.dst.code, str(feed.eps), braces(feed.mean), braces(feed.out)]
 
     def about(self) -> str:
-        return f"layer norm: int16 -> int8 {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+        return f"layer norm: int16 -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
 
     def cycles(self, lanes: int, queries: int) -> int:
         return 2 * self.dst.words(lanes) + self.dst.tokens + 3 * DEPTH
+
+
+class Rescaled(LayerNorm):
+    """Residual stream times a factor -> dst."""
+
+    function, kind, form = "rescale", "RESCALE", ((Rescale, Identity),)
+
+    def arguments(self) -> list[str]:
+        return [self.dst.code, braces(part(self.steps[0], Rescale).out)]
+
+    def about(self) -> str:
+        return f"residual stream: int16 -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...steps.format import WIDE
 from ...steps.param import Columns, Factor
 from ...steps.tensor import Tensor
 from .names import identifier
@@ -11,17 +12,19 @@ from .names import identifier
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value in the activation memory: ``tokens`` rows of ``channels`` from word ``address`` on. name: of the integer network."""
+    """A value in the activation memory: ``tokens`` rows of ``channels`` from word ``address`` on. name: of the integer network. wide: of 16
+    bits, the low halves lie at the same words of a second memory."""
 
     name: str
     address: int
     tokens: int
     channels: int
+    wide: bool = False
 
     @classmethod
     def of(cls, tensor: Tensor) -> Value:
         """The tensor, which has no address yet."""
-        return cls(tensor.name, 0, tensor.tokens, tensor.channels)
+        return cls(tensor.name, 0, tensor.tokens, tensor.channels, tensor.format == WIDE)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -37,7 +40,7 @@ class Value:
         return self.tokens * words(self.channels, lanes)
 
     def __str__(self) -> str:
-        return f"[{self.tokens}, {self.channels}]"
+        return f"{'int16' if self.wide else 'int8'} [{self.tokens}, {self.channels}]"
 
 
 def words(channels: int, lanes: int) -> int:

@@ -170,7 +170,8 @@ def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
     logic: list[tuple[str, str, float]] = [
         ("array", "processing element", c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to),
         ("array", "fabric element", c.ti * c.fabric_columns),
-        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + c.wide * WIDE_DRAIN)), ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED)),
+        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + c.wide * WIDE_DRAIN)),
+        ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED)),
         ("sequencer", "control", 1), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
     ]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual

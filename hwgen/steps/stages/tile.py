@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ..step import Step
 
 def largest(form: Format) -> int:
-    """Magnitude of what streams: INT8, or attention weights less 128; WIDE, with its low half less 128."""
-    return 1 << form.bits - 1
+    """Magnitude of what streams: INT8, or attention weights less 128; of WIDE what its halves can add up to on the way, one after the other
+    and with what the bias gives back."""
+    return (1 << form.bits - 1) + (2 * numerics.LOW_OFFSET if form == WIDE else 0)
 
 
 class Tile(ABC):
