@@ -45,7 +45,8 @@ class Feeder(wiring.Component):
     wait_*       why no token is issued (counters)
 
     A tile of n tokens takes max(n, MIN_PASS) cycles, twice that with an operand of 16 bits, a stream word one. Latency: 1 cycle from
-    instr_valid, 2 from tile_ready to the first issue, 2 more to ``token``. Reset: idle, nothing under way. Cost: one instruction register (512 bits), counters and two
+    instr_valid, 2 from tile_ready to the first issue, 2 more to ``token``. Reset: idle, nothing under way. Cost: one instruction register
+    (512 bits), counters and two
     pipeline stages of about 500 bits, no DSP.
     """
 
