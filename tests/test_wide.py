@@ -13,12 +13,14 @@ from hwgen.errors import ModelError
 from hwgen.graph.evaluate import steps
 from hwgen.layout import image
 from hwgen.quantizer import Recipe, Rule
+from hwgen.quantizer.weights import quantize_linear
 from hwgen.steps import golden
 from hwgen.steps.format import INT4, INT8, WIDE
 from hwgen.steps.host import dequantize, input_clipped, quantize_input
-from hwgen.steps.param import Factor
+from hwgen.steps.param import Factor, Params
 from hwgen.steps.passes.planes import split_planes
 from hwgen.steps.stages import Constant, Normalize, Plain, Requant, Rescale, RowFactor, Table
+from hwgen.steps.stages.tile import largest
 from hwgen.steps.step import Network
 from hwgen.steps.tensor import Memory, Plane, Span, Tensor
 from hwgen.steps.verify import verify
@@ -48,7 +50,8 @@ def test_planes_are_eight_bits_and_give_back_the_word():
 def test_a_wide_norm_is_the_quotient_rounded_half_up(shift):
     rng = np.random.default_rng(shift)
     x, mean, mult = (rng.integers(low, high, 5000) for low, high in ((-32767, 32768), (-1 << 19, 1 << 19), (1, 1 << 16)))
-    wanted = [min(max((2 * (16 * a - b) * c + (1 << shift)) // (2 << shift), -32768), 32767) for a, b, c in zip(*map(np.ndarray.tolist, (x, mean, mult)), strict=True)]
+    wanted = [min(max((2 * (16 * a - b) * c + (1 << shift)) // (2 << shift), -32768), 32767)
+              for a, b, c in zip(x.tolist(), mean.tolist(), mult.tolist(), strict=True)]
     assert numerics.normalize_wide(x, mean, mult, shift).tolist() == wanted
 
 
@@ -91,14 +94,13 @@ def test_16_bits_are_nearer_to_the_float_network():
 
 
 def test_a_sum_of_weights_that_16_bits_let_overflow_takes_a_coarser_unit():
-    model = random_model(0, blocks="d", dim=32, hidden=512)
-    node = next(node for node in model.tasks[0].nodes if node.name == "block0.fc2")
-    alike = replace(node, weight=np.sign(node.weight))                  # all as large as the largest: 127 each
-    graph = replace(model.tasks[0], nodes=tuple(alike if other is node else other for other in model.tasks[0].nodes))
-    network = quantizer.quantize(replace(model, tasks=(graph,)), None, random=True, recipe=recipe(model)).tasks[0]
-    tile = next(step.tile for step in network.steps if step.name == "block0.out")
-    assert 80 < np.abs(tile.weight.array).max() < 127
-    assert 0.7 < verify(network)["block0.out"] < 1
+    """640 weights, all as large as the largest: 127 each is more than int32 holds with operands of 16 bits."""
+    node = next(node for node in random_model(0, blocks="d").tasks[0].nodes if node.name == "block0.fc2")
+    weight = np.random.default_rng(0).choice([-1.0, 1.0], (640, 32))
+    narrow, wide = (np.abs(quantize_linear(node, "linear", Params(), weight, np.zeros(32), 0.01, 0.01, x_form=form).tile.weight.array.astype(int))
+                    for form in (INT8, WIDE))
+    assert narrow.max() == 127 and 60 < wide.max() < 127
+    assert 0.6 < wide.sum(0).max() * largest(WIDE) / 2 ** 31 < 1 < narrow.sum(0).max() * largest(WIDE) / 2 ** 31
 
 
 @pytest.mark.parametrize(("value", "text"), [
