@@ -215,8 +215,8 @@ class Feeder(wiring.Component):
             valid=push | (busy & (t < count)), tile_last=end, high=high, param_last=end & k_end & cur.column_params,
             instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=(k == 0) & (high | ~wide),
             last_k=(k_end & ~high) | streaming, first_n=j == 0, first_token=t == 0, last_token=t == count - 1, context=context,
-            param_bank=param_bank - 1, slot=t, group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row, dst_row=cur.dst_row,
-            gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push,
+            param_bank=param_bank - 1, slot=t, group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row,
+            dst_row=cur.dst_row, gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push,
             from_row=row, plane=Cat(high, wide & ~high))
         m.d.comb += statements
         m.d.sync += f0.word.eq(value)
@@ -231,7 +231,8 @@ class Feeder(wiring.Component):
             row=f0.dst_row + result_row, address=f0.chunk + result_row, score=self.q_score)
         m.d.comb += statements
         m.d.sync += token.word.eq(value)
-        value, statements = source.pack(mode=f0.mode, plane=f0.plane, address=f0.src_chunk + source_row, row=f0.src_row + source_row, lanes=f0.k_lanes)
+        value, statements = source.pack(mode=f0.mode, plane=f0.plane, address=f0.src_chunk + source_row, row=f0.src_row + source_row,
+                                        lanes=f0.k_lanes)
         m.d.comb += statements
         m.d.sync += [source.word.eq(value), self.inject.eq(f0.inject)]
         m.d.comb += [self.token.eq(token.word), self.source.eq(source.word)]
