@@ -216,8 +216,8 @@ class Feeder(wiring.Component):
             instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=(k == 0) & (high | ~wide),
             last_k=(k_end & ~high) | streaming, first_n=j == 0, first_token=t == 0, last_token=t == count - 1, context=context,
             param_bank=param_bank - 1, slot=t, group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row,
-            dst_row=cur.dst_row, gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src, k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push,
-            from_row=row, plane=Cat(high, wide & ~high))
+            dst_row=cur.dst_row, gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src,
+            k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push, from_row=row, plane=Cat(high, wide & ~high))
         m.d.comb += statements
         m.d.sync += f0.word.eq(value)
         m.d.comb += [self.q_expert.eq(cur.expert), self.q_index.eq(t), self.issue.eq(busy | push)]
