@@ -22,6 +22,7 @@ from hwgen.registers import StatusBit
 from hwgen.steps import host
 from hwgen.tools import cxx
 from qgraphs import random_images, random_model, random_qgraph
+from wide_nets import host_start
 
 OPTIONS = {"seed": 3, "blocks": "dm", "classes": (4, 19)}
 WRAPPER = """
@@ -83,13 +84,16 @@ class Registers:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """(network, program, the driver as a library, folder with its headers)."""
+    return make(random_qgraph(**OPTIONS), tmp_path_factory.mktemp("driver"))
+
+
+def make(model, folder):
+    """See `made`."""
     try:
         compiler = cxx.find()
     except ToolError as error:
         pytest.skip(f"{error.message}: {error.hint}")
-    model = random_qgraph(**OPTIONS)
     program = schedule(model, ti=16, to=8, axi_data_bits=128, batch=2)
-    folder = tmp_path_factory.mktemp("driver")
     for name, text in driver.files(program, model, "random").items():
         (folder / name.removeprefix("driver/")).write_text(text)
     (folder / "wrapper.cpp").write_text(WRAPPER)
@@ -228,6 +232,19 @@ def test_inputs_are_quantized_as_in_the_integer_model(made):
     assert [library.quantize(value) for value in values] == wanted.tolist()
     images = random_images(random_model(**OPTIONS), 1)
     assert sorted(library.quantize(float(x)) for x in images.ravel()) == sorted(host.quantize_input(network, images).ravel().tolist())
+
+
+def test_inputs_of_16_bits(tmp_path):
+    """That start the residual stream, behind a class token of zeros."""
+    network = host_start(random_qgraph(**OPTIONS))
+    _, _, library, folder = make(network, tmp_path)
+    scale = network.tasks[0].input[1].scale
+    values = np.random.default_rng(0).normal(0, 9000 * scale, (1, 8, 32))
+    words = host.quantize_input(network.tasks[0], values)
+    assert np.abs(words).max() > 20000 and [library.quantize(x) for x in values.ravel()] == words[:, 1:].ravel().tolist()
+    assert library.quantize(1e9) == 32767 == -library.quantize(-1e9)
+    text = " ".join((folder / "hwgen.h").read_text().replace("\n * ", " ").split())
+    assert "int16 tokens" in text and "16 bytes of which the first 16 count" in text and "The first 1 tokens are zeros" in text
 
 
 def test_outputs_are_those_of_dequantize(made):

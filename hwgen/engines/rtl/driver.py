@@ -5,10 +5,11 @@ from __future__ import annotations
 from ... import __version__, registers
 from ...checksum import crc32
 from ...engine import EngineConfig
+from ...layout.image import word_bytes
 from ...paths import data_dir
 from ...render import render
 from ...steps.step import Output, Quantized
-from .program import Program
+from .program import Program, shape_of
 
 CODES = (
     ("HWGEN_OK", "no error"),
@@ -53,8 +54,10 @@ def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
                 scales.setdefault(text, f"hwgen_scale_{len(scales)}")
             outputs.append({"task": task, "name": o.name, "image": o.image, "channels": o.channels, "first": o.word * config.to,
                             "step": o.step * config.to, "scale": scales[text] if o.token < 0 else "0"})
-    _, source = model.tasks[0].input
-    header = render("driver/hwgen.h.j2", name=name, version=__version__, vector_bytes=config.vector_bytes, to=config.to,
+    host, source = model.tasks[0].input
+    form = source.format
+    header = render("driver/hwgen.h.j2", name=name, version=__version__, to=config.to, front=host.front, input_bits=form.bits, input_limit=form.hi,
+                    word_bytes=word_bytes(form.dtype.itemsize, shape_of(config)),
                     input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
                     weight_bytes=len(program.image), weight_crc32=crc32(program.image), program_bytes=len(binary),
                     program_crc32=crc32(binary), beat_bytes=config.axi_data_bits // 8, num_tasks=program.num_tasks, outputs=outputs,
