@@ -12,7 +12,7 @@ from hwgen.engines.hls.attention import Attention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router
 from hwgen.engines.hls.plan import Plan, plan
-from hwgen.engines.hls.products import Head, LinearActivated, LinearResidual, Product, behind
+from hwgen.engines.hls.products import Features, Head, LinearActivated, LinearResidual, Product, behind
 from hwgen.engines.hls.project import tables
 from hwgen.engines.hls.start import LayerNorm, Rescaled, ResidualInit, Tokens
 from hwgen.functions import Act
@@ -77,7 +77,8 @@ def _fields(step: Call) -> list[int]:
         if role in step.operands:
             found |= {"tokens": step.operands[role].tokens, "in_channels": step.operands[role].channels}
     if isinstance(step, Product):
-        found |= {"rows": step.src.tokens, "dst_tokens": step.src.tokens, "out_channels": step.channels}
+        span = step.source.tokens
+        found |= {"src": step.src.address + span.start, "rows": span.count, "dst_tokens": span.count, "out_channels": step.channels}
     found |= dict(zip(("wide_source", "wide_result"), map(int, step.wide), strict=True))
     match step:
         case ResidualInit() | Tokens():
@@ -90,9 +91,10 @@ def _fields(step: Call) -> list[int]:
         case LinearActivated():
             found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step)}
         case LinearResidual():
-            found |= {"first_token": step.rows.tokens.start, "dst_tokens": step.rows.tensor.tokens}
+            found |= {"first_token": step.target_rows.tokens.start, "dst_tokens": step.target_rows.tensor.tokens}
         case Head():
-            found |= {"first_token": step.rows.tokens.start, "rows": step.rows.tokens.count, "dst_tokens": 1, "dst": step.place}
+            found |= {"src": step.src.address, "first_token": step.source.tokens.start, "dst": step.place,
+                      "dst_tokens": step.source.tokens.count if isinstance(step, Features) else 1}
         case Attention():
             found |= dict(count=step.heads, size=step.src.channels // step.heads, **_factor("first", part(step.steps[0], Requant).factor),
                           **_factor("out", part(step.steps[1], RowFactor).factor))

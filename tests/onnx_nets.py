@@ -46,13 +46,14 @@ class Net:
         return results[0] if outputs == 1 else results
 
     def model(self, outputs: dict[str, str], shape=("batch", "classes")) -> onnx.ModelProto:
-        """outputs: ONNX output name -> value."""
+        """outputs: ONNX output name -> value. shape: of each, or None for those that follow."""
         last = [helper.make_node("Identity", [value], [name], name=f"out_{name}") for name, value in outputs.items()]
-        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name in outputs]
+        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape and list(shape)) for name in outputs]
         graph = helper.make_graph([*self.nodes, *last], "net", self.inputs, infos, self.weights)
         domains = sorted({node.domain for node in self.nodes} - {""})
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in domains)],
-                                 ir_version=10)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in domains)],
+                                  ir_version=10)
+        return onnx.shape_inference.infer_shapes(model, data_prop=True) if shape is None else model
 
     def save(self, path: Path, outputs: dict[str, str], shape=("batch", "classes")) -> Path:
         onnx.save(self.model(outputs, shape), path)
@@ -129,7 +130,11 @@ class Net:
             if guard:
                 weights = self.op("Where", self.op("IsNaN", weights), self.const(0.0), weights)
             y = self.op("MatMul", weights, v)
-        return self.linear(self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.ints(1, -1, DIM)), DIM, DIM)
+        return self.linear(self.merged(y), DIM, DIM)
+
+    def merged(self, y: str) -> str:
+        """[1, HEADS, T, d] -> [1, T, DIM]"""
+        return self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.ints(1, -1, DIM))
 
     def act(self, x: str, kind: str = "Gelu") -> str:
         match kind:

@@ -190,8 +190,8 @@ def l2(net: Net) -> dict[str, str]:
 
 
 def small_head(net: Net) -> dict[str, str]:
-    """Linear, activation, Linear on one token: the first Linear is the engine's output."""
-    token = net.op("Gather", blocks(net, net.embed(net.image())), net.const(0, np.int64), axis=1)
+    """Linear, activation, Linear on the mean: the first Linear is the engine's output."""
+    token = net.mean(blocks(net, net.embed(net.image())), axis=1, keepdims=0)
     return {"y": net.linear(net.act(net.linear(token, DIM, HIDDEN)), HIDDEN, CLASSES)}
 
 
@@ -267,7 +267,7 @@ def test_every_engine_and_the_commands(tmp_path):
 # ---------------------------------------------------------------- what is not left to the host
 
 def large_head(net: Net) -> dict[str, str]:
-    token = net.op("Gather", blocks(net, net.embed(net.image())), net.const(0, np.int64), axis=1)
+    token = net.mean(blocks(net, net.embed(net.image())), axis=1, keepdims=0)
     hidden = net.act(net.linear(token, DIM, HIDDEN))
     return {"y": net.linear(net.act(net.linear(hidden, HIDDEN, 400)), 400, CLASSES)}
 
@@ -289,7 +289,7 @@ def test_more_than_a_share_needs_the_option(tmp_path):
     assert not end.value.code
 
     def one_block(net):
-        token = net.op("Gather", blocks(net, net.embed(net.image()), 1), net.const(0, np.int64), axis=1)
+        token = net.mean(blocks(net, net.embed(net.image()), 1), axis=1, keepdims=0)
         return {"y": net.linear(net.act(net.linear(token, DIM, 80)), 80, 12)}
     checked = hwgen.check(saved(tmp_path, one_block, "one"))
     assert checked.ok and 0.05 < checked.host["share"] < 0.25, checked.error

@@ -118,7 +118,7 @@ CASES = {
 
 
 # what the importer refuses, and the host runs instead
-HOST = {normalisation, normalisation_by_pixel, channels_last, two_heads, sum_of_heads, softmax_behind}
+HOST = {normalisation, normalisation_by_pixel, channels_last, patches_by_reshape, two_heads, sum_of_heads, softmax_behind}
 
 
 def _refusal(path) -> ModelError:
@@ -175,7 +175,7 @@ def test_causes_apart_from_each_other_are_all_named(tmp_path):
 
 
 def test_all_that_the_hardware_has_no_step_for_is_named(tmp_path):
-    """Accepted by the importer, refused by the quantizer: the sum that is no residual connection, and an output of all tokens."""
+    """Accepted by the importer, refused by the quantizer: the sum that is no residual connection."""
     net = Net()
     t = net.embed(net.image())
     t = net.add(t, net.attention(net.norm(t)))
@@ -184,7 +184,7 @@ def test_all_that_the_hardware_has_no_step_for_is_named(tmp_path):
     path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(t)), "z": net.linear(net.norm(late), DIM, CLASSES)}, [1, CLASSES])
     error = hwgen.check(path).error
     assert isinstance(error, ModelError) and "post-norm is not supported" in str(error)
-    (add,) = [cause for cause in (error, *error.others) if "neither of which is the residual stream" in cause.message]
+    (add,) = [cause for cause in (error, *error.others) if "adds the LayerNorm result" in cause.message]
     assert add.behind == 3 and f"  at:   {add.where} (and 3 nodes behind it)" in str(error)
 
 
@@ -233,12 +233,12 @@ def test_an_epsilon_nothing_can_divide_by(tmp_path, epsilon):
 
 
 def test_what_has_no_next_step_of_its_own_gets_one(tmp_path):
-    """A norm read after the residual stream has moved on: refused by the verifier of the integer network."""
-    net = Net()
+    """Values of an attention that are the result of another one: refused by a pass of the RTL engine."""
+    net = Net(23)
     t = net.embed(net.image())
     n = net.norm(t)
-    t = net.add(t, net.mlp(n))
-    t = net.add(t, net.linear(n, DIM, DIM))
+    first = net.op("Attention", *net.heads(n, "separate"))
+    t = net.add(t, net.merged(net.op("Attention", *net.heads(n, "separate")[:2], first)))
     path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(t))}, [1, CLASSES])
     error = hwgen.check(path).error
-    assert "has moved on" in error.message and error.hint
+    assert "values of another attention" in error.message and error.hint

@@ -111,12 +111,25 @@ def test_a_linear_over_flattened_tokens_is_declined(path):
 
 
 def test_a_part_of_the_tokens_is_declined(path):
+    """Not equally far apart."""
     net = Net()
-    part = net.op("Slice", tokens(net), net.ints(1), net.ints(3), net.ints(1), name="part")
+    part = net.op("Gather", tokens(net), net.ints(0, 1, 4), axis=1, name="part")
     net.op("MatMul", part, net.random(K, 4), name="linear")
     assert declined(net, path) == {
-        "linear": "reads 'x' [5, 6] as [1, 2, 6] in another order or in part (through 'part'); supported are the whole sequence, "
-                  "one token, and the heads of an attention"}
+        "linear": "reads 'x' [5, 6] as [1, 3, 6] in another order or in part (through 'part'); supported are the whole sequence, "
+                  "tokens equally far apart, and the heads of an attention"}
+
+
+@pytest.mark.parametrize(("first", "last", "step"), [(1, 3, 1), (0, 5, 2), (2, 5, 1), (3, 4, 1)])
+def test_some_tokens(path, first, last, step):
+    net = Net()
+    part = net.op("Slice", tokens(net), net.ints(first), net.ints(last), net.ints(1), net.ints(step))
+    net.op("MatMul", part, net.random(K, 4))
+    chosen, linear = accepted(net, path).nodes
+    count = len(range(first, last, step))
+    assert linear.x == chosen.output and chosen.x == "x" and chosen.name == "slice_0"
+    wanted = {"start": first, "count": count, "step": step} if count > 1 else {"index": first}
+    assert chosen.attributes() == wanted
 
 
 # ---------------------------------------------------------------- patch embedding

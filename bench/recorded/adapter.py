@@ -123,7 +123,8 @@ def rtl(model: Quantized, build: Build, x: Array) -> Parts:
 def _frame(program: Program, model: Quantized, x: Array) -> bytes:
     """What the host needs: where outputs lie, sizes, and the input memory of a run."""
     frames = program.frames(model.tasks[0], np.resize(x, (program.batch * 2, *x.shape[1:])))
-    outputs = [[asdict(place) for place in task] for task in program.outputs]
+    outputs = [[{**{key: getattr(place, key) for key in ("name", "image", "word", "step", "channels")}, "token": place.token if place.tap else -1}
+                for place in task] for task in program.outputs]              # outputs of one token; only taps have more
     sizes = [program.input_bytes, program.input_stride, program.output_bytes, program.batch]
     return json.dumps([outputs, sizes], sort_keys=True).encode() + frames
 

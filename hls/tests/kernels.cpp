@@ -189,7 +189,7 @@ void linear()
     }
     hls::stream<hwgen::Word<L>> stream("weights");
     load_stream<L>(stream);
-    std::vector<hwgen::Acc> out(output ? job.out_channels : 0);
+    std::vector<hwgen::Acc> out(output ? job.dst_tokens * job.out_channels : 0);
     hwgen::linear<Config<L>>(job, stream, memories<L>.act, memories<L>.low, memories<L>.residual, memories<L>.logits,
                              memories<L>.queues, out.data());
     put(stream.empty() ? 1 : 0);

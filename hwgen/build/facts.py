@@ -126,7 +126,7 @@ def program(manifest: dict, binary: bytes, image: bytes) -> Program:
     if any(instr.op > Op.MATMUL or (instr.op == Op.END) != (pc == len(instrs) - 1) for pc, instr in enumerate(instrs)):
         raise ValueError("program.bin holds something else than instructions with one END behind them")
     words = {"base": (0, MAX_MEMORY_WORDS), "words": (0, MAX_MEMORY_WORDS)}
-    limits = {"image": (0, OUT_WORDS - 1), "step": (1, MAX_COUNT), "token": (-1, -1), "channels": (1, MAX_COUNT)}
+    limits = {"image": (0, OUT_WORDS - 1), "step": (1, MAX_COUNT), "channels": (1, MAX_COUNT)}
     return Program(
         config, instrs,
         tuple(record(InstrInfo, row, "program.infos", {"macs": (0, MAX_MACS)})
@@ -170,7 +170,8 @@ def _agree_program(model: Quantized, run: Program) -> None:
         raise ValueError(f"program.output_bytes = {run.output_bytes} is no number of words")
     for network, outputs in zip(model.tasks, run.outputs, strict=True):
         heads = {output.name: output for output in network.outputs}
-        if sorted((o.name, o.image) for o in outputs) != sorted((name, i) for name in heads for i in range(run.batch)):
+        wanted = [(name, i, t, False) for name, head in heads.items() for i in range(run.batch) for t in range(head.tensor.tokens)]
+        if sorted((o.name, o.image, o.token, o.tap) for o in outputs) != sorted(wanted):
             raise ValueError("program.outputs are not those of the network")
         for o in outputs:
             if o.channels != heads[o.name].tensor.channels:

@@ -64,7 +64,9 @@ class Node(ABC):
 
     VALUES: ClassVar[tuple[str, ...]] = ("x",)
     CHOOSES: ClassVar[bool] = False          # whether it takes some tokens of what it reads
-    ABSORBS: ClassVar[bool] = False          # whether the step of the Linear it reads does it too
+    MULTIPLIES: ClassVar[bool] = False       # whether what it reads is an operand of a product
+    DEFERS: ClassVar[bool] = False           # whether its product is done where its result is added, looked up or leaves
+    ABSORBS: ClassVar[bool] = False          # whether it does the product that was put off to it
     BY_TOKEN: ClassVar[bool] = False         # whether it takes each token by itself, so that a few can be evaluated alone
     TAKES: ClassVar[bool] = False            # whether it has weights that undo a matrix on the channels it reads: `reading`
     GIVES: ClassVar[bool] = False            # whether it has weights that put a matrix on the channels of its result: `turned`

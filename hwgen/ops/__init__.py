@@ -5,7 +5,8 @@
     embed.py      PatchEmbed          linear.py      Linear            norm.py       LayerNorm
     activation.py Activation          attention.py   Attention         moe.py        MoE
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
-    select.py     Select              mean.py        Mean
+    select.py     Select              slice.py       Slice
+    mean.py       Mean
 
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
 
@@ -23,6 +24,8 @@ from .norm import LayerNorm
 from .position import AddConst
 from .residual import Add
 from .select import Select
+from .slice import Slice
 from .tokens import ConcatTokens
 
-__all__ = ["Activation", "Add", "AddConst", "Attention", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE", "PatchEmbed", "Select"]
+__all__ = ["Activation", "Add", "AddConst", "Attention", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE", "PatchEmbed", "Select",
+           "Slice"]

@@ -13,7 +13,6 @@ from ..functions import Act, activate
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op, Ref, View
 from ..matching.trial import Match, Mismatch, Trial, close, in_order, split_operands
-from .linear import Linear
 from .operands import plain
 from .operator import SUPPORTED, Operator, Spellings
 
@@ -42,11 +41,11 @@ class Activation(Operator):
         return (FixedFormat("pre-activation", Unit.PRE_ACT, Role.OUT, of=self.x),)
 
     def lower(self, to: Lowering) -> None:
-        """The table in the drain of the linear map before it."""
-        linear = to.producers.get(self.x)
-        if not isinstance(linear, Linear) or self.x in to.operands:
-            raise self.fail(f"reads {self.x!r} of {type(linear).__name__}; an activation must follow a Linear of all tokens", hint=SUPPORTED)
-        linear.lower_with(to, self.output, self)
+        """The table in the drain of the linear map before it, or of one that changes nothing."""
+        x = to.result(self.x)
+        if x is None or x.linear is None:
+            raise self.fail(f"reads {self.x!r} of {type(to.producers.get(self.x)).__name__}; an activation must follow a Linear", hint=SUPPORTED)
+        x.linear.lower_with(to, x, self.output, self)
 
     @classmethod
     def spellings(cls) -> Spellings:

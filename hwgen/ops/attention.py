@@ -41,6 +41,7 @@ class Attention(Operator):
 
     VALUES: ClassVar[tuple[str, ...]] = ("q", "k", "v")
     TRUNK: ClassVar[bool] = True
+    MULTIPLIES: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         q, k, v = shapes
@@ -69,17 +70,17 @@ class Attention(Operator):
         for value, what in zip(self.inputs, ("the query", "the key", "the value"), strict=True):
             to.narrow(self, value, what)
         q, k, v = (to.plain(self, value) for value in self.inputs)
-        heads, scale, form = self.num_heads, to.scale(self.output), to.form(self.output)
-        scores = Tensor(to.fresh(f"{self.output}.scores"), SCORE, q.tokens, heads * k.tokens, memory=Memory.SCORE)
-        out = replace(to.activations(self.output, q.tokens, q.channels, scale, form), ratio=v.ratio)
-        macs, unit = q.tokens * k.tokens * q.channels, q.units * k.units
+        heads, scale, form, queries, keys = self.num_heads, to.scale(self.output), to.form(self.output), q.tokens.count, k.tokens.count
+        scores = Tensor(to.fresh(f"{self.output}.scores"), SCORE, queries, heads * keys, memory=Memory.SCORE)
+        out = replace(to.activations(self.output, queries, q.channels.count, scale, form), ratio=v.tensor.ratio)
+        macs, unit = queries * keys * q.channels.count, q.tensor.units * k.tensor.units
         if not np.allclose(unit, unit[0], rtol=SAME, atol=0):
             raise self.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
         product = to.factor(self, "scores", unit[0] * self.scale / SCORE_UNIT)
-        to.emit(Step(self.output, self.name, Plain(), Keys(k.view()), (scores.view(),), q.view(), (Requant(product, SCORE),), (Keep.ROW_MAX,),
+        to.emit(Step(self.output, self.name, Plain(), Keys(k), (scores.view(),), q, (Requant(product, SCORE),), (Keep.ROW_MAX,),
                      part="scores", heads=heads, macs=macs, about="Q K"))
-        to.emit(Step(self.output, self.name, Exp2(), Values(v.view()), (out.view(),), scores.view(),
-                     (Restore(), RowFactor(to.factor(self, "output", v.scale / scale), form)), heads=heads, macs=macs, about="P V"))
+        to.emit(Step(self.output, self.name, Exp2(), Values(v), (out.view(),), scores.view(),
+                     (Restore(), RowFactor(to.factor(self, "output", v.tensor.scale / scale), form)), heads=heads, macs=macs, about="P V"))
         to.define(self.output, out)
 
     @classmethod

@@ -11,8 +11,9 @@ import numpy as np
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order
+from .linear import Linear
 from .operands import operand
-from .operator import SUPPORTED, Operator, Spellings
+from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -27,6 +28,8 @@ class PatchEmbed(Operator):
     bias: Array              # [D]
 
     GIVES: ClassVar[bool] = True
+    MULTIPLIES: ClassVar[bool] = True
+    DEFERS: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -55,7 +58,8 @@ class PatchEmbed(Operator):
         return (rows, columns), self.weight.reshape(len(self.weight), -1).T
 
     def lower(self, to: Lowering) -> None:
-        raise self.fail("this operator is only supported where the residual stream starts", hint=SUPPORTED)
+        """That of a Linear on the patches, which the host cuts."""
+        Linear(self.name, self.output, self.x, self.as_matrix()[1], self.bias).lower(to)
 
     @classmethod
     def spellings(cls) -> Spellings:

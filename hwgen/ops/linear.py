@@ -14,10 +14,11 @@ from ..matching.trial import Match, Mismatch, Trial, in_order, row
 from ..steps.format import PRE_ACT_UNIT, PRE_ACTIVATION
 from ..steps.stages import Requant, Table
 from .operands import operand
-from .operator import SUPPORTED, Operator, Spellings
+from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
-    from ..quantizer.lowering import Lowering
+    from ..quantizer.lowering import Lowered, Lowering
+    from ..steps.tensor import View
     from .activation import Activation
 
 
@@ -32,6 +33,8 @@ class Linear(Operator):
     BY_TOKEN: ClassVar[bool] = True
     TAKES: ClassVar[bool] = True
     GIVES: ClassVar[bool] = True
+    MULTIPLIES: ClassVar[bool] = True
+    DEFERS: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -53,39 +56,32 @@ class Linear(Operator):
     def reading(self, matrix: Array, offset: Array) -> Mapping[str, Array]:
         return {"weight": matrix @ self.weight, "bias": self.bias + offset @ self.weight}
 
-    def as_matrix(self) -> tuple[tuple[int, int], Array]:
-        """(no patches, weight float [K, N]): as `embed.PatchEmbed` has it, for an input that is tokens already."""
-        return (0, 0), self.weight
-
     def lower(self, to: Lowering) -> None:
-        """A step of its own, unless the step of its only reader does it: of an activation, of the residual addition, of an output."""
-        if self.output in to.branches:
-            return
-        x, readers = to.operand(self, self.x), to.readers[self.output]
-        if x.tokens is not None or self.output in to.graph.outputs.values() or (readers and all(reader.CHOOSES for reader in readers)):
-            to.head(self, x)
-        elif not any(reader.ABSORBS for reader in readers):
-            self.lower_with(to, self.output, None)
-        elif len(readers) > 1:
-            raise self.fail(f"its result {self.output!r} is read by an activation and by something else", hint=SUPPORTED)
+        """A step of its own where its result is multiplied; those that add it, look it up or let it leave do it themselves."""
+        x = to.operand(self, self.x)
+        to.put_off(self.output, x, self)
+        if self.output in to.multiplied:
+            self.lower_with(to, x, self.output)
 
-    def lower_with(self, to: Lowering, output: str, function: Activation | None) -> None:
+    def lower_with(self, to: Lowering, x: Lowered, output: str, function: Activation | None = None) -> None:
         """The step, with an activation function or without one, that gives ``output``."""
-        x, form, channels = to.operand(self, self.x), to.form(output), self.weight.shape[1]
-        table: list[Table] = []
-        units = to.units(output, (channels,))
+        if x.mean:
+            raise to.no_mean(function or self, self.x)
+        value = self.output if function is None else output
+        form, channels, table = to.form(value), self.weight.shape[1], list[Table]()
+        units = to.units(value, (channels,))
         if function is not None:
             table, (units,) = to.tables(function, function.kind.value, units[None], output, form)
         w = to.weights(self, "linear", x, self.weight, self.bias, PRE_ACT_UNIT if table else units, narrow=to.precision.narrow_linear)
-        out = to.activations(output, x.tensor.tokens, channels, units, form)
-        to.product(output, self, x.tensor.view(), w, (Requant(w.factor, PRE_ACTIVATION if table else form), *table), out.view())
+        out = to.activations(output, x.view.tokens.count, channels, units, form)
+        to.product(output, self, x.view, w, (Requant(w.factor, PRE_ACTIVATION if table else form), *table), out.view())
         to.define(output, out)
 
-    def lower_update(self, to: Lowering, output: str) -> None:
-        """The step that adds its result to the residual stream, which is then ``output``."""
-        x = to.operand(self, self.x)
-        w = to.weights(self, "linear", x, self.weight, self.bias, to.residual_scale, narrow=to.precision.narrow_linear)
-        to.update(output, self, x.tensor, w, to.residual.view())
+    def lower_update(self, to: Lowering, x: Lowered, output: str, place: View, start: bool) -> None:
+        """The step that adds its result to a residual stream, which is then ``output``. start: it is the embedding the stream starts with."""
+        w = to.weights(self, "embedding" if start else "linear", x, self.weight, self.bias, place.tensor.scale,
+                       narrow=to.precision.narrow_linear and not start)
+        to.update(output, self, x.view, w, place)
 
     @classmethod
     def spellings(cls) -> Spellings:

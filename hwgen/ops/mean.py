@@ -11,6 +11,7 @@ import numpy as np
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, inverse, reduced_axes
+from ..steps.tensor import Span
 from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Mean(Operator):
         return result
 
     def lower(self, to: Lowering) -> None:
-        to.choose(self, self.x, (self.start, to.float_shapes[self.x][0]))
+        to.choose(self, self.x, Span(self.start, to.float_shapes[self.x][0] - self.start), mean=True)
 
     @classmethod
     def spellings(cls) -> Spellings:

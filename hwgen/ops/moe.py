@@ -23,6 +23,7 @@ from .routing import routed
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
+    from ..steps.tensor import View as Place
 
 TIE = 1e-5                       # difference of two router scores that another order of additions may turn
 SUMS = ("ReduceSum", "Add", "Sum", "Mul", "Div", "MatMul", "Einsum", "ScatterElements", "ScatterND", "Where")     # what may give the sum
@@ -53,6 +54,8 @@ class MoE(Operator):
     TAKES: ClassVar[bool] = True
     GIVES: ClassVar[bool] = True
     TRUNK: ClassVar[bool] = True
+    MULTIPLIES: ClassVar[bool] = True
+    DEFERS: ClassVar[bool] = True
 
     @property
     def num_experts(self) -> int:
@@ -124,14 +127,17 @@ class MoE(Operator):
                 FixedFormat("expert result", Unit.RESIDUAL, Role.EXPERT))
 
     def lower(self, to: Lowering) -> None:
-        """Its steps come with the addition to the residual stream."""
-        if self.output not in to.branches:
-            raise self.fail("its result is not added to the residual stream", hint=SUPPORTED)
+        """Its steps come with the addition to a residual stream."""
+        added = [reader for reader in to.readers[self.output] if not reader.MULTIPLIES and not reader.CHOOSES]
+        if (not added and self.output not in to.residuals) or len(added) < len(to.readers[self.output]) or self.output in to.graph.outputs.values():
+            raise self.fail("its result is not added to the residual stream, or used elsewhere too", hint=SUPPORTED)
 
-    def lower_update(self, to: Lowering, output: str) -> None:
+    def lower_update(self, to: Lowering, output: str, place: Place) -> None:
         """The router, then expert by expert: its tokens are gathered, its results are added to the residual stream by their shares."""
         to.narrow(self, self.x, "what experts read,")
-        x, form, place = to.operand(self, self.x), to.form(self.output), to.residual.view()
+        x, form = to.operand(self, self.x), to.form(self.output)
+        if x.mean or not x.view.whole or not place.whole:
+            raise self.fail("routes some of the tokens of a value, or of a residual stream", hint=SUPPORTED)
         tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
         queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
         gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT_UNIT, name=f"{output}.gate")
@@ -143,7 +149,7 @@ class MoE(Operator):
             hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e], form)
             first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], PRE_ACT_UNIT, narrow=narrow,
                                name=f"{output}.expert{e}.layer1")
-            second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], to.residual_scale,
+            second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], place.tensor.scale,
                                 narrow=narrow, name=f"{output}.expert{e}.layer2")
             expert = Expert(e, experts, queue)
             drain = Requant(first.factor, PRE_ACTIVATION), tables[e]

@@ -17,7 +17,6 @@ from ..steps.step import Step
 from .mean import Mean
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
-from .select import Select
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -54,21 +53,20 @@ class LayerNorm(Operator):
 
     def lower(self, to: Lowering) -> None:
         """A step; gamma and beta go into the linear maps that read it."""
-        x, tokens, producer = self.x, None, to.producers.get(self.x)
-        if isinstance(producer, Select) and producer.x in to.stream.values:
-            x, tokens = producer.x, (producer.index, producer.index + 1)
-        if x not in to.stream.values:
-            raise self.fail("normalises the mean of tokens, the engine normalises each token" if isinstance(producer, Mean)
+        state = to.states.get(self.x)
+        if state is None or state.mean:
+            raise self.fail("normalises the mean of tokens, the engine normalises each token" if isinstance(to.producers.get(self.x), Mean)
                             else f"normalises {self.x!r}, which is not the residual stream", hint=SUPPORTED)
-        dim, scale, form = to.float_shapes[x][-1], to.scale(self.output, Role.NORM), to.form(self.output)
-        units = self.eps * (dim / to.residual_scale) ** 2
+        residual, scale, form = state.tensor, to.scale(self.output, Role.NORM), to.form(self.output)
+        dim = residual.channels
+        units = self.eps * (dim / residual.scale) ** 2
         if not units < (1 << EPS_BITS) - 1:                       # nor infinite, nor NaN
-            raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {to.residual_scale:.3g}",
+            raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {residual.scale:.3g}",
                             hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
         feed = Normalize(max(1, round(units)), to.factor(self, "16 / D", 16 / dim), to.factor(self, "normalise", dim / (16 * scale)), form)
-        out = to.activations(self.output, to.residual.tokens, dim, scale, form)
-        to.emit(Step(self.output, self.name, feed, Identity(), (out.view(),), to.residual.view()))
-        to.define(self.output, out, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=tokens)
+        out = to.activations(self.output, residual.tokens, dim, scale, form)
+        to.emit(Step(self.output, self.name, feed, Identity(), (out.view(),), residual.view()))
+        to.define(self.output, out, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=state.tokens)
 
     @classmethod
     def spellings(cls) -> Spellings:

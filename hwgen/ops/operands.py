@@ -1,4 +1,4 @@
-"""How a rule reads a value that an operator takes whole: as it is, one token of it, and times what factor."""
+"""How a rule reads a value that an operator takes whole: as it is, some tokens of it, and times what factor."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from ..graph import Array, Node, Shape
 from ..matching.opgraph import Ref, View
-from ..matching.trial import Affine, Mismatch, Trial, close, is_whole
+from ..matching.trial import Affine, Bound, Mismatch, Trial, close, is_whole
 from .select import Select
+from .slice import Slice
 
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A whole ir value, or one token of it, as a rule reads it. The ONNX operand is ``factor`` times ``value``, or ``affine`` of it."""
+    """A whole ir value, or some tokens of it, as a rule reads it. The ONNX operand is ``factor`` times ``value``, or ``affine`` of it."""
 
     value: str
     shape: Shape
@@ -26,7 +27,7 @@ class Operand:
 
 
 def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | None:
-    """A whole ir value in its own order, or one token of a sequence (makes the Select); None if the value is not bound.
+    """A whole ir value in its own order, or some tokens of a sequence (makes the Select or the Slice); None if the value is not bound.
 
     affine: the rule takes `Operand.affine` in. Raises Mismatch for any other part or order.
     """
@@ -51,17 +52,31 @@ def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | No
         if change is None:
             trial.rounds(bound.value, ref, bound.factor)
         return Operand(bound.value, bound.shape, factor, bound.node, change)
-    first = int(positions.flat[0])
-    if len(bound.shape) == 2 and first % channels == 0 and is_whole(positions - first) and positions.size == channels:
-        node = Select(ref.trail.name if ref.trail else trial.op.name, trial.fresh(f"{bound.value}.token{first // channels}"), bound.value,
-                      first // channels)
+    node = _chosen(trial, ref, bound, positions)
+    if node is not None:
         trial.nodes.append(node)
         if change is None:
             trial.rounds(bound.value, ref, bound.factor)
-        return Operand(node.output, (channels,), factor, node, change)
+        return Operand(node.output, node.shape(bound.shape), factor, node, change)
     via = f" (through {ref.trail})" if ref.trail else ""
     raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "
-                   "supported are the whole sequence, one token, and the heads of an attention", trial.op.name)
+                   "supported are the whole sequence, tokens equally far apart, and the heads of an attention", trial.op.name)
+
+
+def _chosen(trial: Trial, ref: View, bound: Bound, positions: Array) -> Select | Slice | None:
+    """The node that takes just these tokens; None when they are not whole, or not equally far apart."""
+    channels = bound.shape[-1]
+    if len(bound.shape) != 2 or positions.shape[-1] != channels:
+        return None
+    rows = positions.reshape(-1, channels)
+    tokens = rows[:, 0] // channels
+    step = int(tokens[1] - tokens[0]) if len(tokens) > 1 else 1
+    if step < 1 or not np.array_equal(rows, (tokens[0] + step * np.arange(len(tokens)))[:, None] * channels + np.arange(channels)):
+        return None
+    name, first = ref.trail.name if ref.trail else trial.op.name, int(tokens[0])
+    if len(tokens) == 1:
+        return Select(name, trial.fresh(f"{bound.value}.token{first}"), bound.value, first)
+    return Slice(name, trial.fresh(f"{bound.value}.tokens{first}"), bound.value, first, len(tokens), step)
 
 
 def plain(trial: Trial, ref: Ref | None) -> Operand | None:

@@ -28,8 +28,8 @@ class Spellings:
     opens: frozenset[str] = frozenset()
 
 
-SUPPORTED = ("supported is a pre-norm encoder: an embedding starts the residual stream, each block adds a Linear or MoE "
-             "result of its normalised value, heads read a normalised value")
+SUPPORTED = ("supported are Linear, activation and attention on tokens; a residual stream, if there is one, adds up results of these or of a "
+             "MoE, and LayerNorms read it")
 
 
 class Operator(Node):

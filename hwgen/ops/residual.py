@@ -13,9 +13,8 @@ from ..graph import Array, Inner, Node, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, close, in_order, inverse
 from .linear import Linear
-from .norm import LayerNorm
 from .operands import plain
-from .operator import SUPPORTED, Operator, Spellings
+from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -31,6 +30,7 @@ class Add(Operator):
     VALUES: ClassVar[tuple[str, ...]] = ("x", "y")
     COMMUTES: ClassVar[bool] = True
     TRUNK: ClassVar[bool] = True
+    ABSORBS: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         x, y = shapes
@@ -44,15 +44,9 @@ class Add(Operator):
         return total
 
     def lower(self, to: Lowering) -> None:
-        """The step of the branch that is added to the residual stream."""
-        if self.output in to.stream.updates:
-            to.stream.updates[self.output][1].lower_update(to, self.output)
-            return
+        """None of its own: what is added to a residual stream makes them."""
         if self.output in to.graph.outputs.values() and (what := sum_of_heads(self, to.producers)):
             raise self.fail(what, hint="give the two heads as two outputs, and add them on the host")
-        norms = [value for value in self.inputs if isinstance(to.producers.get(value), LayerNorm)]
-        raise self.fail(f"adds {self.x!r} and {self.y!r}, neither of which is the residual stream"
-                        + (": post-norm is not supported" if norms else ""), hint=SUPPORTED)
 
     @classmethod
     def spellings(cls) -> Spellings:

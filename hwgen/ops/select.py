@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..graph import Array, Inner, Shape
+from ..steps.tensor import Span
 from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Select(Operator):
         return operands[0][:, self.index]
 
     def lower(self, to: Lowering) -> None:
-        to.choose(self, self.x, (self.index, self.index + 1))
+        to.choose(self, self.x, Span(self.index, 1))
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..errors import CalibrationError, ModelError, combined
@@ -11,10 +13,11 @@ from ..steps.step import Network, Quantized
 from ..steps.verify import verify
 from . import calibration as calib
 from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
-from .lowering import Lowering, Precision
+from .lowering import Lowering
+from .precision import Precision
 from .recipe import EMPTY, METHODS, Recipe, Rule
 from .rotation import rotated
-from .structure import find_residuals
+from .structure import Stream, find_residuals
 
 __all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "accept", "from_ranges", "output_warnings", "quantize",
            "rotated", "with_findings"]
@@ -48,7 +51,7 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     ranges = ranges or calib.collect(model, images)
     quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data", recipe=recipe)
     sites = calib.sites(model)
-    clips = clipping(model, streams, sites, ranges, quantized.tasks[0].residual_scale)
+    clips = clipping(model, streams, sites, ranges, residual_scales(model, streams, ranges, sites))
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
     warnings += large_values(model, sites, ranges) + clip_warnings(clips)
     return quantized, Findings(tuple(clips), tuple(warnings))
@@ -68,19 +71,14 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
     """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
     streams = find_residuals(model.tasks)
     sites = calib.sites(model)
-    top = max(ranges[known[value], Role.OUT].maximum
-              for known, stream in zip(sites, streams, strict=True) for value in stream.values)
-    top = max([top, *(float(np.abs(stream.table).max()) for stream in streams)])
-    if top == 0.0:
-        raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
-                         hint="give calibration images like the ones the model was trained on")
+    scales = residual_scales(model, streams, ranges, sites)
     pool = Params()
     tasks: list[Network] = []
     used: set[tuple[str, str]] = set()
     wrong: list[ModelError] = []
-    for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
+    for graph, found, known in zip(model.tasks, streams, sites, strict=True):
         try:
-            lowering = Lowering(graph, stream, top / RESIDUAL_TOP, ranges, known, method, pool, Precision(precision), recipe)
+            lowering = Lowering(graph, found, scales[:len(found)], ranges, known, method, pool, Precision(precision), recipe)
             tasks.append(lowering.run())
             used |= lowering.used
             verify(tasks[-1])
@@ -96,3 +94,18 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
                         "on to an activation function",
                         hint="give it to the node that reads this one; hwgen show MODEL.onnx --stage quant prints what is stored")
     return Quantized(tuple(tasks), calibration)
+
+
+def residual_scales(model: Model, streams: Sequence[Sequence[Stream]], ranges: dict[calib.Site, calib.Range],
+                    sites: list[dict[str, int]]) -> list[float]:
+    """Real value of a unit of each residual stream, by their order; the tasks have it in common. Raises ModelError for one that is zero."""
+    scales = []
+    for place in range(max(map(len, streams))):
+        tops = [float(np.abs(found[place].table).max()) for found in streams if place < len(found)]
+        tops += [ranges[known[value], Role.OUT].maximum for known, found in zip(sites, streams, strict=True) if place < len(found)
+                 for value in filter(None, (*found[place].values, found[place].source))]
+        if max(tops) == 0.0:
+            raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
+                             hint="give calibration images like the ones the model was trained on")
+        scales.append(max(tops) / RESIDUAL_TOP)
+    return scales

@@ -6,16 +6,17 @@ whatever is larger saturates, in the integer model and in the hardware. int8 for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..graph import FixedFormat, Model, Role, Unit
-from ..ops import Add, Linear
+from ..ops import MoE
 from ..steps.format import LOGIT_UNIT, PRE_ACT_UNIT, SCORE_UNIT, WIDE
 from .calibration import Range, Site
-from .structure import ResidualStream
+from .structure import Stream
 
 CLIP_LIMIT = 1e-3                # share of clipped values above which a layer is warned of
 ERROR_LIMIT = 0.1                # of the relative output error
@@ -48,9 +49,9 @@ class Findings:
         return [asdict(clip) for clip in self.clipping]
 
 
-def clipping(model: Model, streams: list[ResidualStream], sites: list[dict[str, int]], ranges: dict[Site, Range],
-             residual_scale: float) -> list[Clip]:
-    """One row a layer and format; what stands at one place in several tasks is one row."""
+def clipping(model: Model, streams: Sequence[Sequence[Stream]], sites: list[dict[str, int]], ranges: dict[Site, Range],
+             scales: Sequence[float]) -> list[Clip]:
+    """One row a layer and format; what stands at one place in several tasks is one row. scales: real value of a unit of each stream."""
     rows: dict[tuple[Site, str], Clip] = {}
 
     def row(node: str, what: str, unit: float, site: Site) -> None:
@@ -58,21 +59,27 @@ def clipping(model: Model, streams: list[ResidualStream], sites: list[dict[str, 
         if found is not None:            # an expert no calibration token went to has none
             rows.setdefault((site, what), Clip(node, what, found.maximum, limit, found.share_beyond(limit)))
 
-    units = {Unit.SCORE: SCORE_UNIT, Unit.LOGIT: LOGIT_UNIT, Unit.PRE_ACT: PRE_ACT_UNIT, Unit.RESIDUAL: residual_scale}
-    for graph, stream, known in zip(model.tasks, streams, sites, strict=True):
+    units = {Unit.SCORE: SCORE_UNIT, Unit.LOGIT: LOGIT_UNIT, Unit.PRE_ACT: PRE_ACT_UNIT}
+    for graph, found, known in zip(model.tasks, streams, sites, strict=True):
         kept: dict[str, list[FixedFormat]] = {}
         for node in graph.nodes:
             for fixed in node.formats():
                 kept.setdefault(fixed.of or node.output, []).append(fixed)
-        row(stream.embed.name, "residual update", residual_scale, (known[stream.embed.output], Role.OUT))
+        producers = {node.output: node for node in graph.nodes}
+        states = {state: (stream, scale) for stream, scale in zip(found, scales, strict=False) for state in stream.values}
+        added = {term: scale for stream, scale in zip(found, scales, strict=False) for terms in stream.terms.values() for term in terms}
         for node in graph.nodes:
             for fixed in kept.get(node.output, ()):
-                row(node.name, fixed.what, units[fixed.unit], (known[node.output], fixed.role))
-            if isinstance(node, Add) and node.output in stream.updates:
-                branch = stream.updates[node.output][1]
-                if isinstance(branch, Linear):
-                    row(branch.name, "residual update", residual_scale, (known[branch.output], Role.OUT))
-                row(node.name, "residual", residual_scale, (known[node.output], Role.OUT))
+                unit = units.get(fixed.unit, added.get(node.output, 0.0))
+                row(node.name, fixed.what, unit, (known[node.output], fixed.role))
+            if node.output not in states:
+                continue
+            stream, scale = states[node.output]
+            for term in stream.terms[node.output]:
+                if term in producers and not isinstance(producers[term], MoE):
+                    row(producers[term].name, "residual update", scale, (known[term], Role.OUT))
+            if node.output != stream.start:
+                row(node.name, "residual", scale, (known[node.output], Role.OUT))
     return list(rows.values())
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import partial
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..errors import ModelError, combined
 from ..functions import titles
 from ..graph import Array, Graph, Node, Role
 from ..knots import knots
-from ..ops import Linear
+from ..ops import Activation, Linear, MoE, PatchEmbed
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE, Format
 from ..steps.param import Factor, Params, ShortColumns
@@ -24,87 +24,81 @@ from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
 from .calibration import Range, Site
+from .order import multiplied, order
+from .precision import Precision
 from .recipe import Recipe
-from .structure import ResidualStream, consumers
+from .structure import Stream, base, consumers
 from .weights import Quantized, factor, identity, quantize_linear
 
 WIDE_TOP = 28000         # int16 value of the largest magnitude seen in calibration: headroom of 17 %
 
 
-class Precision(StrEnum):
-    """Bits of weights and activations. W4A8: the linear maps of all blocks and experts have 4-bit weights; embedding, gates and heads keep
-    8. W4A8_EXPERTS: only the experts. MIXED: 8 bits, and 16 where the recipe says so."""
-
-    W8A8 = "w8a8"
-    W4A8 = "w4a8"
-    W4A8_EXPERTS = "w4a8-experts"
-    MIXED = "mixed"
-
-    @property
-    def narrow_linear(self) -> bool:
-        """Whether the linear maps of blocks have 4-bit weights."""
-        return self is Precision.W4A8
-
-    @property
-    def narrow_experts(self) -> bool:
-        """Whether the linear maps of experts have 4-bit weights."""
-        return self in (Precision.W4A8, Precision.W4A8_EXPERTS)
-
-
 @dataclass(frozen=True)
 class Lowered:
-    """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a head's choice).
+    """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a choice, or all), or their ``mean``.
 
-    gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map that was applied after
-    the choice of tokens or before it, still to be emitted as a head.
+    gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map of all that, still to be done.
     """
 
     tensor: Tensor
     gamma: Array | None = None
     beta: Array | None = None
-    tokens: tuple[int, int] | None = None
+    tokens: Span | None = None
+    mean: bool = False
     linear: Linear | None = None
+
+    @property
+    def view(self) -> View:
+        return self.tensor.view(self.tokens)
 
 
 class Lowering:
     """Builds one `Network`. ``recipe``, ``method`` and ``ranges`` give scales, ``known`` maps values to sites, ``pool`` shares params.
 
-    stream: the residual stream; branches: values that are added to it. readers, producers, float_shapes: of the float values. operands: what
-    was defined so far; residual: the tensor of the stream.
+    streams: the residual streams, and scales: real value of a unit of each. readers, producers, float_shapes: of the float values. What was
+    defined so far: operands; results, of linear maps that are done where they are added, looked up or leave; states, of streams.
     """
 
-    def __init__(self, graph: Graph, stream: ResidualStream, residual_scale: float, ranges: dict[Site, Range],
+    def __init__(self, graph: Graph, streams: Sequence[Stream], scales: Sequence[float], ranges: dict[Site, Range],
                  known: dict[str, int], method: str, pool: Params, precision: Precision, recipe: Recipe):
         self.precision, self.recipe = precision, recipe
-        self.graph, self.stream, self.residual_scale = graph, stream, residual_scale
+        self.graph, self.streams = graph, streams
         self.ranges, self.known, self.method, self.pool = ranges, known, method, pool
-        self.readers = consumers(graph)
+        self.readers, self.multiplied = consumers(graph), multiplied(graph)
         self.float_shapes = graph.shapes()
         self.producers = {node.output: node for node in graph.nodes}
-        self.branches = {branch.output for _, branch in stream.updates.values()}
         self.steps: list[Step] = []
         self.used: set[tuple[str, str]] = set()             # what rules of the recipe were asked for
-        self.outputs: list[Output] = []
+        self.outputs: dict[str, Output] = {}
         self.operands: dict[str, Lowered] = {}
+        self.results: dict[str, Lowered] = {}
+        self.states: dict[str, Lowered] = {}
         self.wrong: list[ModelError] = []                   # what does not fit
         self.lost: dict[str, ModelError] = {}               # value that is not there for that -> why
-        tokens, dim = stream.table.shape
-        self.residual = Tensor(self.fresh("residual"), WIDE, tokens, dim, residual_scale, Memory.RES)
+        self.residuals: dict[str, tuple[Stream, Tensor]] = {}
+        for index, (stream, scale) in enumerate(zip(streams, scales, strict=True)):
+            tokens, channels = stream.table.shape
+            tensor = Tensor(self.fresh(f"residual{index or ''}"), WIDE, tokens, channels, scale, Memory.RES)
+            self.residuals |= dict.fromkeys(stream.values, (stream, tensor))
+        taken = {base(term, self.producers) for stream in streams for state, terms in stream.terms.items() for term in terms if term != state}
+        taken |= {base(value, self.producers) for value in graph.outputs.values()} | self.multiplied
+        self.raw = taken & {*self.residuals, *graph.inputs}     # what is read without a LayerNorm
 
     def run(self) -> Network:
         """Raises ModelError with every node that does not fit; what needs the result of such a node is counted as behind it."""
-        self._attempt(self._start)
-        for node in self.graph.nodes:
-            if node.output not in self.stream.start_nodes and isinstance(node, Operator):
-                self._attempt(partial(node.lower, self), node.inputs, node.output)
-        for onnx_name, value in self.graph.outputs.items():
-            self._attempt(partial(self._head, onnx_name, value), (value,), node=self.producers[value].name)
+        self._attempt(self._input)
+        for unit in order(self.graph, self.streams):
+            if isinstance(unit, str):
+                value = self.graph.outputs[unit]
+                self._attempt(partial(self._output, unit, value), (value,), node=self.producers[value].name)
+            elif isinstance(unit, Operator):
+                self._attempt(partial(self._lower, unit), unit.inputs, unit.output)
         if self.wrong:
             raise combined(self.wrong)
-        return Network(self.graph.name, tuple(self.steps), tuple(self.outputs))
+        return Network(self.graph.name, tuple(self.steps), tuple(self.outputs[name] for name in self.graph.outputs))
 
     def _attempt(self, lower: Callable[[], None], read: Sequence[str] = (), output: str = "", node: str | None = None) -> None:
-        """Lower something that reads these values and gives ``output``; node: who is to blame, unless the error says it. The states of the
+        """Lower something that reads these values and gives ``output``; node: who is to blame, unless the error says it. The states of a
         residual stream are there whatever is added."""
         cause = next((self.lost[value] for value in read if value in self.lost), None)
         if cause is not None:
@@ -115,8 +109,19 @@ class Lowering:
             except ModelError as error:
                 cause = error.about(node)
                 self.wrong.append(error)
-        if cause is not None and output not in self.stream.values:
+        if cause is None:
+            return
+        if output in self.residuals:
+            residual = self.residuals[output][1]
+            self.states[output] = Lowered(residual)
+            self.operands.setdefault(output, Lowered(residual))
+        else:
             self.lost[output] = cause
+
+    def _lower(self, node: Operator) -> None:
+        node.lower(self)
+        if node.output in self.residuals:
+            self._sum(node)
 
     # ---------------------------------------------------------------- values
 
@@ -166,43 +171,59 @@ class Lowering:
         return Tensor(name, form, tokens, channels, top, ratio=ratio)
 
     def define(self, value: str, tensor: Tensor, *, gamma: Array | None = None, beta: Array | None = None,
-               tokens: tuple[int, int] | None = None) -> None:
-        """What ``value`` is from now on; see `Lowered`."""
+               tokens: Span | None = None) -> None:
+        """What ``value`` is from now on, an operand; see `Lowered`."""
         self.operands[value] = Lowered(tensor, gamma, beta, tokens)
 
     def as_lowered(self, tensor: Tensor) -> Lowered:
         """A tensor that is no float value of its own."""
         return Lowered(tensor)
 
-    def choose(self, node: Node, value: str, tokens: tuple[int, int]) -> None:
-        """``node`` is so many tokens (start, stop) of ``value``; of the residual stream, the LayerNorm or the error follows at the reader."""
-        if value in self.operands:
-            self.operands[node.output] = replace(self.operands[value], tokens=tokens)
-        elif value not in self.stream.values:
-            raise node.fail(f"takes tokens of {value!r}, which is not a value of its own in hardware", hint=SUPPORTED)
+    def put_off(self, value: str, x: Lowered, linear: Linear) -> None:
+        """``value`` is a linear map of an operand, whose step is done where it is added, looked up or leaves."""
+        self.results[value] = replace(x, linear=linear)
 
-    def head(self, node: Linear, x: Lowered) -> None:
-        """``node`` is a head, to be emitted with the outputs."""
-        self.operands[node.output] = replace(x, linear=node)
+    def choose(self, node: Node, value: str, tokens: Span, mean: bool = False) -> None:
+        """``node`` is some tokens of ``value``, or their mean."""
+        for known in (self.operands, self.results, self.states):
+            if value in known:
+                whole = known[value].tokens or Span(0, known[value].tensor.tokens)
+                span = Span(whole.start + whole.step * tokens.start, tokens.count, whole.step * tokens.step)
+                known[node.output] = replace(known[value], tokens=span, mean=mean)
 
     def operand(self, node: Node, value: str) -> Lowered:
-        """What ``node`` reads. Raises ModelError when it is no int8 value."""
+        """What ``node`` multiplies, in 8 or 16 bits. Raises ModelError when it is no value of its own."""
         if value not in self.operands:
-            raise node.fail(f"reads {value!r} of {type(self.producers.get(value)).__name__} without a LayerNorm in between: "
-                            "only int8 values can be computed with, and this one stays in 16 bits or inside another step",
-                            hint=SUPPORTED)
-        operand = self.operands[value]
-        if operand.linear is not None:
-            raise node.fail(f"reads {value!r}, which is a Linear after the choice of tokens: only one Linear may follow it",
-                            hint="heads are a single Linear")
-        return operand
+            raise node.fail(f"reads {value!r} of {type(self.producers.get(value)).__name__}, which is inside another step", hint=SUPPORTED)
+        return self.operands[value]
 
-    def plain(self, node: Node, value: str) -> Tensor:
-        """An operand of all tokens with no gamma left to fold."""
+    def plain(self, node: Node, value: str) -> View:
+        """An int8 operand with no gamma left to fold: any other one goes through a linear map that changes nothing."""
         operand = self.operand(node, value)
-        if operand.gamma is not None:
-            raise node.fail(f"reads the LayerNorm result {value!r} without a Linear in between", hint=SUPPORTED)
-        return operand.tensor
+        if operand.mean:
+            raise self.no_mean(node, value)
+        if operand.gamma is None and operand.tensor.format == INT8:
+            return operand.view
+        name = self.fresh(f"{value}.int8")
+        if name not in self.operands:
+            self._identity(value, operand).lower_with(self, operand, name)
+        return self.operands[name].view
+
+    def no_mean(self, node: Node, value: str) -> ModelError:
+        """The mean of tokens can only leave."""
+        return node.fail(f"computes with {value!r}, the mean of tokens: the engine adds tokens up as they leave", hint=SUPPORTED)
+
+    def result(self, value: str) -> Lowered | None:
+        """A value as a linear map of an operand: that of its own node, or one that changes nothing. None when it is neither."""
+        if value in self.results:
+            return self.results[value]
+        operand = self.operands.get(value)
+        return None if operand is None else replace(operand, linear=self._identity(value, operand))
+
+    def _identity(self, value: str, x: Lowered) -> Linear:
+        producer, channels = self.producers.get(value), x.tensor.channels
+        return Linear(value if producer is None else producer.name, value, value, np.eye(channels, dtype=np.float32),
+                      np.zeros(channels, np.float32))
 
     # ---------------------------------------------------------------- steps
 
@@ -228,10 +249,6 @@ class Lowering:
         if steps is not None and self.recipe.steps is not None:
             self.recipe.steps.note(f"{node.name}: {what}", steps, made.tile.scale.array / x.tensor.scale)
         return made
-
-    def words(self, x: Lowered) -> Quantized:
-        """The linear map that gives the words of ``x`` as they are, one unit of its accumulators a word: what reads a value out."""
-        return identity(self.pool, x.tensor.channels, x.tensor.scale)
 
     def tables(self, node: Node, function: str, units: Array, name: str,
                form: Format = INT8) -> tuple[list[Table], Array]:
@@ -260,64 +277,106 @@ class Lowering:
         macs = x.tokens.count * w.tile.weight.array.size
         self.emit(Step(value, node.name, Plain(), w.tile, (sink,), x, drain, **{"macs": macs, **fields}))
 
-    def update(self, value: str, node: Node, x: Tensor, w: Quantized, place: View) -> None:
-        """A linear map whose result is added to the residual stream."""
-        self.product(value, node, x.view(), w, (Requant(w.factor, WIDE), Add(place)), place, keeps=(Keep.MOMENTS,))
+    def update(self, value: str, node: Node, x: View, w: Quantized, place: View) -> None:
+        """A linear map whose result is added to a residual stream."""
+        self.product(value, node, x, w, (Requant(w.factor, WIDE), Add(place)), place, keeps=(Keep.MOMENTS,))
 
-    def state(self, node: Node, value: str) -> Lowered:
-        """The residual stream as it is now, an operand of 16 bits: what reads it without a LayerNorm. value: name of the operand."""
-        words = self.activations(value, self.residual.tokens, self.residual.channels, self.residual_scale, WIDE)
-        self.emit(Step(value, node.name, Rescale(EXACT), Identity(), (words.view(),), self.residual.view(), about="residual stream as it is"))
-        return Lowered(words)
+    def _input(self) -> None:
+        """What the host sends: an operand, or the start of a residual stream."""
+        ((source, shape),) = self.graph.inputs.items()
+        readers = self.readers[source]
+        cuts = {reader.as_matrix()[0] for reader in readers if isinstance(reader, PatchEmbed)}
+        if len(cuts) > 1 or cuts and len(shape) != 3 or not cuts and len(shape) != 2:
+            raise ModelError(f"input {source!r} {list(shape)} is read by {[type(reader).__name__ for reader in readers]}: it is either an image "
+                             "that is cut into patches of one size, or a sequence of tokens", where=f"graph {self.graph.name!r}",
+                             hint=SUPPORTED).about(readers[0].name)
+        found = next((item for item in self.residuals.values() if item[0].source == source), None)
+        if found is not None:
+            self._host_start(readers[0], source, *found)
+            return
+        patch = cuts.pop() if cuts else (0, 0)
+        tokens, channels = shape if len(shape) == 2 else (math.prod(shape[1:]) // math.prod(patch), shape[0] * math.prod(patch))
+        words = self.activations(self.fresh(f"{source}.int8"), tokens, channels, self.scale(source))
+        self.emit(Step(words.name, readers[0].name, Host(source, patch), Identity(), (words.view(),), about=f"input {source}"))
+        self.define(source, words)
 
-    def host_start(self, node: Node, source: str, table: Array, first_token: int) -> None:
-        """The residual stream starts with the words of the host, without an embedding: int16 from ``first_token`` on, zeros before; then the
-        constant ``table``, float [T, D], is added."""
-        place = self.residual.view()
-        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, (0, 0), first_token), Identity(), (place,), keeps=(Keep.MOMENTS,),
-                       about=f"input {source}"))
-        if table.any():
-            start = self.fresh(f"{source}.start")
-            self.emit(Step(start, node.name, Constant(self.pool.add(start, self._words(table))), Identity(), (place,), drain=(Add(place),),
-                           keeps=(Keep.MOMENTS,), about="residual start"))
+    def _host_start(self, node: Node, source: str, stream: Stream, residual: Tensor) -> None:
+        """A residual stream starts with the words of the host, without an embedding: int16 from ``first_token`` on, zeros before; then its
+        constant is added."""
+        place = residual.view()
+        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, (0, 0), stream.first_token), Identity(), (place,),
+                       keeps=(Keep.MOMENTS,), about=f"input {source}"))
+        if source in self.raw:
+            self._as_it_is(node, source, residual, Span(stream.first_token, residual.tokens - stream.first_token))
+        if stream.table.any():
+            self._start(stream, residual, node, source, Add(place))
+        self.states[stream.start] = Lowered(residual)
 
-    def _words(self, table: Array) -> Array:
-        """A constant of the residual stream."""
-        words: Array = np.clip(np.rint(table / self.residual_scale), WIDE.lo, WIDE.hi).astype(WIDE.dtype)
-        return words
+    def _sum(self, node: Node) -> None:
+        """The steps that make a state of a residual stream. A mixture of experts comes first: it reads the state before in every step."""
+        stream, residual = self.residuals[node.output]
+        terms, place, start = stream.terms[node.output], residual.view(), node.output == stream.start
+        if start and stream.source is None:
+            embed = self.producers[terms[0]]
+            self._start(stream, residual, embed, embed.output)
+            place = residual.view(Span(stream.first_token, residual.tokens - stream.first_token))
+        value = node.output if node.output not in self.operands else self.fresh(f"{node.output}.int16")
+        for left, term in enumerate(sorted(terms, key=lambda term: not isinstance(self.producers.get(term), MoE)), 1 - len(terms)):
+            self._add(node, term, self.fresh(f"{value}.{-left}") if left else value, place, start and len(terms) == 1)
+        self.states[node.output] = Lowered(residual)
+        if node.output in self.raw - self.operands.keys():
+            self._as_it_is(node, node.output, residual)
 
-    def _start(self) -> None:
-        """Input, constant and embedding."""
-        stream = self.stream
-        embed = stream.embed
-        (source,) = self.graph.inputs
-        patch, weight = embed.as_matrix()
-        tokens = self.float_shapes[embed.output][0]
-        patches = self.activations(self.fresh(f"{source}.int8"), tokens, weight.shape[0], self.scale(source))
-        self.emit(Step(patches.name, embed.name, Host(source, patch), Identity(), (patches.view(),), about=f"input {source}"))
-        table = self._words(stream.table)
-        start = self.fresh(f"{embed.output}.start")
-        self.emit(Step(start, embed.name, Constant(self.pool.add(start, table)), Identity(), (self.residual.view(),),
+    def _start(self, stream: Stream, residual: Tensor, node: Node, value: str, *drain: Add) -> None:
+        """The constant of a residual stream."""
+        start = self.fresh(f"{value}.start")
+        table = np.clip(np.rint(stream.table / residual.scale), WIDE.lo, WIDE.hi).astype(WIDE.dtype)
+        self.emit(Step(start, node.name, Constant(self.pool.add(start, table)), Identity(), (residual.view(),), drain=drain,
                        keeps=(Keep.MOMENTS,), about="residual start"))
-        w = self.weights(embed, "embedding", Lowered(patches), weight, embed.bias, self.residual_scale)
-        self.update(stream.values[0], embed, patches, w, self.residual.view(Span(stream.first_token, tokens)))
 
-    def _head(self, onnx_name: str, value: str) -> None:
-        """An output: a Linear of one token or of the mean of tokens."""
+    def _as_it_is(self, node: Node, state: str, residual: Tensor, tokens: Span | None = None) -> None:
+        """A state of a residual stream becomes an operand of 16 bits: what reads it without a LayerNorm."""
+        words = self.activations(self.fresh(f"{state}.operand"), residual.tokens, residual.channels, residual.scale, WIDE)
+        self.emit(Step(words.name, node.name, Rescale(EXACT), Identity(), (words.view(),), residual.view(), about="residual stream as it is"))
+        self.define(state, words, tokens=tokens)
+
+    def _add(self, node: Node, term: str, value: str, place: View, start: bool) -> None:
+        """Add ``term`` to a part of a residual stream, and call that ``value``."""
+        producer, x = self.producers.get(term), self.result(term)
+        if isinstance(producer, MoE):
+            producer.lower_update(self, value, place)
+        elif x is None or x.linear is None:
+            raise node.fail(f"adds {term!r} of {type(producer).__name__}, which is inside another step", hint=SUPPORTED)
+        elif x.mean:
+            raise self.no_mean(node, term)
+        else:
+            x.linear.lower_update(self, x, value, place, start)
+
+    def _worth(self, value: str, where: str) -> None:
+        """Raises ModelError for a function that is applied to an output alone: the host has it without the rounding to 8 bits."""
+        node = self.producers.get(base(value, self.producers))
+        if isinstance(node, Activation) and node.output not in self.multiplied and not any(reader.ABSORBS for reader in self.readers[node.output]):
+            raise ModelError(f"value {node.output!r} is a function of what leaves the engine, which would round it to 8 bits: the host applies it",
+                             where=where, hint=f"end the network in front of node {node.name!r}").about(node.name)
+
+    def _output(self, onnx_name: str, value: str) -> None:
+        """An output: a linear map, or the words of a value as they are, of some tokens or their mean."""
         where = f"output {onnx_name!r} of graph {self.graph.name!r}"
-        head = self.operands.get(value)
-        if head is None or head.linear is None:
-            raise ModelError(f"value {value!r} of {type(self.producers.get(value)).__name__} cannot leave the engine: "
-                             "an output must be a Linear of one token or of the mean of tokens", where=where, hint=SUPPORTED)
-        if head.tokens is None:
-            raise ModelError(f"value {value!r} keeps all {head.tensor.tokens} tokens", where=where,
-                             hint="select a token or take the mean before or after the last Linear")
-        node = head.linear
-        repeat, channels = head.tokens[1] - head.tokens[0], node.weight.shape[1]
-        w = self.weights(node, "head", head, node.weight, node.bias, None, repeat=repeat, name=onnx_name)
-        shape = tuple(self.graph.output_shapes.get(onnx_name, (1, channels)))
-        if int(np.prod(shape[1:])) != channels:
-            raise ModelError(f"output shape {shape} does not hold {channels} channels", where=where)
-        out = Tensor(onnx_name, ACCUMULATOR, 1, channels, memory=Memory.OUT)
-        self.product(onnx_name, node, head.tensor.view(Span(head.tokens[0], repeat)), w, (Mean(),), out.view(), about=f"output {onnx_name}")
-        self.outputs.append(Output(onnx_name, out, w.tile.scale, repeat, shape))
+        x, producer = self.result(value), self.producers.get(value)
+        if x is None or x.linear is None:
+            raise ModelError(f"value {value!r} of {type(producer).__name__} cannot leave the engine: it is inside another step",
+                             where=where, hint=SUPPORTED)
+        self._worth(value, where)
+        node, view = x.linear, x.view
+        repeat, rows = (view.tokens.count, 1) if x.mean else (1, view.tokens.count)
+        if value not in self.results and x.gamma is None:
+            w = identity(self.pool, x.tensor.channels, x.tensor.units)
+        else:
+            w = self.weights(node, "head", x, node.weight, node.bias, None, repeat=repeat, name=onnx_name)
+        channels = node.weight.shape[1]
+        shape = tuple(self.graph.output_shapes.get(onnx_name, (1, channels) if rows == 1 else (1, rows, channels)))
+        if math.prod(shape[1:]) != rows * channels:
+            raise ModelError(f"output shape {shape} does not hold {rows} times {channels} channels", where=where)
+        out = Tensor(onnx_name, ACCUMULATOR, rows, channels, memory=Memory.OUT)
+        self.product(onnx_name, node, view, w, (Mean(),) if rows == 1 else (), out.view(), about=f"output {onnx_name}")
+        self.outputs[onnx_name] = Output(onnx_name, out, w.tile.scale, repeat, shape)

@@ -1,32 +1,49 @@
-"""Finds the residual stream of a float graph: how it starts and what is added to it. Everything else hangs off it."""
+"""Finds the residual streams of a float graph: values that are kept in 16 bits, because they are operands of a sum or normalised.
+
+Everything else is an operand of a product, in 8 bits, or what such a product gives: a term of a sum, or an output. A network may have no
+stream.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from ..errors import ModelError, combined
-from ..graph import Graph, Node
-from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Linear, MoE, PatchEmbed
+from ..graph import Array, Graph, Node
+from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Mean
 from ..ops.operator import SUPPORTED
 
 
-@dataclass(frozen=True, eq=False)
-class ResidualStream:
-    """``values``: names of the stream's states in order, the first one after the embedding.
+@dataclass(eq=False)
+class Stream:
+    """A residual stream: a constant, and the sums that follow.
 
-    table: constant [T, D] of the start (position embedding, class tokens). updates: output of an Add -> (the state it
-    reads, the Linear or MoE node whose result it adds).
+    table: [T, D] of the start (position embedding, class tokens); first_token: its row that the terms of the start are added from.
+    terms: state -> values that are added to the state before it, or to the table. The start up to its last constant is no state, and no
+    sum that nothing reads but the next sum. source: the input that the stream starts with, None where it starts with terms.
     """
 
-    embed: PatchEmbed | Linear
-    table: np.ndarray
-    first_token: int
-    values: tuple[str, ...]
-    start_nodes: frozenset[str]
-    updates: dict[str, tuple[str, Linear | MoE]]
+    table: Array
+    terms: dict[str, tuple[str, ...]]
+    first_token: int = 0
+    source: str | None = None
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of its states in order."""
+        return tuple(self.terms)
+
+    @property
+    def start(self) -> str:
+        return next(iter(self.terms))
+
+    @property
+    def newest(self) -> str:
+        return next(reversed(self.terms))
 
 
 def consumers(graph: Graph) -> dict[str, list[Node]]:
@@ -39,13 +56,20 @@ def consumers(graph: Graph) -> dict[str, list[Node]]:
     return readers
 
 
-def find_residuals(graphs: Sequence[Graph]) -> list[ResidualStream]:
-    """`find_residual` of every task; raises ModelError with what is wrong in any."""
-    found: list[ResidualStream] = []
+def base(value: str, producers: Mapping[str, Node]) -> str:
+    """What some tokens are taken of; the value itself where it is whole."""
+    while (node := producers.get(value)) is not None and node.CHOOSES:
+        (value,) = node.inputs
+    return value
+
+
+def find_residuals(graphs: Sequence[Graph]) -> list[list[Stream]]:
+    """`find_streams` of every task; raises ModelError with what is wrong in any."""
+    found: list[list[Stream]] = []
     wrong: list[ModelError] = []
     for graph in graphs:
         try:
-            found.append(find_residual(graph))
+            found.append(find_streams(graph))
         except ModelError as error:
             wrong.append(error)
     if wrong:
@@ -53,58 +77,127 @@ def find_residuals(graphs: Sequence[Graph]) -> list[ResidualStream]:
     return found
 
 
-def find_residual(graph: Graph) -> ResidualStream:
-    """Follow the stream from the input; raises ModelError with the nodes where the structure departs from a pre-norm encoder."""
-    readers, shapes = consumers(graph), graph.shapes()
-    producers = {node.output: node for node in graph.nodes}
+def find_streams(graph: Graph) -> list[Stream]:
+    """In the order of their starts. Raises ModelError with the nodes that use one as the engine does not."""
     if len(graph.inputs) != 1:
         raise ModelError(f"the network has {len(graph.inputs)} inputs {sorted(graph.inputs)}, one is supported",
                          where=f"graph {graph.name!r}", hint="make the other inputs constants before export")
-    (source,) = graph.inputs
-    first = readers[source]
-    if source in graph.outputs.values() or not first:
-        raise ModelError(f"input {source!r} goes to {'an output' if not first else 'an output too'} as it is", where=f"graph {graph.name!r}",
-                         hint=SUPPORTED)
-    if len(first) != 1 or not isinstance(first[0], (PatchEmbed, Linear)):
-        raise ModelError(f"input {source!r} is read by {[type(n).__name__ for n in first]}, not by one patch embedding or Linear",
-                         where=f"graph {graph.name!r}", hint=SUPPORTED).about(first[0].name)
-    embed, state, start_nodes = first[0], first[0].output, {first[0].output}
-    table = np.zeros(shapes[state], np.float64)
-    if table.ndim != 2:
-        raise embed.fail(f"the embedding gives {shapes[state]}, not a token sequence", hint=SUPPORTED)
-    first_token = 0
-    while len(readers[state]) == 1 and isinstance(node := readers[state][0], (ConcatTokens, AddConst)):
+    return _Search(graph).run()
+
+
+class _Search:
+    """of: stream of each state, those that are passed included. sums: those of terms only, which the next sum takes in."""
+
+    def __init__(self, graph: Graph):
+        self.graph, self.readers, self.shapes = graph, consumers(graph), graph.shapes()
+        self.producers = {node.output: node for node in graph.nodes}
+        self.leaving = set(graph.outputs.values())
+        self.streams: list[Stream] = []
+        self.of: dict[str, Stream] = {}
+        self.sums: dict[str, tuple[str, ...]] = {}
+        self.wrong: list[ModelError] = []
+
+    def run(self) -> list[Stream]:
+        for value in self.graph.inputs:
+            if not self.readers[value] or value in self.leaving:
+                raise ModelError(f"input {value!r} goes to {'an output' if not self.readers[value] else 'an output too'} as it is",
+                                 where=f"graph {self.graph.name!r}", hint=SUPPORTED)
+            if self._normalised(value) or any(isinstance(reader, (Add, AddConst, ConcatTokens)) for reader in self.readers[value]):
+                self._begin(value, ()).source = value
+        for node in self.graph.nodes:
+            try:
+                self._visit(node)
+            except ModelError as error:
+                error.behind = self._behind(node)
+                self.wrong.append(error)
+        if self.wrong:
+            raise combined(self.wrong)
+        for stream in self.streams:
+            self._merge(stream)
+        return self.streams
+
+    def _visit(self, node: Node) -> None:
+        match node:
+            case AddConst() | ConcatTokens():
+                self._constant(node)
+            case Add():
+                self._sum(node)
+            case _ if not node.CHOOSES and not isinstance(node, LayerNorm) and self._normalised(node.output):
+                self._begin(node.output, (node.output,))
+
+    def _normalised(self, value: str) -> bool:
+        """Whether a LayerNorm reads it, or some of its tokens."""
+        return any(isinstance(reader, LayerNorm) or reader.CHOOSES and not isinstance(reader, Mean) and self._normalised(reader.output)
+                   for reader in self.readers[value])
+
+    def _begin(self, state: str, terms: tuple[str, ...]) -> Stream:
+        shape = self.shapes[state]
+        if len(shape) > 2:
+            blamed = self.producers.get(state) or self.readers[state][0]
+            raise blamed.fail(f"value {state!r} has the shape {list(shape)}, it is no sequence of tokens: it cannot be added to or normalised",
+                              hint=SUPPORTED)
+        stream = Stream(np.zeros(shape if len(shape) == 2 else (1, *shape), np.float64), {state: terms})
+        self.streams.append(stream)
+        self.of[state] = stream
+        return stream
+
+    def _constant(self, node: AddConst | ConcatTokens) -> None:
+        """Constants belong to the start of a stream."""
+        stream = self.of.get(node.x)
+        if stream is None:
+            self._term(node, node.x)
+            stream = self._begin(node.x, (node.x,))
+        elif node.x != stream.start or stream.newest != stream.start or node.x in self.leaving or not self._starts_with(node.x, node):
+            raise node.fail("a constant for each token is only supported where the residual stream starts", hint=SUPPORTED)
         if isinstance(node, ConcatTokens):
-            table = np.concatenate([node.tokens.astype(np.float64), table])
-            first_token += len(node.tokens)
+            stream.table = np.concatenate([node.tokens.astype(np.float64), stream.table])
+            stream.first_token += len(node.tokens)
         else:
-            table = table + node.value
-        state = node.output
-        start_nodes.add(state)
-    values, updates = [state], {}
-    wrong: list[ModelError] = []
-    while adds := [node for node in readers[state] if isinstance(node, Add)]:
-        if len(adds) > 1:
-            raise combined([*wrong, adds[1].fail(f"value {state!r} is added to several values: the residual stream forks", hint=SUPPORTED)])
-        (add,) = adds
-        other = add.y if add.x == state else add.x
-        branch = producers.get(other)
-        if isinstance(branch, LayerNorm):
-            wrong.append(add.fail(f"adds the LayerNorm result {other!r}: post-norm is not supported", hint=SUPPORTED))
-        elif not isinstance(branch, (Linear, MoE)):
-            wrong.append(add.fail(f"adds {other!r} from {type(branch).__name__} to the residual stream; only the result of a "
-                                  "Linear or MoE can be added", hint=SUPPORTED))
-        elif len(readers[other]) > 1 or other in graph.outputs.values():
-            wrong.append(branch.fail(f"its result {other!r} is added to the residual stream and used elsewhere too",
-                                     hint="compute it twice in the model, or take the other use from the sum"))
+            stream.table = stream.table + node.value
+        stream.terms = {node.output: stream.terms[node.x]}
+        self.of[node.output] = stream
+
+    def _sum(self, node: Add) -> None:
+        newest = next((value for value in node.inputs if value in self.of and value == self.of[value].newest), None)
+        others = list(node.inputs)
+        if newest is not None:
+            others.remove(newest)
+        for value in others:
+            self._term(node, value)
+        terms = tuple(term for value in others for term in self.sums.get(value, (value,)))
+        if newest is not None:
+            self.of[newest].terms[node.output] = terms
+            self.of[node.output] = self.of[newest]
+        elif self._only_added(node.output):
+            self.sums[node.output] = terms
         else:
-            updates[add.output] = (state, branch)
-        state = add.output
-        values.append(state)
-    if wrong:
-        raise combined(wrong)
-    if not updates:
-        raise ModelError(f"no residual connection starts at {state!r}: it is read by "
-                         f"{[type(n).__name__ for n in readers[state]]}", where=f"graph {graph.name!r}",
-                         hint=SUPPORTED).about(readers[state][0].name if readers[state] else None)
-    return ResidualStream(embed, table, first_token, tuple(values), frozenset(start_nodes), updates)
+            self._begin(node.output, terms)
+
+    def _starts_with(self, state: str, node: Node) -> bool:
+        """Whether ``node`` alone adds a constant to a start, or else it is only multiplied: the words of the host are so before that."""
+        others = [reader for reader in self.readers[state] if reader is not node]
+        return not others or state in self.graph.inputs and all(reader.MULTIPLIES for reader in others)
+
+    def _only_added(self, value: str) -> bool:
+        """Whether nothing but one sum reads it."""
+        return value not in self.leaving and [type(reader) for reader in self.readers[value]] == [Add]
+
+    def _term(self, node: Node, value: str) -> None:
+        """Raises ModelError for what cannot be added to a stream."""
+        if isinstance(self.producers.get(base(value, self.producers)), LayerNorm):
+            raise node.fail(f"adds the LayerNorm result {value!r}: post-norm is not supported", hint=SUPPORTED)
+
+    def _behind(self, node: Node) -> int:
+        """Nodes and outputs that need its result."""
+        needs = {node.output}
+        for reader in self.graph.nodes:
+            if not needs.isdisjoint(reader.inputs):
+                needs.add(reader.output)
+        return len(needs) - 1 + sum(value in needs for value in self.graph.outputs.values())
+
+    def _merge(self, stream: Stream) -> None:
+        """Sums that nothing reads but the next sum are a part of it."""
+        states = list(stream.values)
+        for state, after in pairwise(states[1:]):
+            if self._only_added(state):
+                stream.terms[after] = (*stream.terms.pop(state), *stream.terms[after])

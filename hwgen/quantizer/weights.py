@@ -69,8 +69,8 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
     return Quantized(tile, _columns(pool, name, pairs))
 
 
-def identity(pool: Params, channels: int, scale: float) -> Quantized:
-    """``y = x``, for words of this scale: a column for each channel, times one."""
+def identity(pool: Params, channels: int, scale: float | np.ndarray) -> Quantized:
+    """``y = x``, for words of this scale, a number or [1] or [channels]: a column for each channel, times one."""
     name = f"identity{channels}"
     tile = Stationary(pool.add(f"{name}.weight", np.eye(channels, dtype=INT8.dtype)),
                       pool.add(f"{name}.bias", np.zeros(channels, ACCUMULATOR.dtype)), pool.add(f"{name}.scale", np.full(channels, scale)))

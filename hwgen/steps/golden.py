@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,7 +21,7 @@ _ENDS: WeakKeyDictionary[Network, list[list[str]]] = WeakKeyDictionary()
 
 
 def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs of the network: images float [B, C, H, W] (or tokens [B, T, K]) -> {ONNX output: int32 [B, n]}.
+    """Outputs of the network: images float [B, C, H, W] (or tokens [B, T, K]) -> {ONNX output: int32 [B, n]}, token by token.
 
     Works through the batch in chunks that keep every intermediate below `CHUNK_ELEMENTS`. Raises InputError when the images do not fit.
     """
@@ -31,7 +32,7 @@ def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
     for start in range(0, max(len(images), 1), chunk):
         values = evaluate(network, quantize_input(network, images[start:start + chunk]), weights=weights)
         for output in network.outputs:
-            parts[output.name].append(values[output.tensor.name][:, 0].astype(np.int32))
+            parts[output.name].append(_flat(values[output.tensor.name]).astype(np.int32))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
@@ -72,7 +73,12 @@ def trace(network: Network, images: np.ndarray, *, detail: bool = False) -> dict
     evaluate(network, quantize_input(network, images), found)
     whole = {step.value for step in network.steps}
     result = {name: array for name, array in found.items() if detail or name in whole}
-    return result | {output.name: result[output.name][:, 0] for output in network.outputs}
+    return result | {output.name: _flat(result[output.name]) for output in network.outputs}
+
+
+def _flat(words: np.ndarray) -> np.ndarray:
+    """[B, tokens, channels] -> [B, n]"""
+    return words.reshape(len(words), math.prod(words.shape[1:]))
 
 
 def _ends(network: Network) -> list[list[str]]:

@@ -53,6 +53,6 @@ def dequantize(network: Network, outputs: Mapping[str, np.ndarray]) -> dict[str,
     result = {}
     for output in network.outputs:
         acc = outputs[output.name]
-        real = acc.astype(np.float64) * output.scale.array / output.tokens
+        real = acc.reshape(len(acc), output.tensor.tokens, -1).astype(np.float64) * output.scale.array / output.tokens
         result[output.name] = real.astype(np.float32).reshape(len(acc), *output.shape[1:])
     return result

@@ -142,8 +142,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A network output: ``tensor`` int32; the host multiplies by ``scale`` (float [channels]) over ``tokens``. shape: in the ONNX file,
-    the batch included."""
+    """A network output: ``tensor`` int32; the host multiplies by ``scale`` (float [channels]) over ``tokens``, how many each of its words
+    is the sum of. shape: in the ONNX file, the batch included."""
 
     name: str
     tensor: Tensor

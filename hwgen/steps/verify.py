@@ -211,7 +211,9 @@ def _leaves(output: Output, seen: _Seen) -> None:
             or scale.shape != (tensor.channels,):
         raise ValueError(f"output {output.name!r} is {tensor}, which no step makes, or has {scale.shape} scales")
     summed = step.source.tokens.count if any(isinstance(stage, Mean) for stage in step.drain) else 1
-    if tensor.tokens != 1 or output.tokens != summed or math.prod(output.shape[1:]) != tensor.channels:
+    if not seen.written.holds(tensor.view()):
+        raise ValueError(f"output {output.name!r} is {tensor}, not all of which is made")
+    if output.tokens != summed or math.prod(output.shape[1:]) != tensor.tokens * tensor.channels:
         raise ValueError(f"output {output.name!r} has the shape {list(output.shape)} and {output.tokens} tokens, {tensor} is made of {summed}")
     if scale.dtype != np.float64 or not np.isfinite(scale).all() or not (scale > 0).all():
         raise ValueError(f"output {output.name!r} has a scale that is not positive")

@@ -41,8 +41,8 @@ KERNELS = Path(os.environ.get("HWGEN_TEST_KERNELS", data_dir("hls")))           
 HEADERS = sorted((KERNELS / "include" / "hwgen").glob("*.hpp"))
 LANES = (8, 16)
 FUNCTIONS = (*functions.FUNCTIONS, *(f"{name}(0.25)" for name in functions.FAMILIES))
-TARGETS = {"ACT": 0, "ACTIVATED": 1, "RESIDUAL": 2, "LOGITS": 4, "OUTPUT": 5}
 COLUMNS = "ACTIVATED, a factor a column"
+TARGETS = {"ACT": 0, "ACTIVATED": 1, "RESIDUAL": 2, "LOGITS": 4, "OUTPUT": 5, "OUTPUT of each token": 5}
 rng = np.random.default_rng(20)
 
 
@@ -153,6 +153,8 @@ def test_linear(kernel, lanes, target, tokens, k, n):
             wanted = wide
         case "OUTPUT":
             first, rows, dst_tokens, wanted = 1, tokens - 1, 1, acc[1:].sum(0)
+        case "OUTPUT of each token":
+            first, rows, dst_tokens, wanted = 1, tokens - 1, tokens - 1, acc[1:]
     stream = np.frombuffer(image.product(step, image.Shape(lanes, lanes, lanes), pack=False), np.uint8)
     found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target.split(",")[0]], out, x,
                    residual if target == "RESIDUAL" else [], stream)

@@ -176,6 +176,14 @@ constexpr Step linear(Value dst, Value src, Weights weights)
     return s;
 }
 
+/// The same product of some rows of its source only.
+constexpr Step some(Step s, Rows rows)
+{
+    s.src += rows.first;
+    s.rows = rows.count;
+    return s;
+}
+
 /// The same with an activation function and its output factor, of which multiplier 0 means that of the column.
 constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out, std::uint8_t function = 0)
 {
@@ -202,6 +210,14 @@ constexpr Step head(Output output, Value src, Rows rows, Weights weights)
     s.target = Target::OUTPUT;
     s.first_token = rows.first;
     s.rows = rows.count;
+    return s;
+}
+
+/// Rows of src, each -> int32 words of the output.
+constexpr Step features(Output output, Value src, Rows rows, Weights weights)
+{
+    Step s = head(output, src, rows, weights);
+    s.dst_tokens = rows.count;
     return s;
 }
 

@@ -28,7 +28,7 @@ enum class Target : std::uint8_t {
     RESIDUAL,   ///< requantized to 16 bits, added to the residual stream
     WEIGHED,    ///< the same, times the router's score, for the tokens of an expert's queue
     LOGITS,     ///< requantized to 16 bits, to the logits memory
-    OUTPUT,     ///< accumulators of all tokens added up, to the output
+    OUTPUT,     ///< accumulators to the output: of each token, or of all tokens added up where `dst_tokens` is 1
 };
 
 /// One matrix product.
@@ -40,7 +40,7 @@ struct LinearJob {
     unsigned out_channels;
     unsigned src;         ///< word address
     unsigned dst;         ///< word address, or place in the output
-    unsigned dst_tokens;  ///< rows of the target in memory
+    unsigned dst_tokens;  ///< rows of the target in memory, or in the output
     Target target;
     bool gather;      ///< read the tokens of expert `expert`'s queue
     unsigned expert;  ///< whose queue gather and WEIGHED use
@@ -222,10 +222,12 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
             }
         }
         if (job.target == Target::OUTPUT) {
-            for (unsigned c = 0; c < LANES; ++c) {
+            for (unsigned t = 0; t < job.dst_tokens; ++t) {
+                for (unsigned c = 0; c < LANES; ++c) {
 #pragma HLS PIPELINE II = 1
-                if (n * LANES + c < job.out_channels) {
-                    output[job.dst + n * LANES + c] = total[c];
+                    if (n * LANES + c < job.out_channels) {
+                        output[job.dst + t * job.out_channels + n * LANES + c] = job.dst_tokens == 1 ? total[c] : acc[t][c];
+                    }
                 }
             }
         }

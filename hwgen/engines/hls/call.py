@@ -79,13 +79,13 @@ class Call(ABC):
                 if wrong := stage.wrong(step):
                     raise failure(step, wrong)
             for view in (view for some in views(step) for view in some):
-                if not (view.whole or view == self.rows and view.all_channels and view.tokens.step == 1):
+                if not (view.whole or view in self.rows and view.all_channels and view.tokens.step == 1):
                     raise failure(step, f"the HLS engine has no step for it: {view} is a part of a value")
 
     @property
-    def rows(self) -> View | None:
-        """The view that may be some rows of a tensor; None where all are whole."""
-        return None
+    def rows(self) -> tuple[View, ...]:
+        """Views that may be some rows of a tensor; the others are whole."""
+        return ()
 
     @property
     def value(self) -> str:

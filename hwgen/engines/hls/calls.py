@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from itertools import groupby
+from itertools import combinations, groupby
 
-from ...errors import ModelError
+from ...layout.memory import lifetimes
 from ...steps.step import Network, Step
 from ...steps.tensor import Memory, Tensor
 from ...steps.verify import failure
-from ...steps.walk import with_tensors
+from ...steps.walk import tensors, with_tensors
 from .attention import Attention
 from .call import Call, does
 from .experts import Experts, Router
-from .products import Head, Linear, LinearActivated, LinearResidual
+from .products import Features, Head, Linear, LinearActivated, LinearResidual
 from .start import LayerNorm, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, LayerNorm, Rescaled, Linear, LinearActivated, LinearResidual, Head,
-                                 Attention, Router, Experts)
+                                 Features, Attention, Router, Experts)
 
 
 def calls(network: Network) -> list[Call]:
@@ -26,9 +26,7 @@ def calls(network: Network) -> list[Call]:
 
     Raises ModelError, with the step printed, for what the engine has no function for.
     """
-    streams = {tensor.name for tensor in network.tensors() if tensor.memory is Memory.RES}
-    if len(streams) > 1:
-        raise ModelError(f"{len(streams)} residual streams: the HLS engine has one", where=f"network {network.name!r}")
+    _one_at_a_time(network)
     found: list[Call] = []
     places: dict[str, int] = {}             # of the newest words of a tensor: index of the call that wrote them
     for _, group in groupby(network.steps, lambda step: (step.value, step.expert is None)):
@@ -38,10 +36,19 @@ def calls(network: Network) -> list[Call]:
     return found
 
 
+def _one_at_a_time(network: Network) -> None:
+    """Raises ModelError when two residual streams are there at once: there is one memory for them."""
+    lives = lifetimes((tensor for tensor in tensors((step.source_view, step.sinks)) if tensor.memory is Memory.RES) for step in network.steps)
+    for (stream, (_, last)), (other, (first, _)) in combinations(lives.items(), 2):
+        if first <= last:
+            raise failure(network.steps[first], f"starts the residual stream {other.name!r} while {stream.name!r} is still needed: the HLS engine "
+                          "has memory for one at a time", "compile with --backend rtl, or cut the network there")
+
+
 def _function(steps: tuple[Step, ...]) -> type[Call]:
-    """The function a feed asks for, or the last stage of a plain product."""
+    """The function a feed asks for, or the last stage of a plain product, or a product without stages."""
     last = steps[-1]
-    asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)]
+    asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)] + [last.tile.hls]
     name = next(filter(None, asked), "")
     found = [call for call in CALLS if (call.asked or call.function) == name]
     for call in (*(call for call in found if does(last, call.form[-1]) and last.sink.tensor.memory is call.memory), *found):

@@ -105,11 +105,11 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
             options["trace"] = work / "trace.bin"
         result = native.run(executable, options, on_frame)
         words = np.fromfile(work / "output.bin", ACCUMULATOR.stored).reshape(len(tasks), -1)
-        outputs = [{name: row[place:place + channels] for name, place, channels in plan.outputs[task]}
+        outputs = [{name: row[place:place + length] for name, place, length in plan.outputs[task]}
                    for row, task in zip(words, tasks, strict=True)]
         traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
     for values, row, task in zip(traces, words, tasks, strict=False):
-        values |= {step.names[task]: row[step.place:step.place + step.channels].astype(np.int64) for step in plan.steps
+        values |= {step.names[task]: row[step.place:step.place + step.length].astype(np.int64) for step in plan.steps
                    if isinstance(step, Head) and step.task in (ALL_TASKS, task)}
     return CsimRun(outputs, traces, result["seconds"])
 

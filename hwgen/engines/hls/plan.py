@@ -33,7 +33,7 @@ HEADER = struct.Struct("<8sIIQI36x")
 class Plan:
     """Everything the templates and the bench need. Sizes in words of ``lanes`` channels.
 
-    functions: the activation functions, as `knots` knows them; outputs: per task (ONNX name, first word, channels); image: words of
+    functions: the activation functions, as `knots` knows them; outputs: per task (ONNX name, first word, words); image: words of
     ``lanes`` bytes, without header.
     """
 
@@ -104,7 +104,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         head_words=max((most for step in steps if isinstance(step, Attention) for most in step.head_words(lanes)), default=1),
         max_experts=max((step.channels for step in routers), default=1), max_top_k=max((step.route.top_k for step in routers), default=1),
         act_words=act_words, low_words=act_words if any(value.wide for value in values) else 1,
-        residual_words=max(count * words(channels, lanes) for count, channels in starts),
+        residual_words=max((count * words(channels, lanes) for count, channels in starts), default=1),
         logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
         input_words=next(step.input_words(lanes) for step in steps if isinstance(step, (Patches, Tokens))),
         output_words=max(map(_end, outputs)))
@@ -159,14 +159,14 @@ def _outputs(table: list[_Entry], tasks: int) -> tuple[list[int], tuple[tuple[tu
         heads = {task: call for task, call in entry.versions.items() if isinstance(call, Head)}
         place = max((_end(outputs[task]) for task in heads), default=0)         # one step has one place, whatever comes before it in a task
         for task, call in heads.items():
-            outputs[task].append((call.output, place, call.channels))
+            outputs[task].append((call.output, place, call.length))
         places.append(place)
     return places, tuple(map(tuple, outputs))
 
 
 def _end(outputs: Sequence[tuple[str, int, int]]) -> int:
     """First word behind these outputs."""
-    return max((place + channels for _, place, channels in outputs), default=0)
+    return max((place + length for _, place, length in outputs), default=0)
 
 
 def _functions(table: list[_Entry]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from typing import ClassVar
 
 from ...steps.format import WIDE
 from ...steps.param import Factor
@@ -17,13 +18,30 @@ class Product(Call, ABC):
 
     kind = "LINEAR"
 
+    TAKES_ROWS: ClassVar[bool] = False
+    """Whether the function itself takes some rows of its source."""
+
     @property
     def channels(self) -> int:
         """Of the result."""
         return self.steps[0].columns
 
+    @property
+    def source(self) -> View:
+        """What streams."""
+        return self.steps[0].source
+
+    @property
+    def rows(self) -> tuple[View, ...]:
+        return (self.source,)
+
+    @property
+    def code(self) -> str:
+        span = self.source.tokens
+        return super().code if self.source.whole or self.TAKES_ROWS else f"some(hwgen::{super().code}, {{{span.start}, {span.count}}})"
+
     def cycles(self, lanes: int, queries: int) -> int:
-        return linear_cycles(self.steps[0].source.tokens.count, self.src.channels, self.channels, lanes, self.src.wide)
+        return linear_cycles(self.source.tokens.count, self.src.channels, self.channels, lanes, self.src.wide)
 
     def weight_words(self, lanes: int) -> int:
         return linear_words(self.src.channels, self.channels, lanes)
@@ -77,41 +95,61 @@ class LinearResidual(Product):
     memory = Memory.RES
 
     @property
-    def rows(self) -> View:
+    def target_rows(self) -> View:
+        """What is added to."""
         return self.steps[0].sink
 
+    @property
+    def rows(self) -> tuple[View, ...]:
+        return self.source, self.target_rows
+
     def arguments(self) -> list[str]:
-        return [f"{{{self.rows.tensor.tokens}, {self.channels}}}", str(self.rows.tokens.start), self.src.code, self.image]
+        return [f"{{{self.target_rows.tensor.tokens}, {self.channels}}}", str(self.target_rows.tokens.start), self.src.code, self.image]
 
     def about(self) -> str:
-        return (f"linear, {self.src} -> added to int16 [{self.rows.tensor.tokens}, {self.channels}], "
-                f"scale {self.rows.tensor.scale:.5g}")
+        return (f"linear, {self.src} -> added to int16 [{self.target_rows.tensor.tokens}, {self.channels}], "
+                f"scale {self.target_rows.tensor.scale:.5g}")
 
     def traced(self) -> tuple[str, int, int]:
-        return WIDE.stored, self.rows.tensor.tokens, self.channels
+        return WIDE.stored, self.target_rows.tensor.tokens, self.channels
 
 
 class Head(Product):
     """Rows of src, added up -> int32 words of the output."""
 
-    function, target, form = "head", "OUTPUT", ((Plain, Stationary, Mean),)
+    function, target = "head", "OUTPUT"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Mean),)
     memory = Memory.OUT
-
-    @property
-    def rows(self) -> View:
-        return self.steps[0].source
+    TAKES_ROWS = True
 
     @property
     def output(self) -> str:
         """Of the network."""
         return self.steps[0].sink.name
 
+    @property
+    def length(self) -> int:
+        """Words of the output."""
+        return self.steps[0].sink.tokens.count * self.channels
+
     def arguments(self) -> list[str]:
-        span = self.rows.tokens
+        span = self.source.tokens
         return [f"{{{self.place}, {self.channels}}}", self.src.code, f"{{{span.start}, {span.count}}}", self.image]
 
     def about(self) -> str:
-        return f"linear, {self.src}, {self.rows.tokens.count} of the tokens -> {self.output}: int32 [{self.channels}]"
+        return f"linear, {self.src}, {self.source.tokens.count} of the tokens -> {self.output}: int32 [{self.channels}]"
+
+
+class Features(Head):
+    """Rows of src, each -> int32 words of the output."""
+
+    function, form = "features", ((Plain, Stationary),)
+
+    def about(self) -> str:
+        return f"linear, {self.src} -> {self.output}: int32 [{self.source.tokens.count}, {self.channels}]"
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        return super().cycles(lanes, queries) + words(self.channels, lanes) * self.source.tokens.count * (lanes + DEPTH)
 
 
 def linear_words(k: int, n: int, lanes: int) -> int:

@@ -75,8 +75,8 @@ def _expected(plan: Plan, model: Quantized, images: np.ndarray) -> bytes:
     words = np.zeros((len(images), len(model.tasks), plan.output_words), ACCUMULATOR.stored)
     for task, network in enumerate(model.tasks):
         found = golden.run(network, images)
-        for name, place, channels in plan.outputs[task]:
-            words[:, task, place:place + channels] = found[name]
+        for name, place, length in plan.outputs[task]:
+            words[:, task, place:place + length] = found[name]
     return words.tobytes()
 
 

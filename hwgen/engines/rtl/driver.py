@@ -49,11 +49,11 @@ def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
     for task, (network, slices) in enumerate(zip(model.tasks, program.outputs, strict=True)):
         heads = {output.name: output for output in network.outputs}
         for o in slices:
-            if o.token < 0:
+            if not o.tap:
                 text = _initializer(heads[o.name])
                 scales.setdefault(text, f"hwgen_scale_{len(scales)}")
-            outputs.append({"task": task, "name": o.name, "image": o.image, "channels": o.channels, "first": o.word * config.to,
-                            "step": o.step * config.to, "scale": scales[text] if o.token < 0 else "0"})
+            outputs.append({"task": task, "name": o.name, "image": o.image, "token": o.token, "channels": o.channels, "first": o.word * config.to,
+                            "step": o.step * config.to, "scale": "0" if o.tap else scales[text]})
     host, source = model.tasks[0].input
     form = source.format
     header = render("driver/hwgen.h.j2", name=name, version=__version__, to=config.to, front=host.front, input_bits=form.bits, input_limit=form.hi,

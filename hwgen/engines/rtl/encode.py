@@ -26,10 +26,11 @@ def planes_of(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Encoder:
-    """bases: first word of every tensor that lies in a memory."""
+    """bases: first word of every tensor that lies in a memory; rows: first row of the statistics of each residual stream."""
 
     config: EngineConfig
     bases: dict[Tensor, int]
+    rows: dict[Tensor, int]
 
     def instruction(self, slot: Slot[Step], limits: tuple[int, int]) -> Instr:
         """limits: slack and load_slack (see `hazards`)."""
@@ -71,7 +72,11 @@ class Encoder:
         view = step.source
         if step.feed.gathers:                                # queues hold tokens of the whole tensor
             view = replace(view, tokens=Span(0, view.tensor.tokens))
-        row = {"src_row": step.half * self.config.max_tokens} if view.tensor.memory is Memory.SCORE else {}
+        row = {}
+        if view.tensor.memory is Memory.SCORE:
+            row = {"src_row": step.half * self.config.max_tokens}
+        elif view.tensor.memory is Memory.RES:
+            row = {"src_row": self.rows[view.tensor] + view.tokens.start}
         return {"src_base": self._word(view), "src_stride": view.tensor.tokens, "step": view.tokens.step} | row
 
     def _target(self, step: Step) -> dict[str, int]:
@@ -89,7 +94,7 @@ class Encoder:
             case Memory.SCORE:
                 fields = {"dst_row": step.half * config.max_tokens}
             case Memory.RES:
-                fields = {"dst_row": view.tokens.start}
+                fields = {"dst_row": self.rows[view.tensor] + view.tokens.start}
         low = view.tensor.tokens if step.plane is Plane.LOW else 0          # words behind the high half
         return fields | {"dst_base": self._word(view) + low, "dst_stride": view.tensor.tokens * planes_of(view.tensor),
                          "dst_group": view.position % config.ti // config.group}

@@ -19,6 +19,7 @@ from ...steps.passes.batch import batch as batched
 from ...steps.passes.experts import order_experts
 from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
+from ...steps.passes.outputs import split_outputs
 from ...steps.passes.planes import split_planes
 from ...steps.passes.roles import copies
 from ...steps.passes.taps import is_tap, taps as tapped
@@ -49,25 +50,25 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         network = order_inputs(network)
         if taps:
             network = tapped(network, OUT_WORDS)
-        network = copies(fuse_norms(batched(network, batch)), group)
+        network = copies(fuse_norms(split_outputs(batched(network, batch), OUT_WORDS)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
         networks.append(number(split_planes(extra_steps(network, ablation, ti, to))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
-    bases, words, buffers = _memory_map(slots, ti)
+    bases, rows, words, buffers = _memory_map(slots, ti)
     routers = [(slot.step.columns, slot.step.sink.tensor.channels) for slot in slots if slot.step.routes]
     config = EngineConfig(
-        ti=ti, to=to, max_tokens=_max_tokens(slots), **{f"{memory}_words": _round(words[memory]) for memory in PLACED},
+        ti=ti, to=to, max_tokens=_max_tokens(slots, rows), **{f"{memory}_words": _round(words[memory]) for memory in PLACED},
         program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots), wide=False)
     limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
-    encoder = Encoder(config, bases)
+    encoder = Encoder(config, bases, rows)
     instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
     config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs))
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
-    outputs, output_words = _outputs(slots, instrs, len(networks))
+    outputs, output_words = _outputs(slots, instrs, len(networks), batch)
     shape = shape_of(config)
     return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"".join(_image(slots, shape)),
                    sum(instr.tokens * instr.n_tiles * image.word_bytes(slot.step.sink.tensor.format.dtype.itemsize, shape)
@@ -80,8 +81,8 @@ def identity(step: Step) -> Hashable:
             tuple((t.name, t.format, t.tokens, t.channels, t.heads) for t in tensors((step.source_view, step.tile, step.sinks))))
 
 
-def _memory_map(slots: list[Slot[Step]], ti: int) -> tuple[dict[Tensor, int], dict[Memory, int], tuple[BufferInfo, ...]]:
-    """First word of every tensor, words used of each memory, and the lines of the map."""
+def _memory_map(slots: list[Slot[Step]], ti: int) -> tuple[dict[Tensor, int], dict[Tensor, int], dict[Memory, int], tuple[BufferInfo, ...]]:
+    """First word of every tensor, first row of the statistics of each residual stream, words used of each memory, and the lines of the map."""
     lives = lifetimes([tensor for tensor in tensors((slot.step.source_view, slot.step.sinks, slot.step.tile)) if tensor.memory in PLACED]
                       for slot in slots)
 
@@ -92,7 +93,8 @@ def _memory_map(slots: list[Slot[Step]], ti: int) -> tuple[dict[Tensor, int], di
     for memory in PLACED:
         placed, words[memory] = first_fit({tensor: life for tensor, life in lives.items() if tensor.memory is memory}, size)
         bases |= placed
-    return bases, words, tuple(BufferInfo(t.name, t.memory.value, bases[t], size(t), *life) for t, life in lives.items())
+    rows, _ = first_fit({tensor: life for tensor, life in lives.items() if tensor.memory is Memory.RES}, lambda tensor: tensor.tokens)
+    return bases, rows, words, tuple(BufferInfo(t.name, t.memory.value, bases[t], size(t), *life) for t, life in lives.items())
 
 
 def _round(count: int) -> int:
@@ -100,8 +102,9 @@ def _round(count: int) -> int:
     return max(16, -(-count // 16) * 16)
 
 
-def _max_tokens(slots: list[Slot[Step]]) -> int:
-    tokens = max(slot.step.tokens for slot in slots)
+def _max_tokens(slots: list[Slot[Step]], rows: dict[Tensor, int]) -> int:
+    """Accumulators, and rows of statistics."""
+    tokens = max([slot.step.tokens for slot in slots] + [first + tensor.tokens for tensor, first in rows.items()])
     return max(16, 1 << (tokens - 1).bit_length())
 
 
@@ -136,7 +139,7 @@ def _image(slots: list[Slot[Step]], shape: image.Shape) -> Iterator[bytes]:
             yield image.constant(table, shape)
 
 
-def _outputs(slots: list[Slot[Step]], instrs: list[Instr], num_tasks: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
+def _outputs(slots: list[Slot[Step]], instrs: list[Instr], num_tasks: int, batch: int) -> tuple[tuple[tuple[OutputSlice, ...], ...], int]:
     """Outputs of each task, and the words a frame's output needs at most."""
     outputs, most = [], 0
     for task in range(num_tasks):
@@ -147,8 +150,8 @@ def _outputs(slots: list[Slot[Step]], instrs: list[Instr], num_tasks: int) -> tu
                 continue
             rows, first, channels = step.sink.tokens.count, step.sink.tokens.start, step.sink.channels.count
             for row in range(rows):
-                image_index, token = (0, first + row) if is_tap(step) else (first + row, -1)
-                found.append(OutputSlice(step.value, image_index, word + row, rows, channels, token))
+                image_index, token = divmod(first + row, step.sink.tensor.tokens // batch)
+                found.append(OutputSlice(step.value, image_index, word + row, rows, channels, token, is_tap(step)))
             word += instr.n_tiles * rows
         outputs.append(tuple(found))
         most = max(most, word)

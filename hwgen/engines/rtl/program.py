@@ -25,15 +25,16 @@ def shape_of(config: EngineConfig) -> image.Shape:
 
 @dataclass(frozen=True, slots=True)
 class OutputSlice:
-    """Where an output of one image lies in a frame's output of one task: words (of ``to`` int32) ``word``, ``word + step``, ... hold
-    ``channels`` values."""
+    """Where a token of an output of one image lies in a frame's output of one task: words (of ``to`` int32) ``word``, ``word + step``, ...
+    hold ``channels`` values. tap: it leaves for comparison (``taps``) and is no output of the network."""
 
     name: str
     image: int
     word: int
     step: int
     channels: int
-    token: int = -1          # of a value that leaves for comparison (``taps``); -1: an output of the network
+    token: int = 0
+    tap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +133,23 @@ class Program:
         return padded.tobytes()
 
     def read_outputs(self, data: bytes, tasks: list[int]) -> list[dict[str, np.ndarray]]:
-        """Output memory of a run -> per image {ONNX output: int32 [channels]}, ``batch`` images a frame; tasks: of each frame."""
-        to = self.config.to
-        frames = np.frombuffer(data, ACCUMULATOR.stored).reshape(len(tasks), -1, to)
-        result = []
-        for frame, task in zip(frames, tasks, strict=True):
-            found: list[dict[str, np.ndarray]] = [{} for _ in range(self.batch)]
-            for o in self.outputs[task]:
-                if o.token < 0:
-                    found[o.image][o.name] = _values(frame, o, to)
-            result.extend(found)
-        return result
+        """Output memory of a run -> per image {ONNX output: int32 [n]}, token by token, ``batch`` images a frame; tasks: of each frame."""
+        return [{name: np.concatenate(rows) for name, rows in found.items()} for found in self._read(data, tasks, tap=False)]
 
     def read_values(self, data: bytes, tasks: list[int]) -> list[dict[str, np.ndarray]]:
         """The same run -> per frame {value of the network: int32 [T, C]}, for a program with ``taps``."""
+        return [{name: np.stack(rows) for name, rows in found.items()} for found in self._read(data, tasks, tap=True)]
+
+    def _read(self, data: bytes, tasks: list[int], tap: bool) -> list[dict[str, list[np.ndarray]]]:
+        """Per image {name: the words of its tokens in order}, of taps or of outputs."""
         frames = np.frombuffer(data, ACCUMULATOR.stored).reshape(len(tasks), -1, self.config.to)
         result = []
         for frame, task in zip(frames, tasks, strict=True):
-            found: dict[str, list[np.ndarray]] = {}
-            for o in self.outputs[task]:
-                if o.token >= 0:                    # in the order of tokens
-                    found.setdefault(o.name, []).append(_values(frame, o, self.config.to))
-            result.append({name: np.stack(rows) for name, rows in found.items()})
+            found: list[dict[str, list[np.ndarray]]] = [{} for _ in range(self.batch)]
+            for o in sorted(self.outputs[task], key=lambda o: o.token):
+                if o.tap == tap:
+                    found[o.image].setdefault(o.name, []).append(_values(frame, o, self.config.to))
+            result.extend(found)
         return result
 
 

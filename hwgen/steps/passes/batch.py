@@ -17,22 +17,19 @@ from ..walk import with_tensors
 
 
 def batch(network: Network, images: int) -> Network:
-    """Every tensor gets the tokens of all images; attention stays within an image; an output has a token an image.
+    """Every tensor gets the tokens of all images; attention stays within an image.
 
     The patches come with rows of zeros in front of each image's, one a class token, and the embedding covers them all: the start of the
-    residual stream is less by what it adds there. Raises CapacityError when that leaves the 16-bit range. Words of the host that are the
-    residual stream have those rows already.
+    residual stream is less by what it adds there. Raises CapacityError when that leaves the 16-bit range, and where something else reads the
+    patches too.
     """
     if images == 1:
         return network
+    embed, front = _embedding(network)
     patches = network.input[1]
-    embed = next((step for step in network.steps if step.source_view is not None and step.source.tensor == patches
-                  and any(isinstance(stage, Add) for stage in step.drain)), None)
-    front = embed.sink.tokens.start if embed is not None else 0
 
     def many(tensor: Tensor) -> Tensor:
-        rows = 1 if tensor.memory is Memory.OUT else tensor.tokens + (front if tensor == patches else 0)
-        return replace(tensor, tokens=images * rows)
+        return replace(tensor, tokens=images * (tensor.tokens + (front if tensor == patches else 0)))
 
     steps: list[Step] = []
     for step in network.steps:
@@ -40,14 +37,33 @@ def batch(network: Network, images: int) -> Network:
         if isinstance(step.feed, Host):
             steps.append(_all(changed))
         elif isinstance(step.feed, Constant):
-            steps.append(replace(_all(changed), feed=Constant(_start(step.feed.table, embed, front, images))))
+            table = step.feed.table
+            steps.append(replace(_all(changed), feed=Constant(
+                _start(table, embed, front, images) if embed is not None and step.sink.tensor == embed.sink.tensor else _tiled(table, images))))
         elif isinstance(step.tile, (Keys, Values)):
             steps += [_image(step, changed, index) for index in range(images)]
-        elif step.sink.tensor.memory is Memory.OUT:
-            steps += _outputs(step, changed, images)
+        elif step.sink.tensor.memory is Memory.OUT or not step.source.whole:
+            steps += _some(step, changed, images)
         else:
             steps.append(_experts(_all(changed)))
     return replace(network, steps=tuple(_pairs(steps)))
+
+
+def _embedding(network: Network) -> tuple[Step | None, int]:
+    """The step that adds patches to a part of a residual stream, and how many rows are in front of it; (None, 0) where none does."""
+    parts = [step for step in network.steps if step.sink.tensor.memory is Memory.RES and not step.sink.whole]
+    if not parts:
+        return None, 0
+    embed, patches = parts[0], network.input[1]
+    readers = [step for step in network.steps if step.source_view is not None and step.source.tensor == patches]
+    if len(parts) > 1 or readers != parts or embed.sink.tokens.stop != embed.sink.tensor.tokens:
+        raise CapacityError("adds a part of the tokens to a residual stream, which has to be an embedding of patches behind class tokens in a batch",
+                            where=f"node {parts[-1].node!r}", hint="compile without --batch")
+    return embed, embed.sink.tokens.start
+
+
+def _tiled(table: Param, images: int) -> Param:
+    return Param(f"{table.name} x{images}", np.tile(table.array, (images, 1)))
 
 
 def _all(step: Step) -> Step:
@@ -106,12 +122,18 @@ def _pairs(steps: list[Step]) -> Iterator[Step]:
         yield step
 
 
-def _outputs(step: Step, changed: Step, images: int) -> list[Step]:
-    """One token an image: all images at once, a word each. A mean: an image after the other."""
-    tokens, first = step.source.tensor.tokens, step.source.tokens
+def _some(step: Step, changed: Step, images: int) -> list[Step]:
+    """One token an image: all images at once, a word each. A mean, or several tokens: an image after the other."""
+    tokens, first, rows = step.source.tensor.tokens, step.source.tokens, step.sink.tokens.count
     if first.count == 1:
-        source = replace(changed.source, tokens=Span(first.start, images, tokens))
         drain = tuple(stage for stage in changed.drain if not isinstance(stage, Mean))
-        return [replace(changed, source_view=source, sinks=(replace(changed.sink, tokens=Span(0, images)),), drain=drain)]
-    return [replace(changed, source_view=replace(changed.source, tokens=replace(first, start=first.start + index * tokens)),
-                    sinks=(replace(changed.sink, tokens=Span(index, 1)),), part=f"image{index}", macs=step.macs) for index in range(images)]
+        return [_moved(replace(changed, drain=drain), Span(first.start, images, tokens), Span(0, images))]
+    return [replace(_moved(changed, replace(first, start=first.start + index * tokens), Span(index * rows, rows)),
+                    part=f"{step.part}.image{index}".lstrip("."), macs=step.macs) for index in range(images)]
+
+
+def _moved(step: Step, read: Span, written: Span) -> Step:
+    """The step for other tokens."""
+    sink = replace(step.sink, tokens=written)
+    return replace(step, source_view=replace(step.source, tokens=read), sinks=(sink, *step.sinks[1:]),
+                   drain=tuple(Add(sink) if isinstance(stage, Add) else stage for stage in step.drain))

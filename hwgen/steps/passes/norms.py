@@ -4,36 +4,52 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...errors import ModelError
-from ..stages import Gather, Identity, Normalize, Plain, Rescale
+from ..stages import Gather, Identity, Normalize, Plain, Requant, Rescale
 from ..step import Network, Step
 from ..tensor import Tensor
-
-HINT = "each block may read the newest residual value and what it computes itself; cut the network there"
+from .unity import one, unity
 
 
 def fuse_norms(network: Network) -> Network:
-    """The normalised words are stored only where experts gather them: the router's step, which sees them all, keeps them.
-
-    Raises ModelError when what is normalised has changed before the last reader.
-    """
+    """The normalised words are stored where experts gather them: the router's step, which sees them all, keeps them; and by a product with the
+    unit matrix where something reads them that cannot have them from the feed: when the residual stream has moved on, or as keys or values."""
     gathered = {step.source.tensor for step in network.steps if isinstance(step.feed, Gather)}
+    stored = _stored(network)
     norms: dict[Tensor, Step] = {}
-    stale: set[Tensor] = set()
     steps: list[Step] = []
     for step in network.steps:
-        if isinstance(step.feed, (Normalize, Rescale)) and isinstance(step.tile, Identity):
-            norms[step.sink.tensor] = step
+        if _is_norm(step):
+            if step.sink.tensor in stored:
+                channels = step.sink.channels.count
+                steps.append(replace(step, tile=unity(channels), drain=(Requant(one(channels), step.sink.tensor.format),), macs=0))
+            else:
+                norms[step.sink.tensor] = step
             continue
         norm = norms.get(step.source_view.tensor) if step.source_view else None
         if norm is not None and isinstance(step.feed, Plain):
-            if step.source.tensor in stale:
-                raise ModelError(f"reads {step.source.name!r} after the residual stream has moved on: the engine reads the "
-                                 "newest state only", where=f"node {step.node!r}", hint=HINT)
             keeps = step.source.tensor in gathered and step.routes
             steps.append(replace(step, feed=norm.feed, source_view=step.source.of(norm.source.tensor),
                                  sinks=(*step.sinks, step.source) if keeps else step.sinks))
         else:
             steps.append(step)
-        stale |= {tensor for tensor, norm in norms.items() if any(sink.tensor == norm.source.tensor for sink in step.sinks)}
     return replace(network, steps=tuple(steps))
+
+
+def _is_norm(step: Step) -> bool:
+    return isinstance(step.feed, (Normalize, Rescale)) and isinstance(step.tile, Identity)
+
+
+def _stored(network: Network) -> set[Tensor]:
+    """Norms that have to lie in memory."""
+    states: dict[Tensor, Tensor] = {}
+    stale: set[Tensor] = set()
+    found: set[Tensor] = set()
+    for step in network.steps:
+        if _is_norm(step):
+            states[step.sink.tensor] = step.source.tensor
+            continue
+        found |= {view.tensor for view in (step.tile.stationary,) if view is not None and view.tensor in states}
+        if step.source_view is not None and isinstance(step.feed, Plain) and step.source.tensor in stale:
+            found.add(step.source.tensor)
+        stale |= {tensor for tensor, state in states.items() if any(sink.tensor == state for sink in step.sinks)}
+    return found

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from ..format import ACCUMULATOR, INT8
-from ..param import Param
-from ..stages import Plain, Stationary
+from ..format import ACCUMULATOR
+from ..stages import Plain
 from ..step import Network, Step
 from ..tensor import Memory, Span, Tensor
+from .unity import unity
 
 TAP = "tap"
 
@@ -28,7 +26,7 @@ def taps(network: Network, rows: int) -> Network:
 def _taps(step: Step, rows: int) -> list[Step]:
     value = step.sink.tensor
     out = Tensor(f"{value.name}.{TAP}", ACCUMULATOR, value.tokens, value.channels, memory=Memory.OUT)
-    tile = _identity(value.channels)
+    tile = unity(value.channels)
     spans = (Span(first, min(rows, value.tokens - first)) for first in range(0, value.tokens, rows))
     return [Step(step.value, step.node, Plain(), tile, (out.view(span),), value.view(span), part=f"{TAP}{span.start}", about=TAP)
             for span in spans]
@@ -36,9 +34,3 @@ def _taps(step: Step, rows: int) -> list[Step]:
 
 def is_tap(step: Step) -> bool:
     return step.part.startswith(TAP) and step.sink.tensor.memory is Memory.OUT
-
-
-def _identity(channels: int) -> Stationary:
-    name = f"identity{channels}"
-    return Stationary(Param(f"{name}.weight", np.eye(channels, dtype=INT8.dtype)), Param(f"{name}.bias", np.zeros(channels, ACCUMULATOR.dtype)),
-                      Param(f"{name}.scale", np.ones(channels)))

@@ -51,7 +51,7 @@ class Normalize(Feed):
 
     def fields(self, step: Step) -> dict[str, int]:
         view = step.source
-        return {"src": Src.NORM, "src_row": view.tokens.start, "norm_dim": view.channels.count, "norm_eps": self.eps,
+        return {"src": Src.NORM, "norm_dim": view.channels.count, "norm_eps": self.eps,
                 "inv_mult": self.mean.mult, "inv_shift": self.mean.shift, "norm_mult": self.out.mult, "norm_shift": self.out.shift}
 
     def wrong(self, step: Step) -> str | None:

@@ -30,6 +30,8 @@ class Tile(ABC):
     multiplies: ClassVar[bool] = True
     by_rows: ClassVar[bool] = False
     """Whether a token of ``stationary`` is a row; else it is a column."""
+    hls: ClassVar[str] = ""
+    """The function of hls/include/hwgen/engine.hpp that does a product of plain words which leaves as it is; empty when none does."""
 
     @property
     def stationary(self) -> View | None:
@@ -70,6 +72,8 @@ class Stationary(Tile):
     bias: Param
     scale: Param
     format: Format = INT8
+
+    hls: ClassVar[str] = "features"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         product = largest(run.step.feed.format(run.step)) * INT8.hi
