@@ -73,14 +73,15 @@ class _Search:
 
     def run(self, checked: Checked) -> tuple[Division, Checked]:
         """The cut, and what is left of the file as imported. Raises Uncut."""
+        added: dict[str, str] = {}
         for _ in range(ROUNDS):
-            self._cut_off(self._refused(checked))
+            self._cut_off({added.get(name, name) for name in self._refused(checked)})
             division = self.whole.divide(self.waist, self.behind)
             on_host = sum(part.macs for part in division.host.parts.values())
             self.first = on_host if self.first is None else self.first
             if on_host - self.first > RETREAT * division.host.macs:
                 raise Uncut("")
-            checked = _taken(check_file(division.middle))
+            checked, added = _taken(check_file(division.middle)), division.added
             if checked.error is None:
                 return division, checked
         raise Uncut("")

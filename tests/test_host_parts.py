@@ -386,3 +386,13 @@ def test_a_part_that_is_no_model_is_one_message(tmp_path):
     with pytest.raises(ModelError, match="the host's part of the network does not run: ") as error:
         hostrun.run_part(part, "host/prefix.onnx", {"x": noise(2)})
     assert error.value.where == "host/prefix.onnx"
+
+
+def test_a_value_without_a_batch_goes_over_to_the_host(tmp_path):
+    """[classes, 1], as a network has it whose tokens stand in front of the batch: it leaves as [1, classes, 1], and the part puts it back."""
+    def build(net):
+        y = net.op("Transpose", plain(net)["y"], perm=[1, 0])
+        return {"y": net.op("Transpose", net.op("Softmax", y, axis=0), perm=[1, 0])}
+    path, given = saved(tmp_path, build), {"x": noise(1, IMAGE, IMAGE)}
+    planned = Planned(path, given)
+    assert alike(planned.outputs(given)["y"], by_onnxruntime(path, given)["y"]) > 0.98

@@ -6,7 +6,7 @@ follows them; the values they read become outputs of the engine. Constants are f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 import math
@@ -20,8 +20,10 @@ from ..hostparts import HostParts, Part, Value
 from ..matching.opgraph import Const, Op, Pool, View
 from .border import quoted
 from .normalize import normalize, read_values
-from .read import OnnxFile
+from .read import OnnxFile, opset_versions
 
+FLOAT = onnx.TensorProto.FLOAT
+NONE: Mapping[str, Value] = {}
 CONTROL = ("If", "Loop", "Scan")
 RECURRENT = ("LSTM", "GRU", "RNN")
 
@@ -40,12 +42,14 @@ class Waist:
 
 @dataclass(frozen=True, eq=False)
 class Division:
-    """middle: what is imported, as a file; host: the rest; front, behind: names of its nodes."""
+    """middle: what is imported, as a file; host: the rest; front, behind: names of its nodes. added: nodes of the middle that the file has not ->
+    the node whose result they move."""
 
     middle: OnnxFile
     host: HostParts
     front: frozenset[str]
     behind: frozenset[str]
+    added: dict[str, str]
 
 
 class Whole:
@@ -117,7 +121,7 @@ class Whole:
     def _enters(self, name: str) -> bool:
         """Whether a value can be the engine's input by its type and shape."""
         shape = self.graph.shapes.get(name)
-        return self.graph.types.get(name) == onnx.TensorProto.FLOAT and shape is not None and len(shape) > 2 and shape[0] == 1 \
+        return self.graph.types.get(name) == FLOAT and shape is not None and len(shape) > 2 and shape[0] == 1 \
             and name not in self.file.inputs and name not in self.outputs
 
     def followers(self, names: Iterable[str]) -> frozenset[str]:
@@ -143,7 +147,7 @@ class Whole:
     def strange(self) -> bool:
         """Whether the inputs are none the engine can have: several, or no float32 of an image or of tokens."""
         (first, *others) = self.file.inputs.items()
-        return bool(others) or self.file.kinds.get(first[0]) != onnx.TensorProto.FLOAT or first[1][0] != 1
+        return bool(others) or self.file.kinds.get(first[0]) != FLOAT or first[1][0] != 1
 
     def is_front(self, name: str) -> bool:
         """Whether fewer multiply-accumulates stand in front of a node than behind it."""
@@ -181,12 +185,21 @@ class Whole:
         unknown = next((value for value in (*inputs, *outputs) if self.value(value) is None), None)
         if unknown is not None:
             raise Uncut(f"the host cannot run it instead: the cut would go through {quoted(unknown)}, whose shape is not fixed")
-        middle = self._file(rest, inputs, outputs)
+        lifted = {value: self._lifted(value) for value in crossing if value not in self.outputs and self._shape(value)[:1] != (1,)}
+        middle = self._file(rest, inputs, outputs, lifted)
         prefix = self._part(front, self._used(front), inputs) if waist else None
-        suffix = self._part(behind, crossing, [value for value in self.outputs if value not in made]) if behind else None
-        needs = {value: (value,) if value in made else self._needs(value, behind) for value in self.outputs}
+        suffix = self._part(behind, crossing, [value for value in self.outputs if value not in made], lifted) if behind else None
+        needs = {value: (value,) if value in made else tuple(lifted[v].name if v in lifted else v for v in self._needs(value, behind))
+                 for value in self.outputs}
         host = HostParts(tuple(self._known(self.file.inputs)), tuple(self._known(self.outputs)), needs, prefix, suffix, self.up_to[-1])
-        return Division(middle, host, front, behind)
+        return Division(middle, host, front, behind, {f"{other.name}.reshape": self.makers[value] for value, other in lifted.items()})
+
+    def _lifted(self, value: str) -> Value:
+        """How a value without a batch in front ([tokens, 1, channels], as attention of PyTorch has it) goes over to the host."""
+        shape = self._shape(value)
+        if len(shape) < 2 or opset_versions(self.file.proto)[""] < 5:
+            raise Uncut("")
+        return Value(f"{value}'", "float32", (math.prod(shape[:-1]), shape[-1]))
 
     def _used(self, names: frozenset[str]) -> list[str]:
         read = {value for name in names for value in self.reads[name]}
@@ -216,18 +229,18 @@ class Whole:
                 found[value] = None
         return tuple(found)
 
-    def _part(self, names: frozenset[str], inputs: Sequence[str], outputs: Sequence[str]) -> Part:
-        proto, _ = self._extract([name for name in self.order if name in names], inputs, outputs)
+    def _part(self, names: frozenset[str], inputs: Sequence[str], outputs: Sequence[str], lifted: Mapping[str, Value] = NONE) -> Part:
+        proto, _ = self._extract([name for name in self.order if name in names], inputs, outputs, lifted)
         values = [value for name in names for value in self.nodes[name].output]
         size = sum(math.prod(self.graph.shapes.get(value) or (1,)) for value in values)
         if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
             raise Uncut(f"the host cannot run it instead: its part would have {proto.ByteSize():,} bytes, more than an ONNX file holds")
-        return Part(proto.SerializeToString(deterministic=True), tuple(self._known(inputs)), tuple(self._known(outputs)),
+        return Part(proto.SerializeToString(deterministic=True), tuple(lifted.get(value.name, value) for value in self._known(inputs)), tuple(self._known(outputs)),
                     tuple(name for name in self.order if name in names), sum(self.macs.get(name, 0) for name in names), size)
 
-    def _file(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]) -> OnnxFile:
+    def _file(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], lifted: Mapping[str, Value]) -> OnnxFile:
         reads_task = self.task and any(self.task in self.reads[name] for name in names)
-        proto, weights = self._extract(names, [*inputs, *([self.task] if reads_task else [])], outputs)
+        proto, weights = self._extract(names, [*inputs, *([self.task] if reads_task else [])], outputs, lifted)
         file = self.file
         return OnnxFile(file.path, proto, file.digest, {name: self._shape(name) for name in inputs}, file.task if reads_task else None, weights,
                         quantization=file.quantization)
@@ -235,8 +248,9 @@ class Whole:
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.graph.shapes.get(name) or ())
 
-    def _extract(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-        """Nodes as a model, and its weights; what does not depend on an input of the file is a weight."""
+    def _extract(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str],
+                 lifted: Mapping[str, Value]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+        """Nodes as a model, and its weights; what does not depend on an input of the file is a weight. lifted: see `_lifted`."""
         proto = self.file.proto
         nodes = [self.nodes[name] for name in names]
         stored = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -245,11 +259,19 @@ class Whole:
             ref = self.graph.values.get(value)
             if isinstance(ref, Const):
                 weights[value] = self.file.weights.get(value, ref.array)
+        moved: dict[bool, list[onnx.NodeProto]] = {True: [], False: []}          # of inputs, of outputs
+        for value, other in lifted.items():
+            enters = value in inputs
+            weights[f"{other.name}.shape"] = np.array(self._shape(value) if enters else (1, *other.shape), np.int64)
+            source, result = (other.name, value) if enters else (value, other.name)
+            moved[enters].append(helper.make_node("Reshape", [source, f"{other.name}.shape"], [result], name=f"{other.name}.reshape"))
+        nodes = [*moved[True], *nodes, *moved[False]]
         tensors = [stored[name] if name in stored else numpy_helper.from_array(array, name) for name, array in weights.items()]
         made = {value for node in nodes for value in node.output}
         inner = [info for info in proto.graph.value_info if info.name in made and info.name not in outputs]
-        graph = helper.make_graph(nodes, proto.graph.name or "part", [self._info(name) for name in inputs], [self._info(name) for name in outputs],
-                                  tensors, value_info=inner)
+        ends = [[self._info(name) if name not in lifted else helper.make_tensor_value_info(lifted[name].name, FLOAT, (1, *lifted[name].shape))
+                 for name in given] for given in (inputs, outputs)]
+        graph = helper.make_graph(nodes, proto.graph.name or "part", *ends, tensors, value_info=inner)
         return helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version), weights
 
     def _info(self, name: str) -> onnx.ValueInfoProto:
