@@ -235,7 +235,8 @@ class Whole:
         size = sum(math.prod(self.graph.shapes.get(value) or (1,)) for value in values)
         if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
             raise Uncut(f"the host cannot run it instead: its part would have {proto.ByteSize():,} bytes, more than an ONNX file holds")
-        return Part(proto.SerializeToString(deterministic=True), tuple(lifted.get(value.name, value) for value in self._known(inputs)), tuple(self._known(outputs)),
+        return Part(proto.SerializeToString(deterministic=True), tuple(lifted.get(value.name, value) for value in self._known(inputs)),
+                    tuple(self._known(outputs)),
                     tuple(name for name in self.order if name in names), sum(self.macs.get(name, 0) for name in names), size)
 
     def _file(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], lifted: Mapping[str, Value]) -> OnnxFile:
