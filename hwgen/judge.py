@@ -91,7 +91,26 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
                 raise _mismatch(imported, graph, origin, images, fed, name, similarity, error, float(np.abs(a).max(initial=0.0)))
             least, largest = min(least, similarity), max(largest, error)
     run = next(iter(runs.values()))
-    return Judgement(least, largest, len(usable) - len(apart), len(apart), run.runtime, run.note)
+    note = run.note
+    if imported.float_file is not None and imported.kept is None:
+        note = "; ".join(filter(None, [note, _in_halves(imported, runs, images)]))
+    return Judgement(least, largest, len(usable) - len(apart), len(apart), run.runtime, note)
+
+
+def _in_halves(imported: Imported, runs: dict[str, OnnxRun], images: dict[str, np.ndarray]) -> str:
+    """How far a file of 16-bit floating point is from the float32 network it was compared as. runs: of that, by the task."""
+    what = "the file is of 16-bit floating point and was compared as the float32 network with its weights"
+    least = 1.0
+    for origin in imported.origins:
+        try:
+            own = _run(replace(imported, float_file=None), origin, images).outputs
+        except ModelError:
+            return f"{what}; nothing here runs it as it is"
+        for name, value in own.items():
+            a, b = value.astype(np.float64), runs[str(origin.task)].outputs[name].astype(np.float64)
+            finite = np.isfinite(a) & np.isfinite(b)
+            least = min(least, cosine(a[finite], b[finite]))
+    return f"{what}; as it is, its cosine to that is {least:.7f}"
 
 
 def _in_the_file(host: HostParts | None, fed: dict[str, np.ndarray], read: dict[str, np.ndarray],

@@ -152,5 +152,6 @@ def _whole(whole: Whole, division: Division, refused: Checked, taken: Checked) -
         else:
             verdicts.append(known.get(name) or Verdict(name, kind, Status.FOLDED, reason=whole.graph.folded.get(name, "constant")))
     every = tuple(verdicts)
-    imported = taken.imported and replace(taken.imported, verdicts=every, host=division.host)
+    imported = taken.imported and replace(taken.imported, verdicts=every, host=division.host,
+                                          float_file=taken.imported.float_file or whole.file.float_file)
     return replace(taken, verdicts=every, imported=imported)

@@ -182,7 +182,7 @@ def test_a_function_that_works(tmp_path):
 
 # ---------------------------------------------------------------- structure, types and shapes
 
-def test_a_value_used_before_it_is_made_beside_a_foreign_operator(spoil):
+def test_nodes_in_another_order_beside_a_foreign_operator(spoil):
     def change(model):
         place = next(i for i, node in enumerate(model.graph.node) if node.op_type == "LayerNormalization")
         moved = onnx.NodeProto.FromString(model.graph.node[place].SerializeToString())
@@ -190,7 +190,7 @@ def test_a_value_used_before_it_is_made_beside_a_foreign_operator(spoil):
         model.graph.node.append(moved)
         model.graph.node[0].domain = "x"
     text = spoil(change)
-    assert "layernormalization_0.out" in text and "topologically sorted" in text
+    assert "x.Conv node" in text
 
 
 def test_a_circle(spoil):

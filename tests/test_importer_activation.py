@@ -127,3 +127,37 @@ def test_a_gate_that_is_another_value_is_declined(path):
     net.op("Mul", net.linear(x, K, 4), net.op("Sigmoid", net.linear(x, K, 4)), name="glu")
     assert declined(net, path)["glu"] == (
         "is only supported as part of an activation, an attention, a mixture of experts or a scale behind a Linear")
+
+
+def gelu_fast(net: Net, x: str) -> str:
+    """Hugging Face's: 0.5 * x * (1 + tanh(x * 0.79788456 * (1 + 0.044715 * x * x)))"""
+    square = net.op("Mul", net.op("Mul", net.const(0.044715), x), x)
+    inner = net.op("Mul", net.op("Mul", x, net.const(0.79788456)), net.op("Add", square, net.const(1.0)))
+    return net.op("Mul", net.op("Mul", x, net.const(0.5)), net.op("Add", net.op("Tanh", inner), net.const(1.0)))
+
+
+WRITTEN_OUT = {
+    "gelu_fast": (gelu_fast, Act.GELU_TANH),
+    "half a gate": (lambda net, x: net.op("Mul", x, net.op("Add", net.op("Mul", net.op("Erf", net.op("Div", x, net.const(math.sqrt(2)))), net.const(0.5)),
+                                                           net.const(0.5))), Act.GELU),
+    "gate less": (lambda net, x: net.op("Mul", x, net.op("Sub", net.const(0.5), net.op("Mul", net.op("Erf", net.op("Mul", x, net.const(-math.sqrt(0.5)))),
+                                                                                     net.const(0.5)))), Act.GELU),
+    "by Exp": (lambda net, x: net.op("Div", x, net.op("Add", net.op("Exp", net.op("Neg", x)), net.const(1.0))), Act.SILU),
+    "by Reciprocal": (lambda net, x: net.op("Mul", x, net.op("Reciprocal", net.op("Add", net.const(1.0), net.op("Exp", net.op("Neg", x))))), Act.SILU),
+    "by Tanh": (lambda net, x: net.op("Mul", x, net.op("Add", net.op("Mul", net.op("Tanh", net.op("Mul", x, net.const(0.5))), net.const(0.5)),
+                                                       net.const(0.5))), Act.SILU),
+    "Max": (lambda net, x: net.op("Max", x, net.const(0.0)), Act.RELU),
+    "Clip": (lambda net, x: net.op("Clip", x, net.const(0.0)), Act.RELU),
+    "Log": (lambda net, x: net.op("Log", net.op("Add", net.op("Exp", x), net.const(1.0))), Act("softplus")),
+    "relu6": (lambda net, x: net.op("Div", net.op("Mul", x, net.op("Min", net.op("Relu", net.op("Add", x, net.const(3.0))), net.const(6.0))),
+                                    net.const(6.0)), Act("hard_swish")),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_a_function_is_recognised_by_what_it_computes(path, name):
+    spelling, kind = WRITTEN_OUT[name]
+    net = Net()
+    net.linear(spelling(net, net.linear(tokens(net), K, HIDDEN)), HIDDEN, 4)
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear", "Activation", "Linear"] and graph.nodes[1].kind == kind

@@ -63,11 +63,6 @@ def patches_by_reshape(net: Net):
     return net.head(net.norm(net.linear(rows, PATCH * PATCH, DIM)))
 
 
-def half(net: Net):
-    n = net.op("Cast", net.norm(net.embed(net.image())), to=TensorProto.FLOAT16)
-    return net.head(net.op("Cast", net.op("Relu", n), to=TensorProto.FLOAT))
-
-
 def two_heads(net: Net):
     n = encoder(net)
     return net.op("Mul", net.op("Add", net.head(n), net.head(net.op("Slice", n, net.ints(1), net.ints(TOKENS), net.ints(1)))), net.const(0.5))
@@ -108,7 +103,6 @@ CASES = {
     normalisation_by_pixel: ("the input is changed before the network proper", "give images that are normalised already"),
     channels_last: ("the input is rearranged before the network proper", "channels first"),
     patches_by_reshape: ("the input is rearranged before the network proper", "a convolution whose stride is its kernel"),
-    half: ("the network works in 16-bit floating point", "export the model in float32"),
     two_heads: ("sum of two heads", "give the two heads as two outputs"),
     sum_of_heads: ("sum of two heads", "give the two heads as two outputs"),
     softmax_behind: ("belongs on the host: Softmax node", "export the logits"),

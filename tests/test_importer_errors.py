@@ -197,7 +197,7 @@ def test_shapes_that_contradict(path):
 
 @pytest.mark.parametrize("kind, shown, hint", [
     (TensorProto.INT64, "int64", "token ids: cut the network behind the embedding look-up, and give the embeddings as a float32 input"),
-    (TensorProto.FLOAT16, "float16", "export the model in float32"),
+    (TensorProto.DOUBLE, "double", "export the model in float32"),
     (TensorProto.UINT8, "uint8",
      "give float32 values, prepared as for training; a conversion from whole numbers belongs in front of the network")])
 def test_an_input_of_another_type(path, kind, shown, hint):

@@ -107,6 +107,10 @@ class Node(ABC):
         """With `TAKES` the weights with which it gives of x what it gives of ``x @ matrix + offset`` now."""
         return {}
 
+    def part(self, channels: Array) -> Mapping[str, Array] | None:
+        """The weights with which it gives only these channels; None when it has none that can."""
+        return None
+
     def params(self) -> dict[str, Array]:
         """The weights by the name of their field."""
         return {key: value for key, value in self._fields() if isinstance(value, np.ndarray)}

@@ -1,8 +1,9 @@
 """ONNX importer: file -> checked, normalised operator graph -> rewrite rules -> `Model`, with a verdict on every node.
 
     border.py      what onnx, numpy and protobuf raise on a damaged file becomes one message
-    read.py        the file, checked, and the shapes of its inputs; weights.py, its weights
+    read.py        the file, checked; inputs.py, its inputs and their shapes; weights.py, its weights
     quantized.py   a quantized file as the float network it stands for; qoperators.py, its operators; integers.py, what integers mean
+    halves.py      a file of 16-bit floating point as the float32 network it stands for
     contrib.py     operators of onnxruntime as ONNX functions, written out; contrib_parts.py, what these are made of
     control.py     loops and branches, written out
     normalize.py   shapes, constants and moves resolved: `opgraph.OpGraph`; evaluate.py, single operators evaluated; einsum.py, Einsum as a
@@ -58,8 +59,8 @@ class Imported:
     """``digest``: SHA-256 of the file and of its external weights, in hex; ``origins``: one a graph; ``size``: bytes of the weights; ``host``:
     what of the file the host runs, None where the network is the whole file.
 
-    kept: what a quantized file says of its rounding, None for a float one; float_file: the float network it stands for, as an ONNX file;
-    rounded_file: and with the rounding of the file put back.
+    kept: what a quantized file says of its rounding, None for a float one; float_file: the float32 network that a quantized file, or one of
+    16-bit floating point, stands for, as an ONNX file; rounded_file: and with the rounding of a quantized file put back.
     """
 
     model: Model
@@ -174,10 +175,9 @@ def _check(file: OnnxFile) -> Checked:
     except ModelError as error:
         return Checked(verdicts, False, ModelError(error.message, ": ".join(filter(None, [str(file.path), error.where])), error.hint))
     size = sum(array.nbytes for array in file.weights.values())
-    found = Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size)
+    found = Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size, float_file=file.float_file)
     if file.quantization is not NOT_QUANTIZED:
-        found = replace(found, kept=_kept(file, [part for _, part in parts]), float_file=file.quantization.float_file,
-                        rounded_file=file.quantization.rounded_file)
+        found = replace(found, kept=_kept(file, [part for _, part in parts]), rounded_file=file.quantization.rounded_file)
     return Checked(verdicts, True, None, found)
 
 

@@ -19,7 +19,6 @@ from .verdict import Status, Verdict
 BEHIND = ("belongs to ", "the shape of its result is not known, because")       # reasons that blame another node
 LEADING = {"Sub", "Div", "Mul", "Add", "Cast", "Transpose", "Identity"}           # preprocessing: operators before the network proper
 PASSING = {"Identity", "Cast", "Reshape", "Squeeze"}                              # a value goes through them as it is
-HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 CONTROL = {"Loop", "If", "Scan", "NonZero", "GatherND", "ScatterND", "SequenceAt", "Compress"}
 CHOICE = {"TopK", "ArgMax", "OneHot", "ScatterElements"}                          # operators of a router
 QUOTED = re.compile(r"'[^']*'")                     # names in a reason
@@ -33,13 +32,12 @@ EXPERTS = ("a sum over experts is read, each times its score: the experts are tw
 @dataclass(frozen=True)
 class Facts:
     """What is asked of a whole file, once. leading: results of what changes an input before anything else happens; last: values that become
-    an output as they are; choice: it has an operator of a router; half: it has weights of 16-bit floating point, or goes over to it."""
+    an output as they are; choice: it has an operator of a router."""
 
     inputs: tuple[str, ...]
     leading: frozenset[str]
     last: frozenset[str]
     choice: bool
-    half: bool
 
 
 @dataclass(frozen=True)
@@ -146,12 +144,7 @@ def _facts(file: OnnxFile) -> Facts:
     for node in reversed(graph.node):
         if node.op_type in PASSING and not last.isdisjoint(node.output):
             last.add(node.input[0])
-    return Facts(tuple(file.inputs), frozenset(changed), frozenset(last), any(node.op_type in CHOICE for node in graph.node),
-                 any(tensor.data_type in HALVES for tensor in graph.initializer) or any(map(_to_half, graph.node)))
-
-
-def _to_half(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Cast" and any(a.name == "to" and a.i in HALVES for a in node.attribute)
+    return Facts(tuple(file.inputs), frozenset(changed), frozenset(last), any(node.op_type in CHOICE for node in graph.node))
 
 
 # ---------------------------------------------------------------- families
@@ -164,10 +157,6 @@ def _is_quantizer(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
 
 def _is_foreign(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.domain.startswith("com.microsoft")
-
-
-def _is_half(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
-    return facts.half and node.op_type == "Cast"
 
 
 def _rearranges_input(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
@@ -207,7 +196,6 @@ FAMILIES = (
     Family("the file went through an optimizer that uses operators of its own",
            "export without the optimizer (onnxruntime's: at most its level ORT_ENABLE_BASIC), or give the file from before it", _is_foreign),
     Family("the result depends on chance", "export in eval mode: model.eval() before torch.onnx.export", _is_random),
-    Family("the network works in 16-bit floating point", "export the model in float32", _is_half),
     Family("the input is rearranged before the network proper",
            "give images channels first, and cut them into patches by a convolution whose stride is its kernel, not by Reshape and Transpose",
            _rearranges_input),

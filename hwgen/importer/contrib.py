@@ -171,9 +171,27 @@ def _plain(call: Call, results: int) -> None:
         raise Refused("says no number of heads")
 
 
+def _sum(call: Call) -> Body:
+    """Two by two."""
+    total = "x0"
+    for place in range(1, len(call.node.input)):
+        name = "y0" if place == len(call.node.input) - 1 else f"sum{place}"
+        yield f"{name} = Add ({total}, x{place})"
+        total = name
+    if total == "x0":
+        yield "y0 = Identity (x0)"
+
+
+def _mean_of(call: Call) -> Body:
+    yield from (line.replace("y0", "total") for line in _sum(call))
+    yield from times("y0", "total", 1 / len(call.node.input))
+
+
 TEXTS: dict[tuple[str, str], Text] = {
     ("", "SimplifiedLayerNormalization"): _simplified_layer_normalization,
     ("", "LayerNormalization"): _layer_normalization,
+    ("", "Mean"): _mean_of,
+    ("", "Sum"): _sum,
     **{(MICROSOFT, name): text for name, text in {
         "Attention": _attention,
         "BiasGelu": _activated(gelu),

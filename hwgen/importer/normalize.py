@@ -284,6 +284,8 @@ class _Normalizer:
                 views = [replace(x, shape=part.shape, index=self._index(part, x)) for part in moved or ()]
             case "Cast" if isinstance(x, View) and types[0][0] == self.types[node.input[0]]:
                 views = [x]
+            case "Neg" if isinstance(x, View) and types[0][0] == onnx.TensorProto.FLOAT:
+                views = [replace(x, scale=-x.scale)]
             case "Pad" if isinstance(x, View) and _pads(node, inputs) is not None and not any(_pads(node, inputs)):
                 views = [x]
             case "Mul" | "Div" | "Add" | "Sub":

@@ -18,11 +18,12 @@ import onnx.inliner
 from ..errors import ModelError, ShapeError
 from ..matching.grid import Grid
 from ..matching.opgraph import Ref, View
-from . import contrib, control
-from .border import MAX_ELEMENTS, border, node_place, quoted
+from . import contrib, control, halves
+from .border import border, node_place, quoted
+from .inputs import Entry, any_inputs, plain_inputs
 from .weights import array_of, load_external
 
-FLOAT, INTEGERS = onnx.TensorProto.FLOAT, (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+FLOAT = onnx.TensorProto.FLOAT
 FOREIGN_DOMAIN = "unknown"             # in what the checker sees: the domain of operators it has no definition of
 CHECKED_DATA = 64                      # weights up to this many elements are shown to the checker with their values
 MAX_OUTPUTS = 256
@@ -61,7 +62,8 @@ NOT_QUANTIZED = Quantization({}, {}, frozenset(), (), frozenset(), (), (), b"", 
 class OnnxFile:
     """A model as read. ``inputs``: static shape of every float input, batch included; ``task``: the integer scalar input; ``kinds``: ONNX element
     types of the inputs that are not float32, of a file that is read to be cut (`read_any`); proto: of a quantized file the float network,
-    and ``quantization`` what that leaves out."""
+    and ``quantization`` what that leaves out. widened: the file is of 16-bit floating point, ``proto`` the float32 network it stands for.
+    """
 
     path: Path
     proto: onnx.ModelProto
@@ -71,6 +73,14 @@ class OnnxFile:
     weights: dict[str, np.ndarray]
     kinds: dict[str, int] = field(default_factory=dict)
     quantization: Quantization = NOT_QUANTIZED
+    widened: bool = False
+
+    @property
+    def float_file(self) -> bytes | None:
+        """What the file is compared by instead of itself: the network in float32 it stands for; None when it is one."""
+        if self.quantization is not NOT_QUANTIZED:
+            return self.quantization.float_file
+        return self.proto.SerializeToString() if self.widened else None
 
 
 def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
@@ -81,14 +91,14 @@ def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> 
     """
     path = Path(path)
     with border(path, "the model"):
-        return _read(path, shapes or {}, _inputs)
+        return _read(path, shapes or {}, plain_inputs)
 
 
 def read_any(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
     """`read`, of a file whose inputs have any number, types and shapes: one to be cut."""
     path = Path(path)
     with border(path, "the model"):
-        return _read(path, shapes or {}, _any_inputs)
+        return _read(path, shapes or {}, any_inputs)
 
 
 def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., Entry]) -> OnnxFile:
@@ -117,20 +127,27 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., E
     load_external(path, proto, digest)
     if proto.functions:
         proto = _inline(path, proto)
-    proto = contrib.write_out(proto)
     for node in proto.graph.node:
         if node.domain == "ai.onnx":                                # the long name of the standard domain
             node.domain = ""
+    halves.sort_nodes(proto.graph)
     inputs, task, kinds = enter(path, proto, shapes)
-    weights = {}
-    for tensor in proto.graph.initializer:
-        weights[tensor.name] = array_of(path, tensor, f"weight {quoted(tensor.name)}")
+    weights = _weights(path, proto)
     _check(path, proto)
+    wide, plain = halves.widened(proto), proto
+    proto = contrib.write_out(proto)
+    if wide or proto is not plain:
+        _check(path, proto)
     with border(path, "the model"):
         proto = control.write_out(proto)
-    for tensor in proto.graph.initializer[len(weights):]:
-        weights[tensor.name] = array_of(path, tensor, f"weight {quoted(tensor.name)}")
-    return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights, kinds)
+    if wide or proto is not plain or len(proto.graph.initializer) != len(weights):
+        weights = _weights(path, proto)
+    kinds = {name: FLOAT if kind in halves.HALVES else kind for name, kind in kinds.items()}
+    return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights, kinds, widened=wide)
+
+
+def _weights(path: Path, proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: array_of(path, tensor, f"weight {quoted(tensor.name)}") for tensor in proto.graph.initializer}
 
 
 # ---------------------------------------------------------------- what the checker does not check, or must not see
@@ -269,6 +286,7 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
     for node in shown.graph.node:
         if not known_operator(versions, node):
             node.domain = FOREIGN_DOMAIN
+    halves.checkable(shown)
     if shown.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:            # it cannot be handed over
         return
     try:
@@ -303,94 +321,3 @@ def opset_versions(proto: onnx.ModelProto) -> dict[str, int]:
 def known_operator(versions: dict[str, int], node: onnx.NodeProto) -> bool:
     """Whether the installed onnx package has a definition of this operator in the version the model asks for."""
     return node.domain in versions and onnx.defs.has(node.op_type, versions[node.domain], node.domain)
-
-
-# ---------------------------------------------------------------- inputs
-
-Entry = tuple[dict[str, tuple[int, ...]], onnx.ValueInfoProto | None, dict[str, int]]       # as in `OnnxFile`: inputs, task, kinds
-
-
-def _given(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> list[tuple[onnx.ValueInfoProto, tuple[int, ...]]]:
-    """The inputs, each with its static shape."""
-    weights = {t.name for t in proto.graph.initializer}
-    values = [value for value in proto.graph.input if value.name not in weights]
-    names = [value.name for value in values]
-    for name in shapes:
-        if name not in names:
-            raise ShapeError(f"--shape names the input {name!r}; the model has {', '.join(map(repr, names)) or 'none'}",
-                             where=str(path), hint="use one of these names")
-    found = [(value, _static_shape(path, value, shapes.get(value.name))) for value in values]
-    for value, shape in found:
-        if any(size < 1 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
-            raise ShapeError(f"input {quoted(value.name)} has the shape {list(shape)}: it must have between 1 and {MAX_ELEMENTS:,} "
-                             "elements", where=str(path), hint="export the model with the shape it is used with")
-    return found
-
-
-def _any_inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Entry:
-    """Of one that is cut: a single whole number beside other inputs is the task, everything else goes through the part in front."""
-    found = _given(path, proto, shapes)
-    numbers = [value for value, shape in found if value.type.tensor_type.elem_type in INTEGERS and math.prod(shape) == 1]
-    task = numbers[0] if len(numbers) == 1 and len(found) > 1 else None
-    inputs = {value.name: shape for value, shape in found if value is not task}
-    return inputs, task, {value.name: value.type.tensor_type.elem_type for value, _ in found if value is not task}
-
-
-def _inputs(path: Path, proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Entry:
-    inputs: dict[str, tuple[int, ...]] = {}
-    tasks = []
-    for value, shape in _given(path, proto, shapes):
-        kind = value.type.tensor_type.elem_type
-        if kind in INTEGERS and math.prod(shape) == 1:
-            tasks.append(value)
-        elif kind != FLOAT:
-            raise ModelError(f"input {value.name!r} is {_dtype(kind)} {list(shape)}; an input is float32, or one integer that "
-                             "selects the task", where=str(path), hint=_type_hint(kind))
-        elif not shape or shape[0] != 1:
-            raise ShapeError(f"input {value.name!r} has the shape {list(shape)}; the first dimension is the batch and must be 1",
-                             where=str(path), hint="export with a batch of 1; hwgen streams any number of images")
-        else:
-            inputs[value.name] = shape
-    if len(tasks) > 1:
-        raise ModelError(f"the model has {len(tasks)} integer inputs: {[value.name for value in tasks]}", where=str(path),
-                         hint="one integer input can select the task; make the others constants before export")
-    if not inputs:
-        raise ModelError("the model has no float32 input", where=str(path), hint="give a network that reads an image or tokens")
-    return inputs, tasks[0] if tasks else None, {}
-
-
-def _type_hint(kind: int) -> str:
-    if kind in INTEGERS:
-        return "token ids: cut the network behind the embedding look-up, and give the embeddings as a float32 input"
-    if kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE):
-        return "export the model in float32"
-    return "give float32 values, prepared as for training; a conversion from whole numbers belongs in front of the network"
-
-
-def _static_shape(path: Path, value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape") and given is None:
-        raise ShapeError(f"input {value.name!r} has no shape", where=str(path), hint=f"give it: --shape {value.name}=1x3x224x224")
-    dims = [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in tensor.shape.dim]
-    if given is not None:
-        fits = not tensor.HasField("shape") or len(given) == len(dims) and all(
-            isinstance(dim, str) or dim == size for dim, size in zip(dims, given, strict=True))
-        if not fits or any(size < 1 for size in given):
-            raise ShapeError(f"--shape {value.name}={_times(given)} does not fit the input {value.name!r} of shape "
-                             f"[{', '.join(map(str, dims))}]", where=str(path), hint="only symbolic dimensions can be chosen")
-        return tuple(int(size) for size in given)
-    for place, dim in enumerate(dims):
-        if isinstance(dim, str):
-            guess = [(1 if i == 0 else f"<{d}>") if isinstance(d, str) else d for i, d in enumerate(dims)]
-            raise ShapeError(f"dimension {place} ({dim!r}) of the input {value.name!r} is not fixed: its shape is "
-                             f"[{', '.join(map(str, dims))}]", where=str(path),
-                             hint=f"give it: --shape {value.name}={_times(guess)}")
-    return tuple(int(dim) for dim in dims)
-
-
-def _times(dims) -> str:
-    return "x".join(map(str, dims))
-
-
-def _dtype(kind: int) -> str:
-    return onnx.TensorProto.DataType.Name(kind).lower() if kind in onnx.TensorProto.DataType.values() else f"of type {kind}"

@@ -74,7 +74,8 @@ def _run(path: Path, values: bool, more: list[str], images, task: dict | None, r
         result["note"] = f"onnxruntime cannot open the file ({_line(error)}), so onnx's reference implementation judged it"
         session, names, runtime = _reference(path, proto, error)
         failures = REFERENCE_ERRORS
-    feeds = {name: images[name] for name in images.files}
+    halves = {given.name for given in session.get_inputs() if given.type == "tensor(float16)"} if result["note"] is None else set()
+    feeds = {name: images[name].astype(np.float16) if name in halves else images[name] for name in images.files}
     parts: list[list] = []
     for i in range(len(next(iter(feeds.values())))):
         one = {name: array[i:i + 1] for name, array in feeds.items()}

@@ -181,6 +181,11 @@ class OpGraph:
         return found
 
     @cached_property
+    def operators(self) -> frozenset[str]:
+        """ONNX operators there are."""
+        return frozenset(op.kind for op in self.ops)
+
+    @cached_property
     def places(self) -> dict[str, int]:
         """Operator -> its place in the order of the file."""
         return {op.name: place for place, op in enumerate(self.ops)}

@@ -110,6 +110,20 @@ def inverse(positions: Array) -> Array | None:
     return None if (order < 0).any() else order
 
 
+def channels_of(positions: Array, shape: Shape) -> tuple[Array, Array] | None:
+    """Of positions that are all tokens of some channels of a value: these channels, rising, and where each element stands among the
+    positions, flat, [tokens, channels]. None for others."""
+    flat, width = positions.ravel(), shape[-1]
+    if flat.size == math.prod(shape) and is_whole(flat):
+        return np.arange(width), flat.reshape(-1, width)
+    channels, tokens = np.unique(flat % width), math.prod(shape[:-1])
+    if channels.size * tokens != flat.size:
+        return None
+    order = np.argsort(flat, kind="stable")
+    wanted = np.arange(tokens)[:, None] * width + channels
+    return (channels, order.reshape(wanted.shape)) if flat.size and np.array_equal(flat[order], wanted.ravel()) else None
+
+
 def order_of(op: Op, match: Match, shape: Shape) -> Array | None:
     """`Bound.order` of a match whose ir result has the shape ``shape``; raises Mismatch unless it holds each element of the ONNX result once."""
     onnx = op.shape(0)
@@ -192,15 +206,15 @@ class Trial:
         return bound, positions if bound.order is None else bound.order[positions]
 
     def per_channel(self, const: Ref | None, view: Ref | None) -> Array | None:
-        """What a constant that broadcasts to the view holds for each channel of the ir value the view is all of, [C]; None when it
-        differs between tokens."""
+        """What a constant that broadcasts to the view holds for each channel that the view is all tokens of, rising; None when it differs
+        between tokens."""
         if not isinstance(const, Const) or not isinstance(view, View) or np.broadcast_shapes(const.shape, view.shape) != view.shape:
             return None
         found = self.where(view, affine=True)
-        order = None if found is None else inverse(found[1])
-        if found is None or order is None or order.size != math.prod(found[0].shape):
+        part = None if found is None else channels_of(found[1], found[0].shape)
+        if part is None:
             return None
-        rows = np.broadcast_to(const.array, view.shape).ravel()[order].reshape(-1, found[0].shape[-1])
+        rows = np.broadcast_to(const.array, view.shape).ravel()[part[1]]
         return rows[0] if (rows == rows[0]).all() else None
 
 

@@ -15,6 +15,7 @@ from ..matching.opgraph import Op, Ref, View
 from ..matching.trial import Match, Mismatch, Trial, close, in_order, split_operands
 from .operands import plain
 from .operator import SUPPORTED, Operator, Spellings
+from .spelled_activation import spelled_activation
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -49,7 +50,7 @@ class Activation(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({kind: (activation,) for kind in ("Mul", *WHOLE)}, PARTS, rank=4)
+        return Spellings({kind: (activation,) for kind in (*LAST, *WHOLE)}, PARTS, rank=4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,22 @@ def recognize(op: Op, trial: Trial) -> Activated | None:
     if op.kind in WHOLE:
         kind, whole = WHOLE[op.kind](op), op.operand(0)
         return Activated(kind, whole, 1.0, (op,)) if isinstance(whole, View) else None
-    if op.kind != "Mul":
-        return None
+    try:
+        found = _gated(op, trial) if op.kind == "Mul" else None
+    except Mismatch:
+        found = _spelled(op, trial)
+        if found is None:
+            raise
+    return found or _spelled(op, trial)
+
+
+def _spelled(op: Op, trial: Trial) -> Activated | None:
+    """By what it computes, however it is written."""
+    curve = spelled_activation(op, trial)
+    return None if curve is None else Activated(curve.kind, replace(curve.x, scale=curve.t), curve.factor, (op, *curve.parts))
+
+
+def _gated(op: Op, trial: Trial) -> Activated | None:
     for x, gate in (op.inputs, reversed(op.inputs)):
         inner = trial.producer(gate, *GATES)
         if inner is None or not isinstance(x, View) or not isinstance(gate, View):
@@ -222,6 +237,8 @@ GATES: dict[str, Callable[[Op, Trial, View, View, Op], Activated | None]] = {
     "Tanh": _mish,
 }
 """Operators that give what a Mul multiplies x with (``gate``) -> how to tell the function."""
+LAST = ("Clip", "Div", "Log", "Max", "Mul")
+"""ONNX operators that may be the last one of a function that is written out."""
 PARTS = {
     "Add": "an activation",
     "Mul": "an activation",
@@ -229,6 +246,10 @@ PARTS = {
     "Pow": "a GELU",
     "HardSigmoid": "a HardSwish",
     "Clip": "a HardSwish",
+    "Exp": "an activation",
+    "Log": "an activation",
+    "Max": "an activation",
+    "Reciprocal": "an activation",
 }
 
 

@@ -12,16 +12,16 @@ import numpy as np
 
 from ..graph import Array
 from ..matching.opgraph import Const, Op, View
-from ..matching.trial import Affine, Bound, Match, Mismatch, Trial, inverse, split_operands
-from .operands import rescaled
+from ..matching.trial import Affine, Bound, Match, Mismatch, Trial, channels_of, split_operands
+from .operands import part_of, rescaled
 from .operator import Spellings
 from .residual import Add
 
 
 def scale_and_shift(op: Op, trial: Trial) -> Match | None:
-    """Add, Sub, Mul or Div by one constant a channel."""
+    """Add, Sub, Mul or Div by one constant a channel, or one such less the value."""
     found = split_operands(op)
-    if found is None or (op.kind in ("Div", "Sub") and op.constant(1) is None):
+    if found is None or op.kind == "Div" and op.constant(1) is None:
         return None
     view, const = found
     vector = trial.per_channel(const, view)
@@ -33,6 +33,8 @@ def scale_and_shift(op: Op, trial: Trial) -> Match | None:
         match op.kind:
             case "Add":
                 return _changed(op, trial, view, Affine(ones, vector))
+            case "Sub" if op.constant(1) is None:
+                return _changed(op, trial, view, Affine(-ones, vector))
             case "Sub":
                 return _changed(op, trial, view, Affine(ones, -vector))
             case "Mul":
@@ -60,22 +62,27 @@ def _changed(op: Op, trial: Trial, view: View, change: Affine) -> Match | None:
     found, producer = trial.where(view, affine=True), trial.graph.producers.get(view.base)
     if found is None or producer is None or found[0].node is None:
         return None
-    bound, positions = found[0], inverse(found[1])                   # of the operand, and so of the result, in the ir value
-    if positions is None:
+    bound, part = found[0], channels_of(found[1], found[0].shape)
+    if part is None:
         return None
+    channels, places = part
+    whole, positions = channels.size == bound.shape[-1], places.reshape(*bound.shape[:-1], -1)
     factor = np.float64(bound.factor * view.scale)
     node = None
     if bound.affine is None:
-        node = rescaled(trial, found[0].node, change.scale * factor, change.offset, name=op.name, output=op.outputs[0])
+        source = found[0].node if whole else part_of(trial, bound, channels)
+        node = source and rescaled(trial, source, change.scale * factor, change.offset, name=op.name, output=op.outputs[0])
     if node is not None:
         trial.absorb(producer, view)
-        return Match((node,), positions.reshape(bound.shape))
+        return Match((node,), positions)
+    if not whole:
+        return None
     if bound.affine is None and (change.scale == 1).all():
         return _into_the_sum(op, trial, view, bound, positions, change.offset)
     if not np.isfinite((change.scale, change.offset)).all():
         return None
     before = Affine(np.full(len(change.scale), factor), np.zeros(len(change.scale))) if bound.affine is None else bound.affine.then(view.scale, 0.0)
-    return Match((), positions.reshape(bound.shape), affine=before.then(change.scale, change.offset), of=replace(bound, factor=1.0))
+    return Match((), positions, affine=before.then(change.scale, change.offset), of=replace(bound, factor=1.0))
 
 
 def _into_the_sum(op: Op, trial: Trial, view: View, bound: Bound, positions: Array, offset: Array) -> Match | None:
@@ -96,7 +103,7 @@ def _into_the_sum(op: Op, trial: Trial, view: View, bound: Bound, positions: Arr
     trial.absorbed.append(node.name)
     trial.nodes.append(node)
     x, y = (node.output if operand == value else operand for operand in total.inputs)
-    return Match((replace(total, name=op.name, output=op.outputs[0], x=x, y=y),), positions.reshape(bound.shape))
+    return Match((replace(total, name=op.name, output=op.outputs[0], x=x, y=y),), positions)
 
 
 SPELLINGS = Spellings({**{kind: (scale_and_shift,) for kind in ("Add", "Sub", "Mul", "Div")}, "BatchNormalization": (batch_norm,)},

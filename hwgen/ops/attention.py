@@ -14,12 +14,13 @@ import numpy as np
 from ..functions import softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Const, Op, Ref, View
-from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole
+from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole, split_operands
 from ..steps.format import SCORE, SCORE_UNIT
 from ..steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ..steps.step import Keep, Step
 from ..steps.tensor import Memory, Tensor
 from .linear import Linear
+from .operands import rescaled
 from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
@@ -102,12 +103,15 @@ class Heads:
 
 def matmul_attention(op: Op, trial: Trial) -> Match | None:
     """``softmax(q @ k.T * scale) @ v``; the scale may sit on q, k or the scores."""
-    weights = op.operand(0)
+    weights, gates = op.operand(0), np.ones(1)
+    gate = split_operands(factor) if (factor := trial.producer(weights, "Mul")) is not None else None
+    if isinstance(weights, View) and factor is not None and gate is not None and gate[1].array.ndim >= 3 and gate[1].array.shape[-2:] == (1, 1):
+        trial.absorb(factor, weights)
+        gates = weights.scale * gate[1].array.ravel().astype(np.float64)
+        weights = gate[0]
     row_wise = trial.producer(weights, "Softmax")
     if row_wise is None or not isinstance(weights, View) or not isinstance(op.operand(1), View):
         return None
-    if weights.scale != 1.0:
-        raise Mismatch(f"multiplies the attention weights by {weights.scale:.6g} after the softmax", op.name)
     _check_softmax(row_wise, op)
     scores = row_wise.ref(0)
     product = trial.producer(scores, "MatMul")
@@ -119,7 +123,7 @@ def matmul_attention(op: Op, trial: Trial) -> Match | None:
         return None
     trial.absorb(row_wise, weights)
     trial.absorb(product, scores)
-    return _attention(op, trial, q, k, v, scores.scale, tokens_first=False)
+    return _attention(op, trial, q, k, replace(v, factor=v.factor * weights.scale), scores.scale, gates=gates)
 
 
 def attention_operator(op: Op, trial: Trial) -> Match | None:
@@ -200,23 +204,37 @@ def _heads(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -
     return Heads(bound, columns, tokens, bound.factor * ref.scale, ref)
 
 
-def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, tokens_first: bool) -> Match:
+def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None) -> Match:
+    """gates: factors of the results, one a head or one for all."""
     if q.columns.shape != k.columns.shape or k.columns.shape != v.columns.shape:
         shown = ", ".join(str(list(part.columns.shape)) for part in (q, k, v))
         raise Mismatch(f"has q, k and v with [heads, channels] {shown}; equal ones are supported", op.name)
     scale *= q.factor * k.factor
-    if not scale > 0:
+    if not scale:
         raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
-    plain = 1 / math.sqrt(q.columns.shape[1])
+    negative, scale, plain = scale < 0, abs(scale), 1 / math.sqrt(q.columns.shape[1])
     scale = plain if math.isclose(scale, plain, rel_tol=SAME_SCALE) else scale      # wherever it stands, and in how many parts
-    if v.factor != 1.0:
-        raise Mismatch(f"multiplies v by {v.factor:.6g}", op.name)
     x, y, z = (_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv", strict=True))
     heads, head_dim = q.columns.shape
+    if negative:
+        x = _changed(op, trial, x, -np.ones(q.columns.size), "q")
+    if gates is not None and (gates != 1).any():
+        z = _changed(op, trial, z, np.repeat(np.broadcast_to(gates, heads), head_dim), "v")
     node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale))
     if tokens_first:
-        return Match((node,), in_order(q.tokens, heads * head_dim))
-    return Match((node,), in_order(heads, q.tokens, head_dim).transpose(1, 0, 2).reshape(q.tokens, heads * head_dim))
+        return Match((node,), in_order(q.tokens, heads * head_dim), factor=v.factor)
+    positions = in_order(heads, q.tokens, head_dim).transpose(1, 0, 2).reshape(q.tokens, heads * head_dim)
+    return Match((node,), positions, factor=v.factor)
+
+
+def _changed(op: Op, trial: Trial, value: str, factors: Array, name: str) -> str:
+    """The ir value times a factor for each channel."""
+    made = next((node for node in trial.nodes if node.output == value), trial.made.get(value))
+    node = None if made is None else rescaled(trial, made, factors, np.zeros(len(factors)), output=trial.fresh(f"{op.outputs[0]}.{name}'"))
+    if node is None:
+        raise Mismatch(f"multiplies {name} by factors no weights in front of it can take in", op.name)
+    trial.nodes.append(node)
+    return node.output
 
 
 def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:

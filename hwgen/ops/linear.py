@@ -56,6 +56,9 @@ class Linear(Operator):
     def reading(self, matrix: Array, offset: Array) -> Mapping[str, Array]:
         return {"weight": matrix @ self.weight, "bias": self.bias + offset @ self.weight}
 
+    def part(self, channels: Array) -> Mapping[str, Array]:
+        return {"weight": self.weight[:, channels], "bias": self.bias[channels]}
+
     def lower(self, to: Lowering) -> None:
         """A step of its own where its result is multiplied; those that add it, look it up or let it leave do it themselves."""
         x = to.operand(self, self.x)

@@ -58,6 +58,8 @@ def mean(op: Op, trial: Trial) -> Match | None:
     kept = [axis for axis in range(len(view.shape)) if axis not in axes]
     averaged = positions.transpose(*axes, *kept).reshape(math.prod(view.shape[axis] for axis in axes), -1)     # [averaged, results]
     tokens, channels = averaged // bound.shape[-1], averaged % bound.shape[-1]
+    if (tokens == tokens[0]).all() and bound.shape[-1] == len(averaged):
+        return None                                                  # the same in another layout
     last = bound.shape[0] - 1
     whole = len(bound.shape) == 2 and averaged.shape[1] == bound.shape[1] and (channels == channels[0]).all() \
         and (np.sort(tokens, 0) == np.arange(last + 1 - len(tokens), last + 1)[:, None]).all()

@@ -106,7 +106,7 @@ class Mixture:
 
 def mixture(op: Op, trial: Trial) -> Mixture | None:
     """The mixture whose sum ``op`` gives; None when it gives something else. Raises Mismatch when its experts are none that are supported."""
-    logits = _logits(op, trial)
+    logits = None if CHOICES.isdisjoint(trial.graph.operators) else _logits(op, trial)
     if logits is None:
         return None
     xs = {name: bound for name, bound in trial.bound.items() if bound.value == logits.gate.x and bound.node is not None or name == logits.gate.x}
@@ -115,7 +115,8 @@ def mixture(op: Op, trial: Trial) -> Mixture | None:
     if found is None or not xs or found.leaves != {*xs, logits.value} or not found.closed(logits.value) \
             or math.prod(op.shape(0)) != math.prod(next(iter(xs.values())).shape):
         return None
-    return _Reader(found, logits, xs, op).read()
+    read = _Reader(found, logits, xs, op).read()
+    return read if read.experts else None
 
 
 def _logits(op: Op, trial: Trial) -> Logits | None:

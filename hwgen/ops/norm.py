@@ -10,13 +10,14 @@ import numpy as np
 
 from ..graph import Array, Inner, Role, Shape
 from ..matching.opgraph import Op, View
-from ..matching.trial import Match, Mismatch, Trial, in_order, reduced_axes, row, split_operands
+from ..matching.trial import Match, Mismatch, Trial, in_order, row
 from ..steps.stages import Identity, Normalize
 from ..steps.stages.normalize import EPS_BITS
 from ..steps.step import Step
 from .mean import Mean
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
+from .spelled_norm import WHOLE, spelled_norm
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -70,8 +71,8 @@ class LayerNorm(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"LayerNormalization": (layer_norm,), "Div": (decomposed_layer_norm,)},
-                         dict.fromkeys(("Div", "Pow", "ReduceMean", "Sqrt", "Sub"), "a LayerNorm"), rank=1)
+        return Spellings({"LayerNormalization": (layer_norm,), **dict.fromkeys(("Add", "Div", "Mul", "Sub", *WHOLE), (spelled,))},
+                         dict.fromkeys(("Div", "Pow", "Reciprocal", "ReduceMean", "ReduceSumSquare", "Sqrt", "Sub"), "a LayerNorm"), rank=1)
 
 
 def layer_norm(op: Op, trial: Trial) -> Match | None:
@@ -97,34 +98,12 @@ def _norm(op: Op, trial: Trial, view: View, gamma: Array, beta: Array, eps: floa
     return Match((node,), in_order(*x.shape))
 
 
-def decomposed_layer_norm(op: Op, trial: Trial) -> Match | None:
-    """``(x - mean(x)) / sqrt(mean((x - mean(x)) ** 2) + eps)`` -> LayerNorm; gamma and beta follow as Mul and Add."""
-    centered, root = trial.producer(op.operand(0), "Sub"), trial.producer(op.operand(1), "Sqrt")
-    if centered is None or root is None:
+def spelled(op: Op, trial: Trial) -> Match | None:
+    """A norm written out -> LayerNorm."""
+    found = spelled_norm(op, trial)
+    if found is None:
         return None
-    view, mean = centered.operand(0), trial.producer(centered.operand(1), "ReduceMean")
-    total = trial.producer(root.operand(0), "Add")
-    found = split_operands(total) if total is not None else None
-    square = trial.producer(found[0], "ReduceMean") if found is not None else None
-    power = trial.producer(square.operand(0), "Pow", "Mul") if square is not None else None
-    if not isinstance(view, View) or mean is None or total is None or found is None or square is None or power is None:
-        return None
-    averaged, exponent = mean.operand(0), power.constant(1)
-    same = (isinstance(averaged, View) and averaged.key() == view.key()
-            and trial.producer(power.operand(0)) is centered
-            and (exponent.size == 1 and float(exponent.ravel()[0]) == 2.0 if exponent is not None else
-                 power.kind == "Mul" and trial.producer(power.operand(1)) is centered))
-    if not same:
-        return None
-    for reduce in (mean, square):
-        if reduced_axes(reduce) != [len(reduce.view(0).shape) - 1] or not reduce.attrs.get("keepdims", 1):
-            raise Mismatch(f"looks like a LayerNorm, but {reduce.name!r} averages over axes {reduced_axes(reduce)}, not the last",
-                           op.name)
-    scales = [ref.scale for ref in (op.view(0), op.view(1), centered.view(1), mean.view(0), root.view(0), found[0],
-                                    square.view(0), power.view(0), view)]
-    if found[1].array.size != 1 or any(scale != 1.0 for scale in scales):
-        raise Mismatch("looks like a LayerNorm, but with factors in between", op.name)
-    for part in (centered, root, mean, total, square, power):
+    for part in found.parts:
         trial.absorb(part)
-    dim = view.shape[-1]
-    return _norm(op, trial, view, np.ones(dim), np.zeros(dim), float(found[1].array.ravel()[0]))
+    node = LayerNorm(op.name, op.outputs[0], found.bound.value, trial.array(found.gamma), trial.array(found.beta), found.eps)
+    return Match((node,), found.positions)

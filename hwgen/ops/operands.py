@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph import Array, Node, Shape
 from ..matching.opgraph import Ref, View
-from ..matching.trial import Affine, Bound, Mismatch, Trial, close, is_whole
+from ..matching.trial import Affine, Bound, Mismatch, Trial, channels_of, close, is_whole
 from .select import Select
 from .slice import Slice
 
@@ -58,6 +58,11 @@ def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | No
         if change is None:
             trial.rounds(bound.value, ref, bound.factor)
         return Operand(node.output, node.shape(bound.shape), factor, node, change)
+    part = channels_of(positions, bound.shape)
+    if part is not None and is_whole(part[1]) and positions.shape[-1] == part[0].size and (cut := part_of(trial, bound, part[0])) is not None:
+        trial.nodes.append(cut)
+        some = change and Affine(change.scale[part[0]], change.offset[part[0]])
+        return Operand(cut.output, (*bound.shape[:-1], part[0].size), factor, cut, some)
     via = f" (through {ref.trail})" if ref.trail else ""
     raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as {list(ref.shape)} in another order or in part{via}; "
                    "supported are the whole sequence, tokens equally far apart, and the heads of an attention", trial.op.name)
@@ -77,6 +82,18 @@ def _chosen(trial: Trial, ref: View, bound: Bound, positions: Array) -> Select |
     if len(tokens) == 1:
         return Select(name, trial.fresh(f"{bound.value}.token{first}"), bound.value, first)
     return Slice(name, trial.fresh(f"{bound.value}.tokens{first}"), bound.value, first, len(tokens), step)
+
+
+def part_of(trial: Trial, bound: Bound, channels: Array) -> Node | None:
+    """A node that gives some channels of a value, rising, as several Linears make one; None when no weights of it can be taken apart."""
+    arrays = None if bound.node is None else bound.node.part(channels)
+    if arrays is None or bound.node is None:
+        return None
+    trial.absorbed.append(bound.anchor)
+    some: dict[str, Any] = {key: trial.array(array) for key, array in arrays.items()}
+    first, last = int(channels[0]), int(channels[-1])
+    name = f"{first}:{last + 1}" if last - first + 1 == channels.size else ",".join(map(str, channels))
+    return replace(bound.node, output=trial.fresh(f"{bound.value}[{name}]"), **some)
 
 
 def plain(trial: Trial, ref: Ref | None) -> Operand | None:

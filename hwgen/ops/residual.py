@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..graph import Array, Inner, Node, Shape
 from ..matching.opgraph import Op, View
-from ..matching.trial import Match, Mismatch, Trial, close, in_order, inverse
+from ..matching.trial import Bound, Match, Mismatch, Trial, close, in_order, inverse
 from .linear import Linear
 from .operands import plain
 from .operator import Operator, Spellings
@@ -50,27 +50,44 @@ class Add(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"Add": (add,)}, {"Add": "a residual connection"}, rank=3)
+        return Spellings({"Add": (add,), "Sub": (add,)}, dict.fromkeys(("Add", "Sub"), "a residual connection"), rank=3)
 
 
 def add(op: Op, trial: Trial) -> Match | None:
-    """Residual Add of two values."""
+    """Residual Add or Sub of two values. A factor of the one that was computed first stands before the whole sum, unless
+    its weights can take it in and nothing else reads them."""
     refs = [ref for ref in op.inputs if isinstance(ref, View)]
+    if len(refs) == 2 and op.kind == "Sub":
+        refs[1] = replace(refs[1], scale=-refs[1].scale)
     places = [place for ref in refs if (place := trial.where(ref)) is not None]
     if len(refs) != 2 or len(places) != 2:
         return None
     if any(ref.shape != op.shapes[0] for ref in refs):
+        if op.kind == "Sub":
+            return None                                              # the first step of a norm
         raise Mismatch(f"adds values of {list(refs[0].shape)} and {list(refs[1].shape)}: broadcasting is only supported for constants",
                        op.name)
     (x, px), (y, py) = places
+    factors = [bound.factor * ref.scale for (bound, _), ref in zip(places, refs, strict=True)]
+    factor = 1.0
+    if not all(close(given, 1.0) for given in factors):
+        known = [None, *trial.made]                                  # an input is there before every node
+        first = next(place for value in known for place in (0, 1) if value == (places[place][0].node and places[place][0].value))
+        factor = 1.0 if _takes_a_factor(places[first][0]) and len(trial.graph.readers[refs[first].base]) == 1 else factors[first]
+    if not factor:
+        raise Mismatch("adds a value times 0", op.name)
     order = inverse(px)
-    if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py) \
-            and all(close(bound.factor * ref.scale, 1.0) for bound, ref in zip((x, y), refs, strict=True)):
-        return Match((Add(op.name, op.outputs[0], x.value, y.value),), order.reshape(x.shape))
-    a, b = plain(trial, refs[0]), plain(trial, refs[1])
+    if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py) and close(*factors):
+        return Match((Add(op.name, op.outputs[0], x.value, y.value),), order.reshape(x.shape), factor=factor)
+    a, b = (plain(trial, replace(ref, scale=ref.scale / factor)) for ref in refs)
     if a is None or b is None:
         return None
-    return Match((Add(op.name, op.outputs[0], a.value, b.value),), in_order(*a.shape))
+    return Match((Add(op.name, op.outputs[0], a.value, b.value),), in_order(*a.shape), factor=factor)
+
+
+def _takes_a_factor(bound: Bound) -> bool:
+    width = bound.shape[-1]
+    return bound.node is not None and bound.node.affine(np.ones(width), np.zeros(width)) is not None
 
 
 def sum_of_heads(node: Node | None, nodes: Mapping[str, Node]) -> str | None:

@@ -1,0 +1,173 @@
+"""LayerNorm written out in other operators, whichever: recognised by what they compute, from one value, on tokens of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from ..graph import Array
+from ..matching.opgraph import Const, Op, View
+from ..matching.region import Region, Unprovable, region
+from ..matching.trial import Bound, Mismatch, Trial, inverse, reduced_axes
+
+MAX_OPERATORS = 16
+REDUCING = {"ReduceMean", "ReduceSum", "ReduceSumSquare"}
+WHOLE = {"InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"}
+ROOTS = WHOLE | {"Pow", "Sqrt"}
+PARTS = REDUCING | ROOTS | {"Add", "Div", "Mul", "Reciprocal", "Sub"}
+LARGE, SMALL, TOKENS = 100.0, 1e-3, 4       # deviations of the values that are tried, and how many tokens at least
+FITS = 3e-4                                 # of the largest value of a token
+EXACT = 1e-5                                # relative: a factor this near to 1 is 1
+SAME_EPS = 0.02                             # relative: a measured epsilon this near to a number of the file is that number
+
+
+@dataclass(frozen=True, eq=False)
+class Spelled:
+    """``gamma * norm(view) + beta``, float64 [channels]. positions: where each element of the normalised ir value stands in the result."""
+
+    bound: Bound
+    gamma: Array
+    beta: Array
+    eps: float
+    positions: Array
+    parts: tuple[Op, ...]
+
+
+def spelled_norm(op: Op, trial: Trial) -> Spelled | None:
+    """What the operator is the norm of, by channels of one ir value; None when it is none. Raises Mismatch for a near miss."""
+    if ROOTS.isdisjoint(trial.graph.operators):
+        return None
+    near = region(trial.graph, op, lambda value: value in trial.bound, MAX_OPERATORS)
+    if near is not None and len(near.leaves) > 1 and _looks_final(op, trial) and any(map(_is_root, near.ops)):
+        _check_axes(op, [part for leaf in near.leaves if (part := trial.graph.producers.get(leaf)) is not None])
+    if near is None or len(near.leaves) != 1 or not all(part.kind in PARTS for part in near.ops) or not any(map(_is_root, near.ops)):
+        return None
+    (leaf,) = near.leaves
+    size = math.prod(op.shape(0))
+    refs = (ref for part in near.ops for ref in part.inputs if isinstance(ref, View) and ref.base == leaf)
+    view = next((ref for ref in refs if ref.positions().size == size), None)
+    found = None if view is None else trial.where(view)
+    place = None if found is None else inverse(found[1])
+    if view is None or found is None or place is None or place.size != math.prod(found[0].shape) or found[0].node is None and found[0].anchor:
+        return None
+    tried = _Tried(near, op, trial, leaf, view, found[0], place)
+    if (fit := tried.fit(_centered)) is not None:
+        return fit
+    if tried.fit(_plain) is not None:
+        raise Mismatch("is an RMS norm, which takes no mean off; supported is LayerNorm", op.name)
+    if _looks_final(op, trial):
+        _check_axes(op, near.ops)
+        raise Mismatch("looks like a LayerNorm, but computes something else (an epsilon outside of the root, another variance)", op.name)
+    return None
+
+
+def _check_axes(op: Op, parts: Iterable[Op]) -> None:
+    """Raises Mismatch for a mean among these that is not one of channels."""
+    wrong = next((part for part in parts if part.kind in REDUCING and reduced_axes(part) != [len(part.view(0).shape) - 1]), None)
+    if wrong is not None:
+        raise Mismatch(f"looks like a LayerNorm, but {wrong.name!r} averages over axes {reduced_axes(wrong)}, not the last", op.name)
+
+
+def _is_root(op: Op) -> bool:
+    exponent = op.constant(1) if op.kind == "Pow" else None
+    return op.kind in WHOLE or op.kind == "Sqrt" or exponent is not None and exponent.size == 1 and abs(float(exponent.ravel()[0])) == 0.5
+
+
+def _looks_final(op: Op, trial: Trial) -> bool:
+    """A centered value divided by a root, or times one."""
+    return op.kind == "Div" and trial.producer(op.operand(0), "Sub") is not None or \
+        op.kind == "Mul" and any(trial.producer(ref, "Sub") is not None for ref in op.inputs) and all(isinstance(ref, View) for ref in op.inputs)
+
+
+def _centered(x: Array) -> Array:
+    y: Array = x - x.mean(-1, keepdims=True)
+    return y
+
+
+def _plain(x: Array) -> Array:
+    return x
+
+
+class _Tried:
+    """The region evaluated on values of its leaf."""
+
+    def __init__(self, near: Region, op: Op, trial: Trial, leaf: str, view: View, bound: Bound, place: Array):
+        self.near, self.op, self.trial, self.leaf, self.view, self.bound, self.place = near, op, trial, leaf, view, bound, place
+        self.epsilons = sorted({float(number) for number in self._numbers() if 0 < number < 1})
+        rng = np.random.default_rng(0)
+        draws = math.ceil(TOKENS / (math.prod(bound.shape) // bound.shape[-1]))
+        small = math.sqrt(self.epsilons[0]) if self.epsilons else SMALL
+        self.large = [rng.normal(1.0, 1.0, bound.shape).astype(np.float32) * np.float32(LARGE) for _ in range(draws)]
+        self.small = [rng.normal(0.0, small, bound.shape).astype(np.float32) for _ in range(draws)]
+
+    def _numbers(self) -> Iterator[float]:
+        for part in self.near.ops:
+            yield from (float(ref.array.ravel()[0]) for ref in part.inputs if isinstance(ref, Const) and ref.array.size == 1)
+            if part.kind in WHOLE:
+                yield part.number("epsilon", 1e-5)
+
+    def _results(self, draws: list[Array]) -> Array:
+        """[tokens of all draws, channels]"""
+        shape = self.trial.graph.shapes.get(self.leaf)
+        found = []
+        for draw in draws:
+            value = self.bound.onnx((draw / np.float32(self.bound.factor)).astype(np.float32))
+            with np.errstate(all="ignore"):
+                result = self.near.run({self.leaf: value if shape is None else value.reshape(shape)}, self.op.outputs[:1])[self.op.outputs[0]]
+            found.append(result.ravel()[self.place].reshape(-1, self.bound.shape[-1]).astype(np.float64))
+        return np.concatenate(found)
+
+    def _vectors(self) -> list[Array]:
+        """Constants that hold one number a channel, by channel."""
+        found = []
+        for part in self.near.ops:
+            for ref in part.inputs:
+                if isinstance(ref, Const) and 1 < ref.array.size <= self.place.size and _broadcasts(ref.array, self.view.shape):
+                    rows = np.broadcast_to(ref.array, self.view.shape).ravel()[self.place].reshape(-1, self.bound.shape[-1])
+                    found += [rows[0].astype(np.float64)] if (rows == rows[0]).all() else []
+        return found
+
+    def fit(self, before: Callable[[Array], Array]) -> Spelled | None:
+        """before: what is done to a token before it is divided by its root mean square."""
+        try:
+            large, small = self._results(self.large), self._results(self.small)
+        except Unprovable:
+            return None
+        if not (np.isfinite(large).all() and np.isfinite(small).all()):
+            return None
+        x, y = (before(np.concatenate(draws).reshape(-1, self.bound.shape[-1]).astype(np.float64)) for draws in (self.large, self.small))
+        ones, zeros = np.ones(x.shape[-1]), np.zeros(x.shape[-1])
+        normal = x / np.sqrt((x * x).mean(-1, keepdims=True))
+        for gamma in (ones, *self._vectors()):
+            for beta in (zeros, *self._vectors()):
+                scaled = gamma * normal
+                factor = float(((large - beta) * scaled).sum() / (scaled * scaled).sum())
+                if not _same(large, factor * scaled + beta):
+                    continue
+                factor = 1.0 if abs(factor - 1) < EXACT else factor
+                variance = (y * y).mean(-1)
+                eps = self._epsilon(small - beta, factor * gamma * y, variance, factor)
+                if math.isfinite(eps) and _same(small, factor * gamma * y / np.sqrt(variance + eps)[:, None] + beta):
+                    sign = math.copysign(1.0, self.bound.factor)
+                    return Spelled(self.bound, sign * factor * gamma, beta, eps / self.bound.factor ** 2, self.place.reshape(self.bound.shape),
+                                   self.near.ops[:-1])
+        return None
+
+    def _epsilon(self, result: Array, scaled: Array, variance: Array, factor: float) -> float:
+        """That makes ``scaled / sqrt(variance + eps)`` of the small tokens what the operators made of them."""
+        roots = (scaled * scaled).sum(-1) / (result * scaled).sum(-1)
+        measured = float(np.median(roots ** 2 - variance))
+        known = [eps * change for eps in self.epsilons for change in (1.0, factor ** 2, factor ** -2)]
+        return next((eps for eps in known if abs(eps - measured) <= SAME_EPS * eps), max(measured, 0.0))
+
+
+def _broadcasts(array: Array, shape: tuple[int, ...]) -> bool:
+    sizes = (1,) * (len(shape) - array.ndim) + array.shape
+    return len(sizes) == len(shape) and all(size in (1, whole) for size, whole in zip(sizes, shape, strict=True))
+
+
+def _same(a: Array, b: Array) -> bool:
+    return bool((np.abs(a - b).max(-1) <= FITS * np.abs(a).max(-1)).all())
