@@ -112,8 +112,12 @@ def mixture(op: Op, trial: Trial) -> Mixture | None:
     xs = {name: bound for name, bound in trial.bound.items() if bound.value == logits.gate.x and bound.node is not None or name == logits.gate.x}
     found = region(trial.graph, op, {*xs, logits.value}.__contains__, LIMIT)
     xs = {name: bound for name, bound in xs.items() if found is not None and name in found.leaves}
-    if found is None or not xs or found.leaves != {*xs, logits.value} or not found.closed(logits.value) \
-            or math.prod(op.shape(0)) != math.prod(next(iter(xs.values())).shape):
+    if found is None or not found.closed(logits.value):
+        return None
+    if not xs and len(found.leaves) > 1 and any(part.kind in ("TopK", "ArgMax") for part in found.ops):
+        raise Mismatch(f"has a router that reads {logits.gate.x!r}, and experts that read something else; its Linear must read what they read",
+                       op.name)
+    if not xs or found.leaves != {*xs, logits.value} or math.prod(op.shape(0)) != math.prod(next(iter(xs.values())).shape):
         return None
     read = _Reader(found, logits, xs, op).read()
     return read if read.experts else None
