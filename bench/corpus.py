@@ -92,17 +92,18 @@ def integers(path: Path, build: Path, images: dict[str, np.ndarray], engine: str
     return row
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(file: Path | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(file if isinstance(file, bytes) else str(file), options, providers=["CPUExecutionProvider"])
 
 
 def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dict[str, str]) -> tuple[float, float]:
-    """(smallest cosine, largest error over the largest value) of the outputs of the float network to onnxruntime's."""
+    """(smallest cosine, largest error over the largest value) of the outputs of the float network to onnxruntime's, of a quantized file to
+    the float network in it: `integers` compares with the file itself."""
     imported, rng = import_parts(path, shapes, False, lambda stage: None), np.random.default_rng(5)
     host = imported.host
-    session = _session(path)
+    session = _session(imported.float_file or path)                # of a quantized file the float network in it
     names, cosine, error = [output.name for output in session.get_outputs()], 1.0, 0.0
     for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
         given = {value.name: value.shape for value in host.inputs} if host else graph.inputs
