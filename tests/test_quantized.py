@@ -123,12 +123,22 @@ def test_whole_numbers_of_weights_are_those_of_the_file(tmp_path, form):
         assert any(np.array_equal(array, matrix) for array in held if array.shape == (rows, columns) for matrix in wanted), (rows, columns)
 
 
+def test_16_bits_are_taken_where_the_hardware_has_them(tmp_path):
+    """Operands of linear maps: results of a LayerNorm, of the attention, of the activation function; q, k and v have 8 over the same range."""
+    plan = planned(FILES["16 bits"](tmp_path))
+    found, _ = tensors(plan)
+    nodes = {type(node).__name__: node for node in reversed(plan.imported.model.tasks[0].nodes)}
+    assert [found[nodes[kind].output].format.bits for kind in ("Attention", "Activation", "LayerNorm")] == [16, 16, 16]
+    assert [found[value].format.bits for value in nodes["Attention"].inputs] == [8, 8, 8]
+    assert any("values that it rounds to 16 bits have 8 here" in text for text in plan.warnings)
+
+
 def test_what_is_not_taken_is_named(tmp_path):
     plan = planned(forms.static(tmp_path, "uint8"))
     text = " ".join(plan.warnings)
     assert "ranges that are not symmetric" in text and "'x' (zero point" in text
     assert "LayerNorm results are rounded before gamma and beta here" in text
-    assert "have more here (residual stream" in text
+    assert "have 16 or more here (residual stream" in text
     assert "weights have scales of their own here" in text
     plan = planned(forms.dynamic(tmp_path))
     assert any("find a scale anew for every image" in text for text in plan.warnings)

@@ -10,7 +10,7 @@ from ..errors import ModelError
 from ..graph import Graph, Model, Node
 from ..matching.grid import Grid, Kept
 from ..ops import Activation, Attention, LayerNorm, Linear, MoE
-from ..steps.format import INT8
+from ..steps.format import INT8, WIDE
 from .grid import SAME, Steps
 from .recipe import Recipe, Rule
 from .structure import consumers
@@ -36,6 +36,8 @@ def recipe(model: Model, kept: Kept) -> tuple[Recipe, list[str]]:
                 if not _is_plain(node):
                     norms.append(grid)
                     used += grids
+                    if grid.bits > INT8.bits and _may_be_wide(node, readers[value]):
+                        rules[value] = Rule(bits=WIDE.bits)
                     continue
                 grid = grid.times(1 / float(node.gamma[0]))
             elif isinstance(node, MoE):
@@ -44,8 +46,8 @@ def recipe(model: Model, kept: Kept) -> tuple[Recipe, list[str]]:
                 raise ModelError(f"the file is quantized, and node {other.node!r} gives {value!r} the scale {other.scale:.6g} and zero point "
                                  f"{other.zero}, node {grid.node!r} the scale {grid.scale:.6g} and zero point {grid.zero}: a value has one",
                                  where=f"value {value!r}", hint="quantize the float model again, with one scale for all readers of a value")
-            bits = INT8.bits
-            rules[value] = Rule(scale=grid.step(bits))
+            bits = WIDE.bits if grid.bits > INT8.bits and _may_be_wide(node, readers[value]) else INT8.bits
+            rules[value] = Rule(bits=None if bits == INT8.bits else bits, scale=grid.step(bits))
             used += grids
             if grid.bits > bits:
                 narrowed.append(grid)
@@ -61,6 +63,11 @@ def _is_stored(graph: Graph, value: str, node: Node | None, readers: Sequence[No
     return (node is None or isinstance(node, (Linear, Activation, Attention, LayerNorm))) and bool(readers) \
         and value not in graph.outputs.values() and all(not isinstance(reader, Activation) and not reader.TRUNK
                                                         or isinstance(reader, (Attention, MoE)) for reader in readers)
+
+
+def _may_be_wide(node: Node | None, readers: Sequence[Node]) -> bool:
+    """Whether the value may have 16 bits: an operand of linear maps alone, that is made as one."""
+    return isinstance(node, (Activation, Attention, LayerNorm)) and all(isinstance(reader, Linear) for reader in readers)
 
 
 def _is_plain(node: LayerNorm) -> bool:
@@ -89,8 +96,8 @@ def _notes(kept: Kept, used: list[Grid], moved: list[tuple[Grid, float]], norms:
     nodes = {grid.node for grid in used}
     wider = [grid for grid in kept.rounded if grid.node not in nodes and not any(grid.like(other) for other in used)]
     if wider:
-        found.append(f"quantized file: {len(wider)} values that it rounds to {max(grid.bits for grid in wider)} bits have more here (residual "
-                     f"stream, scores, attention weights, pre-activations, outputs): {_names(wider)}")
+        found.append(f"quantized file: {len(wider)} values that it rounds to {max(grid.bits for grid in wider)} bits have 16 or more here (residual "
+                     f"stream, scores, pre-activations, outputs) or are inside of an operator: {_names(wider)}")
     if kept.dynamic:
         shown_nodes = ", ".join(map(repr, kept.dynamic[:SHOWN])) + (" …" if len(kept.dynamic) > SHOWN else "")
         found.append(f"quantized file: {len(kept.dynamic)} nodes find a scale anew for every image; here each has one, from calibration: "
