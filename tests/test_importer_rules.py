@@ -292,19 +292,6 @@ def test_two_kinds_of_tokens_in_front(path):
     assert isinstance(node, ops.ConcatTokens) and node.tokens.shape == (3, K)
 
 
-@pytest.mark.parametrize("build, reason", [
-    (lambda net, x: (x, net.random(1, 1, K), 1),
-     "puts constant tokens behind the sequence; only tokens in front of it are supported"),
-    (lambda net, x: (x, x, 1), "joins 2 computed values; only constant tokens in front of a sequence are supported"),
-    (lambda net, x: (net.random(1, 5, 2), x, 2), "joins along axis 2 of [1, 5, 8], which is not the token axis"),
-], ids=["behind", "two values", "channels"])
-def test_other_concats_are_declined(path, build, reason):
-    net = Net()
-    first, second, axis = build(net, tokens(net))
-    net.op("Concat", first, second, axis=axis, name="concat")
-    assert declined(net, path) == {"concat": reason}
-
-
 @pytest.mark.parametrize("start", [0, 2])
 def test_mean_of_tokens(path, start):
     net = Net()

@@ -17,7 +17,8 @@ from .operands import operand
 from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
-    from ..quantizer.lowering import Lowered, Lowering
+    from ..quantizer.lowered import Lowered
+    from ..quantizer.lowering import Lowering
     from ..steps.tensor import View
     from .activation import Activation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 import math
 from typing import Any
@@ -24,6 +24,7 @@ from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
 from .calibration import Range, Site
+from .lowered import Lowered
 from .order import multiplied, order
 from .precision import Precision
 from .recipe import Recipe
@@ -31,25 +32,6 @@ from .structure import Stream, base, consumers
 from .weights import Quantized, factor, identity, quantize_linear
 
 WIDE_TOP = 28000         # int16 value of the largest magnitude seen in calibration: headroom of 17 %
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a choice, or all), or their ``mean``.
-
-    gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map of all that, still to be done.
-    """
-
-    tensor: Tensor
-    gamma: Array | None = None
-    beta: Array | None = None
-    tokens: Span | None = None
-    mean: bool = False
-    linear: Linear | None = None
-
-    @property
-    def view(self) -> View:
-        return self.tensor.view(self.tokens)
 
 
 class Lowering:
@@ -301,13 +283,16 @@ class Lowering:
         self.define(source, words)
 
     def _host_start(self, node: Node, source: str, stream: Stream, residual: Tensor) -> None:
-        """A residual stream starts with the words of the host, without an embedding: int16 from ``first_token`` on, zeros before; then its
-        constant is added."""
-        place = residual.view()
-        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, (0, 0), stream.first_token), Identity(), (place,),
+        """A residual stream starts with the words of the host, without an embedding: int16 in the last rows, zeros before; then its constant
+        is added."""
+        place, (_, rows), *more = residual.view(), *stream.runs
+        if more or rows.stop != residual.tokens:
+            raise node.fail(f"puts constant tokens between those of the input {source!r}, or behind them: supported is in front of them",
+                            hint="let a Linear follow the input, or put the constants in on the host")
+        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, (0, 0), rows.start), Identity(), (place,),
                        keeps=(Keep.MOMENTS,), about=f"input {source}"))
         if source in self.raw:
-            self._as_it_is(node, source, residual, Span(stream.first_token, residual.tokens - stream.first_token))
+            self._as_it_is(node, source, residual, rows)
         if stream.table.any():
             self._start(stream, residual, node, source, Add(place))
         self.states[stream.start] = Lowered(residual)
@@ -315,14 +300,16 @@ class Lowering:
     def _sum(self, node: Node) -> None:
         """The steps that make a state of a residual stream. A mixture of experts comes first: it reads the state before in every step."""
         stream, residual = self.residuals[node.output]
-        terms, place, start = stream.terms[node.output], residual.view(), node.output == stream.start
+        terms, start = stream.terms[node.output], node.output == stream.start
+        runs = [(Span(0, residual.tokens), Span(0, residual.tokens))]
         if start and stream.source is None:
-            embed = self.producers[terms[0]]
+            embed, runs = self.producers[terms[0]], stream.runs
             self._start(stream, residual, embed, embed.output)
-            place = residual.view(Span(stream.first_token, residual.tokens - stream.first_token))
         value = node.output if node.output not in self.operands else self.fresh(f"{node.output}.int16")
-        for left, term in enumerate(sorted(terms, key=lambda term: not isinstance(self.producers.get(term), MoE)), 1 - len(terms)):
-            self._add(node, term, self.fresh(f"{value}.{-left}") if left else value, place, start and len(terms) == 1)
+        parts = [(term, *run) for term in sorted(terms, key=lambda term: not isinstance(self.producers.get(term), MoE)) for run in runs]
+        for left, (term, tokens, rows) in enumerate(parts, 1 - len(parts)):
+            some = tokens if len(runs) > 1 else None
+            self._add(node, term, self.fresh(f"{value}.{-left}") if left else value, some, residual.view(rows), start and len(terms) == 1)
         self.states[node.output] = Lowered(residual)
         if node.output in self.raw - self.operands.keys():
             self._as_it_is(node, node.output, residual)
@@ -340,17 +327,17 @@ class Lowering:
         self.emit(Step(words.name, node.name, Rescale(EXACT), Identity(), (words.view(),), residual.view(), about="residual stream as it is"))
         self.define(state, words, tokens=tokens)
 
-    def _add(self, node: Node, term: str, value: str, place: View, start: bool) -> None:
-        """Add ``term`` to a part of a residual stream, and call that ``value``."""
+    def _add(self, node: Node, term: str, value: str, tokens: Span | None, place: View, start: bool) -> None:
+        """Add ``term``, or some tokens of it, to a part of a residual stream, and call that ``value``."""
         producer, x = self.producers.get(term), self.result(term)
-        if isinstance(producer, MoE):
+        if isinstance(producer, MoE) and tokens is None:
             producer.lower_update(self, value, place)
         elif x is None or x.linear is None:
             raise node.fail(f"adds {term!r} of {type(producer).__name__}, which is inside another step", hint=SUPPORTED)
         elif x.mean:
             raise self.no_mean(node, term)
         else:
-            x.linear.lower_update(self, x, value, place, start)
+            x.linear.lower_update(self, x if tokens is None else x.of(tokens), value, place, start)
 
     def _worth(self, value: str, where: str) -> None:
         """Raises ModelError for a function that is applied to an output alone: the host has it without the rounding to 8 bits."""

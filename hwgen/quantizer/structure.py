@@ -16,21 +16,28 @@ from ..errors import ModelError, combined
 from ..graph import Array, Graph, Node
 from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Mean
 from ..ops.operator import SUPPORTED
+from ..steps.tensor import Span
 
 
 @dataclass(eq=False)
 class Stream:
     """A residual stream: a constant, and the sums that follow.
 
-    table: [T, D] of the start (position embedding, class tokens); first_token: its row that the terms of the start are added from.
+    table: [T, D] of the start (position embedding, class tokens); places: its rows that the tokens of the terms of the start are added to.
     terms: state -> values that are added to the state before it, or to the table. The start up to its last constant is no state, and no
     sum that nothing reads but the next sum. source: the input that the stream starts with, None where it starts with terms.
     """
 
     table: Array
+    places: Array
     terms: dict[str, tuple[str, ...]]
-    first_token: int = 0
     source: str | None = None
+
+    @property
+    def runs(self) -> list[tuple[Span, Span]]:
+        """Neighbouring tokens of the terms of the start, and the rows of the table they go to."""
+        ends = [0, *(np.flatnonzero(np.diff(self.places) != 1) + 1).tolist(), len(self.places)]
+        return [(Span(first, end - first), Span(int(self.places[first]), end - first)) for first, end in pairwise(ends)]
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -136,7 +143,8 @@ class _Search:
             blamed = self.producers.get(state) or self.readers[state][0]
             raise blamed.fail(f"value {state!r} has the shape {list(shape)}, it is no sequence of tokens: it cannot be added to or normalised",
                               hint=SUPPORTED)
-        stream = Stream(np.zeros(shape if len(shape) == 2 else (1, *shape), np.float64), {state: terms})
+        table = np.zeros(shape if len(shape) == 2 else (1, *shape), np.float64)
+        stream = Stream(table, np.arange(len(table)), {state: terms})
         self.streams.append(stream)
         self.of[state] = stream
         return stream
@@ -150,8 +158,10 @@ class _Search:
         elif node.x != stream.start or stream.newest != stream.start or node.x in self.leaving or not self._starts_with(node.x, node):
             raise node.fail("a constant for each token is only supported where the residual stream starts", hint=SUPPORTED)
         if isinstance(node, ConcatTokens):
-            stream.table = np.concatenate([node.tokens.astype(np.float64), stream.table])
-            stream.first_token += len(node.tokens)
+            mine, constant = node.rows(len(stream.table))
+            table = np.empty((len(mine) + len(constant), stream.table.shape[1]))
+            table[mine], table[constant] = stream.table, node.tokens
+            stream.table, stream.places = table, mine[stream.places]
         else:
             stream.table = stream.table + node.value
         stream.terms = {node.output: stream.terms[node.x]}
