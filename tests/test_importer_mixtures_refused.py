@@ -89,6 +89,12 @@ def frozen(m: Mix) -> str:
     return y
 
 
+def not_finite(m: Mix) -> str:
+    m.b2[1, 3] = np.inf
+    scores = m.scores()
+    return m.summed(lambda e: m.column(scores, e))
+
+
 def one_activation_differs(m: Mix) -> str:
     scores = m.scores()
     y = m.summed(lambda e: m.column(scores, e))
@@ -106,6 +112,7 @@ REFUSED = {
     gated: "has gated experts (SwiGLU): 'matmul",
     gated_halves: "has gated experts (SwiGLU): halves of 'matmul",
     capacity: f"{NO_TOP_K}its router counts the tokens of an expert (capacity) and drops those beyond",
+    not_finite: "has experts that give NaN or infinity on random tokens and logits",
     frozen: "has 3 experts for 4 results of its router: an expert that no token chose when the network was traced is not in the file",
 }
 

@@ -98,7 +98,10 @@ class _Router:
         logits = np.resize(logits, (rows, self.count)).astype(np.float32)
         x = self.rng.standard_normal((rows, self.dim)).astype(np.float32)
         runs = [self._run(x[start:start + self.tokens], logits[start:start + self.tokens]) for start in range(0, rows, self.tokens)]
-        return x, np.concatenate(runs)
+        y = np.concatenate(runs)
+        if not np.isfinite(y).all():
+            raise Mismatch("has experts that give NaN or infinity on random tokens and logits", self.name)
+        return x, y
 
     def _given(self, x: Array, logits: Array) -> dict[str, Array]:
         """What the region reads, as the ONNX values hold it."""
