@@ -120,7 +120,7 @@ def mixture(op: Op, trial: Trial) -> Mixture | None:
     if not xs or found.leaves != {*xs, logits.value} or math.prod(op.shape(0)) != math.prod(next(iter(xs.values())).shape):
         return None
     read = _Reader(found, logits, xs, op).read()
-    return read if read.experts else None
+    return read if read.experts or read.has("TopK", "ArgMax") else None           # an attention that is written out has a softmax too
 
 
 def _logits(op: Op, trial: Trial) -> Logits | None:
