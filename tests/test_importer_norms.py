@@ -154,3 +154,15 @@ def test_a_near_miss_is_refused_by_name(path, name):
 
 def test_a_written_out_norm_gives_the_words_of_the_operator(path):
     assert np.array_equal(words(vit(norm=True), path), words(vit(), path))
+
+
+def test_behind_an_unsupported_operator_it_is_judged_as_if_that_were_there(path):
+    net = Net()
+    x = net.op("CumSum", net.linear(tokens(net), K, K), net.const(1, np.int64), name="sum")
+    x = net.op("Concat", net.random(1, 2, K), x, axis=1)
+    net.linear(SPELLINGS["Div"](net, x), K, K)
+    assert declined(net, path) == {"sum": "operator CumSum is not supported"}
+    net = Net()
+    x = net.op("CumSum", net.linear(tokens(net), K, K), net.const(1, np.int64), name="sum")
+    net.linear(SPELLINGS["squares"](net, x), K, K)
+    assert declined(net, path) == {"sum": "operator CumSum is not supported"}

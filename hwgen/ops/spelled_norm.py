@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -51,9 +51,14 @@ def spelled_norm(op: Op, trial: Trial) -> Spelled | None:
     view = next((ref for ref in refs if ref.positions().size == size), None)
     found = None if view is None else trial.where(view)
     place = None if found is None else inverse(found[1])
-    if view is None or found is None or place is None or place.size != math.prod(found[0].shape) or found[0].node is None and found[0].anchor:
+    if view is None or found is None or place is None or place.size != math.prod(found[0].shape):
         return None
-    tried = _Tried(near, op, trial, leaf, view, found[0], place)
+    bound = found[0]
+    if bound.node is None and bound.anchor:                          # an unsupported operator: its layout is anyone's guess
+        shape = view.shape[1:] if view.shape[0] == 1 and len(view.shape) > 1 else view.shape
+        bound = replace(bound, value=f"{bound.value} {list(shape)}", shape=shape, order=place)
+        trial.assumed[bound.value], place = shape, np.arange(place.size)
+    tried = _Tried(near, op, trial, leaf, view, bound, place)
     if (fit := tried.fit(_centered)) is not None:
         return fit
     if tried.fit(_plain) is not None:

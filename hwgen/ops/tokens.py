@@ -80,6 +80,8 @@ def concat_tokens(op: Op, trial: Trial) -> Match | None:
     if len(found) != len(views):
         return None
     bound = next(iter(found.values()))[0]
+    if bound.node is None and bound.anchor:                          # an unsupported operator: its layout is anyone's guess
+        return _assumed(op, trial, next(iter(views.values())))
     if len(bound.shape) != 2:
         raise Mismatch(f"puts constants beside {bound.value!r} {list(bound.shape)}, which is no sequence of tokens", op.name)
     sources = _sources(op, trial, operands, {place: positions for place, (_, positions) in found.items()})
@@ -105,6 +107,15 @@ def concat_tokens(op: Op, trial: Trial) -> Match | None:
     node = ConcatTokens(op.name, op.outputs[0], x, trial.array(constants[-1 - rows[~computed]]),
                         trial.pool.array(np.zeros(0, np.int32) if behind else places))
     return Match((node,), in_order(len(rows), dim))
+
+
+def _assumed(op: Op, trial: Trial, view: View) -> Match | None:
+    """As if the operand were the tokens."""
+    x, total = plain(trial, view), math.prod(op.shape(0)[:-1])
+    if x is None or len(x.shape) != 2 or x.shape[1] != op.shape(0)[-1]:
+        raise Mismatch(f"gives {list(op.shape(0))} of {list(view.shape)}, which is no sequence of tokens", op.name)
+    node = ConcatTokens(op.name, op.outputs[0], x.value, trial.array(np.zeros((total - x.shape[0], x.shape[1]))))
+    return Match((node,), in_order(total, x.shape[1]))
 
 
 def _sources(op: Op, trial: Trial, operands: dict[int, Ref], positions: dict[int, Array]) -> tuple[Array, Array] | None:
