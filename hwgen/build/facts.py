@@ -14,7 +14,7 @@ from ..engines.rtl.plan import MAX_TOKENS
 from ..engines.rtl.program import BufferInfo, InstrInfo, OutputSlice, Program
 from ..engines.rtl.verify import verify as verify_program
 from ..errors import HwgenError
-from ..isa import WORD_BITS, Instr, Op
+from ..isa import WORD_BITS, Instr, Op, Src
 from ..knots import knots
 from ..registers import MAX_PROGRAM_WORDS
 from ..steps.stages import Host
@@ -178,13 +178,15 @@ def _agree_program(model: Quantized, run: Program) -> None:
                 raise ValueError("program.outputs have other sizes than the network's")
             if o.word + o.step * (-(-o.channels // run.config.to) - 1) >= words:
                 raise ValueError("program.outputs lie behind the end of the output")
-    stream = [instr for instr in run.instrs if instr.op == Op.STREAM and instr.src == 0]
     _, source = model.tasks[0].input
+    wide = source.format.bits == 16                     # the start of the residual stream: the host's words come first
+    stream = [instr for pc, instr in enumerate(run.instrs) if instr.op == Op.STREAM and (pc == 0 if wide else instr.src == Src.ACT)]
+    vector = -(-2 * run.config.to // run.config.vector_bytes) * run.config.vector_bytes if wide else run.config.vector_bytes
     tokens, channels = source.tokens, source.channels
     vectors = tokens * run.batch * -(-channels // run.config.to)
-    if len(stream) != 1 or stream[0].tokens < tokens * run.batch or stream[0].tokens % run.batch:
+    if len(stream) != 1 or stream[0].src != (Src.NORM if wide else Src.ACT) or stream[0].tokens < tokens * run.batch or stream[0].tokens % run.batch:
         raise ValueError("the program does not stream the network's input")
-    if run.input_bytes != stream[0].tokens * stream[0].n_tiles * run.config.vector_bytes or vectors > run.input_bytes:
+    if run.input_bytes != stream[0].tokens * stream[0].n_tiles * vector or vectors > run.input_bytes:
         raise ValueError(f"program.input_bytes = {run.input_bytes} is not what the program reads")
     _check_program(run)
 
@@ -220,7 +222,7 @@ def _check_input(host: Host, tensor: Tensor, shape: tuple[int, ...]) -> None:
         found = (shape[1] // p * (shape[2] // q), shape[0] * p * q)
     else:
         found = ()
-    if found != (tensor.tokens, tensor.channels):
+    if found != (tensor.tokens - host.front, tensor.channels):
         raise ValueError("inputs do not have the shape that the network takes")
 
 
