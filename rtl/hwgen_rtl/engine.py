@@ -7,7 +7,7 @@ Time is counted from the cycle in which the feeder's token record is valid (T = 
     D0 + 9      statistics written         D0 + 10                 retired
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -228,7 +228,7 @@ class Engine(wiring.Component):
             to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
             shift2=Mux(fields.act, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject,
-            plane=fields.plane if c.wide else 0, residual=is_residual,
+            plane=fields.plane if c.wide else C(0, 2), residual=is_residual,
             fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
             out=fields.dst == Dst.OUT, mean=fields.mean, first_token=drain.first_token, last_token=drain.last_token,
             old=words["old"][:16 * c.to], **outputs)
