@@ -263,9 +263,10 @@ def normalize(x: AnyInts, mean: AnyInts, multiplier: AnyInts, shift: AnyInts) ->
 
 
 def normalize_wide(x: AnyInts, mean: AnyInts, multiplier: AnyInts, shift: AnyInts) -> Ints:
-    """The same in 16 bits, -32768..32767: what feeds give, which is never stored, takes two's complement whole."""
+    """The same in 16 bits, -32768..32767: what feeds give, which is never stored, takes two's complement whole. multiplier, shift: of the high
+    half, shift at least 9."""
     product = ((np.asarray(x, np.int64) << MEAN_FRAC) - mean) * multiplier
-    return np.asarray(np.clip(round_shift(product, shift), -1 << WIDE_BITS - 1, (1 << WIDE_BITS - 1) - 1))
+    return np.asarray(np.clip(round_shift(product, shift - ACT_BITS), -1 << WIDE_BITS - 1, (1 << WIDE_BITS - 1) - 1))
 
 
 def planes(x: AnyInts) -> tuple[Ints, Ints]:

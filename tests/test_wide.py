@@ -46,11 +46,11 @@ def test_planes_are_eight_bits_and_give_back_the_word():
         assert (plane.min(), plane.max()) == (-128, 127)
 
 
-@pytest.mark.parametrize("shift", [1, 8, 19, 28])
+@pytest.mark.parametrize("shift", [9, 16, 27, 36])
 def test_a_wide_norm_is_the_quotient_rounded_half_up(shift):
     rng = np.random.default_rng(shift)
     x, mean, mult = (rng.integers(low, high, 5000) for low, high in ((-32767, 32768), (-1 << 19, 1 << 19), (1, 1 << 16)))
-    wanted = [min(max((2 * (16 * a - b) * c + (1 << shift)) // (2 << shift), -32768), 32767)
+    wanted = [min(max((2 * (16 * a - b) * c + (1 << shift - 8)) // (2 << shift - 8), -32768), 32767)
               for a, b, c in zip(x.tolist(), mean.tolist(), mult.tolist(), strict=True)]
     assert numerics.normalize_wide(x, mean, mult, shift).tolist() == wanted
 
@@ -78,6 +78,14 @@ def test_everything_that_can_have_16_bits_has_them(network):
     made = {type(stage) for step in network.steps for stage in step.drain if getattr(stage, "to", None) == WIDE}
     assert made == {Requant, Table, RowFactor}
     assert {step.feed.format(step) for step in network.steps if isinstance(step.feed, (Plain, Normalize))} == {INT8, WIDE}
+
+
+def test_a_wide_norm_of_a_real_width():
+    """D / (16 * scale) is more than a factor holds: 384 / 16 / (10 / 28000) = 67,200."""
+    model = random_model(0, blocks="d", dim=384, heads=6, hidden=64)
+    network = quantizer.quantize(model, {"x": random_images(model, 4)}, recipe=Recipe(values={"block0.norm1": Rule(bits=16)})).tasks[0]
+    feed = next(step.feed for step in network.steps if isinstance(step.feed, Normalize) and step.feed.to == WIDE)
+    assert feed.out.mult / 2 ** feed.out.shift * 256 > 2 ** 15
 
 
 def test_16_bits_are_nearer_to_the_float_network():
@@ -144,10 +152,11 @@ BROKEN = {                      # id -> step, its other fields, what the message
     "rescaled activations": ("state", {"source_view": lambda s: Tensor("block0.norm1", INT8, 5, 16).view()}, "a rescaling feed takes s16"),
     "rescaled by 0": ("state", {"feed": Rescale(Factor(0, 3))}, "rescale: multiplier 0"),
     "rescaled to 4 bits": ("state", {"feed": Rescale(Factor(3, 3), INT4)}, "the feed gives s8 or s16, not s4"),
-    "rescaled to nothing": ("state", {"feed": Rescale(Factor(3, 29))}, "rescale: shift 29 is more than 28"),
+    "rescaled to nothing": ("state", {"feed": Rescale(Factor(3, 37))}, "rescale: shift 37 is not in 9..36"),
+    "rescaled to more than there is": ("state", {"feed": Rescale(Factor(3, 8))}, "rescale: shift 8 is not in 9..36"),
     "norm in 4 bits": ("block0.norm1", {"feed": lambda s: replace(s.feed, to=INT4)}, "the feed gives s8 or s16, not s4"),
-    "norm in 16 bits that shifts too far": ("block0.norm1", {"feed": lambda s: replace(s.feed, to=WIDE, out=replace(s.feed.out, shift=25))},
-                                            "the shifter does 1..28"),
+    "norm in 16 bits that shifts too far": ("block0.norm1", {"feed": lambda s: replace(s.feed, to=WIDE, out=replace(s.feed.out, shift=33))},
+                                            "the shifter does 9..36"),
     "queries that are wide": ("block0.attention.scores", {"source_view": lambda s: Tensor("block0.q", WIDE, 5, 16).view()}, "queries are s8, not s16"),
     "host: more zeros than tokens": ("x.int8", {"feed": lambda s: replace(s.feed, front=4)}, "4 of the 4 tokens are none of the input"),
     "division into 4 bits": ("block0.attention", {"drain": in_stage(1, to=INT4)}, "the result of a division is s8 or s16, not s4"),

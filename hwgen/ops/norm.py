@@ -11,6 +11,7 @@ import numpy as np
 from ..graph import Array, Inner, Role, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
+from ..steps.format import INT8
 from ..steps.stages import Identity, Normalize
 from ..steps.stages.normalize import EPS_BITS
 from ..steps.step import Step
@@ -64,7 +65,8 @@ class LayerNorm(Operator):
         if not units < (1 << EPS_BITS) - 1:                       # nor infinite, nor NaN
             raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {residual.scale:.3g}",
                             hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
-        feed = Normalize(max(1, round(units)), to.factor(self, "16 / D", 16 / dim), to.factor(self, "normalise", dim / (16 * scale)), form)
+        half = 1 if form == INT8 else 1 << INT8.bits                  # of 16 bits the unit of the high one
+        feed = Normalize(max(1, round(units)), to.factor(self, "16 / D", 16 / dim), to.factor(self, "normalise", dim / (16 * scale * half)), form)
         out = to.activations(self.output, residual.tokens, dim, scale, form)
         to.emit(Step(self.output, self.name, feed, Identity(), (out.view(),), residual.view()))
         to.define(self.output, out, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=state.tokens)

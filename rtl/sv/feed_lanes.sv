@@ -2,7 +2,7 @@
 //
 // mode 0  pass       a = act
 // mode 1  normalise  a = sat8(((res << 4) - mean) * mult rounded >> shift)                 numerics.normalize; mode 3 the same
-//         with WIDE and plane 1 or 2 the high or the low half of 16 bits, shift 1..28       numerics.normalize_wide, planes
+//         with WIDE and plane 1 or 2 the high or the low half of 16 bits, shift 9..36       numerics.normalize_wide, planes
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
 //         scores have FRAC fraction bits, the table an entry for each fraction
 // psum: sum of p over the lanes, 5 cycles after the input.
@@ -43,7 +43,7 @@ module feed_lanes #(
   logic [1:0]         mode1, mode2, mode3;
   // normalise: an odd shift doubles the multiplier; the even shift that remains is 2 + 8 * coarse + 4 * middle + 2 * fine.
   // Of a shift of 37 and more nothing is left: product and half are 0.
-  // The high half of 16 bits is what 8 bits of a shift larger by 8 are; the low one is out of range where the high one would be.
+  // The high half of 16 bits is like 8 bits, the low one that of a shift less by 8, and out of range where the high one would be.
   logic               high, low, high1, low1, low2, near2, narrow2;
   logic [5:0]         place1;                     // of the first bit above the low half's 16
   logic [21:0]        over_w2;                    // over2, bit for bit
@@ -159,12 +159,12 @@ module feed_lanes #(
     v1 = valid;
     mode1 = mode;
     below = shift ^ {~|shift[4:0], ~|shift[3:0], ~|shift[2:0], ~|shift[1:0], ~shift[0], 1'b1};
-    mult1 = below >= 36 ? 17'd0 : below[0] ? 17'(mult) : {mult, 1'b0};
-    half1 = below >= 36 ? 36'd0 : 36'd2 << {below[5:1], 1'b0};
     high = WIDE != 0 && plane == 1;
     low = WIDE != 0 && plane == 2;
-    coarse1 = below[5] || high && below[4:3] == 3 ? 2'd3 : below[4:3] + 2'(high);
-    middle1 = high && below[4:3] == 3 ? 2'd2 : {below[5], below[2] & ~below[5]};
+    mult1 = below >= 36 ? 17'd0 : below[0] ? 17'(mult) : {mult, 1'b0};
+    half1 = below >= 36 ? 36'd0 : 36'd2 << {below[5:3] ^ {~|below[4:3] & (high | low), ~below[3] & (high | low), high | low}, below[2:1], 1'b0};
+    coarse1 = below[5] ? 2'd3 : below[4:3] ^ {~below[3] & low, low};
+    middle1 = {below[5] & ~low, below[2] & ~below[5]};
     fine1 = below[1];
     high1 = high;
     low1 = low;

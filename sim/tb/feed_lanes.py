@@ -7,7 +7,8 @@ import numpy as np
 
 from hwgen import numerics
 from hwgen.isa import Half, Src
-from hwgen.steps.stages.normalize import WIDE_SHIFT
+from hwgen.steps.format import INT8, WIDE
+from hwgen.steps.stages.normalize import SHIFTS
 from hwgen_sim.bench import config
 from hwgen_sim.checker import TimedChecker
 from hwgen_sim.endpoints import TimedDriver, run_timeline, start
@@ -33,7 +34,7 @@ def inputs(rng: random.Random, ti: int, shift: int, wide: bool) -> dict:
     for lane in range(ti):              # results at the edges of the range: -128 becomes -127
         edge = rng.choice([-32769, -32768, -32767, -129, -128, 127, 128, 32767, 32768, rng.randint(-33000, 33000)] if wide else
                           [-129, -128, -127, -126, -1, 0, 1, 126, 127, 128, rng.randint(-256, 256)])
-        near = ((edge << shift) // max(mult, 1) + mean + rng.randint(-16, 16)) >> 4
+        near = ((edge << shift - 8 * wide) // max(mult, 1) + mean + rng.randint(-16, 16)) >> 4
         if rng.random() < 0.5 and abs(near) <= 32767:
             res[lane] = near
     return {"act": lane_values(rng, ti, 8), "res": res, "score": np.maximum(row_max - distance, -32768), "row_max": row_max,
@@ -49,7 +50,8 @@ async def matches_numerics(dut, pattern):
     for cycle in range(500):
         mode, valid = rng.choice(list(Src)), not next(stall)
         plane = rng.choice(list(Half)) if c.wide else Half.NONE                 # of ACT words it says nothing
-        v = inputs(rng, c.ti, cycle % (47 if plane == Half.NONE else WIDE_SHIFT) + 1, plane != Half.NONE)
+        least, most = SHIFTS[INT8 if plane == Half.NONE else WIDE]
+        v = inputs(rng, c.ti, least + cycle % (most + 1 - least), plane != Half.NONE)
         driver.at(cycle, valid=int(valid), mode=int(mode), plane=int(plane), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
                   mean=v["mean"] & 0x1FFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])
         if not valid:

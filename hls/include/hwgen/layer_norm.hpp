@@ -20,7 +20,7 @@ struct LayerNormJob {
     unsigned dst;
     std::int64_t eps;  ///< added to channels**2 * variance
     Factor inverse;    ///< 16 / channels
-    Factor out;        ///< channels / (16 * output scale)
+    Factor out;        ///< channels / (16 * output scale), of 16 bits that of the high half
     bool rescale;      ///< without a norm: mean 0, and `out` as it is
     bool wide_result;  ///< 16 bits
 };
@@ -84,9 +84,10 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
             for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
                 const std::int32_t x = static_cast<std::int32_t>(residual[w * job.tokens + t][lane]) * 16 - mean[t];
+                const Scale word = job.wide_result ? Scale{scale[t].mult, Shift(scale[t].shift.to_uint() - 8)} : scale[t];
                 const bool used = w * Config::LANES + lane < job.channels;
                 const int narrow = used ? requantize<8>(x, scale[t]) : 0;
-                const Wide wide = used ? whole<16>(x, scale[t]) : 0;
+                const Wide wide = used ? whole<16>(x, word) : 0;
                 act[job.dst + w * job.tokens + t][lane] = job.wide_result ? high_half(wide) : static_cast<Act>(narrow);
                 if (job.wide_result) {
                     low[job.dst + w * job.tokens + t][lane] = low_half(wide);

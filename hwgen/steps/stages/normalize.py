@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 RSQRT_FRAC = 23                     # of `numerics.rsqrt`
 LARGEST = 1 << 62                   # what `numerics.bit_length` can take
 EPS_BITS = 48                       # of the instruction field
-WIDE_SHIFT = 28                     # of a result of 16 bits: its high half is that of 8 bits, shifted by 8 more
+SHIFTS = {INT8: (1, numerics.MAX_SHIFT), WIDE: (9, 36)}      # what a feed does; of 16 bits that of the high half
 
 
 @dataclass(frozen=True, slots=True)
 class Normalize(Feed):
     """LayerNorm of each token: `numerics.norm_coefficients` and `numerics.normalize`.
 
-    eps: added to D**2 * variance, >= 1. mean: factor of 16 / D. out: factor of D / (16 * scale of the result). to: of the result.
+    eps: added to D**2 * variance, >= 1. mean: factor of 16 / D. out: factor of D / (16 * scale of the result), of 16 bits
+    D / (16 * 256 * scale), that of the high half. to: of the result.
     """
 
     eps: int
@@ -66,7 +67,7 @@ class Normalize(Feed):
             return f"{step.source.channels.count} channels are too many for the sums of a token"
         exponents = numerics.rsqrt(np.array([self.eps, largest]))[1]
         low, high = (int(e) + RSQRT_FRAC + self.out.shift - numerics.MULT_BITS for e in exponents)
-        return run_time_shift("norm", low, high, most_shift(self.to))
+        return run_time_shift("norm", low, high, *SHIFTS[self.to])
 
     @property
     def brief(self) -> str:
@@ -86,13 +87,8 @@ def no_operand(to: Format) -> str | None:
     return None if to in OPERANDS else f"the feed gives {' or '.join(map(str, OPERANDS))}, not {to}"
 
 
-def most_shift(to: Format) -> int:
-    """The largest shift a feed does for this result."""
-    return numerics.MAX_SHIFT if to == INT8 else WIDE_SHIFT
-
-
-def run_time_shift(what: str, low: int, high: int, most: int = numerics.MAX_SHIFT) -> str | None:
+def run_time_shift(what: str, low: int, high: int, least: int = 1, most: int = numerics.MAX_SHIFT) -> str | None:
     """What is wrong with a shift that is computed at run time: beyond the shifter's range `numerics.scale_factor` would clip it."""
-    if low < 1 or high > most:
-        return f"{what}: the run-time shift can lie in {low}..{high}, the shifter does 1..{most}"
+    if low < least or high > most:
+        return f"{what}: the run-time shift can lie in {low}..{high}, the shifter does {least}..{most}"
     return None

@@ -12,18 +12,19 @@ from ...isa import Src
 from ..format import WIDE, Format
 from ..param import Factor
 from .base import Feed, Run, need
-from .normalize import most_shift, no_operand, result
+from .normalize import SHIFTS, no_operand, result
 
 if TYPE_CHECKING:
     from ..step import Step
 
 UNIT = 1 << numerics.MEAN_FRAC          # the residual stream enters in this many parts of a unit, as for `Normalize`
-EXACT = Factor.of(1 / UNIT)             # the words as they are, in 16 bits
+EXACT = Factor.of(1 / (UNIT << numerics.ACT_BITS))             # the words as they are, in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Rescale(Feed):
-    """`numerics.normalize` with mean 0 and one factor for all tokens. out: unit of the stream over 16 times that of the result."""
+    """`numerics.normalize` with mean 0 and one factor for all tokens. out: unit of the stream over 16 times that of the result, of
+    16 bits over 16 * 256 times, that of the high half."""
 
     out: Factor
     to: Format = WIDE
@@ -46,7 +47,8 @@ class Rescale(Feed):
             return "rescales a part of the channels"
         if wrong := self.out.wrong("rescale") or no_operand(self.to):
             return wrong
-        return None if self.out.shift <= (most := most_shift(self.to)) else f"rescale: shift {self.out.shift} is more than {most}"
+        least, most = SHIFTS[self.to]
+        return None if least <= self.out.shift <= most else f"rescale: shift {self.out.shift} is not in {least}..{most}"
 
     @property
     def brief(self) -> str:
