@@ -10,7 +10,7 @@ import pytest
 import hwgen
 from hwgen import quantizer
 from hwgen.errors import SHOWN, ModelError, combined
-from hwgen.importer import check_model
+from hwgen.importer import check_model, import_model
 from onnx_nets import CLASSES, DIM, EXPERTS, HEADS, IMAGE, PATCH, TOKENS, Net
 
 
@@ -147,7 +147,7 @@ def test_a_cause_in_front_of_others_is_named_before_them(tmp_path):
     net = Net()
     n = net.op("Softsign", net.norm(net.embed(net.image())), name="culprit")
     path = net.save(tmp_path / "net.onnx", {"y": net.head(net.op("Erf", net.op("Exp", n)))}, [1, CLASSES])
-    message = hwgen.check(path).error.message
+    message = check_model(path).error.message
     assert message.startswith("Softsign node 'culprit' is not supported (and 2 other nodes of it or behind it): ")
 
 
@@ -169,16 +169,17 @@ def test_causes_apart_from_each_other_are_all_named(tmp_path):
 
 
 def test_all_that_the_hardware_has_no_step_for_is_named(tmp_path):
-    """Accepted by the importer, refused by the quantizer: the sum that is no residual connection."""
+    """Accepted by the importer, refused by the quantizer: a constant that is added in the middle."""
     net = Net()
     t = net.embed(net.image())
     t = net.add(t, net.attention(net.norm(t)))
     n = net.norm(t)
-    late = net.add(n, net.mlp(n))
+    late = net.op("Add", net.add(t, net.mlp(n)), net.random(1, TOKENS, DIM))
     path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(t)), "z": net.linear(net.norm(late), DIM, CLASSES)}, [1, CLASSES])
-    error = hwgen.check(path).error
-    assert isinstance(error, ModelError) and "post-norm is not supported" in str(error)
-    (add,) = [cause for cause in (error, *error.others) if "adds the LayerNorm result" in cause.message]
+    with pytest.raises(ModelError) as caught:
+        quantizer.quantize(import_model(path).model, None, random=True)
+    error = caught.value
+    (add,) = [cause for cause in (error, *error.others) if "only supported where the residual stream starts" in cause.message]
     assert add.behind == 3 and f"  at:   {add.where} (and 3 nodes behind it)" in str(error)
 
 
@@ -209,10 +210,10 @@ def test_an_output_inside_of_something_is_named(tmp_path, place):
     model = net.model({"y": net.head(net.norm(t))}, [1, CLASSES])
     model.graph.output.append(helper.make_tensor_value_info(lost, TensorProto.FLOAT, shape))
     onnx.save(model, tmp_path / "net.onnx")
-    error = hwgen.check(tmp_path / "net.onnx").error
+    error = check_model(tmp_path / "net.onnx").error
     assert repr(lost) in error.message and repr(lost) in error.hint and "before export" in error.hint
     with pytest.raises(ModelError, match="cannot be given"):
-        hwgen.compile(tmp_path / "net.onnx", out=tmp_path / "build")
+        import_model(tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("epsilon", [float("inf"), 1e30])

@@ -13,7 +13,7 @@ from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op, View
 from ..matching.region import Unprovable
 from ..matching.trial import Bound, Match, Mismatch, Trial
-from ..steps.format import LOGIT, LOGIT_UNIT, PRE_ACT_UNIT, PRE_ACTIVATION, SHARE, WIDE
+from ..steps.format import INT8, LOGIT, LOGIT_UNIT, PRE_ACT_UNIT, PRE_ACTIVATION, SHARE, WIDE
 from ..steps.stages import Add as AddTo, Gather, Plain, Requant, Route, Score
 from ..steps.step import Expert, Keep, Step
 from ..steps.tensor import Memory, Tensor
@@ -138,6 +138,8 @@ class MoE(Operator):
         x, form = to.operand(self, self.x), to.form(self.output)
         if x.mean or not x.view.whole or not place.whole:
             raise self.fail("routes some of the tokens of a value, or of a residual stream", hint=SUPPORTED)
+        if x.tensor.format != INT8:
+            x = to.as_lowered(to.plain(self, self.x).tensor)
         tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
         queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
         gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT_UNIT, name=f"{output}.gate")

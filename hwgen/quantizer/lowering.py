@@ -15,7 +15,7 @@ from ..errors import ModelError, combined
 from ..functions import titles
 from ..graph import Array, Graph, Node, Role
 from ..knots import knots
-from ..ops import Activation, Linear, MoE, PatchEmbed
+from ..ops import Activation, LayerNorm, Linear, MoE, PatchEmbed
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE, Format
 from ..steps.param import Factor, Params, ShortColumns
@@ -45,7 +45,7 @@ class Lowering:
                  known: dict[str, int], method: str, pool: Params, precision: Precision, recipe: Recipe):
         self.precision, self.recipe = precision, recipe
         self.graph, self.streams = graph, streams
-        self.ranges, self.known, self.method, self.pool = ranges, known, method, pool
+        self.ranges, self.known, self.method, self.pool = ranges, dict(known), method, pool
         self.readers, self.multiplied = consumers(graph), multiplied(graph)
         self.float_shapes = graph.shapes()
         self.producers = {node.output: node for node in graph.nodes}
@@ -136,12 +136,13 @@ class Lowering:
         return units
 
     def form(self, value: str) -> Format:
-        """Of the integer image of a float value: 8 bits, or 16 by the recipe."""
-        return WIDE if self.recipe.value(value).bits == WIDE.bits else INT8
+        """Of the integer image of a float value: 8 bits, or 16 by the recipe, and for a LayerNorm whose result is a state of a residual stream."""
+        normalised = value in self.residuals and isinstance(self.producers.get(value), LayerNorm)
+        return WIDE if normalised or self.recipe.value(value).bits == WIDE.bits else INT8
 
     def narrow(self, node: Node, value: str, what: str) -> None:
         """``node`` takes ``value`` in 8 bits only. Raises ModelError where the recipe says 16."""
-        if self.form(value) != INT8:
+        if self.recipe.value(value).bits == WIDE.bits:
             raise node.fail(f"{what} {value!r} cannot have {WIDE.bits} bits",
                             hint=f"leave it at {INT8.bits}: 16 bits have what only linear maps read")
 
@@ -188,7 +189,8 @@ class Lowering:
             return operand.view
         name = self.fresh(f"{value}.int8")
         if name not in self.operands:
-            self._identity(value, operand).lower_with(self, operand, name)
+            self.known[name] = self.known[value]
+            replace(self._identity(value, operand), output=name).lower_with(self, operand, name)
         return self.operands[name].view
 
     def no_mean(self, node: Node, value: str) -> ModelError:

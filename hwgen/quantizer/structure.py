@@ -129,7 +129,7 @@ class _Search:
                 self._constant(node)
             case Add():
                 self._sum(node)
-            case _ if not node.CHOOSES and not isinstance(node, LayerNorm) and self._normalised(node.output):
+            case _ if not node.CHOOSES and (self._normalised(node.output) or isinstance(node, LayerNorm) and self._added(node.output)):
                 self._begin(node.output, (node.output,))
 
     def _normalised(self, value: str) -> bool:
@@ -153,7 +153,6 @@ class _Search:
         """Constants belong to the start of a stream."""
         stream = self.of.get(node.x)
         if stream is None:
-            self._term(node, node.x)
             stream = self._begin(node.x, (node.x,))
         elif node.x != stream.start or stream.newest != stream.start or node.x in self.leaving or not self._starts_with(node.x, node):
             raise node.fail("a constant for each token is only supported where the residual stream starts", hint=SUPPORTED)
@@ -172,8 +171,6 @@ class _Search:
         others = list(node.inputs)
         if newest is not None:
             others.remove(newest)
-        for value in others:
-            self._term(node, value)
         terms = tuple(term for value in others for term in self.sums.get(value, (value,)))
         if newest is not None:
             self.of[newest].terms[node.output] = terms
@@ -192,10 +189,10 @@ class _Search:
         """Whether nothing but one sum reads it."""
         return value not in self.leaving and [type(reader) for reader in self.readers[value]] == [Add]
 
-    def _term(self, node: Node, value: str) -> None:
-        """Raises ModelError for what cannot be added to a stream."""
-        if isinstance(self.producers.get(base(value, self.producers)), LayerNorm):
-            raise node.fail(f"adds the LayerNorm result {value!r}: post-norm is not supported", hint=SUPPORTED)
+    def _added(self, value: str) -> bool:
+        """Whether it is an operand of a sum, or some of its tokens are."""
+        return any(isinstance(reader, (Add, AddConst, ConcatTokens)) or reader.CHOOSES and self._added(reader.output)
+                   for reader in self.readers[value])
 
     def _behind(self, node: Node) -> int:
         """Nodes and outputs that need its result."""
