@@ -64,7 +64,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("dst_row", 16), ("stat_base", 20), ("stat_stride", 16), ("stat_group", 4), ("stat_count", 16),
     ("mult", 16), ("shift", 6), ("mult2", 16), ("shift2", 6),
     ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6), ("function", 2),
-    ("act_columns", 1), ("wide", 1), ("plane", 2),
+    ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2),
 )
 WORD_BITS = 512
 OFFSETS: dict[str, int] = {}
@@ -94,6 +94,8 @@ class Instr:
     column_params    bias, multiplier, shift per column from the stream; else mult / shift of the instruction, bias 0
     row_scale        multiplier and shift of the row: softmax_factor(row sum, mult, shift)
     act              result = requantize(activation(r), mult2, shift2, 8, with ``plane`` 16); function: which of the engine's functions
+    pre_frac         fraction bits of r: 8, 10, 12 or 7 (numerics.PRE_ACT_FRACS)
+    score_frac       EXP: fraction bits of the scores: 6, 8, 10 or 4 (numerics.SCORE_FRACS)
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
@@ -159,6 +161,8 @@ class Instr:
     act_columns: int = 0
     wide: int = 0
     plane: int = 0
+    pre_frac: int = 0
+    score_frac: int = 0
     note: str = ""
 
     def encode(self) -> int:

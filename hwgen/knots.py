@@ -7,14 +7,14 @@ from functools import cache
 import numpy as np
 
 from .functions import Act, Line
-from .numerics import ACT_FRAC, KNOT_STEP_BITS, KNOTS, PRE_ACT_FRAC, Ints, Knots
+from .numerics import ACT_FRAC, KNOT_FRAC, KNOTS, Ints, Knots
 
 
 @cache
 def knots(name: str) -> Knots:
     """name: ``Act.value``. Raises ValueError when there is no such function, or when it does not fit a table."""
     function = Act.of(name).function
-    x = np.arange(-(KNOTS // 2), KNOTS // 2 + 1) * 2.0 ** (KNOT_STEP_BITS - PRE_ACT_FRAC)
+    x = np.arange(-(KNOTS // 2), KNOTS // 2 + 1) * 2.0 ** -KNOT_FRAC
     try:
         values = _fixed((function.exact or function.f)(x))
         return Knots(values[:-1], np.diff(values), (_line(function.left), _line(function.right)))

@@ -6,7 +6,8 @@ int64 arrays (or ints) and never use floating point; floats appear only where a 
 Formats
     weights, activations   int8 in [-127, 127]          residual stream   int16 in [-32767, 32767]
     accumulator            int32                        multiplier        unsigned 16 bits, shift 1..47
-    pre-activation         int16, unit 2**-8            score             int16, unit 2**-6 in the log2 domain
+    pre-activation         int16, 7, 8, 10 or 12 fraction bits
+    score                  int16, 4, 6, 8 or 10 fraction bits, in the log2 domain
     router logit           int16, unit 2**-8 in the log2 domain
     attention probability  unsigned 8 bits, un-normalised (255 = the row maximum)
     router score           unsigned 16 bits, unit 2**-16
@@ -30,17 +31,22 @@ ACT_BITS = 8             # of an activation
 WIDE_BITS = 16           # of the residual stream, pre-activations, scores and logits, and of wide operands
 LOW_OFFSET = 128         # what the low half of a wide operand is less
 SHARE_BITS = 16          # of a router score, all of them fraction bits
-PRE_ACT_FRAC = 8         # fraction bits of a pre-activation: up to ±128
+PRE_ACT_FRAC = 8         # fraction bits of a pre-activation, unless a layer has others: up to ±128
+PRE_ACT_FRACS = (PRE_ACT_FRAC, 10, 12, 7)               # by the code in an instruction: up to ±128, ±32, ±8, ±256
+FINE_FRAC = 12           # fraction bits between knots
+END_FRAC = 8             # fraction bits beyond them
 ACT_FRAC = 16            # fraction bits of an activation's result, of its values at the knots and of the slopes beyond them
-KNOT_STEP_BITS = 3       # pre-activation units from knot to knot: 2**3 * 2**-8 = 2**-5
+KNOT_FRAC = 5            # knots are 2**-5 apart
 KNOTS = 1024             # knots of a function, half of them for negative arguments: up to ±16
 KNOT_BITS = 21           # of a signed value at a knot: up to ±16
 SLOPE_BITS = 15          # of a signed difference to the next knot: slopes up to ±8
 END_BITS = 18            # of a signed slope beyond the knots, unit 2**-ACT_FRAC: up to ±2
-RESULT_BITS = 24         # of an activation's result, signed: up to ±128
+RESULT_BITS = 25         # of an activation's result, signed: up to ±256
 SHORT_BITS = 6           # behind the leading one of a short multiplier, (64 + m) * 2**(9 - r): what a column's record has room for
 SHORT_RANGE = 10         # of r: 0..9
-SCORE_FRAC = 6           # fraction bits of attention scores, log2 domain: up to ±355 nats; finer ones are lost in 8-bit probabilities
+SCORE_FRAC = 6           # fraction bits of attention scores, log2 domain, unless a layer has others: up to ±355 nats
+SCORE_FRACS = (SCORE_FRAC, 8, 10, 4)                    # by the code in an instruction: up to ±355, ±89, ±22, ±1419 nats
+EXP_FRAC = 6             # fraction bits of the exponential's argument
 LOGIT_FRAC = 8           # fraction bits of router logits, log2 domain: up to ±88.7 nats
 MEAN_FRAC = 4            # fraction bits of the LayerNorm mean
 ONE = 1 << 15            # 1.0 of the router's exponentials
@@ -133,7 +139,7 @@ def _exponential(one: int, frac: int) -> Ints:
     return np.round(one * 2.0 ** (-np.arange(1 << frac) / (1 << frac))).astype(np.int64)
 
 
-EXP_P8 = _exponential(255 * 256, SCORE_FRAC)                                        # 255.0 * 2**-f, unit 2**-8
+EXP_P8 = _exponential(255 * 256, EXP_FRAC)                                          # 255.0 * 2**-f, unit 2**-8
 EXP_Q15 = _exponential(ONE, LOGIT_FRAC)                                             # 2**-f, unit 2**-15
 RECIP = np.round(2.0 ** 31 / ((256.5 + np.arange(256)) * 128)).astype(np.int64)     # 2**31 / m
 RSQRT = np.round(2.0 ** 23 / np.sqrt((np.maximum(np.arange(256), 64) + 0.5) * 256)).astype(np.int64)  # 2**23 / sqrt(m)
@@ -143,11 +149,10 @@ RSQRT = np.round(2.0 ** 23 / np.sqrt((np.maximum(np.arange(256), 64) + 0.5) * 25
 
 @dataclass(frozen=True, eq=False)
 class Knots:
-    """A function of a pre-activation: straight lines between knots 8 units apart, and one on each side beyond them.
+    """A function of a pre-activation: straight lines between knots 2**-5 apart, and one on each side beyond them.
 
-    value, slope: [KNOTS], F(i) at x = 8 i and F(i + 1) - F(i), i = -512 .. 511, unit 2**-16. ends: (slope, offset) of the line for x < -4096
-    and of that for x >= 4096, ``slope * x / 2**8 + offset``, both in unit 2**-16 too. Raises ValueError for what the hardware's widths do
-    not hold.
+    value, slope: [KNOTS], F(i) at i / 32 and F(i + 1) - F(i), i = -512 .. 511, unit 2**-16. ends: (slope, offset) of the line below -16
+    and of that from 16 on, ``slope * x + offset``, both in unit 2**-16 too. Raises ValueError for what the hardware's widths do not hold.
     """
 
     value: Ints
@@ -155,37 +160,44 @@ class Knots:
     ends: tuple[tuple[int, int], tuple[int, int]]
 
     def __post_init__(self) -> None:
+        coarsest = min(PRE_ACT_FRACS)
+        edges = np.array([-32767, (-16 << coarsest) - 1, 16 << coarsest, 32767])
         for what, numbers, bits in (("a value at a knot", self.value, KNOT_BITS), ("a slope between knots", self.slope, SLOPE_BITS),
                                     ("a slope beyond the knots", [slope for slope, _ in self.ends], END_BITS),
                                     ("an offset beyond the knots", [offset for _, offset in self.ends], KNOT_BITS),
-                                    ("a result", activation(np.array([-32767, -4097, 4096, 32767]), self), RESULT_BITS)):
+                                    ("a result", activation(edges, self, coarsest), RESULT_BITS)):
             if not (-1 << bits - 1 <= np.min(numbers) and np.max(numbers) < 1 << bits - 1):
                 raise ValueError(f"{what} does not fit {bits} bits")
 
     @cached_property
     def lines(self) -> tuple[Ints, Ints]:
-        """(slopes, offsets) [KNOTS + 2] in unit 2**-24 of every line as a function of x, the ends first and last, half a unit included."""
-        x = np.arange(-(KNOTS // 2), KNOTS // 2) << KNOT_STEP_BITS
-        extra = PRE_ACT_FRAC - KNOT_STEP_BITS
+        """(slopes, offsets) [KNOTS + 2] in unit 2**-28 of every line as a function of x in unit 2**-12, the ends first and last, half a unit
+        included."""
+        x = np.arange(-(KNOTS // 2), KNOTS // 2) << FINE_FRAC - KNOT_FRAC
         (left, below), (right, above) = self.ends
-        slopes = np.concatenate([[left], self.slope << extra, [right]])
-        starts = np.concatenate([[below << PRE_ACT_FRAC], (self.value << PRE_ACT_FRAC) - (self.slope << extra) * x, [above << PRE_ACT_FRAC]])
-        return slopes, starts + ((1 << PRE_ACT_FRAC - 1) - 1)
+        slopes = np.concatenate([[left], self.slope << KNOT_FRAC, [right]])
+        starts = np.concatenate([[below << FINE_FRAC], (self.value << FINE_FRAC) - (self.slope << KNOT_FRAC) * x, [above << FINE_FRAC]])
+        return slopes, starts + ((1 << FINE_FRAC - 1) - 1)
 
 
-def activation(x: AnyInts, knots: Knots) -> Ints:
-    """The function of these knots, rounded half down. x int16 (unit 2**-8) -> unit 2**-16, 24 bits signed."""
-    x = np.asarray(x, np.int64)
+def activation(x: AnyInts, knots: Knots, frac: int = PRE_ACT_FRAC) -> Ints:
+    """The function of these knots, rounded half down. x int16 (unit 2**-frac) -> unit 2**-16, 25 bits signed.
+
+    Between knots every bit of x counts; beyond them x is taken in unit 2**-8, rounded down.
+    """
+    x = np.asarray(x, np.int64) << FINE_FRAC - frac
     slopes, offsets = knots.lines
-    line = np.clip((x >> KNOT_STEP_BITS) + KNOTS // 2 + 1, 0, KNOTS + 1)
-    return np.asarray((slopes[line] * x + offsets[line]) >> PRE_ACT_FRAC)
+    line = np.clip((x >> FINE_FRAC - KNOT_FRAC) + KNOTS // 2 + 1, 0, KNOTS + 1)
+    x = np.where((line == 0) | (line > KNOTS), x >> FINE_FRAC - END_FRAC << FINE_FRAC - END_FRAC, x)
+    return np.asarray((slopes[line] * x + offsets[line]) >> FINE_FRAC)
 
 
-def exp2_p8(distance: AnyInts) -> Ints:
-    """255 * 2**(-distance / 64) as an unsigned 8-bit integer; distance = row maximum - score, >= 0."""
+def exp2_p8(distance: AnyInts, frac: int = SCORE_FRAC) -> Ints:
+    """255 * 2**(-distance / 2**frac) as an unsigned 8-bit integer; distance = row maximum - score, >= 0, is rounded half up to the table's unit."""
     distance = np.asarray(distance, np.int64)
-    whole, frac = distance >> SCORE_FRAC, distance & ((1 << SCORE_FRAC) - 1)
-    return np.where(whole >= 9, 0, round_shift(EXP_P8[frac], np.minimum(whole, 9) + 8))
+    distance = round_shift(distance, frac - EXP_FRAC) if frac > EXP_FRAC else distance << EXP_FRAC - frac
+    whole, part = distance >> EXP_FRAC, distance & ((1 << EXP_FRAC) - 1)
+    return np.where(whole >= 9, 0, round_shift(EXP_P8[part], np.minimum(whole, 9) + 8))
 
 
 def exp2_q15(distance: AnyInts) -> Ints:

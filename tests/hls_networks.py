@@ -26,7 +26,8 @@ from hwgen.tools import cxx
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
-          "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function", "wide_source", "wide_result")       # of hwgen::Step
+          "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
+          "wide_source", "wide_result", "frac")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64}
 
@@ -89,7 +90,7 @@ def _fields(step: Call) -> list[int]:
             feed = part(step.steps[0], Normalize)
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
         case LinearActivated():
-            found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step)}
+            found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step), "frac": part(step.steps[0], Table).x.frac}
         case LinearResidual():
             found |= {"first_token": step.target_rows.tokens.start, "dst_tokens": step.target_rows.tensor.tokens}
         case Head():
@@ -97,12 +98,12 @@ def _fields(step: Call) -> list[int]:
                       "dst_tokens": step.source.tokens.count if isinstance(step, Features) else 1}
         case Attention():
             found |= dict(count=step.heads, size=step.src.channels // step.heads, **_factor("first", part(step.steps[0], Requant).factor),
-                          **_factor("out", part(step.steps[1], RowFactor).factor))
+                          **_factor("out", part(step.steps[1], RowFactor).factor), frac=step.steps[0].sink.tensor.format.frac)
         case Router():
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
         case Experts():
             found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.dst.channels, count=step.count,
-                          size=step.dst.channels, function=_function(step), **_factor("out", behind(step.table)))
+                          size=step.dst.channels, function=_function(step), frac=step.table.x.frac, **_factor("out", behind(step.table)))
     return [found.pop(field, 0) for field in FIELDS] + list(found.values())            # nothing is left over
 
 

@@ -115,9 +115,9 @@ def test_functions_near_relu_keep_their_words(kind):
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
-def test_activation_result_fits_24_bits(kind):
-    result = nx.activation(ALL_INT16, knots(kind))
-    assert result.min() >= -(1 << 23) and result.max() < 1 << 23
+def test_activation_result_fits_25_bits(kind):
+    result = nx.activation(ALL_INT16, knots(kind), min(nx.PRE_ACT_FRACS))
+    assert result.min() >= -(1 << 24) and result.max() < 1 << 24
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
@@ -146,7 +146,7 @@ def test_a_parameter_the_table_cannot_hold():
     (lambda v, s, e: (v, s + (1 << 14), e), "a slope between knots does not fit 15 bits"),
     (lambda v, s, e: (v, s, ((1 << 17, 0), e[1])), "a slope beyond the knots does not fit 18 bits"),
     (lambda v, s, e: (v, s, (e[0], (0, -(1 << 20) - 1))), "an offset beyond the knots does not fit 21 bits"),
-    (lambda v, s, e: (v, s, ((65536, 0), (65537 * 5 // 4, 0))), "a result does not fit 24 bits")])
+    (lambda v, s, e: (v, s, ((65536, 0), (65537 * 5 // 4, 0))), "a result does not fit 25 bits")])
 def test_knots_the_hardware_cannot_hold(change, text):
     table = knots("relu")
     with pytest.raises(ValueError, match=text):

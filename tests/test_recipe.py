@@ -63,6 +63,7 @@ def test_precision_gives_way():
     ({"values": {"block0.norm1": Rule(method="best")}}, "there is no method 'best'; there are minmax, percentile, mse"),
     ({"values": {"block0.norm1": Rule(scale=-1.0)}}, "a scale is -1, not a positive number"),
     ({"values": {"block0.norm1": Rule(scale=float("nan"))}}, "a scale is nan, not a positive number"),
+    ({"values": {"x": Rule(bits=16)}}, "the input 'x' cannot have 16 bits"),
     ({"values": {"block0.norm1": Rule(scale=np.ones(2))}}, "value 'block0.norm1' is given [2] scales; it has one"),
     ({"values": {"block0.hidden": Rule(scale=np.ones(2))}}, "value 'block0.hidden' is given [2] scales; it has [64]"),
     ({"values": {"block1.mlp": Rule(scale=np.ones((3, 64)))}}, "value 'block1.mlp' is given [3, 64] scales; it has [4, 64]"),

@@ -108,16 +108,18 @@ void requantize()
 void activation()
 {
     const unsigned function = next_size();
+    const unsigned frac = next_size();
     while (more()) {
-        put(hwgen::activation<hwgen::ActivationConfig>(static_cast<hwgen::Res>(next()), function).to_int64());
+        put(hwgen::activation<hwgen::ActivationConfig>(static_cast<hwgen::Res>(next()), function, frac).to_int64());
     }
 }
 
 void exponentials()
 {
+    const unsigned frac = next_size();
     while (more()) {
         const unsigned distance = next_size();
-        put(hwgen::exp2_p8(distance));
+        put(hwgen::exp2_p8(distance, frac));
         put(hwgen::exp2_q15(distance));
     }
 }
@@ -179,6 +181,7 @@ void linear()
     job.dst_tokens = next_size();
     job.target = static_cast<hwgen::Target>(next());
     job.out = next_factor();
+    job.frac = next_size();
     job.src = 3;
     const bool output = job.target == hwgen::Target::OUTPUT;
     const bool residual = job.target == hwgen::Target::RESIDUAL;
@@ -214,6 +217,7 @@ hwgen::AttentionJob attention_job()
     job.head_dim = next_size();
     job.score = next_factor();
     job.out = next_factor();
+    job.frac = next_size();
     const unsigned channels = job.heads * job.head_dim;
     const unsigned words = hwgen::words_of(channels, L) * job.tokens;
     job.q = 1;

@@ -15,7 +15,7 @@ from ..functions import softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole, split_operands
-from ..steps.format import SCORE, SCORE_UNIT
+from ..steps.format import OCTAVE
 from ..steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ..steps.step import Keep, Step
 from ..steps.tensor import Memory, Tensor
@@ -72,13 +72,14 @@ class Attention(Operator):
             to.narrow(self, value, what)
         q, k, v = (to.plain(self, value) for value in self.inputs)
         heads, scale, form, queries, keys = self.num_heads, to.scale(self.output), to.form(self.output), q.tokens.count, k.tokens.count
-        scores = Tensor(to.fresh(f"{self.output}.scores"), SCORE, queries, heads * keys, memory=Memory.SCORE)
+        scored = to.point(self.output, Role.SCORE, Unit.SCORE)
+        scores = Tensor(to.fresh(f"{self.output}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
         out = replace(to.activations(self.output, queries, q.channels.count, scale, form), ratio=v.tensor.ratio)
         macs, unit = queries * keys * q.channels.count, q.tensor.units * k.tensor.units
         if not np.allclose(unit, unit[0], rtol=SAME, atol=0):
             raise self.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
-        product = to.factor(self, "scores", unit[0] * self.scale / SCORE_UNIT)
-        to.emit(Step(self.output, self.name, Plain(), Keys(k), (scores.view(),), q, (Requant(product, SCORE),), (Keep.ROW_MAX,),
+        product = to.factor(self, "scores", unit[0] * self.scale / (scored.unit * OCTAVE))
+        to.emit(Step(self.output, self.name, Plain(), Keys(k), (scores.view(),), q, (Requant(product, scored),), (Keep.ROW_MAX,),
                      part="scores", heads=heads, macs=macs, about="Q K"))
         to.emit(Step(self.output, self.name, Exp2(), Values(v), (out.view(),), scores.view(),
                      (Restore(), RowFactor(to.factor(self, "output", v.tensor.scale / scale), form)), heads=heads, macs=macs, about="P V"))

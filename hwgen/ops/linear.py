@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..graph import Array, Inner, Shape
+from ..graph import Array, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
-from ..steps.format import PRE_ACT_UNIT, PRE_ACTIVATION
 from ..steps.stages import Requant, Table
 from .operands import operand
 from .operator import Operator, Spellings
@@ -74,11 +73,14 @@ class Linear(Operator):
         value = self.output if function is None else output
         form, channels, table = to.form(value), self.weight.shape[1], list[Table]()
         units = to.units(value, (channels,))
+        drained, unit = form, units
         if function is not None:
-            table, (units,) = to.tables(function, function.kind.value, units[None], output, form)
-        w = to.weights(self, "linear", x, self.weight, self.bias, PRE_ACT_UNIT if table else units, narrow=to.precision.narrow_linear)
+            drained = to.point(self.output, Role.OUT, Unit.PRE_ACT)
+            table, (units,) = to.tables(function, function.kind.value, units[None], output, form, drained)
+            unit = np.array([drained.unit])
+        w = to.weights(self, "linear", x, self.weight, self.bias, unit, narrow=to.precision.narrow_linear)
         out = to.activations(output, x.view.tokens.count, channels, units, form)
-        to.product(output, self, x.view, w, (Requant(w.factor, PRE_ACTIVATION if table else form), *table), out.view())
+        to.product(output, self, x.view, w, (Requant(w.factor, drained), *table), out.view())
         to.define(output, out)
 
     def lower_update(self, to: Lowering, x: Lowered, output: str, place: View, start: bool) -> None:

@@ -13,7 +13,7 @@ from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op, View
 from ..matching.region import Unprovable
 from ..matching.trial import Bound, Match, Mismatch, Trial
-from ..steps.format import INT8, LOGIT, LOGIT_UNIT, PRE_ACT_UNIT, PRE_ACTIVATION, SHARE, WIDE
+from ..steps.format import INT8, LOGIT, OCTAVE, SHARE, WIDE
 from ..steps.stages import Add as AddTo, Gather, Plain, Requant, Route, Score
 from ..steps.step import Expert, Keep, Step
 from ..steps.tensor import Memory, Tensor
@@ -142,19 +142,20 @@ class MoE(Operator):
             x = to.as_lowered(to.plain(self, self.x).tensor)
         tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
         queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
-        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT_UNIT, name=f"{output}.gate")
+        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT.unit * OCTAVE, name=f"{output}.gate")
         to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, LOGIT), Route(self.top_k, self.renormalize)), queue,
                    part="gate", about="gate")
+        pre = to.point(self.output, Role.PRE, Unit.PRE_ACT)
         given = to.units(self.output, self.b1.shape, Role.HIDDEN)
-        tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts", form)
+        tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts", form, pre)
         for e in range(experts):
             hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e], form)
-            first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], PRE_ACT_UNIT, narrow=narrow,
+            first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], pre.unit, narrow=narrow,
                                name=f"{output}.expert{e}.layer1")
             second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], place.tensor.scale,
                                 narrow=narrow, name=f"{output}.expert{e}.layer2")
             expert = Expert(e, experts, queue)
-            drain = Requant(first.factor, PRE_ACTIVATION), tables[e]
+            drain = Requant(first.factor, pre), tables[e]
             to.emit(Step(output, self.name, Gather(), first.tile, (hidden.view(),), x.tensor.view(), drain, part=f"expert{e}.layer1",
                          macs=tokens * self.top_k * self.w1[e].size // experts, about=f"expert {e}, layer 1", expert=expert))
             to.emit(Step(output, self.name, Plain(), second.tile, (place,), hidden.view(), (Requant(second.factor, WIDE), Score(), AddTo(place)),

@@ -6,24 +6,26 @@ a *site*: values that stand at the same place in two task graphs have the same s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 import math
 
 import numpy as np
 
 from ..errors import CalibrationError, HwgenError, ModelError
-from ..graph import Graph, Model, Node, Role
+from ..graph import Graph, Model, Node, Role, Unit
 from ..graph.evaluate import steps
-from ..steps.format import INT8
+from ..steps.format import INT8, LOGIT, OCTAVE, PRE_ACTIVATIONS, SCORES, Format
 
 NUM_BINS = 4096
 BATCH_ELEMENTS = 24_000_000     # float values of a trace kept at a time
 RANDOM_IMAGES = 8
 PERCENTILE = 99.99
 NOTHING = 1e-4                  # values of a bin that holds none, for a logarithm
+HEADROOM = 1.25                 # of a format with a fixed binary point over the largest magnitude seen
 LARGE = 1e6                     # no weight and no image value of a working network
-
+FORMS = {Unit.SCORE: (SCORES[:1], OCTAVE), Unit.LOGIT: ((LOGIT,), OCTAVE), Unit.PRE_ACT: (PRE_ACTIVATIONS[:1], 1.0)}
+"""The formats with a binary point that values may be kept in, and the real value of their 1."""
 
 Site = tuple[int, Role]
 
@@ -62,6 +64,12 @@ class Range:
         if self.maximum == 0.0:
             return 1.0
         return min(CLIPS[method](self), self.maximum) / INT8.hi
+
+    def finest(self, forms: Sequence[Format], one: float = 1.0) -> Format:
+        """Of these formats with a fixed binary point, whose 1 has the real value ``one``, that with the most fraction bits that holds the
+        largest magnitude and `HEADROOM`; the one with the fewest when none does."""
+        order = sorted(forms, key=lambda form: form.unit)
+        return next((form for form in order if HEADROOM * self.maximum <= form.hi * form.unit * one), order[-1])
 
     def share_beyond(self, limit: float) -> float:
         """Share of the values larger than ``limit``, which is rounded to a bin: 1/4096 of the range seen."""

@@ -1,7 +1,8 @@
 """What calibration found beside the ranges: values that leave a fixed number format, and calibration sets that look wrong.
 
-The int16 formats of pre-activations, scores and router logits have a fixed unit, the residual stream one unit for the whole network:
-whatever is larger saturates, in the integer model and in the hardware. int8 formats are not counted here: their ranges are chosen.
+The int16 formats of pre-activations and scores have a few binary points to choose from, router logits one; the residual stream has one
+unit for the whole network: whatever is larger saturates, in the integer model and in the hardware. int8 formats are not counted here:
+their ranges are chosen.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import FixedFormat, Model, Role, Unit
+from ..graph import FixedFormat, Model, Role
 from ..ops import MoE
-from ..steps.format import LOGIT_UNIT, PRE_ACT_UNIT, SCORE_UNIT, WIDE
-from .calibration import Range, Site
+from ..steps.format import WIDE, Format
+from .calibration import FORMS, Range, Site
 from .structure import Stream
 
 CLIP_LIMIT = 1e-3                # share of clipped values above which a layer is warned of
@@ -54,12 +55,13 @@ def clipping(model: Model, streams: Sequence[Sequence[Stream]], sites: list[dict
     """One row a layer and format; what stands at one place in several tasks is one row. scales: real value of a unit of each stream."""
     rows: dict[tuple[Site, str], Clip] = {}
 
-    def row(node: str, what: str, unit: float, site: Site) -> None:
-        found, limit = ranges.get(site), WIDE.hi * unit
+    def row(node: str, what: str, held: tuple[Sequence[Format], float], site: Site) -> None:
+        found = ranges.get(site)
         if found is not None:            # an expert no calibration token went to has none
+            forms, one = held
+            limit = WIDE.hi * found.finest(forms, one).unit * one
             rows.setdefault((site, what), Clip(node, what, found.maximum, limit, found.share_beyond(limit)))
 
-    units = {Unit.SCORE: SCORE_UNIT, Unit.LOGIT: LOGIT_UNIT, Unit.PRE_ACT: PRE_ACT_UNIT}
     for graph, found, known in zip(model.tasks, streams, sites, strict=True):
         kept: dict[str, list[FixedFormat]] = {}
         for node in graph.nodes:
@@ -70,16 +72,16 @@ def clipping(model: Model, streams: Sequence[Sequence[Stream]], sites: list[dict
         added = {term: scale for stream, scale in zip(found, scales, strict=False) for terms in stream.terms.values() for term in terms}
         for node in graph.nodes:
             for fixed in kept.get(node.output, ()):
-                unit = units.get(fixed.unit, added.get(node.output, 0.0))
-                row(node.name, fixed.what, unit, (known[node.output], fixed.role))
+                held = FORMS.get(fixed.unit, ((WIDE,), added.get(node.output, 0.0)))
+                row(node.name, fixed.what, held, (known[node.output], fixed.role))
             if node.output not in states:
                 continue
             stream, scale = states[node.output]
             for term in stream.terms[node.output]:
                 if term in producers and not isinstance(producers[term], MoE):
-                    row(producers[term].name, "residual update", scale, (known[term], Role.OUT))
+                    row(producers[term].name, "residual update", ((WIDE,), scale), (known[term], Role.OUT))
             if node.output != stream.start:
-                row(node.name, "residual", scale, (known[node.output], Role.OUT))
+                row(node.name, "residual", ((WIDE,), scale), (known[node.output], Role.OUT))
     return list(rows.values())
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .. import numerics
 from ..errors import ModelError, combined
 from ..functions import titles
-from ..graph import Array, Graph, Node, Role
+from ..graph import Array, Graph, Node, Role, Unit
 from ..knots import knots
 from ..ops import Activation, LayerNorm, Linear, MoE, PatchEmbed
 from ..ops.operator import SUPPORTED, Operator
@@ -23,7 +23,7 @@ from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, 
 from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
-from .calibration import Range, Site
+from .calibration import FORMS, Range, Site
 from .lowered import Lowered
 from .order import multiplied, order
 from .precision import Precision
@@ -135,6 +135,10 @@ class Lowering:
                              where="quantization recipe", hint="a scale a channel is for results of Linear nodes and of activations")
         return units
 
+    def point(self, value: str, role: Role, unit: Unit) -> Format:
+        """Of what a value is kept in with a binary point: the finest one that holds what calibration saw."""
+        return self.ranges[self.known[value], role].finest(*FORMS[unit])
+
     def form(self, value: str) -> Format:
         """Of the integer image of a float value: 8 bits, or 16 by the recipe, and for a LayerNorm whose result is a state of a residual stream."""
         normalised = value in self.residuals and isinstance(self.producers.get(value), LayerNorm)
@@ -235,9 +239,9 @@ class Lowering:
         return made
 
     def tables(self, node: Node, function: str, units: Array, name: str,
-               form: Format = INT8) -> tuple[list[Table], Array]:
+               form: Format, x: Format) -> tuple[list[Table], Array]:
         """The stage of an activation function for each row of ``units``, float64 [rows, channels or 1], and the units of its results: with one
-        a channel the least that columns have a multiplier for and that are not below. name: of the params.
+        a channel the least that columns have a multiplier for and that are not below. name: of the params; x: format of the pre-activations.
 
         Raises ModelError when there is no table of the function.
         """
@@ -246,12 +250,12 @@ class Lowering:
         except ValueError as error:
             raise node.fail(f"its activation cannot be built: {error}", hint=f"use {titles('or')}") from error
         if units.shape[1] == 1:
-            return [Table(function, factor(node, "activation", TABLE_UNIT / unit), form) for unit in units[:, 0]], units
+            return [Table(function, factor(node, "activation", TABLE_UNIT / unit), form, x) for unit in units[:, 0]], units
         try:
             mult, shift = numerics.short_multipliers(TABLE_UNIT / units)
         except ValueError as error:
             raise node.fail(f"activation: {error}", hint="the scales of its channels are too far apart") from error
-        return [Table(function, ShortColumns(self.pool.add(f"{name}.second", row), shift), form) for row in mult], TABLE_UNIT * 2.0 ** shift / mult
+        return [Table(function, ShortColumns(self.pool.add(f"{name}.second", row), shift), form, x) for row in mult], TABLE_UNIT * 2.0 ** shift / mult
 
     def emit(self, step: Step) -> None:
         self.steps.append(step)
@@ -278,6 +282,7 @@ class Lowering:
         if found is not None:
             self._host_start(readers[0], source, *found)
             return
+        self.narrow(readers[0], source, "the input")
         patch = cuts.pop() if cuts else (0, 0)
         tokens, channels = shape if len(shape) == 2 else (math.prod(shape[1:]) // math.prod(patch), shape[0] * math.prod(patch))
         words = self.activations(self.fresh(f"{source}.int8"), tokens, channels, self.scale(source))

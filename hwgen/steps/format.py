@@ -28,6 +28,11 @@ class Format:
         return -self.hi if self.signed else 0
 
     @property
+    def unit(self) -> float:
+        """Of a fixed binary point."""
+        return 2.0 ** -(self.frac or 0)
+
+    @property
     def dtype(self) -> np.dtype:
         """The smallest numpy type that holds it."""
         size = max(8, 1 << (self.bits - 1).bit_length())
@@ -48,18 +53,18 @@ class Format:
 INT8 = Format(numerics.ACT_BITS)                                        # activations, and weights of full width
 INT4 = Format(4)                                        # narrow weights, two in a byte of the weight image
 WIDE = Format(numerics.WIDE_BITS)                                       # the residual stream, and what is added to it
-PRE_ACTIVATION = Format(numerics.WIDE_BITS, frac=numerics.PRE_ACT_FRAC)
-SCORE = Format(numerics.WIDE_BITS, frac=numerics.SCORE_FRAC)            # attention score, log2 domain
+PRE_ACTIVATIONS = tuple(Format(numerics.WIDE_BITS, frac=frac) for frac in numerics.PRE_ACT_FRACS)      # by the code in an instruction
+PRE_ACTIVATION = PRE_ACTIVATIONS[0]
+SCORES = tuple(Format(numerics.WIDE_BITS, frac=frac) for frac in numerics.SCORE_FRACS)  # of attention, log2 domain; by the code
+SCORE = SCORES[0]
 LOGIT = Format(numerics.WIDE_BITS, frac=numerics.LOGIT_FRAC)            # router logit, log2 domain
 PROBABILITY = Format(numerics.ACT_BITS, signed=False)                   # attention weight, un-normalised
 SHARE = Format(numerics.SHARE_BITS, signed=False, frac=numerics.SHARE_BITS)               # router score
 ACCUMULATOR = Format(numerics.ACC_BITS)
 WEIGHTS = {fmt.bits: fmt for fmt in (INT4, INT8)}
-FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, PRE_ACTIVATION, SCORE, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
+FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, *PRE_ACTIVATIONS, *SCORES, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
 """Every format of the integer network, by its text."""
 
 OPERANDS = (INT8, WIDE)                                 # what streams through the array: WIDE in two passes of 8 bits
-PRE_ACT_UNIT = 2.0 ** -numerics.PRE_ACT_FRAC            # real value of one unit of a pre-activation
-TABLE_UNIT = 2.0 ** -numerics.ACT_FRAC                # of what a table gives
-SCORE_UNIT = math.log(2) * 2.0 ** -numerics.SCORE_FRAC  # of a score, natural logarithm
-LOGIT_UNIT = math.log(2) * 2.0 ** -numerics.LOGIT_FRAC  # of a router logit, natural logarithm
+TABLE_UNIT = 2.0 ** -numerics.ACT_FRAC                # real value of one unit of what a table gives
+OCTAVE = math.log(2)                                    # of 1 in the log2 domain of scores and router logits, in nats

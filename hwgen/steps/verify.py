@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..foreign import visible
-from .format import ACCUMULATOR, INT8, OPERANDS, SCORE, SHARE, WIDE, Format
+from .format import ACCUMULATOR, INT8, OPERANDS, SCORES, SHARE, WIDE, Format
 from .stages import Add, Exp2, Feed, Identity, Mean, Route, Stage, Tile
 from .stages.base import Interval
 from .step import Expert, Keep, Network, Output, Step
@@ -19,7 +19,7 @@ from .walk import views
 from .written import Written
 
 OVERFLOW = "the layer is too wide or its bias too large for int32 accumulators"
-HELD: dict[Memory, tuple[Format, ...]] = {Memory.ACT: OPERANDS, Memory.KV: (INT8,), Memory.SCORE: (SCORE,), Memory.RES: (WIDE,),
+HELD: dict[Memory, tuple[Format, ...]] = {Memory.ACT: OPERANDS, Memory.KV: (INT8,), Memory.SCORE: SCORES, Memory.RES: (WIDE,),
                                           Memory.ROUTER: (SHARE,), Memory.OUT: (ACCUMULATOR,)}
 KEPT = {Memory.RES: (Keep.MOMENTS,), Memory.SCORE: (Keep.ROW_MAX,)}
 

@@ -43,7 +43,7 @@ def accumulator(config: EngineConfig, *, acc, acc_valid, **inputs):
 
 def feed_lanes(config: EngineConfig, *, a, psum, **inputs):
     """rtl/sv/feed_lanes.sv: a = 3, psum = 5 cycles after the input."""
-    return Instance("feed_lanes", p_TI=C(config.ti, 32), p_FRAC=C(numerics.SCORE_FRAC, 32), p_WIDE=C(int(config.wide), 32),
+    return Instance("feed_lanes", p_TI=C(config.ti, 32), p_FRAC=C(numerics.EXP_FRAC, 32), p_WIDE=C(int(config.wide), 32),
                     p_EXP_TABLE=Const(packed_table(numerics.EXP_P8), 16 * len(numerics.EXP_P8)), i_clk=ClockSignal(),
                     **_ports(inputs, {"a": a, "psum": psum}))
 

@@ -12,6 +12,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hwgen import numerics
 from hwgen.engine import EngineConfig
 from hwgen.isa import WORD_BITS, Dst, Src
 
@@ -90,7 +91,7 @@ class Engine(wiring.Component):
 
         # instruction contexts: what later stages need to know about the instruction of a token
         kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
-                "act_columns", "function",
+                "act_columns", "function", "pre_frac", "score_frac",
                 "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep",
                 *(("plane",) if c.wide else ()))
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
@@ -134,7 +135,8 @@ class Engine(wiring.Component):
             m.d.comb += norm.raw.eq(mode1 == Src.RES)
 
         feed_layout = {"valid": 1, **SOURCE}
-        feed_address = as_record(feed_layout, at(Cat(feed_valid, source0.word), wait, "feed_address_line"), "feed_address")
+        feed_row = as_record(feed_layout, at(Cat(feed_valid, source0.word), wait - 1, "feed_row_line"), "feed_row")
+        feed_address = as_record(feed_layout, at(feed_row.word, 1, "feed_address_line"), "feed_address")
         lane = as_record(feed_layout, at(feed_address.word, 1, "feed_lane_line"), "feed_lane")
         words = {}
         writes = {}
@@ -157,12 +159,17 @@ class Engine(wiring.Component):
                      loader.kv_data.eq(words["kv"])]
         m.submodules.row_maximum = row_maximum = Memory(shape=signed(16), depth=2 * c.max_tokens, init=[])
         max_feed, max_old, max_write = row_maximum.read_port(), row_maximum.read_port(), row_maximum.write_port()
-        m.d.comb += [max_feed.addr.eq(feed_address.row), max_feed.en.eq(feed_address.valid & (feed_address.mode == Src.EXP))]
+        m.d.comb += [max_feed.addr.eq(feed_row.row), max_feed.en.eq(feed_row.valid & (feed_row.mode == Src.EXP))]
+        # a cycle before the scores, for half of what their distances lose when they are brought to the unit of the exponentials
+        score_fields = context_fields(at(token0.context, wait, "score_line"), "score_fields", "score_frac")
+        halves = [1 << max(0, frac - numerics.EXP_FRAC) >> 1 for frac in numerics.SCORE_FRACS]
+        top, score_frac = Signal(signed(17)), Signal(2)
+        m.d.sync += [top.eq(max_feed.data + Array(halves)[score_fields.score_frac]), score_frac.eq(score_fields.score_frac)]
 
         a, psum, sums = Signal(8 * c.ti), Signal(32), Signal(32 * c.to)
         m.submodules.feed_lanes = arrays.feed_lanes(
             c, a=a, psum=psum, valid=lane.valid, mode=lane.mode, plane=lane.plane, act=words["act"], res=words["res"], score=words["score"],
-            mean=norm.mean, mult=norm.multiplier, shift=norm.out_shift, row_max=max_feed.data, lanes=lane.lanes)
+            mean=norm.mean, mult=norm.multiplier, shift=norm.out_shift, top=top, frac=score_frac, lanes=lane.lanes)
 
         # ---------------------------------------------------------------- array and accumulators
         lane_at = wait + 1
@@ -214,7 +221,7 @@ class Engine(wiring.Component):
             m.d.sync += stream_wait.eq(loader.word)
         m.d.sync += stream_word.eq(stream_wait)
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
-                                "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function",
+                                "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function", "pre_frac",
                                 *(("plane",) if c.wide else ()))
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
@@ -225,7 +232,7 @@ class Engine(wiring.Component):
             c, load_en=loader.par_en, load_bank=loader.par_bank, load_index=loader.par_index, load_data=loader.par_data,
             valid=drain_valid, acc=acc, bank=drain.param_bank, column_params=fields.column_params & ~feeder.inject,
             mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
-            to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function,
+            to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function, frac=fields.pre_frac,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
             shift2=Mux(fields.act, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject,
             plane=fields.plane if c.wide else C(0, 2), residual=is_residual,

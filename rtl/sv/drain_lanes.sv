@@ -12,13 +12,14 @@
 // of a second multiplier, (64 + code[5:0]) << (9 - code[9:6]) with code[9:6] up to 9 (numerics.short_multiplier). It is needed four cycles
 // later than the rest, so it is also written four cycles later.
 //
-// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 17 x 18, 24 x 18, 17 x 17), a block RAM of 36 kbit for every two
+// Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 18 x 18, 25 x 18, 17 x 17), a block RAM of 36 kbit for every two
 // lanes, BANKS x 74 bits of distributed RAM (FINE = 1: 70), two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
 //   Requantize: the multiplier is shifted left by 7 - (shift - 1) % 8 where it is loaded, so that a lane shifts by whole bytes. FINE = 1
 //   takes one bit of the shift instead of three, for multipliers of 18 x 18 bits: the product of 32 x 18 bits is two of them.
-//   Activation: f is linear between knots 8 units apart. x = 8 i + k, i signed: f = (256 F(i) + 32 k * slope(i) + 127) >> 8; beyond the
-//   knots, |x| >= 16.0, (256 offset + slope * x + 127) >> 8 with the numbers of that end (numerics.Knots). Each of the FUNCTIONS has its
-//   knots and ends; `which` chooses.
+//   Activation: x, with `frac` fraction bits, is brought to 12. f is linear between knots 128 such units apart. x = 128 i + k, i signed:
+//   f = (128 F(i) + k * slope(i) + 63) >> 7, computed as (256 F(i) + 2 k * slope(i) + 127) >> 8; beyond the knots, |x| >= 16.0,
+//   (256 offset + slope * (x >> 4) + 127) >> 8 with the numbers of that end (numerics.Knots). Each of the FUNCTIONS has its knots and ends;
+//   `which` chooses.
 //   Second product: the multiplier is shifted left by one bit where shift2 is odd, as it is with that of a column; a constant in the
 //   product's sum rounds.
 module drain_lanes #(
@@ -45,6 +46,7 @@ module drain_lanes #(
   input  logic [16*TO-1:0]   data,
   input  logic               act,             // with to16 and second
   input  logic [FW-1:0]      which,           // function of act
+  input  logic [1:0]         frac,            // fraction bits of its argument: 8, 10, 12, 7
   input  logic               second,          // multiply by mult2 / 2**shift2 (activation scale or router score)
   input  logic [15:0]        mult2,
   input  logic [5:0]         shift2,          // 1..47; without act 16
@@ -76,6 +78,7 @@ module drain_lanes #(
   typedef struct packed {
     logic valid, to16, stream, act, second, act_columns, residual, fresh;
     logic [FW-1:0] which;
+    logic [1:0] frac;
     logic [BW-1:0] bank;
     logic [1:0] plane;
     logic [15:0] mult2;
@@ -103,6 +106,7 @@ module drain_lanes #(
   logic signed [63:0] x2      [0:TO-1];
   logic signed [31:0] r3      [0:TO-1];
   logic signed [31:0] r4      [0:TO-1];
+  logic [20:0]        fine3   [0:TO-1];       // r3 with 12 fraction bits
   logic [35:0]        knot3   [0:TO-1];       // F[35:15], slope[14:0]
   logic [35:0]        knot4   [0:TO-1];
   logic signed [31:0] frac4   [0:TO-1];
@@ -149,6 +153,8 @@ module drain_lanes #(
     assign acc_i[g] = acc[32*g +: 32];
     assign data_i[g] = data[16*g +: 16];
     assign old_i[g] = old[16*g +: 16];
+    assign fine3[g] = c3.frac == 0 ? {r3[g][15], r3[g][15:0], 4'd0} : c3.frac == 1 ? {{3{r3[g][15]}}, r3[g][15:0], 2'd0} :
+                      c3.frac == 2 ? {{5{r3[g][15]}}, r3[g][15:0]} : {r3[g][15:0], 5'd0};
   end
   for (genvar g = 0; g < PER_VECTOR; g++) begin : g_load
     logic [5:0] low;
@@ -189,9 +195,9 @@ module drain_lanes #(
     end
     for (genvar g = v; g < TO && g < v + 2; g++) begin : g_read
       if (FUNCTIONS > 1) begin : g_several
-        assign knot3[g] = knots[{c3.which, r3[g][12:3]}];
+        assign knot3[g] = knots[{c3.which, fine3[g][16:7]}];
       end else begin : g_one
-        assign knot3[g] = knots[r3[g][12:3]];
+        assign knot3[g] = knots[fine3[g][16:7]];
       end
     end
   end
@@ -257,10 +263,10 @@ module drain_lanes #(
         negative = x[63];
         t = 32'(x >>> {e6[4:3], 4'd2});
         u = t >>> {e6[2:1], 2'd0};
-        over = !e6[4] & |(x[40:39] ^ {2{negative}}) | (e6[4:3] == 0) & |(x[38:23] ^ {16{negative}}) | (e6[2:1] != 3) & |(t[20:17] ^ {4{negative}})
+        over = !e6[4] & |(x[41:39] ^ {3{negative}}) | (e6[4:3] == 0) & |(x[38:23] ^ {16{negative}}) | (e6[2:1] != 3) & |(t[20:17] ^ {4{negative}})
              | !e6[2] & |(t[16:13] ^ {4{negative}}) | (e6[2:1] == 0) & |(t[12:9] ^ {4{negative}}) | !e6[0] & |(u[8:7] ^ {2{negative}});
         w = u >>> {e6[0], 1'b0};
-        far = |(x[40:31] ^ {10{negative}}) & e6[4:3] == 0 | e6[2:1] != 3 & |(t[28:25] ^ {4{negative}}) | !e6[2] & |(t[24:21] ^ {4{negative}})
+        far = |(x[41:31] ^ {11{negative}}) & e6[4:3] == 0 | e6[2:1] != 3 & |(t[28:25] ^ {4{negative}}) | !e6[2] & |(t[24:21] ^ {4{negative}})
             | e6[2:1] == 0 & |(t[20:17] ^ {4{negative}}) | !e6[0] & |(u[16:15] ^ {2{negative}});        // beyond 16 bits
         if (WIDE != 0 && c6.plane != 0)
           y7[j] = 32'($signed(c6.act & (far | negative & w[14:0] == 0) ? {negative, {14{!negative}}, 1'b1} : w[15:0]));
@@ -269,12 +275,12 @@ module drain_lanes #(
                                c6.act & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
       end
     if (c5.valid)
-      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][23:0])) * 64'($signed({1'b0, m5[j]})) + 64'($signed(43'd2 << {e5, 1'b0}));
+      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][24:0])) * 64'($signed({1'b0, m5[j]})) + 64'($signed(43'd2 << {e5, 1'b0}));
     e6 = e5;
     if (c4.valid)
       for (int unsigned j = 0; j < TO; j++)
-        g5[j] = (32'($signed({knot4[j][35:15], 8'd127}))                  // 32 bits hold the sum, if not the product
-                 + (32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][15:0]))) * 32'($signed(frac4[j][17:0]))) >>> 8;
+        g5[j] = 32'((64'($signed({knot4[j][35:15], 8'd127}))
+                     + 64'(32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][16:0]))) * 64'($signed(frac4[j][17:0]))) >>> 8);
     pairs = 5'((c4.shift2 - 6'd1) >> 1);
     e5 = !c4.act ? 5'd7 : pairs > 20 ? 5'd20 : pairs;
     m_all = !c4.second ? 17'h10000 : c4.act && c4.shift2[0] ? {c4.mult2, 1'b0} : {1'b0, c4.mult2};
@@ -282,10 +288,10 @@ module drain_lanes #(
     if (c3.valid)
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
-          over = |(r3[j][15:13] ^ {3{r3[j][12]}});
+          over = |(fine3[j][20:17] ^ {4{fine3[j][16]}});
           beyond = ends[{c3.which, !r3[j][15]}];
-          r4[j] = over ? r3[j] : 0;
-          frac4[j] = over ? 32'(beyond[17:0]) : 32'({r3[j][2:0], 5'd0});
+          r4[j] = over ? 32'($signed(fine3[j][20:4])) : 0;
+          frac4[j] = over ? 32'(beyond[17:0]) : 32'({fine3[j][6:0], 1'b0});
           knot4[j] = over ? {beyond[38:18], 15'd0} : knot3[j];
         end
       else
@@ -343,8 +349,9 @@ module drain_lanes #(
         end
       if (stream) for (int unsigned j = 0; j < TO; j++) data_1[j] = data_i[j];
     end
-    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.second = second; c1.act_columns = act_columns;
-    c1.bank = bank; c1.residual = residual; c1.fresh = fresh; c1.plane = plane; c1.mult2 = mult2; c1.shift2 = shift2; c1.lanes = lanes;
+    c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.frac = frac; c1.second = second;
+    c1.act_columns = act_columns; c1.bank = bank; c1.residual = residual; c1.fresh = fresh; c1.plane = plane; c1.mult2 = mult2;
+    c1.shift2 = shift2; c1.lanes = lanes;
     for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] <= second3[g];
     load4 <= load3;
     load3 = load2; load2 = load1;

@@ -4,7 +4,8 @@
 // mode 1  normalise  a = sat8(((res << 4) - mean) * mult rounded >> shift)                 numerics.normalize; mode 3 the same
 //         with WIDE and plane 1 or 2 the high or the low half of 16 bits, shift 9..36       numerics.normalize_wide, planes
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
-//         scores have FRAC fraction bits, the table an entry for each fraction
+//         top = row_max + half of what the distance top - score loses; scores have 6, 8, 10 or 4 fraction bits by `frac`, the table
+//         has FRAC, 6 or 7, and an entry for each fraction
 // psum: sum of p over the lanes, 5 cycles after the input.
 // No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
 // a block RAM of 18 kbit for the exponential of 16 octaves, some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
@@ -21,7 +22,8 @@ module feed_lanes #(
   input  logic signed [20:0] mean,
   input  logic [15:0]        mult,
   input  logic [5:0]         shift,
-  input  logic signed [15:0] row_max,
+  input  logic signed [16:0] top,
+  input  logic [1:0]         frac,
   input  logic [6:0]         lanes,
   output logic [8*TI-1:0]    a,
   output logic [31:0]        psum
@@ -65,14 +67,22 @@ module feed_lanes #(
 
   logic [7:0]         pass1 [0:TI-1];
   logic [7:0]         pass2 [0:TI-1];
-  logic [15:0]        d1 [0:TI-1];                // distance
-  logic               off1 [0:TI-1];
+  logic [16:0]        d1 [0:TI-1];                // distance
+  logic [NEAR-1:0]    near1 [0:TI-1];             // the same below 16 octaves, with FRAC fraction bits
+  logic               off1 [0:TI-1];              // lane is not used
+  logic               far1 [0:TI-1];              // 16 octaves and more
+  logic [1:0]         frac1;
   logic [7:0]         p2 [0:4*QUADS-1];
   logic [9:0]         quad3 [0:4*SUMS-1];         // sums of 4 lanes, of 16, of all; two sums side by side in one adder
   logic [11:0]        sum4 [0:3];
   logic [17:0]        pair2;
   logic [21:0]        pair3;
   logic [25:0]        pair4;
+  for (genvar g = 0; g < TI; g++) begin : g_near
+    assign near1[g] = frac1 == 0 ? NEAR'(d1[g][9:0]) << (FRAC - 6) : frac1 == 1 ? NEAR'(d1[g][11:0] >> (8 - FRAC)) :
+                      frac1 == 2 ? NEAR'(d1[g][13:0] >> (10 - FRAC)) : NEAR'(d1[g][7:0]) << (FRAC - 4);
+    assign far1[g] = |d1[g][16:14] | (frac1 != 2) & |d1[g][13:12] | (frac1[1] == frac1[0]) & |d1[g][11:10] | (frac1 == 3) & |d1[g][9:8];
+  end
 
   initial begin
     for (int unsigned i = 0; i < 2**NEAR; i++)
@@ -83,7 +93,7 @@ module feed_lanes #(
     for (int unsigned i = 0; i < 4*QUADS; i++) p2[i] = 0;
     for (int unsigned i = 0; i < 4*SUMS; i++) quad3[i] = 0;
     for (int unsigned i = 0; i < 4; i++) sum4[i] = 0;
-    v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0;
+    v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; frac1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0;
     coarse1 = 0; middle1 = 0; coarse2 = 0; middle2 = 0; a = 0; psum = 0;
     high1 = 0; low1 = 0; low2 = 0; near2 = 0; narrow2 = 0; over_w2 = 0; place1 = 0;
     word = 0; below = 0; over2 = 0; over_t2 = 0; over_u2 = 0; low_u2 = 0; pair2 = 0; pair3 = 0; pair4 = 0;
@@ -132,7 +142,7 @@ module feed_lanes #(
     if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) pass2[i] = pass1[i];
     if (v1 && mode1[0]) for (int unsigned i = 0; i < TI; i++) y2[i] = 39'(x1[i]) * $signed({22'd0, mult1}) + $signed({3'd0, half1});
     if (v1 && mode1 == 2) begin
-      for (int unsigned i = 0; i < TI; i++) p2[i] = off1[i] || d1[i][15:NEAR] != 0 ? 8'd0 : exp_rom[d1[i][NEAR-1:0]];
+      for (int unsigned i = 0; i < TI; i++) p2[i] = off1[i] || far1[i] ? 8'd0 : exp_rom[near1[i]];
       for (int unsigned i = TI; i < 4*QUADS; i++) p2[i] = 0;
     end
     v2 = v1;
@@ -153,11 +163,12 @@ module feed_lanes #(
     if (valid && mode[0]) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean;
     if (valid && mode == 2)
       for (int unsigned i = 0; i < TI; i++) begin
-        d1[i] = row_max - score_i[i];
+        d1[i] = top - 17'($signed(score_i[i]));
         off1[i] = i >= 32'(lanes);
       end
     v1 = valid;
     mode1 = mode;
+    frac1 = frac;
     below = shift ^ {~|shift[4:0], ~|shift[3:0], ~|shift[2:0], ~|shift[1:0], ~shift[0], 1'b1};
     high = WIDE != 0 && plane == 1;
     low = WIDE != 0 && plane == 2;

@@ -15,7 +15,7 @@ import numpy as np
 from hwgen import numerics
 from hwgen.engine import OUT_WORDS, EngineConfig
 from hwgen.isa import Dst, Instr, Op, Src, Stat, words
-from hwgen.steps.format import INT8, SCORE
+from hwgen.steps.format import INT8, SCORES, Format
 from hwgen.steps.golden import trace
 from hwgen.steps.param import Factor
 from hwgen.steps.stages import Exp2, Host, Identity, Keys, Plain, Requant, Restore, RowFactor, Values
@@ -32,7 +32,7 @@ TIMEOUT_CYCLES = 20_000
 
 @dataclass(frozen=True)
 class Case:
-    """One attention: q, k, v int8 [tokens, heads * dim]; factors (multiplier, shift) of scores and result."""
+    """One attention: q, k, v int8 [tokens, heads * dim]; factors (multiplier, shift) of scores and result; format of the scores."""
 
     name: str
     heads: int
@@ -41,6 +41,7 @@ class Case:
     v: np.ndarray
     score: tuple[int, int]
     out: tuple[int, int]
+    form: Format = SCORES[0]
 
     @property
     def tokens(self) -> int:
@@ -55,15 +56,15 @@ def golden(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(result int8 [tokens, heads * dim], scores [heads, tokens, tokens], un-normalised P V of the last head [tokens, dim])."""
     channels, tokens = case.heads * case.dim, case.tokens
     x, out = Tensor("x", INT8, tokens, 3 * channels, 1.0), Tensor("att", INT8, tokens, channels, 1.0)
-    product = Tensor("scores", SCORE, tokens, case.heads * tokens, memory=Memory.SCORE)
+    product = Tensor("scores", case.form, tokens, case.heads * tokens, memory=Memory.SCORE)
     q, k, v = (x.view(channels=Span(n * channels, channels)) for n in range(3))
     steps = (Step("x", "x", Host("x", (0, 0)), Identity(), (x.view(),)),
-             Step("att", "att", Plain(), Keys(k), (product.view(),), q, (Requant(Factor(*case.score), SCORE),), (Keep.ROW_MAX,), part="scores",
+             Step("att", "att", Plain(), Keys(k), (product.view(),), q, (Requant(Factor(*case.score), case.form),), (Keep.ROW_MAX,), part="scores",
                   heads=case.heads),
              Step("att", "att", Exp2(), Values(v), (out.view(),), product.view(), (Restore(), RowFactor(Factor(*case.out))), heads=case.heads))
     values = trace(Network("attention", steps, ()), np.concatenate([case.q, case.k, case.v], axis=1)[None], detail=True)
     scores = values["att.scores"][0]
-    p = numerics.exp2_p8(scores[-1].max(-1, keepdims=True) - scores[-1])
+    p = numerics.exp2_p8(scores[-1].max(-1, keepdims=True) - scores[-1], case.form.frac)
     return values["att"][0], scores, numerics.matmul(p, case.v[:, -case.dim:])
 
 
@@ -133,7 +134,8 @@ class Compiled:
         case, c, place = self.case, self.c, h * self.pitch
         tiles, p_tiles = -(-case.dim // c.to), -(-case.tokens // c.ti)
         return Instr(
-            op=Op.MATMUL, src=Src.EXP, stat=Stat.V_ROWS, dst=dst, row_scale=1, tokens=case.tokens, slack=slack, load_slack=1,
+            op=Op.MATMUL, src=Src.EXP, score_frac=SCORES.index(case.form), stat=Stat.V_ROWS, dst=dst, row_scale=1, tokens=case.tokens,
+            slack=slack, load_slack=1,
             k_tiles=p_tiles, k_hi=case.tokens - (p_tiles - 1) * c.ti, n_tiles=tiles, n_last=case.dim - (tiles - 1) * c.to,
             src_base=h % 2 * score_words, src_stride=case.tokens, src_row=h % 2 * c.max_tokens,
             stat_base=self._place(self.values, place), stat_stride=case.tokens, stat_group=place % c.ti // c.group,
@@ -220,11 +222,11 @@ async def run_case(dut, case: Case, stream_stall, output_stall) -> None:
         raise BenchFailure(f"{case.name}: {len(compiled.vectors) - place} vectors were not taken")
 
 
-def spread_case(rng: np.random.Generator, tokens: int, dim: int, heads: int) -> Case:
+def spread_case(rng: np.random.Generator, tokens: int, dim: int, heads: int, form: Format) -> Case:
     """Random values; scores of a few units, results over the int8 range."""
     q, k, v = (rng.integers(-127, 128, (tokens, heads * dim)) for _ in range(3))
-    shift = 13 - numerics.SCORE_FRAC + int(np.log2(127 * 127 * np.sqrt(dim)))           # standard deviation of a score: about two octaves
-    return Case(f"{tokens} tokens, {heads} heads of {dim}", heads, q, k, v, (40_000, shift), (50_000, 15))
+    shift = 13 - form.frac + int(np.log2(127 * 127 * np.sqrt(dim)))           # standard deviation of a score: about two octaves
+    return Case(f"{tokens} tokens, {heads} heads of {dim}, scores {form}", heads, q, k, v, (40_000, shift), (50_000, 15), form)
 
 
 def corner_cases(rng: np.random.Generator) -> list[Case]:
@@ -241,7 +243,7 @@ def corner_cases(rng: np.random.Generator) -> list[Case]:
     unit, large = (1 << 15, 15), (65_535, 1)             # factors 1 and 32767.5
     return [
         Case("all scores equal", 1, q, zero, v, unit, unit),
-        Case("one dominant key", 1, 127 * ones, dominant, v, large, unit),
+        *(Case("one dominant key", 1, 127 * ones, dominant, v, large, unit, form) for form in SCORES),      # the largest distance
         Case("all scores at -32767", 1, q, lowest, v, large, unit),
         Case("scores one apart", 1, ones, 8 * near, v, (1 << 12, 15), unit),
         Case("scores an octave apart", 1, octave // 4 * ones, 4 * near, v, unit, unit),
@@ -275,8 +277,8 @@ async def matches_the_integer_model(dut, pattern):
     """Shapes one after the other, without a reset: what a run leaves behind does not matter. With stalls every second one."""
     rng = np.random.default_rng(61)
     await start(dut)
-    for tokens, dim, heads in SHAPES if pattern == "never" else SHAPES[1::2]:
-        await run_case(dut, spread_case(rng, tokens, dim, heads), PATTERNS[pattern](61), PATTERNS[pattern](67))
+    for index, (tokens, dim, heads) in enumerate(SHAPES if pattern == "never" else SHAPES[1::2]):
+        await run_case(dut, spread_case(rng, tokens, dim, heads, SCORES[index % len(SCORES)]), PATTERNS[pattern](61), PATTERNS[pattern](67))
 
 
 @cocotb.test(timeout_time=4, timeout_unit="ms")

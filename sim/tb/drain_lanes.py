@@ -65,7 +65,8 @@ class Token:
         self.bank = rng.choice(usable)
         self.act = rng.random() < 0.35 and not self.stream
         self.which = rng.randrange(len(tables))
-        table = tables[self.which]
+        table, self.frac = tables[self.which], rng.randrange(len(numerics.PRE_ACT_FRACS))
+        frac = numerics.PRE_ACT_FRACS[self.frac]
         self.scatter = not self.act and rng.random() < 0.4
         self.to16 = self.act or rng.random() < 0.6
         self.residual = rng.random() < 0.6 and not self.act
@@ -82,10 +83,10 @@ class Token:
         if self.act and rng.random() < 0.5:     # results of the activation around the limits of what is stored, at every shift
             self.columns, self.mult, self.shift, self.shift2 = False, 1 << 15, 15, rng.randint(1, 47)
             near = rng.choice([rng.randint(-32767, 32767), rng.randint(-750, 750), rng.randint(-750, 0), rng.randint(0, 100),
-                               rng.choice([-4096, 4096])])      # the last: ends of the knots
+                               rng.choice([-16 << frac, 16 << frac])])      # the last: ends of the knots
             if rng.random() < 0.2:              # the largest products that may still give an int8
                 near, self.shift2 = rng.randint(16384, 32767), rng.choice([31, 32])
-            size = max(1, abs(int(numerics.activation(near, table))))
+            size = max(1, abs(int(numerics.activation(near, table, frac))))
             self.mult2 = min(65535, (rng.choice([1, *((1 << act_bits) + k for k in (-3, -1, 1))]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
             self.acc = np.array([near + rng.randint(-2, 2) for _ in range(c.to)])
         elif rng.random() < 0.5:
@@ -104,7 +105,7 @@ class Token:
         r = self.data if self.stream else r
         if self.act:
             second = numerics.short_multiplier(p.code) if self.act_columns else self.mult2
-            r = numerics.requantize(numerics.activation(r, table), second, self.shift2, act_bits)
+            r = numerics.requantize(numerics.activation(r, table, frac), second, self.shift2, act_bits)
         elif self.scatter:
             r = numerics.sat(numerics.weigh(r, self.mult2), 16)
         self.result = r if self.plane == Half.NONE else numerics.planes(r)[self.plane == Half.LOW]
@@ -119,11 +120,12 @@ class Token:
         flags = {"column_params": self.columns, "to16": self.to16, "stream": self.stream, "act": self.act, "residual": self.residual,
                  "second": self.act or self.scatter, "act_columns": self.act_columns, "fresh": self.fresh, "out": self.out}
         return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.acc, 32), "data": pack(self.data, 16), "bank": self.bank,
-                "mult": self.mult, "shift": self.shift, "which": self.which, "mult2": self.mult2, "shift2": self.shift2, "lanes": self.lanes,
-                "plane": int(self.plane)}
+                "mult": self.mult, "shift": self.shift, "which": self.which, "frac": self.frac, "mult2": self.mult2, "shift2": self.shift2,
+                "lanes": self.lanes, "plane": int(self.plane)}
 
     def __str__(self) -> str:
-        return f"({self.plane.name}: {', '.join(k for k in ('stream', 'columns', 'act', 'act_columns', 'scatter', 'to16', 'residual', 'fresh', 'out') if getattr(self, k))})"
+        flags = "stream", "columns", "act", "act_columns", "scatter", "to16", "residual", "fresh", "out"
+        return f"({self.plane.name}: {', '.join(flag for flag in flags if getattr(self, flag))})"
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

@@ -15,8 +15,6 @@ from hwgen_sim.endpoints import TimedDriver, run_timeline, start
 from hwgen_sim.lanes import pack
 from hwgen_sim.stalls import PATTERNS
 
-ONE = 1 << numerics.SCORE_FRAC      # an octave of distance
-
 
 def lane_values(rng: random.Random, count: int, bits: int) -> np.ndarray:
     limit = (1 << (bits - 1)) - 1
@@ -27,8 +25,10 @@ def inputs(rng: random.Random, ti: int, shift: int, wide: bool) -> dict:
     """One token's inputs; all of them are driven, whatever the mode."""
     res, row_max = lane_values(rng, ti, 16), rng.choice([32767, -32767, 0, rng.randint(-32767, 32767)])
     # distances of every size: equal to the maximum, within the table, at the edge where the result becomes 0
-    distance = np.array([rng.choice([0, 1, ONE - 1, ONE, 8 * ONE - 1, 8 * ONE, 9 * ONE - 1, 9 * ONE, 16 * ONE - 1, 16 * ONE, 65534,
-                                     rng.randint(0, 10 * ONE)]) for _ in range(ti)])
+    code = rng.randrange(len(numerics.SCORE_FRACS))
+    one = 1 << numerics.SCORE_FRACS[code]           # an octave
+    distance = np.array([rng.choice([0, 1, one - 1, one, 8 * one - 1, 8 * one, 9 * one - 1, 9 * one, 16 * one - 1, 16 * one, 65534, 65533,
+                                     rng.randint(0, 10 * one)]) for _ in range(ti)])
     mult = rng.choice([0, 32768, 65535, rng.randint(32768, 65535)])
     mean = rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)])
     for lane in range(ti):              # results at the edges of the range: -128 becomes -127
@@ -37,7 +37,7 @@ def inputs(rng: random.Random, ti: int, shift: int, wide: bool) -> dict:
         near = ((edge << shift - 8 * wide) // max(mult, 1) + mean + rng.randint(-16, 16)) >> 4
         if rng.random() < 0.5 and abs(near) <= 32767:
             res[lane] = near
-    return {"act": lane_values(rng, ti, 8), "res": res, "score": np.maximum(row_max - distance, -32768), "row_max": row_max,
+    return {"act": lane_values(rng, ti, 8), "res": res, "score": np.maximum(row_max - distance, -32768), "row_max": row_max, "code": code,
             "mean": mean, "mult": mult, "shift": shift, "lanes": rng.choice([ti, rng.randint(1, ti)])}
 
 
@@ -52,8 +52,11 @@ async def matches_numerics(dut, pattern):
         plane = rng.choice(list(Half)) if c.wide else Half.NONE                 # of ACT words it says nothing
         least, most = SHIFTS[INT8 if plane == Half.NONE else WIDE]
         v = inputs(rng, c.ti, least + cycle % (most + 1 - least), plane != Half.NONE)
-        driver.at(cycle, valid=int(valid), mode=int(mode), plane=int(plane), act=pack(v["act"], 8), res=pack(v["res"], 16), score=pack(v["score"], 16),
-                  mean=v["mean"] & 0x1FFFFF, mult=v["mult"], shift=v["shift"], row_max=v["row_max"] & 0xFFFF, lanes=v["lanes"])
+        frac = numerics.SCORE_FRACS[v["code"]]
+        half = 1 << max(0, frac - numerics.EXP_FRAC) >> 1           # of a unit of the table
+        driver.at(cycle, valid=int(valid), mode=int(mode), plane=int(plane), act=pack(v["act"], 8), res=pack(v["res"], 16),
+                  score=pack(v["score"], 16), mean=v["mean"] & 0x1FFFFF, mult=v["mult"], shift=v["shift"],
+                  top=v["row_max"] + half & 0x1FFFF, frac=v["code"], lanes=v["lanes"])
         if not valid:
             continue
         match mode:
@@ -64,7 +67,7 @@ async def matches_numerics(dut, pattern):
                 a = normalize(v["res"], v["mean"], v["mult"], v["shift"])
                 a = a if plane == Half.NONE else numerics.planes(a)[plane == Half.LOW]
             case Src.EXP:
-                p = np.where(np.arange(c.ti) < v["lanes"], numerics.exp2_p8(v["row_max"] - v["score"]), 0)
+                p = np.where(np.arange(c.ti) < v["lanes"], numerics.exp2_p8(v["row_max"] - v["score"], frac), 0)
                 checker.expect(cycle + 5, str(v), psum=int(p.sum()))
                 a = p - 128
         checker.expect(cycle + 3, f"({mode.name} {plane.name}) {v}", a=pack(a, 8))

@@ -16,7 +16,7 @@ from hwgen.knots import knots
 from hwgen.layout import image
 from hwgen.paths import data_dir
 from hwgen.steps import golden
-from hwgen.steps.format import INT8, SCORE, WIDE
+from hwgen.steps.format import INT8, SCORES, WIDE
 from hwgen.steps.param import Columns, Factor, Param, ShortColumns
 from hwgen.steps.stages import (
     Constant,
@@ -81,15 +81,17 @@ def test_requantize(kernel):
     assert np.array_equal(kernel("requantize", np.stack([acc, mult, shift], axis=1)), wanted.ravel())
 
 
+@pytest.mark.parametrize("frac", nx.PRE_ACT_FRACS)
 @pytest.mark.parametrize("number, function", [*enumerate(FUNCTIONS)])
-def test_activation_every_input(kernel, number, function):
+def test_activation_every_input(kernel, number, function, frac):
     x = np.arange(-32767, 32768)
-    assert np.array_equal(kernel("activation", number, x), nx.activation(x, knots(function)))
+    assert np.array_equal(kernel("activation", number, frac, x), nx.activation(x, knots(function), frac))
 
 
-def test_exponentials_every_distance(kernel):
+@pytest.mark.parametrize("frac", nx.SCORE_FRACS)
+def test_exponentials_every_distance(kernel, frac):
     x = np.arange(65535)
-    assert np.array_equal(kernel("exponentials", x), np.stack([nx.exp2_p8(x), nx.exp2_q15(x)], axis=1).ravel())
+    assert np.array_equal(kernel("exponentials", frac, x), np.stack([nx.exp2_p8(x, frac), nx.exp2_q15(x)], axis=1).ravel())
 
 
 @pytest.mark.parametrize("name, function, top", [("reciprocal", nx.reciprocal, 2**31), ("rsqrt", nx.rsqrt, 2**58)])
@@ -127,9 +129,9 @@ def weights(tokens: int, k: int, n: int) -> Step:
 
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("target", [*TARGETS, COLUMNS])
-@pytest.mark.parametrize("tokens, k, n", [(3, 16, 16), (33, 40, 20), (12, 7, 50)])
-def test_linear(kernel, lanes, target, tokens, k, n):
-    """Tiles that are not full, fewer and more tokens than lanes; stream read to its end."""
+@pytest.mark.parametrize("tokens, k, n, pre", [(3, 16, 16, 10), (33, 40, 20, 8), (12, 7, 50, 7)])
+def test_linear(kernel, lanes, target, tokens, k, n, pre):
+    """Tiles that are not full, fewer and more tokens than lanes; stream read to its end. pre: fraction bits of a pre-activation."""
     step, x = weights(tokens, k, n), rng.integers(-127, 128, (tokens, k))
     (requant,) = step.drain
     out, residual = (40000, 26), rng.integers(-32767, 32768, (tokens + 2, n))
@@ -140,12 +142,12 @@ def test_linear(kernel, lanes, target, tokens, k, n):
         case "ACT":
             wanted = requant.factor.apply(acc, INT8)
         case "ACTIVATED":
-            wanted = nx.requantize(nx.activation(wide, knots("gelu")), *out, 8)
+            wanted = nx.requantize(nx.activation(wide, knots("gelu"), pre), *out, 8)
         case _ if target == COLUMNS:
             out = (0, 27)
             factors = ShortColumns(Param("second", nx.short_multiplier(rng.integers(0, 640, n))), out[1])
             step = replace(step, drain=(requant, Table("gelu", factors)))
-            wanted = factors.apply(nx.activation(wide, knots("gelu")), INT8)
+            wanted = factors.apply(nx.activation(wide, knots("gelu"), pre), INT8)
         case "RESIDUAL":
             first, dst_tokens, wanted = 1, tokens + 2, residual.copy()
             wanted[1:1 + tokens] = nx.sat(wanted[1:1 + tokens] + wide, 16)
@@ -156,24 +158,24 @@ def test_linear(kernel, lanes, target, tokens, k, n):
         case "OUTPUT of each token":
             first, rows, dst_tokens, wanted = 1, tokens - 1, tokens - 1, acc[1:]
     stream = np.frombuffer(image.product(step, image.Shape(lanes, lanes, lanes), pack=False), np.uint8)
-    found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target.split(",")[0]], out, x,
+    found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target.split(",")[0]], out, pre, x,
                    residual if target == "RESIDUAL" else [], stream)
     assert np.array_equal(found, [1, *wanted.ravel()])
 
 
-def attention_case(tokens, heads, dim):
+def attention_case(tokens, heads, dim, form=SCORES[0]):
     q, k, v = (rng.integers(-127, 128, (tokens, heads * dim)) for _ in range(3))
-    score, out = nx.quantize_multiplier(3.5 * 2 ** nx.SCORE_FRAC / (127 * 127 * dim ** 0.5)), nx.quantize_multiplier(1.7)
+    score, out = nx.quantize_multiplier(3.5 * 2 ** form.frac / (127 * 127 * dim ** 0.5)), nx.quantize_multiplier(1.7)
     return q, k, v, score, out
 
 
-def exact(q, k, v, heads, score, out) -> np.ndarray:
+def exact(q, k, v, heads, score, out, form=SCORES[0]) -> np.ndarray:
     """The integer model's attention; q, k, v are parts of what the host sends."""
     tokens, channels = q.shape
-    sent, scores = Tensor("qkv", INT8, tokens, 3 * channels), Tensor("s", SCORE, tokens, heads * tokens, memory=Memory.SCORE)
+    sent, scores = Tensor("qkv", INT8, tokens, 3 * channels), Tensor("s", form, tokens, heads * tokens, memory=Memory.SCORE)
     query, key, value = (sent.view(channels=Span(part * channels, channels)) for part in range(3))
     steps = (Step("qkv", "", Host("qkv", (0, 0)), Identity(), (sent.view(),)),
-             Step("a", "", Plain(), Keys(key), (scores.view(),), query, (Requant(Factor(*score), SCORE),), part="scores", heads=heads),
+             Step("a", "", Plain(), Keys(key), (scores.view(),), query, (Requant(Factor(*score), form),), part="scores", heads=heads),
              Step("a", "", Exp2(), Values(value), (Tensor("a", INT8, tokens, channels).view(),), scores.view(),
                   (Restore(), RowFactor(Factor(*out))), heads=heads))
     return completed(Network("attention", steps, ()), np.concatenate([q, k, v], axis=1)[None], "a")[0]
@@ -190,12 +192,13 @@ ATTENTIONS = [(1, 1, 8), (2, 2, 16), (9, 3, 12), (40, 2, 24), (17, 4, 5)]
 
 
 @pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("form", SCORES, ids=str)
 @pytest.mark.parametrize("tokens, heads, dim", ATTENTIONS)
-def test_attention(kernel, lanes, tokens, heads, dim):
+def test_attention(kernel, lanes, tokens, heads, dim, form):
     """Heads inside a word, across words, fewer tokens than resident queries."""
-    q, k, v, score, out = attention_case(tokens, heads, dim)
-    wanted = exact(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, heads, dim, score, out, q, k, v), wanted.ravel())
+    q, k, v, score, out = attention_case(tokens, heads, dim, form)
+    wanted = exact(q, k, v, heads, score, out, form)
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, heads, dim, score, out, form.frac, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -203,7 +206,7 @@ def test_attention(kernel, lanes, tokens, heads, dim):
 def test_fused_attention(kernel, lanes, tokens, heads, dim):
     q, k, v, score, out = attention_case(tokens, heads, dim)
     wanted = fused_attention.attention(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"fused{lanes}", tokens, heads, dim, score, out, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"fused{lanes}", tokens, heads, dim, score, out, SCORES[0].frac, q, k, v), wanted.ravel())
 
 
 def test_fused_attention_is_close_to_the_exact_one():

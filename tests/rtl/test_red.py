@@ -32,7 +32,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "r[15] & size == limit", "1'b0"),                          # -128
     ("drain_lanes_square", "drain_lanes.sv", "[35:15], 8'd127}", "[35:15], 8'd0}"),                      # interpolation
     ("drain_lanes_square", "drain_lanes.sv", "5'd20 : pairs", "5'd19 : pairs"),                         # largest shifts
-    ("drain_lanes_square", "drain_lanes.sv", "over = |(r3[j][15:13] ^ {3{r3[j][12]}})", "over = 1'b0"),        # beyond the knots
+    ("drain_lanes_square", "drain_lanes.sv", "over = |(fine3[j][20:17] ^ {4{fine3[j][16]}})", "over = 1'b0"),        # beyond the knots
+    ("drain_lanes_square", "drain_lanes.sv", "{second4[j], 1'b0} : m_all", "m_all : m_all"),                   # multiplier of a column
+    ("drain_lanes_square", "drain_lanes.sv", "{{5{r3[g][15]}}, r3[g][15:0]}", "{{4{r3[g][15]}}, r3[g][15:0], 1'b0}"),     # 12 fraction bits
+    ("feed_lanes_square", "feed_lanes.sv", "(frac1 != 2) & |d1", "(frac1 == 1) & |d1"),                  # far distances
     ("drain_lanes_tall", "drain_lanes.sv", "ends[{c3.which, ", "ends[{FW'(0), "),                      # ends of another function
     ("drain_lanes_square", "drain_lanes.sv", "over = !e6[4] & |(x[40:39]", "over = 1'b0 & |(x[40:39]"),    # products of more than 39 bits
     ("drain_lanes_square", "drain_lanes.sv", "!e6[2] & |(t", "(e6[2:1] == 0) & |(t"),

@@ -39,6 +39,7 @@ struct AttentionJob {
     Factor score;
     Factor out;
     bool wide_result;  ///< 16 bits
+    unsigned frac;  ///< fraction bits of scores
 };
 
 /// What a slot knows of the query whose scores it writes, and of the two before.
@@ -138,7 +139,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                     Slot &slot = slots[j];
                     if (w == 0) {
                         const int distance = slot.last_maximum - scores[j][step];  // below 0 only before the first query
-                        probability[j] = static_cast<std::uint8_t>(distance < 0 ? 0 : exp2_p8(static_cast<unsigned>(distance)));
+                        probability[j] = static_cast<std::uint8_t>(distance < 0 ? 0 : exp2_p8(static_cast<unsigned>(distance), job.frac));
                         slot.row_sum += probability[j];
                         score[j] = 0;
                     }

@@ -52,6 +52,7 @@ struct Step {
     std::uint8_t function = 0;  ///< of FUNCTIONS
     bool wide_source = false;   ///< words of 16 bits; of an expert's second layer too
     bool wide_result = false;
+    std::uint8_t frac = 0;      ///< fraction bits of scores, or of what an activation function is of
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.
@@ -185,12 +186,13 @@ constexpr Step some(Step s, Rows rows)
 }
 
 /// The same with an activation function and its output factor, of which multiplier 0 means that of the column.
-constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out, std::uint8_t function = 0)
+constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out, std::uint8_t function = 0, std::uint8_t frac = 8)
 {
     Step s = linear(dst, src, weights);
     s.target = Target::ACTIVATED;
     s.out = out;
     s.function = function;
+    s.frac = frac;
     return s;
 }
 
@@ -222,7 +224,8 @@ constexpr Step features(Output output, Value src, Rows rows, Weights weights)
 }
 
 /// q, k, v -> dst.
-constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t heads, Factor score, Factor out)
+constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t heads, Factor score, Factor out,
+                         std::uint8_t frac = 6)
 {
     Step s;
     s.kind = Kind::ATTENTION;
@@ -235,6 +238,7 @@ constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t hea
     s.dst = dst.address;
     s.first = score;
     s.out = out;
+    s.frac = frac;
     return s;
 }
 
@@ -252,9 +256,9 @@ constexpr Step route(Value src, Choice choice, Weights weights)
 
 /// Residual stream += every expert's result for the tokens of its queue, weighed; `hidden` is room for the layer between.
 constexpr Step experts(Value src, Value hidden, std::uint16_t count, Weights weights, Factor out,
-                       std::uint8_t function = 0)
+                       std::uint8_t function = 0, std::uint8_t frac = 8)
 {
-    Step s = linear_activated(hidden, src, weights, out, function);
+    Step s = linear_activated(hidden, src, weights, out, function, frac);
     s.kind = Kind::EXPERTS;
     s.count = count;
     s.size = hidden.channels;
@@ -323,7 +327,7 @@ inline LinearJob linear_job(const Step &s)
 {
 #pragma HLS INLINE
     return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
-                     s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result};
+                     s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result, s.frac};
 }
 
 /// All experts in order: each one's weights are read once, whoever chose it.
@@ -391,8 +395,9 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.queues, output);
             break;
         case Kind::ATTENTION:
-            attention<Config>(AttentionJob{s.tokens, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result}, m.act,
-                              m.low);
+            attention<Config>(AttentionJob{s.tokens, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result,
+                                           s.frac},
+                              m.act, m.low);
             break;
         case Kind::ROUTE:
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.queues, output);

@@ -10,25 +10,29 @@ namespace hwgen {
 
 /// Number formats of the tables.
 struct ActivationConfig {
-    static constexpr unsigned PRE_FRAC = 8;   ///< fraction bits of x
-    static constexpr unsigned STEP_BITS = 3;  ///< units of x per table step
+    static constexpr unsigned FINE_FRAC = 12;  ///< fraction bits of x between knots
+    static constexpr unsigned KNOT_FRAC = 5;   ///< knots are 2**-5 apart
+    static constexpr unsigned END_FRAC = 8;    ///< fraction bits of x beyond them
     static constexpr int KNOTS = sizeof(FUNCTIONS[0].slope) / sizeof(FUNCTIONS[0].slope[0]);
 };
 
-/// f(x), x in unit 2**-8 -> unit 2**-16, 24 bits signed, rounded half down.
+/// f(x), x in unit 2**-frac, frac 7 .. 12 -> unit 2**-16, 25 bits signed, rounded half down.
 template <class Config>
-inline ap_int<24> activation(Res x, unsigned function)
+inline ap_int<25> activation(Res x, unsigned function, unsigned frac)
 {
 #pragma HLS INLINE
+    constexpr unsigned STEP = Config::FINE_FRAC - Config::KNOT_FRAC;
     const Function &f = FUNCTIONS[function];
-    const int place = (x >> Config::STEP_BITS) + Config::KNOTS / 2;
+    const int fine = x * (1 << (Config::FINE_FRAC - frac));
+    const int place = (fine >> STEP) + Config::KNOTS / 2;
     const bool beyond = place < 0 || place >= Config::KNOTS;
     const unsigned index = beyond ? 0 : static_cast<unsigned>(place);
     const auto &end = f.ends[x < 0 ? 0 : 1];
-    const int rest = (x & ((1 << Config::STEP_BITS) - 1)) << (Config::PRE_FRAC - Config::STEP_BITS);
     const std::int64_t start = beyond ? end[1] : f.value[index];
-    const std::int64_t step = beyond ? static_cast<std::int64_t>(end[0]) * x : static_cast<std::int64_t>(f.slope[index]) * rest;
-    return ((start << Config::PRE_FRAC) + step + ((1 << (Config::PRE_FRAC - 1)) - 1)) >> Config::PRE_FRAC;
+    const std::int64_t slope = beyond ? end[0] : f.slope[index];
+    const std::int64_t rest = beyond ? fine >> (Config::FINE_FRAC - Config::END_FRAC) : fine & ((1 << STEP) - 1);
+    const unsigned unit = beyond ? Config::END_FRAC : STEP;
+    return (start * (1 << unit) + slope * rest + ((1 << (unit - 1)) - 1)) >> unit;
 }
 
 }  // namespace hwgen

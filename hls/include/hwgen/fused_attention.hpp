@@ -12,6 +12,8 @@
 
 namespace hwgen {
 
+constexpr unsigned SCORE_FRAC = 6;  ///< fraction bits of scores here
+
 /// Sizes of the unit.
 struct FusedAttentionConfig : AttentionConfig {
     static constexpr unsigned GUARD = 4;  ///< more bits of the sums: 4096 tokens fit 32 bits
@@ -80,7 +82,7 @@ void fused_attention(const AttentionJob &job, Act act[][Config::LANES])
                             rise[j] = rise[j] > 31 ? 31 : rise[j];
                             bias[j] = top;
                             const int distance = top * (1 << SCORE_FRAC) - s;
-                            probability[j] = static_cast<std::uint8_t>(exp2_p8(static_cast<unsigned>(distance)));
+                            probability[j] = static_cast<std::uint8_t>(exp2_p8(static_cast<unsigned>(distance), SCORE_FRAC));
                             sum[j] = static_cast<Acc>(round_shift(sum[j], static_cast<unsigned>(rise[j]))) +
                                      (probability[j] << Config::GUARD);
                         }

@@ -48,6 +48,7 @@ struct LinearJob {
     unsigned function;
     bool wide_source;  ///< words of 16 bits: each tile is passed by the high halves, then by the low ones
     bool wide_result;  ///< ACT, ACTIVATED: the same
+    unsigned frac;  ///< fraction bits of what the activation function is of
 };
 
 /// Parameters of an output column.
@@ -107,7 +108,7 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
 #pragma HLS UNROLL
         const bool used = n * Config::LANES + c < job.out_channels;
         const auto wide = static_cast<Res>(requantize<16>(acc[c], columns[c].scale));
-        const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide, job.function).to_int64();
+        const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide, job.function, job.frac).to_int64();
         const Scale second = job.out.mult == 0 ? Scale{columns[c].second, Shift(job.out.shift)} : scale_of(job.out);
         const Scale scale = job.target == Target::ACT ? columns[c].scale : second;
         const int narrow = used ? requantize<8>(f, scale) : 0;

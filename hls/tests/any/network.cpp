@@ -79,6 +79,7 @@ void read_network()
         read(s.function);
         read(s.wide_source);
         read(s.wide_result);
+        read(s.frac);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ...steps.format import SCORE
 from ...steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ...steps.step import Step
 from ...steps.verify import failure
@@ -44,7 +45,9 @@ class Attention(Call):
 
     def arguments(self) -> list[str]:
         factors = part(self.steps[0], Requant).factor, part(self.steps[1], RowFactor).factor
-        return [self.dst.code, self.src.code, self.keys.code, self.operands["values"].code, str(self.heads), *map(braces, factors)]
+        form = self.steps[0].sink.tensor.format
+        return [self.dst.code, self.src.code, self.keys.code, self.operands["values"].code, str(self.heads), *map(braces, factors),
+                *([] if form == SCORE else [str(form.frac)])]
 
     def about(self) -> str:
         return (f"attention, {self.heads} heads, {self.src} -> {self.dst}, "

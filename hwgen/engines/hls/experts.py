@@ -61,7 +61,7 @@ class Experts(Call):
         if len({step.columns for step in self.steps[::2]}) > 1:
             raise failure(self.steps[0], "the experts differ in size", "the HLS engine needs experts of one size")
         tables = [part(step, Table) for step in self.steps[::2]]
-        if len({(table.function, behind(table)) for table in tables}) > 1:
+        if len({(table.function, behind(table), table.x) for table in tables}) > 1:
             raise failure(self.steps[0], "the experts differ in their activation", "the HLS engine needs experts with one activation")
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from typing import ClassVar
 
-from ...steps.format import WIDE
+from ...steps.format import PRE_ACTIVATION, WIDE
 from ...steps.param import Factor
 from ...steps.stages import Add, Mean, Plain, Requant, Stationary, Table
 from ...steps.tensor import Memory, View
@@ -76,11 +76,11 @@ class LinearActivated(Product):
 
 
 def activation(call: Call) -> list[str]:
-    """Arguments that say the activation of the call's first step: the factor, and the number of the function if it is not the first."""
+    """Arguments that say the activation of the call's first step: the factor, the number of the function and the fraction bits of its
+    argument, as far as they are not the usual ones."""
     table = part(call.steps[0], Table)
-    number = call.functions.index(table.function)
-    factor = braces(behind(table))
-    return [factor, str(number)] if number else [factor]
+    number, usual = call.functions.index(table.function), table.x == PRE_ACTIVATION
+    return [braces(behind(table)), *([str(number)] if number or not usual else []), *([] if usual else [str(table.x.frac)])]
 
 
 def behind(table: Table) -> Factor:

@@ -4,8 +4,8 @@ Stage: estimate. What it is made of, unit by unit (`rtl/sv`, `rtl/hwgen_rtl`); w
 
 Multipliers. `_products` lists every product of the RTL with the widths its operands can take (`hwgen.numerics`); `_tiles`
 counts the multipliers a product is cut into. The array takes one per int8 product, half as many when packed. A drain lane takes 5 products
-(requantize in two parts, 17x17 and 15x18, with a multiplier shifted for 27x18 up to 24 bits; activation scale or router score 24x18;
-interpolation 17x18; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same products (tests/rtl/test_synthesis.py)
+(requantize in two parts, 17x17 and 15x18, with a multiplier shifted for 27x18 up to 24 bits; activation scale or router score 25x18;
+interpolation 18x18; sum of squares 17x17), a feed lane 1 (normalise 21x18): Yosys finds the same products (tests/rtl/test_synthesis.py)
 and the same sums.
 
 Memories. `_memories` lists width, depth and copies; every bank of a lane memory is cut separately into blocks of the shape that takes
@@ -125,8 +125,8 @@ def _products(c: EngineConfig) -> list[_Product]:
     products = [
         _Product("array", ceil(pairs / 2) if c.packed else pairs, (8, 8)),
         _Product("drain", c.to, (17, scale), False), _Product("drain", c.to, (15, scale + 1)),      # requantize, lower and upper bits
-        _Product("drain", c.to, (24, 18)),                                          # activation scale, router score
-        _Product("drain", c.to, (17, 18)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
+        _Product("drain", c.to, (25, 18)),                                          # activation scale, router score
+        _Product("drain", c.to, (18, 18)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
         _Product("feed", c.ti, (21, 18)),
         _Product("coefficients", 1, (48, 12), False), _Product("coefficients", 1, (32, 32)),               # variance
         _Product("coefficients", 1, (32, 17)),                                      # mean

@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import numerics
 from ...knots import knots
-from ..format import INT8, OPERANDS, PRE_ACTIVATION, Format
+from ..format import INT8, OPERANDS, PRE_ACTIVATION, PRE_ACTIVATIONS, Format
 from ..param import Factor, ShortColumns
 from .base import Interval, Run, Stage, need
 
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
 
 @cache
-def _results(function: str) -> np.ndarray:
-    """`numerics.activation` of every pre-activation, from the lowest on."""
-    return numerics.activation(np.arange(PRE_ACTIVATION.lo, PRE_ACTIVATION.hi + 1), knots(function))
+def _results(function: str, x: Format) -> np.ndarray:
+    """`numerics.activation` of every pre-activation of this format, from the lowest on."""
+    return numerics.activation(np.arange(x.lo, x.hi + 1), knots(function), x.frac or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Table(Stage):
-    """function: a name `knots` knows. factor: from the table's unit to that of the result, or to that of each channel."""
+    """function: a name `knots` knows. factor: from the table's unit to that of the result, or to that of each channel.
+    x: of the pre-activations, one of `PRE_ACTIVATIONS`."""
 
     function: str
     factor: Factor | ShortColumns
     to: Format = INT8
+    x: Format = PRE_ACTIVATION
 
     name: ClassVar[str] = "table"
     hls: ClassVar[str] = "linear_activated"
@@ -46,10 +48,10 @@ class Table(Stage):
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x
-        return self.factor.apply(_results(self.function)[x - PRE_ACTIVATION.lo], self.to)
+        return self.factor.apply(_results(self.function, self.x)[x - self.x.lo], self.to)
 
     def format(self, before: Format, step: Step) -> Format:
-        need(before, PRE_ACTIVATION, "a table")
+        need(before, self.x, "a table")
         return self.to
 
     def interval(self, x: Interval, step: Step) -> Interval:
@@ -57,11 +59,13 @@ class Table(Stage):
 
     def fields(self, step: Step) -> dict[str, int]:
         own = {"mult2": self.factor.mult} if isinstance(self.factor, Factor) else {"act_columns": 1}
-        return own | {"act": 1, "shift2": self.factor.shift}
+        return own | {"act": 1, "shift2": self.factor.shift, "pre_frac": PRE_ACTIVATIONS.index(self.x)}
 
     def wrong(self, step: Step) -> str | None:
         if self.to not in OPERANDS:
             return f"the result of a table is {' or '.join(map(str, OPERANDS))}, not {self.to}"
+        if self.x not in PRE_ACTIVATIONS:
+            return f"a table takes {', '.join(map(str, PRE_ACTIVATIONS))}, not {self.x}"
         if isinstance(self.factor, ShortColumns) and (step.weights is None or self.factor.mult.array.shape != (step.columns,)):
             return f"a table has {self.factor.mult.array.shape} factors for {step.columns} columns of weights"
         try:

@@ -1,0 +1,125 @@
+"""Fraction bits of pre-activations and scores: a choice of each layer; with the usual ones every word is what it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import re
+
+import numpy as np
+import pytest
+
+from hwgen import numerics as nx, quantizer
+from hwgen.errors import ModelError
+from hwgen.functions import Act
+from hwgen.graph import Unit, evaluate
+from hwgen.knots import knots
+from hwgen.quantizer.calibration import FORMS, Range
+from hwgen.steps import golden
+from hwgen.steps.format import INT8, LOGIT, OCTAVE, PRE_ACTIVATIONS, SCORES
+from hwgen.steps.stages import Table
+from hwgen.steps.verify import verify
+from hwgen.steps.walk import with_tensors
+from qgraphs import random_images, random_model
+
+ALL_INT16 = np.arange(-32767, 32768)
+FUNCTIONS = ("gelu", "silu", "relu", "tanh", "leaky_relu(0.25)")
+
+
+def test_the_usual_ones_come_first():
+    """Code 0 of an instruction."""
+    assert nx.PRE_ACT_FRACS[0] == nx.PRE_ACT_FRAC == 8 and nx.SCORE_FRACS[0] == nx.SCORE_FRAC == 6
+    assert len(nx.PRE_ACT_FRACS) == len(nx.SCORE_FRACS) == 4
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("frac", nx.PRE_ACT_FRACS)
+def test_an_activation_by_its_definition(name, frac):
+    """Exact lines between knots and beyond them, rounded half down; beyond them x has 8 fraction bits."""
+    table, x = knots(name), ALL_INT16
+    real = x * 2.0 ** -frac
+    i = np.floor(real * 32).astype(np.int64)
+    inside = (i >= -512) & (i < 512)
+    place = np.clip(i + 512, 0, 1023)
+    between = table.value[place] + table.slope[place] * (real * 32 - i)
+    (left, below), (right, above) = table.ends
+    eighth = np.floor(real * 256) / 256
+    ends = np.where(real < 0, below + left * eighth, above + right * eighth)
+    assert np.array_equal(nx.activation(x, table, frac), np.ceil(np.where(inside, between, ends) - 0.5))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_activation_of_the_same_number_is_the_same(name):
+    """Whatever its fraction bits."""
+    x = np.arange(-32767, 32768) >> 5
+    for frac in nx.PRE_ACT_FRACS:
+        wide = x << frac - 7
+        held = np.abs(wide) <= 32767
+        assert np.array_equal(nx.activation(wide[held], knots(name), frac), nx.activation(x[held], knots(name), 7)) and held.sum() > 2000
+
+
+@pytest.mark.parametrize("frac", nx.SCORE_FRACS)
+def test_exponentials_by_mathematics(frac):
+    distance = np.arange(1 << 16)
+    p = nx.exp2_p8(distance, frac)
+    unit = 2.0 ** -nx.EXP_FRAC
+    nearest = np.floor(distance * 2.0 ** -frac / unit + 0.5) * unit
+    assert np.abs(p - 255 * 2.0 ** -nearest).max() <= 0.51 and p[0] == 255
+    assert (np.diff(p) <= 0).all() and p[min(65535, 9 << frac)] <= 1
+
+
+def filled(maximum: float) -> Range:
+    found = Range()
+    found.add(np.array([maximum, -maximum / 2]))
+    return found
+
+
+@pytest.mark.parametrize("maximum, frac", [(0.0, 12), (6.39, 12), (6.41, 10), (25.5, 10), (25.7, 8), (102.3, 8), (102.5, 7), (204.7, 7), (1e6, 7)])
+def test_the_finest_pre_activation_that_holds_what_was_seen(maximum, frac):
+    assert filled(maximum).finest(PRE_ACTIVATIONS).frac == frac
+
+
+@pytest.mark.parametrize("nats, frac", [(17.7, 10), (17.8, 8), (70.9, 8), (71.1, 6), (283.8, 6), (284, 4), (1e4, 4)])
+def test_the_finest_score_that_holds_what_was_seen(nats, frac):
+    assert filled(nats).finest(SCORES, OCTAVE).frac == frac
+    assert filled(nats).finest((LOGIT,), OCTAVE) == LOGIT
+
+
+MODEL = random_model(4, act=(Act.GELU, Act.SILU))
+IMAGES = random_images(MODEL, 30)
+
+
+@pytest.mark.parametrize("pre, score", [(pre, score) for pre in PRE_ACTIVATIONS for score in SCORES])
+def test_networks_of_all_fraction_bits(pre, score, monkeypatch):
+    """The same values, as far as the unit allows; instructions say which."""
+    monkeypatch.setitem(FORMS, Unit.PRE_ACT, ((pre,), 1.0))
+    monkeypatch.setitem(FORMS, Unit.SCORE, ((score,), OCTAVE))
+    network = quantizer.quantize(MODEL, {"x": IMAGES}).tasks[0]
+    tables = [stage for step in network.steps for stage in step.drain if isinstance(stage, Table)]
+    scored = [step for step in network.steps if step.sink.tensor.format in SCORES and step.part == "scores"]
+    assert {table.x for table in tables} == {pre} and {step.sink.tensor.format for step in scored} == {score}
+    fields = [stage.fields(step) for step in network.steps for stage in step.drain if isinstance(stage, Table)]
+    assert {field["pre_frac"] for field in fields} == {PRE_ACTIVATIONS.index(pre)}
+    fields = [step.feed.fields(step) for step in network.steps if step.feed.name == "exp2"]
+    assert {field["score_frac"] for field in fields} == {SCORES.index(score)}
+    output = network.outputs[0]
+    wanted = evaluate.run(MODEL.tasks[0], {"x": IMAGES})[output.name]
+    found = golden.run(network, IMAGES)[output.name] * output.scale.array
+    assert np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted ** 2)) < 0.12
+
+
+def test_formats_that_are_none():
+    network = quantizer.quantize(MODEL, {"x": IMAGES}).tasks[0]
+    wrong = with_tensors(network, lambda t: replace(t, format=INT8) if t.format in SCORES else t)
+    with pytest.raises(ModelError, match=re.escape("lies in the memory score of s16.6 or s16.8 or s16.10 or s16.4")):
+        verify(wrong)
+
+    def changed(step, stage):
+        return replace(step, drain=tuple(stage if isinstance(old, type(stage)) else old for old in step.drain))
+    index, step = next((i, step) for i, step in enumerate(network.steps) if any(isinstance(stage, Table) for stage in step.drain))
+    requant, table = step.drain
+    for stage, text in ((replace(table, x=INT8), "a table takes s16.8, s16.10, s16.12, s16.7, not s8"),
+                        (replace(table, x=PRE_ACTIVATIONS[1]), "a table takes s16.10, not s16.8"),
+                        (replace(requant, to=PRE_ACTIVATIONS[2]), "a table takes s16.8, not s16.12")):
+        steps = (*network.steps[:index], changed(step, stage), *network.steps[index + 1:])
+        with pytest.raises(ModelError, match=re.escape(text)):
+            verify(replace(network, steps=steps))
