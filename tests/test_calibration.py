@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from hwgen import numerics, quantizer
+from hwgen import quantizer
 from hwgen.errors import CalibrationError, HwgenError, ModelError
 from hwgen.functions import Act, activate
 from hwgen.graph import Model, evaluate
@@ -175,7 +175,7 @@ def test_every_fixed_format_has_a_row():
 @pytest.mark.parametrize("node, key, factor, what, value", [
     ("block0.fc1", "weight", 100, "pre-activation", "block0.fc1"),
     ("block0.q", "weight", 200, "attention score", None), ("block1.moe", "gate", 50, "router logit", None),
-    ("block1.moe", "w1", 60, "pre-activation", None), ("block1.moe", "w2", 200, "expert result", None)])
+    ("block1.moe", "w1", 150, "pre-activation", None), ("block1.moe", "w2", 200, "expert result", None)])
 def test_the_share_is_counted(node, key, factor, what, value):
     even = {"gate": times(0.01)} if key == "w2" else {}                  # equal shares: the sum of two results is smaller than one alone
     model = changed(MODEL, node, **{key: times(factor), **even})
@@ -261,4 +261,4 @@ def test_equal_functions_have_equal_errors():
         np.testing.assert_allclose(evaluate.run(same.tasks[0], x)[name], value, rtol=1e-3, atol=1e-4)
     first, second = (snr.measure("", model, seeds=3) for model in (plain, same))
     assert min(first.median_db, second.median_db) > 27 and abs(first.median_db - second.median_db) < 1.5
-    assert {clip.what for clip in second.clipping} == {"pre-activation"} and numerics.PRE_ACT_FRAC == 8
+    assert not first.clipping and not second.clipping

@@ -11,8 +11,9 @@ import pytest
 from hwgen import numerics as nx, quantizer
 from hwgen.errors import ModelError
 from hwgen.functions import Act
-from hwgen.graph import Unit, evaluate
+from hwgen.graph import Model, Unit, evaluate
 from hwgen.knots import knots
+from hwgen.quantizer import Recipe, Rule
 from hwgen.quantizer.calibration import FORMS, Range
 from hwgen.steps import golden
 from hwgen.steps.format import INT8, LOGIT, OCTAVE, PRE_ACTIVATIONS, SCORES
@@ -23,6 +24,10 @@ from qgraphs import random_images, random_model
 
 ALL_INT16 = np.arange(-32767, 32768)
 FUNCTIONS = ("gelu", "silu", "relu", "tanh", "leaky_relu(0.25)")
+
+
+MODEL = random_model(4, act=(Act.GELU, Act.SILU))
+IMAGES = random_images(MODEL, 30)
 
 
 def test_the_usual_ones_come_first():
@@ -73,19 +78,45 @@ def filled(maximum: float) -> Range:
     return found
 
 
-@pytest.mark.parametrize("maximum, frac", [(0.0, 12), (6.39, 12), (6.41, 10), (25.5, 10), (25.7, 8), (102.3, 8), (102.5, 7), (204.7, 7), (1e6, 7)])
-def test_the_finest_pre_activation_that_holds_what_was_seen(maximum, frac):
-    assert filled(maximum).finest(PRE_ACTIVATIONS).frac == frac
+@pytest.mark.parametrize("maximum, usual, fine", [(0.0, 8, 12), (6.39, 8, 12), (6.41, 8, 10), (25.5, 8, 10), (25.7, 8, 8), (127.9, 8, 8),
+                                                  (128.1, 7, 7), (1e6, 7, 7)])
+def test_the_pre_activation_that_holds_what_was_seen(maximum, usual, fine):
+    assert filled(maximum).form(PRE_ACTIVATIONS).frac == usual and filled(maximum).form(PRE_ACTIVATIONS, fine=True).frac == fine
 
 
-@pytest.mark.parametrize("nats, frac", [(17.7, 10), (17.8, 8), (70.9, 8), (71.1, 6), (283.8, 6), (284, 4), (1e4, 4)])
-def test_the_finest_score_that_holds_what_was_seen(nats, frac):
-    assert filled(nats).finest(SCORES, OCTAVE).frac == frac
-    assert filled(nats).finest((LOGIT,), OCTAVE) == LOGIT
+@pytest.mark.parametrize("nats, usual, fine", [(17.7, 6, 10), (17.8, 6, 8), (70.9, 6, 8), (71.1, 6, 6), (354.8, 6, 6), (355, 4, 4), (1e4, 4, 4)])
+def test_the_score_that_holds_what_was_seen(nats, usual, fine):
+    assert filled(nats).form(SCORES, OCTAVE).frac == usual and filled(nats).form(SCORES, OCTAVE, fine=True).frac == fine
+    assert filled(nats).form((LOGIT,), OCTAVE, fine=True) == LOGIT
 
 
-MODEL = random_model(4, act=(Act.GELU, Act.SILU))
-IMAGES = random_images(MODEL, 30)
+def test_values_that_are_kept_finely_have_finer_ones_on_the_way():
+    """Of 16 bits, or with a scale a channel; of others the words are what they were."""
+    rules = {"block0.hidden": Rule(bits=16), "block0.attention": Rule(bits=16), "block1.mlp": Rule(scale=np.linspace(0.03, 0.05, 64))}
+    network, findings = quantizer.with_findings(MODEL, {"x": IMAGES}, recipe=Recipe(values=rules))
+    steps = {step.name: step for step in network.tasks[0].steps}
+    fine = {name: steps[name].drain[1].x for name in ("block0.hidden", "block1.out.expert0.layer1")}
+    usual = {step.name: stage.x for step in quantizer.quantize(MODEL, {"x": IMAGES}).tasks[0].steps for stage in step.drain if isinstance(stage, Table)}
+    assert all(form.frac > 8 for form in fine.values()) and set(usual.values()) == {PRE_ACTIVATIONS[0]} and fine.keys() < usual.keys()
+    scores = {name: steps[f"{name}.scores"].sink.tensor.format.frac for name in ("block0.attention", "block1.attention")}
+    assert scores["block0.attention"] > 6 == scores["block1.attention"]
+    limits = {(clip.node, clip.what): clip for clip in findings.clipping}
+    assert limits["block0.fc1", "pre-activation"].limit == fine["block0.hidden"].hi * fine["block0.hidden"].unit
+    assert not any(clip.clipped for clip in findings.clipping if not clip.what.startswith("residual"))
+
+
+def test_values_beyond_the_usual_format_get_a_coarser_one():
+    """Pre-activations beyond 128 and scores beyond 355 nats."""
+    def louder(node):
+        factor = {"block0.fc1": 40, "block0.q": 60}.get(node.name)
+        return replace(node, weight=node.weight * np.float32(factor), bias=node.bias * np.float32(factor)) if factor else node
+    model = Model(tuple(replace(graph, nodes=tuple(map(louder, graph.nodes))) for graph in MODEL.tasks))
+    network, findings = quantizer.with_findings(model, {"x": IMAGES})
+    steps = {step.name: step for step in network.tasks[0].steps}
+    assert (steps["block0.hidden"].drain[1].x.frac, steps["block0.attention.scores"].sink.tensor.format.frac) == (7, 4)
+    rows = {clip.what: clip for clip in findings.clipping if clip.node in ("block0.fc1", "block0.attention")}
+    assert 128 < rows["pre-activation"].range < rows["pre-activation"].limit < 256
+    assert 355 < rows["attention score"].range < rows["attention score"].limit and not any(clip.clipped for clip in rows.values())
 
 
 @pytest.mark.parametrize("pre, score", [(pre, score) for pre in PRE_ACTIVATIONS for score in SCORES])

@@ -72,7 +72,7 @@ class Attention(Operator):
             to.narrow(self, value, what)
         q, k, v = (to.plain(self, value) for value in self.inputs)
         heads, scale, form, queries, keys = self.num_heads, to.scale(self.output), to.form(self.output), q.tokens.count, k.tokens.count
-        scored = to.point(self.output, Role.SCORE, Unit.SCORE)
+        scored = to.point(self.output, Role.SCORE, Unit.SCORE, self.output)
         scores = Tensor(to.fresh(f"{self.output}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
         out = replace(to.activations(self.output, queries, q.channels.count, scale, form), ratio=v.tensor.ratio)
         macs, unit = queries * keys * q.channels.count, q.tensor.units * k.tensor.units

@@ -75,7 +75,7 @@ class Linear(Operator):
         units = to.units(value, (channels,))
         drained, unit = form, units
         if function is not None:
-            drained = to.point(self.output, Role.OUT, Unit.PRE_ACT)
+            drained = to.point(self.output, Role.OUT, Unit.PRE_ACT, output)
             table, (units,) = to.tables(function, function.kind.value, units[None], output, form, drained)
             unit = np.array([drained.unit])
         w = to.weights(self, "linear", x, self.weight, self.bias, unit, narrow=to.precision.narrow_linear)

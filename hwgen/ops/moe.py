@@ -145,7 +145,7 @@ class MoE(Operator):
         gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT.unit * OCTAVE, name=f"{output}.gate")
         to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, LOGIT), Route(self.top_k, self.renormalize)), queue,
                    part="gate", about="gate")
-        pre = to.point(self.output, Role.PRE, Unit.PRE_ACT)
+        pre = to.point(self.output, Role.PRE, Unit.PRE_ACT, self.output)
         given = to.units(self.output, self.b1.shape, Role.HIDDEN)
         tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts", form, pre)
         for e in range(experts):

@@ -51,7 +51,7 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     ranges = ranges or calib.collect(model, images)
     quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data", recipe=recipe)
     sites = calib.sites(model)
-    clips = clipping(model, streams, sites, ranges, residual_scales(model, streams, ranges, sites))
+    clips = clipping(model, streams, sites, ranges, residual_scales(model, streams, ranges, sites), recipe)
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
     warnings += large_values(model, sites, ranges) + clip_warnings(clips)
     return quantized, Findings(tuple(clips), tuple(warnings))

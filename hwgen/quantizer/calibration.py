@@ -22,10 +22,10 @@ BATCH_ELEMENTS = 24_000_000     # float values of a trace kept at a time
 RANDOM_IMAGES = 8
 PERCENTILE = 99.99
 NOTHING = 1e-4                  # values of a bin that holds none, for a logarithm
-HEADROOM = 1.25                 # of a format with a fixed binary point over the largest magnitude seen
+HEADROOM = 1.25                 # of a finer binary point than usual over the largest magnitude seen
 LARGE = 1e6                     # no weight and no image value of a working network
-FORMS = {Unit.SCORE: (SCORES[:1], OCTAVE), Unit.LOGIT: ((LOGIT,), OCTAVE), Unit.PRE_ACT: (PRE_ACTIVATIONS[:1], 1.0)}
-"""The formats with a binary point that values may be kept in, and the real value of their 1."""
+FORMS = {Unit.SCORE: (SCORES, OCTAVE), Unit.LOGIT: ((LOGIT,), OCTAVE), Unit.PRE_ACT: (PRE_ACTIVATIONS, 1.0)}
+"""The formats with a binary point that values may be kept in, the usual one first, and the real value of their 1."""
 
 Site = tuple[int, Role]
 
@@ -65,11 +65,15 @@ class Range:
             return 1.0
         return min(CLIPS[method](self), self.maximum) / INT8.hi
 
-    def finest(self, forms: Sequence[Format], one: float = 1.0) -> Format:
-        """Of these formats with a fixed binary point, whose 1 has the real value ``one``, that with the most fraction bits that holds the
-        largest magnitude and `HEADROOM`; the one with the fewest when none does."""
+    def form(self, forms: Sequence[Format], one: float = 1.0, fine: bool = False) -> Format:
+        """Of these formats with a fixed binary point, whose 1 has the real value ``one``: the first of them, or the next coarser that holds
+        the largest magnitude. fine: the finest that holds `HEADROOM` times as much. The coarsest when none does."""
         order = sorted(forms, key=lambda form: form.unit)
-        return next((form for form in order if HEADROOM * self.maximum <= form.hi * form.unit * one), order[-1])
+        usual = order.index(forms[0])
+        for place in range(0 if fine else usual, len(order)):
+            if self.maximum * (HEADROOM if place < usual else 1) <= order[place].hi * order[place].unit * one:
+                return order[place]
+        return order[-1]
 
     def share_beyond(self, limit: float) -> float:
         """Share of the values larger than ``limit``, which is rounded to a bin: 1/4096 of the range seen."""

@@ -17,6 +17,7 @@ from ..graph import FixedFormat, Model, Role
 from ..ops import MoE
 from ..steps.format import WIDE, Format
 from .calibration import FORMS, Range, Site
+from .recipe import EMPTY, Recipe
 from .structure import Stream
 
 CLIP_LIMIT = 1e-3                # share of clipped values above which a layer is warned of
@@ -51,29 +52,29 @@ class Findings:
 
 
 def clipping(model: Model, streams: Sequence[Sequence[Stream]], sites: list[dict[str, int]], ranges: dict[Site, Range],
-             scales: Sequence[float]) -> list[Clip]:
+             scales: Sequence[float], recipe: Recipe = EMPTY) -> list[Clip]:
     """One row a layer and format; what stands at one place in several tasks is one row. scales: real value of a unit of each stream."""
     rows: dict[tuple[Site, str], Clip] = {}
 
-    def row(node: str, what: str, held: tuple[Sequence[Format], float], site: Site) -> None:
+    def row(node: str, what: str, held: tuple[Sequence[Format], float], site: Site, fine: bool = False) -> None:
         found = ranges.get(site)
         if found is not None:            # an expert no calibration token went to has none
             forms, one = held
-            limit = WIDE.hi * found.finest(forms, one).unit * one
+            limit = WIDE.hi * found.form(forms, one, fine).unit * one
             rows.setdefault((site, what), Clip(node, what, found.maximum, limit, found.share_beyond(limit)))
 
     for graph, found, known in zip(model.tasks, streams, sites, strict=True):
-        kept: dict[str, list[FixedFormat]] = {}
+        kept: dict[str, list[tuple[FixedFormat, bool]]] = {}
         for node in graph.nodes:
             for fixed in node.formats():
-                kept.setdefault(fixed.of or node.output, []).append(fixed)
+                kept.setdefault(fixed.of or node.output, []).append((fixed, recipe.value(node.output).fine))
         producers = {node.output: node for node in graph.nodes}
         states = {state: (stream, scale) for stream, scale in zip(found, scales, strict=False) for state in stream.values}
         added = {term: scale for stream, scale in zip(found, scales, strict=False) for terms in stream.terms.values() for term in terms}
         for node in graph.nodes:
-            for fixed in kept.get(node.output, ()):
+            for fixed, fine in kept.get(node.output, ()):
                 held = FORMS.get(fixed.unit, ((WIDE,), added.get(node.output, 0.0)))
-                row(node.name, fixed.what, held, (known[node.output], fixed.role))
+                row(node.name, fixed.what, held, (known[node.output], fixed.role), fine)
             if node.output not in states:
                 continue
             stream, scale = states[node.output]

@@ -135,9 +135,9 @@ class Lowering:
                              where="quantization recipe", hint="a scale a channel is for results of Linear nodes and of activations")
         return units
 
-    def point(self, value: str, role: Role, unit: Unit) -> Format:
-        """Of what a value is kept in with a binary point: the finest one that holds what calibration saw."""
-        return self.ranges[self.known[value], role].finest(*FORMS[unit])
+    def point(self, value: str, role: Role, unit: Unit, result: str) -> Format:
+        """Of what a value is kept in with a binary point, on the way to ``result``; see `Range.form`."""
+        return self.ranges[self.known[value], role].form(*FORMS[unit], fine=self.recipe.value(result).fine)
 
     def form(self, value: str) -> Format:
         """Of the integer image of a float value: 8 bits, or 16 by the recipe, and for a LayerNorm whose result is a state of a residual stream."""

@@ -30,6 +30,11 @@ class Rule:
     bits: int | None = None
     scale: float | Array | None = None
 
+    @property
+    def fine(self) -> bool:
+        """Whether the value has 16 bits or a scale a channel, so that the fraction bits of what it is made of show."""
+        return self.bits == max(VALUE_BITS) or self.scale is not None and np.size(self.scale) > 1
+
     def wrong(self, bits: tuple[int, ...]) -> str | None:
         """What is wrong with it, or None. bits: the widths there are."""
         if self.method is not None and self.method not in METHODS:
