@@ -28,6 +28,7 @@ class Precision(StrEnum):
     W8A8 = "w8a8"
     W4A8 = "w4a8"
     W4A8_EXPERTS = "w4a8-experts"
+    W8A16 = "w8a16"
     MIXED = "mixed"
 
 

@@ -92,7 +92,8 @@ Array = Annotated[str | None, typer.Option(metavar="TIxTO", help="Array size of 
 MethodOption = Annotated[Method, typer.Option(help="How ranges are taken from the calibration images.")]
 BackendOption = Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis HLS project in C++, or `both`.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
-                                                    "weights, `w4a8-experts` the experts only; `mixed` keeps in 16 bits what a target needs.")]
+                                                    "weights, `w4a8-experts` the experts only; `w8a16` gives what they read 16 bits, in twice "
+                                                    "the cycles; `mixed` keeps in 16 bits what a target needs.")]
 Quant = Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Rules for single layers, by ONNX node name or pattern: method, bits, scale.",
                                             show_default=False)]
 AllowHost = Annotated[bool, typer.Option("--allow-host", help="What there are no steps for may run on the host, however much it is; otherwise up to "

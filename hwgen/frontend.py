@@ -147,7 +147,8 @@ def _mixed(imported: Imported, model: Model, options: Options, base: quantizer.R
     graphs = model.tasks
 
     def make(rules: quantizer.Recipe) -> Quantized:
-        return quantizer.from_ranges(model, ranges, method=options.method, precision=options.precision, recipe=rules)
+        return quantizer.from_ranges(model, ranges, method=options.method, precision=options.precision,
+                                     recipe=quantizer.balanced(model, ranges, options.method, rules))
 
     def snr(network: Quantized) -> float:
         worst = max(_output_error(imported, network, images).values())

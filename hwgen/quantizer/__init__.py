@@ -12,6 +12,7 @@ from ..steps.param import Params
 from ..steps.step import Network, Quantized
 from ..steps.verify import verify
 from . import calibration as calib
+from .balance import balanced, widened
 from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lowering import Lowering
 from .precision import Precision
@@ -19,7 +20,7 @@ from .recipe import EMPTY, METHODS, Recipe, Rule
 from .rotation import rotated
 from .structure import Stream, find_residuals
 
-__all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "accept", "from_ranges", "output_warnings", "quantize",
+__all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "accept", "balanced", "from_ranges", "output_warnings", "quantize",
            "rotated", "with_findings"]
 
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
@@ -46,10 +47,13 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     model.verify()
     recipe.verify(model)
     model = rotated(model, recipe)
+    if precision == Precision.W8A16:
+        recipe = widened(model, recipe)
     streams = find_residuals(model.tasks)
     images = calib.checked(model, calibration, random)
     ranges = ranges or calib.collect(model, images)
-    quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data", recipe=recipe)
+    quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data",
+                            recipe=balanced(model, ranges, method, recipe))
     sites = calib.sites(model)
     clips = clipping(model, streams, sites, ranges, residual_scales(model, streams, ranges, sites), recipe)
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]

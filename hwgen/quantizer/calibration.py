@@ -36,18 +36,26 @@ class NotFinite(ValueError):
 
 @dataclass
 class Range:
-    """Histogram of magnitudes over [0, limit); the limit doubles as larger values come."""
+    """Histogram of magnitudes over [0, limit); the limit doubles as larger values come. peaks: the largest of each channel, [channels], once there
+    is a value; None where values differ in their number of channels."""
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros(NUM_BINS, np.int64))
     limit: float = 0.0
     maximum: float = 0.0
+    peaks: np.ndarray | None = field(default=None, kw_only=True)
 
     def add(self, x: np.ndarray) -> None:
         """Raises NotFinite."""
-        magnitude = np.abs(np.asarray(x, np.float64)).ravel()
+        magnitude = np.abs(np.asarray(x, np.float64))
         top = float(magnitude.max(initial=0.0))
         if not math.isfinite(top):
             raise NotFinite
+        peaks = magnitude.max(tuple(range(x.ndim - 1)), initial=0.0)
+        if not self.counts.any():
+            self.peaks = peaks
+        else:
+            self.peaks = np.maximum(self.peaks, peaks) if self.peaks is not None and self.peaks.shape == peaks.shape else None
+        magnitude = magnitude.ravel()
         if top == 0.0:
             self.counts[0] += magnitude.size
             return

@@ -1,4 +1,4 @@
-"""How many bits the weights of a network have, by kind of layer."""
+"""How many bits the weights and values of a network have, by kind of layer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from enum import StrEnum
 
 class Precision(StrEnum):
     """Bits of weights and activations. W4A8: the linear maps of all blocks and experts have 4-bit weights; embedding, gates and heads keep
-    8. W4A8_EXPERTS: only the experts. MIXED: 8 bits, and 16 where the recipe says so."""
+    8. W4A8_EXPERTS: only the experts. W8A16: 16 bits for all that linear maps alone read. MIXED: 8 bits, and 16 where the recipe says so."""
 
     W8A8 = "w8a8"
     W4A8 = "w4a8"
     W4A8_EXPERTS = "w4a8-experts"
+    W8A16 = "w8a16"
     MIXED = "mixed"
 
     @property
