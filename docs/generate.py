@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+import sys
+import tempfile
 
 import typer
 
-from hwgen import cli, isa, registers
+from hwgen import api, cli, isa, registers
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 NOTE = "<!-- written by docs/generate.py: change the code, then run it -->\n"
@@ -84,7 +88,28 @@ def instruction_page() -> str:
                        "does is in [engine.md](engine.md).\n"), table(("field", "bits", "position"), rows)])
 
 
-PAGES = {"registers.md": registers_page, "cli.md": cli_page, "encoding.md": instruction_page}
+def models_page() -> str:
+    """Every form of tests/forms.py through `hwgen check`; a refusal counts too, under its message."""
+    from forms import FORMS
+    parts = [NOTE, "# Models that are taken\n", MODELS]
+    for group, forms in FORMS.items():
+        rows = []
+        for name, form in forms.items():
+            with tempfile.TemporaryDirectory() as folder:
+                checked = api.check(form(Path(folder)))
+            hosted = [verdict.op for verdict in checked.verdicts if verdict.status.value == "host"]
+            shown = "yes" if checked.ok else checked.error.message.splitlines()[0]
+            rows.append((name, shown, ", ".join(dict.fromkeys(hosted)) or "–"))
+        parts += [f"## {group}\n", table(("form", "taken", "on the host"), rows)]
+    return "\n".join(parts)
+
+
+MODELS = """A small network of each form went through `hwgen check`: read, compared with onnxruntime, quantized, planned. Behind each stands what the
+engine leaves to the host. Forms combine. The networks are written in `tests/forms.py`; beside them, real exports of timm, transformers, torch.nn and
+Brevitas with both exporters of PyTorch were used to find them.
+"""
+
+PAGES = {"models.md": models_page, "registers.md": registers_page, "cli.md": cli_page, "encoding.md": instruction_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

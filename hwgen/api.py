@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+import os
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
     costs = {engine: ENGINES[engine].cost(made, model, board) for engine, made in planned.plans.items()}
     first = next(iter(facts.values()))
     report = {
-        "version": __version__, "source": {"file": str(planned.imported.path), "sha256": planned.imported.digest},
+        "version": __version__, "source": {"file": os.fsencode(planned.imported.path).decode(errors="replace"), "sha256": planned.imported.digest},
         "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
         "weight_bytes": first.weight_bytes,
         "network": {"name": name, "tasks": len(model.tasks),

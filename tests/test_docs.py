@@ -23,7 +23,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["registers.md", "cli.md", "encoding.md"])
+@pytest.mark.parametrize("name", ["registers.md", "cli.md", "encoding.md", "models.md"])
 def test_generated_pages_are_up_to_date(name):
     assert (ROOT / "docs" / "reference" / name).read_text() == generator().PAGES[name](), "run: python docs/generate.py"
 
@@ -91,3 +91,12 @@ def test_messages_that_the_docs_quote_are_messages():
     quoted = [text.strip(". ") for text in re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)]
     assert len(quoted) >= 5
     assert [text for text in quoted if text not in sources] == []
+
+
+def test_scripts_in_the_how_to_are_python():
+    """They need torch, which the tests do not have; that they parse is seen here."""
+    text = (ROOT / "docs" / "how-to" / "bring-your-own-model.md").read_text()
+    scripts = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(scripts) > 5
+    for script in scripts:
+        compile(script, "bring-your-own-model.md", "exec")

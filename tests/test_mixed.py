@@ -27,6 +27,22 @@ def plain(network, tmp_path_factory):
     return hwgen.compile(path, calib=images, out=tmp_path_factory.mktemp("plain") / "build")
 
 
+def test_a_target_is_reached_with_as_few_as_it_needs(network, plain, tmp_path):
+    path, images = network
+    target = snr(plain) + 0.2
+    built = hwgen.compile(path, calib=images, precision="mixed", target_snr=target, out=tmp_path / "build")
+    mixed = built.report()["mixed"]
+    curve = {point["values"]: point for point in mixed["curve"]}
+    count = len(mixed["widened"])
+    assert snr(built) >= target and curve[count]["figure"] == pytest.approx(snr(built)) and count > 0
+    assert count - 1 in curve and curve[count - 1]["figure"] < target              # one less would not do
+    assert curve[0]["figure"] == pytest.approx(snr(plain)) and curve[0]["cycles"] == plain.report()["estimate"]["cycles_per_image"]
+    assert curve[count]["cycles"] > curve[0]["cycles"] and built.report()["estimate"]["cycles_per_image"] == curve[count]["cycles"]
+    assert sum(row["format"] == "s16" for row in built.report()["quantization"]["layers"]) > \
+        sum(row["format"] == "s16" for row in plain.report()["quantization"]["layers"])
+    assert built.simulate({"x": images["x"][:1]}).bit_exact
+
+
 def test_nothing_is_widened_for_a_low_target(network, plain, tmp_path):
     path, images = network
     built = hwgen.compile(path, calib=images, precision="mixed", target_snr=snr(plain) - 1, out=tmp_path / "build")

@@ -1,0 +1,57 @@
+"""Forms of networks, by group, as ONNX files: what docs/reference/models.md says of each is what the compiler says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from moe_loops import LOOPS
+from moe_spellings import SPELLINGS, TOP_1
+from onnx_nets import CLASSES, result, vit
+import quantized_nets
+import test_host_parts as hosted
+from test_importer_mixtures import network
+
+Form = Callable[[Path], Path]
+
+
+def net(folder: Path, **options) -> Path:
+    made = vit(**options)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
+def mixture(folder: Path, spelling, renormalize: bool, k: int) -> Path:
+    made = network(spelling, renormalize, k)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
+ACTIVATIONS = ("Gelu", "erf", "tanh pow", "silu", "quick gelu", "Relu", "HardSwish", "Mish", "Elu", "LeakyRelu", "Softplus", "Sigmoid", "Tanh")
+FORMS: dict[str, dict[str, Form]] = {
+    "Attention": {
+        "q, k, v of one Linear, taken by Slice": partial(net), "by Split": partial(net, split="split"), "by Gather": partial(net, split="gather"),
+        "by Split before the heads": partial(net, split="chunk"), "three Linears": partial(net, split="separate"),
+        "scale on q and on k": partial(net, scale="halves"), "the operator Attention": partial(net, opset=23, scale="operator"),
+        "guarded against NaN": partial(net, guard=True)},
+    "Norms, factors, heads": {
+        "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),
+        "head on the mean of all tokens": partial(net, pool="mean"),
+        "head on the mean of the patches": partial(net, pool="mean of patches"), "opset 13": partial(net, opset=13, norm=True, act="erf")},
+    "Activations": {act: partial(net, act=act) for act in ACTIVATIONS},
+    "Mixtures of experts: top k": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in SPELLINGS.items()},
+    "Mixtures of experts: the best alone": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in TOP_1.items()},
+    "Mixtures of experts: loops in which an expert sees its own tokens": {
+        name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in LOOPS.items()},
+    "Quantized by onnxruntime and Brevitas": {
+        **{f"static: {name}": partial(quantized_nets.static, form=name) for name in quantized_nets.STATIC}, "dynamic": quantized_nets.dynamic,
+        "MatMulNBits, 4 bits": quantized_nets.blocks, "MatMulNBits, 8 bits": partial(quantized_nets.blocks, bits=8),
+        "QONNX, 8 bits (Brevitas)": quantized_nets.brevitas, "QONNX, 4 bits (Brevitas)": partial(quantized_nets.brevitas, bits=4)},
+    "In front of the engine": {
+        "pixels as uint8, normalised": partial(hosted.saved, build=hosted.as_bytes),
+        "channels last": partial(hosted.saved, build=hosted.channels_last),
+        "a mean image taken off": partial(hosted.saved, build=hosted.normalised), "token ids": partial(hosted.saved, build=hosted.token_ids),
+        "a series cut by Reshape": partial(hosted.saved, build=hosted.signal)},
+    "Behind the engine": {
+        **{kind: partial(hosted.saved, build=hosted.behind(kind, **options))
+           for kind, options in {"Softmax": {"axis": -1}, "LogSoftmax": {"axis": -1}, "Sigmoid": {}, "Tanh": {}}.items()},
+        "L2 norm": partial(hosted.saved, build=hosted.l2), "Linear, activation, Linear on one token": partial(hosted.saved, build=hosted.small_head)}}
