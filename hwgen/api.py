@@ -16,7 +16,7 @@ from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
 from .errors import HwgenError, InputError
-from .frontend import ERROR_IMAGES, Options, Planned, plan
+from .frontend import Options, Planned, error_images, plan
 from .hostparts import Value
 from .importer import Checked
 from .layers import LayerError
@@ -256,8 +256,8 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
 
 def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any]:
     """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
-    known: dict[str, Any] = {} if random else {"images": min(ERROR_IMAGES, *(len(array) for array in planned.images.values())),
-                               "output_error": planned.output_error}
+    given = min(len(array) for array in planned.images.values())
+    known: dict[str, Any] = {} if random else {"images": min(error_images(planned.imported.model), given), "output_error": planned.output_error}
     if planned.said is not None:
         known["quantized_file"] = planned.said.to_dict()
     return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,

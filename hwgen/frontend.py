@@ -20,7 +20,7 @@ from .engines.registry import BACKENDS, ENGINES
 from .errors import CalibrationError, HwgenError, InputError, ModelError
 from .graph import Model, evaluate
 from .importer import Imported
-from .judge import Judgement, judge
+from .judge import Judgement, judge, macs_of
 from .layers import LayerError
 from .mixed import Mixed
 from .ops.operator import SUPPORTED
@@ -30,6 +30,7 @@ from .steps import golden, host
 from .steps.step import Quantized
 
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
+ERROR_MACS = 2e10        # multiply-accumulates of a float network that may go into it; 2 images are looked at in any case
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Planned:
     """A network ready to be written.
 
     images: calibration images, float32 [images, ...] of the engine's input. output_error: for each output, of the integer to the float model on
-    `ERROR_IMAGES` of them, relative root mean square; the largest of the tasks that have it; empty with noise. layers: the error by layer on
+    `error_images` of them, relative root mean square; the largest of the tasks that have it; empty with noise. layers: the error by layer on
     `layers.CHUNK` of them; empty with noise. mixed: how the values in 16 bits were chosen; rules: what went before calibration. warnings: what
     calibration found, for people. plans: of the engines of the build, by name. said: what of a quantized file is not as it says, and how near the
     integer network comes to it.
@@ -210,9 +211,14 @@ def calibration_images(imported: Imported, options: Options) -> tuple[dict[str, 
     return given, calibration.checked(imported.model, fed, options.random)
 
 
+def error_images(model: Model) -> int:
+    """On how many calibration images the integer model is compared with the float one: fewer of a large network."""
+    return min(ERROR_IMAGES, max(2, int(ERROR_MACS / max(1, sum(macs_of(graph) for graph in model.tasks)))))
+
+
 def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:
     """See `Planned`."""
-    some = {name: array[:ERROR_IMAGES] for name, array in images.items()}
+    some = {name: array[:error_images(imported.model)] for name, array in images.items()}
     errors: dict[str, float] = {}
     for graph, integers in zip(imported.model.tasks, quantized.tasks, strict=True):
         found = host.dequantize(integers, golden.run(integers, next(iter(some.values()))))

@@ -16,6 +16,7 @@ from .hostparts import BLOCKS, PREFIX, SHARE, SMALL_SHARE, SUFFIX, HostParts
 from .importer import Checked, Imported, Status, Verdict, check_file, check_model, read_any
 from .importer.cut import Division, Uncut, Waist, Whole
 from .ops import Attention
+from .ops.routing import ABSENT
 
 ROUNDS = 24         # of cutting and trying again
 RETREAT = 0.25      # of the multiply-accumulates of the file: what borders may take beyond the first cut
@@ -30,7 +31,7 @@ def partitioned(path: str | Path, shapes: dict[str, tuple[int, ...]] | None, all
         checked = _taken(check_model(path, shapes))
     except (ModelError, ShapeError) as error:
         checked = Checked((), False, error)
-    if checked.error is None:
+    if checked.error is None or any(ABSENT in verdict.reason for verdict in checked.verdicts):
         return checked
     try:
         whole = Whole(read_any(path, shapes))
