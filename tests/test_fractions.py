@@ -13,7 +13,7 @@ from hwgen.errors import ModelError
 from hwgen.functions import Act
 from hwgen.graph import Model, Unit, evaluate
 from hwgen.knots import knots
-from hwgen.quantizer import Recipe, Rule
+from hwgen.quantizer import Recipe, Rule, calibration
 from hwgen.quantizer.calibration import FORMS, Range
 from hwgen.steps import golden
 from hwgen.steps.format import INT8, LOGIT, OCTAVE, PRE_ACTIVATIONS, SCORES
@@ -96,7 +96,8 @@ def test_values_that_are_kept_finely_have_finer_ones_on_the_way():
     network, findings = quantizer.with_findings(MODEL, {"x": IMAGES}, recipe=Recipe(values=rules))
     steps = {step.name: step for step in network.tasks[0].steps}
     fine = {name: steps[name].drain[1].x for name in ("block0.hidden", "block1.out.expert0.layer1")}
-    usual = {step.name: stage.x for step in quantizer.quantize(MODEL, {"x": IMAGES}).tasks[0].steps for stage in step.drain if isinstance(stage, Table)}
+    plain = quantizer.from_ranges(MODEL, calibration.collect(MODEL, {"x": IMAGES})).tasks[0]        # one scale a value
+    usual = {step.name: stage.x for step in plain.steps for stage in step.drain if isinstance(stage, Table)}
     assert all(form.frac > 8 for form in fine.values()) and set(usual.values()) == {PRE_ACTIVATIONS[0]} and fine.keys() < usual.keys()
     scores = {name: steps[f"{name}.scores"].sink.tensor.format.frac for name in ("block0.attention", "block1.attention")}
     assert scores["block0.attention"] > 6 == scores["block1.attention"]
@@ -139,7 +140,7 @@ def test_networks_of_all_fraction_bits(pre, score, monkeypatch):
 
 
 def test_formats_that_are_none():
-    network = quantizer.quantize(MODEL, {"x": IMAGES}).tasks[0]
+    network = quantizer.from_ranges(MODEL, calibration.collect(MODEL, {"x": IMAGES})).tasks[0]
     wrong = with_tensors(network, lambda t: replace(t, format=INT8) if t.format in SCORES else t)
     with pytest.raises(ModelError, match=re.escape("lies in the memory score of s16.6 or s16.8 or s16.10 or s16.4")):
         verify(wrong)

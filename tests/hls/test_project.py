@@ -186,7 +186,7 @@ def test_verify_trace_on_the_command_line(both, tmp_path, capsys):
 
 def test_a_broken_integer_model_is_found(both, images, monkeypatch):
     """Both levels leave it: the C simulation at the value, the RTL at its outputs."""
-    monkeypatch.setattr(exp2, "WEIGHTS", np.roll(exp2.WEIGHTS, 40))
+    monkeypatch.setattr(exp2, "WEIGHTS", {form: np.roll(weights, 40) for form, weights in exp2.WEIGHTS.items()})
     found = both.first_differences({"x": images[:1]})
     assert {(d.level, d.task) for d in found} == {("csim", 0), ("csim", 1), ("rtl", 0), ("rtl", 1)}
     assert all("attention" in d.node for d in found if d.level == "csim")
