@@ -145,12 +145,15 @@ class _Tried:
             return None
         x, y = (before(np.concatenate(draws).reshape(-1, self.bound.shape[-1]).astype(np.float64)) for draws in (self.large, self.small))
         ones, zeros = np.ones(x.shape[-1]), np.zeros(x.shape[-1])
+        if not (x * x).mean(-1).all():                                   # a single channel has nothing but its mean
+            return None
         normal = x / np.sqrt((x * x).mean(-1, keepdims=True))
         for gamma in (ones, *self._vectors()):
             for beta in (zeros, *self._vectors()):
                 scaled = gamma * normal
-                factor = float(((large - beta) * scaled).sum() / (scaled * scaled).sum())
-                if not _same(large, factor * scaled + beta):
+                power = float((scaled * scaled).sum())
+                factor = float(((large - beta) * scaled).sum()) / power if power else 0.0
+                if not factor or not _same(large, factor * scaled + beta):
                     continue
                 factor = 1.0 if abs(factor - 1) < EXACT else factor
                 variance = (y * y).mean(-1)
@@ -163,7 +166,10 @@ class _Tried:
 
     def _epsilon(self, result: Array, scaled: Array, variance: Array, factor: float) -> float:
         """That makes ``scaled / sqrt(variance + eps)`` of the small tokens what the operators made of them."""
-        roots = (scaled * scaled).sum(-1) / (result * scaled).sum(-1)
+        along = (result * scaled).sum(-1)
+        if not along.all():
+            return math.nan
+        roots = (scaled * scaled).sum(-1) / along
         measured = float(np.median(roots ** 2 - variance))
         known = [eps * change for eps in self.epsilons for change in (1.0, factor ** 2, factor ** -2)]
         return next((eps for eps in known if abs(eps - measured) <= SAME_EPS * eps), max(measured, 0.0))
