@@ -86,8 +86,10 @@ class Token:
                                rng.choice([-16 << frac, 16 << frac])])      # the last: ends of the knots
             if rng.random() < 0.2:              # the largest products that may still give an int8
                 near, self.shift2 = rng.randint(16384, 32767), rng.choice([31, 32])
+            exact = rng.random() < 0.3          # the least result of all but one, which is stored as the next
+            near = rng.randint(-3 << frac, -1 << frac - 3) if exact else near
             size = max(1, abs(int(numerics.activation(near, table, frac))))
-            self.mult2 = min(65535, (rng.choice([1, *((1 << act_bits) + k for k in (-3, -1, 1))]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
+            self.mult2 = min(65535, (1 << act_bits << self.shift2) // (2 * size)) if exact else min(65535, (rng.choice([1, *((1 << act_bits) + k for k in (-3, -1, 1))]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
             self.acc = np.array([near + rng.randint(-2, 2) for _ in range(c.to)])
         elif rng.random() < 0.5:
             own = banks[self.bank]

@@ -28,7 +28,7 @@ def inputs(rng: random.Random, ti: int, shift: int, wide: bool) -> dict:
     code = rng.randrange(len(numerics.SCORE_FRACS))
     one = 1 << numerics.SCORE_FRACS[code]           # an octave
     distance = np.array([rng.choice([0, 1, one - 1, one, 8 * one - 1, 8 * one, 9 * one - 1, 9 * one, 16 * one - 1, 16 * one, 65534, 65533,
-                                     rng.randint(0, 10 * one)]) for _ in range(ti)])
+                                     rng.randint(0, 10 * one), (1 << rng.randint(8, 15)) + rng.randint(0, one)]) for _ in range(ti)])
     mult = rng.choice([0, 32768, 65535, rng.randint(32768, 65535)])
     mean = rng.choice([0, 16 * 32767, -16 * 32767, 16 * int(res[0]), rng.randint(-(1 << 19), 1 << 19)])
     for lane in range(ti):              # results at the edges of the range: -128 becomes -127

@@ -35,10 +35,12 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "over = |(fine3[j][20:17] ^ {4{fine3[j][16]}})", "over = 1'b0"),        # beyond the knots
     ("drain_lanes_square", "drain_lanes.sv", "{second4[j], 1'b0} : m_all", "m_all : m_all"),                   # multiplier of a column
     ("drain_lanes_square", "drain_lanes.sv", "{{5{r3[g][15]}}, r3[g][15:0]}", "{{4{r3[g][15]}}, r3[g][15:0], 1'b0}"),     # 12 fraction bits
+    ("feed_lanes_square", "feed_lanes.sv", "(frac1 != 2) & |d1", "(frac1 == 1) & |d1"),                  # far distances
     ("feed_lanes_square", "feed_lanes.sv", "far1[g] = |d1[g][16:14]", "far1[g] = |d1[g][16:15]"),            # far distances
     ("drain_lanes_tall", "drain_lanes.sv", "ends[{c3.which, ", "ends[{FW'(0), "),                      # ends of another function
     ("drain_lanes_square", "drain_lanes.sv", "over = !e6[4] & |(x[41:39]", "over = 1'b0 & |(x[41:39]"),    # products of more than 39 bits
     ("drain_lanes_square", "drain_lanes.sv", "!e6[2] & |(t[16:13]", "(e6[2:1] == 0) & |(t[16:13]"),
+    ("drain_lanes_square", "drain_lanes.sv", "negative & w[6:0] == 0", "1'b0"),                         # -128 of the activation
     ("drain_lanes_square", "drain_lanes.sv", "over | negative & w[6:0] == 0", "negative & w[6:0] == 0"),     # saturation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
