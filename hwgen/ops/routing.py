@@ -23,7 +23,7 @@ ROWS = 48                        # of random logits, at least
 APART = 1e-3                     # difference of scores, at least
 FAR = 30.0                       # of a logit above all others
 TOLERANCE = 1e-4                 # of the largest value
-ABSENT = "an expert that no token chose when the network was traced"     # what a file without it lacks nobody can run
+ABSENT = "an expert that no token chose when the network was traced"     # nobody can run what is not there
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +205,7 @@ class _Router:
                    "see whole tokens are supported"
         single = all(expert.second.weight.squeeze().ndim == 2 for expert in experts)
         if single and len(experts) < self.count:
-            return f"has {len(experts)} experts for {self.count} results of its router: {ABSENT} " \
-                   "is not in the file"
+            return f"has {len(experts)} experts for {self.count} results of its router: {ABSENT} is not in the file"
         if single and len(experts) > self.count:
             return f"has {len(experts)} experts for {self.count} results of its router: an expert that every token passes (shared) is not supported"
         if found.changed is not None:

@@ -1,4 +1,4 @@
-"""A row of the step table: a call of one of the functions in hls/include/hwgen/engine.hpp that make steps. What all kinds have in common.
+"""A row of the step table: a call of one of the functions in hls/include/hwgen/step.hpp that make steps. What all kinds have in common.
 
 The kinds themselves, one class a function, are in `start`, `products`, `attention` and `experts`; `calls` finds them.
 """
@@ -34,7 +34,7 @@ class Call(ABC):
     """
 
     function: ClassVar[str]
-    """In engine.hpp; what the feed or the last stage of a step says under ``hls``."""
+    """In step.hpp; what the feed or the last stage of a step says under ``hls``."""
     asked: ClassVar[str] = ""
     """What the feed says where several functions do it, by the rest of the step; the function itself where that is empty."""
     kind: ClassVar[str]

@@ -1,4 +1,4 @@
-"""What the functions in hls/include/hwgen/engine.hpp take: values in the activation memory, factors."""
+"""What the functions in hls/include/hwgen/step.hpp take: values in the activation memory, factors."""
 
 from __future__ import annotations
 

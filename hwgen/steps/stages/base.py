@@ -130,7 +130,7 @@ class Feed(Record):
     @property
     @abstractmethod
     def hls(self) -> str:
-        """The function of hls/include/hwgen/engine.hpp that does a step with this feed; empty when the drain says it."""
+        """The function of hls/include/hwgen/step.hpp that does a step with this feed; empty when the drain says it."""
 
 
 class Stage(Record):
@@ -165,7 +165,7 @@ class Stage(Record):
     @property
     @abstractmethod
     def hls(self) -> str:
-        """The function of hls/include/hwgen/engine.hpp that does a product which ends in this stage; empty when none does."""
+        """The function of hls/include/hwgen/step.hpp that does a product which ends in this stage; empty when none does."""
 
 
 def need(found: Format, wanted: Format | tuple[Format, ...], what: str) -> None:

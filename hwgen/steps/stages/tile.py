@@ -31,7 +31,7 @@ class Tile(ABC):
     by_rows: ClassVar[bool] = False
     """Whether a token of ``stationary`` is a row; else it is a column."""
     hls: ClassVar[str] = ""
-    """The function of hls/include/hwgen/engine.hpp that does a product of plain words which leaves as it is; empty when none does."""
+    """The function of hls/include/hwgen/step.hpp that does a product of plain words which leaves as it is; empty when none does."""
 
     @property
     def stationary(self) -> View | None:

@@ -1,0 +1,257 @@
+// A step of the table, and the functions that make one: what the generated program is written in.
+#ifndef HWGEN_STEP_HPP
+#define HWGEN_STEP_HPP
+
+#include "hwgen/attention.hpp"
+#include "hwgen/layer_norm.hpp"
+#include "hwgen/linear.hpp"
+#include "hwgen/patch_embed.hpp"
+
+namespace hwgen {
+
+/// What a step does.
+enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE };
+
+constexpr std::int8_t ALL_TASKS = -1;
+
+/// One step. Fields a kind does not name are 0; see the functions below, which make steps.
+struct Step {
+    Kind kind = Kind::PATCHES;
+    std::int8_t task = ALL_TASKS;
+    Target target = Target::ACT;
+    bool renormalize = false;
+    std::uint16_t tokens = 0;      ///< rows of the source
+    std::uint16_t dst_tokens = 0;  ///< rows of the target
+    std::uint16_t first_token = 0;
+    std::uint16_t rows = 0;
+    std::uint16_t in_channels = 0;
+    std::uint16_t out_channels = 0;
+    std::uint16_t count = 0;  ///< heads, or experts
+    std::uint16_t size = 0;   ///< channels of a head, hidden channels of an expert, or top k
+    std::uint32_t src = 0;    ///< word addresses
+    std::uint32_t keys = 0;
+    std::uint32_t values = 0;
+    std::uint32_t dst = 0;
+    Factor first = {0, 0};  ///< score, or 1 / channels
+    Factor out = {0, 0};
+    std::int64_t eps = 0;
+    std::uint32_t weights = 0;  ///< first word in the weight image
+    std::uint8_t function = 0;  ///< of FUNCTIONS
+    bool wide_source = false;   ///< words of 16 bits; of an expert's second layer too
+    bool wide_result = false;
+    std::uint8_t frac = 0;      ///< fraction bits of scores, or of what an activation function is of
+};
+
+/// A value in the activation memory: `tokens` rows at word `address`.
+struct Value {
+    std::uint32_t address;
+    std::uint16_t tokens;
+    std::uint16_t channels;
+};
+
+/// Sizes of the residual stream.
+struct Shape {
+    std::uint16_t tokens;
+    std::uint16_t channels;
+};
+
+/// Where a step's weights start in the image.
+struct Weights {
+    std::uint32_t word;
+};
+
+/// Place and length of a network output in the output of a frame.
+struct Output {
+    std::uint32_t word;
+    std::uint16_t channels;
+};
+
+/// Rows of a value.
+struct Rows {
+    std::uint16_t first;
+    std::uint16_t count;
+};
+
+/// What a router chooses from.
+struct Choice {
+    std::uint16_t experts;
+    std::uint16_t top_k;
+    bool renormalize;
+};
+
+/// The patches of the frame -> dst.
+constexpr Step patches(Value dst)
+{
+    Step s;
+    s.kind = Kind::PATCHES;
+    s.tokens = dst.tokens;
+    s.in_channels = dst.channels;
+    s.dst = dst.address;
+    return s;
+}
+
+/// The residual stream becomes the constant at `weights`.
+constexpr Step residual_init(Shape residual, Weights weights)
+{
+    Step s;
+    s.kind = Kind::RESIDUAL_INIT;
+    s.tokens = residual.tokens;
+    s.out_channels = residual.channels;
+    s.weights = weights.word;
+    return s;
+}
+
+/// The same, added to what is there.
+constexpr Step residual_add(Shape residual, Weights weights)
+{
+    Step s = residual_init(residual, weights);
+    s.kind = Kind::RESIDUAL_ADD;
+    return s;
+}
+
+/// The residual stream becomes the input of the frame.
+constexpr Step tokens(Shape residual)
+{
+    Step s = residual_init(residual, Weights{0});
+    s.kind = Kind::TOKENS;
+    return s;
+}
+
+/// A step whose source, or whose result, has words of 16 bits.
+constexpr Step wide(Step step, bool source, bool result)
+{
+    step.wide_source = source;
+    step.wide_result = result;
+    return step;
+}
+
+/// Residual stream -> dst.
+constexpr Step layer_norm(Value dst, std::int64_t eps, Factor inverse, Factor out)
+{
+    Step s;
+    s.kind = Kind::LAYER_NORM;
+    s.tokens = dst.tokens;
+    s.in_channels = dst.channels;
+    s.dst = dst.address;
+    s.eps = eps;
+    s.first = inverse;
+    s.out = out;
+    return s;
+}
+
+/// Residual stream times a factor -> dst.
+constexpr Step rescale(Value dst, Factor out)
+{
+    Step s = layer_norm(dst, 1, Factor{0, 0}, out);
+    s.kind = Kind::RESCALE;
+    return s;
+}
+
+/// src -> dst with the weights at `weights`.
+constexpr Step linear(Value dst, Value src, Weights weights)
+{
+    Step s;
+    s.kind = Kind::LINEAR;
+    s.target = Target::ACT;
+    s.tokens = src.tokens;
+    s.rows = src.tokens;
+    s.dst_tokens = dst.tokens;
+    s.in_channels = src.channels;
+    s.out_channels = dst.channels;
+    s.src = src.address;
+    s.dst = dst.address;
+    s.weights = weights.word;
+    return s;
+}
+
+/// The same product of some rows of its source only.
+constexpr Step some(Step s, Rows rows)
+{
+    s.src += rows.first;
+    s.rows = rows.count;
+    return s;
+}
+
+/// The same with an activation function and its output factor, of which multiplier 0 means that of the column.
+constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out, std::uint8_t function = 0, std::uint8_t frac = 8)
+{
+    Step s = linear(dst, src, weights);
+    s.target = Target::ACTIVATED;
+    s.out = out;
+    s.function = function;
+    s.frac = frac;
+    return s;
+}
+
+/// Residual stream += src, from row `first_token` on.
+constexpr Step linear_residual(Shape residual, std::uint16_t first_token, Value src, Weights weights)
+{
+    Step s = linear(Value{0, residual.tokens, residual.channels}, src, weights);
+    s.target = Target::RESIDUAL;
+    s.first_token = first_token;
+    return s;
+}
+
+/// Rows of src, added up -> int32 words of the output.
+constexpr Step head(Output output, Value src, Rows rows, Weights weights)
+{
+    Step s = linear(Value{output.word, 1, output.channels}, src, weights);
+    s.target = Target::OUTPUT;
+    s.first_token = rows.first;
+    s.rows = rows.count;
+    return s;
+}
+
+/// Rows of src, each -> int32 words of the output.
+constexpr Step features(Output output, Value src, Rows rows, Weights weights)
+{
+    Step s = head(output, src, rows, weights);
+    s.dst_tokens = rows.count;
+    return s;
+}
+
+/// q, k, v -> dst.
+constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t heads, Factor score, Factor out,
+                         std::uint8_t frac = 6)
+{
+    Step s;
+    s.kind = Kind::ATTENTION;
+    s.tokens = q.tokens;
+    s.count = heads;
+    s.size = static_cast<std::uint16_t>(q.channels / heads);
+    s.src = q.address;
+    s.keys = k.address;
+    s.values = v.address;
+    s.dst = dst.address;
+    s.first = score;
+    s.out = out;
+    s.frac = frac;
+    return s;
+}
+
+/// src -> the queues of the experts.
+constexpr Step route(Value src, Choice choice, Weights weights)
+{
+    Step s = linear(Value{0, src.tokens, choice.experts}, src, weights);
+    s.kind = Kind::ROUTE;
+    s.target = Target::LOGITS;
+    s.count = choice.experts;
+    s.size = choice.top_k;
+    s.renormalize = choice.renormalize;
+    return s;
+}
+
+/// Residual stream += every expert's result for the tokens of its queue, weighed; `hidden` is room for the layer between.
+constexpr Step experts(Value src, Value hidden, std::uint16_t count, Weights weights, Factor out,
+                       std::uint8_t function = 0, std::uint8_t frac = 8)
+{
+    Step s = linear_activated(hidden, src, weights, out, function, frac);
+    s.kind = Kind::EXPERTS;
+    s.count = count;
+    s.size = hidden.channels;
+    return s;
+}
+
+}  // namespace hwgen
+
+#endif
