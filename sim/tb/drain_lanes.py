@@ -77,19 +77,23 @@ class Token:
         self.mult, self.shift = rng.randint(0, 65535), rng.choice([1, 47, rng.randint(10, 32)])
         self.mult2, self.shift2 = rng.randint(0, 65535), rng.choice([1, rng.randint(16, 40), 47]) if self.act else 16
         self.lanes = rng.choice([c.to, rng.randint(1, c.to)])
+        self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
         if self.act and rng.random() < 0.5:     # where the activation is nearly 0, with a scale that shows its last bit
             self.columns, self.mult, self.shift, self.mult2, self.shift2 = False, 1 << 15, 15, rng.choice([1, 3]), 1
-        self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
+            self.acc = np.array([rng.choice([rng.randint(-5 << frac, -3 << frac), rng.randint(-40, 40)]) for _ in range(c.to)])
         if self.act and rng.random() < 0.5:     # results of the activation around the limits of what is stored, at every shift
             self.columns, self.mult, self.shift, self.shift2 = False, 1 << 15, 15, rng.randint(1, 47)
-            near = rng.choice([rng.randint(-32767, 32767), rng.randint(-750, 750), rng.randint(-750, 0), rng.randint(0, 100),
-                               rng.choice([-16 << frac, 16 << frac])])      # the last: ends of the knots
-            if rng.random() < 0.2:              # the largest products that may still give an int8
-                near, self.shift2 = rng.randint(16384, 32767), rng.choice([31, 32])
-            exact = rng.random() < 0.3          # the least result of all but one, which is stored as the next
-            near = rng.randint(-3 << frac, -1 << frac - 3) if exact else near
+            kind = rng.choice(["least", "largest", "vanishing", "any"])
+            near = {"least": rng.randint(-3 << frac, -1 << frac - 3), "largest": rng.randint(16384, 32767), "vanishing": rng.randint(16384, 32767),
+                    "any": rng.choice([rng.randint(-32767, 32767), rng.randint(-750, 750), rng.randint(0, 100), -16 << frac, 16 << frac])}[kind]
             size = max(1, abs(int(numerics.activation(near, table, frac))))
-            self.mult2 = min(65535, (1 << act_bits << self.shift2) // (2 * size)) if exact else min(65535, (rng.choice([1, *((1 << act_bits) + k for k in (-3, -1, 1))]) << self.shift2) // (2 * size) + rng.choice([0, 1]))
+            doubled = rng.choice([1, 1 << act_bits, *((1 << act_bits) + k for k in (-3, -1, 1))])
+            if kind in ("least", "largest"):    # -128, which is stored as -127, and 128, by the largest multiplier and shift that give it
+                doubled = 1 << act_bits
+                self.shift2 = max(s for s in range(1, 48) if s == 1 or (doubled << s) // (2 * size) < 65535)
+            self.mult2 = min(65535, (doubled << self.shift2) // (2 * size) + rng.choice([0, 1]))
+            if kind == "vanishing":             # the largest product is still 0 behind the largest shifts
+                self.mult2, self.shift2 = rng.randint(60000, 65535), rng.randint(41, 47)
             self.acc = np.array([near + rng.randint(-2, 2) for _ in range(c.to)])
         elif rng.random() < 0.5:
             own = banks[self.bank]
@@ -143,7 +147,7 @@ async def matches_golden(dut, pattern):
         first = plan_load(driver, c, first, bank, columns)
     mean_sum, mean_left = None, 0
     loading, loading_bank = 0, 0               # first cycle after a load under way, and its bank
-    for cycle in range(first, first + 500):
+    for cycle in range(first, first + 700):
         checker.expect(cycle + 2, out_valid=0)
         if next(stall):
             driver.at(cycle, valid=0)
