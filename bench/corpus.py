@@ -7,7 +7,8 @@ message. Exit code 1 when one of the last three is not 0.
 
 inputs.json: {file name: {"inputs": [{"name", "shape", "kind": "noise" | "noise, float16" | "image" | "uint8 pixels" | "ids below N"}]}}. With it, files with
 dynamic shapes are given shapes, 32 images calibrate, and the integer network is run on 8 others: its cosine with onnxruntime is taken over
-all of them, the smallest of the outputs is printed. Files that have no entry are calibrated with noise, and are judged as float networks only.
+all of them, the smallest of the outputs is printed, and of routers how many decisions are others than the float network's. Files that have no
+entry are calibrated with noise, and are judged as float networks only.
 With ``--engine`` ("verilator", "icarus") one of the 8 images runs through the RTL too, and every word has to be the integer model's.
 """
 
@@ -79,13 +80,16 @@ def cosine_of(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def integers(path: Path, build: Path, images: dict[str, np.ndarray], engine: str | None) -> dict:
-    """The integer network against onnxruntime: cosine, the worst output's, over all images and of the worst image; whether RTL is equal."""
+    """The integer network against onnxruntime: cosine, the worst output's, over all images and of the worst image; of routers how many decisions
+    are others than the float network's; whether RTL is equal."""
     accelerator, session = hwgen.load(build), _session(path)
     found = accelerator.simulate(images, engine="golden").outputs
     runs = [session.run(list(found), {name: array[i:i + 1] for name, array in images.items()}) for i in range(IMAGES)]
     right = {name: np.stack([run[place][0] for run in runs]) for place, name in enumerate(found)}
     row = {"integer cosine": min(cosine_of(found[name], right[name]) for name in found),
            "worst image": min(cosine_of(found[name][i], right[name][i]) for name in found for i in range(IMAGES))}
+    if routers := accelerator.router_flips(images, model=path):
+        row |= {"flips": sum(router.flips for router in routers), "decisions": sum(router.decisions for router in routers)}
     if engine is not None:
         result = accelerator.simulate({name: array[:1] for name, array in images.items()}, engine=engine)
         row |= {"rtl": result.bit_exact, "cycles": result.cycles_per_image}
@@ -167,6 +171,7 @@ def main() -> int:
         marks = "".join(f"  {name.upper()}" for name, bad in (("wrong", row["wrong"]), ("traceback", row["traceback"]),
                                                                ("check is not compile", not row["same"])) if bad)
         more = "".join(f", {name} {row[name]:.5f}" for name in ("integer cosine", "worst image") if name in row)
+        more += "" if "flips" not in row else f", {row['flips']} of {row['decisions']} router decisions flipped"
         more += "" if "rtl" not in row else f", RTL {'equal' if row['rtl'] else 'NOT EQUAL'}, {row['cycles']:.0f} cycles"
         shown = f"taken, cosine {row['cosine']:.7f}{more}" if row["compile"] == 0 else (row["message"].splitlines() or [""])[0][:150]
         print(f"{path.parent.name}/{path.name}: {row['compile']} {shown}{marks}", flush=True)

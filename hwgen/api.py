@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, flows, foreign, hostrun, layers, quantized_file, show as shows
+from . import __version__, build as builds, flows, foreign, hostrun, layers, quantized_file, routers, show as shows
 from .devices.board import load_board
 from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
 from .errors import HwgenError, InputError
 from .frontend import Options, Planned, error_images, plan
+from .graph import Graph
 from .hostparts import Value
 from .importer import Checked
 from .layers import LayerError
@@ -24,11 +25,12 @@ from .output import check_target
 from .partition import import_parts, partitioned
 from .progress import Progress
 from .quantizer import Recipe, Rule, rotated
+from .routers import RouterFlips
 from .run import difference, timeline as trace
 from .run.simulate import SimulationResult, simulate
 from .show import Shown
 
-__all__ = ["Accelerator", "Checked", "LayerError", "MemoryModel", "Shown", "SimulationResult", "check", "compile", "load", "show"]
+__all__ = ["Accelerator", "Checked", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check", "compile", "load", "show"]
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -171,18 +173,16 @@ class Accelerator:
         model: the ONNX file, where it is no longer where it was when the build was made. alone: also what each layer would do to the outputs
         by itself, which takes about half a run of the float network a layer and image. Raises InputError when the file is another one.
         """
-        source = self.build.report.get("source", {})
-        path = Path(model or source.get("file", ""))
-        images = self._images(inputs)
-        if not path.is_file():
-            raise InputError(f"the ONNX file of the build is not at {str(path)!r}", where=str(self.build.path), hint="give model=FILE.onnx")
-        imported = import_parts(path, {value.name: (1, *value.shape) for value in self.values}, True, _say(None))
-        if imported.digest != source.get("sha256"):
-            raise InputError(f"{path} is not the file that the build was made from", where=str(self.build.path), hint="give model=FILE.onnx")
-        given = self.build.report.get("quantization", {}).get("scales_given", {})
-        values, weights = ({name: Rule(scale=1.0) for name in given.get(what, ())} for what in ("values", "weights"))
-        graphs = rotated(imported.model, quantized_file.rules(imported, Recipe(values, weights))[0]).tasks
+        graphs, images = self._graphs(model), self._images(inputs)
         return layers.layer_errors(graphs, self.build.model.tasks, dict.fromkeys(graphs[0].inputs, images), alone=alone)
+
+    def router_flips(self, inputs: dict[str, np.ndarray], *, model: str | Path | None = None) -> list[RouterFlips]:
+        """How often each router sends a token of these images to other experts than the float network does; none without routers.
+
+        model: as for `layer_errors`, and raises what that does.
+        """
+        graphs, images = self._graphs(model), self._images(inputs)
+        return routers.router_flips(graphs, self.build.model.tasks, dict.fromkeys(graphs[0].inputs, images))
 
     def trace(self, result: SimulationResult) -> dict:
         """Timeline of a simulation for Perfetto and chrome://tracing, JSON-able. Empty for engines without cycles."""
@@ -218,6 +218,19 @@ class Accelerator:
         sources = {Path(name).name: data.decode(errors="replace") for name, data in self.build.read(self.build.rtl).items()}
         return flows.synthesize(sources, load_board(target or self.build.target), flow, progress,
                                 estimate=self.build.report.get("resources", {}).get("used"))
+
+    def _graphs(self, model: str | Path | None) -> tuple[Graph, ...]:
+        """The float networks as they were quantized, read from the ONNX file anew. Raises InputError when it is gone or another one."""
+        source = self.build.report.get("source", {})
+        path = Path(model or source.get("file", ""))
+        if not path.is_file():
+            raise InputError(f"the ONNX file of the build is not at {str(path)!r}", where=str(self.build.path), hint="give model=FILE.onnx")
+        imported = import_parts(path, {value.name: (1, *value.shape) for value in self.values}, True, _say(None))
+        if imported.digest != source.get("sha256"):
+            raise InputError(f"{path} is not the file that the build was made from", where=str(self.build.path), hint="give model=FILE.onnx")
+        given = self.build.report.get("quantization", {}).get("scales_given", {})
+        values, weights = ({name: Rule(scale=1.0) for name in given.get(what, ())} for what in ("values", "weights"))
+        return rotated(imported.model, quantized_file.rules(imported, Recipe(values, weights))[0]).tasks
 
     def _images(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Of the engine's input."""
@@ -262,5 +275,6 @@ def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any
         known["quantized_file"] = planned.said.to_dict()
     return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,
             "clipping": planned.findings.to_dict(), "layers": [error.to_dict() for error in planned.layers],
+            "routers": [router.to_dict() for router in planned.routers],
             "scales_given": {what: sorted(name for name, rule in rules.items() if rule.scale is not None)
                              for what, rules in (("values", planned.rules.values), ("weights", planned.rules.weights))}}

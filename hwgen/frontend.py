@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, hostrun, layers, mixed, quantized_file, quantizer, strict_yaml
+from . import arrays, hostrun, layers, mixed, quantized_file, quantizer, routers, strict_yaml
 from .arrays import read_npz
 from .devices.board import Board, load_board
 from .engines.protocol import Wishes
@@ -26,6 +26,7 @@ from .mixed import Mixed
 from .ops.operator import SUPPORTED
 from .quantizer import calibration, control
 from .quantizer.calibration import Range, Site
+from .routers import RouterFlips
 from .steps import golden, host
 from .steps.step import Quantized
 
@@ -79,10 +80,10 @@ class Planned:
     """A network ready to be written.
 
     images: calibration images, float32 [images, ...] of the engine's input. output_error: for each output, of the integer to the float model on
-    `error_images` of them, relative root mean square; the largest of the tasks that have it; empty with noise. layers: the error by layer on
-    `layers.CHUNK` of them; empty with noise. mixed: how the values in 16 bits were chosen; rules: what went before calibration. warnings: what
-    calibration found, for people. plans: of the engines of the build, by name. said: what of a quantized file is not as it says, and how near the
-    integer network comes to it.
+    `error_images` of them, relative root mean square; the largest of the tasks that have it. layers: the error by layer on `layers.CHUNK` of
+    them. routers: how often a token goes to other experts, on `error_images`. All three are empty with noise. mixed: how the values in 16 bits
+    were chosen; rules: what went before calibration. warnings: what calibration found, for people. plans: of the engines of the build, by name.
+    said: what of a quantized file is not as it says, and how near the integer network comes to it.
     """
 
     imported: Imported
@@ -92,6 +93,7 @@ class Planned:
     findings: quantizer.Findings
     output_error: dict[str, float]
     layers: list[LayerError]
+    routers: list[RouterFlips]
     mixed: Mixed | None
     rules: quantizer.Recipe
     board: Board
@@ -137,9 +139,10 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     said = quantized_file.compared(imported, quantized, rules, notes, images, options.random)
     errors = {} if options.random else _output_error(imported, quantized, images)
     by_layer = [] if options.random else _by_layer(graphs, quantized, images)
+    flips = [] if options.random else routers.router_flips(graphs.tasks, quantized.tasks, _some(imported, images))
     say("schedule")
     plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
-    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, chosen, rules, board, plans, said)
+    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, flips, chosen, rules, board, plans, said)
 
 
 def _mixed(imported: Imported, model: Model, options: Options, base: quantizer.Recipe, ranges: dict[Site, Range],
@@ -216,9 +219,14 @@ def error_images(model: Model) -> int:
     return min(ERROR_IMAGES, max(2, int(ERROR_MACS / max(1, sum(macs_of(graph) for graph in model.tasks)))))
 
 
+def _some(imported: Imported, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The first `error_images` of them."""
+    return {name: array[:error_images(imported.model)] for name, array in images.items()}
+
+
 def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np.ndarray]) -> dict[str, float]:
     """See `Planned`."""
-    some = {name: array[:error_images(imported.model)] for name, array in images.items()}
+    some = _some(imported, images)
     errors: dict[str, float] = {}
     for graph, integers in zip(imported.model.tasks, quantized.tasks, strict=True):
         found = host.dequantize(integers, golden.run(integers, next(iter(some.values()))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 import sys
 
@@ -32,3 +33,14 @@ def test_a_fault_is_counted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["corpus.py", str(tmp_path)])
     assert corpus.main() == 1
     assert "traceback 1, check is not compile 1" in capsys.readouterr().out
+
+
+def test_router_flips_are_counted(tmp_path, capsys, monkeypatch):
+    net = vit(router="plain")
+    net.save(tmp_path / "moe.onnx", {"y": result(net)}, [1, CLASSES])
+    (tmp_path / "inputs.json").write_text(json.dumps({"moe.onnx": {"inputs": [{"name": "x", "shape": [1, 1, 8, 8], "kind": "noise"}]}}))
+    monkeypatch.setattr(sys, "argv", ["corpus.py", str(tmp_path), "--inputs", str(tmp_path / "inputs.json"), "--json", str(tmp_path / "rows.json")])
+    assert corpus.main() == 0
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    assert row["decisions"] == corpus.IMAGES * 5 and 0 <= row["flips"] < row["decisions"] / 4
+    assert f"{row['flips']} of {row['decisions']} router decisions flipped" in capsys.readouterr().out

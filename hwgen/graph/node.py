@@ -90,6 +90,10 @@ class Node(ABC):
         """For which tokens the order of additions cannot turn a choice, bool [B, tokens]; None where nothing is chosen."""
         return None
 
+    def chosen(self, *operands: Array) -> Array | None:
+        """The experts each token is sent to, int64 [B, tokens, k], the largest score first; None where nothing is routed."""
+        return None
+
     def formats(self) -> tuple[FixedFormat, ...]:
         """What is kept in an int16 format of fixed unit, wherever the node stands."""
         return ()

@@ -100,6 +100,11 @@ class MoE(Operator):
         chosen = np.take_along_axis(scores, experts, axis=-1)
         return experts, chosen / chosen.sum(-1, keepdims=True) if self.renormalize else chosen
 
+    def chosen(self, *operands: Array) -> Array:
+        (x,) = operands
+        experts, _ = self.route(x.reshape(-1, x.shape[-1]))
+        return experts.reshape(*x.shape[:-1], self.top_k)
+
     def settled(self, *operands: Array) -> Array:
         (x,) = operands
         return (self.margins(x.reshape(-1, x.shape[-1])) >= TIE).reshape(x.shape[:-1])
