@@ -2,9 +2,10 @@
 
     python bench/snr.py [model.onnx ... [--limit DB]] [--method mse] [--seeds 6] [--json snr.json]
 
-For every seed: standard normal inputs from ``numpy.random.default_rng(seed)``, 32 images to calibrate, then 8 others to test. Printed is
-the median over the seeds, of all outputs of all tasks; then, of the seed that clips most, every number format that holds less than
-calibration saw, with node, range and share, or if there is none the format that comes nearest.
+For every seed: a network with weights of that seed (of a file: the file), and standard normal inputs from
+``numpy.random.default_rng(seed)``, 32 images to calibrate, then 8 others to test. Printed is the median over the seeds, of all outputs of all
+tasks; then, of the seed that clips most, every number format that holds less than calibration saw, with node, range and share, or if there
+is none the format that comes nearest.
 Without a file: networks made here, a ViT of two blocks with everything in range, with pre-activations 10 and 30 times as large, with the
 same function before and behind a ReLU 30 times as large, with scores 16 and 40 times as large, and with router logits 40 times as large.
 Exit code 1 when one of those misses its limit, or the median of a file the one that is given.
@@ -13,6 +14,7 @@ Exit code 1 when one of those misses its limit, or the median of a file the one 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 import json
 from pathlib import Path
@@ -53,12 +55,12 @@ def decibel(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(10 * np.log10((wanted ** 2).mean() / noise)) if noise else np.inf
 
 
-def measure(name: str, model: Model, method: str = "minmax", seeds: int = 6, limit: float | None = None) -> Snr:
-    """One network over the seeds 0 to ``seeds - 1``."""
-    ((source, shape),) = model.tasks[0].inputs.items()
+def measure(name: str, make: Callable[[int], Model], method: str = "minmax", seeds: int = 6, limit: float | None = None) -> Snr:
+    """Networks and inputs of the seeds 0 to ``seeds - 1``; ``make``: the network of a seed, of a file always the same."""
     ratios, worst, formats = [], (), []
     for seed in range(seeds):
-        rng = np.random.default_rng(seed)
+        model, rng = make(seed), np.random.default_rng(seed)
+        ((source, shape),) = model.tasks[0].inputs.items()
         calibration, test = (rng.standard_normal((n, *shape)).astype(np.float32) for n in (CALIBRATION, TEST))
         quantized, findings = quantizer.with_findings(model, {source: calibration}, method=method)
         for graph, integers in zip(model.tasks, quantized.tasks, strict=True):
@@ -84,18 +86,19 @@ def scaled(model: Model, suffix: str, factor: float, back: str | None = None) ->
 
 
 def networks():
-    """(name, network, limit in dB) of what is measured without a file."""
-    sizes = {"seed": 6, "tokens": 17, "dim": 32, "heads": 2, "hidden": 128, "blocks": "dd"}
-    plain, relu = random_model(**sizes), random_model(**sizes, act=Act.RELU)
-    yield "plain", plain, 28.0
-    yield "pre-activations x10", scaled(plain, ".fc1", 10), 25.0
-    yield "pre-activations x30", scaled(plain, ".fc1", 30), 26.0
-    yield "ReLU", relu, 28.0
-    yield "ReLU, one function, x30", scaled(relu, ".fc1", 30, ".fc2"), 28.0
-    yield "scores x16", scaled(plain, ".q", 16), 18.0
-    yield "scores x40", scaled(plain, ".q", 40), 16.0
-    yield "router", random_model(**sizes | {"blocks": "mm"}), 27.0
-    yield "router logits x40", scaled(random_model(**sizes | {"blocks": "mm"}), "gate", 40), 22.0
+    """(name, network of a seed, limit in dB) of what is measured without a file."""
+    def vit(seed: int, blocks: str = "dd", act: Act = Act.GELU) -> Model:
+        return random_model(seed=seed, tokens=17, dim=32, heads=2, hidden=128, blocks=blocks, act=act)
+
+    yield "plain", vit, 28.0
+    yield "pre-activations x10", lambda seed: scaled(vit(seed), ".fc1", 10), 25.0
+    yield "pre-activations x30", lambda seed: scaled(vit(seed), ".fc1", 30), 26.0
+    yield "ReLU", lambda seed: vit(seed, act=Act.RELU), 28.0
+    yield "ReLU, one function, x30", lambda seed: scaled(vit(seed, act=Act.RELU), ".fc1", 30, ".fc2"), 28.0
+    yield "scores x16", lambda seed: scaled(vit(seed), ".q", 16), 18.0
+    yield "scores x40", lambda seed: scaled(vit(seed), ".q", 40), 16.0
+    yield "router", lambda seed: vit(seed, "mm"), 27.0
+    yield "router logits x40", lambda seed: scaled(vit(seed, "mm"), "gate", 40), 22.0
 
 
 def main() -> int:
@@ -110,11 +113,11 @@ def main() -> int:
     if args.limit is not None and not args.files:
         parser.error("--limit is for files; the networks made here have their own")
 
-    given = [(str(path), import_model(path).model, args.limit) for path in args.files] or networks()
+    given = [(str(path), lambda seed, model=import_model(path).model: model, args.limit) for path in args.files] or networks()
     rows = []
     print(f"{'network':40} {'median':>8} {'least':>8} {'largest':>8} {'limit':>6}   [dB]")
-    for name, model, limit in given:
-        row = measure(name, model, args.method, args.seeds, limit)
+    for name, make, limit in given:
+        row = measure(name, make, args.method, args.seeds, limit)
         rows.append(row)
         print(f"{name[-40:]:40} {row.median_db:8.1f} {min(row.all_db):8.1f} {max(row.all_db):8.1f} {'-' if limit is None else limit:>6}")
         for clip in row.clipping or filter(None, [row.nearest]):
