@@ -1,4 +1,4 @@
-"""What becomes of a folder of ONNX files: ``python bench/corpus.py FOLDER… [--inputs inputs.json] [--json FILE] [--engine verilator]``.
+"""What becomes of a folder of ONNX files: ``python bench/corpus.py FOLDER… [--inputs inputs.json] [--json FILE] [--rtl]``.
 
 Every file goes through `hwgen check` and `hwgen compile` as a user types them. Counted are the files that are taken; silently wrong: taken,
 but an output of the float network differs from onnxruntime's, which is asked again here, with other images than the compiler's; traceback: an
@@ -9,12 +9,14 @@ inputs.json: {file name: {"inputs": [{"name", "shape", "kind": "noise" | "noise,
 dynamic shapes are given shapes, 32 images calibrate, and the integer network is run on 8 others: its cosine with onnxruntime is taken over
 all of them, the smallest of the outputs is printed, and of routers how many decisions are others than the float network's. Files that have no
 entry are calibrated with noise, and are judged as float networks only.
-With ``--engine`` ("verilator", "icarus") one of the 8 images runs through the RTL too, and every word has to be the integer model's.
+With ``--rtl`` one of the 8 images runs through the RTL (Verilator, random stalls) too, and every word has to be the integer model's: at the
+end, on as few engines as hold all the networks.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 import json
 import os
 from pathlib import Path
@@ -27,12 +29,16 @@ import numpy as np
 import onnxruntime
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim")]
+sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "sim"), str(ROOT / "tests")]
 
 import hwgen
 from hwgen import hostrun
+from hwgen.engine import EngineConfig, covering
+from hwgen.engines.rtl.plan import schedule
+from hwgen.errors import CapacityError
 from hwgen.graph import evaluate
 from hwgen.partition import import_parts
+import native_builds
 
 CALIBRATION, IMAGES = 32, 8
 MIN_COSINE, MAX_ERROR = 0.99999, 1e-3
@@ -79,9 +85,9 @@ def cosine_of(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norm) if norm else float(not a.any() and not b.any())
 
 
-def integers(path: Path, build: Path, images: dict[str, np.ndarray], engine: str | None) -> dict:
+def integers(path: Path, build: Path, images: dict[str, np.ndarray]) -> dict:
     """The integer network against onnxruntime: cosine, the worst output's, over all images and of the worst image; of routers how many decisions
-    are others than the float network's; whether RTL is equal."""
+    are others than the float network's."""
     accelerator, session = hwgen.load(build), _session(path)
     found = accelerator.simulate(images, engine="golden").outputs
     runs = [session.run(list(found), {name: array[i:i + 1] for name, array in images.items()}) for i in range(IMAGES)]
@@ -90,10 +96,33 @@ def integers(path: Path, build: Path, images: dict[str, np.ndarray], engine: str
            "worst image": min(cosine_of(found[name][i], right[name][i]) for name in found for i in range(IMAGES))}
     if routers := accelerator.router_flips(images, model=path):
         row |= {"flips": sum(router.flips for router in routers), "decisions": sum(router.decisions for router in routers)}
-    if engine is not None:
-        result = accelerator.simulate({name: array[:1] for name, array in images.items()}, engine=engine)
-        row |= {"rtl": result.bit_exact, "cycles": result.cycles_per_image}
     return row
+
+
+def on_few_engines(builds: dict[str, tuple[Path, dict[str, np.ndarray]]], folder: Path) -> Iterator[tuple[str, int, int, int]]:
+    """(file, engine, words that differ, cycles) of one image of each build through the RTL; builds: file -> (build, images)."""
+    loaded = {name: hwgen.load(build).build for name, (build, _) in builds.items()}
+    groups: list[tuple[EngineConfig, list[str]]] = []
+    for name, build in loaded.items():
+        for place, (config, names) in enumerate(groups):
+            try:
+                groups[place] = covering((config, build.need_rtl().config)), [*names, name]
+                break
+            except CapacityError:
+                continue
+        else:
+            groups.append((build.need_rtl().config, [name]))
+    for number, (config, names) in enumerate(groups):
+        sizes = {"ti": config.ti, "to": config.to, "axi_data_bits": config.axi_data_bits, "packed": config.packed,
+                 "load_columns": config.load_columns, "fifo_beats": config.fifo_beats}
+        engine = native_builds.Engine(folder / str(number), **sizes)
+        for name in names:
+            build, images = loaded[name], {key: array[:1] for key, array in builds[name][1].items()}
+            (frame,) = (hostrun.before(build.host, images) if build.host else images).values()
+            tasks = list(range(len(build.model.tasks)))
+            frames = frame.repeat(len(tasks), axis=0)
+            run = engine.run(schedule(build.model, **sizes, engine=config), build.model, frames, tasks, native_builds.STALLED)
+            yield name, number, native_builds.differences(run, build.model, frames, tasks), run.cycles
 
 
 def _session(file: Path | bytes) -> onnxruntime.InferenceSession:
@@ -124,35 +153,55 @@ def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dic
     return cosine, error
 
 
-def judge(path: Path, facts: dict, limit: float, engine: str | None = None) -> dict:
-    """What happened to one file."""
+def judge(path: Path, facts: dict, limit: float, folder: Path) -> dict:
+    """What happened to one file; its build is ``folder / "build"``."""
     inputs = facts.get(path.name, {}).get("inputs", [])
     shapes = {entry["name"]: tuple(entry["shape"]) for entry in inputs}
-    with tempfile.TemporaryDirectory(prefix="hwgen_corpus_") as folder:
-        options, build, images = [], Path(folder) / "build", {}
-        if inputs:
-            calibration, images = data(inputs)
-            np.savez(Path(folder) / "calibration.npz", **calibration)
-            options = ["--calib", str(Path(folder) / "calibration.npz")]
+    options, build, images = [], folder / "build", {}
+    if inputs:
+        calibration, images = data(inputs)
+        np.savez(folder / "calibration.npz", **calibration)
+        options = ["--calib", str(folder / "calibration.npz")]
+    code, text = command("check", path, *options, limit=limit)
+    given = "is not fixed" in text and shapes                  # a dynamic shape: given as a user would
+    if given:
+        options += [f"--shape={name}={'x'.join(map(str, shape))}" for name, shape in shapes.items()]
         code, text = command("check", path, *options, limit=limit)
-        given = "is not fixed" in text and shapes                  # a dynamic shape: given as a user would
-        if given:
-            options += [f"--shape={name}={'x'.join(map(str, shape))}" for name, shape in shapes.items()]
-            code, text = command("check", path, *options, limit=limit)
-        hosted = "--allow-host" in text                              # more than the host takes unasked: said so, and asked for
-        if hosted:
-            options.append("--allow-host")
-            code, text = command("check", path, *options, limit=limit)
-        compiled = command("compile", path, "-o", build, "--array", "8x8", *options, limit=limit)
-        row = {"file": str(path), "check": code, "compile": compiled[0], "message": text, "allow_host": hosted, "same": (code, text) == compiled,
-               "traceback": any(c not in (0, 1, 2) or t == "Traceback" for c, t in ((code, text), compiled)), "wrong": False}
-        if compiled[0] == 0:
-            row["cosine"], row["error"] = difference(path, shapes if given else None, {entry["name"]: entry["kind"] for entry in inputs})
-            row["wrong"] = row["cosine"] < MIN_COSINE or row["error"] > MAX_ERROR
-            if inputs:
-                row |= integers(path, build, images, engine)
-                row["wrong"] |= row.get("rtl") is False
+    hosted = "--allow-host" in text                              # more than the host takes unasked: said so, and asked for
+    if hosted:
+        options.append("--allow-host")
+        code, text = command("check", path, *options, limit=limit)
+    compiled = command("compile", path, "-o", build, "--array", "8x8", *options, limit=limit)
+    row = {"file": str(path), "check": code, "compile": compiled[0], "message": text, "allow_host": hosted, "same": (code, text) == compiled,
+           "traceback": any(c not in (0, 1, 2) or t == "Traceback" for c, t in ((code, text), compiled)), "wrong": False}
+    if compiled[0] == 0:
+        row["cosine"], row["error"] = difference(path, shapes if given else None, {entry["name"]: entry["kind"] for entry in inputs})
+        row["wrong"] = row["cosine"] < MIN_COSINE or row["error"] > MAX_ERROR
+        if inputs:
+            row |= integers(path, build, images)
     return row
+
+
+def judged(files: list[Path], facts: dict, limit: float, rtl: bool, folder: Path) -> list[dict]:
+    """What happened to each file, printed as it is known."""
+    rows, builds = [], {}
+    for place, path in enumerate(files):
+        own = folder / str(place)
+        own.mkdir()
+        rows.append(row := judge(path, facts, limit, own))
+        marks = "".join(f"  {name.upper()}" for name, bad in (("wrong", row["wrong"]), ("traceback", row["traceback"]),
+                                                               ("check is not compile", not row["same"])) if bad)
+        more = "".join(f", {name} {row[name]:.5f}" for name in ("integer cosine", "worst image") if name in row)
+        more += "" if "flips" not in row else f", {row['flips']} of {row['decisions']} router decisions flipped"
+        shown = f"taken, cosine {row['cosine']:.7f}{more}" if row["compile"] == 0 else (row["message"].splitlines() or [""])[0][:150]
+        print(f"{path.parent.name}/{path.name}: {row['compile']} {shown}{marks}", flush=True)
+        if rtl and "integer cosine" in row:
+            builds[str(path)] = own / "build", data(facts[path.name]["inputs"])[1]
+    by_file = {row["file"]: row for row in rows}
+    for name, engine, differing, cycles in on_few_engines(builds, folder):
+        by_file[name] |= {"rtl": differing == 0, "engine": engine, "cycles": cycles, "wrong": by_file[name]["wrong"] or differing > 0}
+        print(f"{Path(name).name}: engine {engine}, {cycles} cycles, RTL {'equal' if differing == 0 else f'NOT EQUAL in {differing} words'}", flush=True)
+    return rows
 
 
 def main() -> int:
@@ -161,20 +210,12 @@ def main() -> int:
     parser.add_argument("--inputs", type=Path, help="shapes and kinds of inputs by file name")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--limit", type=float, default=600, help="seconds a command may take")
-    parser.add_argument("--engine", choices=("verilator", "icarus"), help="run one image through the RTL too")
+    parser.add_argument("--rtl", action="store_true", help="run one image through the RTL too")
     args = parser.parse_args()
     facts = json.loads(args.inputs.read_text()) if args.inputs else {}
     files = sorted({path for folder in args.folders for path in ([folder] if folder.is_file() else folder.rglob("*.onnx"))})
-    rows = []
-    for path in files:
-        rows.append(row := judge(path, facts, args.limit, args.engine))
-        marks = "".join(f"  {name.upper()}" for name, bad in (("wrong", row["wrong"]), ("traceback", row["traceback"]),
-                                                               ("check is not compile", not row["same"])) if bad)
-        more = "".join(f", {name} {row[name]:.5f}" for name in ("integer cosine", "worst image") if name in row)
-        more += "" if "flips" not in row else f", {row['flips']} of {row['decisions']} router decisions flipped"
-        more += "" if "rtl" not in row else f", RTL {'equal' if row['rtl'] else 'NOT EQUAL'}, {row['cycles']:.0f} cycles"
-        shown = f"taken, cosine {row['cosine']:.7f}{more}" if row["compile"] == 0 else (row["message"].splitlines() or [""])[0][:150]
-        print(f"{path.parent.name}/{path.name}: {row['compile']} {shown}{marks}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="hwgen_corpus_") as folder:
+        rows = judged(files, facts, args.limit, args.rtl, Path(folder))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     wrong, broken, unlike = (sum(row[key] is value for row in rows) for key, value in (("wrong", True), ("traceback", True), ("same", False)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
 import hashlib
 import json
 
@@ -100,6 +101,26 @@ class EngineConfig:
     def digest(self) -> str:
         """16 hex digits that name this configuration (register CONFIG holds the first eight)."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+SIZES = ("max_tokens", "act_words", "kv_words", "score_words", "res_words", "program_words", "max_experts", "max_top_k", "read_bursts")
+CAN = ("w4", "wide")         # what an engine can do that another may not need
+
+
+def covering(configs: Iterable[EngineConfig]) -> EngineConfig:
+    """The smallest engine that can run a program of each: the largest of every size, all functions. Raises CapacityError where these do not fit
+    one engine, and where arrays or streams differ."""
+    first, *others = configs
+    every = (first, *others)
+    functions = tuple(dict.fromkeys(name for config in every for name in config.functions))
+    one = replace(first, activation=" ".join(functions), **{name: max(getattr(config, name) for config in every) for name in SIZES},
+                  **{name: any(getattr(config, name) for config in every) for name in CAN})
+    for config in others:
+        unlike = [f.name for f in fields(config) if f.name not in (*SIZES, *CAN, "activation") and getattr(config, f.name) != getattr(first, f.name)]
+        if unlike:
+            raise CapacityError(f"engines that differ in {', '.join(unlike)} have no common one", where=f"engine of {config.ti}x{config.to}",
+                                hint="compile the networks for one array and one target")
+    return one
 
 
 def burst_beats(fifo_beats: int) -> int:

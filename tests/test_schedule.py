@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hwgen import quantizer
-from hwgen.engine import OUT_WORDS
+from hwgen.engine import OUT_WORDS, covering
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.program import PAGE, Program
 from hwgen.engines.rtl.verify import limits, verify
@@ -241,6 +241,26 @@ def test_every_limit_is_named_at_once():
         schedule(model, **ENGINES[0], batch=16)
     assert [error.message.split(",")[0] for error in caught.value.others] == ["9 experts", "4112 tokens"]
     assert "block1.moe" in caught.value.others[0].where and str(caught.value).count("\nalso: ") == 2 and str(caught.value).count("--array") == 1
+
+
+def test_programs_for_one_engine_that_covers_several_networks():
+    """The smallest common engine takes both, with the functions of both; its programs verify; one too small is refused."""
+    one = random_qgraph(seed=1, tokens=3, hidden=40, blocks="d", act=Act.GELU)
+    other = random_qgraph(seed=2, tokens=40, experts=6, blocks="m", act=Act.SILU)
+    own = [schedule(model, **ENGINES[0]).config for model in (one, other)]
+    common = covering(own)
+    assert common.functions == ("gelu", "silu") and covering([common, *own]) == common
+    for size in ("max_tokens", "act_words", "program_words", "max_experts"):
+        assert getattr(common, size) == max(getattr(config, size) for config in own)
+    for model, config in zip((one, other), own, strict=True):
+        program = schedule(model, **ENGINES[0], engine=common)
+        assert program.config == common
+        verify(program)
+        assert schedule(model, **ENGINES[0], engine=config).binary() == schedule(model, **ENGINES[0]).binary()
+    with pytest.raises(CapacityError, match="more than the engine given has"):
+        schedule(other, **ENGINES[0], engine=own[0])
+    with pytest.raises(CapacityError, match="differ in ti, axi_data_bits"):
+        covering([own[0], schedule(other, **ENGINES[1]).config])
 
 
 @pytest.mark.parametrize("batch", [0, OUT_WORDS + 1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 
-from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig
+from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig, covering
 from ...errors import CapacityError, combined
 from ...isa import Instr, Op, Src
 from ...layout import image
@@ -38,9 +38,10 @@ PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES)
 
 def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
              batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = NOTHING,
-             taps: bool = False) -> Program:
+             taps: bool = False, engine: EngineConfig | None = None) -> Program:
     """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a
-    score buffer, longer sequences are worked on in blocks of queries. Raises CapacityError when the instruction set's limits are exceeded."""
+    score buffer, longer sequences are worked on in blocks of queries. engine: that exists already; the program is for it, and not for the
+    smallest one. Raises CapacityError when the instruction set's limits, or those of ``engine``, are exceeded."""
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
                             hint=f"choose 1 to {OUT_WORDS}")
@@ -63,10 +64,14 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots), wide=False)
+    if engine is not None:
+        config = replace(covering((engine, config)), wide=False)
     limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
     encoder = Encoder(config, bases, rows)
     instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
-    config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs))
+    config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs) or engine is not None and engine.wide)
+    if engine not in (None, config):
+        raise CapacityError("the network needs more than the engine given has", where=f"engine of {ti}x{to}", hint="an engine that covers both")
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
     outputs, output_words = _outputs(slots, instrs, len(networks), batch)
     shape = shape_of(config)
