@@ -72,6 +72,11 @@ def measure(name: str, make: Callable[[int], Model], method: str = "minmax", see
                max(formats, key=lambda c: c.range / c.limit, default=None), limit)
 
 
+def always(model: Model) -> Callable[[int], Model]:
+    """One network, whatever the seed."""
+    return lambda seed: model
+
+
 def scaled(model: Model, suffix: str, factor: float, back: str | None = None) -> Model:
     """Linear maps (or gates) whose name ends in ``suffix`` give ``factor`` times as much; those that end in ``back`` take it away again."""
     def change(node: Node) -> Node:
@@ -113,7 +118,7 @@ def main() -> int:
     if args.limit is not None and not args.files:
         parser.error("--limit is for files; the networks made here have their own")
 
-    given = [(str(path), lambda seed, model=import_model(path).model: model, args.limit) for path in args.files] or networks()
+    given = [(str(path), always(import_model(path).model), args.limit) for path in args.files] or networks()
     rows = []
     print(f"{'network':40} {'median':>8} {'least':>8} {'largest':>8} {'limit':>6}   [dB]")
     for name, make, limit in given:
