@@ -22,7 +22,7 @@ from .graph import Graph, evaluate
 from .hostparts import PREFIX, HostParts, Value
 from .hostrun import BYTES_PER_VALUE
 from .importer import Imported, Origin
-from .ops import Attention, MoE
+from .ops import Attention, AttentionPool, MoE
 from .ops.moe import TIE
 from .tools.reference import MEMORY_PER_BYTE, OnnxRun, run_onnx
 
@@ -206,8 +206,8 @@ def macs_of(graph: Graph) -> int:
         tokens = math.prod(shapes[node.output][:-1])
         weights = sum(getattr(node, key).size for key in ("weight", "w1", "w2", "gate") if hasattr(node, key))
         total += tokens * weights
-        if isinstance(node, Attention):
-            total += 2 * tokens * shapes[node.k][0] * shapes[node.q][-1]
+        if isinstance(node, (Attention, AttentionPool)):
+            total += 2 * tokens * math.prod(shapes[node.k])
     return total
 
 

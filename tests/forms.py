@@ -8,7 +8,8 @@ from pathlib import Path
 
 from moe_loops import LOOPS
 from moe_spellings import SPELLINGS, TOP_1
-from onnx_nets import CLASSES, result, vit
+from onnx_nets import CLASSES, Net, result, vit
+import pooled_nets
 import quantized_nets
 import test_host_parts as hosted
 from test_importer_mixtures import network
@@ -26,6 +27,12 @@ def mixture(folder: Path, spelling, renormalize: bool, k: int) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
 
 
+def pooling(folder: Path, spelling: str, queries: int) -> Path:
+    chosen = pooled_nets.SPELLINGS[spelling]
+    made = pooled_nets.pooled(Net(pooled_nets.opset(chosen)), chosen, queries)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
 ACTIVATIONS = ("Gelu", "erf", "tanh pow", "silu", "quick gelu", "Relu", "HardSwish", "Mish", "Elu", "LeakyRelu", "Softplus", "Sigmoid", "Tanh")
 FORMS: dict[str, dict[str, Form]] = {
     "Attention": {
@@ -33,6 +40,11 @@ FORMS: dict[str, dict[str, Form]] = {
         "by Split before the heads": partial(net, split="chunk"), "three Linears": partial(net, split="separate"),
         "scale on q and on k": partial(net, scale="halves"), "the operator Attention": partial(net, opset=23, scale="operator"),
         "guarded against NaN": partial(net, guard=True)},
+    "Attention pooling with learned queries": {
+        "timm's AttentionPoolLatent": partial(pooling, spelling="timm", queries=1), "four latents": partial(pooling, spelling="timm", queries=4),
+        "a probe of nn.MultiheadAttention (SigLIP)": partial(pooling, spelling="torch", queries=1),
+        "the operator Attention with a constant query": partial(pooling, spelling="operator", queries=1),
+        "Einsum": partial(pooling, spelling="einsum", queries=2)},
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),
         "head on the mean of all tokens": partial(net, pool="mean"),

@@ -33,6 +33,7 @@ MUTATIONS = (
     Mutation("weights of an idle expert stay in the stream", "linear.hpp", "(job.in_channels, job.out_channels, LANES); ++i",
              "(job.in_channels, job.out_channels, LANES) - 1; ++i"),
     Mutation("row maximum starts at 0", "attention.hpp", "slot.maximum = -32767;", "slot.maximum = 0;", kernel=True),
+    Mutation("queries lie as far apart as keys", "attention.hpp", "word * job.queries + load", "word * job.tokens + load", kernel=True),
     Mutation("last key left out", "attention.hpp", "if (step < job.tokens) {", "if (step + 1 < job.tokens) {"),
     Mutation("epsilon left out", "layer_norm.hpp", "total[t] * total[t] + job.eps", "total[t] * total[t] + 1", kernel=True),
     Mutation("high half counts too little", "linear.hpp", "sum * 256", "sum * 255"),

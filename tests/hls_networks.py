@@ -23,7 +23,8 @@ from hwgen.steps.stages import Normalize, Requant, Rescale, RowFactor, Table
 from hwgen.steps.step import Quantized
 from hwgen.tools import cxx
 
-KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE")
+KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE",
+         "CONSTANT")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
@@ -97,7 +98,7 @@ def _fields(step: Call) -> list[int]:
             found |= {"src": step.src.address, "first_token": step.source.tokens.start, "dst": step.place,
                       "dst_tokens": step.source.tokens.count if isinstance(step, Features) else 1}
         case Attention():
-            found |= dict(count=step.heads, size=step.src.channels // step.heads, **_factor("first", part(step.steps[0], Requant).factor),
+            found |= dict(tokens=step.keys.tokens, rows=step.src.tokens, count=step.heads, size=step.src.channels // step.heads, **_factor("first", part(step.steps[0], Requant).factor),
                           **_factor("out", part(step.steps[1], RowFactor).factor), frac=step.steps[0].sink.tensor.format.frac)
         case Router():
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}

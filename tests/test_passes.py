@@ -20,6 +20,7 @@ from hwgen.steps.passes.norms import fuse_norms
 from hwgen.steps.passes.numbers import number
 from hwgen.steps.passes.planes import split_planes
 from hwgen.steps.passes.roles import copies
+from hwgen.steps.passes.starts import lengthen_starts
 from hwgen.steps.passes.taps import taps
 from hwgen.steps.stages import Constant, Normalize
 from hwgen.steps.step import Network, Quantized
@@ -32,6 +33,7 @@ PASSES = {
     "order_inputs": order_inputs, "fuse_norms": fuse_norms, "copies": lambda n: copies(n, 8), "number": number,
     "split_heads": lambda n: split_heads(n, 4096, 8), "blocks of 3 queries": lambda n: split_heads(n, 4096, 8, 3),
     "planes": split_planes, "order_experts": order_experts, "blocks of 4 tokens": lambda n: order_experts(n, 4), "taps": lambda n: taps(n, 4),
+    "lengthen_starts": lengthen_starts,
     "extra steps": lambda n: extra_steps(split_heads(n, 4096, 8), Ablation(softmax_passes=2, serial=True), 8, 8),
     "all": lambda n: number(split_planes(extra_steps(order_experts(split_heads(copies(fuse_norms(order_inputs(n)), 16), 16, 8, 3), 4),
                                                      Ablation(3, 1, True, 4), 16, 16))),

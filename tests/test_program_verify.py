@@ -87,7 +87,8 @@ def test_a_wide_operand_needs_both_halves():
     (ROUTER, {"top_k": 0}, "routes to 0 of 4"), (ROUTER, {"top_k": 3}, "the engine does 2 of 4"), (ROUTER, {"dst": int(Dst.ACT)}, "has fields of a router"),
     (ROUTER, {"src": int(Src.ACT)}, "keeps normalised words"), (SCORES, {"mean": 1}, "only what leaves is added up"),
     ({"act": 1}, {"function": 1}, "function = 1 is not in 0..0"), ({"act": 1}, {"function": 4}, "function = 4 does not fit 2 bits"),
-    ({"op": 1}, {"dst": int(Dst.KV)}, "streams ACT words to KV")])
+    ({"op": 1}, {"dst": int(Dst.KV)}, "streams ACT words to KV"),
+    ({"op": 1, "src": int(Src.NORM)}, {"tokens": 1}, "one token to the residual stream one after the other")])
 def test_fields(where, fields, text):
     pc = place(PROGRAM, **where)
     program = changed(PROGRAM, pc, **fields)

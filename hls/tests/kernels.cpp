@@ -213,6 +213,7 @@ hwgen::AttentionJob attention_job()
 {
     hwgen::AttentionJob job{};
     job.tokens = next_size();
+    job.queries = next_size();
     job.heads = next_size();
     job.head_dim = next_size();
     job.score = next_factor();
@@ -221,10 +222,11 @@ hwgen::AttentionJob attention_job()
     const unsigned channels = job.heads * job.head_dim;
     const unsigned words = hwgen::words_of(channels, L) * job.tokens;
     job.q = 1;
-    job.k = job.q + words;
+    job.k = job.q + hwgen::words_of(channels, L) * job.queries;
     job.v = job.k + words;
     job.dst = job.v + words;
-    for (const unsigned address : {job.q, job.k, job.v}) {
+    load<L>(memories<L>.act, job.q, job.queries, channels);
+    for (const unsigned address : {job.k, job.v}) {
         load<L>(memories<L>.act, address, job.tokens, channels);
     }
     return job;
@@ -235,7 +237,7 @@ void attention()
 {
     const hwgen::AttentionJob job = attention_job<L>();
     hwgen::attention<Config<L>>(job, memories<L>.act, memories<L>.low);
-    store<L>(memories<L>.act, job.dst, job.tokens, job.heads * job.head_dim);
+    store<L>(memories<L>.act, job.dst, job.queries, job.heads * job.head_dim);
 }
 
 template <unsigned L>

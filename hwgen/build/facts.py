@@ -180,13 +180,13 @@ def _agree_program(model: Quantized, run: Program) -> None:
                 raise ValueError("program.outputs lie behind the end of the output")
     _, source = model.tasks[0].input
     wide = source.format.bits == 16                     # the start of the residual stream: the host's words come first
-    stream = [instr for pc, instr in enumerate(run.instrs) if instr.op == Op.STREAM and (pc == 0 if wide else instr.src == Src.ACT)]
+    stream = run.instrs[0]
     vector = -(-2 * run.config.to // run.config.vector_bytes) * run.config.vector_bytes if wide else run.config.vector_bytes
     tokens, channels = source.tokens, source.channels
     vectors = tokens * run.batch * -(-channels // run.config.to)
-    if len(stream) != 1 or stream[0].src != (Src.NORM if wide else Src.ACT) or stream[0].tokens < tokens * run.batch or stream[0].tokens % run.batch:
+    if stream.op != Op.STREAM or stream.src != (Src.NORM if wide else Src.ACT) or stream.tokens < tokens * run.batch or stream.tokens % run.batch:
         raise ValueError("the program does not stream the network's input")
-    if run.input_bytes != stream[0].tokens * stream[0].n_tiles * vector or vectors > run.input_bytes:
+    if run.input_bytes != stream.tokens * stream.n_tiles * vector or vectors > run.input_bytes:
         raise ValueError(f"program.input_bytes = {run.input_bytes} is not what the program reads")
     _check_program(run)
 

@@ -4,7 +4,7 @@
                multiplier behind an activation in 10; little endian, padded to whole vectors), then for each reduction tile ``to`` columns
                of ``ti`` weights; narrow weights two in a byte, low nibble first. The bias of a
                16-bit operand gives back what its low half is less (`numerics.planes`)
-    constant   int16 [T, D]: for each output tile and token ``to`` values, in one vector or two
+    constant   int8 or int16 [T, D]: for each output tile and token ``to`` values, in one vector or two
     input      int8 [T, K], the frame's input: for each output tile and token one vector of ``to`` values; int16 [T, K]: as a constant
 """
 
@@ -70,7 +70,7 @@ def _params(step: Step) -> dict[str, np.ndarray | np.integer]:
 
 
 def constant(table: np.ndarray, shape: Shape) -> bytes:
-    """Stream of an int16 [T, D] constant."""
+    """Stream of an int8 or int16 [T, D] constant."""
     return frames(table[None], shape).tobytes()
 
 

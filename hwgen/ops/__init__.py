@@ -6,7 +6,7 @@
     activation.py Activation          attention.py   Attention         moe.py        MoE
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
     select.py     Select              slice.py       Slice
-    mean.py       Mean
+    mean.py       Mean                pool.py        AttentionPool
 
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
 
@@ -21,11 +21,12 @@ from .linear import Linear
 from .mean import Mean
 from .moe import MoE
 from .norm import LayerNorm
+from .pool import AttentionPool
 from .position import AddConst
 from .residual import Add
 from .select import Select
 from .slice import Slice
 from .tokens import ConcatTokens
 
-__all__ = ["Activation", "Add", "AddConst", "Attention", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE", "PatchEmbed", "Select",
-           "Slice"]
+__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE",
+           "PatchEmbed", "Select", "Slice"]

@@ -5,6 +5,7 @@ Spelled as the Attention operator, or as ``softmax(scale * q @ k.T) @ v`` in wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import math
 from typing import TYPE_CHECKING, ClassVar
@@ -25,6 +26,7 @@ from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
+    from ..steps.tensor import View as Words
 
 SAME = 1e-9                      # relative difference of equal scales
 SAME_SCALE = 1e-6           # relative: what float32 makes of 1 / sqrt(head_dim), in whatever parts
@@ -51,44 +53,56 @@ class Attention(Operator):
         return q
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
-        q, k, v = (self._heads(operand) for operand in operands)
-        scores = q @ k.swapaxes(-1, -2) * np.float32(self.scale)
-        if inner is not None:
-            inner.append((Role.SCORE, scores))
-        out: Array = softmax(scores) @ v
-        return out.transpose(0, 2, 1, 3).reshape(out.shape[0], out.shape[2], -1)
-
-    def _heads(self, a: Array) -> Array:
-        """[B, T, heads * d] -> [B, heads, T, d]"""
-        return a.reshape(*a.shape[:2], self.num_heads, -1).transpose(0, 2, 1, 3)
+        q, k, v = operands
+        return attend(q, k, v, self.num_heads, self.scale, inner)
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("attention score", Unit.SCORE, Role.SCORE),)
 
     def lower(self, to: Lowering) -> None:
-        """Two steps: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the scale
-        of the values' channel, times what brings the largest of them to the scale of the result."""
-        for value, what in zip(self.inputs, ("the query", "the key", "the value"), strict=True):
-            to.narrow(self, value, what)
-        q, k, v = (to.plain(self, value) for value in self.inputs)
-        heads, scale, form, queries, keys = self.num_heads, to.scale(self.output), to.form(self.output), q.tokens.count, k.tokens.count
-        scored = to.point(self.output, Role.SCORE, Unit.SCORE, self.output)
-        scores = Tensor(to.fresh(f"{self.output}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
-        out = replace(to.activations(self.output, queries, q.channels.count, scale, form), ratio=v.tensor.ratio)
-        macs, unit = queries * keys * q.channels.count, q.tensor.units * k.tensor.units
-        if not np.allclose(unit, unit[0], rtol=SAME, atol=0):
-            raise self.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
-        product = to.factor(self, "scores", unit[0] * self.scale / (scored.unit * OCTAVE))
-        to.emit(Step(self.output, self.name, Plain(), Keys(k), (scores.view(),), q, (Requant(product, scored),), (Keep.ROW_MAX,),
-                     part="scores", heads=heads, macs=macs, about="Q K"))
-        to.emit(Step(self.output, self.name, Exp2(), Values(v), (out.view(),), scores.view(),
-                     (Restore(), RowFactor(to.factor(self, "output", v.tensor.scale / scale), form)), heads=heads, macs=macs, about="P V"))
-        to.define(self.output, out)
+        q, k, v = words(to, self, {"the query": self.q, "the key": self.k, "the value": self.v})
+        products(to, self, q, k, v, self.num_heads, self.scale)
 
     @classmethod
     def spellings(cls) -> Spellings:
         return Spellings({"MatMul": (matmul_attention,), "Attention": (attention_operator,)},
                          dict.fromkeys(("Einsum", "IsNaN", "MatMul", "Mul", "Softmax", "Where"), "an attention"), rank=5)
+
+
+def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None) -> Array:
+    """``softmax(scale * q @ k.T) @ v`` of each head: [B or 1, Q, heads * d], [B, T, heads * d] twice -> [B, Q, heads * d]. inner: gets the
+    scores."""
+    q, k, v = (a.reshape(*a.shape[:2], heads, -1).transpose(0, 2, 1, 3) for a in (q, k, v))
+    scores = q @ k.swapaxes(-1, -2) * np.float32(scale)
+    if inner is not None:
+        inner.append((Role.SCORE, scores))
+    out: Array = softmax(scores) @ v
+    return out.transpose(0, 2, 1, 3).reshape(out.shape[0], out.shape[2], -1)
+
+
+def words(to: Lowering, node: Operator, values: Mapping[str, str]) -> list[Words]:
+    """The int8 words of values, by what they are to the node; raises ModelError where they cannot have 8 bits."""
+    for what, value in values.items():
+        to.narrow(node, value, what)
+    return [to.plain(node, value) for value in values.values()]
+
+
+def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: int, scale: float) -> None:
+    """Two steps: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the scale
+    of the values' channel, times what brings the largest of them to the scale of the result."""
+    value, unit, form, queries, keys = node.output, to.scale(node.output), to.form(node.output), q.tokens.count, k.tokens.count
+    scored = to.point(value, Role.SCORE, Unit.SCORE, value)
+    scores = Tensor(to.fresh(f"{value}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
+    out = replace(to.activations(value, queries, q.channels.count, unit, form), ratio=v.tensor.ratio)
+    macs, both = queries * keys * q.channels.count, q.tensor.units * k.tensor.units
+    if not np.allclose(both, both[0], rtol=SAME, atol=0):
+        raise node.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
+    product = to.factor(node, "scores", both[0] * scale / (scored.unit * OCTAVE))
+    to.emit(Step(value, node.name, Plain(), Keys(k), (scores.view(),), q, (Requant(product, scored),), (Keep.ROW_MAX,),
+                 part="scores", heads=heads, macs=macs, about="Q K"))
+    to.emit(Step(value, node.name, Exp2(), Values(v), (out.view(),), scores.view(),
+                 (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form)), heads=heads, macs=macs, about="P V"))
+    to.define(value, out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +116,33 @@ class Heads:
     ref: View
 
 
-def matmul_attention(op: Op, trial: Trial) -> Match | None:
-    """``softmax(q @ k.T * scale) @ v``; the scale may sit on q, k or the scores."""
+@dataclass(frozen=True, eq=False)
+class Weighing:
+    """``softmax(scores) @ values``: the Softmax that gives ``weights``, and the product that gives the scores, of ``swapped`` operands: of keys with
+    a query a column. gates: factors of the results, one a head or one for all."""
+
+    row_wise: Op
+    weights: View
+    product: Op
+    scores: View
+    gates: Array
+    swapped: bool
+
+    @property
+    def query(self) -> Ref | None:
+        return self.product.operand(1 if self.swapped else 0)
+
+    @property
+    def key(self) -> Ref | None:
+        return self.product.operand(0 if self.swapped else 1)
+
+    def absorb(self, trial: Trial) -> None:
+        trial.absorb(self.row_wise, self.weights)
+        trial.absorb(self.product, self.scores)
+
+
+def weighing(op: Op, trial: Trial) -> Weighing | None:
+    """What a MatMul weighs its second operand with; None when it does not."""
     weights, gates = op.operand(0), np.ones(1)
     gate = split_operands(factor) if (factor := trial.producer(weights, "Mul")) is not None else None
     if isinstance(weights, View) and factor is not None and gate is not None and gate[1].array.ndim >= 3 and gate[1].array.shape[-2:] == (1, 1):
@@ -115,20 +154,37 @@ def matmul_attention(op: Op, trial: Trial) -> Match | None:
         return None
     _check_softmax(row_wise, op)
     scores = row_wise.ref(0)
-    product = trial.producer(scores, "MatMul")
+    straight = trial.producer(scores, "MatMul")
+    product = straight or _turned(trial, scores)
     if product is None or not isinstance(scores, View):
         raise Mismatch(_not_scores(trial, scores), op.name)
-    q, k, v = (_heads(trial, ref, op, name, transposed) for ref, name, transposed in
-               ((product.operand(0), "q", False), (product.operand(1), "k", True), (op.operand(1), "v", False)))
+    return Weighing(row_wise, weights, product, scores, gates, straight is None)
+
+
+def _turned(trial: Trial, scores: Ref) -> Op | None:
+    """The MatMul whose whole result the scores are, with rows and columns changed; None for others."""
+    if not isinstance(scores, View) or len(scores.shape) < 2:
+        return None
+    index = scores.positions().swapaxes(-1, -2)
+    return trial.producer(replace(scores, shape=index.shape, index=index), "MatMul")
+
+
+def matmul_attention(op: Op, trial: Trial) -> Match | None:
+    """``softmax(q @ k.T * scale) @ v``; the scale may sit on q, k or the scores."""
+    found = weighing(op, trial)
+    if found is None or isinstance(found.query, Const):
+        return None
+    q, k, v = (heads_of(trial, ref, op, name, transposed) for ref, name, transposed in
+               ((found.query, "q", found.swapped), (found.key, "k", not found.swapped), (op.operand(1), "v", False)))
     if q is None or k is None or v is None:
         return None
-    trial.absorb(row_wise, weights)
-    trial.absorb(product, scores)
-    return _attention(op, trial, q, k, replace(v, factor=v.factor * weights.scale), scores.scale, gates=gates)
+    found.absorb(trial)
+    return _attention(op, trial, q, k, replace(v, factor=v.factor * found.weights.scale), found.scores.scale, gates=found.gates)
 
 
-def attention_operator(op: Op, trial: Trial) -> Match | None:
-    """The Attention operator of opset 23, on 4-dimensional heads or on packed ones."""
+def plain_operator(op: Op) -> tuple[list[Ref | None], bool]:
+    """Operands q, k and v of the Attention operator of opset 23 as [B, heads, T, d], and whether they are packed. Raises Mismatch when it does
+    more than attend."""
     names = {3: "an attention mask", 4: "a key cache", 5: "a value cache", 6: "lengths of the sequences"}
     for position, ref in enumerate(op.inputs):
         name = names.get(position, f"an operand {position}")
@@ -144,7 +200,15 @@ def attention_operator(op: Op, trial: Trial) -> Match | None:
         if counts[0] != counts[1]:
             raise Mismatch(f"has {counts[0]} query heads and {counts[1]} key heads; equal numbers are supported", op.name)
         refs = [_unpacked(ref, counts[0]) for ref in refs]
-    q, k, v = (_heads(trial, ref, op, name, False) for ref, name in zip(refs, "qkv", strict=True))
+    return refs, packed
+
+
+def attention_operator(op: Op, trial: Trial) -> Match | None:
+    """The Attention operator, on 4-dimensional heads or on packed ones."""
+    refs, packed = plain_operator(op)
+    if isinstance(refs[0], Const):
+        return None
+    q, k, v = (heads_of(trial, ref, op, name, False) for ref, name in zip(refs, "qkv", strict=True))
     if q is None or k is None or v is None:
         return None
     scale = op.number("scale", 1 / math.sqrt(q.columns.shape[1]))
@@ -179,13 +243,15 @@ def _lets_all_pass(mask: Array, keys: int) -> bool:
 
 def _unpacked(ref: Ref | None, heads: int) -> Ref | None:
     """[B, T, heads * d] -> [B, heads, T, d]"""
-    if not isinstance(ref, View) or not heads or ref.shape[2] % heads:
+    if ref is None or not heads or ref.shape[2] % heads:
         return ref
+    if isinstance(ref, Const):
+        return Const(ref.array.reshape(*ref.shape[:2], heads, -1).transpose(0, 2, 1, 3))
     index = ref.positions().reshape(ref.shape[0], ref.shape[1], heads, -1).transpose(0, 2, 1, 3)
     return replace(ref, shape=index.shape, index=index)
 
 
-def _heads(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -> Heads | None:
+def heads_of(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -> Heads | None:
     """Reads [1, heads, T, d] ([1, heads, d, T] if transposed) as columns of a token sequence; None if it is not bound."""
     found = trial.where(ref)
     if found is None or not isinstance(ref, View):
@@ -215,17 +281,27 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
     negative, scale, plain = scale < 0, abs(scale), 1 / math.sqrt(q.columns.shape[1])
     scale = plain if math.isclose(scale, plain, rel_tol=SAME_SCALE) else scale      # wherever it stands, and in how many parts
-    x, y, z = (_columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv", strict=True))
+    x, y, z = (columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv", strict=True))
     heads, head_dim = q.columns.shape
     if negative:
         x = _changed(op, trial, x, -np.ones(q.columns.size), "q")
-    if gates is not None and (gates != 1).any():
-        z = _changed(op, trial, z, np.repeat(np.broadcast_to(gates, heads), head_dim), "v")
+    if gates is not None:
+        z = gated(op, trial, z, gates, v)
     node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale))
     if tokens_first:
         return Match((node,), in_order(q.tokens, heads * head_dim), factor=v.factor)
-    positions = in_order(heads, q.tokens, head_dim).transpose(1, 0, 2).reshape(q.tokens, heads * head_dim)
-    return Match((node,), positions, factor=v.factor)
+    return Match((node,), packed_positions(heads, q.tokens, head_dim), factor=v.factor)
+
+
+def packed_positions(heads: int, tokens: int, head_dim: int) -> Array:
+    """Where each element of a result [tokens, heads * head_dim] stands in [heads, tokens, head_dim]."""
+    return in_order(heads, tokens, head_dim).transpose(1, 0, 2).reshape(tokens, heads * head_dim)
+
+
+def gated(op: Op, trial: Trial, value: str, gates: Array, v: Heads) -> str:
+    """The values times a factor for each head, or for all."""
+    heads, head_dim = v.columns.shape
+    return _changed(op, trial, value, np.repeat(np.broadcast_to(gates, heads), head_dim), "v") if (gates != 1).any() else value
 
 
 def _changed(op: Op, trial: Trial, value: str, factors: Array, name: str) -> str:
@@ -238,18 +314,18 @@ def _changed(op: Op, trial: Trial, value: str, factors: Array, name: str) -> str
     return node.output
 
 
-def _columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
+def columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
     """The ir value that holds just these columns: all of an existing one, or a Linear with these columns of the weight."""
-    columns = part.columns.ravel()
-    if is_whole(columns) and columns.size == part.bound.shape[1]:
+    wanted = part.columns.ravel()
+    if is_whole(wanted) and wanted.size == part.bound.shape[1]:
         trial.rounds(part.bound.value, part.ref, part.bound.factor)
         return part.bound.value
     linear = part.bound.node
     if not isinstance(linear, Linear):
         raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which is no Linear", op.name)
     trial.absorbed.append(part.bound.anchor)
-    node = replace(linear, output=trial.fresh(f"{op.outputs[0]}.{name}"), weight=trial.array(linear.weight[:, columns]),
-                   bias=trial.array(linear.bias[columns]))
+    node = replace(linear, output=trial.fresh(f"{op.outputs[0]}.{name}"), weight=trial.array(linear.weight[:, wanted]),
+                   bias=trial.array(linear.bias[wanted]))
     trial.nodes.append(node)
     trial.rounds(node.output, part.ref, part.bound.factor)
     return node.output

@@ -99,6 +99,8 @@ def linear(op: Op, trial: Trial) -> Match | None:
     if op.kind == "MatMul":
         weight, bias = op.constant(1), None
         left = op.constant(0)
+        if left is not None and any(reader.kind == "Softmax" for reader in trial.graph.readers.get(op.outputs[0], ())):
+            return None                                             # the scores of learned queries
         if left is not None:
             raise Mismatch(f"multiplies a constant {list(left.shape)} from the left, which mixes tokens; only x @ W is "
                            "supported", op.name)

@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from ..graph import Array, Graph, Model, Node, Role
-from ..ops import Activation, Attention, LayerNorm, Linear, Mean, MoE, Select
+from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, Mean, MoE, Select
 from ..steps.format import WIDE
 from .calibration import Range, Site, sites
 from .recipe import Recipe
 from .structure import consumers
 
-WIDENED = (Activation, Attention, LayerNorm, MoE)
+WIDENED = (Activation, Attention, AttentionPool, LayerNorm, MoE)
 SPREAD = 1e-3           # of the largest: a smaller value or weight counts as this
 
 

@@ -53,12 +53,13 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
     const std::size_t out_words = hwgen::words_of(s.out_channels, Config::LANES);
     switch (s.kind) {
     case hwgen::Kind::PATCHES:
+    case hwgen::Kind::CONSTANT:
     case hwgen::Kind::LAYER_NORM:
     case hwgen::Kind::RESCALE:
         dump_value(index, m, s.dst, in_words * s.tokens, s.wide_result);
         break;
     case hwgen::Kind::ATTENTION:
-        dump_value(index, m, s.dst, std::size_t{hwgen::words_of(1U * s.count * s.size, Config::LANES)} * s.tokens, s.wide_result);
+        dump_value(index, m, s.dst, std::size_t{hwgen::words_of(1U * s.count * s.size, Config::LANES)} * s.rows, s.wide_result);
         break;
     case hwgen::Kind::RESIDUAL_INIT:
     case hwgen::Kind::RESIDUAL_ADD:

@@ -15,7 +15,7 @@ from hwgen.graph import Graph, Model, Node
 from hwgen.layout.merge import Slot, align, slots
 from hwgen.steps import stages
 from hwgen.steps.param import UNIT, Columns, Param
-from hwgen.steps.stages import Add, Exp2, Keys, Requant, Stationary, Table
+from hwgen.steps.stages import Add, Exp2, Requant, Stationary, Table
 from hwgen.steps.step import Network, Quantized
 from hwgen.steps.tensor import Span
 import qgraphs
@@ -70,7 +70,6 @@ def test_what_an_expert_does_not_divide_is_counted():
     ("block0.q", lambda s: replace(s, source_view=s.source.tensor.view(Span(1, 4, 2))), "is a part of a value"),
     ("block0.q", lambda s: replace(s, sinks=(s.sink.tensor.view(channels=Span(0, 16)),)), "is a part of a value"),
     ("logits", lambda s: replace(s, source_view=s.source.tensor.view(Span(0, 4, 2))), "is a part of a value"),
-    ("block0.attention.scores", lambda s: replace(s, tile=Keys(replace(s.tile.view.tensor, tokens=5).view())), "9 queries and 5 keys"),
     ("block1.out.expert0.layer1", lambda s: replace(s, drain=(s.drain[0], Table("gelu", UNIT))), "differ in their activation"),
     ("block1.out.expert2.layer1", lambda s: replace(s, expert=replace(s.expert, index=3)), "experts come in order"),
     ("block1.out.expert2.layer2", lambda s: replace(s, drain=s.drain[1:]), "no step for it"),

@@ -163,22 +163,24 @@ def test_linear(kernel, lanes, target, tokens, k, n, pre):
     assert np.array_equal(found, [1, *wanted.ravel()])
 
 
-def attention_case(tokens, heads, dim, form=SCORES[0]):
-    q, k, v = (rng.integers(-127, 128, (tokens, heads * dim)) for _ in range(3))
+def attention_case(tokens, heads, dim, form=SCORES[0], queries=None):
+    q, k, v = (rng.integers(-127, 128, (rows, heads * dim)) for rows in (queries or tokens, tokens, tokens))
     score, out = nx.quantize_multiplier(3.5 * 2 ** form.frac / (127 * 127 * dim ** 0.5)), nx.quantize_multiplier(1.7)
     return q, k, v, score, out
 
 
 def exact(q, k, v, heads, score, out, form=SCORES[0]) -> np.ndarray:
-    """The integer model's attention; q, k, v are parts of what the host sends."""
-    tokens, channels = q.shape
-    sent, scores = Tensor("qkv", INT8, tokens, 3 * channels), Tensor("s", form, tokens, heads * tokens, memory=Memory.SCORE)
-    query, key, value = (sent.view(channels=Span(part * channels, channels)) for part in range(3))
+    """The integer model's attention; q, k, v are parts of what the host sends, and rows of q that are not used are zeros."""
+    (queries, channels), tokens = q.shape, len(k)
+    rows = max(queries, tokens)
+    sent, scores = Tensor("qkv", INT8, rows, 3 * channels), Tensor("s", form, queries, heads * tokens, memory=Memory.SCORE)
+    query, key, value = (sent.view(Span(0, len(part)), Span(place * channels, channels)) for place, part in enumerate((q, k, v)))
     steps = (Step("qkv", "", Host("qkv", (0, 0)), Identity(), (sent.view(),)),
              Step("a", "", Plain(), Keys(key), (scores.view(),), query, (Requant(Factor(*score), form),), part="scores", heads=heads),
-             Step("a", "", Exp2(), Values(value), (Tensor("a", INT8, tokens, channels).view(),), scores.view(),
+             Step("a", "", Exp2(), Values(value), (Tensor("a", INT8, queries, channels).view(),), scores.view(),
                   (Restore(), RowFactor(Factor(*out))), heads=heads))
-    return completed(Network("attention", steps, ()), np.concatenate([q, k, v], axis=1)[None], "a")[0]
+    words = np.concatenate([np.pad(part, ((0, rows - len(part)), (0, 0))) for part in (q, k, v)], axis=1)
+    return completed(Network("attention", steps, ()), words[None], "a")[0]
 
 
 def completed(network: Network, words: np.ndarray, name: str) -> np.ndarray:
@@ -198,7 +200,15 @@ def test_attention(kernel, lanes, tokens, heads, dim, form):
     """Heads inside a word, across words, fewer tokens than resident queries."""
     q, k, v, score, out = attention_case(tokens, heads, dim, form)
     wanted = exact(q, k, v, heads, score, out, form)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, heads, dim, score, out, form.frac, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, tokens, heads, dim, score, out, form.frac, q, k, v), wanted.ravel())
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("queries, tokens, heads, dim", [(1, 9, 3, 12), (2, 40, 2, 24), (5, 1, 1, 8), (17, 9, 4, 5), (40, 33, 2, 16)])
+def test_attention_with_other_numbers_of_queries_and_keys(kernel, lanes, queries, tokens, heads, dim):
+    q, k, v, score, out = attention_case(tokens, heads, dim, queries=queries)
+    wanted = exact(q, k, v, heads, score, out)
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, queries, heads, dim, score, out, SCORES[0].frac, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -206,7 +216,7 @@ def test_attention(kernel, lanes, tokens, heads, dim, form):
 def test_fused_attention(kernel, lanes, tokens, heads, dim):
     q, k, v, score, out = attention_case(tokens, heads, dim)
     wanted = fused_attention.attention(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"fused{lanes}", tokens, heads, dim, score, out, SCORES[0].frac, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"fused{lanes}", tokens, tokens, heads, dim, score, out, SCORES[0].frac, q, k, v), wanted.ravel())
 
 
 def test_fused_attention_is_close_to_the_exact_one():

@@ -29,7 +29,8 @@ constexpr unsigned MIN_PERIOD = 32;
 
 /// One attention layer. Head h occupies channels h * head_dim .. of q, k, v and of the result.
 struct AttentionJob {
-    unsigned tokens;
+    unsigned tokens;   ///< keys
+    unsigned queries;  ///< rows of q and of the result
     unsigned heads;
     unsigned head_dim;
     unsigned q;  ///< word addresses
@@ -76,7 +77,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
 #pragma HLS ARRAY_PARTITION variable = probability complete
     const unsigned least = QUERIES > MIN_PERIOD ? QUERIES : MIN_PERIOD;
     const unsigned period = job.tokens > least ? job.tokens : least;
-    const unsigned blocks = words_of(job.tokens, QUERIES);
+    const unsigned blocks = words_of(job.queries, QUERIES);
     for (unsigned h = 0; h < job.heads; ++h) {
         const unsigned low = h * job.head_dim;
         const unsigned high = low + job.head_dim;
@@ -112,22 +113,22 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                 }
                 const unsigned load = row + step;
                 const unsigned store = load - 2 * QUERIES;
-                const bool stores = load >= 2 * QUERIES && store < job.tokens;
+                const bool stores = load >= 2 * QUERIES && store < job.queries;
                 const Scale scale = stores ? softmax_factor(slot.last_sum, job.out) : Scale{Mult(0), Shift(1)};
                 for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
                     const unsigned channel = word * LANES + lane;
                     const bool mine = channel >= low && channel < high;
-                    if (load < job.tokens) {
-                        query[step][w][lane] = static_cast<Act>(mine ? act[job.q + word * job.tokens + load][lane] : 0);
+                    if (load < job.queries) {
+                        query[step][w][lane] = static_cast<Act>(mine ? act[job.q + word * job.queries + load][lane] : 0);
                     }
                     if (stores && mine) {
                         const Acc sum = weighted[step][w][lane];
                         const Wide wide = requantize<16>(sum, scale);
-                        act[job.dst + word * job.tokens + store][lane] =
+                        act[job.dst + word * job.queries + store][lane] =
                             job.wide_result ? high_half(wide) : static_cast<Act>(requantize<8>(sum, scale));
                         if (job.wide_result) {
-                            low_halves[job.dst + word * job.tokens + store][lane] = low_half(wide);
+                            low_halves[job.dst + word * job.queries + store][lane] = low_half(wide);
                         }
                     }
                     weighted[step][w][lane] = 0;

@@ -52,6 +52,8 @@ constexpr std::uint32_t weight_words(const Step &s)
     case Kind::RESIDUAL_INIT:
     case Kind::RESIDUAL_ADD:
         return 2U * s.tokens * words_of(s.out_channels, Config::LANES);
+    case Kind::CONSTANT:
+        return s.tokens * words_of(s.in_channels, Config::LANES);
     case Kind::LINEAR:
     case Kind::ROUTE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES);
@@ -140,6 +142,9 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             load_residual<Config>(stream, s.tokens * words_of(s.out_channels, Config::LANES), s.kind == Kind::RESIDUAL_ADD,
                                   m.residual);
             break;
+        case Kind::CONSTANT:
+            load_constant<Config>(stream, s.tokens * words_of(s.in_channels, Config::LANES), m.act, s.dst);
+            break;
         case Kind::TOKENS:
             load_tokens<Config>(input, s.tokens * words_of(s.out_channels, Config::LANES), m.residual);
             break;
@@ -153,7 +158,7 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.queues, output);
             break;
         case Kind::ATTENTION:
-            attention<Config>(AttentionJob{s.tokens, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result,
+            attention<Config>(AttentionJob{s.tokens, s.rows, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result,
                                            s.frac},
                               m.act, m.low);
             break;

@@ -13,6 +13,17 @@ struct PatchEmbedConfig {
     static constexpr unsigned LANES = 16;
 };
 
+/// A word -> a word of the activation memory.
+template <class Config>
+inline void set_act(const Word<Config::LANES> &word, Act act[Config::LANES])
+{
+#pragma HLS INLINE
+    for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+#pragma HLS UNROLL
+        act[lane] = lane_of<Config::LANES>(word, lane);
+    }
+}
+
 /// input, `count` words of a frame -> act [word][token] from word `dst` on.
 template <class Config>
 void load_patches(const Word<Config::LANES> *input, unsigned count, Act act[][Config::LANES], unsigned dst)
@@ -20,11 +31,18 @@ void load_patches(const Word<Config::LANES> *input, unsigned count, Act act[][Co
 #pragma HLS INLINE off
     for (unsigned i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II = 1
-        const Word<Config::LANES> word = input[i];
-        for (unsigned lane = 0; lane < Config::LANES; ++lane) {
-#pragma HLS UNROLL
-            act[dst + i][lane] = lane_of<Config::LANES>(word, lane);
-        }
+        set_act<Config>(input[i], act[dst + i]);
+    }
+}
+
+/// The same from the weight stream.
+template <class Config>
+void load_constant(hls::stream<Word<Config::LANES>> &weights, unsigned count, Act act[][Config::LANES], unsigned dst)
+{
+#pragma HLS INLINE off
+    for (unsigned i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II = 1
+        set_act<Config>(weights.read(), act[dst + i]);
     }
 }
 

@@ -10,7 +10,7 @@
 namespace hwgen {
 
 /// What a step does.
-enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE };
+enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT };
 
 constexpr std::int8_t ALL_TASKS = -1;
 
@@ -106,6 +106,15 @@ constexpr Step residual_add(Shape residual, Weights weights)
 {
     Step s = residual_init(residual, weights);
     s.kind = Kind::RESIDUAL_ADD;
+    return s;
+}
+
+/// The constant at `weights` -> dst.
+constexpr Step constant(Value dst, Weights weights)
+{
+    Step s = patches(dst);
+    s.kind = Kind::CONSTANT;
+    s.weights = weights.word;
     return s;
 }
 
@@ -210,13 +219,14 @@ constexpr Step features(Output output, Value src, Rows rows, Weights weights)
     return s;
 }
 
-/// q, k, v -> dst.
+/// q, k, v -> dst; as many rows of q and of dst as there are queries, of k and v as there are keys.
 constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t heads, Factor score, Factor out,
                          std::uint8_t frac = 6)
 {
     Step s;
     s.kind = Kind::ATTENTION;
-    s.tokens = q.tokens;
+    s.tokens = k.tokens;
+    s.rows = q.tokens;
     s.count = heads;
     s.size = static_cast<std::uint16_t>(q.channels / heads);
     s.src = q.address;

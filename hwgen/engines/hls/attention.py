@@ -7,7 +7,6 @@ from typing import ClassVar
 from ...steps.format import SCORE
 from ...steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ...steps.step import Step
-from ...steps.verify import failure
 from .call import DEPTH, Call, part
 from .value import Value, braces
 
@@ -24,11 +23,6 @@ class Attention(Call):
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
         tiles = (("keys", part(steps[0], Keys).view), ("values", part(steps[-1], Values).view))
         return super().find(steps) | {role: Value.of(view.tensor) for role, view in tiles}
-
-    def check(self) -> None:
-        super().check()
-        if self.keys.tokens != self.src.tokens:
-            raise failure(self.steps[0], f"{self.src.tokens} queries and {self.keys.tokens} keys: the HLS engine has self-attention only")
 
     @property
     def keys(self) -> Value:
@@ -54,6 +48,6 @@ class Attention(Call):
                 f"scale {self.steps[-1].sink.tensor.scale:.5g}")
 
     def cycles(self, lanes: int, queries: int) -> int:
-        tokens = self.src.tokens
-        period, blocks = max(tokens, queries, self.MIN_PERIOD), -(-tokens // queries)
+        tokens, blocks = self.keys.tokens, -(-self.src.tokens // queries)
+        period = max(tokens, queries, self.MIN_PERIOD)
         return sum(words * tokens + ((blocks + 1) * period + queries) * words + 2 * DEPTH for words in self.head_words(lanes))

@@ -15,10 +15,10 @@ from .attention import Attention
 from .call import Call, does
 from .experts import Experts, Router
 from .products import Features, Head, Linear, LinearActivated, LinearResidual
-from .start import LayerNorm, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
+from .start import Constants, LayerNorm, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
-CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, LayerNorm, Rescaled, Linear, LinearActivated, LinearResidual, Head,
-                                 Features, Attention, Router, Experts)
+CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, LayerNorm, Rescaled, Linear, LinearActivated, LinearResidual,
+                                 Head, Features, Attention, Router, Experts)
 
 
 def calls(network: Network) -> list[Call]:

@@ -1,4 +1,4 @@
-"""Calls that multiply nothing: the frame's input, the start of the residual stream, LayerNorm."""
+"""Calls that multiply nothing: the frame's input, the start of the residual stream, constants, LayerNorm."""
 
 from __future__ import annotations
 
@@ -69,6 +69,27 @@ class ResidualAdd(ResidualInit):
     """A constant is added to the residual stream."""
 
     function, asked, kind, form = "residual_add", "residual_init", "RESIDUAL_ADD", ((Constant, Identity, Add),)
+
+
+class Constants(Call):
+    """A constant -> dst."""
+
+    function, asked, kind, form = "constant", "residual_init", "CONSTANT", ((Constant, Identity),)
+
+    def data(self, shape: Shape) -> bytes:
+        return constant(part(self.steps[0], Constant).table.array, shape)
+
+    def arguments(self) -> list[str]:
+        return [self.dst.code, self.image]
+
+    def about(self) -> str:
+        return f"constant: {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+    def cycles(self, lanes: int, queries: int) -> int:
+        return self.weight_words(lanes) + DEPTH
+
+    def weight_words(self, lanes: int) -> int:
+        return self.dst.words(lanes)
 
 
 class Tokens(Call):

@@ -22,6 +22,7 @@ from ...steps.passes.numbers import number
 from ...steps.passes.outputs import split_outputs
 from ...steps.passes.planes import split_planes
 from ...steps.passes.roles import copies
+from ...steps.passes.starts import lengthen_starts
 from ...steps.passes.taps import is_tap, taps as tapped
 from ...steps.step import Quantized, Step
 from ...steps.tensor import Memory, Tensor
@@ -53,7 +54,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
             network = tapped(network, OUT_WORDS)
         network = copies(fuse_norms(split_outputs(batched(network, batch), OUT_WORDS)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
-        networks.append(number(split_planes(extra_steps(network, ablation, ti, to))))
+        networks.append(number(lengthen_starts(split_planes(extra_steps(network, ablation, ti, to)))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
     bases, rows, words, buffers = _memory_map(slots, ti)
@@ -123,6 +124,9 @@ def _check(slots: list[Slot[Step]], to: int) -> None:
     wrong = [CapacityError(f"{slot.step.columns} experts, but a router row is one output tile of {to} lanes", where=f"node {slot.step.node!r}",
                            hint="choose a larger array with --array")
              for slot in slots if slot.step.routes and slot.step.columns > to]
+    if any(slot.step.feed.from_host and slot.step.sink.tensor.memory is Memory.RES and slot.step.tokens == 1 for slot in slots):
+        wrong.append(CapacityError("the input is one token that starts a residual stream: the engine needs two at least",
+                                   hint="let a Linear follow the input"))
     if len(slots) >= MAX_PROGRAM_WORDS:
         wrong.append(CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
                                    hint="a network with fewer layers, heads or experts, or a smaller --batch"))

@@ -83,6 +83,8 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
         if value < low or high is not None and value > high:
             return f"{name} = {value} is not in {low}..{'' if high is None else high}"
     if instr.op == Op.STREAM:
+        if instr.src == Src.NORM and instr.tokens == 1 and instr.n_tiles > 1:
+            return "streams words of one token to the residual stream one after the other: its statistics are written later than they are read"
         wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET), (Src.NORM, Dst.RES_ADD)}
         return None if (instr.src, instr.dst) in wanted else f"streams {Src(instr.src).name} words to {Dst(instr.dst).name}"
     return _kinds(instr, config)
@@ -135,8 +137,8 @@ def _streams(program: Program) -> str | None:
     vector = config.vector_bytes
     params = -(-8 * config.to // vector) * vector
     for pc, instr in enumerate(program.instrs):
-        if instr.op == Op.STREAM:                           # the host's words come first, of 8 bits or of 16
-            kind = "input" if instr.src == Src.ACT or pc == 0 else "image"
+        if instr.op == Op.STREAM:                           # the host's words come first
+            kind = "input" if pc == 0 else "image"
             taken[kind] += instr.tokens * instr.n_tiles * (vector if instr.src == Src.ACT else -(-2 * config.to // vector) * vector)
         elif instr.op == Op.MATMUL and instr.stat == Stat.WEIGHTS:
             taken["image"] += instr.n_tiles * (params + instr.k_tiles * (config.to * config.ti >> instr.w4))

@@ -1,4 +1,5 @@
-"""Feed: a constant of the weight image (position embedding and class tokens). Not multiplied; what is stored, or added to what is there."""
+"""Feed: a constant of the weight image (position embedding and class tokens, learned queries). Not multiplied; what is stored, or added to what
+is there."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ...isa import Op, Src
-from ..format import WIDE, Format
+from ..format import INT8, WIDE, Format
 from ..param import Param
+from ..tensor import Memory
 from .base import Feed, Run
 from .tile import Identity
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Constant(Feed):
-    """table: int16 [T, D]."""
+    """table: [T, D], int16 for the residual stream, int8 for the activation memory."""
 
     table: Param
 
@@ -35,19 +37,19 @@ class Constant(Feed):
         return np.repeat(self.table.array.astype(np.int64)[None], len(run.inputs), axis=0)
 
     def format(self, step: Step) -> Format:
-        return WIDE
+        return INT8 if step.sink.tensor.memory is Memory.ACT else WIDE
 
     def fields(self, step: Step) -> dict[str, int]:
-        return {"op": Op.STREAM, "src": Src.NORM}
+        return {"op": Op.STREAM, "src": Src.ACT if self.format(step) == INT8 else Src.NORM}
 
     def wrong(self, step: Step) -> str | None:
-        sink, table = step.sink, self.table.array
+        sink, table, form = step.sink, self.table.array, self.format(step)
         if not isinstance(step.tile, Identity):
             return "a constant is multiplied"
         if table.shape != (sink.tokens.count, sink.channels.count):
             return f"the constant has shape {table.shape}, its place {(sink.tokens.count, sink.channels.count)}"
-        if table.dtype != WIDE.dtype or not WIDE.holds(table):
-            return f"the constant is {table.dtype} in {table.min()}..{table.max()}, not {WIDE}"
+        if table.dtype != form.dtype or not form.holds(table):
+            return f"the constant is {table.dtype} in {table.min()}..{table.max()}, not {form}"
         return None
 
     def __str__(self) -> str:

@@ -1,0 +1,139 @@
+"""Attention pooling with learned queries: as exporters spell it, through the integer model, both engines and a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import hls_networks
+from hwgen import quantizer
+from hwgen.functions import Act
+from hwgen.importer import import_model
+from hwgen.ops import AttentionPool
+from hwgen.steps import golden
+from hwgen.steps.host import dequantize, quantize_input
+from hwgen.steps.passes.batch import batch
+from hwgen.steps.passes.norms import fuse_norms
+from hwgen.steps.passes.roles import copies
+from hwgen.steps.passes.starts import lengthen_starts
+from hwgen.steps.stages import Constant
+from hwgen.steps.step import Quantized
+from hwgen.steps.tensor import Memory
+from hwgen.steps.verify import verify
+import native_builds
+from onnx_nets import DIM, HEADS, TOKENS, Net, result
+from pooled_nets import HEAD, SPELLINGS, operator, opset, pooled, stacked, timm, torch
+from rule_checks import accepted, declined, kinds
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_pooling_is_read(spelling, queries, tmp_path):
+    graph = accepted(pooled(Net(opset(spelling)), spelling, queries), tmp_path / "net.onnx", rank=2)
+    (pool,) = (node for node in graph.nodes if isinstance(node, AttentionPool))
+    assert pool.query.shape == (queries, DIM) and pool.num_heads == HEADS
+    behind = ["Linear", "LayerNorm", "Linear", "Activation", "Linear", "Add", *(["Select"] if queries > 1 else []), "Linear"]
+    assert kinds(graph)[-len(behind):] == behind
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_rows_of_the_pooling_leave(spelling, tmp_path):
+    """Three rows, each a result of the network; and one alone."""
+    for queries in (1, 3):
+        graph = accepted(pooled(Net(opset(spelling)), spelling, queries, "rows"), tmp_path / f"{queries}.onnx")
+        assert kinds(graph)[-2:] == ["AttentionPool", "Linear"]
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda net, x: one_value_head(net, x), "has a constant query [1, 2, 1, 8], and k and v with [heads, channels] [2, 8], [1, 16]; equal ones"),
+    (lambda net, x: net.op("MatMul", net.random(3, TOKENS), x, name="pool"), "multiplies a constant [3, 5] from the left, which mixes tokens"),
+])
+def test_other_products_of_constants_are_declined(tmp_path, change, reason):
+    net = Net()
+    change(net, net.norm(net.embed(net.image())))
+    found = declined(net, tmp_path / "net.onnx")
+    assert any(text.startswith(reason) for text in found.values()), found
+
+
+def one_value_head(net: Net, x: str) -> str:
+    """All heads of the query weigh the same, wider values."""
+    k, _ = stacked(net, x)
+    scores = net.op("MatMul", net.random(1, HEADS, 1, HEAD), net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    return net.op("MatMul", net.op("Softmax", scores, axis=-1), net.op("Unsqueeze", net.linear(x, DIM, DIM), net.ints(1)), name="pool")
+
+
+# ---------------------------------------------------------------- integers
+
+def compiled(tmp_path, spelling, queries: int, behind: str = "mlp") -> tuple[Quantized, np.ndarray, np.ndarray]:
+    """(integer network, images, what onnxruntime gives for them)."""
+    net = pooled(Net(opset(spelling)), spelling, queries, behind)
+    path = net.save(tmp_path / "net.onnx", {"y": result(net)}, [f"d{axis}" for axis in range(3 if behind == "rows" else 2)])
+    model = import_model(path).model
+    images = np.random.default_rng(3).normal(size=(24, *model.tasks[0].inputs["x"])).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    right = np.concatenate([session.run(["y"], {"x": image[None]})[0] for image in images[16:]])
+    return quantizer.quantize(model, {"x": images[:16]}), images[16:], right
+
+
+@pytest.mark.parametrize("queries, behind", [(1, "mlp"), (1, "head"), (1, "rows"), (2, "mlp"), (2, "mean"), (3, "rows")])
+def test_the_integers_are_close(tmp_path, queries, behind):
+    quantized, images, right = compiled(tmp_path, timm, queries, behind)
+    network = quantized.tasks[0]
+    verify(network)
+    found = dequantize(network, golden.run(network, images))["y"]
+    a, b = found.ravel().astype(float), right.ravel().astype(float)
+    assert a @ b / np.sqrt((a @ a) * (b @ b)) >= 0.98
+
+
+def test_queries_are_a_constant_of_the_weight_image(tmp_path):
+    quantized, _, _ = compiled(tmp_path, timm, 3)
+    (step,) = (step for step in quantized.tasks[0].steps if isinstance(step.feed, Constant) and step.sink.tensor.memory is Memory.ACT)
+    assert step.feed.table.array.shape == (3, DIM) and step.feed.table.array.dtype == np.int8
+    assert np.abs(step.feed.table.array).max() == 127
+
+
+# ---------------------------------------------------------------- engines
+
+def test_a_batch_has_the_queries_of_every_image(tmp_path):
+    for queries in (1, 3):
+        quantized, images, _ = compiled(tmp_path, timm, queries, "rows")
+        network = quantized.tasks[0]
+        many = lengthen_starts(copies(fuse_norms(batch(network, 4)), 8))
+        verify(many)
+        words = quantize_input(network, images[:4])
+        front = np.zeros((4, many.input[1].tokens // 4 - words.shape[1], words.shape[2]), words.dtype)
+        found = golden.evaluate(many, np.concatenate([front, words], axis=1).reshape(1, -1, words.shape[2]))["y"]
+        np.testing.assert_array_equal(found.reshape(4, -1), golden.run(network, images[:4])["y"])
+
+
+def test_one_token_is_lengthened_where_a_constant_starts_it(tmp_path):
+    network = compiled(tmp_path, timm, 1)[0].tasks[0]
+    changed = lengthen_starts(network)
+    verify(changed)
+    assert [tensor.tokens for tensor in network.tensors() if tensor.memory is Memory.RES] == [TOKENS, 1]
+    assert [tensor.tokens for tensor in changed.tensors() if tensor.memory is Memory.RES] == [TOKENS, 2]
+    words = quantize_input(network, np.ones((1, *import_model(tmp_path / "net.onnx").model.tasks[0].inputs["x"])))
+    np.testing.assert_array_equal(golden.evaluate(changed, words)["y"], golden.evaluate(network, words)["y"])
+
+
+def test_the_hls_engine(tmp_path):
+    executable = hls_networks.build(tmp_path / "engine", (Act.GELU,))
+    for number, (spelling, queries) in enumerate([(timm, 1), (torch, 3), (operator, 6)]):
+        (folder := tmp_path / str(number)).mkdir()
+        quantized, images, _ = compiled(folder, spelling, queries)
+        done, tasks = hls_networks.run(executable, folder, quantized, images[:2])
+        count, wrong = hls_networks.differing(quantized, images[:2], done, tasks)
+        assert wrong == [] and count >= 20
+
+
+def test_the_rtl_engine(tmp_path):
+    """A bus as wide as it needs for a word a cycle: what a token's statistics have to wait for shows."""
+    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 256, {"activation": "gelu", "wide": True}, load_columns=2)
+    for number, (queries, behind, images_a_frame) in enumerate([(1, "mlp", 1), (3, "mean", 2)]):
+        (folder := tmp_path / str(number)).mkdir()
+        quantized, images, _ = compiled(folder, timm, queries, behind)
+        program = engine.program(quantized, batch=images_a_frame)
+        frames = images[:2 * images_a_frame]
+        run = engine.run(program, quantized, frames, [0, 0], native_builds.IDEAL)
+        assert native_builds.differences(run, quantized, frames, [0, 0]) == 0
