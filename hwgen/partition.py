@@ -16,6 +16,7 @@ from .hostparts import BLOCKS, PREFIX, SHARE, SMALL_SHARE, SUFFIX, HostParts
 from .importer import Checked, Imported, Status, Verdict, check_file, check_model, read_any
 from .importer.cut import Division, Uncut, Waist, Whole
 from .ops import Attention
+from .ops.operator import SUPPORTED
 from .ops.routing import ABSENT
 
 ROUNDS = 24         # of cutting and trying again
@@ -59,6 +60,8 @@ def _taken(checked: Checked) -> Checked:
         try:
             quantizer.accept(checked.imported.model)
         except ModelError as error:
+            for cause in (error, *error.others):
+                cause.hint = cause.hint or SUPPORTED
             return replace(checked, ok=False, error=error, imported=None)
     return checked
 

@@ -24,6 +24,8 @@ import sys
 import tempfile
 import traceback
 
+import numpy as np
+
 from hwgen.graph import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
 CPU_SECONDS, WALL_SECONDS, MEMORY = 10, 120, 1 << 30
 BATCH = 200                        # files a worker reads before a fresh one takes over
+LARGEST = 100                      # one file in so many is of the largest network
 ROUNDED_COSINE = 0.99
 COSINE, ERROR = 0.99999, 1e-3      # of an output against onnxruntime; the error is of its largest value
 
@@ -54,66 +57,53 @@ class Case:
 
 # ---------------------------------------------------------------- the files
 
-def seeds() -> list[tuple[str, bytes]]:
-    """(name, file) of the networks that are spoiled: small encoders in every spelling, some with as many tokens as channels."""
-    import onnx_nets as nets
-    import quantized_nets as forms
-    found = []
-    for number, options in enumerate((
-            {}, {"split": "chunk", "norm": True, "act": "erf"}, {"split": "gather", "scale": "operator", "opset": 23},
-            {"router": "plain"}, {"router": "renormalized", "act": "Gelu tanh"},
-            {"split": "separate", "act": "silu", "pool": "mean", "layer_scale": True},
-            {"guard": True, "scale": "halves", "pool": "mean of patches", "router": "softmax last", "combine": "x"},
-            {"opset": 13, "norm": True, "act": "Relu"})):
-        net = nets.vit(**options)
-        found.append((f"vit{number}", net.model({"logits": nets.result(net)}, (1, nets.CLASSES))))
-    for number, pool in enumerate(("class token", "mean", "tokens")):
-        net = square()
-        y = nets.result(net) if pool == "tokens" else net.head(nets.result(net), pool=pool)
-        shape = (1, 16, 16) if pool == "tokens" else (1, nets.CLASSES)
-        found.append((f"square{number}", net.model({"logits": y}, shape)))
-    data = [(name, model.SerializeToString()) for name, model in found]
-    with tempfile.TemporaryDirectory() as folder:
-        for form, make in (*((name, lambda path, name=name: forms.static(path, name)) for name in ("symmetric", "uint8", "operators")),
-                           ("dynamic", forms.dynamic), ("blocks", forms.blocks), ("brevitas", forms.brevitas)):
-            data.append((f"quantized {form}", make(Path(folder)).read_bytes()))
-    return [*data, ("m3vit_digits", (ROOT / "examples" / "m3vit_digits" / "model.onnx").read_bytes())]
-
-
-def square():
-    """A block on 16 tokens of 16 channels: what mixes up the two axes does not show in the shapes."""
-    import onnx_nets as nets
-    net = nets.Net()
-    dim = nets.DIM
-    x = net.op("Conv", net.image(), net.random(dim, 1, 2, 2), net.random(dim), kernel_shape=[2, 2], strides=[2, 2])
-    x = net.op("Transpose", net.op("Reshape", x, net.ints(1, dim, 16)), perm=[0, 2, 1])
-    x = net.add(x, net.random(1, 16, dim))
-    x = net.add(x, net.attention(net.norm(x), "separate"))
-    hidden = net.op("Gemm", net.op("Reshape", net.norm(x), net.ints(16, dim)), net.random(dim, dim), net.random(dim), name="flat")
-    y = net.op("Gemm", net.op("Relu", hidden), net.random(dim, dim), net.random(dim), name="flat2")
-    x = net.add(x, net.op("Reshape", y, net.ints(1, 16, dim)))
-    net.norm(x)
-    return net
-
-
 def spoiled(seed: int, number: int, start: list[tuple[str, bytes, dict]]) -> tuple[str, bytes]:
     """(kind, file) number ``number`` of a run; ``start``: name, file and shapes of each seed network (see `with_shapes`)."""
     from fuzz_mutations import mutate
-    import_module("fuzz_fields")                                    # adds its mutations
+    for more in ("fuzz_fields", "fuzz_forms"):                     # they add their mutations
+        import_module(more)
     random = Random(seed * 1_000_003 + number)
-    place = random.randrange(len(start) * 4)                       # the bundled example is large: one in 48
-    name, data, shapes = start[place % (len(start) - 1) if place != len(start) * 4 - 1 else -1]
+    place = random.randrange(LARGEST) if len(start) > 1 else 0     # the bundled example, the last, is large
+    name, data, shapes = start[-1 if place == LARGEST - 1 else random.randrange(max(1, len(start) - 1))]
     kind, data = mutate(random, data, shapes)
     return f"{name}: {kind}", data
 
 
 def with_shapes(networks: list[tuple[str, bytes]]) -> list[tuple[str, bytes, dict[str, tuple[int, ...]]]]:
+    """With the shape of every float value of the main graph: onnxruntime's where it runs the file, else as far as onnx infers them."""
     import onnx
     found = []
     for name, data in networks:
-        graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(data)).graph
-        shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)}
+        model = onnx.load_model_from_string(data)
+        outputs = [value.name for value in model.graph.output]
+        inner = {value for node in model.graph.node for value in node.output if value} - set(outputs)
+        model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in sorted(inner))
+        shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in model.graph.input}
+        try:
+            session = session_of(model.SerializeToString())
+            given = {value.name: np.ones(shapes[value.name], np.float32) for value in session.get_inputs()}
+            made = session.run(None, feeds(session, given))
+            shapes |= {v.name: array.shape for v, array in zip(session.get_outputs(), made, strict=True) if "float" in v.type}
+        except Exception:                                          # it has no common class for what it raises
+            graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(data)).graph
+            shapes |= {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.output)}
         found.append((name, data, shapes))
+    return found
+
+
+def written(folder: Path, networks: list[tuple[str, bytes, dict[str, tuple[int, ...]]]]) -> None:
+    """For the workers, so that they are made once."""
+    for place, (name, data, shapes) in enumerate(networks):
+        (folder / f"{place}.seed").write_bytes(data)
+        (folder / f"{place}.json").write_text(json.dumps([name, shapes]))
+
+
+def read(folder: Path) -> list[tuple[str, bytes, dict[str, tuple[int, ...]]]]:
+    """What `written` wrote."""
+    found = []
+    for place in range(len([*folder.glob("*.seed")])):
+        name, shapes = json.loads((folder / f"{place}.json").read_text())
+        found.append((name, (folder / f"{place}.seed").read_bytes(), {value: tuple(shape) for value, shape in shapes.items()}))
     return found
 
 
@@ -123,17 +113,14 @@ def judge(path: Path, say=lambda stage: None) -> tuple[str, str]:
     """(outcome, text) of one file, in this process. ``say`` is told when onnxruntime is at work."""
     from hwgen import frontend
     from hwgen.errors import HwgenError, MismatchError
-    from hwgen.importer import import_model
+    from hwgen.partition import import_parts
     stage = REFUSED
     try:
-        imported = import_model(path)
+        imported = import_parts(path, None, True, lambda stage: None)
         say("onnxruntime")
-        if imported.kept is None:
-            outcome, text = compare(path, imported.model)
-        else:                                                      # the float network in the file; and that with rounding is the file
-            outcome, text = compare(imported.float_file, imported.model)
-            if outcome == EQUAL and (text := rounded(path, imported)):
-                outcome = DIFFERENT
+        outcome, text = compare(imported.float_file or path, imported)
+        if imported.float_file and outcome == EQUAL and (text := rounded(path, imported.rounded_file or imported.float_file)):
+            outcome = DIFFERENT                                    # the float network in the file is what was read; the file is that, rounded
         say("hwgen")
         if outcome == DIFFERENT:
             return outcome, text
@@ -154,80 +141,127 @@ def judge(path: Path, say=lambda stage: None) -> tuple[str, str]:
         return TRACEBACK, traceback.format_exc()
 
 
-def rounded(path: Path, imported) -> str:
-    """What differs between a quantized file and what was read in it with its rounding put back; nothing where onnxruntime runs only one."""
-    import numpy as np
+def session_of(source: Path | bytes):
+    """onnxruntime's of a file, as it is: some fusions refuse correct files."""
     import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads, options.inter_op_num_threads = 4, 1, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def feeds(session, given: dict, task: int = 0) -> dict:
+    """Images for all inputs, each of its type; an input that is not given is the task."""
+    types = {"tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(float)": np.float32, "tensor(int32)": np.int32}
+    return {value.name: given[value.name].astype(types.get(value.type, given[value.name].dtype)) if value.name in given else
+            np.full([1] * len(value.shape), task, types.get(value.type, np.int64)) for value in session.get_inputs()}
+
+
+def images_of(imported, rng) -> dict:
+    """One image for each input of the file."""
+    if imported.host is not None:
+        return {value.name: value.noise(rng, 1).astype(value.dtype) for value in imported.host.inputs}
+    return {name: rng.standard_normal((1, *shape)).astype(np.float32) for name, shape in imported.model.tasks[0].inputs.items()}
+
+
+def rounded(path: Path, read: Path | bytes) -> str:
+    """What differs between a file that rounds and what was read in it, its rounding put back; nothing where onnxruntime runs only one."""
     rng = np.random.default_rng(0)
-    outputs = []
-    given = {name: rng.standard_normal((1, *shape)).astype(np.float32) for name, shape in imported.model.tasks[0].inputs.items()}
-    for source in (path, imported.rounded_file):
-        try:
-            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-            outputs.append(session.run(None, {value.name: given.get(value.name, np.zeros([1] * len(value.shape), np.int64))
-                                              for value in session.get_inputs()}))
-        except Exception:                                          # it has no common class for what it raises
-            return ""
+    try:
+        sessions = [session_of(path), session_of(read)]
+        given = {value.name: rng.standard_normal(value.shape).astype(np.float32) for value in sessions[1].get_inputs() if "float" in value.type}
+        outputs = [session.run(None, feeds(session, given)) for session in sessions]
+    except Exception:                                              # it has no common class for what it raises
+        return ""
     for a, b in zip(*outputs, strict=True):
-        norms = np.linalg.norm(a.astype(np.float64)) * np.linalg.norm(b.astype(np.float64))
-        if norms and np.isfinite(norms) and float((a.astype(np.float64) * b).sum() / norms) < ROUNDED_COSINE:
-            return f"with rounding: cosine {float((a.astype(np.float64) * b).sum() / norms):.6f}"
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        norms = np.linalg.norm(a) * np.linalg.norm(b)
+        if norms and np.isfinite(norms) and float((a * b).sum() / norms) < ROUNDED_COSINE:
+            return f"with rounding: cosine {float((a * b).sum() / norms):.6f}"
     return ""
 
 
-def compare(path: Path | bytes, model) -> tuple[str, str]:
-    """The float model against onnxruntime, on two images a task."""
-    import numpy as np
-    import onnxruntime
+def computed(imported, given: dict) -> list[dict]:
+    """What was read computes of one image, its host parts by onnxruntime: outputs of the file, for each task that an input selects."""
+    host, graphs = imported.host, imported.model.tasks
+    if host is not None and host.prefix is not None:
+        first = session_of(host.prefix.content)
+        given = dict(zip((v.name for v in first.get_outputs()), first.run(None, feeds(first, given)), strict=True))
+        given = {value.name: given[value.name].reshape(1, *value.shape) for value in host.prefix.outputs}
+    with np.errstate(all="ignore"):
+        found = [evaluate.run(graph, given) for graph in graphs]
+    if imported.origins[0].task is None:
+        found = [{name: value for outputs in found for name, value in outputs.items()}]
+    if host is not None and host.suffix is not None:
+        last = session_of(host.suffix.content)
+        names = [v.name for v in last.get_outputs()]
+        found = [outputs | dict(zip(names, last.run(None, feeds(last, outputs)), strict=True)) for outputs in found]
+    if host is not None:
+        found = [{value.name: outputs[value.name] for value in host.outputs} for outputs in found]
+    return found
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads, options.inter_op_num_threads = 4, 1, 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL     # some fusions refuse correct files
+
+def compare(source: Path | bytes, imported) -> tuple[str, str]:
+    """What was read against onnxruntime, on two images a task."""
     rng = np.random.default_rng(0)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = session_of(source)
     except Exception as error:                                     # it has no common class for what it raises
         return NO_JUDGE, str(error)
-    names = {value.name for value in session.get_outputs()}
-    if names != {name for graph in model.tasks for name in graph.outputs}:
-        return DIFFERENT, f"the outputs are {[list(graph.outputs) for graph in model.tasks]}, of onnxruntime {sorted(names)}"
+    names = [value.name for value in session.get_outputs()]
     outcome = EQUAL
-    for number, graph in enumerate(model.tasks):
-        for _ in range(2):
-            given = {name: rng.standard_normal((1, *shape)).astype(np.float32) for name, shape in graph.inputs.items()}
-            feeds = {value.name: given[value.name] if value.name in given else
-                     np.full([1] * len(value.shape), number, np.int32 if "int32" in value.type else np.int64) for value in session.get_inputs()}
-            try:
-                wanted = dict(zip((v.name for v in session.get_outputs()), session.run(None, feeds), strict=True))
-            except Exception as error:
-                return NO_JUDGE, str(error)
-            with np.errstate(all="ignore"):
-                found = evaluate.run(graph, given)
-            for name in found:
-                a, b = found[name].astype(np.float64), wanted[name].astype(np.float64)
-                if not np.isfinite(b).all() or np.abs(b).max() > 1e30:
-                    outcome = NOT_FINITE
-                    continue
-                if a.shape != b.shape:
-                    return DIFFERENT, f"output {name!r} has the shape {a.shape}, of onnxruntime {b.shape}"
-                largest, norms = np.abs(b).max(), np.linalg.norm(a) * np.linalg.norm(b)
-                error = np.abs(a - b).max() / largest if largest else np.abs(a).max()
-                cosine = float((a * b).sum() / norms) if norms else 1.0
-                if not (error <= ERROR and (cosine >= COSINE or largest < 1e-20)):
-                    return DIFFERENT, f"output {name!r}: error {error:.3g} of the largest value, cosine {cosine:.6f}"
+    for _ in range(2):
+        given = images_of(imported, rng)
+        try:
+            wanted = [dict(zip(names, session.run(None, feeds(session, given, task)), strict=True))
+                      for task in range(len(imported.origins) if imported.origins[0].task is not None else 1)]
+        except Exception as error:
+            return NO_JUDGE, str(error)
+        for found, right in zip(computed(imported, given), wanted, strict=True):
+            if found.keys() != right.keys():
+                return DIFFERENT, f"the outputs are {sorted(found)}, of onnxruntime {sorted(right)}"
+            for name, value in right.items():
+                known, text = alike(found[name], value)
+                if known == DIFFERENT:
+                    return known, f"output {name!r} {text}"
+                outcome = known if known != EQUAL else outcome
     return outcome, ""
 
 
+def alike(found, wanted) -> tuple[str, str]:
+    """(outcome, what differs) of one output and onnxruntime's."""
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    if not np.isfinite(b).all() or np.abs(b).max(initial=0) > 1e30:
+        return NOT_FINITE, ""
+    if a.shape != b.shape:
+        return DIFFERENT, f"has the shape {a.shape}, of onnxruntime {b.shape}"
+    if wanted.dtype.kind != "f":
+        return (EQUAL, "") if (a == b).all() else (DIFFERENT, f"has {(a != b).sum()} other numbers of {a.size}")
+    largest, norms = np.abs(b).max(initial=0), np.linalg.norm(a) * np.linalg.norm(b)
+    error = np.abs(a - b).max(initial=0) / largest if largest else np.abs(a).max(initial=0)
+    cosine = float((a * b).sum() / norms) if norms else 1.0
+    equal = error <= ERROR and (cosine >= COSINE or largest < 1e-20)
+    return (EQUAL, "") if equal else (DIFFERENT, f"error {error:.3g} of the largest value, cosine {cosine:.6f}")
+
+
 # ---------------------------------------------------------------- workers
+
+def in_this_process(words: list, timeout: float) -> None:
+    """What `hwgen.tools.reference` starts a process for: onnxruntime is loaded here, and this process has limits of its own."""
+    from hwgen.importer import reference
+    here = Path.cwd()
+    try:
+        reference.main(Path(words[-1]))
+    finally:
+        os.chdir(here)
+
 
 def worker(cases, folder: Path) -> None:
     """Judge (number, kind, file or path) one after another; a JSON line on stdout before and after each, and between its stages."""
     for name in ("onnxruntime", "hwgen.api", "hwgen.engines.rtl.choose"):      # loaded before the limits are set
         import_module(name)
+    import_module("hwgen.tools.reference").run = in_this_process
+    import_module("hwgen.importer.reference")._limit = lambda *_: None
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -282,11 +316,13 @@ def run_worker(arguments: list[str]):
 def run(count: int, seed: int = 0, first: int = 0, keep: Path | None = None, progress=lambda done: None) -> dict[str, list[Case]]:
     """Judge ``count`` spoiled files. ``keep``: a folder for the files of findings, each with a text beside it."""
     outcomes: dict[str, list[Case]] = {}
+    from fuzz_seeds import seeds
     start = with_shapes(seeds())
     with tempfile.TemporaryDirectory(prefix="hwgen_fuzz_") as folder:
         os.mkfifo(f"{folder}/fifo")
         os.symlink("/etc/passwd", f"{folder}/link.bin")
         Path(folder, "nothing.bin").write_bytes(bytes(64))
+        written(Path(folder), start)
         at = first
         while at < first + count:
             for record in run_worker(["--worker", str(seed), str(at), str(min(at + BATCH, first + count)), folder]):
@@ -321,7 +357,7 @@ def judge_files(paths: list[Path]) -> dict[str, Case]:
 def main() -> None:
     if sys.argv[1] == "--worker":
         seed, start, stop = map(int, sys.argv[2:5])
-        networks = with_shapes(seeds())
+        networks = read(Path(sys.argv[5]))
         worker(((number, *spoiled(seed, number, networks)) for number in range(start, stop)), Path(sys.argv[5]))
     else:
         worker(((number, Path(name).name, Path(name)) for number, name in enumerate(sys.argv[1:])), Path("."))

@@ -363,3 +363,12 @@ def test_an_output_in_another_order(path):
     assert lines[0].startswith(
         "Identity node 'out_y' is not supported: is the output 'y': it reads 'add_1.out' [5, 5] as [1, 5, 5] in another order or "
         "in part (through 'turn', 'out_y'); ")
+
+
+def test_a_split_into_fewer_parts_than_it_has_outputs(tmp_path):
+    """Shape inference of the onnx package ends the process there."""
+    net = Net(opset=20)
+    a, b, c = net.op("Split", net.image(), outputs=3, axis=2, num_outputs=2)
+    net.save(tmp_path / "net.onnx", {"y": net.op("Concat", a, b, c, axis=2)})
+    with pytest.raises(ModelError, match="Split node 'split_0' has num_outputs 2 and 3 outputs\n.*\n.*export the model again"):
+        import_model(tmp_path / "net.onnx")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from hwgen.importer import check_model
+from hwgen.importer.evaluate import Evaluator
 from moe_loops import places, zeros
 from moe_spellings import Mix, dispatched
 from onnx_nets import CLASSES, DIM, EXPERTS, HIDDEN, TOKENS, result
@@ -133,3 +135,17 @@ def test_what_does_not_fit_is_named(spelling, tmp_path):
 @pytest.mark.parametrize("spelling", [one_activation_differs], ids=lambda spelling: spelling.__name__)
 def test_what_is_no_mixture_is_refused(spelling, tmp_path):
     assert "a mixture of experts in a form that is not read: " in refusal(spelling, tmp_path)
+
+
+@pytest.mark.parametrize("kind, operands", [
+    ("Expand", [np.ones((1, 1), np.float32), [1 << 15, 1 << 40]]), ("Tile", [np.ones((2, 1), np.float32), [1 << 20, 1 << 20]]),
+    ("ConstantOfShape", [[1 << 20, 1 << 20]]), ("Range", [0, 1 << 40, 1]), ("OneHot", [[0, 1], 1 << 40, [0, 1]]),
+    ("Pad", [np.ones((1, 1), np.float32), [0, 0, 1 << 20, 1 << 20]])])
+def test_what_would_fill_the_memory_is_not_evaluated(kind, operands):
+    """In a loop over the tokens of an expert no shape is known before."""
+    evaluator = Evaluator({"": 20})
+    node = onnx.helper.make_node(kind, [f"in{place}" for place in range(len(operands))], ["y"])
+    arrays = [array if isinstance(array, np.ndarray) else np.array(array, np.int64) for array in operands]
+    assert evaluator.operator(node, arrays) is None
+    small = [array if array.dtype.kind == "f" else np.minimum(array, 3) for array in arrays]
+    assert evaluator.operator(node, small)[0].size in range(3, 100)

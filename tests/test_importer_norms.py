@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwgen import ops
-from onnx_nets import Net, vit
+from hwgen import api, ops, quantizer
+from hwgen.graph import evaluate
+from hwgen.importer import import_model
+from hwgen.steps import golden, host
+from hwgen.steps.format import WIDE
+from hwgen.steps.stages import Normalize
+from onnx_nets import Net, result, vit
 from rule_checks import K, accepted, declined, kinds, tokens, words
 
 EPS = 1e-3
@@ -166,3 +171,33 @@ def test_behind_an_unsupported_operator_it_is_judged_as_if_that_were_there(path)
     x = net.op("CumSum", net.linear(tokens(net), K, K), net.const(1, np.int64), name="sum")
     net.linear(SPELLINGS["squares"](net, x), K, K)
     assert declined(net, path) == {"sum": "operator CumSum is not supported"}
+
+
+@pytest.mark.parametrize("dim", [64, 192])
+def test_a_tiny_epsilon_and_words_of_16_bits(path, dim):
+    """Post-norm, as BERT has it: what one unit of the residual stream is, is far above the epsilon."""
+    net, rng = Net(), np.random.default_rng(2)
+    t = net.input("x", [1, 6, dim])
+    for _ in range(2):
+        t = net.op("Add", t, net.op("MatMul", t, net.random(dim, dim, scale=dim ** -0.5)))
+        t = net.op("LayerNormalization", t, net.random(dim, offset=1.0), net.random(dim), axis=-1, epsilon=1e-12)
+    net.linear(net.mean(t, axis=1, keepdims=0), dim, 4)
+    net.save(path, {"y": result(net)}, [1, 4])
+    model = import_model(path).model
+    images = {"x": rng.standard_normal((24, 6, dim)).astype(np.float32)}
+    images["x"][0, 0] = 0.5                                            # a token without any variance but the weights'
+    (network,) = quantizer.quantize(model, images).tasks
+    feeds = [step.feed for step in network.steps if isinstance(step.feed, Normalize)]
+    assert any(feed.to == WIDE and 1 < feed.eps <= dim for feed in feeds)
+    found, wanted = host.dequantize(network, golden.run(network, images["x"]))["y"], evaluate.run(model.tasks[0], images)["y"]
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.999
+
+
+def test_a_unit_that_no_epsilon_makes_possible_is_refused_with_the_node(path):
+    net = Net()
+    t = net.embed(net.image())
+    net.head(net.norm(net.add(t, net.mlp(net.norm(t)))))
+    net.save(path, {"y": result(net)}, [1, 5])
+    for scale in (1e-9, 3e4):
+        checked = api.check(path, quant={"layernormalization_0": {"scale": scale}})
+        assert not checked.ok and "LayerNorm node 'layernormalization_0'" in str(checked.error) and "--quant" in checked.error.hint

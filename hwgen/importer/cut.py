@@ -17,15 +17,15 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError
 from ..hostparts import HostParts, Part, Value
-from ..matching.opgraph import Const, Op, Pool, View
+from ..matching.opgraph import Const, Pool, View
 from .border import quoted
 from .normalize import normalize, read_values
 from .read import OnnxFile, opset_versions
+from .work import macs
 
 FLOAT = onnx.TensorProto.FLOAT
 NONE: Mapping[str, Value] = {}
 CONTROL = ("If", "Loop", "Scan")
-RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 class Uncut(ModelError):
@@ -64,7 +64,7 @@ class Whole:
         self.makers = {value: name for name in self.order for value in self.nodes[name].output if value}
         self.outputs = [value.name for value in file.proto.graph.output]
         self.place = {name: place for place, name in enumerate(self.order)}
-        self.macs = macs(graph.ops)
+        self.macs = macs(graph.ops, file.proto.functions)
         self.up_to = list(accumulate((self.macs.get(name, 0) for name in self.order), initial=0))
         self.waists = self._waists()
 
@@ -273,37 +273,7 @@ class Whole:
         ends = [[self._info(name) if name not in lifted else helper.make_tensor_value_info(lifted[name].name, FLOAT, (1, *lifted[name].shape))
                  for name in given] for given in (inputs, outputs)]
         graph = helper.make_graph(nodes, proto.graph.name or "part", *ends, tensors, value_info=inner)
-        return helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version), weights
+        return helper.make_model(graph, functions=proto.functions, opset_imports=proto.opset_import, ir_version=proto.ir_version), weights
 
     def _info(self, name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, self.graph.types[name], self._shape(name))
-
-
-def macs(ops: Iterable[Op]) -> dict[str, int]:
-    """Multiply-accumulates of the nodes that are products, for one image; what is evaluated element by element has none."""
-    return {op.name: count for op in ops if (count := _macs(op))}
-
-
-def _macs(op: Op) -> int:
-    shapes = [None if ref is None else ref.shape for ref in op.inputs]
-    result = op.shapes[0] if op.shapes else None
-    if result is None or len(shapes) < 2 or shapes[0] is None or shapes[1] is None:
-        return 0
-    match op.kind:
-        case "Conv":
-            return math.prod(result) * math.prod(shapes[1][1:])
-        case "ConvTranspose":
-            return math.prod(shapes[0]) * math.prod(shapes[1][1:])
-        case "MatMul":
-            return math.prod(result) * shapes[0][-1]
-        case "Gemm":
-            return math.prod(result) * shapes[0][0 if op.attrs.get("transA") else 1]
-        case "Attention":
-            return 2 * math.prod(shapes[0]) * shapes[1][-2]
-        case "Einsum":
-            letters = {letter: size for term, shape in zip(str(op.attrs["equation"]).split("->")[0].replace(" ", "").split(","), shapes, strict=False)
-                       if shape is not None for letter, size in zip(term, shape, strict=False)}
-            return math.prod(letters.values())
-        case kind if kind in RECURRENT:
-            return shapes[0][0] * math.prod(shapes[1]) + (shapes[0][0] * math.prod(shapes[2]) if len(shapes) > 2 and shapes[2] else 0)
-    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from ..functions import Act, activate
+from .border import MAX_ELEMENTS
 
 # Operators whose result has a shape that depends on no value: two nodes like each other are inferred once.
 SHAPED_BY_SHAPES = {
@@ -16,6 +18,7 @@ SHAPED_BY_SHAPES = {
     "Greater", "LayerNormalization", "Less", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal",
     "Relu", "Sigmoid", "Sign", "Sin", "Softmax", "Sqrt", "Sub", "Sum", "Tanh", "Transpose", "Where"}
 _DIRECT = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
+MAX_RANK = 64                          # of a shape that is computed: numpy's
 KEPT_BYTES = 4096                      # attributes of an operator that is kept for the next node like it
 
 # Operators that work element by element, move, or reduce: steps = elements read and written.
@@ -53,6 +56,26 @@ def canonical(node: onnx.NodeProto) -> tuple:
     return (node.domain, node.op_type, tuple(bool(value) for value in node.input), tuple(bool(value) for value in node.output), attributes)
 
 
+def _elements(kind: str, arrays: list[np.ndarray | None]) -> int:
+    """Of a result that values of operands make larger than the operands; 0 of any other."""
+    given = [[] if array is None else array.ravel().tolist() if array.size <= MAX_RANK * 2 else [] for array in arrays]
+    first = arrays[0]
+    match kind:
+        case "ConstantOfShape":
+            return math.prod(given[0])
+        case "Expand" if first is not None:
+            return math.prod(max(pair) for pair in zip_longest(reversed(first.shape), reversed(given[1]), fillvalue=1))
+        case "Tile" if first is not None:
+            return first.size * math.prod(given[1])
+        case "OneHot" if first is not None:
+            return first.size * max(given[1], default=0)
+        case "Pad" if first is not None and len(given) > 1:
+            return (first.size + 1) * math.prod(1 + max(0, int(pad)) for pad in given[1])
+        case "Range" if all(given) and given[2][0]:
+            return math.ceil((given[1][0] - given[0][0]) / given[2][0])
+    return 0
+
+
 def _scaled_by_gate(node: onnx.NodeProto, x: np.ndarray) -> np.ndarray:
     """Gelu and Swish, which onnx defines by other operators and does not evaluate alone."""
     given = {a.name: a.s if a.type == onnx.AttributeProto.STRING else a.f for a in node.attribute}
@@ -70,7 +93,9 @@ class Evaluator:
         self._ready: dict[tuple, ReferenceEvaluator] = {}
 
     def operator(self, node: onnx.NodeProto, arrays: list[np.ndarray | None]) -> list[np.ndarray] | None:
-        """`run`, also for operators that are not folded."""
+        """`run`, also for operators that are not folded, and whose results may have shapes that nobody knows before."""
+        if _elements(node.op_type, arrays) > MAX_ELEMENTS:
+            return None
         if node.op_type in ("Gelu", "Swish") and not node.domain and arrays[0] is not None:
             return [_scaled_by_gate(node, arrays[0])]
         return self.run(node, arrays)

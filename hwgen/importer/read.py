@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 import hashlib
 import math
@@ -257,11 +257,27 @@ def _sum(sizes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
 
 def _calls(node: onnx.NodeProto):
     """What might be a function called by the node, those in its subgraphs included."""
-    yield node.domain, node.op_type, node.overload
+    for inner in _within(node):
+        yield inner.domain, inner.op_type, inner.overload
+
+
+def _within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """The node, and those in its subgraphs."""
+    yield node
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
             for inner in graph.node:
-                yield from _calls(inner)
+                yield from _within(inner)
+
+
+def _check_splits(path: Path, proto: onnx.ModelProto) -> None:
+    """The onnx package ends the whole process at a Split into fewer parts than it has outputs."""
+    for node in (inner for outer in proto.graph.node for inner in _within(outer)):
+        parts = [a.i for a in node.attribute if a.name == "num_outputs" and node.op_type == "Split"]
+        if parts and parts[0] != len(node.output):
+            place = node_place(node.op_type, node.name)
+            raise ModelError(f"{place} has num_outputs {parts[0]} and {len(node.output)} outputs", where=f"{path}: {place}",
+                             hint="the file is damaged, or written by a faulty exporter: export the model again")
 
 
 def _check(path: Path, proto: onnx.ModelProto) -> None:
@@ -289,6 +305,7 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
     halves.checkable(shown)
     if shown.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:            # it cannot be handed over
         return
+    _check_splits(path, shown)
     try:
         onnx.checker.check_model(shown)
         for value in shown.graph.output:                            # onnxruntime, too, holds an output to its type only

@@ -86,8 +86,12 @@ def _run(path: Path, values: bool, more: list[str], images, task: dict | None, r
                 parts.append(session.run(None, one))
         except failures as error:
             raise _Failed(f"fails when it is run: {_line(error)}") from error
-    return runtime, {name: np.stack(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=False)
-                     if all(isinstance(array, np.ndarray) and array.dtype.kind in ("f" if values else "fiub") for array in arrays)}
+    found = {name: arrays for name, arrays in zip(names, zip(*parts, strict=True), strict=False)
+             if all(isinstance(array, np.ndarray) and array.dtype.kind in ("f" if values else "fiub") for array in arrays)}
+    uneven = [name for name, arrays in found.items() if len({array.shape for array in arrays}) > 1]
+    if uneven and not values and uneven[0] not in more:
+        raise _Failed(f"gives output {uneven[0]!r} in a shape that differs from image to image")
+    return runtime, {name: np.stack(arrays) for name, arrays in found.items() if name not in uneven}
 
 
 def _reference(path: Path, proto, why: Exception):

@@ -13,7 +13,7 @@ from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
 from ..steps.format import INT8
 from ..steps.stages import Identity, Normalize
-from ..steps.stages.normalize import EPS_BITS
+from ..steps.stages.normalize import EPS_BITS, least_eps
 from ..steps.step import Step
 from .mean import Mean
 from .operands import operand
@@ -22,6 +22,9 @@ from .spelled_norm import WHOLE, spelled_norm
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
+
+
+FLAT = 64               # D**2 / FLAT is D**2 times the variance of a token whose channels deviate by an eighth of a unit: noise of rounding
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,10 +69,17 @@ class LayerNorm(Operator):
             raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {residual.scale:.3g}",
                             hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
         half = 1 if form == INT8 else 1 << INT8.bits                  # of 16 bits the unit of the high one
-        feed = Normalize(max(1, round(units)), to.factor(self, "16 / D", 16 / dim), to.factor(self, "normalise", dim / (16 * scale * half)), form)
-        out = to.activations(self.output, residual.tokens, dim, scale, form)
-        to.emit(Step(self.output, self.name, feed, Identity(), (out.view(),), residual.view()))
-        to.define(self.output, out, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=state.tokens)
+        out = to.factor(self, "normalise", dim / (16 * scale * half))
+        least = least_eps(out, form)                                  # counts for tokens whose channels are all but alike
+        feed = Normalize(max(least, round(units)), to.factor(self, "16 / D", 16 / dim), out, form)
+        words = to.activations(self.output, residual.tokens, dim, scale, form)
+        step = Step(self.output, self.name, feed, Identity(), (words.view(),), residual.view())
+        if (wrong := feed.wrong(step)) or least > max(1, dim * dim // FLAT):
+            raise self.fail(f"has a result in units of {scale:.3g}, which does not fit what it normalises, in units of {residual.scale:.3g}: "
+                            f"{wrong or f'eps would grow to {least:,} units'}",
+                            hint="give its result another scale or method by --quant, or calibrate with other images")
+        to.emit(step)
+        to.define(self.output, words, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=state.tokens)
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -30,7 +30,8 @@ def factor(node: Node, what: str, ratio: float) -> Factor:
     try:
         return Factor.of(float(ratio))
     except ValueError as error:
-        raise node.fail(f"{what}: {error}", hint="does the calibration set match the model's normal input range?") from error
+        raise node.fail(f"{what}: {error}", hint="does the calibration set match the model's normal input range, and a scale given by --quant "
+                        "its values?") from error
 
 
 def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bias: np.ndarray, x_scale: float,

@@ -77,6 +77,12 @@ class Normalize(Feed):
         return f"normalize(eps {self.eps}, mean {self.mean}, {self.out}{'' if self.to == INT8 else f', {self.to}'})"
 
 
+def least_eps(out: Factor, to: Format) -> int:
+    """The smallest eps with which the shift of a token without any variance is one that the feed does."""
+    missing = SHIFTS[to][0] - int(numerics.rsqrt(1)[1]) - RSQRT_FRAC - out.shift + numerics.MULT_BITS
+    return 1 << 2 * max(0, missing)                     # four times the eps is one more of the shift
+
+
 def result(to: Format) -> Callable[..., np.ndarray]:
     """The function that gives such words of the residual stream, mean and factor."""
     return numerics.normalize if to == INT8 else numerics.normalize_wide
