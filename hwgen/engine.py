@@ -16,6 +16,7 @@ MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-
 BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
 READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
+LATER = ("wide", "causal")          # of `EngineConfig`
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 
 
@@ -47,6 +48,7 @@ class EngineConfig:
     w4: bool = False         # the loader can unpack 4-bit weights
     read_bursts: int = READ_BURSTS      # read bursts outstanding at a time
     wide: bool = False       # operands of 16 bits can stream, in two passes of 8
+    causal: bool = False     # a row of scores can see fewer keys than the row behind it
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -94,8 +96,8 @@ class EngineConfig:
                 f"an output word of {32 * self.to} bits is not a whole number of {self.axi_data_bits}-bit beats")
 
     def to_dict(self) -> dict:
-        """Every size; `wide` where it is so: what an engine had no name for when it was made is not in its digest."""
-        return {name: value for name, value in asdict(self).items() if name != "wide" or value}
+        """Every size; what came later where it is so: what an engine had no name for when it was made is not in its digest."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value}
 
     @property
     def digest(self) -> str:
@@ -104,7 +106,7 @@ class EngineConfig:
 
 
 SIZES = ("max_tokens", "act_words", "kv_words", "score_words", "res_words", "program_words", "max_experts", "max_top_k", "read_bursts")
-CAN = ("w4", "wide")         # what an engine can do that another may not need
+CAN = ("w4", "wide", "causal")      # what an engine can do that another may not need
 
 
 def covering(configs: Iterable[EngineConfig]) -> EngineConfig:

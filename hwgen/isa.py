@@ -64,7 +64,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("dst_row", 16), ("stat_base", 20), ("stat_stride", 16), ("stat_group", 4), ("stat_count", 16),
     ("mult", 16), ("shift", 6), ("mult2", 16), ("shift2", 6),
     ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6), ("function", 2),
-    ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2),
+    ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2), ("limit", 16),
 )
 WORD_BITS = 512
 OFFSETS: dict[str, int] = {}
@@ -96,6 +96,7 @@ class Instr:
     act              result = requantize(activation(r), mult2, shift2, 8, with ``plane`` 16); function: which of the engine's functions
     pre_frac         fraction bits of r: 8, 10, 12 or 7 (numerics.PRE_ACT_FRACS)
     score_frac       EXP: fraction bits of the scores: 6, 8, 10 or 4 (numerics.SCORE_FRACS)
+    limit            SCORE: only the first ``limit + t`` keys count for the maximum of row t; EXP: the others weigh 0; 0: all count
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
@@ -163,6 +164,7 @@ class Instr:
     plane: int = 0
     pre_frac: int = 0
     score_frac: int = 0
+    limit: int = 0
     note: str = ""
 
     def encode(self) -> int:

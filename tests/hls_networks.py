@@ -28,7 +28,7 @@ KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
-          "wide_source", "wide_result", "frac")       # of hwgen::Step
+          "wide_source", "wide_result", "frac", "causal")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64}
 
@@ -98,8 +98,9 @@ def _fields(step: Call) -> list[int]:
             found |= {"src": step.src.address, "first_token": step.source.tokens.start, "dst": step.place,
                       "dst_tokens": step.source.tokens.count if isinstance(step, Features) else 1}
         case Attention():
-            found |= dict(tokens=step.keys.tokens, rows=step.src.tokens, count=step.heads, size=step.src.channels // step.heads, **_factor("first", part(step.steps[0], Requant).factor),
-                          **_factor("out", part(step.steps[1], RowFactor).factor), frac=step.steps[0].sink.tensor.format.frac)
+            found |= dict(tokens=step.keys.tokens, rows=step.src.tokens, count=step.heads, size=step.src.channels // step.heads,
+                          **_factor("first", part(step.steps[0], Requant).factor), **_factor("out", part(step.steps[1], RowFactor).factor),
+                          frac=step.steps[0].sink.tensor.format.frac, causal=int(step.limit > 0))
         case Router():
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
         case Experts():

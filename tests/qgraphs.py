@@ -18,12 +18,12 @@ from hwgen.steps.step import Quantized
 def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
-                 channels: int = 1, pool: str = "select") -> Model:
+                 channels: int = 1, pool: str = "select", causal: bool = False) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
-    act: of every block, or of one after the other in turn.
+    act: of every block, or of one after the other in turn. causal: no token sees one behind it.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", f"{b}.norm1",
                                        *matrix(f"{b}.{letter}", dim, dim, gain)))
             nodes.append(ops.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q", f"{b}.k", f"{b}.v", heads,
-                                      (dim // heads) ** -0.5))
+                                      (dim // heads) ** -0.5, causal))
             nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", dim, dim)))
             nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, f"{b}.proj"))
             nodes.append(norm(f"{b}.norm2", f"{b}.mid"))
@@ -78,7 +78,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             nodes.append(ops.Add(f"{b}.add2", f"{b}.out", f"{b}.mid", f"{b}.mlp"))
             state = f"{b}.out"
         nodes.append(norm("norm", state))
-        nodes.append(ops.Select("pool", "pool", "norm", 0) if pool == "select" else ops.Mean("pool", "pool", "norm", first))
+        nodes.append(ops.Select("pool", "pool", "norm", tokens - 1 if causal else 0) if pool == "select" else ops.Mean("pool", "pool", "norm", first))
         nodes.append(ops.Linear("head", "head", "pool", *matrix(f"head{task}", dim, width)))
         name = f"task{task}" if len(classes) > 1 else "logits"
         graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), {name: "head"},

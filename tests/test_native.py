@@ -29,7 +29,7 @@ DEEP = {"act_words": 2048, "kv_words": 1024, "score_words": 2048, "res_words": 5
 # Each engine is one Verilator build, with memories deeper than any of the networks below needs.
 ENGINES = {
     "8x8": {"ti": 8, "to": 8, "axi_data_bits": 64, "options": ROUTER},
-    "16x8, no router, SiLU": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0} | DEEP},
+    "16x8, no router, SiLU, causal": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0, "causal": True} | DEEP},
     "32x16, packed, two columns a cycle, 4-bit weights": {"ti": 32, "to": 16, "axi_data_bits": 512, "packed": True, "load_columns": 2,
                                                           "options": dict(w4=True, **ROUTER)},
 }
@@ -57,6 +57,10 @@ NETWORKS = {
     "100 tokens": (PLAIN, {"seed": 17, "tokens": 100, "act": Act.SILU, "blocks": "d"}, {}),
     "100 tokens in blocks of queries, two tasks": (PLAIN, {"seed": 18, "tokens": 100, "dim": 40, "blocks": "d", "act": Act.SILU, "classes": (5, 6)},
                                                    {"score_words": 16}),
+    "causal, 100 tokens": (PLAIN, {"seed": 24, "tokens": 100, "dim": 36, "heads": 3, "blocks": "dd", "act": Act.SILU, "causal": True}, {}),
+    "causal, 100 tokens in blocks of queries": (PLAIN, {"seed": 25, "tokens": 100, "dim": 40, "blocks": "d", "act": Act.SILU, "causal": True,
+                                                        "pool": "mean"}, {"score_words": 16}),
+    "causal, batch of three": (PLAIN, {"seed": 26, "tokens": 27, "blocks": "dd", "act": Act.SILU, "causal": True}, {"batch": 3}),
     "two functions": (PLAIN, {"seed": 22, "tokens": 66, "dim": 16, "hidden": 24, "blocks": "dd", "act": (Act.SILU, Act.RELU)}, {}),
     "three functions, two tasks": (PLAIN, {"seed": 23, "tokens": 65, "dim": 16, "hidden": 24, "blocks": "dddd", "classes": (3, 4),
                                            "act": (Act.SILU, Act.RELU, Act.GELU, Act.RELU)}, {}),

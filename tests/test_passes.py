@@ -47,7 +47,7 @@ def networks(draw) -> dict:
     return {"seed": draw(st.integers(0, 99)), "tokens": draw(st.integers(2, 11)), "heads": heads, "dim": heads * draw(st.integers(3, 12)),
                 "hidden": draw(st.integers(3, 40)), "experts": experts, "top_k": draw(st.integers(1, min(experts, 4))),
                 "blocks": draw(st.text("dm", min_size=1, max_size=2)), "class_token": draw(st.booleans()),
-                "pool": draw(st.sampled_from(["select", "mean"])), "part": draw(st.integers(0, 99)), "words": draw(st.booleans())}
+                "pool": draw(st.sampled_from(["select", "mean"])), "causal": draw(st.booleans()), "part": draw(st.integers(0, 99)), "words": draw(st.booleans())}
 
 
 def drawn(options: dict, images: int) -> tuple[Network, np.ndarray]:

@@ -97,6 +97,18 @@ def test_fields(where, fields, text):
     assert "op" in fields or error.where == f"instruction {pc} {program.instrs[pc]}"
 
 
+CAUSAL = make(blocks="d", causal=True)
+
+
+@pytest.mark.parametrize("where, fields, config, text", [
+    (NORM, {"limit": 1}, {}, "makes no scores or exponentials"), (SCORES, {"limit": 1}, {"causal": False}, "the engine has no such limit"),
+    (VALUES, {"limit": 2}, {}, "has row maxima of other keys than its exponentials")])
+def test_limits_of_keys(where, fields, config, text):
+    verify(CAUSAL)
+    program = replace(CAUSAL, config=replace(CAUSAL.config, **config))
+    assert text in refusal(changed(program, place(program, **where), **fields)).message
+
+
 def test_functions():
     program = replace(PROGRAM, config=replace(PROGRAM.config, activation="gelu silu"))
     verify(changed(program, place(program, act=1), function=1))

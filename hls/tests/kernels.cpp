@@ -49,6 +49,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr unsigned QUERIES = 3;
     static constexpr unsigned MAX_TOKENS = 40;
     static constexpr unsigned HEAD_WORDS = 5;
+    static constexpr bool CAUSAL = true;
     static constexpr unsigned MAX_EXPERTS = 20;
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 2048;
@@ -219,6 +220,7 @@ hwgen::AttentionJob attention_job()
     job.score = next_factor();
     job.out = next_factor();
     job.frac = next_size();
+    job.causal = next_size() != 0;
     const unsigned channels = job.heads * job.head_dim;
     const unsigned words = hwgen::words_of(channels, L) * job.tokens;
     job.q = 1;

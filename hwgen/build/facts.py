@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 import math
 
 from ..checksum import crc32
-from ..engine import OUT_WORDS, EngineConfig
+from ..engine import LATER, OUT_WORDS, EngineConfig
 from ..engines.hls.plan import MAX_SIZE
 from ..engines.rtl.plan import MAX_TOKENS
 from ..engines.rtl.program import BufferInfo, InstrInfo, OutputSlice, Program
@@ -93,9 +93,9 @@ def engine(value) -> EngineConfig:
                            ENGINE_LIMITS.get(field.name, MAX_MEMORY_WORDS))
               for field in fields(EngineConfig)}
     if isinstance(value, dict):
-        value = {"wide": False, **value}                       # `EngineConfig.to_dict` leaves it out
+        value = dict.fromkeys(LATER, False) | value            # `EngineConfig.to_dict` leaves them out
     try:
-        config = record(EngineConfig, {"wide": False} | value if isinstance(value, dict) else value, "engine", limits)
+        config = record(EngineConfig, value, "engine", limits)
     except HwgenError as error:
         raise ValueError(error.message) from error
     if config.axi_data_bits & config.axi_data_bits - 1:

@@ -1,4 +1,4 @@
-"""Attention: every token looks at all others, head by head.
+"""Attention: every token looks at all others, or at those before it, head by head.
 
 Spelled as the Attention operator, or as ``softmax(scale * q @ k.T) @ v`` in whatever way heads are made.
 """
@@ -18,6 +18,7 @@ from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole, split_operands
 from ..steps.format import OCTAVE
 from ..steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
+from ..steps.stages.tile import pairs
 from ..steps.step import Keep, Step
 from ..steps.tensor import Memory, Tensor
 from .linear import Linear
@@ -41,6 +42,7 @@ class Attention(Operator):
     v: str
     num_heads: int
     scale: float             # multiplies q @ k.T
+    causal: bool = False     # token i sees itself and those before, else all
 
     VALUES: ClassVar[tuple[str, ...]] = ("q", "k", "v")
     TRUNK: ClassVar[bool] = True
@@ -54,14 +56,14 @@ class Attention(Operator):
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         q, k, v = operands
-        return attend(q, k, v, self.num_heads, self.scale, inner)
+        return attend(q, k, v, self.num_heads, self.scale, inner, self.causal)
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("attention score", Unit.SCORE, Role.SCORE),)
 
     def lower(self, to: Lowering) -> None:
         q, k, v = words(to, self, {"the query": self.q, "the key": self.k, "the value": self.v})
-        products(to, self, q, k, v, self.num_heads, self.scale)
+        products(to, self, q, k, v, self.num_heads, self.scale, int(self.causal))
 
     @classmethod
     def spellings(cls) -> Spellings:
@@ -69,13 +71,16 @@ class Attention(Operator):
                          dict.fromkeys(("Einsum", "IsNaN", "MatMul", "Mul", "Softmax", "Where"), "an attention"), rank=5)
 
 
-def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None) -> Array:
+def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None, causal: bool = False) -> Array:
     """``softmax(scale * q @ k.T) @ v`` of each head: [B or 1, Q, heads * d], [B, T, heads * d] twice -> [B, Q, heads * d]. inner: gets the
-    scores."""
+    scores, 0 where they are not seen. causal: query i sees keys 0 to i."""
     q, k, v = (a.reshape(*a.shape[:2], heads, -1).transpose(0, 2, 1, 3) for a in (q, k, v))
     scores = q @ k.swapaxes(-1, -2) * np.float32(scale)
+    hidden = np.tri(*scores.shape[-2:]) == 0 if causal else None
     if inner is not None:
-        inner.append((Role.SCORE, scores))
+        inner.append((Role.SCORE, scores if hidden is None else np.where(hidden, np.float32(0), scores)))
+    if hidden is not None:
+        scores = np.where(hidden, np.float32(-np.inf), scores)
     out: Array = softmax(scores) @ v
     return out.transpose(0, 2, 1, 3).reshape(out.shape[0], out.shape[2], -1)
 
@@ -87,20 +92,20 @@ def words(to: Lowering, node: Operator, values: Mapping[str, str]) -> list[Words
     return [to.plain(node, value) for value in values.values()]
 
 
-def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: int, scale: float) -> None:
+def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: int, scale: float, limit: int = 0) -> None:
     """Two steps: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the scale
-    of the values' channel, times what brings the largest of them to the scale of the result."""
+    of the values' channel, times what brings the largest of them to the scale of the result. limit: of `Keys`."""
     value, unit, form, queries, keys = node.output, to.scale(node.output), to.form(node.output), q.tokens.count, k.tokens.count
     scored = to.point(value, Role.SCORE, Unit.SCORE, value)
     scores = Tensor(to.fresh(f"{value}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
     out = replace(to.activations(value, queries, q.channels.count, unit, form), ratio=v.tensor.ratio)
-    macs, both = queries * keys * q.channels.count, q.tensor.units * k.tensor.units
+    macs, both = pairs(limit, queries, keys) * q.channels.count, q.tensor.units * k.tensor.units
     if not np.allclose(both, both[0], rtol=SAME, atol=0):
         raise node.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
     product = to.factor(node, "scores", both[0] * scale / (scored.unit * OCTAVE))
-    to.emit(Step(value, node.name, Plain(), Keys(k), (scores.view(),), q, (Requant(product, scored),), (Keep.ROW_MAX,),
+    to.emit(Step(value, node.name, Plain(), Keys(k, limit), (scores.view(),), q, (Requant(product, scored),), (Keep.ROW_MAX,),
                  part="scores", heads=heads, macs=macs, about="Q K"))
-    to.emit(Step(value, node.name, Exp2(), Values(v), (out.view(),), scores.view(),
+    to.emit(Step(value, node.name, Exp2(limit), Values(v), (out.view(),), scores.view(),
                  (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form)), heads=heads, macs=macs, about="P V"))
     to.define(value, out)
 

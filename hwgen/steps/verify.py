@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ModelError
 from ..foreign import visible
 from .format import ACCUMULATOR, INT8, OPERANDS, SCORES, SHARE, WIDE, Format
-from .stages import Add, Exp2, Feed, Identity, Mean, Route, Stage, Tile
+from .stages import Add, Exp2, Feed, Identity, Keys, Mean, Route, Stage, Tile
 from .stages.base import Interval
 from .step import Expert, Keep, Network, Output, Step
 from .tensor import Memory, Tensor, View
@@ -179,6 +179,8 @@ def _refers(step: Step, seen: _Seen) -> None:
             raise ValueError(f"reads {view}, which holds the tokens of expert {owner}")
     if isinstance(step.feed, Exp2) and seen.made[step.source.name].half != step.half:
         raise ValueError(f"the row maxima of {step.source} are in the other half")
+    if isinstance(step.feed, Exp2) and isinstance(tile := seen.made[step.source.name].tile, Keys) and tile.limit != step.feed.limit:
+        raise ValueError(f"weighs by {step.feed}, the row maxima of {step.source} are those of {tile}")
     if step.expert is not None:
         _chosen(step, step.expert, seen)
     for view in sinks:

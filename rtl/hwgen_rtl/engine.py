@@ -28,6 +28,11 @@ from .router import Router
 COUNTERS = ("issue", "wait_tile", "wait_hazard", "wait_output", "starved", "loader_tiles", "instructions", "spare")
 
 
+def sees_any(lanes):
+    """Whether a row sees keys of a tile: if not, it has no largest score there."""
+    return lanes != 0
+
+
 class Engine(wiring.Component):
     """Runs ``frames`` frames of the program from the vector stream; results leave on ``out_*``.
 
@@ -273,13 +278,16 @@ class Engine(wiring.Component):
         # statistics: sum and sum of squares of the residual, row maxima of the scores
         post_residual = (post.dst == Dst.RES_ADD) | (post.dst == Dst.RES_SET)
         fresh = (post.dst == Dst.RES_SET) & post.first_n
+        scored = post.valid & (post.dst == Dst.SCORE)
+        if c.causal:
+            scored &= sees_any(post.lanes)
         m.d.comb += [
             stat_old.addr.eq(done.row), stat_old.en.eq(done.valid & residual),
             stat_write.addr.eq(post.row), stat_write.en.eq(post.valid & post_residual),
             stat_write.data.eq(Cat((Mux(fresh, 0, stat_old.data[:32]) + outputs["d_sum"])[:32],
                                    (Mux(fresh, 0, stat_old.data[32:]) + outputs["d_squares"])[:48])),
             max_old.addr.eq(done.row), max_old.en.eq(done.valid & (done.dst == Dst.SCORE)),
-            max_write.addr.eq(post.row), max_write.en.eq(post.valid & (post.dst == Dst.SCORE)),
+            max_write.addr.eq(post.row), max_write.en.eq(scored),
             max_write.data.eq(Mux(post.first_n | (outputs["lane_max"] > max_old.data), outputs["lane_max"], max_old.data))]
 
         # ---------------------------------------------------------------- router, retire

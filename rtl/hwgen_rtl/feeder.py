@@ -1,6 +1,6 @@
 """Sequencer of the feed: the tile loops, hazards and token addresses of the running instruction."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,6 +27,11 @@ TOKEN = {            # what one streamed token carries from the feed to the writ
 SOURCE = {           # what only the feed needs
     "mode": 2, "plane": 2, "address": 20, "row": 16, "lanes": 7,
 }
+
+
+def at_most(left, lanes):
+    """``left``, signed, but not below 0 nor above ``lanes``, 7 bits."""
+    return Mux(left < lanes, Mux(left < 0, 0, left[:7]), lanes)
 
 
 class Feeder(wiring.Component):
@@ -132,6 +137,22 @@ class Feeder(wiring.Component):
         with m.Elif(end & last_tile):
             m.d.sync += remaining.eq(0)
 
+        if c.causal:                            # keys of the tile that token t sees, and that its first token sees
+            left, first_left, next_left = Signal(signed(17)), Signal(signed(17)), Signal(signed(17))
+            limited = Signal(2)                 # by them: the lanes that leave, the lanes that stream
+            with m.If(~more):
+                m.d.comb += next_left.eq(new.limit)
+            with m.Elif(limited[0]):
+                m.d.comb += next_left.eq(first_left - Mux(k_end, c.to, 0))
+            with m.Else():
+                m.d.comb += next_left.eq(Mux(k_end, cur.limit, first_left - c.ti))
+            with m.If(self.start_instr):
+                m.d.sync += limited.eq(Cat(new.dst == Dst.SCORE, new.src == Src.EXP) & (new.limit != 0).replicate(2))
+
+        def seen(lanes, which: int):
+            """``lanes``, or as many of them as the token sees."""
+            return Mux(limited[which], at_most(left, lanes), lanes) if c.causal else lanes
+
         def next_window():
             wrapped = dst_group + groups_out >= c.groups
             m.d.sync += [dst_group.eq(Mux(wrapped, dst_group + groups_out - c.groups, dst_group + groups_out)),
@@ -148,12 +169,16 @@ class Feeder(wiring.Component):
             m.d.comb += take_tile.eq(1)
             if c.wide:
                 m.d.sync += high.eq(Mux(more, cur.wide, new.wide))
+            if c.causal:
+                m.d.sync += [left.eq(next_left), first_left.eq(next_left)]
             m.d.sync += [busy.eq(1), t.eq(0), row.eq(0)]
             with m.If(is_out & is_last):
                 m.d.comb += reserve.eq(need)
 
         with m.If(busy):
             m.d.sync += [t.eq(t + 1), row.eq(row + cur.step)]
+            if c.causal:
+                m.d.sync += left.eq(left + 1)
         with m.If(turn & high):
             m.d.sync += [high.eq(0), t.eq(0), row.eq(0)]
             with m.If(cur.src == Src.ACT):          # the low halves of a chunk lie behind its high ones
@@ -197,7 +222,7 @@ class Feeder(wiring.Component):
         # stage 0: latch the issued slot; the queue is read with it
         lanes, wide = Signal(7), Signal()
         m.d.comb += wide.eq(cur.wide & ~streaming if c.wide else 0)
-        m.d.comb += lanes.eq(Mux(j_end, cur.n_last, c.to))
+        m.d.comb += lanes.eq(seen(Mux(j_end, cur.n_last, c.to), 0))
         f0 = Record({**TOKEN, "chunk": 20, "src_chunk": 20, "src_row": 16, "dst_row": 16, "gather": 1, "scatter": 1,
                      "k_lanes": 7, "mode": 2, "plane": 2, "inject": 1, "from_row": 16}, "stage0")
         push = Signal()
@@ -217,7 +242,7 @@ class Feeder(wiring.Component):
             last_k=(k_end & ~high) | streaming, first_n=j == 0, first_token=t == 0, last_token=t == count - 1, context=context,
             param_bank=param_bank - 1, slot=t, group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row,
             dst_row=cur.dst_row, gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src,
-            k_lanes=Mux(k_end, cur.k_hi, c.ti), inject=push, from_row=row, plane=Cat(high, wide & ~high))
+            k_lanes=seen(Mux(k_end, cur.k_hi, c.ti), 1), inject=push, from_row=row, plane=Cat(high, wide & ~high))
         m.d.comb += statements
         m.d.sync += f0.word.eq(value)
         m.d.comb += [self.q_expert.eq(cur.expert), self.q_index.eq(t), self.issue.eq(busy | push)]

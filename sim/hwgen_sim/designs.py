@@ -77,6 +77,11 @@ def _fetch(skip, label):
     return BenchDesign(f"fetch_{label}", "tb.fetch", lambda: Fetch(16, skip), (), None, {"depth": 16, "skip": skip})
 
 
+def _attention(config, name):
+    return BenchDesign(name, "tb.attention", lambda: Engine(config),
+                       ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), config)
+
+
 def _router(experts, top_k, tokens, label):
     return BenchDesign(f"router_{label}", "tb.router", lambda: Router(experts, top_k, tokens), ("router_chain",), None,
                        {"max_experts": experts, "max_top_k": top_k, "max_tokens": tokens})
@@ -126,9 +131,9 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("loader_three_quarters", "tb.loader", lambda: Loader(THREE_QUARTERS), (), THREE_QUARTERS),
     _fetch(True, "feed"), _fetch(False, "load"),
     BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(replace(NARROW, wide=True)), (), replace(NARROW, wide=True)),
+    BenchDesign("feeder_causal", "tb.feeder", lambda: Feeder(replace(TALL, causal=True)), (), replace(TALL, causal=True)),
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
-    BenchDesign("attention", "tb.attention", lambda: Engine(ATTENTION),
-                ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), ATTENTION),
+    _attention(ATTENTION, "attention"), _attention(replace(ATTENTION, causal=True), "attention_causal"),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"), _router(64, 4, 8, "sixty_four"),
     _fifo(16, 2, "two"), _fifo(72, 5, "five"), _fifo(64, 16, "sixteen"),
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"), _dma(64, 8, 64, "few", read_bursts=3),

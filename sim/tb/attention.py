@@ -32,7 +32,8 @@ TIMEOUT_CYCLES = 20_000
 
 @dataclass(frozen=True)
 class Case:
-    """One attention: q, k, v int8 [tokens, heads * dim]; factors (multiplier, shift) of scores and result; format of the scores."""
+    """One attention: q, k, v int8 [tokens, heads * dim]; factors (multiplier, shift) of scores and result; format of the scores; keys that the
+    first token sees, each other one more than the token before (0: all see all)."""
 
     name: str
     heads: int
@@ -42,6 +43,7 @@ class Case:
     score: tuple[int, int]
     out: tuple[int, int]
     form: Format = SCORES[0]
+    limit: int = 0
 
     @property
     def tokens(self) -> int:
@@ -59,12 +61,13 @@ def golden(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     product = Tensor("scores", case.form, tokens, case.heads * tokens, memory=Memory.SCORE)
     q, k, v = (x.view(channels=Span(n * channels, channels)) for n in range(3))
     steps = (Step("x", "x", Host("x", (0, 0)), Identity(), (x.view(),)),
-             Step("att", "att", Plain(), Keys(k), (product.view(),), q, (Requant(Factor(*case.score), case.form),), (Keep.ROW_MAX,), part="scores",
-                  heads=case.heads),
-             Step("att", "att", Exp2(), Values(v), (out.view(),), product.view(), (Restore(), RowFactor(Factor(*case.out))), heads=case.heads))
+             Step("att", "att", Plain(), Keys(k, case.limit), (product.view(),), q, (Requant(Factor(*case.score), case.form),), (Keep.ROW_MAX,),
+                  part="scores", heads=case.heads),
+             Step("att", "att", Exp2(case.limit), Values(v), (out.view(),), product.view(), (Restore(), RowFactor(Factor(*case.out))), heads=case.heads))
     values = trace(Network("attention", steps, ()), np.concatenate([case.q, case.k, case.v], axis=1)[None], detail=True)
     scores = values["att.scores"][0]
-    p = numerics.exp2_p8(scores[-1].max(-1, keepdims=True) - scores[-1], case.form.frac)
+    last = np.where(np.arange(tokens) < (case.limit or tokens) + np.arange(tokens)[:, None], scores[-1], -(1 << 20))
+    p = numerics.exp2_p8(last.max(-1, keepdims=True) - last, case.form.frac)
     return values["att"][0], scores, numerics.matmul(p, case.v[:, -case.dim:])
 
 
@@ -120,7 +123,7 @@ class Compiled:
                 k_tiles=last // c.ti - first // c.ti + 1, k_lo=first % c.ti, k_hi=last % c.ti + 1, n_tiles=tiles,
                 n_last=tokens - (tiles - 1) * c.to, src_base=self._place(0, first), src_stride=tokens,
                 stat_base=self._place(0, first), stat_stride=tokens, stat_count=tokens, dst_base=h % 2 * score_words,
-                dst_stride=tokens, dst_row=h % 2 * c.max_tokens, mult=case.score[0], shift=case.score[1]))
+                dst_stride=tokens, dst_row=h % 2 * c.max_tokens, mult=case.score[0], shift=case.score[1], limit=case.limit))
 
         score(0)
         for h in range(case.heads):
@@ -140,7 +143,7 @@ class Compiled:
             src_base=h % 2 * score_words, src_stride=case.tokens, src_row=h % 2 * c.max_tokens,
             stat_base=self._place(self.values, place), stat_stride=case.tokens, stat_group=place % c.ti // c.group,
             stat_count=case.tokens, dst_base=self._place(self.result, place), dst_stride=case.tokens,
-            dst_group=place % c.ti // c.group, mult=case.out[0], shift=case.out[1])
+            dst_group=place % c.ti // c.group, mult=case.out[0], shift=case.out[1], limit=case.limit)
 
     def _read_back(self) -> None:
         """The result by the identity to the output queue, as many tokens at a time as it holds."""
@@ -222,11 +225,11 @@ async def run_case(dut, case: Case, stream_stall, output_stall) -> None:
         raise BenchFailure(f"{case.name}: {len(compiled.vectors) - place} vectors were not taken")
 
 
-def spread_case(rng: np.random.Generator, tokens: int, dim: int, heads: int, form: Format) -> Case:
+def spread_case(rng: np.random.Generator, tokens: int, dim: int, heads: int, form: Format, limit: int = 0) -> Case:
     """Random values; scores of a few units, results over the int8 range."""
     q, k, v = (rng.integers(-127, 128, (tokens, heads * dim)) for _ in range(3))
     shift = 13 - form.frac + int(np.log2(127 * 127 * np.sqrt(dim)))           # standard deviation of a score: about two octaves
-    return Case(f"{tokens} tokens, {heads} heads of {dim}, scores {form}", heads, q, k, v, (40_000, shift), (50_000, 15), form)
+    return Case(f"{tokens} tokens, {heads} heads of {dim}, scores {form}, limit {limit}", heads, q, k, v, (40_000, shift), (50_000, 15), form, limit)
 
 
 def corner_cases(rng: np.random.Generator) -> list[Case]:
@@ -250,6 +253,8 @@ def corner_cases(rng: np.random.Generator) -> list[Case]:
         Case("results that saturate", 1, q, zero, 127 * ones, unit, (65_535, 8)),
         Case("one token", 1, q[:1], q[:1], v[:1], unit, unit),
         Case("one token at -32767", 1, q[:1], lowest[:1], v[:1], large, unit),
+        *([Case("causal, all scores at -32767", 1, q, lowest, v, large, unit, limit=1),
+           Case("causal, the largest key unseen", 1, 127 * ones, dominant, v, large, unit, limit=1)] if config().causal else []),
     ]
 
 
@@ -260,6 +265,8 @@ def check_corners(case: Case) -> None:
         "all scores equal": lambda: not scores.any(),
         "one dominant key": lambda: (scores[0, :, 4] == 32767).all() and (np.delete(scores[0], 4, 1) == -32767).all(),
         "all scores at -32767": lambda: (scores == -32767).all(),
+        "causal, all scores at -32767": lambda: (scores == -32767).all(),
+        "causal, the largest key unseen": lambda: (scores[0, :, 4] == 32767).all() and (result[0] == case.v[0]).all(),
         "scores one apart": lambda: (np.diff(scores[0]) == 1).all(),
         "scores an octave apart": lambda: (np.diff(scores[0]) == 1 << numerics.SCORE_FRAC).all(),
         "results that saturate": lambda: (result == 127).all(),
@@ -278,7 +285,8 @@ async def matches_the_integer_model(dut, pattern):
     rng = np.random.default_rng(61)
     await start(dut)
     for index, (tokens, dim, heads) in enumerate(SHAPES if pattern == "never" else SHAPES[1::2]):
-        await run_case(dut, spread_case(rng, tokens, dim, heads, SCORES[index % len(SCORES)]), PATTERNS[pattern](61), PATTERNS[pattern](67))
+        limit = (1, 0, 1, 4)[index % 4] if config().causal else 0
+        await run_case(dut, spread_case(rng, tokens, dim, heads, SCORES[index % len(SCORES)], limit), PATTERNS[pattern](61), PATTERNS[pattern](67))
 
 
 @cocotb.test(timeout_time=4, timeout_unit="ms")

@@ -68,7 +68,7 @@ class Model:
                         "first_k": k == 0 and (high or not instr.wide or stream), "last_k": last_k and not high, "high": high, "first_n": j == 0, "first_token": t == 0,
                         "last_token": t == count - 1, "context": number % NUM_CONTEXTS, "slot": t,
                         "row": (instr.dst_row + target) % (1 << 16), "address": (chunk + target) % (1 << 20), "group": group % c.groups,
-                        "lanes": instr.n_last if j == instr.n_tiles - 1 else c.to, "inject": stream}
+                        "lanes": seen(instr.n_last if j == instr.n_tiles - 1 else c.to, instr, Dst.SCORE, t - j * c.to), "inject": stream}
                     if score is not None and instr.scatter:
                         fields |= {"score": score}
                     if not stream:
@@ -76,7 +76,7 @@ class Model:
                                    "source_address": (instr.src_base + chunk_of * instr.src_stride + origin) % (1 << 20),
                                    "source_plane": (Half.HIGH if high else Half.LOW) if instr.wide else Half.NONE,
                                    "source_row": (instr.src_row + origin) % (1 << 16),
-                                   "source_lanes": instr.k_hi if last_k else c.ti}
+                                   "source_lanes": seen(instr.k_hi if last_k else c.ti, instr, Src.EXP, t - k * c.ti)}
                         if instr.column_params:
                             fields |= {"param_bank": self.param_tiles % 4}
                     output = instr.dst == Dst.OUT and t < count and last_k and not high and (not instr.mean or t == count - 1)
@@ -88,6 +88,12 @@ class Model:
         return result
 
 
+def seen(lanes: int, instr: Instr, by: Dst | Src, place: int) -> int:
+    """Of the lanes of a tile, of scores or of exponentials, those that a row sees; place: of the row, counted from the tile's first lane."""
+    limited = instr.limit and (instr.dst if isinstance(by, Dst) else instr.src) == by
+    return min(lanes, max(0, instr.limit + place)) if limited else lanes
+
+
 def random_instr(rng: random.Random, c: EngineConfig) -> Instr:
     """A MATMUL or STREAM with any tile counts, lengths on both sides of MIN_PASS, and any addresses."""
     op = Op.STREAM if rng.random() < 0.15 else Op.MATMUL
@@ -95,14 +101,16 @@ def random_instr(rng: random.Random, c: EngineConfig) -> Instr:
                      (Dst.ACT, Dst.KV, Dst.SCORE, Dst.RES_ADD, Dst.OUT, Dst.ROUTER))
     queued = rng.randrange(3) if op == Op.MATMUL and dst in (Dst.ACT, Dst.RES_ADD) else 0
     mean = int(dst == Dst.OUT and rng.random() < 0.5)
+    src, wide = rng.choice(list(Src)), int(c.wide and rng.random() < 0.4)
+    limited = c.causal and op == Op.MATMUL and not wide and (dst == Dst.SCORE) != (src == Src.EXP)
     return Instr(
-        op=op, src=rng.choice(list(Src)), dst=dst, mean=mean, gather=int(queued == 1), scatter=int(queued == 2),
+        op=op, src=src, dst=dst, mean=mean, gather=int(queued == 1), scatter=int(queued == 2),
         expert=rng.randrange(c.max_experts) if queued else rng.getrandbits(8), column_params=rng.randrange(2),
         tokens=rng.choice([1, 2, MIN_PASS - 1, MIN_PASS, MIN_PASS + 1, OUT_WORDS, 3 if dst == Dst.OUT and not mean else 21]),
         step=rng.choice([1, 1, rng.randrange(1, 300)]), k_tiles=rng.randint(1, 3), n_tiles=rng.randint(1, 3),
         k_hi=rng.randint(1, c.ti), n_last=rng.randint(1, c.to), src_base=rng.getrandbits(20), src_stride=rng.getrandbits(16),
         src_row=rng.getrandbits(16), dst_base=rng.getrandbits(20), dst_stride=rng.getrandbits(16), dst_row=rng.getrandbits(16),
-        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=int(c.wide and rng.random() < 0.4))
+        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=wide, limit=rng.randint(0, 3 * c.ti) if limited else 0)
 
 
 def random_frame(rng: random.Random, c: EngineConfig, length: int) -> list[Instr]:

@@ -169,15 +169,15 @@ def attention_case(tokens, heads, dim, form=SCORES[0], queries=None):
     return q, k, v, score, out
 
 
-def exact(q, k, v, heads, score, out, form=SCORES[0]) -> np.ndarray:
+def exact(q, k, v, heads, score, out, form=SCORES[0], limit=0) -> np.ndarray:
     """The integer model's attention; q, k, v are parts of what the host sends, and rows of q that are not used are zeros."""
     (queries, channels), tokens = q.shape, len(k)
     rows = max(queries, tokens)
     sent, scores = Tensor("qkv", INT8, rows, 3 * channels), Tensor("s", form, queries, heads * tokens, memory=Memory.SCORE)
     query, key, value = (sent.view(Span(0, len(part)), Span(place * channels, channels)) for place, part in enumerate((q, k, v)))
     steps = (Step("qkv", "", Host("qkv", (0, 0)), Identity(), (sent.view(),)),
-             Step("a", "", Plain(), Keys(key), (scores.view(),), query, (Requant(Factor(*score), form),), part="scores", heads=heads),
-             Step("a", "", Exp2(), Values(value), (Tensor("a", INT8, queries, channels).view(),), scores.view(),
+             Step("a", "", Plain(), Keys(key, limit), (scores.view(),), query, (Requant(Factor(*score), form),), part="scores", heads=heads),
+             Step("a", "", Exp2(limit), Values(value), (Tensor("a", INT8, queries, channels).view(),), scores.view(),
                   (Restore(), RowFactor(Factor(*out))), heads=heads))
     words = np.concatenate([np.pad(part, ((0, rows - len(part)), (0, 0))) for part in (q, k, v)], axis=1)
     return completed(Network("attention", steps, ()), words[None], "a")[0]
@@ -195,12 +195,13 @@ ATTENTIONS = [(1, 1, 8), (2, 2, 16), (9, 3, 12), (40, 2, 24), (17, 4, 5)]
 
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("form", SCORES, ids=str)
+@pytest.mark.parametrize("limit", [0, 1], ids=["all keys", "causal"])
 @pytest.mark.parametrize("tokens, heads, dim", ATTENTIONS)
-def test_attention(kernel, lanes, tokens, heads, dim, form):
+def test_attention(kernel, lanes, tokens, heads, dim, form, limit):
     """Heads inside a word, across words, fewer tokens than resident queries."""
     q, k, v, score, out = attention_case(tokens, heads, dim, form)
-    wanted = exact(q, k, v, heads, score, out, form)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, tokens, heads, dim, score, out, form.frac, q, k, v), wanted.ravel())
+    wanted = exact(q, k, v, heads, score, out, form, limit)
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, tokens, heads, dim, score, out, form.frac, limit, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -208,7 +209,7 @@ def test_attention(kernel, lanes, tokens, heads, dim, form):
 def test_attention_with_other_numbers_of_queries_and_keys(kernel, lanes, queries, tokens, heads, dim):
     q, k, v, score, out = attention_case(tokens, heads, dim, queries=queries)
     wanted = exact(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, queries, heads, dim, score, out, SCORES[0].frac, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, queries, heads, dim, score, out, SCORES[0].frac, 0, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -216,7 +217,7 @@ def test_attention_with_other_numbers_of_queries_and_keys(kernel, lanes, queries
 def test_fused_attention(kernel, lanes, tokens, heads, dim):
     q, k, v, score, out = attention_case(tokens, heads, dim)
     wanted = fused_attention.attention(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"fused{lanes}", tokens, tokens, heads, dim, score, out, SCORES[0].frac, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"fused{lanes}", tokens, tokens, heads, dim, score, out, SCORES[0].frac, 0, q, k, v), wanted.ravel())
 
 
 def test_fused_attention_is_close_to_the_exact_one():

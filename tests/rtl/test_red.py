@@ -8,8 +8,10 @@ from hwgen.errors import ToolError
 
 pytest.importorskip("cocotb_tools")
 
+from amaranth.hdl import C, Mux
+
 from hwgen import numerics
-from hwgen_rtl import axi, feeder, fetch, loader, registers
+from hwgen_rtl import axi, engine, feeder, fetch, loader, registers
 from hwgen_sim.designs import BY_NAME, DESIGNS
 from hwgen_sim.runner import Simulator, run
 
@@ -93,6 +95,9 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("attention", numerics, "RECIP", numerics.RECIP - 2048),                                            # deferred division
     ("fetch_feed", fetch, "OUT_WORDS", 17),
     ("feeder_narrow", feeder, "MIN_PASS", 7),
+    ("feeder_causal", feeder, "at_most", lambda left, lanes: Mux(left < lanes, left[:7], lanes)),              # tiles behind a row's last key
+    ("attention_causal", feeder, "at_most", lambda left, lanes: Mux(left < 0, 0, lanes)),                   # the tile it lies in
+    ("attention_causal", engine, "sees_any", lambda lanes: C(1)),                                           # maximum over no key
     ("feeder_three_quarters", feeder, "NUM_CONTEXTS", 5),                                               # contexts overwritten
     ("dma_equal", axi, "INCR", 2),
     ("dma_rate_32", axi, "burst_beats", lambda fifo_beats: 4),                                          # too little in flight

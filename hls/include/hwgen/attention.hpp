@@ -21,6 +21,7 @@ struct AttentionConfig {
     static constexpr unsigned MAX_TOKENS = 64;
     static constexpr unsigned QUERIES = 4;     ///< resident queries
     static constexpr unsigned HEAD_WORDS = 2;  ///< words a head touches, at most
+    static constexpr bool CAUSAL = false;      ///< there are layers in which a query sees no key behind its own
 };
 
 /// Steps of a round, at least: a score is written at the end of the pipeline and read at its beginning a round later. The same
@@ -41,6 +42,7 @@ struct AttentionJob {
     Factor out;
     bool wide_result;  ///< 16 bits
     unsigned frac;  ///< fraction bits of scores
+    bool causal;    ///< a query sees no key behind its own
 };
 
 /// What a slot knows of the query whose scores it writes, and of the two before.
@@ -138,9 +140,13 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                 for (unsigned j = 0; j < QUERIES; ++j) {
 #pragma HLS UNROLL
                     Slot &slot = slots[j];
+                    // The query whose score is made now; the one that is weighed lies QUERIES before it.
+                    const unsigned scored = row + j - (step < j ? QUERIES : 0);
+                    const bool limited = Config::CAUSAL && job.causal;
                     if (w == 0) {
                         const int distance = slot.last_maximum - scores[j][step];  // below 0 only before the first query
-                        probability[j] = static_cast<std::uint8_t>(distance < 0 ? 0 : exp2_p8(static_cast<unsigned>(distance), job.frac));
+                        const bool hidden = distance < 0 || (limited && step + QUERIES > scored);
+                        probability[j] = static_cast<std::uint8_t>(hidden ? 0 : exp2_p8(static_cast<unsigned>(distance), job.frac));
                         slot.row_sum += probability[j];
                         score[j] = 0;
                     }
@@ -161,7 +167,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                     if (w + 1 == words) {
                         const auto s = static_cast<Res>(requantize<16>(score[j], scale_of(job.score)));
                         scores[j][step] = s;
-                        slot.maximum = s > slot.maximum ? s : slot.maximum;
+                        slot.maximum = s > slot.maximum && !(limited && step > scored) ? s : slot.maximum;
                     }
                 }
             }

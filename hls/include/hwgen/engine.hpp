@@ -159,7 +159,7 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             break;
         case Kind::ATTENTION:
             attention<Config>(AttentionJob{s.tokens, s.rows, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result,
-                                           s.frac},
+                                           s.frac, s.causal},
                               m.act, m.low);
             break;
         case Kind::ROUTE:

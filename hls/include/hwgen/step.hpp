@@ -40,6 +40,7 @@ struct Step {
     bool wide_source = false;   ///< words of 16 bits; of an expert's second layer too
     bool wide_result = false;
     std::uint8_t frac = 0;      ///< fraction bits of scores, or of what an activation function is of
+    bool causal = false;        ///< a token sees no token behind itself
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.
@@ -237,6 +238,13 @@ constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t hea
     s.out = out;
     s.frac = frac;
     return s;
+}
+
+/// An attention in which a token sees no token behind itself.
+constexpr Step causal(Step step)
+{
+    step.causal = true;
+    return step;
 }
 
 /// src -> the queues of the experts.

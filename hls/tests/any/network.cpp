@@ -80,6 +80,7 @@ void read_network()
         read(s.wide_source);
         read(s.wide_result);
         read(s.frac);
+        read(s.causal);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

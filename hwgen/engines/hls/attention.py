@@ -7,6 +7,7 @@ from typing import ClassVar
 from ...steps.format import SCORE
 from ...steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ...steps.step import Step
+from ...steps.verify import failure
 from .call import DEPTH, Call, part
 from .value import Value, braces
 
@@ -24,9 +25,24 @@ class Attention(Call):
         tiles = (("keys", part(steps[0], Keys).view), ("values", part(steps[-1], Values).view))
         return super().find(steps) | {role: Value.of(view.tensor) for role, view in tiles}
 
+    def check(self) -> None:
+        super().check()
+        if self.limit > 1 or self.limit and self.keys.tokens != self.src.tokens:
+            raise failure(self.steps[0], f"the first of {self.src.tokens} rows sees {self.limit} of {self.keys.tokens} keys: in the HLS engine it "
+                          "sees all, or one of as many as there are rows")
+
     @property
     def keys(self) -> Value:
         return self.operands["keys"]
+
+    @property
+    def limit(self) -> int:
+        """Keys that the first row sees; 0: all rows see all."""
+        return part(self.steps[0], Keys).limit
+
+    @property
+    def code(self) -> str:
+        return f"causal(hwgen::{super().code})" if self.limit else super().code
 
     @property
     def heads(self) -> int:
@@ -44,7 +60,7 @@ class Attention(Call):
                 *([] if form == SCORE else [str(form.frac)])]
 
     def about(self) -> str:
-        return (f"attention, {self.heads} heads, {self.src} -> {self.dst}, "
+        return (f"{'causal ' if self.limit else ''}attention, {self.heads} heads, {self.src} -> {self.dst}, "
                 f"scale {self.steps[-1].sink.tensor.scale:.5g}")
 
     def cycles(self, lanes: int, queries: int) -> int:

@@ -56,6 +56,11 @@ class Plan:
     output_words: int
 
     @property
+    def causal(self) -> bool:
+        """Whether there are layers in which a token sees no token behind itself."""
+        return any(isinstance(step, Attention) and step.limit for step in self.steps)
+
+    @property
     def weight_words(self) -> int:
         return len(self.image) // self.lanes
 

@@ -64,13 +64,14 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
-        w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots), wide=False)
+        w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots), wide=False, causal=False)
     if engine is not None:
-        config = replace(covering((engine, config)), wide=False)
+        config = replace(covering((engine, config)), wide=False, causal=False)
     limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
     encoder = Encoder(config, bases, rows)
     instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
-    config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs) or engine is not None and engine.wide)
+    config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs) or engine is not None and engine.wide,
+                     causal=any(instr.limit for instr in instrs) or engine is not None and engine.causal)
     if engine not in (None, config):
         raise CapacityError("the network needs more than the engine given has", where=f"engine of {ti}x{to}", hint="an engine that covers both")
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]

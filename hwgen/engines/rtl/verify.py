@@ -15,7 +15,7 @@ from ...isa import FIELDS, Dst, Half, Instr, Op, Src, Stat
 from .hazards import MAX_SLACK
 from .program import BufferInfo, Program
 from .text import line
-from .touched import PLACED, Area, Touched, sizes_of
+from .touched import MAXIMA, PLACED, Area, Touched, sizes_of
 
 ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst), "plane": len(Half)}
 NEVER = -1
@@ -122,6 +122,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return "multiplies 16 bits with what are no weights, or keeps them"
     if instr.plane and (instr.dst != Dst.ACT or not instr.to16):
         return "stores a half of what has no 16 bits, or elsewhere than with the activations"
+    if instr.limit and (not config.causal or instr.dst != Dst.SCORE and instr.src != Src.EXP):
+        return f"its first row sees {instr.limit} keys, and it makes no scores or exponentials or the engine has no such limit"
     if instr.function and not instr.act:
         return f"names function {instr.function} and applies none"
     if instr.act_columns and not (instr.act and instr.column_params and instr.shift2 % 2):
@@ -218,9 +220,10 @@ def _dead(area: Area, program: Program, owner: dict[str, np.ndarray]) -> str | N
 
 
 class _Replay:
-    """The frame of one task. writer: of each word, the number of the instruction that wrote it last."""
+    """The frame of one task. writer: of each word, the number of the instruction that wrote it last; limit: of each row maximum."""
 
     def __init__(self, config: EngineConfig):
+        self.limit = np.zeros(2 * config.max_tokens, np.int32)
         self.writer = {memory: np.full(size, NEVER, np.int32) for memory, size in sizes_of(config).items()}
         self.number = 0
 
@@ -245,5 +248,11 @@ class _Replay:
             if instr.op == Op.MATMUL and slack > allowed:
                 return (f"{name} = {slack}, what it reads was written {allowed + 1} instruction{'s' * (allowed > 0)} before: at most {allowed} "
                         "may be under way")
+        for area in touched.fed:
+            if area.memory == MAXIMA and (self.limit[area.words] != instr.limit).any():
+                return f"limit = {instr.limit}: has row maxima of other keys than its exponentials"
+        for area in touched.written:
+            if area.memory == MAXIMA:
+                self.limit[area.words] = instr.limit
         self.write(touched)
         return None

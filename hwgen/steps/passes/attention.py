@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..stages import Exp2, Keys, Plain, Values
+from ..stages.tile import pairs
 from ..step import Network, Step
 from ..tensor import Memory, Span, Tensor
 
 MIN_BLOCK = 64           # queries of a block: fewer would wait for the keys to be loaded again
+STAIRS = 8               # blocks that a head is cut into because rows see fewer keys: more would save less than a twentieth
 
 
 def order_inputs(network: Network) -> Network:
@@ -34,35 +36,40 @@ def split_heads(network: Network, words: int, lanes: int, most: int = 0) -> Netw
     """Every head a pair of steps, scores and P V, and each pair for a block of queries.
 
     words, lanes: a block's scores take at most so many words of so many lanes, in equal blocks. most: queries of a block, if not 0.
+    Where each row sees a key more than the one before, a block takes the keys that its last row sees, and there are more blocks.
     Scores run one pair ahead of P V, in two tensors in turn: neither waits for the other.
     """
     steps: list[Step] = []
-    pairs: list[tuple[Step, Step]] = []
+    found: list[tuple[Step, Step]] = []
     for index, step in enumerate(network.steps):
         if isinstance(step.tile, Keys):
-            pairs.append((step, network.steps[index + 1]))
+            found.append((step, network.steps[index + 1]))
         elif isinstance(step.feed, Exp2):
             following = network.steps[index + 1] if index + 1 < len(network.steps) else None
             if following is None or following.value != step.value or not isinstance(following.tile, Keys):   # images of a batch: one run
-                steps += _split(pairs, words, lanes, most)
-                pairs = []
+                steps += _split(found, words, lanes, most)
+                found = []
         else:
             steps.append(step)
     return replace(network, steps=tuple(steps))
 
 
-def _split(pairs: list[tuple[Step, Step]], words: int, lanes: int, most: int) -> list[Step]:
+def _split(units: list[tuple[Step, Step]], words: int, lanes: int, most: int) -> list[Step]:
     scores: list[Step] = []
     weighs: list[Step] = []
-    for score, weigh in pairs:
-        tokens, keys = score.source.tokens.count, score.columns
-        limit = most or max(MIN_BLOCK, words // -(-keys // lanes))
-        block = -(-tokens // -(-tokens // limit))
+    for score, weigh in units:
+        tokens, keys, limit = score.source.tokens.count, score.columns, _limit(score)
+        blocks = -(-tokens // (most or max(MIN_BLOCK, words // -(-keys // lanes))))
+        if limit:
+            blocks = max(blocks, min(STAIRS, tokens // max(MIN_BLOCK, lanes)))
+        block = -(-tokens // blocks)
         for head in range(score.heads):
             for first in range(0, tokens, block):
                 half = len(scores) % 2
                 buffer = Tensor(f"{score.sink.name}.{half}", score.sink.tensor.format, block, keys, memory=Memory.SCORE)
-                unit = _Unit(head, Span(first, min(block, tokens - first)), half, buffer, tokens)
+                queries = Span(first, min(block, tokens - first))
+                seen = min(keys, limit + queries.stop - 1) if limit else keys
+                unit = _Unit(head, queries, half, buffer, tokens, limit and limit + first, seen)
                 scores.append(unit.score(score))
                 weighs.append(unit.weigh(weigh))
     ordered = scores[:1]
@@ -72,10 +79,11 @@ def _split(pairs: list[tuple[Step, Step]], words: int, lanes: int, most: int) ->
 
 
 class _Unit:
-    """A head and a block of queries."""
+    """A head and a block of queries, of which the first sees ``limit`` keys (0: all) and the last ``seen``."""
 
-    def __init__(self, head: int, queries: Span, half: int, buffer: Tensor, tokens: int) -> None:
-        self.head, self.queries, self.half, self.buffer = head, queries, half, buffer
+    def __init__(self, head: int, queries: Span, half: int, buffer: Tensor, tokens: int, limit: int, seen: int) -> None:
+        self.head, self.queries, self.half, self.limit, self.seen = head, queries, half, limit, seen
+        self.scores = buffer.view(Span(0, queries.count), Span(0, seen))
         self.label = f"head {head}" + (f", queries {queries.start}.." if queries.count < tokens else "")
         self.part = f"head{head}.queries{queries.start}"
 
@@ -85,18 +93,27 @@ class _Unit:
         queries = replace(self.queries, start=step.source.tokens.start + self.queries.start)
         if not isinstance(step.tile, Keys) or not isinstance(step.feed, Plain):
             raise TypeError(f"step {step.name!r} gives no scores")
-        return replace(step, source_view=replace(step.source, tokens=queries, channels=channels),
-                       tile=Keys(replace(step.tile.view, channels=channels)), sinks=(self.buffer.view(Span(0, self.queries.count)),),
-                       part=f"{step.part}.{self.part}", heads=1, half=self.half, about=f"{step.about}, {self.label}",
-                       macs=step.macs // step.heads * self.queries.count // step.source.tokens.count)
+        keys = replace(step.tile.view, tokens=replace(step.tile.view.tokens, count=self.seen), channels=channels)
+        return replace(step, source_view=replace(step.source, tokens=queries, channels=channels), tile=Keys(keys, self.limit), sinks=(self.scores,),
+                       part=f"{step.part}.{self.part}", heads=1, half=self.half, about=f"{step.about}, {self.label}", macs=self._macs(step, dim))
 
     def weigh(self, step: Step) -> Step:
-        if not isinstance(step.tile, Values):
+        if not isinstance(step.tile, Values) or not isinstance(step.feed, Exp2):
             raise TypeError(f"step {step.name!r} weighs no values")
         dim = step.sink.channels.count // step.heads
         channels = Span(self.head * dim, dim)
         queries = replace(self.queries, start=step.sink.tokens.start + self.queries.start)
-        return replace(step, source_view=self.buffer.view(Span(0, self.queries.count)), half=self.half,
-                       tile=Values(replace(step.tile.view, channels=channels)), sinks=(replace(step.sink, tokens=queries, channels=channels),),
-                       part=f"{step.part}.{self.part}".lstrip("."), heads=1, about=f"{step.about}, {self.label}",
-                       macs=step.macs // step.heads * self.queries.count // step.source.tokens.count)
+        values = replace(step.tile.view, tokens=replace(step.tile.view.tokens, count=self.seen), channels=channels)
+        return replace(step, source_view=self.scores, half=self.half, feed=Exp2(self.limit),
+                       tile=Values(values), sinks=(replace(step.sink, tokens=queries, channels=channels),),
+                       part=f"{step.part}.{self.part}".lstrip("."), heads=1, about=f"{step.about}, {self.label}", macs=self._macs(step, dim))
+
+    def _macs(self, step: Step, dim: int) -> int:
+        return dim * pairs(self.limit, self.queries.count, self.seen) if step.macs else 0
+
+
+def _limit(score: Step) -> int:
+    """Keys that the first row sees; 0: all rows see all."""
+    if not isinstance(score.tile, Keys):
+        raise TypeError(f"step {score.name!r} gives no scores")
+    return score.tile.limit

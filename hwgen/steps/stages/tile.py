@@ -118,9 +118,10 @@ class Stationary(Tile):
 
 @dataclass(frozen=True, slots=True)
 class Keys(Tile):
-    """``x @ view.T``: a key a column."""
+    """``x @ view.T``: a key a column. limit: row t sees the first ``limit + t`` keys, and only they count for its maximum; 0: all."""
 
     view: View
+    limit: int = 0
 
     @property
     def stationary(self) -> View:
@@ -137,15 +138,17 @@ class Keys(Tile):
         return -bound, bound
 
     def fields(self, step: Step) -> dict[str, int]:
-        return {"stat": Stat.K_COLUMNS, "stat_count": self.view.tokens.count}
+        return {"stat": Stat.K_COLUMNS, "stat_count": self.view.tokens.count, "limit": self.limit}
 
     def wrong(self, step: Step) -> str | None:
         if (found := step.feed.format(step)) != INT8:
             return f"queries are {INT8}, not {found}"
+        if self.limit < 0:
+            return f"the first row sees {self.limit} keys"
         return by_heads(self.view, step)
 
     def __str__(self) -> str:
-        return f"keys({self.view})"
+        return f"keys({self.view}{limited(self.limit)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,21 @@ class Identity(Tile):
 
     def __str__(self) -> str:
         return self.NOTHING
+
+
+def seen(limit: int, rows: int, keys: int) -> np.ndarray:
+    """bool [rows, keys]: which keys each row sees, see `Keys`."""
+    return np.tri(rows, keys, limit - 1, dtype=bool) if limit else np.ones((rows, keys), bool)
+
+
+def limited(limit: int) -> str:
+    """For people, behind what is limited."""
+    return f", {limit} and one more a row" if limit else ""
+
+
+def pairs(limit: int, rows: int, keys: int) -> int:
+    """Keys that all rows see."""
+    return int(np.minimum(limit + np.arange(rows), keys).sum()) if limit else rows * keys
 
 
 def by_heads(view: View, step: Step) -> str | None:
