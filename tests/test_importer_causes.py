@@ -63,16 +63,6 @@ def patches_by_reshape(net: Net):
     return net.head(net.norm(net.linear(rows, PATCH * PATCH, DIM)))
 
 
-def two_heads(net: Net):
-    n = encoder(net)
-    return net.op("Mul", net.op("Add", net.head(n), net.head(net.op("Slice", n, net.ints(1), net.ints(TOKENS), net.ints(1)))), net.const(0.5))
-
-
-def sum_of_heads(net: Net):
-    n = encoder(net)
-    return net.op("Add", net.head(n), net.head(n))
-
-
 def softmax_behind(net: Net):
     return net.op("Softmax", net.head(encoder(net)), axis=-1)
 
@@ -103,8 +93,6 @@ CASES = {
     normalisation_by_pixel: ("the input is changed before the network proper", "give images that are normalised already"),
     channels_last: ("the input is rearranged before the network proper", "channels first"),
     patches_by_reshape: ("the input is rearranged before the network proper", "a convolution whose stride is its kernel"),
-    two_heads: ("sum of two heads", "give the two heads as two outputs"),
-    sum_of_heads: ("sum of two heads", "give the two heads as two outputs"),
     softmax_behind: ("belongs on the host: Softmax node", "export the logits"),
     dropout: ("the result depends on chance: Dropout node", "export in eval mode"),
     an_expert_is_missing: ("a mixture of experts in a form that is not read: Add node 'add_12' is not supported", "a sum over experts is read"),
@@ -113,7 +101,7 @@ CASES = {
 
 # what the importer refuses, and the host runs instead
 NOT_RUN = {quantized, optimized}
-HOST = {normalisation, normalisation_by_pixel, channels_last, patches_by_reshape, two_heads, sum_of_heads, softmax_behind}
+HOST = {normalisation, normalisation_by_pixel, channels_last, patches_by_reshape, softmax_behind}
 
 
 def _refusal(path) -> ModelError:

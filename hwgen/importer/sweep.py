@@ -18,7 +18,6 @@ from ..matching.region import behind, needed
 from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
 from ..ops.operands import plain
 from ..ops.registry import openers, parts, rules
-from ..ops.residual import sum_of_heads
 from .apart import apart
 from .verdict import Status, Verdict
 
@@ -222,8 +221,7 @@ class _Sweep:
             try:
                 operand = plain(trial, ref)
             except Mismatch as mismatch:
-                bound = self.bound[ref.base].node if ref.base in self.bound else None
-                self.declined[blamed] = f"is the output {name!r}: it {sum_of_heads(bound, self.nodes) or mismatch.reason}"
+                self.declined[blamed] = f"is the output {name!r}: it {mismatch.reason}"
                 self.opaque.add(blamed)
                 continue
             if operand is None:

@@ -111,13 +111,39 @@ def plain(trial: Trial, ref: Ref | None) -> Operand | None:
 
 
 def rescaled(trial: Trial, node: Node, scale: Array, shift: Array, **names: str) -> Node | None:
-    """The node with ``scale`` times its result plus ``shift``, float64 [channels]; None when no weight of it can take them.
+    """The node with ``scale`` times its result plus ``shift``, float64 [channels]; None when no weight of it can take them. Those of a sum are
+    in the nodes of its operands, of which the trial gets new ones.
 
     What leaves float32 becomes infinite, and is refused with the weights.
     """
+    changes: dict[str, Any]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         arrays = node.affine(scale, shift)
-        if arrays is None:
+        if arrays is not None:
+            changes = {key: trial.array(array) for key, array in arrays.items()}
+        elif _takes(trial, node):
+            changes = {}
+            for key, rest in zip(node.VALUES, (shift, np.zeros_like(shift)), strict=True):
+                value = getattr(node, key)
+                part = rescaled(trial, trial.made[value], scale, rest, output=trial.fresh(f"{names.get('output', node.output)}.{key}"))
+                if part is None:
+                    return None
+                trial.nodes.append(part)
+                changes[key] = part.output
+        else:
             return None
-        changes: dict[str, Any] = {key: trial.array(array) for key, array in arrays.items()}
     return replace(node, **names, **changes)
+
+
+def _takes(trial: Trial, node: Node) -> bool:
+    """Whether weights in front of it can take factors in: its own, or of a sum those of all operands. A sum inside it has no other reader; a
+    product that is put off is done for each reader anyway."""
+    width = np.ones(1)
+    if node.affine(width, width) is not None:
+        return True
+    kept = {ref.base for ref in trial.graph.outputs.values() if isinstance(ref, View)}
+    operands = [trial.made.get(value) for value in node.inputs]
+    return node.COMMUTES and len(operands) == 2 and all(
+        operand is not None and _takes(trial, operand) and (operand.DEFERS or operand.output not in kept
+                                                            and len(trial.graph.readers.get(operand.output, ())) <= 1)
+        for operand in operands)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import math
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..graph import Array, Inner, Node, Shape
+from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, close, in_order, inverse
-from .linear import Linear
 from .operands import plain
 from .operator import Operator, Spellings
 
@@ -45,8 +43,6 @@ class Add(Operator):
 
     def lower(self, to: Lowering) -> None:
         """None of its own: what is added to a residual stream makes them."""
-        if self.output in to.graph.outputs.values() and not to.residuals.keys() & {self.x, self.y} and (what := sum_of_heads(self, to.producers)):
-            raise self.fail(what, hint="give the two heads as two outputs, and add them on the host")
 
     @classmethod
     def spellings(cls) -> Spellings:
@@ -88,10 +84,3 @@ def add(op: Op, trial: Trial) -> Match | None:
 def _takes_a_factor(bound: Bound) -> bool:
     width = bound.shape[-1]
     return bound.node is not None and bound.node.affine(np.ones(width), np.zeros(width)) is not None
-
-
-def sum_of_heads(node: Node | None, nodes: Mapping[str, Node]) -> str | None:
-    """What a node is that adds the results of two Linears; None for another one. ``nodes``: ir value -> node."""
-    if isinstance(node, Add) and all(isinstance(nodes.get(value), Linear) for value in node.inputs):
-        return f"is a sum of two heads, {node.x!r} and {node.y!r}"
-    return None

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import CalibrationError, ModelError, combined
 from ..graph import Model, Role
+from ..steps.format import WIDE
 from ..steps.param import Params
 from ..steps.step import Network, Quantized
 from ..steps.verify import verify
@@ -102,7 +103,8 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
 
 def residual_scales(model: Model, streams: Sequence[Sequence[Stream]], ranges: dict[calib.Site, calib.Range],
                     sites: list[dict[str, int]]) -> list[float]:
-    """Real value of a unit of each residual stream, by their order; the tasks have it in common. Raises ModelError for one that is zero."""
+    """Real value of a unit of each residual stream, by their order; the tasks have it in common: it holds the largest state with some headroom, and
+    what is there on the way to a state. Raises ModelError for a stream that is zero."""
     scales = []
     for place in range(max(map(len, streams))):
         tops = [float(np.abs(found[place].table).max()) for found in streams if place < len(found)]
@@ -111,5 +113,7 @@ def residual_scales(model: Model, streams: Sequence[Sequence[Stream]], ranges: d
         if max(tops) == 0.0:
             raise ModelError("the residual stream is zero for every calibration image", where=f"graph {model.tasks[0].name!r}",
                              hint="give calibration images like the ones the model was trained on")
-        scales.append(max(tops) / RESIDUAL_TOP)
+        between = [bound for known, found in zip(sites, streams, strict=True) if place < len(found)
+                   for bound in found[place].between({value: ranges[site, Role.OUT].maximum for value, site in known.items()})]
+        scales.append(max(max(tops) / RESIDUAL_TOP, max(between, default=0.0) / WIDE.hi))
     return scales

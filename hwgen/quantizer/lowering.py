@@ -305,7 +305,7 @@ class Lowering:
         self.states[stream.start] = Lowered(residual)
 
     def _sum(self, node: Node) -> None:
-        """The steps that make a state of a residual stream. A mixture of experts comes first: it reads the state before in every step."""
+        """The steps that make a state of a residual stream."""
         stream, residual = self.residuals[node.output]
         terms, start = stream.terms[node.output], node.output == stream.start
         runs = [(Span(0, residual.tokens), Span(0, residual.tokens))]
@@ -313,7 +313,7 @@ class Lowering:
             embed, runs = self.producers[terms[0]], stream.runs
             self._start(stream, residual, embed, embed.output)
         value = node.output if node.output not in self.operands else self.fresh(f"{node.output}.int16")
-        parts = [(term, *run) for term in sorted(terms, key=lambda term: not isinstance(self.producers.get(term), MoE)) for run in runs]
+        parts = [(term, *run) for term in terms for run in runs]
         for left, (term, tokens, rows) in enumerate(parts, 1 - len(parts)):
             some = tokens if len(runs) > 1 else None
             self._add(node, term, self.fresh(f"{value}.{-left}") if left else value, some, residual.view(rows), start and len(terms) == 1)

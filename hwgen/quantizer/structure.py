@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ModelError, combined
 from ..graph import Array, Graph, Node
-from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Mean
+from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Mean, MoE
 from ..ops.operator import SUPPORTED
 from ..steps.tensor import Span
 
@@ -24,7 +24,8 @@ class Stream:
     """A residual stream: a constant, and the sums that follow.
 
     table: [T, D] of the start (position embedding, class tokens); places: its rows that the tokens of the terms of the start are added to.
-    terms: state -> values that are added to the state before it, or to the table. The start up to its last constant is no state, and no
+    terms: state -> values that are added to the state before it, or to the table, in this order: a mixture of experts comes first, it reads the
+    state before in every step. The start up to its last constant is no state, and no
     sum that nothing reads but the next sum. source: the input that the stream starts with, None where it starts with terms.
     """
 
@@ -43,6 +44,16 @@ class Stream:
     def values(self) -> tuple[str, ...]:
         """Names of its states in order."""
         return tuple(self.terms)
+
+    def between(self, largest: Mapping[str, float]) -> list[float]:
+        """Bounds of what has its unit on the way to its states: each term, and the sum while they are added one after the other. largest: magnitude
+        of every value."""
+        found, before = [], float(np.abs(self.table).max())
+        for state, terms in self.terms.items():
+            sizes = [largest[term] for term in terms]
+            found += [*sizes, *(min(before + sum(sizes[:count]), largest[state] + sum(sizes[count:])) for count in range(1, len(sizes)))]
+            before = largest[state]
+        return found
 
     @property
     def start(self) -> str:
@@ -121,6 +132,8 @@ class _Search:
             raise combined(self.wrong)
         for stream in self.streams:
             self._merge(stream)
+            stream.terms = {state: tuple(sorted(terms, key=lambda term: not isinstance(self.producers.get(term), MoE)))
+                            for state, terms in stream.terms.items()}
         return self.streams
 
     def _visit(self, node: Node) -> None:
