@@ -42,6 +42,7 @@ import native_builds
 
 CALIBRATION, IMAGES = 32, 8
 MIN_COSINE, MAX_ERROR = 0.99999, 1e-3
+TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}          # where onnxruntime's names are not numpy's
 
 
 def command(*words: object, limit: float) -> tuple[int, str]:
@@ -136,13 +137,14 @@ def difference(path: Path, shapes: dict[str, tuple[int, ...]] | None, kinds: dic
     the float network in it: `integers` compares with the file itself."""
     imported, rng = import_parts(path, shapes, True, lambda stage: None), np.random.default_rng(5)
     host = imported.host
-    session = _session(imported.float_file or path)                # of a quantized file the float network in it
+    session = _session(imported.float_file or path)                # of a quantized or 16 bit file the float32 network in it
+    types = {node.name: TYPES.get(node.type, node.type[len("tensor("):-1]) for node in session.get_inputs()}
     names, cosine, error = [output.name for output in session.get_outputs()], 1.0, 0.0
     for graph, origin in zip(imported.model.tasks, imported.origins, strict=True):
         given = {value.name: value.shape for value in host.inputs} if host else graph.inputs
         images = {name: np.stack([values(kinds.get(name, "noise"), shape, rng) for _ in range(IMAGES)]) for name, shape in given.items()}
         task = {} if origin.task is None else {origin.task["name"]: np.full(origin.task["shape"], origin.task["value"], origin.task["dtype"])}
-        runs = [dict(zip(names, session.run(None, {**{k: v[i:i + 1] for k, v in images.items()}, **task}), strict=True))
+        runs = [dict(zip(names, session.run(None, {k: v[i:i + 1].astype(types[k]) for k, v in images.items()} | task), strict=True))
                 for i in range(IMAGES)]
         read = evaluate.run(graph, hostrun.before(host, images)) if host else evaluate.run(graph, images)
         for name, found in (hostrun.after(host, read) if host else read).items():

@@ -9,8 +9,11 @@ import sys
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "bench"))
 
+import onnx
+
 import corpus
 from onnx_nets import CLASSES, Net, result, vit
+from test_importer_halves import in_halves, model
 
 
 def test_taken_and_refused(tmp_path, capsys, monkeypatch):
@@ -35,12 +38,14 @@ def test_a_fault_is_counted(tmp_path, capsys, monkeypatch):
     assert "traceback 1, check is not compile 1" in capsys.readouterr().out
 
 
-def test_router_flips_are_counted(tmp_path, capsys, monkeypatch):
+def test_router_flips_are_counted_and_a_file_of_16_bits_is_judged(tmp_path, capsys, monkeypatch):
     net = vit(router="plain")
     net.save(tmp_path / "moe.onnx", {"y": result(net)}, [1, CLASSES])
+    onnx.save(in_halves(model(), "float16"), tmp_path / "half.onnx")
     (tmp_path / "inputs.json").write_text(json.dumps({"moe.onnx": {"inputs": [{"name": "x", "shape": [1, 1, 8, 8], "kind": "noise"}]}}))
     monkeypatch.setattr(sys, "argv", ["corpus.py", str(tmp_path), "--inputs", str(tmp_path / "inputs.json"), "--json", str(tmp_path / "rows.json")])
     assert corpus.main() == 0
-    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    half, row = json.loads((tmp_path / "rows.json").read_text())
+    assert half["compile"] == 0 and half["cosine"] > corpus.MIN_COSINE          # against the float32 network with rounded weights
     assert row["decisions"] == corpus.IMAGES * 5 and 0 <= row["flips"] < row["decisions"] / 4
     assert f"{row['flips']} of {row['decisions']} router decisions flipped" in capsys.readouterr().out
