@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
+from hwgen import ops
 from hwgen.importer import check_model
 from hwgen.importer.evaluate import Evaluator
-from moe_loops import places, zeros
-from moe_spellings import Mix, dispatched
+from moe_loops import LOOPS, pairs, places, zeros
+from moe_spellings import SPELLINGS, Mix, dispatched
 from onnx_nets import CLASSES, DIM, EXPERTS, HIDDEN, TOKENS, result
-from test_importer_mixtures import network
+from test_importer_mixtures import imported, network
 
 
 def sigmoids(m: Mix) -> str:
@@ -104,6 +105,21 @@ def one_activation_differs(m: Mix) -> str:
     return y
 
 
+def sum_that_starts_with_a_shared_expert(m: Mix) -> str:
+    """It is the first the results of the others are put into."""
+    (top, index), y, net = m.top(), dense(m), m.net
+    for e in range(EXPERTS):
+        token, place = places(m, m.op("Equal", index, net.const(e, np.int64)), 2)
+        part = m.op("Mul", m.expert(e, m.op("Gather", m.rows, token, axis=0)), m.op("Unsqueeze", m.op("GatherND", top, pairs(m, token, place)), net.ints(-1)))
+        y = m.op("ScatterND", y, m.op("Unsqueeze", token, net.ints(-1)), part, reduction="add")
+    return y
+
+
+def dense(m: Mix) -> str:
+    """An expert that every token passes."""
+    return m.net.linear(m.op("Gelu", m.net.linear(m.rows, DIM, HIDDEN)), HIDDEN, DIM)
+
+
 NO_TOP_K = "the factors of its experts are those of no top-k softmax: "
 REFUSED = {
     sigmoids: "has a router that takes Sigmoid of its logits before it chooses",
@@ -115,6 +131,8 @@ REFUSED = {
     gated_halves: "has gated experts (SwiGLU): halves of 'matmul",
     capacity: f"{NO_TOP_K}its router counts the tokens of an expert (capacity) and drops those beyond",
     not_finite: "has experts that give NaN or infinity on random tokens and logits",
+    sum_that_starts_with_a_shared_expert: "has 5 experts for 4 results of its router: an expert that every token passes (a shared one) is read "
+                                          "where its result is added behind the sum of the others",
     frozen: "has 3 experts for 4 results of its router: an expert that no token chose when the network was traced is not in the file",
 }
 
@@ -135,6 +153,22 @@ def test_what_does_not_fit_is_named(spelling, tmp_path):
 @pytest.mark.parametrize("spelling", [one_activation_differs], ids=lambda spelling: spelling.__name__)
 def test_what_is_no_mixture_is_refused(spelling, tmp_path):
     assert "a mixture of experts in a form that is not read: " in refusal(spelling, tmp_path)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("name", ["modules", "mixtral"])
+def test_a_shared_expert_is_taken_and_its_gate_is_named(name, gated, tmp_path):
+    def build(m: Mix) -> str:
+        y = dense(m)
+        if gated:
+            y = m.op("Mul", m.op("Sigmoid", m.op("MatMul", m.rows, m.net.random(DIM, 1))), y)
+        return m.op("Add", (SPELLINGS | LOOPS)[name](m), y)
+    if not gated:
+        net = network(build, True, 2)
+        assert any(isinstance(node, ops.MoE) for node in imported(net, tmp_path / "net.onnx").tasks[0].nodes)
+        return
+    error = refusal(build, tmp_path)
+    assert error.startswith("a shared expert beside the routed ones has a gate of its own: Mul node 'mul_") and "next: leave out its gate" in error
 
 
 @pytest.mark.parametrize("kind, operands", [

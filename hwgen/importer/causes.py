@@ -13,6 +13,7 @@ import re
 import onnx
 
 from ..errors import ModelError, combined
+from ..ops.moe import GATE
 from .read import OnnxFile
 from .verdict import Status, Verdict
 
@@ -182,6 +183,10 @@ def _is_router(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return facts.choice and node.op_type in ROUTER_PARTS and "attention" not in verdict.reason.replace("as part of an attention or", "")
 
 
+def _is_shared(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
+    return facts.choice and GATE in verdict.reason
+
+
 def _is_random(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return node.op_type in ("Dropout", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 
@@ -201,5 +206,7 @@ FAMILIES = (
     Family("the network ends in a function that belongs on the host", "export the logits, and apply it to the outputs", _is_last),
     Family("the attention has a mask or a position bias", "export without it: a fixed sequence length, and every token sees every other one",
            _is_mask),
+    Family("a shared expert beside the routed ones has a gate of its own",
+           "leave out its gate and train on: a dense expert beside the routed ones is taken, its result added as it is", _is_shared),
     Family("a mixture of experts in a form that is not read", EXPERTS, _is_router),
 )

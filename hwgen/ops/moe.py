@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TIE = 1e-5                       # difference of two router scores that another order of additions may turn
 SUMS = ("ReduceSum", "Add", "Sum", "Mul", "Div", "MatMul", "Einsum", "ScatterElements", "ScatterND", "Where")     # what may give the sum
 CHOICES = frozenset({"TopK", "ArgMax", "ReduceMax", "Hardmax", "OneHot", "NonZero"})                            # of experts
+GATE = "a score of its own that no router gives"
 PARTS = {"Add": "a mixture of experts", "MatMul": "a mixture of experts", "Mul": "a mixture of experts", "ReduceSum": "a mixture of experts",
          "Div": "a router", "ScatterElements": "a router", "Softmax": "a router", "TopK": "a router"}
 
@@ -176,6 +177,7 @@ def moe(op: Op, trial: Trial) -> Match | None:
     """``sum over e of score[t, e] * expert_e(x[t])``, however it is written -> MoE."""
     found = mixture(op, trial)
     if found is None:
+        _gated(op, trial)
         return None
     try:
         whole = routed(found, op.name)
@@ -204,6 +206,15 @@ def moe(op: Op, trial: Trial) -> Match | None:
         if part.kind in ("MatMul", "Gemm") and isinstance(ref, View) and ref.base not in found.region.leaves:
             trial.rounds(node.output, ref, 1 / ref.scale)
     return Match((node,), whole.positions, proved=found.mixes)            # a product over all tokens: a few of them tell nothing
+
+
+def _gated(op: Op, trial: Trial) -> None:
+    """Raises Mismatch for a product of every token with a score of its own that no router gives, as a shared expert may have."""
+    refs = [ref for ref in op.inputs if isinstance(ref, View)]
+    for ref in refs if op.kind == "Mul" and len(refs) == 2 else ():
+        maker = trial.graph.producers.get(ref.base)
+        if maker is not None and maker.kind == "Sigmoid" and ref.shape[-1:] == (1,) and op.shape(0)[-1] > 1:
+            raise Mismatch(f"multiplies each token by {GATE}, {ref.base!r}", op.name)
 
 
 def _affine_of(bound: Bound, channels: int) -> tuple[Array, Array]:

@@ -58,7 +58,7 @@ def add(op: Op, trial: Trial) -> Match | None:
     places = [place for ref in refs if (place := trial.where(ref)) is not None]
     if len(refs) != 2 or len(places) != 2:
         return None
-    if any(ref.shape != op.shapes[0] for ref in refs):
+    if any(math.prod(ref.shape) != math.prod(op.shape(0)) for ref in refs):
         if op.kind == "Sub":
             return None                                              # the first step of a norm
         raise Mismatch(f"adds values of {list(refs[0].shape)} and {list(refs[1].shape)}: broadcasting is only supported for constants",

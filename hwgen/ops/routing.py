@@ -207,7 +207,8 @@ class _Router:
         if single and len(experts) < self.count:
             return f"has {len(experts)} experts for {self.count} results of its router: {ABSENT} is not in the file"
         if single and len(experts) > self.count:
-            return f"has {len(experts)} experts for {self.count} results of its router: an expert that every token passes (shared) is not supported"
+            return (f"has {len(experts)} experts for {self.count} results of its router: an expert that every token passes (a shared one) is read "
+                    f"where its result is added behind the sum of the others")
         if found.changed is not None:
             return f"has experts that read what {found.changed.kind} node {found.changed.name!r} makes of {found.logits.gate.x!r}; they must read " \
                    "whole tokens, as the router does"
