@@ -371,3 +371,14 @@ def test_a_file_whose_output_stays_in_integers_is_refused(tmp_path):
     onnx.save(model, tmp_path / "net.onnx")
     checked = hwgen.check(tmp_path / "net.onnx")
     assert "output 'y' holds integers" in checked.error.message and "DequantizeLinear" in checked.error.hint
+
+
+def test_a_bias_that_overflows_the_sums_is_refused(tmp_path):
+    path = forms.static(tmp_path, "operators")
+    model = onnx.load(path)
+    (conv,) = (node for node in model.graph.node if node.op_type == "QLinearConv")
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == conv.input[8])
+    bias.CopyFrom(numpy_helper.from_array(np.full(D, np.iinfo(np.int32).min, np.int32), bias.name))
+    onnx.save(model, path)
+    error = hwgen.check(path).error
+    assert "QLinearConv node" in str(error) and "a bias of -2,147,483,648, which leaves its sums of 32 bits no room" in str(error) and error.hint

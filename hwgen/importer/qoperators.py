@@ -14,9 +14,10 @@ from onnx import helper
 from ..matching.grid import Grid
 from .border import quoted
 from .integers import Wrong, bounds, checked_scale, of_blocks, rounded, spread
-from .quantized import FLOATS, Handler, Reading
+from .quantized import AGAIN, FLOATS, Handler, Reading
 
 MS = "com.microsoft"
+BIAS = 1 << 30           # an int32 bias of that size leaves sums of products of 8 bits no room
 QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
 
@@ -256,6 +257,9 @@ class Operation:
         scales = [to.parameter(node, scale, "scale") for _, scale, _ in self.operands]
         if array is None or any(scale is None for scale in scales):
             raise to.fail(node, "has a bias or scales that are left out")
+        largest = int(array.ravel()[np.abs(array.astype(np.int64)).argmax()]) if array.size else 0
+        if abs(largest) >= BIAS:
+            raise to.fail(node, f"has a bias of {largest:,}, which leaves its sums of 32 bits no room", AGAIN)
         unit = np.float64(alpha) * math.prod(np.asarray(scale, np.float64).ravel() for scale in scales)
         return to.constant(f"{node.input[place]} (real)", (array.astype(np.float64) * unit).astype(np.float32))
 
