@@ -94,7 +94,8 @@ BackendOption = Annotated[Backend, typer.Option(help="`rtl`, or `hls`: a Vitis H
 PrecisionOption = Annotated[Precision, typer.Option(help="Bits of weights and activations: `w4a8` gives the layers of all blocks 4-bit "
                                                     "weights, `w4a8-experts` the experts only; `w8a16` gives what they read 16 bits, in twice "
                                                     "the cycles; `mixed` keeps in 16 bits what a target needs.")]
-Quant = Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Rules for single layers, by ONNX node name or pattern: method, bits, scale.",
+Quant = Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Rules for single layers, by ONNX node name or pattern: method, bits, scale, "
+                                                                        "bias_correction.",
                                             show_default=False)]
 AllowHost = Annotated[bool, typer.Option("--allow-host", help="What there are no steps for may run on the host, however much it is; otherwise up to "
                                          "5 % of the multiply-accumulates (25 % in a file with fewer than two blocks).")]

@@ -105,7 +105,7 @@ def _quantized(model: str | Path, shapes: dict[str, tuple[int, ...]] | None, opt
 def _rules(of: str, node: str | None, shapes: dict[str, tuple[int, ...]] | None, options: Options, say: Callable[[str], None]) -> Shown:
     """The rules in effect, as the file for ``--quant``."""
     imported, quantized, given = _quantized(of, shapes, options, say)
-    rules = control.effective(imported.model, quantized, given, options.method)
+    rules = control.effective(imported.model, quantized, given, options.method, quantizer.Precision(options.precision))
     chosen = rules if node is None else [rule for rule in rules if node in rule.name]
     if not chosen:
         raise InputError(f"no rule is for a node with {node!r} in its name", where=of, hint=f"there are {', '.join(r.name for r in rules[:8])}, …")

@@ -123,3 +123,40 @@ def test_what_is_in_effect_can_be_given_back(network, tmp_path, capsys):
 
 def steps_text(found) -> list[str]:
     return [line for network in found.tasks for line in text.lines(network)]
+
+
+def test_bias_correction_is_heard_and_shown(network, tmp_path):
+    """For all nodes, for one, and by itself where there are weights of 4 bits; what is shown gives the same network."""
+    path, imported = network
+    images = {"x": np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)}
+    linear = next(node.name for node in imported.model.tasks[0].nodes if type(node).__name__ == "Linear")
+
+    def lines(quant, precision="w8a8"):
+        return steps_text(quantizer.quantize(imported.model, images, recipe=recipe(imported, Options(quant=quant)), precision=precision))
+
+    def biases(quant, precision="w8a8"):
+        found = quantizer.quantize(imported.model, images, recipe=recipe(imported, Options(quant=quant)), precision=precision)
+        return {step.name: (step.node, step.weights.bias.array) for step in found.tasks[0].steps if step.weights is not None}
+
+    def changed(quant, precision="w8a8"):
+        off, on = biases({"bias_correction": False}, precision), biases(quant, precision)
+        return {on[name][0] for name in on if (on[name][1] != off[name][1]).any()}
+
+    everywhere = changed({"bias_correction": True})
+    assert linear in everywhere and len(everywhere) > 3 and changed({}) == set()
+    assert changed({linear: {"bias_correction": True}}) == {linear}
+    assert changed({"bias_correction": True, "*": {"bias_correction": False}, linear: {"bias_correction": True}}) == {linear}
+    assert len(changed({linear: {"weights": {"bits": 4}}})) > 3
+    assert linear not in changed({"bias_correction": True, linear: {"bias_correction": False}})
+    assert changed({}, "w4a8") and changed({"bias_correction": False}, "w4a8") == set()
+    for quant, precision in (({"bias_correction": True, linear: {"bias_correction": False}}, "w8a8"), ({}, "w4a8"), ({"bias_correction": False}, "w4a8")):
+        shown = hwgen.api.show(path, "quant", calib=images, quant=quant, precision=precision)
+        (tmp_path / "quant.yaml").write_text(shown.text)
+        assert lines(tmp_path / "quant.yaml", precision) == lines(quant, precision) and "bias_correction: " in shown.text
+    assert "bias_correction" not in hwgen.api.show(path, "quant", precision="w4a8").text                # noise tells nothing
+
+
+@pytest.mark.parametrize("rules", [{"bias_correction": 1}, {"*": {"bias_correction": "yes"}}])
+def test_bias_correction_is_true_or_false(network, rules):
+    with pytest.raises(HwgenError, match="bias_correction is (1|'yes')(.|\n)*bias_correction: true or false"):
+        quantized(network[1], rules)

@@ -80,13 +80,12 @@ class MoE(Operator):
         y = np.zeros_like(rows)
         for e in range(self.num_experts):
             mine, place = np.nonzero(experts == e)       # rows routed to e, and the place (0..k-1) it has there
-            if len(mine):
-                pre = rows[mine] @ self.w1[e] + self.b1[e]
-                hidden = activate(pre, self.act)
-                out = hidden @ self.w2[e] + self.b2[e]
-                if inner is not None:
-                    inner += [(Role.PRE, pre), (Role.HIDDEN, hidden), (Role.EXPERT, out)]
-                y[mine] += scores[mine, place, None] * out
+            pre = rows[mine] @ self.w1[e] + self.b1[e]
+            hidden = activate(pre, self.act)
+            out = hidden @ self.w2[e] + self.b2[e]
+            if inner is not None:
+                inner += [(Role.PRE, pre), (Role.HIDDEN, hidden), (Role.EXPERT, out)]
+            y[mine] += scores[mine, place, None] * out
         return y.reshape(x.shape)
 
     def logits(self, rows: Array) -> Array:
@@ -148,7 +147,7 @@ class MoE(Operator):
             x = to.as_lowered(to.plain(self, self.x).tensor)
         tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
         queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
-        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT.unit * OCTAVE, name=f"{output}.gate")
+        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT.unit * OCTAVE, name=f"{output}.gate", role=Role.LOGIT)
         to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, LOGIT), Route(self.top_k, self.renormalize)), queue,
                    part="gate", about="gate")
         pre = to.point(self.output, Role.PRE, Unit.PRE_ACT, self.output)
@@ -157,9 +156,9 @@ class MoE(Operator):
         for e in range(experts):
             hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e], form)
             first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], pre.unit, narrow=narrow,
-                               name=f"{output}.expert{e}.layer1")
+                               name=f"{output}.expert{e}.layer1", role=Role.PRE, index=e)
             second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], place.tensor.scale,
-                                narrow=narrow, name=f"{output}.expert{e}.layer2")
+                                narrow=narrow, name=f"{output}.expert{e}.layer2", role=Role.EXPERT, index=e)
             expert = Expert(e, experts, queue)
             drain = Requant(first.factor, pre), tables[e]
             to.emit(Step(output, self.name, Gather(), first.tile, (hidden.view(),), x.tensor.view(), drain, part=f"expert{e}.layer1",

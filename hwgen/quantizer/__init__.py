@@ -10,9 +10,10 @@ from ..errors import CalibrationError, ModelError, combined
 from ..graph import Model, Role
 from ..steps.format import WIDE
 from ..steps.param import Params
+from ..steps.stages import Stationary
 from ..steps.step import Network, Quantized
 from ..steps.verify import verify
-from . import calibration as calib
+from . import bias, calibration as calib
 from .balance import balanced, widened
 from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lowering import Lowering
@@ -53,8 +54,9 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     streams = find_residuals(model.tasks)
     images = calib.checked(model, calibration, random)
     ranges = ranges or calib.collect(model, images)
+    recipe = recipe.decided(Precision(precision), random)
     quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data",
-                            recipe=balanced(model, ranges, method, recipe))
+                            recipe=balanced(model, ranges, method, recipe), images=images)
     sites = calib.sites(model)
     clips = clipping(model, streams, sites, ranges, residual_scales(model, streams, ranges, sites), recipe)
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
@@ -72,13 +74,15 @@ def accept(model: Model) -> None:
 
 
 def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: str = "minmax", precision: str = Precision.W8A8,
-                calibration: str = "data", recipe: Recipe = EMPTY) -> Quantized:
-    """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by."""
+                calibration: str = "data", recipe: Recipe = EMPTY, images: dict[str, np.ndarray] | None = None) -> Quantized:
+    """The second half of `quantize`: a network that verifies, and the range of every site, however it was come by. images: float32, on which
+    biases are corrected where the recipe says so; without them none is."""
     streams = find_residuals(model.tasks)
     sites = calib.sites(model)
     scales = residual_scales(model, streams, ranges, sites)
     pool = Params()
     tasks: list[Network] = []
+    targets: dict[Stationary, bias.Target] = {}
     used: set[tuple[str, str]] = set()
     wrong: list[ModelError] = []
     for graph, found, known in zip(model.tasks, streams, sites, strict=True):
@@ -86,6 +90,7 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
             lowering = Lowering(graph, found, scales[:len(found)], ranges, known, method, pool, Precision(precision), recipe)
             tasks.append(lowering.run())
             used |= lowering.used
+            targets = lowering.targets | targets
             verify(tasks[-1])
         except ModelError as error:
             wrong.append(error)
@@ -98,6 +103,10 @@ def from_ranges(model: Model, ranges: dict[calib.Site, calib.Range], *, method: 
                         "a rule is given for its result, which is not stored: it is added to the residual stream, leaves the engine, or goes "
                         "on to an activation function",
                         hint="give it to the node that reads this one; hwgen show MODEL.onnx --stage quant prints what is stored")
+    if images and targets:
+        tasks = bias.corrected(model.tasks, tasks, targets, bias.enough(images, tasks), pool)
+        for network in tasks:
+            verify(network)
     return Quantized(tuple(tasks), calibration)
 
 

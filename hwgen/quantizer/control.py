@@ -3,15 +3,16 @@
     /blocks/blocks.0/mlp/act/Mul: {bits: 16}
     "*attn*":                     {method: mse, weights: {bits: 8}}
     x:                            {scale: 0.0213}
+    bias_correction: true
 
-The rule of a node is for the value it stores; ``weights`` is for its weights. Where several patterns fit, a later line goes before an
-earlier one, entry by entry.
+The rule of a node is for the value it stores; ``weights`` is for its weights, ``bias_correction`` for the biases behind them. Where several patterns
+fit, a later line goes before an earlier one, entry by entry. ``bias_correction`` on a line of its own is for all nodes without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import difflib
 from fnmatch import fnmatchcase
 import json
@@ -23,15 +24,18 @@ from ..errors import InputError
 from ..graph import Array, Model
 from ..steps.step import Quantized
 from ..steps.tensor import Memory
+from .precision import Precision
 from .recipe import METHODS, VALUE_BITS, WEIGHT_BITS, Recipe, Rule
 
-ENTRIES = {"method": f"one of {', '.join(METHODS)}", "bits": "8 or 16", "scale": "a number above 0", "weights": "bits (4 or 8), scale, or both"}
+CORRECTION = "bias_correction"
+ENTRIES = {"method": f"one of {', '.join(METHODS)}", "bits": "8 or 16", "scale": "a number above 0", "weights": "bits (4 or 8), scale, or both",
+           CORRECTION: "true or false"}
 OF_WEIGHTS = {"bits": "4 or 8", "scale": "a number above 0, or a list of one an output channel"}
 KNOWN = 6               # near names in a message
 
 
 def recipe(layers: object, model: Model, became: Mapping[str, str], where: str = "quant") -> Recipe:
-    """The rules of ``layers``: {name or pattern: {"method", "bits", "scale", "weights": {"bits", "scale"}}}.
+    """The rules of ``layers``: {name or pattern: {"method", "bits", "scale", "bias_correction", "weights": {"bits", "scale"}}, "bias_correction"}.
 
     became: ONNX nodes that are part of another one -> that one. where: what the rules came from, for messages. Raises InputError for a name
     that no node has, an entry there is not, and a value an entry cannot have.
@@ -46,7 +50,11 @@ def recipe(layers: object, model: Model, became: Mapping[str, str], where: str =
     values: dict[str, Rule] = {}
     exact: set[tuple[str, tuple[str, ...]]] = set()
     weights: dict[str, Rule] = {}
+    everywhere: bool | None = None
     for pattern, given in layers.items():
+        if pattern == CORRECTION and not isinstance(given, Mapping):
+            everywhere = _flag(given, where)
+            continue
         place = f"{where}: {pattern}"
         rule, of_weights = _rule(given, place)
         for owner in dict.fromkeys(names[name] for name in _fitting(str(pattern), names, where)):
@@ -59,7 +67,7 @@ def recipe(layers: object, model: Model, became: Mapping[str, str], where: str =
             if of_weights is not None and owner in owners:
                 weights[owner] = _over(weights.get(owner, Rule()), of_weights)
                 exact |= {("weights", (owner,))} if pattern in names else set()
-    return Recipe(values, weights, frozenset(exact))
+    return Recipe(values, weights, frozenset(exact), bias_correction=everywhere)
 
 
 def _fitting(pattern: str, names: Iterable[str], where: str) -> list[str]:
@@ -82,11 +90,12 @@ def _rule(given: object, where: str) -> tuple[Rule, Rule | None]:
     if isinstance(scale, np.ndarray):
         raise InputError("a value has one scale, not a list", where=where, hint=f"scale: {ENTRIES['scale']}")
     rule = Rule(None if method is None else str(method), _bits(bits, VALUE_BITS, where), scale)
-    if "weights" not in entries:
+    if "weights" not in entries and CORRECTION not in entries:
         return rule, None
-    inner = _entries(entries["weights"], OF_WEIGHTS, f"{where}: weights")
+    inner = _entries(entries.get("weights", {}), OF_WEIGHTS, f"{where}: weights")
     return rule, Rule(None, _bits(inner.get("bits"), WEIGHT_BITS, f"{where}: weights"),
-                      _scale(inner["scale"], f"{where}: weights") if "scale" in inner else None)
+                      _scale(inner["scale"], f"{where}: weights") if "scale" in inner else None,
+                      _flag(entries[CORRECTION], where) if CORRECTION in entries else None)
 
 
 def _entries(given: object, known: Mapping[str, str], where: str) -> Mapping[str, object]:
@@ -110,6 +119,12 @@ def _bits(bits: object, known: tuple[int, ...], where: str) -> int | None:
     return bits
 
 
+def _flag(given: object, where: str) -> bool:
+    if not isinstance(given, bool):
+        raise InputError(f"{CORRECTION} is {given!r}", where=where, hint=f"{CORRECTION}: {ENTRIES[CORRECTION]}")
+    return given
+
+
 def _scale(scale: object, where: str) -> float | Array:
     """A number above 0, or float64 [N] of them."""
     many = isinstance(scale, (list, tuple, np.ndarray))
@@ -124,28 +139,38 @@ def _scale(scale: object, where: str) -> float | Array:
 
 def _over(first: Rule, then: Rule) -> Rule:
     """The entries of ``then``, and those of ``first`` where it has none."""
-    return Rule(then.method or first.method, then.bits or first.bits, first.scale if then.scale is None else then.scale)
+    return Rule(then.method or first.method, then.bits or first.bits, first.scale if then.scale is None else then.scale,
+                first.bias_correction if then.bias_correction is None else then.bias_correction)
 
 
 # ---------------------------------------------------------------- what is in effect
 
 @dataclass(frozen=True)
 class Effective:
-    """The rules in effect for a node. value, weights: entries as `recipe` takes them, empty where the node has none. note: unit and largest real
-    value of what is stored, "" where nothing is."""
+    """The rules in effect for a node. value, weights: entries as `recipe` takes them, empty where the node has none. corrected: whether the biases
+    behind its weights are; None where nobody asked. note: unit and largest real value of what is stored, "" where nothing is."""
 
     name: str
     value: Mapping[str, object] = field(default_factory=dict)
     weights: Mapping[str, object] = field(default_factory=dict)
     note: str = ""
+    corrected: bool | None = None
+
+    @property
+    def entries(self) -> dict[str, object]:
+        """As `recipe` takes them."""
+        return {**self.value, **({"weights": dict(self.weights)} if self.weights else {}),
+                **({} if self.corrected is None else {CORRECTION: self.corrected})}
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able."""
-        return {"name": self.name, **self.value, **({"weights": dict(self.weights)} if self.weights else {}), "note": self.note}
+        return {"name": self.name, **self.entries, "note": self.note}
 
 
-def effective(model: Model, quantized: Quantized, rules: Recipe, method: str) -> list[Effective]:
-    """Of every node that stores a value or weights, and of the input, in the order of the network. method: where no rule has one."""
+def effective(model: Model, quantized: Quantized, rules: Recipe, method: str, precision: Precision) -> list[Effective]:
+    """Of every node that stores a value or weights, and of the input, in the order of the network. method, precision: where no rule has one."""
+    heard = rules.decided(precision, quantized.calibration == "random")
+    weighted: set[str] = set()
     nodes = {node.output: node.name for graph in model.tasks for node in graph.nodes}
     found: dict[str, Effective] = {}
     for network in quantized.tasks:
@@ -162,12 +187,24 @@ def effective(model: Model, quantized: Quantized, rules: Recipe, method: str) ->
                 name = nodes.get(value, value)
                 found.setdefault(name, Effective(name, entries, {}, f"unit {unit:.6g}, up to {unit * kept.format.hi:.4g}"))
             if step.weights is not None and step.node in nodes.values():
-                given = rules.weight(step.node, step.about).scale
-                own: dict[str, object] = {"bits": step.weights.format.bits}
+                rule, form = rules.weight(step.node, step.about), step.weights.format
+                given = rule.scale
+                refused = False in (rule.bias_correction, rules.bias_correction)
+                corrects = True if heard.corrects(rule) else False if refused else None
+                own: dict[str, object] = {"bits": form.bits}
                 own |= {} if given is None else {"scale": float(np.ravel(given)[0]) if np.size(given) == 1 else np.ravel(given).tolist()}
                 before = found.get(step.node, Effective(step.node))
-                found[step.node] = Effective(step.node, before.value, before.weights or own, before.note)
+                first = step.node not in weighted
+                weighted.add(step.node)
+                same = own if first else {key: value for key, value in own.items() if before.weights.get(key) == value}    # of all its parts
+                found[step.node] = replace(before, weights=same, corrected=corrects if first or before.corrected == corrects else None)
     return list(found.values())
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_yaml(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
 
 
 def text(rules: Sequence[Effective]) -> str:
@@ -176,8 +213,6 @@ def text(rules: Sequence[Effective]) -> str:
     width = min(60, max(map(len, names), default=0)) + 1
     lines = ["# rules by ONNX node (a name, or a pattern with *): what is left out is chosen by calibration"]
     for name, rule in zip(names, rules, strict=True):
-        entries = [f"{key}: {json.dumps(value)}" for key, value in rule.value.items()]
-        if rule.weights:
-            entries.append("weights: {" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in rule.weights.items()) + "}")
+        entries = [f"{key}: {_yaml(value)}" for key, value in rule.entries.items()]
         lines.append(f"{name + ':':{width}} {{{', '.join(entries)}}}" + (f"    # {rule.note}" if rule.note else ""))
     return "\n".join(lines) + "\n"

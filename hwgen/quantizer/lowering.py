@@ -19,10 +19,11 @@ from ..ops import Activation, LayerNorm, Linear, MoE, PatchEmbed
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE, Format
 from ..steps.param import Factor, Params, ShortColumns
-from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Table
+from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Stationary, Table
 from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
+from .bias import Target
 from .calibration import FORMS, Range, Site
 from .lowered import Lowered
 from .order import multiplied, order
@@ -51,6 +52,7 @@ class Lowering:
         self.producers = {node.output: node for node in graph.nodes}
         self.steps: list[Step] = []
         self.used: set[tuple[str, str]] = set()             # what rules of the recipe were asked for
+        self.targets: dict[Stationary, Target] = {}         # of the tiles whose bias is to be corrected
         self.outputs: dict[str, Output] = {}
         self.operands: dict[str, Lowered] = {}
         self.results: dict[str, Lowered] = {}
@@ -220,9 +222,9 @@ class Lowering:
         return factor(node, what, ratio)
 
     def weights(self, node: Node, what: str, x: Lowered, weight: Array, bias: Array, out_scale: float | Array | None, *,
-                repeat: int = 1, narrow: bool = False, name: str = "") -> Quantized:
+                repeat: int = 1, narrow: bool = False, name: str = "", role: Role = Role.OUT, index: int = 0) -> Quantized:
         """The linear map of an operand, its gamma, beta and scales of channels folded in; see `weights.quantize_linear`. narrow: 4 bits, unless
-        the recipe has bits for it."""
+        the recipe has bits for it. role, index: of the values of ``node`` that it gives, see `bias.Target`."""
         rule = self.recipe.weight(node.name, what)
         self.used.add(("weights", node.name))
         form = WEIGHTS[rule.bits] if rule.bits else INT4 if narrow else INT8
@@ -236,6 +238,8 @@ class Lowering:
                                name=name or node.output, scale=rule.scale, steps=steps, x_form=x.tensor.format)
         if steps is not None and self.recipe.steps is not None:
             self.recipe.steps.note(f"{node.name}: {what}", steps, made.tile.scale.array / x.tensor.scale)
+        if node.output in self.float_shapes and self.recipe.corrects(rule):
+            self.targets.setdefault(made.tile, Target(node.output, role, index))
         return made
 
     def tables(self, node: Node, function: str, units: Array, name: str,

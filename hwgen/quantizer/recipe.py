@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..errors import ModelError
 from ..graph import Array, Model
+from ..steps.format import INT4
 from .grid import Steps
+from .precision import Precision
 
 METHODS = ("minmax", "percentile", "mse", "entropy")
 VALUE_BITS = (8, 16)
@@ -23,12 +25,14 @@ class Rule:
     method: how the range is chosen, one of `METHODS`. bits: of a value 8 or 16, of a weight 4 or 8. scale: real value of one unit, > 0; of
     a weight a number or float [output channels]; of a value a number, or a number a channel where it folds exactly: results of Linear nodes and
     of activations, float [channels], and what lies between the layers of a MoE, float [channels] or [experts, channels]. Those of q and k
-    must cancel. Behind an activation the next larger scale is taken that the hardware has a multiplier for.
+    must cancel. Behind an activation the next larger scale is taken that the hardware has a multiplier for. bias_correction: of weights, whether
+    the mean error of their columns is taken out of the bias (`bias`).
     """
 
     method: str | None = None
     bits: int | None = None
     scale: float | Array | None = None
+    bias_correction: bool | None = None
 
     @property
     def fine(self) -> bool:
@@ -55,19 +59,32 @@ class Recipe:
     beta, of a MoE the activations between its layers). weights: name of a float node -> rule of its weights; ``node: part`` for a part of
     them as listings show it (``moe: expert 0, layer 1``), which goes before the rule of the node. exact: rules that have to find a
     use: ("value", names of which one is enough) and ("weights", (node,)). steps: of a quantized file; weights that are whole multiples of one,
-    and have no rule with a scale, keep their whole numbers.
+    and have no rule with a scale, keep their whole numbers. bias_correction: of all weights that have no rule for it; None: where
+    the network has weights of 4 bits, unless they come from a quantized file.
     """
 
     values: Mapping[str, Rule] = field(default_factory=dict)
     weights: Mapping[str, Rule] = field(default_factory=dict)
     exact: frozenset[tuple[str, tuple[str, ...]]] = frozenset()
     steps: Steps | None = None
+    bias_correction: bool | None = None
 
     def value(self, name: str) -> Rule:
         return self.values.get(name, NOTHING)
 
     def weight(self, node: str, part: str) -> Rule:
         return self.weights.get(f"{node}: {part}", self.weights.get(node, NOTHING))
+
+    def corrects(self, rule: Rule) -> bool:
+        """Whether the bias behind weights with this rule is corrected."""
+        return bool(self.bias_correction if rule.bias_correction is None else rule.bias_correction)
+
+    def decided(self, precision: Precision, random: bool) -> Recipe:
+        """With `bias_correction` as it is by default where nobody asked. random: noise calibrates, which tells nothing of mean errors."""
+        if self.bias_correction is not None:
+            return self
+        narrow = precision.narrow_linear or precision.narrow_experts or any(rule.bits == INT4.bits for rule in self.weights.values())
+        return replace(self, bias_correction=narrow and not random and self.steps is None)
 
     def verify(self, model: Model) -> None:
         """Raises ModelError for a rule that is none, or that is for something the model does not have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import math
 from weakref import WeakKeyDictionary
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from .format import INT8
 from .host import quantize_input
-from .stages import Run
+from .stages import Run, Tile
 from .stages.base import Floats, Queue
 from .step import Expert, Network, Step
 from .tensor import Memory, Plane, Tensor
@@ -37,10 +38,11 @@ def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] | None = None, *,
-             weights: Floats | None = None) -> dict[str, np.ndarray]:
+             weights: Floats | None = None, tile: Callable[[Run], Tile] | None = None) -> dict[str, np.ndarray]:
     """The tensors that leave, int64 [B, tokens, channels], for the words of the host, [B, T, K].
 
     inner: gets every value of the network as it was when it was complete, and, under ``value.what``, what its steps computed on the way.
+    tile: gives what each step multiplies with instead of its own tile, once it is known what streams (``seen``).
     """
     values: dict[str, np.ndarray] = {}
     queues: dict[str, Queue] = {}
@@ -50,7 +52,7 @@ def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] |
         if step.expert is not None:
             _select(step.expert, state)
         state.seen = step.feed.evaluate(state)
-        result = step.tile.evaluate(state.seen, state)
+        result = (step.tile if tile is None else tile(state)).evaluate(state.seen, state)
         for stage in step.drain:
             result = stage.evaluate(result, state)
         _store(step, state, result)
