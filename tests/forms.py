@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import masked_nets
 from moe_loops import LOOPS
 from moe_spellings import SPELLINGS, TOP_1
-from onnx_nets import CLASSES, Net, result, vit
+from onnx_nets import CLASSES, DIM, Net, result, vit
 import pooled_nets
 import quantized_nets
 import test_host_parts as hosted
@@ -33,6 +34,12 @@ def pooling(folder: Path, spelling: str, queries: int) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
 
 
+def masked(folder: Path, spelling: str) -> Path:
+    made = Net()
+    masked_nets.attention(made, masked_nets.CAUSAL[spelling])
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, masked_nets.COUNT, DIM])
+
+
 ACTIVATIONS = ("Gelu", "erf", "tanh pow", "silu", "quick gelu", "Relu", "HardSwish", "Mish", "Elu", "LeakyRelu", "Softplus", "Sigmoid", "Tanh")
 FORMS: dict[str, dict[str, Form]] = {
     "Attention": {
@@ -45,6 +52,7 @@ FORMS: dict[str, dict[str, Form]] = {
         "a probe of nn.MultiheadAttention (SigLIP)": partial(pooling, spelling="torch", queries=1),
         "the operator Attention with a constant query": partial(pooling, spelling="operator", queries=1),
         "Einsum": partial(pooling, spelling="einsum", queries=2)},
+    "Causal attention, by its mask": {name: partial(masked, spelling=name) for name in masked_nets.CAUSAL},
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),
         "head on the mean of all tokens": partial(net, pool="mean"),

@@ -50,17 +50,31 @@ def tokens() -> tuple[Net, dict[str, str]]:
 
 
 def two_causes() -> tuple[Net, dict[str, str]]:
-    """A mask on the attention of one block, an activation without a table in the other."""
+    """A window on the attention of one block, an activation without a table in the other."""
     net = Net()
     t = net.embed(net.image())
     n = net.norm(t)
     q, k, v = net.heads(n, "separate")
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
-    weights = net.op("Softmax", net.op("Add", scores, net.const(np.triu(np.full((5, 5), -1e9), 1))), axis=-1)
+    weights = net.op("Softmax", net.op("Add", scores, net.const(np.where(np.abs(np.subtract.outer(range(5), range(5))) > 1, -1e9, 0))), axis=-1)
     y = net.op("Reshape", net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
     t = net.add(t, net.linear(y, DIM, DIM))
     t = net.add(t, net.mlp(net.norm(t), "Celu"))
     return net, {"y": net.head(net.norm(t))}
+
+
+def causal() -> tuple[Net, dict[str, str]]:
+    """Tokens see those before them, in two spellings, and the last one leaves."""
+    net = Net()
+    t = net.op("Add", net.linear(net.input("x", [1, 6, 8]), 8, DIM), net.random(1, 6, DIM))
+    for masked in (lambda s: net.op("Add", s, net.const(np.triu(np.full((6, 6), -np.inf), 1))),
+                   lambda s: net.op("Where", net.const(np.tri(6), np.bool_), s, net.const(-1e9))):
+        q, k, v = net.heads(net.norm(t), "separate")
+        weights = net.op("Softmax", masked(net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))), axis=-1)
+        y = net.op("Reshape", net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
+        t = net.add(t, net.linear(y, DIM, DIM))
+    last = net.op("Gather", net.norm(t), net.const(-1, np.int64), axis=1)
+    return net, {"y": net.linear(last, DIM, 5)}
 
 
 def post_norm() -> tuple[Net, dict[str, str]]:
@@ -75,7 +89,7 @@ def post_norm() -> tuple[Net, dict[str, str]]:
 NETS: dict[str, Callable[[], tuple[Net, dict[str, str]]]] = {
     "class_token": lambda: vit(), "mean_pool": lambda: vit(pool="mean of patches", act="silu", layer_scale=True, norm=True), "two_blocks": two_blocks,
     "two_tasks": two_tasks, "narrow_weights": lambda: vit(router="plain"), "batch": lambda: vit(split="chunk", act="erf"), "tokens": tokens,
-    "two_causes": two_causes, "post_norm": post_norm}
+    "two_causes": two_causes, "post_norm": post_norm, "causal": causal}
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def test_stairs_of_a_causal_attention():
 
 
 @pytest.mark.parametrize("name, fields, text", [
-    ("block0.attention.scores", {"tile": lambda tile: replace(tile, limit=0)}, "weighs by exp2(1 and one more a row), the row maxima of"),
-    ("block0.attention", {"feed": lambda feed: Exp2(2)}, "weighs by exp2(2 and one more a row), the row maxima of"),
+    ("block0.attention.scores", {"tile": lambda tile: replace(tile, limit=0)}, "weighs by exp2(1+row), the row maxima of"),
+    ("block0.attention", {"feed": lambda feed: Exp2(2)}, "weighs by exp2(2+row), the row maxima of"),
     ("block0.attention.scores", {"tile": lambda tile: replace(tile, limit=-1)}, "the first row sees -1 keys")])
 def test_scores_and_weights_are_of_the_same_keys(name, fields, text):
     network = random_qgraph(blocks="d", causal=True).tasks[0]

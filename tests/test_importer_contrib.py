@@ -181,7 +181,6 @@ def test_a_function_of_the_file_may_call_them(path):
 
 
 REFUSED = {
-    "causal": (lambda net, q: ms(net, "MultiHeadAttention", q, q, q, num_heads=2, unidirectional=1), "is causal"),
     "mask": (lambda net, q: ms(net, "Attention", q, net.random(K, 3 * K), net.random(3 * K), net.const([5], np.int32), num_heads=2),
              "has a mask of the keys"),
     "deviation": (lambda net, q: ms(net, "SkipLayerNormalization", q, q, net.random(K), outputs=2)[0], "gives its mean and deviation too"),

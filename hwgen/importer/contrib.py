@@ -162,9 +162,7 @@ def _attention(call: Call) -> Body:
 
 
 def _plain(call: Call, results: int) -> None:
-    """An attention over all tokens with just so many results; raises Refused."""
-    if call.attribute("unidirectional", 0):
-        raise Refused("is causal; only attention over all tokens is supported")
+    """An attention with just so many results; raises Refused."""
     if any(map(call.wants, range(results, len(call.node.output)))):
         raise Refused("gives its keys and values too")
     if call.attribute("num_heads", 0) < 1:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-LAYER_NORM, GELU, SPLIT_OUTPUTS, AXES_OPERAND = 17, 20, 18, 18      # operator set that brought it
+LAYER_NORM, GELU, SPLIT_OUTPUTS, AXES_OPERAND, RANGE = 17, 20, 18, 18, 11      # operator set that brought it
 
 
 class Refused(Exception):
@@ -159,11 +159,31 @@ def attended(call: Call, heads: int, bias: str) -> Body:
     yield "scaled = Mul (product, factor)"
     if bias:
         yield f"biased = Add (scaled, {bias})"
-    yield f"weights = Softmax <axis = 3> ({'biased' if bias else 'scaled'})"
+    scores = "biased" if bias else "scaled"
+    if call.attribute("unidirectional", 0):
+        yield from causal("masked", scores, call.opset)
+        scores = "masked"
+    yield f"weights = Softmax <axis = 3> ({scores})"
     yield "mixed = MatMul (weights, v_ready)"
     yield "by_tokens = Transpose <perm = [0, 2, 1, 3]> (mixed)"
     yield integers("joined", 0, 0, -1)
     yield "y = Reshape (by_tokens, joined)"
+
+
+def causal(result: str, scores: str, opset: int) -> Body:
+    """The scores [1, heads, tokens, tokens], those of keys behind the query's own far below all others."""
+    if opset < RANGE:
+        raise Refused(f"is causal, which cannot be written out with operator set {opset}: export with opset_version {RANGE} or later")
+    yield f"score_shape = Shape ({scores})"
+    for name, value in (("key_axis", 3), ("zero", 0), ("one", 1)):
+        yield index(name, value)
+    yield "count = Gather (score_shape, key_axis)"
+    yield "keys = Range (zero, count, one)"
+    yield integers("column", -1, 1)
+    yield "queries = Reshape (keys, column)"
+    yield "behind = Greater (keys, queries)"
+    yield number("least", -3e38)
+    yield f"{result} = Where (behind, least, {scores})"
 
 
 def applied(result: str, x: str, call: Call) -> Body:

@@ -22,6 +22,7 @@ from ..steps.stages.tile import pairs
 from ..steps.step import Keep, Step
 from ..steps.tensor import Memory, Tensor
 from .linear import Linear
+from .masks import ALL, Scores, operator_mask, scores_of
 from .operands import rescaled
 from .operator import Operator, Spellings
 
@@ -123,27 +124,11 @@ class Heads:
 
 @dataclass(frozen=True, eq=False)
 class Weighing:
-    """``softmax(scores) @ values``: the Softmax that gives ``weights``, and the product that gives the scores, of ``swapped`` operands: of keys with
-    a query a column. gates: factors of the results, one a head or one for all."""
+    """``softmax(scores) @ values``: ``weights`` are what the Softmax gives. gates: factors of the results, one a head or one for all."""
 
-    row_wise: Op
     weights: View
-    product: Op
-    scores: View
+    scores: Scores
     gates: Array
-    swapped: bool
-
-    @property
-    def query(self) -> Ref | None:
-        return self.product.operand(1 if self.swapped else 0)
-
-    @property
-    def key(self) -> Ref | None:
-        return self.product.operand(0 if self.swapped else 1)
-
-    def absorb(self, trial: Trial) -> None:
-        trial.absorb(self.row_wise, self.weights)
-        trial.absorb(self.product, self.scores)
 
 
 def weighing(op: Op, trial: Trial) -> Weighing | None:
@@ -158,46 +143,36 @@ def weighing(op: Op, trial: Trial) -> Weighing | None:
     if row_wise is None or not isinstance(weights, View) or not isinstance(op.operand(1), View):
         return None
     _check_softmax(row_wise, op)
-    scores = row_wise.ref(0)
-    straight = trial.producer(scores, "MatMul")
-    product = straight or _turned(trial, scores)
-    if product is None or not isinstance(scores, View):
-        raise Mismatch(_not_scores(trial, scores), op.name)
-    return Weighing(row_wise, weights, product, scores, gates, straight is None)
-
-
-def _turned(trial: Trial, scores: Ref) -> Op | None:
-    """The MatMul whose whole result the scores are, with rows and columns changed; None for others."""
-    if not isinstance(scores, View) or len(scores.shape) < 2:
-        return None
-    index = scores.positions().swapaxes(-1, -2)
-    return trial.producer(replace(scores, shape=index.shape, index=index), "MatMul")
+    if not isinstance(row_wise.ref(0), View):
+        raise Mismatch("has a softmax of constants", op.name)
+    trial.absorb(row_wise, weights)
+    return Weighing(weights, scores_of(op, trial, row_wise.view(0)), gates)
 
 
 def matmul_attention(op: Op, trial: Trial) -> Match | None:
     """``softmax(q @ k.T * scale) @ v``; the scale may sit on q, k or the scores."""
     found = weighing(op, trial)
-    if found is None or isinstance(found.query, Const):
+    if found is None or isinstance(found.scores.query, Const):
         return None
+    scores, swapped = found.scores, found.scores.swapped
     q, k, v = (heads_of(trial, ref, op, name, transposed) for ref, name, transposed in
-               ((found.query, "q", found.swapped), (found.key, "k", not found.swapped), (op.operand(1), "v", False)))
+               ((scores.query, "q", swapped), (scores.key, "k", not swapped), (op.operand(1), "v", False)))
     if q is None or k is None or v is None:
         return None
-    found.absorb(trial)
-    return _attention(op, trial, q, k, replace(v, factor=v.factor * found.weights.scale), found.scores.scale, gates=found.gates)
+    return _attention(op, trial, q, k, replace(v, factor=v.factor * found.weights.scale), scores.scale, gates=found.gates, causal=scores.causal)
 
 
-def plain_operator(op: Op) -> tuple[list[Ref | None], bool]:
-    """Operands q, k and v of the Attention operator of opset 23 as [B, heads, T, d], and whether they are packed. Raises Mismatch when it does
-    more than attend."""
-    names = {3: "an attention mask", 4: "a key cache", 5: "a value cache", 6: "lengths of the sequences"}
+def plain_operator(op: Op) -> tuple[list[Ref | None], bool, bool]:
+    """Operands q, k and v of the Attention operator of opset 23 as [B, heads, T, d], whether they are packed, and whether it is causal. Raises
+    Mismatch when it does more than attend."""
+    names = {3: "an attention mask that is computed", 4: "a key cache", 5: "a value cache", 6: "lengths of the sequences"}
     for position, ref in enumerate(op.inputs):
         name = names.get(position, f"an operand {position}")
-        if position > 2 and ref is not None and not (position == 3 and isinstance(ref, Const)
-                                                     and _lets_all_pass(ref.array, op.ref(1).shape[-2])):
-            raise Mismatch(f"has {name}; only attention over all tokens is supported", op.name)
-    if op.attrs.get("is_causal", 0) or op.attrs.get("softcap", 0.0) or any(op.outputs[1:]):
-        raise Mismatch("is causal, caps its scores or returns more than the result; only plain attention is supported", op.name)
+        if position > 2 and ref is not None and not (position == 3 and isinstance(ref, Const)):
+            raise Mismatch(f"has {name}; only attention {ALL} is supported", op.name)
+    if op.attrs.get("softcap", 0.0) or any(op.outputs[1:]):
+        raise Mismatch("caps its scores or returns more than the result; only plain attention is supported", op.name)
+    causal = operator_mask(op, op.ref(0).shape[-2], op.ref(1).shape[-2])
     refs = list(op.inputs[:3])
     packed = len(op.shape(0)) == 3
     if packed:
@@ -205,45 +180,25 @@ def plain_operator(op: Op) -> tuple[list[Ref | None], bool]:
         if counts[0] != counts[1]:
             raise Mismatch(f"has {counts[0]} query heads and {counts[1]} key heads; equal numbers are supported", op.name)
         refs = [_unpacked(ref, counts[0]) for ref in refs]
-    return refs, packed
+    return refs, packed, causal
 
 
 def attention_operator(op: Op, trial: Trial) -> Match | None:
     """The Attention operator, on 4-dimensional heads or on packed ones."""
-    refs, packed = plain_operator(op)
+    refs, packed, causal = plain_operator(op)
     if isinstance(refs[0], Const):
         return None
     q, k, v = (heads_of(trial, ref, op, name, False) for ref, name in zip(refs, "qkv", strict=True))
     if q is None or k is None or v is None:
         return None
     scale = op.number("scale", 1 / math.sqrt(q.columns.shape[1]))
-    return _attention(op, trial, q, k, v, scale, tokens_first=packed)
+    return _attention(op, trial, q, k, v, scale, tokens_first=packed, causal=causal)
 
 
 def _check_softmax(row_wise: Op, op: Op) -> None:
     rank = len(row_wise.shape(0))
     if row_wise.integer("axis", -1) % rank != rank - 1:
         raise Mismatch(f"has a Softmax {row_wise.name!r} over axis {row_wise.attrs['axis']}, not the last", op.name)
-
-
-def _not_scores(trial: Trial, scores: Ref) -> str:
-    """Why what goes into the softmax is not a product of q and k."""
-    producer = trial.graph.producers.get(scores.base) if isinstance(scores, View) else None
-    if producer is None:
-        return "has a softmax that reads no product of q and k"
-    if producer.kind == "Add" and any(isinstance(ref, Const) for ref in producer.inputs):
-        return (f"adds a constant to the scores in {producer.name!r} (an attention mask or a position bias); only attention over "
-                "all tokens without a bias is supported")
-    if producer.kind == "Where":
-        return f"masks the scores in {producer.name!r}; only attention over all tokens is supported"
-    return f"has a softmax that reads {producer.kind} node {producer.name!r}, not a product of q and k"
-
-
-def _lets_all_pass(mask: Array, keys: int) -> bool:
-    """A mask of fewer keys hides the others (operator set 24)."""
-    if mask.ndim == 0 or mask.shape[-1] != keys:
-        return False
-    return bool(mask.all()) if mask.dtype == np.bool_ else not mask.any()
 
 
 def _unpacked(ref: Ref | None, heads: int) -> Ref | None:
@@ -276,8 +231,11 @@ def heads_of(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool)
     return Heads(bound, columns, tokens, bound.factor * ref.scale, ref)
 
 
-def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None) -> Match:
+def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None,
+               causal: bool = False) -> Match:
     """gates: factors of the results, one a head or one for all."""
+    if causal and q.tokens != k.tokens:
+        raise Mismatch(f"is causal, with {q.tokens} queries and {k.tokens} keys; equal numbers are supported", op.name)
     if q.columns.shape != k.columns.shape or k.columns.shape != v.columns.shape:
         shown = ", ".join(str(list(part.columns.shape)) for part in (q, k, v))
         raise Mismatch(f"has q, k and v with [heads, channels] {shown}; equal ones are supported", op.name)
@@ -292,7 +250,7 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         x = _changed(op, trial, x, -np.ones(q.columns.size), "q")
     if gates is not None:
         z = gated(op, trial, z, gates, v)
-    node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale))
+    node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale), causal)
     if tokens_first:
         return Match((node,), in_order(q.tokens, heads * head_dim), factor=v.factor)
     return Match((node,), packed_positions(heads, q.tokens, head_dim), factor=v.factor)

@@ -67,25 +67,32 @@ class AttentionPool(Operator):
 def matmul_pool(op: Op, trial: Trial) -> Match | None:
     """``softmax(query @ k.T * scale) @ v`` with a constant query; the scale may sit on k or the scores."""
     found = weighing(op, trial)
-    if found is None or not isinstance(found.query, Const):
+    if found is None or not isinstance(found.scores.query, Const):
         return None
-    query = found.query.array.swapaxes(-1, -2) if found.swapped else found.query.array
-    k, v = heads_of(trial, found.key, op, "k", not found.swapped), heads_of(trial, op.operand(1), op, "v", False)
+    scores = found.scores
+    _sees_all(op, scores.causal)
+    query = found.scores.query.array.swapaxes(-1, -2) if scores.swapped else found.scores.query.array
+    k, v = heads_of(trial, scores.key, op, "k", not scores.swapped), heads_of(trial, op.operand(1), op, "v", False)
     if k is None or v is None:
         return None
-    found.absorb(trial)
-    return _pool(op, trial, query, k, replace(v, factor=v.factor * found.weights.scale), found.scores.scale, gates=found.gates)
+    return _pool(op, trial, query, k, replace(v, factor=v.factor * found.weights.scale), scores.scale, gates=found.gates)
 
 
 def pool_operator(op: Op, trial: Trial) -> Match | None:
     """The Attention operator with a constant query."""
-    refs, packed = plain_operator(op)
+    refs, packed, causal = plain_operator(op)
     if not isinstance(refs[0], Const):
         return None
+    _sees_all(op, causal)
     k, v = (heads_of(trial, ref, op, name, False) for ref, name in zip(refs[1:], "kv", strict=True))
     if k is None or v is None:
         return None
     return _pool(op, trial, refs[0].array, k, v, op.number("scale", 1 / math.sqrt(k.columns.shape[1])), tokens_first=packed)
+
+
+def _sees_all(op: Op, causal: bool) -> None:
+    if causal:
+        raise Mismatch("is causal, with constant queries; they see all tokens", op.name)
 
 
 def _pool(op: Op, trial: Trial, query: Array, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None) -> Match:

@@ -42,10 +42,11 @@ def _row(pc: int, program: Program, length: int) -> Line:
     flags += [program.config.functions[instr.function] if name == "act" else name for name in FLAGS if getattr(instr, name)]
     flags += [f"top {instr.top_k} of {instr.num_experts}"] if instr.num_experts else []
     flags += [f"every {instr.step}"] if instr.step > 1 else []
+    flags += [f"keys {instr.limit}+row"] if instr.limit else []
     last = "  ".join(filter(None, [" ".join(flags), note]))
     cells = (_source(instr), _stationary(instr), _target(instr), _tiles(instr, program), _slack(instr), last)
     kind = (instr.op, instr.pred, instr.src, instr.stat, instr.dst, instr.tokens, instr.step, instr.k_tiles, instr.n_tiles, instr.n_last,
-            tuple(name for name in FLAGS if getattr(instr, name)), instr.function, instr.top_k, instr.num_experts)
+            tuple(name for name in FLAGS if getattr(instr, name)), instr.function, instr.top_k, instr.num_experts, instr.limit > 0)
     return Line(cells, info.node, kind, str(instr), lambda: _detail(instr, info, pc, program.buffers))
 
 

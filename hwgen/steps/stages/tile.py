@@ -221,7 +221,7 @@ def seen(limit: int, rows: int, keys: int) -> np.ndarray:
 
 def limited(limit: int) -> str:
     """For people, behind what is limited."""
-    return f", {limit} and one more a row" if limit else ""
+    return f", {limit}+row" if limit else ""
 
 
 def pairs(limit: int, rows: int, keys: int) -> int:

@@ -1,0 +1,144 @@
+"""Which scores of an attention its softmax hears: masks by whatever operators, judged by what they compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..graph import Array
+from ..matching.opgraph import Op, Ref, View
+from ..matching.region import moved
+from ..matching.trial import Mismatch, Trial
+
+BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Where", "Max", "Min", "Clip")
+LEAST = -1e3                # a score less by this weighs nothing beside any that a network gives
+PROBE = 64.0                # what scores become that are tried lies within plus and minus it
+SAME = 1e-4                 # relative
+ALL = "over all tokens, or over those up to its own (causal),"
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The product of queries and keys behind a softmax, or of keys and queries (``swapped``): ``scale`` times it goes in, of all keys or of those
+    up to the query's own."""
+
+    product: Op
+    swapped: bool
+    scale: float
+    causal: bool = False
+
+    @property
+    def query(self) -> Ref | None:
+        return self.product.operand(1 if self.swapped else 0)
+
+    @property
+    def key(self) -> Ref | None:
+        return self.product.operand(0 if self.swapped else 1)
+
+
+def scores_of(op: Op, trial: Trial, given: View) -> Scores:
+    """What the softmax of the attention ``op`` reads. Raises Mismatch where that is no product, or one that is changed otherwise."""
+    chain: list[tuple[Op, View]] = []
+    at = given
+    while (step := trial.producer(at, *BY_ELEMENT)) is not None:
+        views = [ref for ref in step.inputs if isinstance(ref, View)]
+        if len(views) != 1:
+            raise Mismatch(f"masks the scores in {step.kind} node {step.name!r} by something that is computed; only attention {ALL} is supported",
+                           op.name)
+        chain.append((step, at))
+        at = views[0]
+    straight = trial.producer(at, "MatMul")
+    product = straight or _turned(trial, at)
+    if product is None:
+        raise Mismatch(_not_scores(trial, at), op.name)
+    trial.absorb(product, at)
+    found = Scores(product, straight is None, at.scale)
+    if not chain:
+        return found
+    for step, view in chain:
+        trial.absorb(step, view)
+    return _judged(op, trial, found, [*reversed(chain)], given)
+
+
+def _turned(trial: Trial, scores: View) -> Op | None:
+    """The MatMul whose whole result the scores are, with rows and columns changed; None for others."""
+    if len(scores.shape) < 2:
+        return None
+    index = scores.positions().swapaxes(-1, -2)
+    return trial.producer(replace(scores, shape=index.shape, index=index), "MatMul")
+
+
+def _not_scores(trial: Trial, scores: View) -> str:
+    """Why what goes into the softmax is not a product of q and k."""
+    producer = trial.graph.producers.get(scores.base)
+    if producer is None:
+        return "has a softmax that reads no product of q and k"
+    return f"has a softmax that reads {producer.kind} node {producer.name!r}, not a product of q and k"
+
+
+def operator_mask(op: Op, queries: int, keys: int) -> bool:
+    """Whether the Attention operator is causal; False where each query sees all keys. Raises Mismatch for anything else."""
+    mask = op.constant(3)
+    mask = np.ones((queries, keys), np.bool_) if mask is None else mask
+    if mask.ndim == 0 or mask.shape[-1] != keys:                    # of fewer keys it hides the others (operator set 24)
+        raise Mismatch(f"has an attention mask {list(mask.shape)} for {keys} keys; only attention {ALL} is supported", op.name)
+    added = np.zeros(mask.shape) if mask.dtype == np.bool_ else mask.astype(np.float64)
+    hidden = ~mask if mask.dtype == np.bool_ else added <= LEAST
+    if op.integer("is_causal", 0):
+        hidden = hidden | ~np.tri(queries, keys, dtype=np.bool_)
+    shape = np.broadcast_shapes(hidden.shape, (queries, keys))
+    return _is_causal(op, np.broadcast_to(hidden, shape), np.broadcast_to(added, shape), op.name)
+
+
+def _is_causal(op: Op, hidden: Array, added: Array, blame: str) -> bool:
+    """Whether what is hidden, bool [..., queries, keys], are all keys behind the query's own; False where nothing is. ``added``: to the scores
+    that are not. Raises Mismatch for anything else, which the node ``blame`` is told to do."""
+    rows = hidden.reshape(-1, *hidden.shape[-2:])
+    sums = np.where(hidden, np.nan, added).reshape(rows.shape)
+    with np.errstate(all="ignore"):
+        low, high = (np.fmin.reduce(sums, -1), np.fmax.reduce(sums, -1))
+    if (high - low > SAME * np.maximum(1, np.abs(high))).any():
+        raise Mismatch(f"adds a constant to the scores in {blame!r} that differs from key to key (an attention mask or a position bias); only "
+                       f"attention {ALL} without a bias is supported", op.name)
+    if not hidden.any():
+        return False
+    behind = ~np.tri(*rows.shape[-2:], dtype=np.bool_)
+    wrong = np.argwhere(rows != behind)
+    if wrong.size == 0:
+        return True
+    head, query, key = (int(place) for place in wrong[0])
+    does = "hides" if rows[head, query, key] else "shows"
+    raise Mismatch(f"masks the scores in {blame!r}, which {does} key {key} {'from' if does == 'hides' else 'to'} query {query}; only attention {ALL} "
+                   "is supported", op.name)
+
+
+def _judged(op: Op, trial: Trial, found: Scores, chain: list[tuple[Op, View]], given: View) -> Scores:
+    """By what becomes of two lots of scores. Raises Mismatch where that is more than a factor and a mask."""
+    rng, shape, blame = np.random.default_rng(11), found.product.shape(0), chain[0][0]
+    plain = float(given.scale * np.prod([ref.scale for step, _ in chain for ref in step.inputs if isinstance(ref, View)]))
+    lots = [(rng.uniform(-PROBE, PROBE, shape) / abs(plain or 1)).astype(np.float32) for _ in range(2)]
+    y, y2 = (_evaluated(trial, found.product, chain, scores, given) for scores in lots)
+    x, x2 = (scores.swapaxes(-1, -2) if found.swapped else scores for scores in lots)
+    if y.size != x.size:
+        raise Mismatch(f"has {list(x.shape)} scores and {list(y.shape)} weights; only one for each is supported", op.name)
+    x, x2 = x.reshape(y.shape), x2.reshape(y.shape)
+    hidden = (y <= LEAST) & (y2 <= LEAST)
+    rise, run = (two[~hidden].astype(np.float64) - one[~hidden] for one, two in ((y, y2), (x, x2)))
+    scale = float(rise @ run / (run @ run)) if run.size else 0.0
+    if not scale or not np.abs(rise - scale * run).max() <= SAME * PROBE:
+        raise Mismatch(f"masks the scores in {blame.kind} node {blame.name!r} and does more than that; only attention {ALL} is supported", op.name)
+    return replace(found, scale=plain if np.isclose(scale, plain, rtol=SAME, atol=0) else scale,
+                   causal=_is_causal(op, hidden, y - scale * x, blame.name))
+
+
+def _evaluated(trial: Trial, product: Op, chain: list[tuple[Op, View]], scores: Array, given: View) -> Array:
+    """What goes into the softmax where the product is ``scores``."""
+    known = {product.outputs[0]: scores}
+    for step, _ in chain:
+        operands = [None if ref is None else moved(trial.graph, ref, known) for ref in step.inputs]
+        found = trial.graph.evaluate(step, operands) if trial.graph.evaluate is not None else None
+        if found is None:
+            raise Mismatch(f"changes its scores in {step.kind} node {step.name!r}, which cannot be evaluated", trial.op.name)
+        known[step.outputs[0]] = found[0]
+    return moved(trial.graph, given, known)

@@ -1,0 +1,115 @@
+"""Masks of attention are what they compute: a causal one is read in any spelling, every other one is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwgen import quantizer
+from hwgen.importer import import_model
+from hwgen.steps import golden
+from masked_nets import CAUSAL, COUNT, HEAD, LOWER, additive, attention
+from onnx_nets import DIM, HEADS, Net, result
+from rule_checks import accepted, declined, kinds, tokens
+
+MICROSOFT = "com.microsoft"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.onnx"
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_causal_mask(path, name):
+    net = Net()
+    attention(net, CAUSAL[name])
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear"] * 3 + ["Attention"] and graph.nodes[-1].causal
+    assert graph.nodes[-1].scale == pytest.approx(HEAD ** -0.5 * (0.5 if name == "scaled behind" else 1))
+
+
+def test_the_integer_network_sees_no_later_token(path):
+    """Other tokens behind the third change nothing of the words of the first three, and the words of all others."""
+    net = Net()
+    attention(net, CAUSAL["added"])
+    net.save(path, {"y": result(net)})
+    images = np.random.default_rng(3).normal(size=(8, COUNT, DIM)).astype(np.float32)
+    quantized = quantizer.quantize(import_model(path).model, {"x": images})
+    other = images.copy()
+    other[:, 3:] = np.random.default_rng(4).normal(size=other[:, 3:].shape)
+    found, changed = (golden.run(quantized.tasks[0], x)["y"].reshape(8, COUNT, DIM) for x in (images, other))
+    np.testing.assert_array_equal(found[:, :3], changed[:, :3])
+    assert (found[:, 3:] != changed[:, 3:]).any(-1).all()
+
+
+def operator(net: Net, *mask: str, **attributes) -> None:
+    x = tokens(net, COUNT, DIM)
+    net.op("Attention", *(net.linear(x, DIM, DIM) for _ in range(3)), *mask, name="attention", q_num_heads=HEADS, kv_num_heads=HEADS, **attributes)
+
+
+@pytest.mark.parametrize("build", [
+    lambda net: operator(net, is_causal=1), lambda net: operator(net, net.const(LOWER, np.bool_)),
+    lambda net: operator(net, net.const(additive(LOWER)[None, None])), lambda net: operator(net, net.const(np.zeros((COUNT, COUNT))), is_causal=1),
+], ids=["attribute", "mask of truths", "mask of numbers", "attribute and a mask of zeros"])
+def test_the_operator(path, build):
+    net = Net(23)
+    build(net)
+    assert accepted(net, path).nodes[-1].causal
+
+
+@pytest.mark.parametrize("opset", [14, 20])
+def test_operators_of_onnxruntime(path, opset):
+    net = Net(opset)
+    x = tokens(net, COUNT, DIM)
+    y = net.op("Attention", x, net.random(DIM, 3 * DIM), net.random(3 * DIM), domain=MICROSOFT, num_heads=HEADS, unidirectional=1)
+    net.op("MultiHeadAttention", y, y, y, domain=MICROSOFT, num_heads=HEADS, unidirectional=1)
+    assert [node.causal for node in accepted(net, path).nodes if hasattr(node, "causal")] == [True, True]
+
+
+def band(width: int) -> np.ndarray:
+    return LOWER & ~np.tri(COUNT, k=-width, dtype=bool)
+
+
+ALL = "only attention over all tokens, or over those up to its own (causal),"
+
+
+@pytest.mark.parametrize("shown, reason", [
+    (~np.tri(COUNT, k=-1, dtype=bool), "which shows key 1 to query 0"),
+    (band(3), "which hides key 0 from query 3"), (LOWER | (np.arange(COUNT) < 2), "which shows key 1 to query 0"),
+    (np.broadcast_to(np.arange(COUNT) < 5, (COUNT, COUNT)), "which shows key 1 to query 0"),
+    (np.tri(COUNT, k=-1, dtype=bool), "which hides key 0 from query 0")], ids=["backwards", "window", "prefix", "padding", "not itself"])
+def test_other_masks_are_named(path, shown, reason):
+    net = Net()
+    attention(net, lambda net, s: net.op("Add", s, net.const(additive(shown, -1e9)), name="mask"))
+    assert declined(net, path)["attention"] == f"masks the scores in 'mask', {reason}; {ALL} is supported"
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda net, s: net.op("Add", s, net.const(additive(LOWER, -100.0)), name="mask"),
+     f"adds a constant to the scores in 'mask' that differs from key to key (an attention mask or a position bias); {ALL} without a bias is supported"),
+    (lambda net, s: net.op("Add", s, net.const(additive(LOWER) - 0.1 * np.arange(COUNT)), name="mask"), "that differs from key to key"),
+    (lambda net, s: net.op("Mul", s, net.const(LOWER), name="mask"), "masks the scores in Mul node 'mask' and does more than that"),
+    (lambda net, s: net.op("Clip", net.op("Add", s, net.const(additive(LOWER)), name="mask"), net.const(-1e9), net.const(30.0)),
+     "masks the scores in Add node 'mask' and does more than that"),
+    (lambda net, s: net.op("Add", s, net.op("Mul", s, s), name="mask"), "masks the scores in Add node 'mask' by something that is computed"),
+], ids=["too weak", "bias as well", "zeros", "clipped", "computed"])
+def test_what_is_no_mask_is_named(path, change, reason):
+    net = Net()
+    attention(net, change)
+    assert reason in declined(net, path)["attention"]
+
+
+def test_heads_with_masks_of_their_own(path):
+    net = Net()
+    attention(net, lambda net, s: net.op("Add", s, net.const(additive(np.stack([LOWER, LOWER.T])[None], -1e9)), name="mask"))
+    assert declined(net, path)["attention"].startswith("masks the scores in 'mask', which shows key 1 to query 0")
+
+
+def test_constant_queries_see_all(path):
+    net = Net()
+    x = tokens(net, COUNT, DIM)
+    k, v = (net.heads_of(net.linear(x, DIM, DIM)) for _ in range(2))
+    scores = net.op("MatMul", net.random(1, HEADS, COUNT, HEAD), net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    net.op("MatMul", net.op("Softmax", net.op("Add", scores, net.const(additive(LOWER)))), v, name="attention")
+    assert declined(net, path, rank=4)["attention"] == "is causal, with constant queries; they see all tokens"
