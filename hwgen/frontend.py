@@ -126,9 +126,8 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     judgement = judge(imported, None if options.random else given)
     wishes = {name: Wishes() for name in BACKENDS[options.backend]}
     wishes[next(iter(wishes))] = Wishes(options.array, options.batch)       # of a build with two engines, the first
-    (rules, notes), chosen = quantized_file.rules(imported, recipe(imported, options)), None
-    graphs = quantizer.rotated(imported.model, rules)
-    ranges = calibration.collect(graphs, images)
+    chosen = None
+    rules, notes, graphs, ranges = settled(imported, options, images)
     if options.precision == quantizer.Precision.MIXED:
         say("search for a mixed precision")
         engine, wish = next(iter(wishes.items()))
@@ -143,6 +142,16 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     say("schedule")
     plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
     return Planned(imported, judgement, images, quantized, findings, errors, by_layer, flips, chosen, rules, board, plans, said)
+
+
+def settled(imported: Imported, options: Options, images: dict[str, np.ndarray]
+            ) -> tuple[quantizer.Recipe, list[str], Model, dict[Site, Range]]:
+    """What goes before calibration; what of a quantized file cannot be taken; the network as it is quantized; the range of every site."""
+    asked = recipe(imported, options)
+    graphs = quantizer.rotated(imported.model, quantized_file.rules(imported, asked)[0])
+    ranges = calibration.collect(graphs, images)
+    rules, notes = quantized_file.rules(imported, asked, quantizer.Precision(options.precision), None if options.random else ranges)
+    return rules, notes, graphs, ranges
 
 
 def _mixed(imported: Imported, model: Model, options: Options, base: quantizer.Recipe, ranges: dict[Site, Range],

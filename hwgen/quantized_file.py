@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from .errors import ModelError
 from .importer import Imported
 from .judge import cosine, file_outputs
-from .quantizer import Recipe, kept
+from .quantizer import Precision, Recipe, kept
+from .quantizer.calibration import Range, Site
 from .steps import golden, host
 from .steps.step import Quantized
 
@@ -31,12 +33,17 @@ class Said:
         return {"cosine": self.cosine, "notes": list(self.notes)}
 
 
-def rules(imported: Imported, asked: Recipe) -> tuple[Recipe, list[str]]:
-    """The recipe of the file with that of the user before it, and what cannot be taken. Raises ModelError when the file contradicts itself."""
+def rules(imported: Imported, asked: Recipe, precision: Precision = Precision.W8A8,
+          ranges: Mapping[Site, Range] | None = None) -> tuple[Recipe, list[str]]:
+    """The recipe of the file with that of the user before it, entry by entry, and what cannot be taken. precision, ranges: as of `kept.recipe`.
+
+    Raises ModelError when the file contradicts itself.
+    """
     if imported.kept is None:
         return asked, []
-    said, notes = kept.recipe(imported.model, imported.kept)
-    return replace(asked, values={**said.values, **asked.values}, steps=said.steps), notes
+    said, notes = kept.recipe(imported.model, imported.kept, asked, precision, ranges)
+    values = {value: said.value(value).over(asked.value(value)) for value in (*said.values, *asked.values)}
+    return replace(asked, values=values, steps=said.steps), notes
 
 
 def in_range(imported: Imported, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

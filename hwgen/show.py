@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import build, listing, quantized_file, quantizer
+from . import build, listing, quantizer
 from .choices import Stage
 from .devices.board import load_board
 from .engines.protocol import Wishes
@@ -15,7 +15,7 @@ from .engines.rtl import text as program_text
 from .engines.rtl.program import Program
 from .errors import InputError
 from .foreign import REPR, visible
-from .frontend import Options, calibration_images, recipe
+from .frontend import Options, calibration_images, settled
 from .graph import text as graph_text
 from .importer import Imported, import_model, listed
 from .listing import Part
@@ -97,9 +97,10 @@ def _quantized(model: str | Path, shapes: dict[str, tuple[int, ...]] | None, opt
     imported = import_parts(model, shapes, options.allow_host, say)
     say("quantize")
     _, images = calibration_images(imported, options)
-    rules, _ = quantized_file.rules(imported, recipe(imported, options))
-    return imported, quantizer.quantize(imported.model, images, method=options.method, random=options.random, precision=options.precision,
-                                        recipe=rules), rules
+    rules, _, _, ranges = settled(imported, options, images)
+    quantized, _ = quantizer.with_findings(imported.model, images, method=options.method, random=options.random, precision=options.precision,
+                                           recipe=rules, ranges=ranges)
+    return imported, quantized, rules
 
 
 def _rules(of: str, node: str | None, shapes: dict[str, tuple[int, ...]] | None, options: Options, say: Callable[[str], None]) -> Shown:

@@ -69,15 +69,19 @@ def widened(model: Model, recipe: Recipe) -> Recipe:
     """
     values = dict(recipe.values)
     for graph in model.tasks:
-        readers = consumers(graph)
-
-        def by_weights(value: str, readers: dict[str, list[Node]] = readers) -> bool:
-            return all(isinstance(node, Select) and by_weights(node.output) or
-                       isinstance(node, Linear) and not any(isinstance(reader, Mean) for reader in readers[node.output])
-                       for node in readers[value])
-
-        for node in graph.nodes:
-            rule = recipe.value(node.output)
-            if isinstance(node, WIDENED) and rule.bits is None and rule.scale is None and (isinstance(node, MoE) or by_weights(node.output)):
-                values[node.output] = replace(rule, bits=WIDE.bits)
+        for value in widenable(graph):
+            rule = recipe.value(value)
+            if rule.bits is None and rule.scale is None:
+                values[value] = replace(rule, bits=WIDE.bits)
     return replace(recipe, values=values)
+
+
+def widenable(graph: Graph) -> dict[str, None]:
+    """The values that can have 16 bits, in the order of the network: see `widened`."""
+    readers = consumers(graph)
+
+    def by_weights(value: str) -> bool:
+        return all(isinstance(node, Select) and by_weights(node.output) or
+                   isinstance(node, Linear) and not any(isinstance(reader, Mean) for reader in readers[node.output])
+                   for node in readers[value])
+    return dict.fromkeys(node.output for node in graph.nodes if isinstance(node, WIDENED) and (isinstance(node, MoE) or by_weights(node.output)))

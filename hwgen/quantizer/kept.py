@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import json
 
 import numpy as np
 
 from ..errors import ModelError
-from ..graph import Graph, Model, Node
+from ..graph import Graph, Model, Node, Role
 from ..matching.grid import Grid, Kept
 from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, MoE
 from ..steps.format import INT8, WIDE
+from .balance import widenable
+from .calibration import Range, Site, sites
 from .grid import SAME, Steps
-from .recipe import Recipe, Rule
+from .precision import Precision
+from .recipe import EMPTY, Recipe, Rule
 from .structure import consumers
 
 SHOWN = 3                # names in a note
 
 
-def recipe(model: Model, kept: Kept) -> tuple[Recipe, list[str]]:
-    """The recipe that takes scales from a file, and what it leaves out, for people. Raises ModelError when the file contradicts itself."""
+def recipe(model: Model, kept: Kept, asked: Recipe = EMPTY, precision: Precision = Precision.W8A8,
+           ranges: Mapping[Site, Range] | None = None) -> tuple[Recipe, list[str]]:
+    """The recipe that takes scales from a file, and what it leaves out, for people. Raises ModelError when the file contradicts itself.
+
+    asked: rules that go before it: a value that has 16 bits by them, or by the precision where 8 do not hold its grid, has those at the file's
+    scale. ranges: of calibration, where they are known: a value that keeps within 127 units of the file's scale, whatever its zero point, has it.
+    """
     rules: dict[str, Rule] = {}
     used: list[Grid] = []
-    moved: list[tuple[Grid, float]] = []
+    moved: list[Moved] = []
+    held: list[Grid] = []
     norms: list[Grid] = []
     narrowed: list[Grid] = []
-    for graph in model.tasks:
+    for graph, known in zip(model.tasks, sites(model), strict=True):
+        free = widenable(graph)
         producers, readers = {node.output: node for node in graph.nodes}, consumers(graph)
         for value in (*graph.inputs, *producers):
             grids = kept.grids.get(value, ())
@@ -46,14 +58,43 @@ def recipe(model: Model, kept: Kept) -> tuple[Recipe, list[str]]:
                 raise ModelError(f"the file is quantized, and node {other.node!r} gives {value!r} the scale {other.scale:.6g} and zero point "
                                  f"{other.zero}, node {grid.node!r} the scale {grid.scale:.6g} and zero point {grid.zero}: a value has one",
                                  where=f"value {value!r}", hint="quantize the float model again, with one scale for all readers of a value")
-            bits = WIDE.bits if grid.bits > INT8.bits and _may_be_wide(node, readers[value]) else INT8.bits
-            rules[value] = Rule(bits=None if bits == INT8.bits else bits, scale=grid.step(bits))
             used += grids
-            if grid.bits > bits:
-                narrowed.append(grid)
-            elif not (grid.exact(bits) and all(other.like(grid) for other in grids)):
-                moved.append((grid, grid.step(bits) / grid.scale))
-    return Recipe(rules, steps=Steps(kept.weights)), _notes(kept, used, moved, norms, narrowed)
+            alike = all(other.like(grid) for other in grids)
+            exact, mine = grid.exact(INT8.bits) and alike, asked.value(value)
+            if grid.bits > INT8.bits:
+                bits = mine.bits or (WIDE.bits if _may_be_wide(node, readers[value]) else INT8.bits)
+                rules[value] = Rule(bits=None if bits == INT8.bits else bits, scale=grid.step(bits))
+                narrowed += [grid] if grid.bits > bits else []
+            elif mine.bits == WIDE.bits and not alike:
+                rules[value] = Rule(bits=WIDE.bits)
+            elif alike and (mine.bits == WIDE.bits or not exact and mine.bits is None and precision == Precision.W8A16 and value in free):
+                rules[value] = Rule(bits=WIDE.bits, scale=grid.scale)
+            elif not exact and alike and ranges is not None and _largest(ranges, known[value], node) <= (INT8.hi + 0.5) * grid.scale:
+                rules[value] = Rule(scale=grid.scale)
+                held.append(grid)
+            else:
+                rules[value] = Rule(scale=grid.step(INT8.bits))
+                moved += [] if exact else [Moved(grid, node.name if node is not None and value in free else None)]
+    return Recipe(rules, steps=Steps(kept.weights)), _notes(kept, used, moved, held, norms, narrowed)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A value on another grid than the file's. remedy: the node that takes the file's with 16 bits, None where none does."""
+
+    grid: Grid
+    remedy: str | None
+
+    def __str__(self) -> str:
+        grid = self.grid
+        return f"(zero point {grid.zero} of {grid.lo} to {grid.hi}: {grid.step(INT8.bits) / grid.scale:.3g} times the file's scale)"
+
+
+def _largest(ranges: Mapping[Site, Range], site: int, node: Node | None) -> float:
+    """Magnitude of what is stored for a value; infinite where calibration has not seen it."""
+    role = Role.NORM if isinstance(node, LayerNorm) else Role.HIDDEN if isinstance(node, MoE) else Role.OUT
+    found = ranges.get((site, role))
+    return np.inf if found is None else found.maximum
 
 
 def _is_stored(graph: Graph, value: str, node: Node | None, readers: Sequence[Node]) -> bool:
@@ -81,12 +122,15 @@ def _names(grids: Sequence[Grid], shown: Sequence[str] = ()) -> str:
     return ", ".join(names) + (" …" if len(grids) > SHOWN else "")
 
 
-def _notes(kept: Kept, used: list[Grid], moved: list[tuple[Grid, float]], norms: list[Grid], narrowed: list[Grid]) -> list[str]:
+def _notes(kept: Kept, used: list[Grid], moved: list[Moved], held: list[Grid], norms: list[Grid], narrowed: list[Grid]) -> list[str]:
     found = list(kept.notes)
     if moved:
-        shown = [f"(zero point {grid.zero} of {grid.lo} to {grid.hi}: {ratio:.3g} times the file's scale)" for grid, ratio in moved]
+        moved = sorted(moved, key=lambda one: -one.grid.reach)
         found.append(f"quantized file: {len(moved)} values have ranges that are not symmetric; each is kept on the symmetric range that holds "
-                     f"its own: {_names([grid for grid, _ in moved], shown)}")
+                     f"its own: {_names([one.grid for one in moved], [str(one) for one in moved])}{_remedy(moved)}")
+    if held:
+        found.append(f"quantized file: {len(held)} values have ranges that are not symmetric, but no calibration image leaves {INT8.hi} units around "
+                     f"zero: they keep the scale of the file, and what is beyond is clipped: {_names(held)}")
     if narrowed:
         found.append(f"quantized file: {len(narrowed)} values that it rounds to {max(grid.bits for grid in narrowed)} bits have {INT8.bits} here, "
                      f"over the same range: {_names(narrowed)}")
@@ -103,6 +147,15 @@ def _notes(kept: Kept, used: list[Grid], moved: list[tuple[Grid, float]], norms:
         found.append(f"quantized file: {len(kept.dynamic)} nodes find a scale anew for every image; here each has one, from calibration: "
                      f"{shown_nodes}")
     return found
+
+
+def _remedy(moved: list[Moved]) -> str:
+    """What takes them as they are."""
+    names = [one.remedy for one in moved if one.remedy is not None]
+    if not names:
+        return ""
+    return (f"; with --precision w8a16 {len(names)} of them have 16 bits at the file's scale, which is exact, or one by one with --quant: "
+            f"{json.dumps(names[0])}: {{bits: {WIDE.bits}}}")
 
 
 def weight_notes(recipe: Recipe) -> list[str]:

@@ -39,6 +39,11 @@ class Rule:
         """Whether the value has 16 bits or a scale a channel, so that the fraction bits of what it is made of show."""
         return self.bits == max(VALUE_BITS) or self.scale is not None and np.size(self.scale) > 1
 
+    def over(self, then: Rule) -> Rule:
+        """The entries of ``then``, and these where it has none. A method it has goes before a scale here."""
+        scale = self.scale if then.scale is None and then.method is None else then.scale
+        return Rule(then.method or self.method, then.bits or self.bits, scale)
+
     def wrong(self, bits: tuple[int, ...]) -> str | None:
         """What is wrong with it, or None. bits: the widths there are."""
         if self.method is not None and self.method not in METHODS:
