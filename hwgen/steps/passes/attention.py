@@ -61,7 +61,7 @@ def _split(units: list[tuple[Step, Step]], words: int, lanes: int, most: int) ->
         tokens, keys, limit = score.source.tokens.count, score.columns, _limit(score)
         blocks = -(-tokens // (most or max(MIN_BLOCK, words // -(-keys // lanes))))
         if limit:
-            blocks = max(blocks, min(STAIRS, tokens // max(MIN_BLOCK, lanes)))
+            blocks = max(blocks, min(STAIRS, tokens // max(MIN_BLOCK, 3 * lanes // 2)))
         block = -(-tokens // blocks)
         for head in range(score.heads):
             for first in range(0, tokens, block):
