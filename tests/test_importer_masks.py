@@ -113,3 +113,13 @@ def test_constant_queries_see_all(path):
     scores = net.op("MatMul", net.random(1, HEADS, COUNT, HEAD), net.op("Transpose", k, perm=[0, 1, 3, 2]))
     net.op("MatMul", net.op("Softmax", net.op("Add", scores, net.const(additive(LOWER)))), v, name="attention")
     assert declined(net, path, rank=4)["attention"] == "is causal, with constant queries; they see all tokens"
+
+
+def test_keys_times_queries_turned(path):
+    net = Net()
+    x = tokens(net, COUNT, DIM)
+    q, k, v = (net.heads_of(net.linear(x, DIM, DIM)) for _ in range(3))
+    scores = net.op("Transpose", net.op("MatMul", k, net.op("Transpose", q, perm=[0, 1, 3, 2])), perm=[0, 1, 3, 2])
+    y = net.op("MatMul", net.op("Softmax", net.op("Add", scores, net.const(additive(LOWER))), axis=-1), v)
+    net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
+    assert accepted(net, path).nodes[-1].causal

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+import math
 
 import numpy as np
 
 from ..graph import Array
-from ..matching.opgraph import Op, Ref, View
-from ..matching.region import moved
+from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Mismatch, Trial
 
 BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Where", "Max", "Min", "Clip")
@@ -115,30 +115,30 @@ def _is_causal(op: Op, hidden: Array, added: Array, blame: str) -> bool:
 
 def _judged(op: Op, trial: Trial, found: Scores, chain: list[tuple[Op, View]], given: View) -> Scores:
     """By what becomes of two lots of scores. Raises Mismatch where that is more than a factor and a mask."""
-    rng, shape, blame = np.random.default_rng(11), found.product.shape(0), chain[0][0]
-    plain = float(given.scale * np.prod([ref.scale for step, _ in chain for ref in step.inputs if isinstance(ref, View)]))
-    lots = [(rng.uniform(-PROBE, PROBE, shape) / abs(plain or 1)).astype(np.float32) for _ in range(2)]
-    y, y2 = (_evaluated(trial, found.product, chain, scores, given) for scores in lots)
-    x, x2 = (scores.swapaxes(-1, -2) if found.swapped else scores for scores in lots)
-    if y.size != x.size:
-        raise Mismatch(f"has {list(x.shape)} scores and {list(y.shape)} weights; only one for each is supported", op.name)
-    x, x2 = x.reshape(y.shape), x2.reshape(y.shape)
+    scores, weights, blame = found.product.shape(0), chain[-1][0].shape(0), chain[0][0]
+    if math.prod(weights) != math.prod(scores):
+        raise Mismatch(f"has {list(scores)} scores and {list(weights)} weights; only one for each is supported", op.name)
+    heads, (queries, keys) = scores[:-2], scores[:-3:-1] if found.swapped else scores[-2:]
+    if all(math.prod(ref.shape[:-2]) == 1 for step, _ in chain for ref in step.inputs if isinstance(ref, Const)):
+        heads = (1,) * len(heads)                                       # one stands for all
+    rng, plain = np.random.default_rng(11), given.scale * math.prod(ref.scale for step, _ in chain for ref in step.inputs if isinstance(ref, View))
+    x, x2 = ((rng.uniform(-PROBE, PROBE, (*heads, queries, keys)) / abs(plain or 1)).astype(np.float32) for _ in range(2))
+    y, y2 = (_evaluated(trial, chain, lot, given).reshape(x.shape) for lot in (x, x2))
     hidden = (y <= LEAST) & (y2 <= LEAST)
     rise, run = (two[~hidden].astype(np.float64) - one[~hidden] for one, two in ((y, y2), (x, x2)))
     scale = float(rise @ run / (run @ run)) if run.size else 0.0
     if not scale or not np.abs(rise - scale * run).max() <= SAME * PROBE:
         raise Mismatch(f"masks the scores in {blame.kind} node {blame.name!r} and does more than that; only attention {ALL} is supported", op.name)
-    return replace(found, scale=plain if np.isclose(scale, plain, rtol=SAME, atol=0) else scale,
+    return replace(found, scale=plain if math.isclose(scale, plain, rel_tol=SAME) else scale,
                    causal=_is_causal(op, hidden, y - scale * x, blame.name))
 
 
-def _evaluated(trial: Trial, product: Op, chain: list[tuple[Op, View]], scores: Array, given: View) -> Array:
-    """What goes into the softmax where the product is ``scores``."""
-    known = {product.outputs[0]: scores}
+def _evaluated(trial: Trial, chain: list[tuple[Op, View]], scores: Array, given: View) -> Array:
+    """What goes into the softmax for these scores."""
     for step, _ in chain:
-        operands = [None if ref is None else moved(trial.graph, ref, known) for ref in step.inputs]
-        found = trial.graph.evaluate(step, operands) if trial.graph.evaluate is not None else None
-        if found is None:
+        operands = [ref.array if isinstance(ref, Const) else None if ref is None else scores * scores.dtype.type(ref.scale) for ref in step.inputs]
+        results = trial.graph.evaluate(step, operands) if trial.graph.evaluate is not None else None
+        if results is None:
             raise Mismatch(f"changes its scores in {step.kind} node {step.name!r}, which cannot be evaluated", trial.op.name)
-        known[step.outputs[0]] = found[0]
-    return moved(trial.graph, given, known)
+        (scores,) = results
+    return np.asarray(scores * scores.dtype.type(given.scale))
