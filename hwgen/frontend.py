@@ -63,7 +63,10 @@ class Options:
         if targets and self.random:
             raise InputError("mixed precision needs calibration images", where="option --precision", hint="give --calib FILE.npz")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
-            raise InputError(f"an accuracy of {self.target_accuracy:g} is not a share above 0, up to 1", where="option --target-accuracy")
+            raise InputError(f"an accuracy of {self.target_accuracy:g} is not a share above 0, up to 1", where="option --target-accuracy",
+                             hint="98 % are 0.98")
+        if self.target_snr is not None and not math.isfinite(self.target_snr):
+            raise InputError(f"a ratio of {self.target_snr:g} dB is none that is reached", where="option --target-snr", hint="usual are 15 to 30")
         if type(self.batch) is not int:
             raise InputError(f"batch is {self.batch!r}, not a whole number of images", hint="give 1 or more")
         if self.method not in quantizer.METHODS:

@@ -74,6 +74,11 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
         read = evaluate.run(graph, fed)
         _overflow(imported, graph, read, usable, given)
         read, chosen = _in_the_file(host, fed, read, found)
+        for name, value in read.items():
+            if found[name].size != value.size:
+                raise ModelError(f"{name!r} has {found[name][0].size:,} elements when the file is run, and {value[0].size:,} by the shapes of its "
+                                 "operands", where=f"{imported.path}: {name!r}",
+                                 hint="give the operators that fusing tools have written operands of one shape, or export without such a tool")
         different = {name: _different(found[name].reshape(value.shape), value, usable) for name, value in read.items()}
         bad = np.logical_or.reduce(list(different.values()))
         tied = {int(i) for i in np.flatnonzero(bad) if _tied(imported, graph, origin, images, fed, int(i))}

@@ -98,10 +98,10 @@ def search(base: Recipe, ordered: Sequence[Candidate], make: Callable[[Recipe], 
     if point(low) >= target:
         high = low
     elif point(high) < target:
-        raise InputError(f"no set of layers reaches {target:g} {_unit(what)}: with {len(free)} values in 16 bits the network reaches "
+        raise InputError(f"no set of layers reaches {_amount(what, target)}: with {len(free)} values in 16 bits the network reaches "
                          f"{point(high):.4g}, with none {point(low):.4g}",
                          where="option --target-snr" if what == "snr_db" else "option --target-accuracy",
-                         hint=_holds(ordered, free, point(high), what))
+                         hint=_holds(ordered, free, max(point(low), point(high))))
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if point(middle) >= target else (middle, high)
@@ -130,11 +130,11 @@ def _possible(base: Recipe, free: list[Candidate], make: Callable[[Recipe], Quan
         return kept
 
 
-def _unit(what: str) -> str:
-    return "dB" if what == "snr_db" else "accuracy"
+def _amount(what: str, target: float) -> str:
+    return f"{target:g} dB" if what == "snr_db" else f"an accuracy of {target:g}"
 
 
-def _holds(ordered: Sequence[Candidate], free: Sequence[Candidate], reached: float, what: str) -> str:
+def _holds(ordered: Sequence[Candidate], free: Sequence[Candidate], reached: float) -> str:
     """What keeps the network from more."""
     names = {one.value for one in free}
     rest = sorted((one for one in ordered if one.value not in names), key=lambda one: -one.noise)[:NAMED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import yaml
@@ -10,10 +10,23 @@ import yaml
 from .errors import HwgenError
 
 
+class _Once(yaml.SafeLoader):
+    """Safe, and a key stands once in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        seen: set[object] = set()
+        for name, _ in node.value:
+            key = name.value if isinstance(name, yaml.ScalarNode) and not name.tag.endswith(":merge") else name
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", name.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path, wrong: Callable[[str], HwgenError]) -> dict[object, object]:
     """The mapping in the file. wrong: ("cannot be read: …") -> the error that is raised for anything else."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Once)
     except OSError as error:
         raise wrong(f"cannot be read: {error.strerror}") from error
     except RecursionError as error:

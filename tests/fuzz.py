@@ -122,10 +122,10 @@ def judge(path: Path, say=lambda stage: None) -> tuple[str, str]:
         if imported.float_file and outcome == EQUAL and (text := rounded(path, imported.rounded_file or imported.float_file)):
             outcome = DIFFERENT                                    # the float network in the file is what was read; the file is that, rounded
         say("hwgen")
-        if outcome == DIFFERENT:
-            return outcome, text
         stage = REFUSED_LATER
         planned = frontend.plan(imported, frontend.Options(array=(16, 16)), lambda stage: None)
+        if outcome == DIFFERENT:
+            return outcome, text
         if outcome in (NO_JUDGE, NOT_FINITE) and planned.onnx.images == 0:
             return NOT_COMPARED, text
         return (EQUAL, f"{outcome}; hwgen's judge: {planned.onnx.runtime}") if outcome != EQUAL else (outcome, text)
@@ -181,21 +181,31 @@ def rounded(path: Path, read: Path | bytes) -> str:
     return ""
 
 
+class NotRun(Exception):
+    """onnxruntime cannot run a part that was cut off: hwgen has to say so."""
+
+
+def of_part(part, given: dict) -> dict:
+    """What a host part computes."""
+    try:
+        session = session_of(part.content)
+        return dict(zip((value.name for value in session.get_outputs()), session.run(None, feeds(session, given)), strict=True))
+    except Exception as error:                                     # it has no common class for what it raises
+        raise NotRun(str(error)) from error
+
+
 def computed(imported, given: dict) -> list[dict]:
     """What was read computes of one image, its host parts by onnxruntime: outputs of the file, for each task that an input selects."""
     host, graphs = imported.host, imported.model.tasks
     if host is not None and host.prefix is not None:
-        first = session_of(host.prefix.content)
-        given = dict(zip((v.name for v in first.get_outputs()), first.run(None, feeds(first, given)), strict=True))
+        given = of_part(host.prefix, given)
         given = {value.name: given[value.name].reshape(1, *value.shape) for value in host.prefix.outputs}
     with np.errstate(all="ignore"):
         found = [evaluate.run(graph, given) for graph in graphs]
     if imported.origins[0].task is None:
         found = [{name: value for outputs in found for name, value in outputs.items()}]
     if host is not None and host.suffix is not None:
-        last = session_of(host.suffix.content)
-        names = [v.name for v in last.get_outputs()]
-        found = [outputs | dict(zip(names, last.run(None, feeds(last, outputs)), strict=True)) for outputs in found]
+        found = [outputs | of_part(host.suffix, outputs) for outputs in found]
     if host is not None:
         found = [{value.name: outputs[value.name] for value in host.outputs} for outputs in found]
     return found
@@ -217,7 +227,11 @@ def compare(source: Path | bytes, imported) -> tuple[str, str]:
                       for task in range(len(imported.origins) if imported.origins[0].task is not None else 1)]
         except Exception as error:
             return NO_JUDGE, str(error)
-        for found, right in zip(computed(imported, given), wanted, strict=True):
+        try:
+            made = computed(imported, given)
+        except NotRun as error:
+            return NO_JUDGE, str(error)
+        for found, right in zip(made, wanted, strict=True):
             if found.keys() != right.keys():
                 return DIFFERENT, f"the outputs are {sorted(found)}, of onnxruntime {sorted(right)}"
             for name, value in right.items():

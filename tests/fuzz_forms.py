@@ -144,7 +144,8 @@ def behind_an_output(r, model, shapes):
         case 0:
             value = insert(model, end, r.choice(ELEMENTWISE), [inner])
         case 1:
-            value = insert(model, end, r.choice(["Mul", "Add", "Div", "Max", "Pow"]), [inner, constant(model, rng.normal(0, 1, shape[-1]).astype(np.float32))])
+            numbers = constant(model, rng.normal(0, 1, shape[-1]).astype(np.float32))
+            value = insert(model, end, r.choice(["Mul", "Add", "Div", "Max", "Pow"]), [inner, numbers])
         case 2:
             value = insert(model, end, "Div", [inner, insert(model, end, "ReduceL2", [inner, ints(model, -1)], keepdims=1)])
         case 3:
@@ -167,7 +168,8 @@ def in_front_of_everything(r, model, shapes):
             value = insert(model, 0, r.choice(ELEMENTWISE), [given.name])
         case 2:
             order = [0, *r.sample(range(1, len(shape)), len(shape) - 1)]
-            given.type.tensor_type.shape.CopyFrom(helper.make_tensor_type_proto(1, [shape[order.index(a)] for a in range(len(shape))]).tensor_type.shape)
+            turned = [shape[order.index(axis)] for axis in range(len(shape))]
+            given.type.tensor_type.shape.CopyFrom(helper.make_tensor_type_proto(1, turned).tensor_type.shape)
             value = insert(model, 0, "Transpose", [given.name], perm=order)
         case 3:
             given.type.tensor_type.elem_type = r.choice([TensorProto.UINT8, TensorProto.INT32, TensorProto.FLOAT16, TensorProto.DOUBLE])

@@ -67,7 +67,7 @@ def test_a_file_and_the_command_line(network, tmp_path, capsys):
 
 @pytest.mark.parametrize("rules, message", [
     ({"gem_0": {"bits": 8}}, "no node and no input is called 'gem_0'\n  at:   quant\n  next: near names: gemm_0"),
-    ({"nothing*like": {"bits": 8}}, "no node and no input is called 'nothing*like'"),
+    ({"nothing*like": {"bits": 8}}, "no node and no input is called 'nothing*like'\n  at:   quant\n  next: near names: "),
     ({"x": {"bit": 8}}, "there is no entry 'bit'"),
     ({"x": {"bits": 5}}, "bits is 5"),
     ({"x": {"bits": True}}, "bits is True"),
@@ -160,3 +160,11 @@ def test_bias_correction_is_heard_and_shown(network, tmp_path):
 def test_bias_correction_is_true_or_false(network, rules):
     with pytest.raises(HwgenError, match="bias_correction is (1|'yes')(.|\n)*bias_correction: true or false"):
         quantized(network[1], rules)
+
+
+def test_a_name_that_stands_twice_is_refused(network, tmp_path):
+    """The second would replace the first without a word."""
+    path, _ = network
+    (tmp_path / "quant.yaml").write_text("gemm_0: {bits: 16}\ngemm_0: {bits: 8}\n")
+    error = hwgen.check(path, quant=tmp_path / "quant.yaml").error
+    assert "the key 'gemm_0' stands twice" in error.message and error.where.endswith("quant.yaml") and error.hint

@@ -19,7 +19,7 @@ from hwgen.importer import import_model
 from hwgen.judge import judge
 from hwgen.tools import reference
 from hwgen.tools.reference import run_onnx
-from onnx_nets import DIM, IMAGE, Net, result, vit
+from onnx_nets import CLASSES, DIM, IMAGE, Net, result, vit
 
 
 def saved(tmp_path, net: Net, **changes):
@@ -285,3 +285,15 @@ def test_check_says_how_well_the_file_is_read(tmp_path):
     path = net.save(tmp_path / "net.onnx", {"y": result(net)}, [1, 5])
     checked = hwgen.check(path)
     assert checked.ok and checked.onnx["onnx_cosine"] > 0.9999999 and json.dumps(checked.onnx)
+
+
+def test_a_fused_sum_of_operands_of_other_shapes_is_named(tmp_path):
+    """onnxruntime adds as many elements as the first has; by the shapes there are more."""
+    net = Net()
+    t = net.embed(net.image())
+    y = net.linear(net.norm(t), DIM, DIM)
+    y = net.op("Concat", y, net.op("Neg", y), axis=0)
+    t = net.op("SkipLayerNormalization", t, y, net.random(DIM, offset=1.0), net.random(DIM), domain="com.microsoft", epsilon=1e-5)
+    path = net.save(tmp_path / "net.onnx", {"y": net.head(t)}, [1, CLASSES])
+    error = hwgen.check(path, allow_host=True).error
+    assert isinstance(error, ModelError) and "elements when the file is run, and" in error.message and error.hint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,8 @@ def test_a_target_that_no_set_reaches(network):
     path, images = network
     error = hwgen.check(path, calib=images, precision="mixed", target_snr=90).error
     assert isinstance(error, InputError) and "no set of layers reaches 90 dB: with" in error.message and "8 bits stay at" in error.hint
+    reached = [float(part.split()[0].rstrip(",")) for part in (error.message.split("network reaches ")[1], error.message.split("with none ")[1])]
+    assert f"ask for {max(reached):.4g} or less" in error.hint
 
 
 def test_an_accuracy_is_a_target_too(network, plain, tmp_path):
@@ -63,14 +67,16 @@ def test_an_accuracy_is_a_target_too(network, plain, tmp_path):
     assert built.report()["mixed"]["what"] == "accuracy" and built.report()["mixed"]["widened"] == []
     labels = (labels + 1) % CLASSES
     error = hwgen.check(path, calib={**images, "y": labels}, precision="mixed", target_accuracy=0.9).error
-    assert "no set of layers reaches 0.9 accuracy" in error.message
+    assert "no set of layers reaches an accuracy of 0.9" in error.message
 
 
 @pytest.mark.parametrize("options, message", [
     ({"precision": "mixed"}, "no target is given with the precision 'mixed'"),
     ({"precision": "mixed", "target_snr": 20, "target_accuracy": 0.9}, "two targets are given"),
     ({"target_snr": 20}, "a target is given with the precision 'w8a8'"),
-    ({"precision": "mixed", "target_accuracy": 98.0}, "an accuracy of 98 is not a share"),
+    ({"precision": "mixed", "target_accuracy": 98.0},
+     "an accuracy of 98 is not a share above 0, up to 1\n  at:   option --target-accuracy\n  next: "),
+    ({"precision": "mixed", "target_snr": math.nan}, "a ratio of nan dB is none that is reached\n  at:   option --target-snr\n  next: "),
     ({"precision": "mixed", "target_accuracy": 0.9}, "the calibration set holds no labels"),
 ])
 def test_what_does_not_go_together(network, options, message):

@@ -269,7 +269,8 @@ class Whole:
         nodes = [*moved[True], *nodes, *moved[False]]
         tensors = [stored[name] if name in stored else numpy_helper.from_array(array, name) for name, array in weights.items()]
         made = {value for node in nodes for value in node.output}
-        inner = [info for info in proto.graph.value_info if info.name in made and info.name not in outputs]
+        said = [info for info in proto.graph.value_info if info.name in made and info.name not in outputs]
+        inner = [self._info(info.name) if self.graph.shapes.get(info.name) else info for info in said]     # what a file says may be stale
         ends = [[self._info(name) if name not in lifted else helper.make_tensor_value_info(lifted[name].name, FLOAT, (1, *lifted[name].shape))
                  for name in given] for given in (inputs, outputs)]
         graph = helper.make_graph(nodes, proto.graph.name or "part", *ends, tensors, value_info=inner)

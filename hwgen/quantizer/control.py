@@ -74,9 +74,9 @@ def _fitting(pattern: str, names: Iterable[str], where: str) -> list[str]:
     """The names a pattern is for. Raises InputError with near ones when there are none."""
     found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
     if not found:
-        near = difflib.get_close_matches(pattern, list(names), KNOWN, 0.4)
+        near = ", ".join(difflib.get_close_matches(pattern, list(names), KNOWN, 0.0))
         raise InputError(f"no node and no input is called {pattern!r}", where=where,
-                         hint=f"near names: {', '.join(near)}" if near else "hwgen show MODEL.onnx --stage quant prints all names")
+                         hint=f"near names: {near}; hwgen show MODEL.onnx --stage quant prints all")
     return found
 
 
