@@ -129,12 +129,22 @@ def test_other_attention_operators_are_declined(path, build, reason):
     assert declined(net, path) == {"attention": reason}
 
 
-def test_grouped_heads_of_the_operator_are_declined(path):
+@pytest.mark.parametrize("heads, shared, packed", [(2, 1, True), (4, 2, True), (4, 2, False), (4, 1, False)])
+def test_keys_and_values_that_query_heads_share(path, heads, shared, packed):
+    """Query heads that follow each other see one head of keys."""
     net = Net(23)
-    x = net.input("x", [1, TOKENS, DIM])
-    net.op("Attention", net.linear(x, DIM, DIM), net.linear(x, DIM, 8), net.linear(x, DIM, 8), q_num_heads=2, kv_num_heads=1,
-           name="attention")
-    assert declined(net, path) == {"attention": "has 2 query heads and 1 key heads; equal numbers are supported"}
+    x, size = net.input("x", [1, TOKENS, DIM]), DIM // heads
+    q, k, v = net.linear(x, DIM, DIM), net.linear(x, DIM, shared * size), net.linear(x, DIM, shared * size)
+    if packed:
+        net.op("Attention", q, k, v, q_num_heads=heads, kv_num_heads=shared, is_causal=1)
+    else:
+        q, k, v = (net.op("Transpose", net.op("Reshape", part, net.ints(1, TOKENS, -1, size)), perm=[0, 2, 1, 3]) for part in (q, k, v))
+        y = net.op("Attention", q, k, v)
+        net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(1, TOKENS, DIM))
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear"] * 3 + ["Attention"] and graph.nodes[-1].num_heads == heads
+    columns = graph.nodes[1].weight.reshape(DIM, shared, heads // shared, size)
+    assert columns.shape[2] > 1 and (columns == columns[:, :, :1]).all()
 
 
 def test_q_and_k_of_other_sizes_are_declined(path):

@@ -177,9 +177,9 @@ def plain_operator(op: Op) -> tuple[list[Ref | None], bool, bool]:
     packed = len(op.shape(0)) == 3
     if packed:
         counts = op.integer("q_num_heads", 0), op.integer("kv_num_heads", 0)
-        if counts[0] != counts[1]:
-            raise Mismatch(f"has {counts[0]} query heads and {counts[1]} key heads; equal numbers are supported", op.name)
-        refs = [_unpacked(ref, counts[0]) for ref in refs]
+        refs = [_unpacked(ref, count) for ref, count in zip(refs, (counts[0], counts[1], counts[1]), strict=True)]
+    if refs[0] is not None:
+        refs[1:] = [_repeated(ref, refs[0].shape[1]) for ref in refs[1:]]
     return refs, packed, causal
 
 
@@ -209,6 +209,14 @@ def _unpacked(ref: Ref | None, heads: int) -> Ref | None:
         return Const(ref.array.reshape(*ref.shape[:2], heads, -1).transpose(0, 2, 1, 3))
     index = ref.positions().reshape(ref.shape[0], ref.shape[1], heads, -1).transpose(0, 2, 1, 3)
     return replace(ref, shape=index.shape, index=index)
+
+
+def _repeated(ref: Ref | None, heads: int) -> Ref | None:
+    """[B, kv heads, T, d] -> [B, heads, T, d]: each one for as many query heads as follow each other."""
+    if not isinstance(ref, View) or len(ref.shape) != 4 or not ref.shape[1] or heads % ref.shape[1]:
+        return ref
+    index = np.repeat(ref.positions(), heads // ref.shape[1], axis=1)
+    return ref if heads == ref.shape[1] else replace(ref, shape=index.shape, index=index)
 
 
 def heads_of(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -> Heads | None:
