@@ -180,8 +180,7 @@ def _as_rounded(imported: Imported, origin: Origin, images: dict[str, np.ndarray
     except ModelError:                                              # operators that are no business of onnxruntime (QONNX)
         return
     found = _run(replace(imported, float_file=imported.rounded_file), origin, images).outputs
-    inside = set() if imported.host is None else right.keys() - {value.name for value in imported.host.outputs}
-    for name in found.keys() - inside:                              # where the file is cut it may have whole numbers
+    for name in found if imported.host is None else (value.name for value in imported.host.outputs):     # inside a file may have whole numbers
         a, b = right[name].astype(np.float64), found[name].astype(np.float64)
         finite = np.isfinite(a) & np.isfinite(b)
         if cosine(a[finite], b[finite]) < MIN_ROUNDED_COSINE:

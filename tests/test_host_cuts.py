@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 import pytest
 
 import hwgen
-from onnx_nets import CLASSES, Net
+from moe_loops import loop_that_collects
+from onnx_nets import CLASSES, TOKENS, Net, result
 import quantized_nets
 from test_host_parts import built, by_onnxruntime, hosted, noise, plain, saved
+from test_importer_mixtures import network
 
 
 def test_a_part_keeps_the_functions_of_the_file(tmp_path):
@@ -63,3 +66,21 @@ def test_shapes_that_a_file_says_of_values_inside_may_be_stale(tmp_path):
     part = onnx.load_model_from_string(build.build.host.suffix.content)
     assert all(value.type.tensor_type.shape.dim[1].dim_value == CLASSES for value in part.graph.value_info)
     assert abs(build.simulate(given, engine="golden").outputs["y"] - by_onnxruntime(path, given)["y"]).max() < 0.1
+
+
+def test_a_quantized_file_with_a_loop_may_be_cut_inside_of_it(tmp_path):
+    """What is written out of a loop has names that the file has not."""
+    net = network(loop_that_collects, True, 2)
+    y = net.op("Relu", result(net), name="last")
+    given = [net.const(0.02), net.const(0, np.int8)]
+    pair = net.op("DequantizeLinear", net.op("QuantizeLinear", y, *given), *given)
+    path = net.save(tmp_path / "net.onnx", {"y": pair}, (1, CLASSES))
+    model = onnx.load(path)
+    (place,) = (place for place, node in enumerate(model.graph.node) if node.op_type == "TopK")
+    shares = model.graph.node[place].input[0]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.linspace(0, 0.5, TOKENS, dtype=np.float32).reshape(-1, 1), "least"))
+    model.graph.node.insert(place, helper.make_node("Max", [shares, "least"], ["shares"], name="no_router"))
+    model.graph.node[place + 1].input[0] = "shares"
+    onnx.save(model, path)
+    checked = hwgen.check(path, allow_host=True)
+    assert checked.ok and any("loop_0/" in read for part in checked.host["parts"] for read in part["reads"]), str(checked.error)
