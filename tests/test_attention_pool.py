@@ -11,6 +11,7 @@ from hwgen import quantizer
 from hwgen.functions import Act
 from hwgen.importer import import_model
 from hwgen.ops import AttentionPool
+from hwgen.quantizer import Recipe, Rule
 from hwgen.steps import golden
 from hwgen.steps.host import dequantize, quantize_input
 from hwgen.steps.passes.batch import batch
@@ -18,7 +19,7 @@ from hwgen.steps.passes.norms import fuse_norms
 from hwgen.steps.passes.roles import copies
 from hwgen.steps.passes.starts import lengthen_starts
 from hwgen.steps.stages import Constant
-from hwgen.steps.step import Quantized
+from hwgen.steps.step import Network, Quantized
 from hwgen.steps.tensor import Memory
 from hwgen.steps.verify import verify
 import native_builds
@@ -65,15 +66,15 @@ def one_value_head(net: Net, x: str) -> str:
 
 # ---------------------------------------------------------------- integers
 
-def compiled(tmp_path, spelling, queries: int, behind: str = "mlp") -> tuple[Quantized, np.ndarray, np.ndarray]:
-    """(integer network, images, what onnxruntime gives for them)."""
+def compiled(tmp_path, spelling, queries: int, behind: str = "mlp", **options) -> tuple[Quantized, np.ndarray, np.ndarray]:
+    """(integer network, images, what onnxruntime gives for them). options: of `quantizer.quantize`."""
     net = pooled(Net(opset(spelling)), spelling, queries, behind)
     path = net.save(tmp_path / "net.onnx", {"y": result(net)}, [f"d{axis}" for axis in range(3 if behind == "rows" else 2)])
     model = import_model(path).model
     images = np.random.default_rng(3).normal(size=(24, *model.tasks[0].inputs["x"])).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     right = np.concatenate([session.run(["y"], {"x": image[None]})[0] for image in images[16:]])
-    return quantizer.quantize(model, {"x": images[:16]}), images[16:], right
+    return quantizer.quantize(model, {"x": images[:16]}, **options), images[16:], right
 
 
 @pytest.mark.parametrize("queries, behind", [(1, "mlp"), (1, "head"), (1, "rows"), (2, "mlp"), (2, "mean"), (3, "rows")])
@@ -81,9 +82,24 @@ def test_the_integers_are_close(tmp_path, queries, behind):
     quantized, images, right = compiled(tmp_path, timm, queries, behind)
     network = quantized.tasks[0]
     verify(network)
-    found = dequantize(network, golden.run(network, images))["y"]
-    a, b = found.ravel().astype(float), right.ravel().astype(float)
-    assert a @ b / np.sqrt((a @ a) * (b @ b)) >= 0.98
+    assert cosine(network, images, right) >= 0.98
+
+
+def cosine(network: Network, images: np.ndarray, right: np.ndarray) -> float:
+    """Of the integer network's outputs to these."""
+    a, b = dequantize(network, golden.run(network, images))["y"].ravel().astype(float), right.ravel().astype(float)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def test_queries_make_good_for_scales_of_the_channels_of_keys(tmp_path):
+    plain, images, right = compiled(tmp_path, timm, 2)
+    key = next(node.k for node in import_model(tmp_path / "net.onnx").model.tasks[0].nodes if isinstance(node, AttentionPool))
+    uneven = np.random.default_rng(1).uniform(0.7, 1.4, DIM) * next(t.scale for t in plain.tasks[0].tensors() if t.name == key)
+    network = compiled(tmp_path, timm, 2, recipe=Recipe(values={key: Rule(scale=uneven)}))[0].tasks[0]
+    verify(network)
+    (tensor,) = (tensor for tensor in network.tensors() if tensor.name == key)
+    np.testing.assert_allclose(tensor.units, uneven)
+    assert cosine(network, images, right) >= 0.98
 
 
 def test_queries_are_a_constant_of_the_weight_image(tmp_path):
@@ -119,9 +135,9 @@ def test_one_token_is_lengthened_where_a_constant_starts_it(tmp_path):
 
 def test_the_hls_engine(tmp_path):
     executable = hls_networks.build(tmp_path / "engine", (Act.GELU,))
-    for number, (spelling, queries) in enumerate([(timm, 1), (torch, 3), (operator, 6)]):
+    for number, (spelling, queries, precision) in enumerate([(timm, 1, "w8a8"), (torch, 3, "w8a16"), (operator, 6, "w8a8")]):
         (folder := tmp_path / str(number)).mkdir()
-        quantized, images, _ = compiled(folder, spelling, queries)
+        quantized, images, _ = compiled(folder, spelling, queries, precision=precision)
         done, tasks = hls_networks.run(executable, folder, quantized, images[:2])
         count, wrong = hls_networks.differing(quantized, images[:2], done, tasks)
         assert wrong == [] and count >= 20
@@ -130,9 +146,9 @@ def test_the_hls_engine(tmp_path):
 def test_the_rtl_engine(tmp_path):
     """A bus as wide as it needs for a word a cycle: what a token's statistics have to wait for shows."""
     engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 256, {"activation": "gelu", "wide": True}, load_columns=2)
-    for number, (queries, behind, images_a_frame) in enumerate([(1, "mlp", 1), (3, "mean", 2)]):
+    for number, (queries, behind, images_a_frame, precision) in enumerate([(1, "mlp", 1, "w8a16"), (3, "mean", 2, "w8a8")]):
         (folder := tmp_path / str(number)).mkdir()
-        quantized, images, _ = compiled(folder, timm, queries, behind)
+        quantized, images, _ = compiled(folder, timm, queries, behind, precision=precision)
         program = engine.program(quantized, batch=images_a_frame)
         frames = images[:2 * images_a_frame]
         run = engine.run(program, quantized, frames, [0, 0], native_builds.IDEAL)

@@ -51,11 +51,13 @@ class AttentionPool(Operator):
         return (FixedFormat("attention score", Unit.SCORE, Role.SCORE),)
 
     def lower(self, to: Lowering) -> None:
-        """The queries come with the weights, in 8 bits up to the largest of them; then the steps of an attention."""
+        """The queries come with the weights, in 8 bits up to the largest of them, a scale of a channel of the keys made good for; then the steps of an
+        attention."""
         k, v = words(to, self, {"the key": self.k, "the value": self.v})
-        unit = (float(np.abs(self.query).max()) or 1.0) / INT8.hi
-        query = to.activations(to.fresh(f"{self.output}.query"), len(self.query), self.query.shape[1], unit)
-        table = np.rint(self.query / unit).astype(INT8.dtype)
+        rows = self.query * k.tensor.units
+        unit = (float(np.abs(rows).max()) or 1.0) / INT8.hi
+        query = to.activations(to.fresh(f"{self.output}.query"), len(rows), rows.shape[1], unit / k.tensor.units)
+        table = np.rint(rows / unit).astype(INT8.dtype)
         to.emit(Step(query.name, self.name, Constant(to.pool.add(query.name, table)), Identity(), (query.view(),), about="learned queries"))
         products(to, self, query.view(), k, v, self.num_heads, 1.0)
 
