@@ -51,8 +51,8 @@ class AttentionPool(Operator):
         return (FixedFormat("attention score", Unit.SCORE, Role.SCORE),)
 
     def lower(self, to: Lowering) -> None:
-        """The queries come with the weights, in 8 bits up to the largest of them, a scale of a channel of the keys made good for; then the steps of an
-        attention."""
+        """The queries come with the weights, in 8 bits up to the largest of them, and make good for scales of the channels of keys; then the steps of
+        an attention."""
         k, v = words(to, self, {"the key": self.k, "the value": self.v})
         rows = self.query * k.tensor.units
         unit = (float(np.abs(rows).max()) or 1.0) / INT8.hi
