@@ -29,7 +29,7 @@ def mixture(folder: Path, spelling, renormalize: bool, k: int) -> Path:
 
 
 def pooling(folder: Path, spelling: str, queries: int) -> Path:
-    chosen = pooled_nets.SPELLINGS[spelling]
+    chosen = pooled_nets.SPELLINGS.get(spelling) or pooled_nets.OF_TOKENS[spelling][0]
     made = pooled_nets.pooled(Net(pooled_nets.opset(chosen)), chosen, queries)
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
 
@@ -51,7 +51,9 @@ FORMS: dict[str, dict[str, Form]] = {
         "timm's AttentionPoolLatent": partial(pooling, spelling="timm", queries=1), "four latents": partial(pooling, spelling="timm", queries=4),
         "a probe of nn.MultiheadAttention (SigLIP)": partial(pooling, spelling="torch", queries=1),
         "the operator Attention with a constant query": partial(pooling, spelling="operator", queries=1),
-        "Einsum": partial(pooling, spelling="einsum", queries=2)},
+        "Einsum": partial(pooling, spelling="einsum", queries=2),
+        "a Linear weighs the tokens (SeqPool)": partial(pooling, spelling="SeqPool", queries=1),
+        "the sum of tokens times such weights": partial(pooling, spelling="a weighted sum", queries=1)},
     "Causal attention, by its mask": {name: partial(masked, spelling=name) for name in masked_nets.CAUSAL},
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),

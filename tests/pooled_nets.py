@@ -64,7 +64,28 @@ def einsum(net: Net, x: str, queries: int) -> str:
     return net.linear(net.op("Reshape", net.op("Einsum", weights, v, equation="bhqk,bkhd->bqhd"), net.ints(1, queries, DIM)), DIM, DIM)
 
 
+def seqpool(net: Net, x: str, queries: int) -> str:
+    """A Linear weighs the tokens themselves: softmax(Linear(x), dim=1).transpose(-1, -2) @ x"""
+    weights = net.op("Softmax", net.linear(x, DIM, queries), axis=1)
+    return net.linear(net.op("MatMul", net.op("Transpose", weights, perm=[0, 2, 1]), x), DIM, DIM)
+
+
+def seqpool_last(net: Net, x: str, queries: int) -> str:
+    """The same without a bias, the scores transposed before the softmax; values of their own."""
+    scores = net.op("Transpose", net.op("MatMul", x, net.random(DIM, queries, scale=1.0)), perm=[0, 2, 1])
+    return net.linear(net.op("MatMul", net.op("Softmax", scores, axis=-1), net.linear(x, DIM, DIM)), DIM, DIM)
+
+
+def weighted_sum(net: Net, x: str, queries: int) -> str:
+    """(softmax(Linear(x).squeeze(-1)).unsqueeze(-1) * x).sum(1), of one query."""
+    scores = net.op("Squeeze", net.linear(x, DIM, 1), net.ints(-1))
+    weights = net.op("Unsqueeze", net.op("Softmax", scores, axis=-1), net.ints(-1))
+    return net.linear(net.op("ReduceSum", net.op("Mul", weights, x), net.ints(1), keepdims=1), DIM, DIM)
+
+
 SPELLINGS = {"timm": timm, "torch": torch, "operator": operator, "einsum": einsum}
+OF_TOKENS = {"SeqPool": (seqpool, 1), "several weights a token": (seqpool, 3), "scores transposed": (seqpool_last, 2), "a weighted sum": (weighted_sum, 1)}
+"""Spellings without keys, and their number of queries."""
 
 
 def pooled(net: Net, spelling, queries: int, behind: str = "mlp") -> Net:

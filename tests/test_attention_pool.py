@@ -10,7 +10,7 @@ import hls_networks
 from hwgen import quantizer
 from hwgen.functions import Act
 from hwgen.importer import import_model
-from hwgen.ops import AttentionPool
+from hwgen.ops import AttentionPool, Linear
 from hwgen.quantizer import Recipe, Rule
 from hwgen.steps import golden
 from hwgen.steps.host import dequantize, quantize_input
@@ -24,7 +24,7 @@ from hwgen.steps.tensor import Memory
 from hwgen.steps.verify import verify
 import native_builds
 from onnx_nets import DIM, HEADS, TOKENS, Net, result
-from pooled_nets import HEAD, SPELLINGS, operator, opset, pooled, stacked, timm, torch
+from pooled_nets import HEAD, OF_TOKENS, SPELLINGS, operator, opset, pooled, seqpool, stacked, timm, torch
 from rule_checks import accepted, declined, kinds
 
 
@@ -36,6 +36,17 @@ def test_pooling_is_read(spelling, queries, tmp_path):
     assert pool.query.shape == (queries, DIM) and pool.num_heads == HEADS
     behind = ["Linear", "LayerNorm", "Linear", "Activation", "Linear", "Add", *(["Select"] if queries > 1 else []), "Linear"]
     assert kinds(graph)[-len(behind):] == behind
+
+
+@pytest.mark.parametrize("spelling, queries", OF_TOKENS.values(), ids=OF_TOKENS)
+def test_tokens_weighed_by_a_linear(spelling, queries, tmp_path):
+    graph = accepted(pooled(Net(), spelling, queries), tmp_path / "net.onnx", rank=2)
+    (pool,) = (node for node in graph.nodes if isinstance(node, AttentionPool))
+    assert pool.query.shape == (queries, DIM) and pool.num_heads == 1
+    assert not any(isinstance(node, Linear) and node.weight.shape[1] == queries for node in graph.nodes)
+    quantized, images, right = compiled(tmp_path, spelling, queries)
+    verify(quantized.tasks[0])
+    assert cosine(quantized.tasks[0], images, right) >= 0.98
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
@@ -135,7 +146,7 @@ def test_one_token_is_lengthened_where_a_constant_starts_it(tmp_path):
 
 def test_the_hls_engine(tmp_path):
     executable = hls_networks.build(tmp_path / "engine", (Act.GELU,))
-    for number, (spelling, queries, precision) in enumerate([(timm, 1, "w8a8"), (torch, 3, "w8a16"), (operator, 6, "w8a8")]):
+    for number, (spelling, queries, precision) in enumerate([(timm, 1, "w8a8"), (torch, 3, "w8a16"), (operator, 6, "w8a8"), (seqpool, 1, "w8a8")]):
         (folder := tmp_path / str(number)).mkdir()
         quantized, images, _ = compiled(folder, spelling, queries, precision=precision)
         done, tasks = hls_networks.run(executable, folder, quantized, images[:2])

@@ -1,6 +1,6 @@
 """AttentionPool: learned queries look at all tokens, head by head: a class token that is no token, latents.
 
-Spelled as an attention is, with queries that are constant.
+Spelled as an attention is, with queries that are constant; or with no keys and values but the tokens, as a softmax over the tokens of a Linear.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
-from ..matching.opgraph import Const, Op
-from ..matching.trial import Match, Mismatch, Trial, in_order
+from ..matching.opgraph import Const, Op, Ref, View
+from ..matching.trial import Match, Mismatch, Trial, in_order, is_whole, reduced_axes
 from ..steps.format import INT8
 from ..steps.stages import Constant, Identity
 from ..steps.step import Step
 from .attention import Heads, attend, columns, gated, heads_of, packed_positions, plain_operator, products, weighing, words
+from .linear import Linear
 from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class AttentionPool(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"MatMul": (matmul_pool,), "Attention": (pool_operator,)}, rank=6)
+        return Spellings({"MatMul": (matmul_pool, token_pool), "Attention": (pool_operator,), "ReduceSum": (token_pool,)}, rank=6)
 
 
 def matmul_pool(op: Op, trial: Trial) -> Match | None:
@@ -95,6 +96,60 @@ def pool_operator(op: Op, trial: Trial) -> Match | None:
 def _sees_all(op: Op, causal: bool) -> None:
     if causal:
         raise Mismatch("is causal, with constant queries; they see all tokens", op.name)
+
+
+def token_pool(op: Op, trial: Trial) -> Match | None:
+    """``softmax(x @ w, over the tokens).T @ v``, or the sum over the tokens of ``softmax(x @ w) * v``: a query is a column of w, the keys are x.
+    A bias of the scores is the same for all tokens."""
+    rows, values = (op.operand(0), op.operand(1)) if op.kind == "MatMul" else _summed(op, trial)
+    found = _over_tokens(trial, rows)
+    if found is None or not isinstance(rows, View):
+        return None
+    row_wise, scores = found
+    place = trial.where(scores)
+    v = heads_of(trial, values, op, "v", False)
+    if place is None or v is None:
+        return None
+    bound, positions = place
+    linear = bound.node
+    if not isinstance(linear, Linear) or len(bound.shape) != 2 or positions.size != math.prod(bound.shape) or not is_whole(positions) \
+            or v.columns.shape != (1, len(linear.weight)):
+        raise Mismatch("weighs tokens by what is no Linear of as many channels as they have", op.name)
+    trial.absorb(row_wise, rows)
+    trial.absorbed.append(bound.anchor)
+    y = columns(op, trial, v, "v")
+    query = linear.weight.T.astype(np.float64) * (bound.factor * scores.scale)
+    return Match((AttentionPool(op.name, op.outputs[0], linear.x, y, trial.array(query), 1),), in_order(*query.shape), factor=v.factor * rows.scale)
+
+
+def _over_tokens(trial: Trial, rows: Ref | None) -> tuple[Op, View] | None:
+    """The Softmax over the tokens that gives ``rows`` [..., queries, tokens], and what it reads as [..., tokens, queries]."""
+    for ref, last in ((rows, 1), (_turned(rows), 2)):
+        row_wise = trial.producer(ref, "Softmax")
+        if row_wise is not None and row_wise.integer("axis", -1) % len(row_wise.shape(0)) == len(row_wise.shape(0)) - last:
+            scores = row_wise.ref(0) if last == 2 else _turned(row_wise.ref(0))
+            return (row_wise, scores) if isinstance(scores, View) else None
+    return None
+
+
+def _turned(ref: Ref | None) -> View | None:
+    """A computed operand with rows and columns changed; None for others."""
+    if not isinstance(ref, View) or len(ref.shape) < 2:
+        return None
+    index = ref.positions().swapaxes(-1, -2)
+    return replace(ref, shape=index.shape, index=index)
+
+
+def _summed(op: Op, trial: Trial) -> tuple[Ref | None, Ref | None]:
+    """Of a sum over tokens of weights [1, tokens, 1] times values [1, tokens, channels]: the weights as [1, 1, tokens], the values."""
+    product = trial.producer(op.operand(0), "Mul")
+    if product is None or len(product.shape(0)) != 3 or reduced_axes(op) != [1]:
+        return None, None
+    small = next((place for place in (0, 1) if product.ref(place).shape[-1] == 1 < product.shape(0)[-1]), None)
+    if small is None:
+        return None, None
+    trial.absorb(product, op.operand(0))
+    return _turned(product.ref(small)), product.ref(1 - small)
 
 
 def _pool(op: Op, trial: Trial, query: Array, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None) -> Match:
