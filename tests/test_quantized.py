@@ -373,6 +373,19 @@ def test_a_file_whose_output_stays_in_integers_is_refused(tmp_path):
     assert "output 'y' holds integers" in checked.error.message and "DequantizeLinear" in checked.error.hint
 
 
+@pytest.mark.parametrize("scale", [-0.1, 0.0, np.nan])
+def test_a_scale_of_a_weight_that_is_none_is_refused_in_a_dynamic_file(tmp_path, scale):
+    path = forms.dynamic(tmp_path)
+    model = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    node = next(node for node in model.graph.node if node.op_type == "Mul" and any("scale" in name and name in stored for name in node.input))
+    tensor = next(stored[name] for name in node.input if name in stored)
+    tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, scale, np.float32), tensor.name))
+    onnx.save(model, path)
+    error = hwgen.check(path).error
+    assert f"Mul node {node.name!r} cannot be read: it has the scale {scale:g}" in str(error) and error.hint
+
+
 def test_a_bias_that_overflows_the_sums_is_refused(tmp_path):
     path = forms.static(tmp_path, "operators")
     model = onnx.load(path)

@@ -101,6 +101,12 @@ def dynamic_quantize(to: Reading, node: onnx.NodeProto) -> None:
         if name:
             to.made[name] = to.constants[name] = np.asarray(one)
             to.computed.discard(name)
+    for reader, place in to.readers.get(names[0], ()) if names else ():
+        if reader.op_type == "Mul" and (scale := to.constants.get(reader.input[1 - place])) is not None:
+            try:
+                checked_scale(scale)                                # of the weight that the integers are multiplied with
+            except Wrong as wrong:
+                raise to.fail(reader, str(wrong), AGAIN) from wrong
     to.integers[output], to.dynamic[output] = None, (*names, "", "")[:2]
     to.found_anew.append(node.name)
     to.anew.append(output)
