@@ -39,6 +39,7 @@ class Method(StrEnum):
     PERCENTILE = "percentile"    # 99.99 % of the values
     MSE = "mse"                  # the least squared error
     ENTROPY = "entropy"          # the least relative entropy
+    AUTO = "auto"                # for each value that of the others with the least error where it is read
 
 
 class Stage(StrEnum):

@@ -70,7 +70,7 @@ class Options:
         if type(self.batch) is not int:
             raise InputError(f"batch is {self.batch!r}, not a whole number of images", hint="give 1 or more")
         if self.method not in quantizer.METHODS:
-            raise InputError(f"there is no method {self.method!r}", hint=f"choose one of {', '.join(quantizer.METHODS)}")
+            raise InputError(f"there is no method {self.method!r}", hint=quantizer.known_methods(self.method))
 
     @property
     def random(self) -> bool:
@@ -133,6 +133,7 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     rules, notes, graphs, ranges = settled(imported, options, images)
     if options.precision == quantizer.Precision.MIXED:
         say("search for a mixed precision")
+        rules = quantizer.chosen(graphs, ranges, images, options.method, options.precision, rules)
         engine, wish = next(iter(wishes.items()))
         rules, chosen = _mixed(imported, graphs, options, rules, ranges, images, partial(_cycles, engine, board, wish))
     say("quantize")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ..
     if stage is Stage.GRAPH:                            # also of a network the engine does not take
         imported = partitioned(model, shapes, options.allow_host, say).imported or import_model(model, shapes)
         return [graph_text.part(graph) for graph in imported.model.tasks], imported.became
-    imported, quantized, _ = _quantized(model, shapes, options, say)
+    imported, quantized, *_ = _quantized(model, shapes, options, say)
     if stage is Stage.STEPS:
         return _steps(quantized), imported.became
     say("schedule")
@@ -93,20 +93,21 @@ def model_parts(model: str | Path, stage: Stage, shapes: dict[str, tuple[int, ..
 
 
 def _quantized(model: str | Path, shapes: dict[str, tuple[int, ...]] | None, options: Options,
-               say: Callable[[str], None]) -> tuple[Imported, Quantized, quantizer.Recipe]:
+               say: Callable[[str], None]) -> tuple[Imported, Quantized, quantizer.Recipe, Mapping[str, str]]:
+    """(the network, its integers, the rules before calibration, what the method `auto` chose)"""
     imported = import_parts(model, shapes, options.allow_host, say)
     say("quantize")
     _, images = calibration_images(imported, options)
     rules, _, _, ranges = settled(imported, options, images)
-    quantized, _ = quantizer.with_findings(imported.model, images, method=options.method, random=options.random, precision=options.precision,
-                                           recipe=rules, ranges=ranges)
-    return imported, quantized, rules
+    quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
+                                                  precision=options.precision, recipe=rules, ranges=ranges)
+    return imported, quantized, rules, findings.methods
 
 
 def _rules(of: str, node: str | None, shapes: dict[str, tuple[int, ...]] | None, options: Options, say: Callable[[str], None]) -> Shown:
     """The rules in effect, as the file for ``--quant``."""
-    imported, quantized, given = _quantized(of, shapes, options, say)
-    rules = control.effective(imported.model, quantized, given, options.method, quantizer.Precision(options.precision))
+    imported, quantized, given, methods = _quantized(of, shapes, options, say)
+    rules = control.effective(imported.model, quantized, given, options.method, quantizer.Precision(options.precision), methods)
     chosen = rules if node is None else [rule for rule in rules if node in rule.name]
     if not chosen:
         raise InputError(f"no rule is for a node with {node!r} in its name", where=of, hint=f"there are {', '.join(r.name for r in rules[:8])}, …")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..errors import CalibrationError, ModelError, combined
-from ..graph import Model, Role
+from ..graph import Graph, Model, Role, evaluate
+from ..steps import golden, host
 from ..steps.format import WIDE
 from ..steps.param import Params
 from ..steps.stages import Stationary
@@ -18,12 +20,13 @@ from .balance import balanced, widened
 from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
 from .lowering import Lowering
 from .precision import Precision
-from .recipe import EMPTY, METHODS, Recipe, Rule
+from .recipe import EMPTY, METHODS, Recipe, Rule, known_methods
 from .rotation import rotated
+from .selection import few, nearest
 from .structure import Stream, find_residuals
 
-__all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "accept", "balanced", "from_ranges", "output_warnings", "quantize",
-           "rotated", "with_findings"]
+__all__ = ["EMPTY", "METHODS", "Clip", "Findings", "Precision", "Recipe", "Rule", "accept", "balanced", "chosen", "from_ranges", "known_methods",
+           "output_warnings", "quantize", "rotated", "with_findings"]
 
 RESIDUAL_TOP = 28000     # int16 value of the largest residual magnitude seen in calibration: headroom of 17 %
 
@@ -55,13 +58,40 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     images = calib.checked(model, calibration, random)
     ranges = ranges or calib.collect(model, images)
     recipe = recipe.decided(Precision(precision), random)
+    asked, recipe = recipe, chosen(model, ranges, images, method, precision, recipe)
     quantized = from_ranges(model, ranges, method=method, precision=precision, calibration="random" if random else "data",
                             recipe=balanced(model, ranges, method, recipe), images=images)
     sites = calib.sites(model)
     clips = clipping(model, streams, sites, ranges, residual_scales(model, streams, ranges, sites), recipe)
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
     warnings += large_values(model, sites, ranges) + clip_warnings(clips)
-    return quantized, Findings(tuple(clips), tuple(warnings))
+    methods = {value: rule.method for value, rule in recipe.values.items() if rule.method and rule.method != asked.value(value).method}
+    return quantized, Findings(tuple(clips), tuple(warnings), methods)
+
+
+def chosen(model: Model, ranges: dict[calib.Site, calib.Range], images: dict[str, np.ndarray], method: str, precision: str,
+           recipe: Recipe) -> Recipe:
+    """The recipe with a method for every value that has `auto`, by its rule or by ``method``: `nearest`, or min-max for all of them where the
+    integer network is nearer to the float one then. model, ranges: as they are quantized; images: float32."""
+    best = nearest(model, ranges, images, method, recipe)
+    if best is recipe:
+        return recipe
+    opened = {value for value, rule in best.values.items() if rule.method != recipe.value(value).method}
+    plain = replace(best, values={value: replace(rule, method="minmax") if value in opened else rule for value, rule in best.values.items()})
+    some = few(model, images)
+
+    def error(rules: Recipe) -> float:
+        network = from_ranges(model, ranges, method=method, precision=precision, recipe=balanced(model, ranges, method, rules))
+        return sum(_error(graph, integers, some) for graph, integers in zip(model.tasks, network.tasks, strict=True))
+
+    return min(best, plain, key=error)
+
+
+def _error(graph: Graph, network: Network, images: dict[str, np.ndarray]) -> float:
+    """Of the outputs: squared, relative, all added up."""
+    found = host.dequantize(network, golden.run(network, next(iter(images.values()))))
+    return sum(float(((found[name] - value) ** 2).sum(dtype=np.float64) / max(float((value ** 2).sum(dtype=np.float64)), 1e-30))
+               for name, value in evaluate.run(graph, images).items())
 
 
 def accept(model: Model) -> None:

@@ -122,6 +122,7 @@ CLIPS: dict[str, Callable[[Range], float]] = {
     "percentile": Range.percentile_clip,
     "mse": Range.mse_clip,
     "entropy": Range.entropy_clip,
+    "auto": lambda found: found.maximum,            # of what no images were compared on
 }
 """How the magnitude from which on an int8 value clips is chosen; `recipe.METHODS` names them."""
 

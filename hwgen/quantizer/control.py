@@ -25,7 +25,7 @@ from ..graph import Array, Model
 from ..steps.step import Quantized
 from ..steps.tensor import Memory
 from .precision import Precision
-from .recipe import METHODS, VALUE_BITS, WEIGHT_BITS, Recipe, Rule
+from .recipe import METHODS, VALUE_BITS, WEIGHT_BITS, Recipe, Rule, known_methods
 
 CORRECTION = "bias_correction"
 ENTRIES = {"method": f"one of {', '.join(METHODS)}", "bits": "8 or 16", "scale": "a number above 0", "weights": "bits (4 or 8), scale, or both",
@@ -85,7 +85,7 @@ def _rule(given: object, where: str) -> tuple[Rule, Rule | None]:
     entries = _entries(given, ENTRIES, where)
     method, bits = entries.get("method"), entries.get("bits")
     if method is not None and method not in METHODS:
-        raise InputError(f"there is no method {method!r}", where=where, hint=f"method: {ENTRIES['method']}")
+        raise InputError(f"there is no method {method!r}", where=where, hint=known_methods(method))
     scale = _scale(entries["scale"], where) if "scale" in entries else None
     if isinstance(scale, np.ndarray):
         raise InputError("a value has one scale, not a list", where=where, hint=f"scale: {ENTRIES['scale']}")
@@ -167,10 +167,13 @@ class Effective:
         return {"name": self.name, **self.entries, "note": self.note}
 
 
-def effective(model: Model, quantized: Quantized, rules: Recipe, method: str, precision: Precision) -> list[Effective]:
-    """Of every node that stores a value or weights, and of the input, in the order of the network. method, precision: where no rule has one."""
+def effective(model: Model, quantized: Quantized, rules: Recipe, method: str, precision: Precision,
+              methods: Mapping[str, str]) -> list[Effective]:
+    """Of every node that stores a value or weights, and of the input, in the order of the network. method, precision: where no rule has one;
+    methods: what `auto` chose."""
     heard = rules.decided(precision, quantized.calibration == "random")
     weighted: set[str] = set()
+    outputs = {node.name: node.output for graph in model.tasks for node in graph.nodes}
     nodes = {node.output: node.name for graph in model.tasks for node in graph.nodes}
     found: dict[str, Effective] = {}
     for network in quantized.tasks:
@@ -178,14 +181,17 @@ def effective(model: Model, quantized: Quantized, rules: Recipe, method: str, pr
         known: dict[str, str] = {tensor.name: feed.input}
         for step in network.steps:
             kept = step.sink.tensor
-            value = known.get(step.value) or step.value
-            if kept.memory in (Memory.ACT, Memory.KV) and not step.part:
+            value = outputs.get(step.node, "") if step.expert is not None else known.get(step.value) or step.value
+            if kept.memory in (Memory.ACT, Memory.KV) and (step.expert is not None or not step.part):
                 rule, unit = rules.value(value), float(kept.units.max())
                 entries: dict[str, object] = {"bits": kept.format.bits}
-                entries |= {"method": rule.method or method} if rule.scale is None else {"scale": np.ravel(rule.scale).tolist()}
+                entries |= {"method": methods.get(value) or rule.method or method} if rule.scale is None else {"scale": np.ravel(rule.scale).tolist()}
                 entries |= {"scale": unit} if rule.scale is not None and np.size(rule.scale) == 1 else {}
+                by = ", the method by auto" if value in methods else ""
                 name = nodes.get(value, value)
-                found.setdefault(name, Effective(name, entries, {}, f"unit {unit:.6g}, up to {unit * kept.format.hi:.4g}"))
+                before = found.get(name, Effective(name))
+                note = f"unit {unit:.6g}, up to {unit * kept.format.hi:.4g}{by}"
+                found[name] = before if before.value else replace(before, value=entries, note=note)
             if step.weights is not None and step.node in nodes.values():
                 rule, form = rules.weight(step.node, step.about), step.weights.format
                 given = rule.scale

@@ -7,8 +7,8 @@ their ranges are chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Findings:
-    """clipping: every layer with a fixed format, in the order of the network, whether it clips or not. warnings: one line each."""
+    """clipping: every layer with a fixed format, in the order of the network, whether it clips or not. warnings: one line each. methods: how the
+    range of a value is taken, where `auto` chose."""
 
     clipping: tuple[Clip, ...] = ()
     warnings: tuple[str, ...] = ()
+    methods: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> list[dict[str, Any]]:
         """The rows of ``clipping``, JSON-able."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+import difflib
 
 import numpy as np
 
@@ -13,9 +14,16 @@ from ..steps.format import INT4
 from .grid import Steps
 from .precision import Precision
 
-METHODS = ("minmax", "percentile", "mse", "entropy")
+AUTO = "auto"           # the best of the others for each value: `selection`
+METHODS = ("minmax", "percentile", "mse", "entropy", AUTO)
 VALUE_BITS = (8, 16)
 WEIGHT_BITS = (4, 8)
+
+
+def known_methods(name: object) -> str:
+    """What to do about a method that is none: the nearest one, if there is one, and all."""
+    near = difflib.get_close_matches(str(name), METHODS, 1)
+    return f"{f'did you mean {near[0]}? ' if near else ''}there are {', '.join(METHODS)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +55,7 @@ class Rule:
     def wrong(self, bits: tuple[int, ...]) -> str | None:
         """What is wrong with it, or None. bits: the widths there are."""
         if self.method is not None and self.method not in METHODS:
-            return f"there is no method {self.method!r}; there are {', '.join(METHODS)}"
+            return f"there is no method {self.method!r}; {known_methods(self.method)}"
         if self.bits is not None and self.bits not in bits:
             return f"there are no {self.bits!r} bits; there are {' and '.join(map(str, bits))}"
         scales = np.ravel(1.0 if self.scale is None else self.scale)
