@@ -54,7 +54,8 @@ def quantized(model: Model, images: Images, method: str, techniques: tuple[str, 
     """With some of `quantizer.with_findings`'s techniques."""
     turned = quantizer.rotated(model) if "rotation" in techniques else model
     ranges = calibration.collect(turned, images)
-    recipe = balance.balanced(turned, ranges, method, quantizer.EMPTY) if "channels" in techniques else quantizer.EMPTY
+    recipe = quantizer.chosen(turned, ranges, images, method, quantizer.Precision.W8A8, quantizer.EMPTY)
+    recipe = balance.balanced(turned, ranges, method, recipe) if "channels" in techniques else recipe
     return quantizer.from_ranges(turned, ranges, method=method, recipe=recipe)
 
 

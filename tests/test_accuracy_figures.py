@@ -68,7 +68,7 @@ def test_command(tmp_path):
                           timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     figures = json.loads(path.read_text())
-    assert len(figures["accuracy"]) == 8
+    assert len(figures["accuracy"]) == 2 * len(quantizer.METHODS)
     assert figures["accuracy_points"] <= 0.5
     assert figures["softmax_relative_error"] <= 0.02
     assert figures["gelu_max_abs_error"] <= accuracy.GELU_LIMIT
