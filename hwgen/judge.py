@@ -75,6 +75,8 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
         _overflow(imported, graph, read, usable, given)
         read, chosen = _in_the_file(host, fed, read, found)
         for name, value in read.items():
+            if not value.size:
+                raise ModelError(f"{name!r} has no elements", where=f"{imported.path}: {name!r}", hint="leave that output out of the file")
             if found[name].size != value.size:
                 raise ModelError(f"{name!r} has {found[name][0].size:,} elements when the file is run, and {value[0].size:,} by the shapes of its "
                                  "operands", where=f"{imported.path}: {name!r}",

@@ -20,6 +20,7 @@ from hwgen.judge import judge
 from hwgen.tools import reference
 from hwgen.tools.reference import run_onnx
 from onnx_nets import CLASSES, DIM, IMAGE, Net, result, vit
+from test_host_parts import plain
 
 
 def saved(tmp_path, net: Net, **changes):
@@ -297,3 +298,15 @@ def test_a_fused_sum_of_operands_of_other_shapes_is_named(tmp_path):
     path = net.save(tmp_path / "net.onnx", {"y": net.head(t)}, [1, CLASSES])
     error = hwgen.check(path, allow_host=True).error
     assert isinstance(error, ModelError) and "elements when the file is run, and" in error.message and error.hint
+
+
+def test_an_output_without_elements_is_named(tmp_path):
+    net = Net()
+    y = plain(net)["y"]
+    nothing = net.op("Slice", net.op("Tanh", y), net.ints(0), net.ints(0), net.ints(1))
+    model = net.model({"y": y, "nothing": nothing})
+    for output, size in zip(model.graph.output, (CLASSES, 0), strict=True):
+        output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, size]))
+    onnx.save(model, tmp_path / "net.onnx")
+    error = hwgen.check(tmp_path / "net.onnx", allow_host=True).error
+    assert isinstance(error, ModelError) and error.hint and "'nothing' has no elements" in str(error)
