@@ -107,6 +107,7 @@ module drain_lanes #(
   logic signed [31:0] r3      [0:TO-1];
   logic signed [31:0] r4      [0:TO-1];
   logic [20:0]        fine3   [0:TO-1];       // r3 with 12 fraction bits
+  logic [9:0]         index3  [0:TO-1];       // fine3[16:7] where it is between the knots: the table's own address register
   logic [35:0]        knot3   [0:TO-1];       // F[35:15], slope[14:0]
   logic [35:0]        knot4   [0:TO-1];
   logic signed [31:0] frac4   [0:TO-1];
@@ -195,9 +196,9 @@ module drain_lanes #(
     end
     for (genvar g = v; g < TO && g < v + 2; g++) begin : g_read
       if (FUNCTIONS > 1) begin : g_several
-        assign knot3[g] = knots[{c3.which, fine3[g][16:7]}];
+        assign knot3[g] = knots[{c3.which, index3[g]}];
       end else begin : g_one
-        assign knot3[g] = knots[fine3[g][16:7]];
+        assign knot3[g] = knots[index3[g]];
       end
     end
   end
@@ -315,6 +316,12 @@ module drain_lanes #(
                             : |((x[62:15+UNIT] ^ {48-UNIT{negative}}) & ({48-UNIT{1'b1}} << {units2[j][5-FINE:0], {FINE{1'b0}}})))
                | |(size & ~limit) | r[15] & size == limit;
           r3[j] = 32'($signed(over ? {negative, limit ^ {15{negative}} | 15'd1} : r));
+          case (c2.frac)              // +-32767 is beyond the knots but with 12 fraction bits
+            0: index3[j] = r[12:3];
+            1: index3[j] = r[14:5];
+            2: index3[j] = {r3[j][15], r3[j][15:7]};
+            3: index3[j] = r[11:2];
+          endcase
         end
       end
     if (c1.valid) begin

@@ -7,10 +7,12 @@ import re
 
 import pytest
 
+from hwgen import numerics
 from hwgen.engine import EngineConfig
 from hwgen.engines.rtl import cost as resources, verilog as rtl
 from hwgen.errors import ToolError
 from hwgen.tools import yosys
+from hwgen_rtl.arrays import packed_table
 
 SV = Path(__file__).parents[2] / "rtl" / "sv"
 
@@ -80,3 +82,24 @@ def test_the_estimate_lists_the_products_of_the_arrays(unit):
 
 def test_the_estimate_lists_the_products_of_the_control():
     assert products(rtl.TOP, rtl.files(ENGINE)[f"rtl/{rtl.TOP}.sv"]) == expected("coefficients", "sequencer")
+
+
+TABLES = {               # module -> parameters
+    "drain_lanes": "-set TO 1 -set VB 8", "feed_lanes": f"-set TI 1 -set EXP_TABLE {16 * len(numerics.EXP_P8)}'h{packed_table(numerics.EXP_P8):x}",
+    "router_chain": "-set E 2 -set K 1"}
+LONG = re.compile(r"    for \(genvar h = 0; h < 16 \* FUNCTIONS.*?\n    end\n", re.DOTALL)       # Yosys takes a minute to cut the knots out of it
+
+
+@pytest.mark.parametrize("module", TABLES)
+def test_tables_are_read_as_block_memories_are(module):
+    """Every read port of a memory that is meant for block RAM has a register, in front or behind: there is no block RAM without."""
+    text = LONG.sub("    initial for (int unsigned i = 0; i < KNOT_WORDS; i++) knots[i] = 36'(i * 12345);\n", (SV / f"{module}.sv").read_text())
+    commands = (f"read_verilog -sv {module}.sv", f"chparam {TABLES[module]} {module}", f"hierarchy -top {module}", "proc", "flatten",
+                "opt -nodffe -nosdff", "opt", "memory_dff", "memory_collect", "tee -q -o found.txt dump t:$mem_v2")
+    outputs, _ = yosys.script(commands, {f"{module}.sv": text}, ("found.txt",))
+    cells = outputs["found.txt"].split("end\n")
+    blocks = [cell for cell in cells if '_style "block"' in cell]
+    assert blocks
+    for cell in blocks:
+        ((name, clocked),) = re.findall(r'parameter \\MEMID "(.*)".*parameter \\RD_CLK_ENABLE \d+\'([01]+)', cell, re.DOTALL)
+        assert "0" not in clocked, name
