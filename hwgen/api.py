@@ -273,8 +273,10 @@ def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any
     known: dict[str, Any] = {} if random else {"images": min(error_images(planned.imported.model), given), "output_error": planned.output_error}
     if planned.said is not None:
         known["quantized_file"] = planned.said.to_dict()
+    scales = {what: sorted(name for name, rule in rules.items() if rule.scale is not None)
+              for what, rules in (("values", planned.rules.values), ("weights", planned.rules.weights))}
+    if any(scales.values()):
+        known["scales_given"] = scales
     return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,
             "clipping": planned.findings.to_dict(), "layers": [error.to_dict() for error in planned.layers],
-            "routers": [router.to_dict() for router in planned.routers],
-            "scales_given": {what: sorted(name for name, rule in rules.items() if rule.scale is not None)
-                             for what, rules in (("values", planned.rules.values), ("weights", planned.rules.weights))}}
+            "routers": [router.to_dict() for router in planned.routers]}

@@ -1,4 +1,4 @@
-"""bench/corpus.py on two small files: one that is taken, one that is refused."""
+"""bench/corpus.py and bench/photos.py on small files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import sys
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "bench"))
 
+import numpy as np
 import onnx
 
 import corpus
 from onnx_nets import CLASSES, Net, result, vit
+import photos
 from test_importer_halves import in_halves, model
 
 
@@ -49,3 +51,17 @@ def test_router_flips_are_counted_and_a_file_of_16_bits_is_judged(tmp_path, caps
     assert half["compile"] == 0 and half["cosine"] > corpus.MIN_COSINE          # against the float32 network with rounded weights
     assert row["decisions"] == corpus.IMAGES * 5 and 0 <= row["flips"] < row["decisions"] / 4
     assert f"{row['flips']} of {row['decisions']} router decisions flipped" in capsys.readouterr().out
+
+
+def test_photos_compares_whole_files(tmp_path, capsys, monkeypatch):
+    """bench/photos.py: one row for each precision, behind a Softmax that the host runs too; 16 bits are nearer and cost cycles."""
+    net = vit()
+    net.save(tmp_path / "net.onnx", {"y": net.op("Softmax", result(net))}, [1, CLASSES])
+    np.savez(tmp_path / "images.npz", x=np.random.default_rng(3).standard_normal((16, 1, 8, 8)).astype(np.float32))
+    monkeypatch.setattr(sys, "argv", ["photos.py", str(tmp_path / "net.onnx"), str(tmp_path / "images.npz"), "--target", "sim", "--precision", "w8a8", "w8a16",
+                                      "--json", str(tmp_path / "rows.json")])
+    assert photos.main() == 0
+    assert "y: " in capsys.readouterr().out
+    eight, sixteen = json.loads((tmp_path / "rows.json").read_text())
+    assert eight["cycles"] < sixteen["cycles"] and 20 < eight["outputs"]["y"]["db"][0] < sixteen["outputs"]["y"]["db"][0]
+    assert eight["outputs"]["y"]["correlation"][1] > 0.9
