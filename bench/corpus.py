@@ -9,14 +9,16 @@ inputs.json: {file name: {"inputs": [{"name", "shape", "kind": "noise" | "noise,
 dynamic shapes are given shapes, 32 images calibrate, and the integer network is run on 8 others: its cosine with onnxruntime is taken over
 all of them, the smallest of the outputs is printed, and of routers how many decisions are others than the float network's. Files that have no
 entry are calibrated with noise, and are judged as float networks only.
-With ``--rtl`` one of the 8 images runs through the RTL (Verilator, random stalls) too, and every word has to be the integer model's: at the
+Files with the same integer outputs for one image are listed. With ``--rtl`` one of the 8 images runs through the RTL (Verilator, random stalls) too, and every word has to be the integer model's: at the
 end, on as few engines as hold all the networks.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -38,6 +40,7 @@ from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import CapacityError
 from hwgen.graph import evaluate
 from hwgen.partition import import_parts
+from hwgen.steps import golden
 import native_builds
 
 CALIBRATION, IMAGES = 32, 8
@@ -97,7 +100,12 @@ def integers(path: Path, build: Path, images: dict[str, np.ndarray]) -> dict:
            "worst image": min(cosine_of(found[name][i], right[name][i]) for name in found for i in range(IMAGES))}
     if routers := accelerator.router_flips(images, model=path):
         row |= {"flips": sum(router.flips for router in routers), "decisions": sum(router.decisions for router in routers)}
-    return row
+    build = accelerator.build
+    first, = (array[:1] for array in (hostrun.before(build.host, images) if build.host else images).values())
+    words = hashlib.sha256()
+    for network in build.model.tasks:
+        words.update(b"".join(found.tobytes() for found in golden.run(network, first).values()))
+    return row | {"words": words.hexdigest()}
 
 
 def on_few_engines(builds: dict[str, tuple[Path, dict[str, np.ndarray]]], folder: Path) -> Iterator[tuple[str, int, int, int]]:
@@ -199,6 +207,9 @@ def judged(files: list[Path], facts: dict, limit: float, rtl: bool, folder: Path
         print(f"{path.parent.name}/{path.name}: {row['compile']} {shown}{marks}", flush=True)
         if rtl and "integer cosine" in row:
             builds[str(path)] = own / "build", data(facts[path.name]["inputs"])[1]
+    alike = Counter(row["words"] for row in rows if "words" in row)
+    for words in (words for words, count in alike.items() if count > 1):
+        print(f"the same integer outputs, bit for bit: {', '.join(Path(row['file']).name for row in rows if row.get('words') == words)}", flush=True)
     by_file = {row["file"]: row for row in rows}
     for name, engine, differing, cycles in on_few_engines(builds, folder):
         by_file[name] |= {"rtl": differing == 0, "engine": engine, "cycles": cycles, "wrong": by_file[name]["wrong"] or differing > 0}

@@ -23,9 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "bench")]      # works in a checkout without installing
 
 import hwgen
-from hwgen.arrays import read_npz
-from hwgen.errors import InputError
-from vit_s14 import decibels
+from vit_s14 import Images, decibels, halves
 
 
 def correlation(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
@@ -35,14 +33,14 @@ def correlation(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return every, min(single)
 
 
-def measure(path: Path, images: dict[str, np.ndarray], wanted: dict[str, np.ndarray], half: int, options: dict) -> dict:
-    """One precision; options of `hwgen.compile`. wanted: onnxruntime's outputs for the second half of the images."""
+def measure(path: Path, calibrate: Images, judge: Images, wanted: Images, options: dict) -> dict:
+    """One precision; options of `hwgen.compile`. wanted: onnxruntime's outputs for the images that judge."""
     with tempfile.TemporaryDirectory(prefix="hwgen_photos_") as folder:
         start = time.process_time()
-        accelerator = hwgen.compile(path, out=folder + "/build", calib={name: array[:half] for name, array in images.items()},
-                                    shapes={name: (1, *array.shape[1:]) for name, array in images.items()}, **options)
+        accelerator = hwgen.compile(path, out=folder + "/build", calib=calibrate, shapes={name: (1, *array.shape[1:]) for name, array in judge.items()},
+                                    **options)
         seconds = time.process_time() - start
-        outputs = accelerator.simulate({name: array[half:] for name, array in images.items()}, engine="golden").outputs
+        outputs = accelerator.simulate(judge, engine="golden").outputs
     report = accelerator.build.report
     return {"cycles": report["estimate"]["cycles_per_image"], "cpu_seconds": seconds, "host_macs": report.get("host", {}).get("share", 0.0),
             "outputs": {name: {"db": decibels(found, wanted[name]), "correlation": correlation(found, wanted[name])} for name, found in outputs.items()}}
@@ -58,19 +56,15 @@ def main() -> int:
     parser.add_argument("--allow-host", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    images = read_npz(args.images, "the images", InputError)
-    half = min(len(array) for array in images.values()) // 2
-    if half < 1:
-        parser.error("half of the images calibrate, the others judge: give two or more")
+    calibrate, judge = halves(args.images)
     session = onnxruntime.InferenceSession(str(args.model), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    runs = [session.run(names, {name: array[i:i + 1] for name, array in images.items()}) for i in range(half, 2 * half)]
+    names, count = [output.name for output in session.get_outputs()], min(len(array) for array in judge.values())
+    runs = [session.run(names, {name: array[i:i + 1] for name, array in judge.items()}) for i in range(count)]
     wanted = {name: np.concatenate(values) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
-    images = {name: array[:2 * half] for name, array in images.items()}
     rows: list[dict] = []
     for precision in args.precision:
         options = {"target": args.target, "precision": precision, "allow_host": args.allow_host}
-        row = measure(args.model, images, wanted, half, options | ({"target_snr": args.target_snr} if precision == "mixed" else {}))
+        row = measure(args.model, calibrate, judge, wanted, options | ({"target_snr": args.target_snr} if precision == "mixed" else {}))
         rows.append({"precision": precision} | row)
         print(f"{precision}: {row['cycles']:,} cycles (estimate), {row['cycles'] / rows[0]['cycles']:.2f} x; {row['cpu_seconds']:.0f} CPU s; "
               f"host {100 * row['host_macs']:.1f} % of the MACs")

@@ -50,6 +50,16 @@ def decibels(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return float(10 * np.log10(signal.sum() / noise.sum())), float(10 * np.log10((signal / noise).min()))
 
 
+def halves(path: Path) -> tuple[Images, Images]:
+    """The images that calibrate and those that judge. Raises InputError when there are not two."""
+    images = read_npz(path, "the images", InputError)
+    half = min(len(array) for array in images.values()) // 2
+    if half < 1:
+        raise InputError("half of the images calibrate, the others judge", where=str(path), hint="give two images or more")
+    first, last = ({name: array[part] for name, array in images.items()} for part in (slice(half), slice(half, 2 * half)))
+    return first, last
+
+
 def quantized(model: Model, images: Images, method: str, techniques: tuple[str, ...]) -> Quantized:
     """With some of `quantizer.with_findings`'s techniques."""
     turned = quantizer.rotated(model) if "rotation" in techniques else model
@@ -88,12 +98,8 @@ def main() -> int:
     parser.add_argument("images", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    images = read_npz(arguments.images, "the images", InputError)
-    half = min(len(array) for array in images.values()) // 2
-    if half < 1:
-        parser.error("half of the images calibrate, the others judge: give two or more")
-    calibrate, judge = ({name: array[part].astype(np.float32) for name, array in images.items()} for part in (slice(half), slice(half, None)))
-    model = import_model(arguments.model, {name: (1, *array.shape[1:]) for name, array in images.items()}).model
+    calibrate, judge = ({name: array.astype(np.float32) for name, array in images.items()} for images in halves(arguments.images))
+    model = import_model(arguments.model, {name: (1, *array.shape[1:]) for name, array in judge.items()}).model
     table = []
     for row in rows(model, calibrate, judge):
         table.append(row)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fuzz_mutations import FIELDS, NOT_FOR_IT, STRUCTURE, constant, edge, field, insert, ints, structure
+from fuzz_mutations import FIELDS, NOT_FOR_IT, STRUCTURE, constant, edge, field, insert, ints, set_attribute, structure
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", "Quant")
 INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
@@ -64,11 +64,7 @@ def axis_or_block_of_a_scale(r, model, shapes):
     node = r.choice([n for n in model.graph.node if n.op_type in QUANTIZERS])
     name, value = r.choice([("axis", r.randrange(-3, 3)), ("block_size", r.choice([0, 2, 16, 32])), ("bits", r.choice([2, 4, 8])),
                             ("signed", 0), ("narrow", 0), ("rounding_mode", "FLOOR"), ("K", 8), ("N", 8), ("output_dtype", 3)])
-    for place, attribute in enumerate(node.attribute):
-        if attribute.name == name:
-            del node.attribute[place]
-            break
-    node.attribute.append(helper.make_attribute(name, value))
+    set_attribute(node, name, value)
 
 
 @structure

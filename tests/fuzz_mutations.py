@@ -72,6 +72,15 @@ def insert(model, place: int, kind: str, inputs, **attributes) -> str:
     return name
 
 
+def set_attribute(node, name, value):
+    """In place of what the node has under that name."""
+    for place, attribute in enumerate(node.attribute):
+        if attribute.name == name:
+            del node.attribute[place]
+            break
+    node.attribute.append(helper.make_attribute(name, value))
+
+
 def edge(r: Random, model, shapes, rank: int | None = None) -> tuple[int, onnx.NodeProto, int, tuple[int, ...]]:
     """(place of a node, the node, one of its computed operands, its shape)"""
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -292,11 +301,7 @@ def attribute_of_a_product(r, model, shapes):
                    "Conv": [("pads", [1, 1, 1, 1]), ("auto_pad", "SAME_UPPER"), ("dilations", [2, 2]), ("group", 2), ("kernel_shape", [2, 4])],
                    "Softmax": [("axis", 1)], "TopK": [("largest", 0), ("sorted", 0)],
                    "Gelu": [("approximate", "tanh"), ("approximate", "SAME_UPPER")]}[node.op_type])
-    for place, attribute in enumerate(node.attribute):
-        if attribute.name == name:
-            del node.attribute[place]
-            break
-    node.attribute.append(helper.make_attribute(name, value))
+    set_attribute(node, name, value)
 
 
 @structure

@@ -44,13 +44,18 @@ def test_router_flips_are_counted_and_a_file_of_16_bits_is_judged(tmp_path, caps
     net = vit(router="plain")
     net.save(tmp_path / "moe.onnx", {"y": result(net)}, [1, CLASSES])
     onnx.save(in_halves(model(), "float16"), tmp_path / "half.onnx")
-    (tmp_path / "inputs.json").write_text(json.dumps({"moe.onnx": {"inputs": [{"name": "x", "shape": [1, 1, 8, 8], "kind": "noise"}]}}))
+    for name, spelling in (("one", {}), ("other", {"act": "erf"})):
+        onnx.save(model(**spelling), tmp_path / f"{name}.onnx")
+    facts = {"inputs": [{"name": "x", "shape": [1, 1, 8, 8], "kind": "noise"}]}
+    (tmp_path / "inputs.json").write_text(json.dumps({"moe.onnx": facts, "one.onnx": facts, "other.onnx": facts}))
     monkeypatch.setattr(sys, "argv", ["corpus.py", str(tmp_path), "--inputs", str(tmp_path / "inputs.json"), "--json", str(tmp_path / "rows.json")])
     assert corpus.main() == 0
-    half, row = json.loads((tmp_path / "rows.json").read_text())
+    half, row, *_ = json.loads((tmp_path / "rows.json").read_text())
     assert half["compile"] == 0 and half["cosine"] > corpus.MIN_COSINE          # against the float32 network with rounded weights
     assert row["decisions"] == corpus.IMAGES * 5 and 0 <= row["flips"] < row["decisions"] / 4
-    assert f"{row['flips']} of {row['decisions']} router decisions flipped" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"{row['flips']} of {row['decisions']} router decisions flipped" in text
+    assert "the same integer outputs, bit for bit: one.onnx, other.onnx\n" in text
 
 
 def test_photos_compares_whole_files(tmp_path, capsys, monkeypatch):
