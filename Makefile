@@ -32,6 +32,7 @@ $(STAMP): requirements.txt pyproject.toml setup.py scripts/install.py | tools
 	@touch $@
 
 $(DEV): requirements-dev.txt | $(STAMP)
+	@scripts/system-tools $(PYTHON) ccache
 	@$(BIN)/python scripts/install.py requirements-dev.txt
 	@touch $@
 

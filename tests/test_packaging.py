@@ -169,7 +169,7 @@ def test_every_dependency_says_why():
 TOOLS = ("sh", "c++", "make", "perl", "iverilog", "id", "apt-get")
 
 
-def system_tools(folder: Path, python=sys.executable, *, user=1000, apt="exit 1", **scripts: str) -> subprocess.CompletedProcess:
+def system_tools(folder: Path, python=sys.executable, *words: str, user=1000, apt="exit 1", **scripts: str) -> subprocess.CompletedProcess:
     """Runs scripts/system-tools where only these tools exist: all do nothing, but those with a script; "" for a missing one."""
     scripts = {"id": f"echo {user}", "apt-get": apt} | scripts
     for tool in TOOLS:
@@ -178,7 +178,7 @@ def system_tools(folder: Path, python=sys.executable, *, user=1000, apt="exit 1"
         elif scripts.get(tool) != "":
             (folder / tool).write_text(f"#!/bin/sh\n{scripts.get(tool, 'exit 0')}\n")
             (folder / tool).chmod(0o755)
-    return subprocess.run(["/bin/sh", ROOT / "scripts" / "system-tools", python], env=os.environ | {"PATH": str(folder)},
+    return subprocess.run(["/bin/sh", ROOT / "scripts" / "system-tools", python, *words], env=os.environ | {"PATH": str(folder)},
                           capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -208,6 +208,17 @@ def test_root_installs_what_is_missing(tmp_path):
 def test_a_failing_installation_says_what_to_type(tmp_path):
     done = system_tools(tmp_path, user=0, iverilog="")
     assert done.returncode == 3 and "apt-get could not install: iverilog" in done.stderr and "apt-get install -y iverilog" in done.stderr
+
+
+@pytest.mark.parametrize("apt", ["exit 0", "exit 1"], ids=["installed", "not to be had"])
+def test_ccache_is_installed_where_it_can_be(tmp_path, apt):
+    done = system_tools(tmp_path, sys.executable, "ccache", user=0, apt=apt)
+    assert done.returncode == 0 and "installing with apt-get: ccache" in done.stdout
+
+
+def test_ccache_is_not_asked_of_a_user(tmp_path):
+    done = system_tools(tmp_path, sys.executable, "ccache")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_an_old_python_is_refused(tmp_path):
