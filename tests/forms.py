@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from gate_nets import CONDITIONED, task_gate
 import masked_nets
 from moe_loops import LOOPS
 from moe_spellings import SPELLINGS, TOP_1
@@ -26,6 +27,11 @@ def net(folder: Path, **options) -> Path:
 def mixture(folder: Path, spelling, renormalize: bool, k: int) -> Path:
     made = network(spelling, renormalize, k)
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
+def task_gated(folder: Path, spelling) -> Path:
+    made, outputs = task_gate(spelling)
+    return made.save(folder / "net.onnx", outputs, [1, CLASSES])
 
 
 def pooling(folder: Path, spelling: str, queries: int) -> Path:
@@ -64,6 +70,7 @@ FORMS: dict[str, dict[str, Form]] = {
     "Mixtures of experts: the best alone": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in TOP_1.items()},
     "Mixtures of experts: loops in which an expert sees its own tokens": {
         name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in LOOPS.items()},
+    "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},
     "Quantized by onnxruntime and Brevitas": {
         **{f"static: {name}": partial(quantized_nets.static, form=name) for name in quantized_nets.STATIC}, "dynamic": quantized_nets.dynamic,
         "MatMulNBits, 4 bits": quantized_nets.blocks, "MatMulNBits, 8 bits": partial(quantized_nets.blocks, bits=8),

@@ -26,7 +26,10 @@ def task_count(graph: OpGraph, name: str, path: str) -> int:
     for op in graph.ops:
         for place, ref in enumerate(op.inputs):
             if isinstance(ref, View) and ref.base == name:
-                data = op.constant(0)
+                data, depth = op.constant(0), op.constant(1)
+                if op.kind == "OneHot" and place == 0 and depth is not None:
+                    sizes[op.name] = int(depth.ravel()[0])
+                    continue
                 if op.kind != "Gather" or place != 1 or data is None:
                     raise ModelError(f"the integer input {name!r} goes into {op.kind} node {op.name!r}", where=path,
                                      hint="a task may only select constants: torch.index_select(gates, 0, task)")

@@ -69,7 +69,8 @@ def _changed(op: Op, trial: Trial, view: View, change: Affine) -> Match | None:
     whole, positions = channels.size == bound.shape[-1], places.reshape(*bound.shape[:-1], -1)
     factor = np.float64(bound.factor * view.scale)
     node = None
-    if bound.affine is None:
+    waits = whole and _for_a_linear(op, trial, view)
+    if bound.affine is None and not waits:
         source = found[0].node if whole else part_of(trial, bound, channels)
         node = source and rescaled(trial, source, change.scale * factor, change.offset, name=op.name, output=op.outputs[0])
     if node is not None:
@@ -77,12 +78,20 @@ def _changed(op: Op, trial: Trial, view: View, change: Affine) -> Match | None:
         return Match((node,), positions)
     if not whole:
         return None
-    if bound.affine is None and (change.scale == 1).all():
+    if bound.affine is None and (change.scale == 1).all() and not waits:
         return _into_the_sum(op, trial, view, bound, positions, change.offset)
     if not np.isfinite((change.scale, change.offset)).all():
         return None
     before = Affine(np.full(len(change.scale), factor), np.zeros(len(change.scale))) if bound.affine is None else bound.affine.then(view.scale, 0.0)
     return Match((), positions, affine=before.then(change.scale, change.offset), of=replace(bound, factor=1.0))
+
+
+def _for_a_linear(op: Op, trial: Trial, view: View) -> bool:
+    """Whether Linears alone read the result and others read what is changed, as where a task embedding is added for a gate: the Linears take
+    it in, where weights in front of it would have to be there twice."""
+    behind = trial.graph.readers.get(op.outputs[0], ())
+    return bool(behind) and len(trial.graph.readers.get(view.base, ())) > 1 and op.kind == "Add" \
+        and all(reader.kind in ("MatMul", "Gemm") and reader.constant(1) is not None for reader in behind)
 
 
 def _into_the_sum(op: Op, trial: Trial, view: View, bound: Bound, positions: Array, offset: Array) -> Match | None:

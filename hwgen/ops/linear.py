@@ -12,6 +12,7 @@ from ..graph import Array, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
 from ..steps.stages import Requant, Table
+from .joined import joined
 from .operands import operand
 from .operator import Operator, Spellings
 
@@ -91,7 +92,7 @@ class Linear(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"MatMul": (linear,), "Gemm": (linear,)}, {"MatMul": "a Linear", "Einsum": "a Linear", "Add": "a Linear"}, rank=2)
+        return Spellings({"MatMul": (linear,), "Gemm": (linear,)}, dict.fromkeys(("MatMul", "Einsum", "Add", "Concat"), "a Linear"), rank=2)
 
 
 def linear(op: Op, trial: Trial) -> Match | None:
@@ -113,11 +114,17 @@ def linear(op: Op, trial: Trial) -> Match | None:
         weight = (weight.T if op.attrs.get("transB", 0) else weight) * np.float32(op.number("alpha", 1.0))
     if weight.ndim != 2:
         raise Mismatch(f"has a weight of shape {list(weight.shape)}, not [K, N]", op.name)
+    n = weight.shape[1]
+    bias = np.zeros(n) if bias is None else row(op, "bias", bias, n) * np.float32(op.number("beta", 1.0))
+    beside = joined(trial, op.operand(0))
+    if beside is not None:
+        trial.absorb(trial.graph.producers[op.view(0).base], op.view(0))
+        weight, bias = beside.weights(weight, bias, op.view(0).scale)
+        node = Linear(op.name, op.outputs[0], beside.value, trial.array(weight), trial.array(bias))
+        return Match((node,), in_order(*beside.shape[:-1], n))
     x = operand(trial, op.operand(0), affine=True)
     if x is None:
         return None
-    n = weight.shape[1]
-    bias = np.zeros(n) if bias is None else row(op, "bias", bias, n) * np.float32(op.number("beta", 1.0))
     if x.affine is None:
         weight = weight * np.float32(x.factor)
     else:

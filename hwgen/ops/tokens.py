@@ -84,11 +84,14 @@ def concat_tokens(op: Op, trial: Trial) -> Match | None:
         return _assumed(op, trial, next(iter(views.values())))
     if len(bound.shape) != 2:
         raise Mismatch(f"puts constants beside {bound.value!r} {list(bound.shape)}, which is no sequence of tokens", op.name)
-    sources = _sources(op, trial, operands, {place: positions for place, (_, positions) in found.items()})
-    if sources is None:
+    read = sources(op, trial, operands, {place: positions for place, (_, positions) in found.items()})
+    if read is None:
         return None
-    numbers, constants = sources
+    numbers, constants = read
     dim = bound.shape[1]
+    readers = trial.graph.readers.get(op.outputs[0], ())
+    if op.kind == "Concat" and numbers.shape[-1] != dim and any(reader.kind in ("MatMul", "Gemm") for reader in readers):
+        return None                                                 # constants beside every token, which a Linear behind takes in
     if numbers.shape[-1] != dim:
         raise Mismatch(f"gives {list(numbers.shape)} of {bound.value!r} {list(bound.shape)}: it does not put tokens side by side", op.name)
     rows = numbers.reshape(-1, dim)
@@ -118,7 +121,7 @@ def _assumed(op: Op, trial: Trial, view: View) -> Match | None:
     return Match((node,), in_order(total, x.shape[1]))
 
 
-def _sources(op: Op, trial: Trial, operands: dict[int, Ref], positions: dict[int, Array]) -> tuple[Array, Array] | None:
+def sources(op: Op, trial: Trial, operands: dict[int, Ref], positions: dict[int, Array]) -> tuple[Array, Array] | None:
     """What each element of the result is: a position in the computed value, or -1 - i for the i-th of the constants; None when nobody can say."""
     if trial.graph.evaluate is None:
         return None
