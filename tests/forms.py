@@ -46,6 +46,15 @@ def masked(folder: Path, spelling: str) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, masked_nets.COUNT, DIM])
 
 
+def first_layer(folder: Path, size: tuple[int, ...], kernel: tuple[int, ...], places: int, **attrs) -> Path:
+    """A convolution, a norm, a Linear on each token. size: of the input, channels first."""
+    made = Net()
+    y = made.op("Conv", made.input("x", [1, *size]), made.random(DIM, size[0], *kernel), made.random(DIM), **attrs)
+    tokens = made.op("Transpose", made.op("Reshape", y, made.ints(1, DIM, -1)), perm=[0, 2, 1])
+    made.op("MatMul", made.op("LayerNormalization", tokens, made.random(DIM), made.random(DIM)), made.random(DIM, CLASSES))
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, places, CLASSES])
+
+
 ACTIVATIONS = ("Gelu", "erf", "tanh pow", "silu", "quick gelu", "Relu", "HardSwish", "Mish", "Elu", "LeakyRelu", "Softplus", "Sigmoid", "Tanh")
 FORMS: dict[str, dict[str, Form]] = {
     "Attention": {
@@ -65,6 +74,13 @@ FORMS: dict[str, dict[str, Form]] = {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),
         "head on the mean of all tokens": partial(net, pool="mean"),
         "head on the mean of the patches": partial(net, pool="mean of patches"), "opset 13": partial(net, opset=13, norm=True, act="erf")},
+    "A convolution first, cut into windows by the host": {
+        "patches side by side": partial(first_layer, size=(3, 8, 8), kernel=(4, 4), places=4, strides=[4, 4]),
+        "overlapping, with a border of zeros (Segformer, PVT)": partial(first_layer, size=(3, 16, 16), kernel=(7, 7), places=16, strides=[4, 4], pads=[3] * 4),
+        "3x3, stride 1": partial(first_layer, size=(3, 6, 6), kernel=(3, 3), places=36, pads=[1] * 4),
+        "dilated": partial(first_layer, size=(2, 9, 9), kernel=(3, 3), places=9, dilations=[2, 2], strides=[2, 2]),
+        "auto_pad": partial(first_layer, size=(3, 7, 7), kernel=(3, 3), places=16, auto_pad="SAME_UPPER", strides=[2, 2]),
+        "of a signal (Whisper, PatchTST)": partial(first_layer, size=(4, 24), kernel=(3,), places=12, strides=[2], pads=[1, 1])},
     "Activations": {act: partial(net, act=act) for act in ACTIVATIONS},
     "Mixtures of experts: top k": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in SPELLINGS.items()},
     "Mixtures of experts: the best alone": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in TOP_1.items()},

@@ -42,7 +42,7 @@ def write(folder: Path, model: Quantized, program: Program) -> builds.Build:
 def _image_shape(model: Quantized) -> tuple[int, int, int]:
     """[C, H, W] of a network of `qgraphs`: one row of patches."""
     host, patches = model.tasks[0].input
-    high, wide = host.patch
+    high, wide = host.window.kernel
     return patches.channels // (high * wide), high, wide * patches.tokens
 
 

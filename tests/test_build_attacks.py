@@ -163,7 +163,7 @@ REFUSALS = {
     "model.npz: one task": header(lambda h: h["model"]["tasks"].pop()),
     "model.npz: no steps": header(lambda h: h["model"]["tasks"][0].update(steps=[])),
     "model.npz: a type that is a list": header(lambda h: steps(h)[0].update(type=[1])),
-    "model.npz: patches of 0": header(lambda h: every(h["model"], ["patch"], [0, 3])),
+    "model.npz: patches of 0": header(lambda h: every(h["model"], ["kernel"], [0, 3])),
     "model.npz: an output of another shape": header(lambda h: every(h["model"], ["shape"], [1, 3, 5])),
     "model.npz: of the first format": header(lambda h: h.update(version=1)),
     "model.npz: a0 of another shape": member("a0.npy", lambda d: npy(np.zeros(3, np.int8))),

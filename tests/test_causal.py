@@ -23,7 +23,7 @@ def attend(words: np.ndarray, keys: int, limit: int) -> np.ndarray:
     """Attention of int8 words [tokens, channels] over the first so many of themselves, two heads."""
     sent, out = Tensor("x", INT8, *words.shape), Tensor("y", INT8, *words.shape)
     scores, seen = Tensor("s", SCORE, len(words), 2 * keys, memory=Memory.SCORE), sent.view(Span(0, keys))
-    steps = (Step("x", "", Host("x", (0, 0)), Identity(), (sent.view(),)),
+    steps = (Step("x", "", Host("x", None), Identity(), (sent.view(),)),
              Step("y", "", Plain(), Keys(seen, limit), (scores.view(),), sent.view(), (Requant(Factor(40_000, 21), SCORE),), (Keep.ROW_MAX,),
                   part="scores", heads=2),
              Step("y", "", Exp2(limit), Values(seen), (out.view(),), scores.view(), (Restore(), RowFactor(Factor(1 << 15, 15))), heads=2))

@@ -34,6 +34,7 @@ from hwgen.steps.stages import (
 from hwgen.steps.step import Expert, Keep, Network, Output, Step
 from hwgen.steps.tensor import Memory, Tensor
 from hwgen.steps.verify import verify
+from hwgen.steps.window import Window
 from qgraphs import random_images, random_model, random_qgraph
 
 CASES = {
@@ -233,7 +234,7 @@ def test_experts_add_in_index_order_and_each_addition_saturates(start, expected)
     queue = Tensor("q", SHARE, 1, 2, memory=Memory.ROUTER).view()
     table = Table("relu", Factor(*numerics.quantize_multiplier(2.0 ** -16 * 40)))
     keeps = (Keep.MOMENTS,)
-    steps = [Step("x", "n", Host("x", (0, 0)), Identity(), (x.view(),)),
+    steps = [Step("x", "n", Host("x", None), Identity(), (x.view(),)),
              Step("r", "n", Constant(Param("c", np.array([[start]], np.int16))), Identity(), (r.view(),), keeps=keeps),
              Step("y", "n", Plain(), tile("gate", [[0, 0]]), (queue,), x.view(), (Requant(times(2), LOGIT), Route(2, True)), part="gate")]
     for e, weight in enumerate((120, -120)):
@@ -254,7 +255,7 @@ def test_experts_add_in_index_order_and_each_addition_saturates(start, expected)
 def network_of(patch, scale=1.0, shape=(4, 4)):
     """The host's part alone."""
     x = Tensor("x.int8", INT8, *shape, scale)
-    return Network("g", (Step("x.int8", "p", Host("x", patch), Identity(), (x.view(),)),), ())
+    return Network("g", (Step("x.int8", "p", Host("x", Window.patch(*patch) if patch else None), Identity(), (x.view(),)),), ())
 
 
 @pytest.mark.parametrize("channels, patch, size", [(1, (2, 2), (8, 8)), (3, (2, 4), (4, 8))])
@@ -269,16 +270,16 @@ def test_patches_are_row_major_and_channels_c_dy_dx(channels, patch, size):
 
 
 def test_input_is_rounded_half_to_even_and_saturated():
-    found = host.quantize_input(network_of((0, 0), 0.5), np.array([[[0.24, 0.25, 0.75, -0.75, 63.4, 63.6, 1e9, -1e9]]]))
+    found = host.quantize_input(network_of(None, 0.5), np.array([[[0.24, 0.25, 0.75, -0.75, 63.4, 63.6, 1e9, -1e9]]]))
     assert found.dtype == np.int8 and found.ravel().tolist() == [0, 0, 2, -2, 127, 127, 127, -127]
-    assert host.input_clipped(network_of((0, 0), 0.5), np.array([1.0, 63.5, 63.8, -64.0])) == 0.5
+    assert host.input_clipped(network_of(None, 0.5), np.array([1.0, 63.5, 63.8, -64.0])) == 0.5
 
 
 @pytest.mark.parametrize("images, text", [
     (np.zeros((1, 4)), "has shape (1, 4) and dtype float64"),
     (np.zeros((1, 1, 4, 4), complex), "dtype complex128"),
     (np.full((1, 1, 4, 4), np.nan), "holds NaN or infinite"),
-    (np.zeros((1, 1, 5, 4)), "images of 5x4 do not divide into 2x2 patches"),
+    (np.zeros((1, 1, 1, 4)), "images of 1x4 hold no window of 2x2"),
 ])
 def test_bad_images_are_refused(images, text):
     with pytest.raises(InputError) as error:

@@ -10,6 +10,7 @@ import pytest
 from hwgen import ops
 from hwgen.graph import Graph
 from hwgen.importer import import_model
+from hwgen.ops import PatchEmbed
 from hwgen.ops.registry import parts, rules
 from onnx_nets import DIM, IMAGE, PATCH, Net, result
 from rule_checks import K, accepted, declined, kinds, tokens
@@ -174,35 +175,44 @@ def accepted_after_linear(net: Net, path) -> Graph:
     return accepted(net, path)
 
 
-@pytest.mark.parametrize("attrs, reason", [
-    ({"strides": [2, 2]}, "strides [2, 2], not [4, 4]"),
-    ({"pads": [1, 1, 1, 1], "strides": [4, 4]}, "pads [1, 1, 1, 1], not [0, 0, 0, 0]"),
-    ({"dilations": [2, 2]}, "dilations [2, 2], not [1, 1]"),
-    ({"auto_pad": "SAME_UPPER"}, "SAME_UPPER"),
-], ids=lambda value: "" if isinstance(value, str) else next(iter(value)))
-def test_other_convolutions_are_declined(path, attrs, reason):
+@pytest.mark.parametrize("attrs, places", [
+    ({"strides": [2, 2]}, 9), ({"strides": [3, 1]}, 10), ({"pads": [1, 2, 1, 0], "strides": [4, 4]}, 4), ({"dilations": [2, 1], "strides": [1, 1]}, 10),
+    ({"auto_pad": "SAME_UPPER", "strides": [3, 3]}, 9), ({"auto_pad": "SAME_LOWER", "strides": [1, 2]}, 32), ({"auto_pad": "VALID"}, 4),
+    ({"pads": [2, 2, 2, 2], "strides": [2, 2], "dilations": [2, 2]}, 9)], ids=str)
+def test_windows_may_overlap_leave_gaps_and_reach_over_the_border(path, attrs, places):
     net = Net()
-    conv(net, **attrs)
-    assert declined(net, path, rank=4) == {
-        "conv": f"is no patch embedding, a Conv with stride = kernel [4, 4]: it has {reason}"}
+    flatten(net, conv(net, **attrs))
+    (node,) = accepted(net, path).nodes
+    assert (type(node), node.shape((1, IMAGE, IMAGE))) == (PatchEmbed, (places, DIM))
 
 
-def test_grouped_convolution_is_declined(path):
+def test_groups_of_channels_are_zeros_elsewhere(path):
     net = Net()
-    conv(net, (4, 1, 4, 4), x=net.input("x", [1, 2, IMAGE, IMAGE]), group=2)
-    assert declined(net, path, rank=4)["conv"].endswith("it has group 2, not 1")
+    flatten(net, conv(net, (DIM, 2, 4, 4), x=net.input("x", [1, 4, IMAGE, IMAGE]), group=2))
+    (node,) = accepted(net, path).nodes
+    assert node.weight.shape == (DIM, 4, 4, 4) and not node.weight[:DIM // 2, 2:].any() and not node.weight[DIM // 2:, :2].any()
 
 
-def test_an_image_that_leaves_a_rest_is_declined(path):
+def test_a_rest_that_no_window_reaches_is_not_read(path):
     net = Net()
-    conv(net, x=net.input("x", [1, 1, 8, 10]))
-    assert declined(net, path, rank=4)["conv"] == "has an image [1, 8, 10] that does not divide into patches [4, 4]"
+    flatten(net, conv(net, x=net.input("x", [1, 1, 8, 10])))
+    assert accepted(net, path).nodes[0].shape((1, 8, 10)) == (4, DIM)
 
 
-def test_a_convolution_of_tokens_is_declined(path):
+@pytest.mark.parametrize("attrs, places", [({"strides": [4]}, 2), ({"strides": [2], "pads": [1, 1]}, 4), ({"auto_pad": "SAME_UPPER"}, 8)], ids=str)
+def test_a_signal_is_an_image_of_one_row(path, attrs, places):
     net = Net()
-    net.op("Conv", net.input("x", [1, 3, 8]), net.random(4, 3, 4), strides=[4], name="conv")
-    assert declined(net, path) == {"conv": "has a weight that is no constant [D, C, h, w]"}
+    y = net.op("Conv", net.input("x", [1, 3, 8]), net.random(DIM, 3, 4), net.random(DIM), **attrs)
+    net.op("Transpose", y, perm=[0, 2, 1])
+    assert accepted(net, path).nodes[0].shape((3, 8)) == (places, DIM)
+
+
+@pytest.mark.parametrize("attrs, size, reason", [
+    ({"strides": [4, 4]}, [1, 1, 8, 3], "has an image [1, 8, 3] that holds no window of 4x4")], ids=["too small"])
+def test_other_convolutions_are_declined(path, attrs, size, reason):
+    net = Net()
+    conv(net, x=net.input("x", size), **attrs)
+    assert declined(net, path, rank=4) == {"conv": reason}
 
 
 # ---------------------------------------------------------------- LayerNorm

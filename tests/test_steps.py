@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import ModelError
+from hwgen.steps import window
 from hwgen.steps.format import ACCUMULATOR, INT4, INT8, PRE_ACTIVATION, PROBABILITY, SCORE, SHARE, WIDE
 from hwgen.steps.param import Columns, Factor, Param
 from hwgen.steps.stages import (
@@ -123,7 +124,7 @@ BROKEN = {                      # id -> step, its other fields, what the message
         "w", WIDE, 5, 16, 1.0, Memory.RES)))}, "has no room for them"),
     "host: multiplied": ("x.int8", {"tile": Keys(Tensor("k", INT8, 5, 16).view())}, "the host's words are multiplied"),
     "host: part of a tensor": ("x.int8", {"sinks": lambda s: (s.sink.tensor.view(Span(0, 2)),)}, "or are a part of x.int8"),
-    "host: patches of nothing": ("x.int8", {"feed": Host("x", (0, 2))}, "patches of 0x2"),
+    "host: patches of nothing": ("x.int8", {"feed": Host("x", window.Window.patch(0, 2))}, "windows of 0x2"),
     "constant: multiplied": ("embed.start", {"tile": Keys(Tensor("k", INT8, 5, 16).view())}, "a constant is multiplied"),
     "constant: another shape": ("embed.start", {"feed": Constant(param(np.zeros((4, 16), np.int16)))}, "the constant has shape (4, 16)"),
     "constant: another type": ("embed.start", {"feed": Constant(param(np.zeros((5, 16), np.int32)))}, "the constant is int32"),
@@ -264,9 +265,8 @@ def product(weight, bias=0, tokens=4, drain=None, memory=Memory.ACT, form=INT8) 
     x, y = Tensor("x", INT8, tokens, k, 1.0), Tensor("y", form, tokens if drain is None else 1, n, 1.0, memory)
     tile = Stationary(Param("w", weight), Param("b", np.full(n, bias, np.int32)), Param("s", np.ones(n)))
     drain = (Requant(every(n)),) if drain is None else drain
-    steps = (Step("x", "host", Host("x", (0, 0)), Identity(), (x.view(),)), Step("y", "fc", Plain(), tile, (y.view(),), x.view(), drain))
-    out = Tensor("o", ACCUMULATOR, 1, 1, memory=Memory.OUT)
-    ones = Stationary(Param("w1", np.ones((k, 1), np.int8)), Param("b1", np.zeros(1, np.int32)), Param("s1", np.ones(1)))
+    steps = (Step("x", "host", Host("x", None), Identity(), (x.view(),)), Step("y", "fc", Plain(), tile, (y.view(),), x.view(), drain))
+    out, ones = Tensor("o", ACCUMULATOR, 1, 1, memory=Memory.OUT), Stationary(Param("w1", np.ones((k, 1), np.int8)), Param("b1", np.zeros(1, np.int32)), Param("s1", np.ones(1)))
     last = Step("o", "head", Plain(), ones, (out.view(),), x.view(Span(0, 1)), (Mean(),))
     return Network("g", (*steps, last), (Output("o", out, ones.scale, 1, (1, 1)),))
 
@@ -300,7 +300,7 @@ def attention(tokens: int, dim: int) -> Network:
     one = Factor(1 << 15, 15)
     ones = Stationary(Param("w1", np.ones((dim, 1), np.int8)), Param("b1", np.zeros(1, np.int32)), Param("s1", np.ones(1)))
     return Network("g", (
-        Step("x", "host", Host("x", (0, 0)), Identity(), (x.view(),)),
+        Step("x", "host", Host("x", None), Identity(), (x.view(),)),
         Step("y", "a", Plain(), Keys(x.view()), (scores.view(),), x.view(), (Requant(one, SCORE),), (Keep.ROW_MAX,), part="scores"),
         Step("y", "a", Exp2(), Values(x.view()), (y.view(),), scores.view(), (Restore(), RowFactor(one))),
         Step("o", "head", Plain(), ones, (out.view(),), y.view(Span(0, 1)), (Mean(),))), (Output("o", out, ones.scale, 1, (1, 1)),))

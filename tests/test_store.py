@@ -182,7 +182,7 @@ def steps(header) -> list:
 
 
 @pytest.mark.parametrize("change, text", [
-    (lambda h: h.update(version=1), "has format version 1, this hwgen reads 3"),
+    (lambda h: h.update(version=1), "has format version 1, this hwgen reads 4"),
     (lambda h: h.update(format="other"), "is not an hwgen model"),
     (lambda h: h.pop("params"), "is damaged"),
     (lambda h: h.update(params=3), "no list of different names"),
@@ -212,7 +212,7 @@ def steps(header) -> list:
     (lambda h: steps(h)[0]["feed"].update(type="Route"), "is not Feed"),
     (lambda h: steps(h)[0]["feed"].update(type="Feed"), "is not Feed"),
     (lambda h: steps(h)[0]["feed"].update(type=[1]), "is damaged"),
-    (lambda h: steps(h)[0]["feed"].update(patch=[1, 2, 3]), "[1, 2, 3]"),
+    (lambda h: steps(h)[0]["feed"]["window"].update(kernel=[1, 2, 3]), "[1, 2, 3]"),
     (lambda h: steps(h)[2]["drain"][0].update(factor=None), "'None' is not Factor or Columns"),
     (lambda h: steps(h)[2]["drain"][0].update(factor={"type": "Span", "start": 0, "count": 1, "step": 1}), "is not Factor or Columns"),
     (lambda h: steps(h)[2]["tile"].update(weight=3), "'3' is not Param"),

@@ -70,5 +70,5 @@ def _host_start(network: Network) -> Network:
     if not isinstance(host.feed, Host) or not isinstance(constant.feed, Constant) or embed.sink.tensor.memory is not Memory.RES:
         raise ValueError(f"{network.name} does not start with an input, a constant and an embedding")
     place = constant.sink
-    start = replace(host, feed=Host(host.feed.input, (0, 0), embed.sink.tokens.start), sinks=(place,), keeps=constant.keeps)
+    start = replace(host, feed=Host(host.feed.input, None, embed.sink.tokens.start), sinks=(place,), keeps=constant.keeps)
     return replace(network, steps=(start, replace(constant, drain=(Add(place),)), *rest))

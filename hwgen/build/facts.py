@@ -214,14 +214,13 @@ def _check_network(network: Network, most: int) -> None:
 
 
 def _check_input(host: Host, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """The patches of an image of ``shape`` are what the network takes."""
-    p, q = host.patch
-    if host.patch == (0, 0):
+    """The windows of an image of ``shape`` are what the network takes."""
+    found: tuple[int, ...] = ()
+    if host.window is None:
         found = shape
-    elif len(shape) == 3 and p > 0 and q > 0 and not shape[1] % p and not shape[2] % q:
-        found = (shape[1] // p * (shape[2] // q), shape[0] * p * q)
-    else:
-        found = ()
+    elif host.window.wrong() is None and len(shape) in (2, 3):
+        rows, columns = host.window.places(1 if len(shape) == 2 else shape[1], shape[-1])
+        found = (rows * columns, shape[0] * host.window.words)
     if found != (tensor.tokens - host.front, tensor.channels):
         raise ValueError("inputs do not have the shape that the network takes")
 

@@ -121,7 +121,8 @@ class Node(ABC):
 
     def attributes(self) -> dict[str, object]:
         """What is neither a name nor a weight, by the name of its field."""
-        return {key: value for key, value in self._fields() if key not in ("name", "output", *self.VALUES) and not isinstance(value, np.ndarray)}
+        return {key: value for key, value in self._fields()
+                if key not in ("name", "output", *self.VALUES) and value is not None and not isinstance(value, np.ndarray)}
 
     def _fields(self) -> list[tuple[str, object]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]

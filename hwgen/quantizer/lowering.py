@@ -277,8 +277,8 @@ class Lowering:
         """What the host sends: an operand, or the start of a residual stream."""
         ((source, shape),) = self.graph.inputs.items()
         readers = self.readers[source]
-        cuts = {reader.as_matrix()[0] for reader in readers if isinstance(reader, PatchEmbed)}
-        if len(cuts) > 1 or cuts and len(shape) != 3 or not cuts and len(shape) != 2:
+        cuts = {reader.window for reader in readers if isinstance(reader, PatchEmbed)}
+        if len(cuts) > 1 or cuts and len(shape) not in (2, 3) or not cuts and len(shape) != 2:
             raise ModelError(f"input {source!r} {list(shape)} is read by {[type(reader).__name__ for reader in readers]}: it is either an image "
                              "that is cut into patches of one size, or a sequence of tokens", where=f"graph {self.graph.name!r}",
                              hint=SUPPORTED).about(readers[0].name)
@@ -287,10 +287,13 @@ class Lowering:
             self._host_start(readers[0], source, *found)
             return
         self.narrow(readers[0], source, "the input")
-        patch = cuts.pop() if cuts else (0, 0)
-        tokens, channels = shape if len(shape) == 2 else (math.prod(shape[1:]) // math.prod(patch), shape[0] * math.prod(patch))
+        window = cuts.pop() if cuts else None
+        if window is not None:
+            tokens, channels = math.prod(window.places(1 if len(shape) == 2 else shape[1], shape[-1])), shape[0] * window.words
+        else:
+            tokens, channels = shape
         words = self.activations(self.fresh(f"{source}.int8"), tokens, channels, self.scale(source))
-        self.emit(Step(words.name, readers[0].name, Host(source, patch), Identity(), (words.view(),), about=f"input {source}"))
+        self.emit(Step(words.name, readers[0].name, Host(source, window), Identity(), (words.view(),), about=f"input {source}"))
         self.define(source, words)
 
     def _host_start(self, node: Node, source: str, stream: Stream, residual: Tensor) -> None:
@@ -300,7 +303,7 @@ class Lowering:
         if more or rows.stop != residual.tokens:
             raise node.fail(f"puts constant tokens between those of the input {source!r}, or behind them: supported is in front of them",
                             hint="let a Linear follow the input, or put the constants in on the host")
-        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, (0, 0), rows.start), Identity(), (place,),
+        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, None, rows.start), Identity(), (place,),
                        keeps=(Keep.MOMENTS,), about=f"input {source}"))
         if source in self.raw:
             self._as_it_is(node, source, residual, rows)

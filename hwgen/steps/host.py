@@ -11,30 +11,28 @@ from .step import Network
 
 
 def quantize_input(network: Network, images: np.ndarray) -> np.ndarray:
-    """Images float [B, C, H, W] -> patches [B, T, C*p*q] of the input's format; tokens [B, T, K] -> [B, T, K]; the tokens of zeros in front
-    of them included.
+    """Images float [B, C, H, W], or signals [B, C, W], -> tokens [B, T, C*p*q] of the input's format, as `Window.cut` does; tokens
+    [B, T, K] -> [B, T, K]; the tokens of zeros in front of them included.
 
-    ``clip(rint(x / scale), -127, 127)`` in float64 (16 bits: 32767); patches row-major, channels in the order (c, dy, dx). Raises
-    InputError when the images are not real, finite numbers of the right rank.
+    ``clip(rint(x / scale), -127, 127)`` in float64 (16 bits: 32767). Raises InputError when the images are not real, finite numbers of the
+    right shape.
     """
     feed, tensor = network.input
     form = tensor.format
     images = np.asarray(images)
-    rank = 3 if feed.patch == (0, 0) else 4
-    if images.ndim != rank or images.dtype.kind not in "fiu":
+    ranks = (3,) if feed.window is None else (3, 4) if feed.window.kernel[0] == 1 else (4,)
+    if images.ndim not in ranks or images.dtype.kind not in "fiu":
         raise InputError(f"input {feed.input!r} has shape {images.shape} and dtype {images.dtype}",
-                         hint=f"give an array of {rank} dimensions, images first, of floating-point numbers")
+                         hint=f"give an array of {ranks[-1]} dimensions, images first, of floating-point numbers")
     if not np.isfinite(images).all():
         raise InputError(f"input {feed.input!r} holds NaN or infinite values", hint="clean the data")
     x = np.clip(np.rint(images.astype(np.float64) / tensor.scale), form.lo, form.hi).astype(form.dtype)
-    if rank == 3:
+    if feed.window is None:
         return _behind(x, feed.front)
-    b, c, height, width = x.shape
-    p, q = feed.patch
-    if height % p or width % q:
-        raise InputError(f"images of {height}x{width} do not divide into {p}x{q} patches", where=f"input {feed.input!r}")
-    x = x.reshape(b, c, height // p, p, width // q, q).transpose(0, 2, 4, 1, 3, 5)
-    return _behind(np.ascontiguousarray(x.reshape(b, (height // p) * (width // q), c * p * q)), feed.front)
+    x = x[:, :, None] if x.ndim == 3 else x
+    if not all(feed.window.places(*x.shape[2:])):
+        raise InputError(f"images of {x.shape[2]}x{x.shape[3]} hold no window of {feed.window}", where=f"input {feed.input!r}")
+    return _behind(feed.window.cut(x), feed.front)
 
 
 def _behind(words: np.ndarray, front: int) -> np.ndarray:

@@ -60,7 +60,7 @@ def golden(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x, out = Tensor("x", INT8, tokens, 3 * channels, 1.0), Tensor("att", INT8, tokens, channels, 1.0)
     product = Tensor("scores", case.form, tokens, case.heads * tokens, memory=Memory.SCORE)
     q, k, v = (x.view(channels=Span(n * channels, channels)) for n in range(3))
-    steps = (Step("x", "x", Host("x", (0, 0)), Identity(), (x.view(),)),
+    steps = (Step("x", "x", Host("x", None), Identity(), (x.view(),)),
              Step("att", "att", Plain(), Keys(k, case.limit), (product.view(),), q, (Requant(Factor(*case.score), case.form),), (Keep.ROW_MAX,),
                   part="scores", heads=case.heads),
              Step("att", "att", Exp2(case.limit), Values(v), (out.view(),), product.view(), (Restore(), RowFactor(Factor(*case.out))), heads=case.heads))

@@ -175,7 +175,7 @@ def exact(q, k, v, heads, score, out, form=SCORES[0], limit=0) -> np.ndarray:
     rows = max(queries, tokens)
     sent, scores = Tensor("qkv", INT8, rows, 3 * channels), Tensor("s", form, queries, heads * tokens, memory=Memory.SCORE)
     query, key, value = (sent.view(Span(0, len(part)), Span(place * channels, channels)) for place, part in enumerate((q, k, v)))
-    steps = (Step("qkv", "", Host("qkv", (0, 0)), Identity(), (sent.view(),)),
+    steps = (Step("qkv", "", Host("qkv", None), Identity(), (sent.view(),)),
              Step("a", "", Plain(), Keys(key, limit), (scores.view(),), query, (Requant(Factor(*score), form),), part="scores", heads=heads),
              Step("a", "", Exp2(limit), Values(value), (Tensor("a", INT8, queries, channels).view(),), scores.view(),
                   (Restore(), RowFactor(Factor(*out))), heads=heads))

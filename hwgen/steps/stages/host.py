@@ -10,6 +10,7 @@ import numpy as np
 from ...isa import Op, Src
 from ..format import INT8, WIDE, Format
 from ..tensor import Memory
+from ..window import Window
 from .base import Feed, Run
 from .tile import Identity
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Host(Feed):
-    """[T, K] of the network's input ``input``, int8 for the activation memory, int16 for the residual stream; ``patch``: the host cuts images
-    into patches of so many rows and columns, row by row, channels (c, dy, dx); (0, 0): the input is tokens already. front: tokens of zeros
-    before those of the input."""
+    """[T, K] of the network's input ``input``, int8 for the activation memory, int16 for the residual stream; ``window``: the
+    host cuts images [C, H, W], or signals [C, W], into tokens (`Window.cut`); None: the input is tokens already. front: tokens of zeros before
+    those of the input."""
 
     input: str
-    patch: tuple[int, int]
+    window: Window | None
     front: int = 0
 
     name: ClassVar[str] = "host"
@@ -46,12 +47,13 @@ class Host(Feed):
             return f"the host's words are multiplied, or are a part of {step.sink.tensor}"
         if not 0 <= self.front < step.sink.tokens.count:
             return f"{self.front} of the {step.sink.tokens.count} tokens are none of the input"
-        return None if self.patch == (0, 0) or min(self.patch) > 0 else f"patches of {self.patch[0]}x{self.patch[1]}"
+        wrong = self.window.wrong() if self.window is not None else None
+        return f"windows of {wrong}" if wrong else None
 
     @property
     def brief(self) -> str:
         return str(self)
 
     def __str__(self) -> str:
-        cut = f", patches of {self.patch[0]}x{self.patch[1]}" if self.patch != (0, 0) else ""
+        cut = f", patches of {self.window}" if self.window is not None else ""
         return f"host({self.input}{cut}{f', behind {self.front} tokens of zeros' if self.front else ''})"
