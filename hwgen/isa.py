@@ -45,6 +45,7 @@ class Dst(IntEnum):
     RES_ADD = 4      # residual stream += int16, statistics follow
     ROUTER = 5       # int16 logits -> router
     OUT = 6          # int32 accumulators + bias -> output stream
+    OPERAND = 7      # int16 -> operand memory
 
 
 class Half(IntEnum):
@@ -53,6 +54,15 @@ class Half(IntEnum):
     NONE = 0         # the result has 8 bits
     HIGH = 1         # its high half
     LOW = 2          # its low half, less 128
+
+
+class Operand(IntEnum):
+    """What the drain does with the words of the operand memory that go along with a result."""
+
+    NONE = 0         # there are none
+    MULTIPLY = 1     # int8 or int16 result = requantize(activation(r), or r of 16 bits; word; shift2)
+    ADD = 2          # int16 result = saturate(r + word)
+    ROTATE = 3       # lanes 2j and 2j + 1 are turned by cosine and sine in lanes 2j and 2j + 1 of the word, then as MULTIPLY
 
 
 FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant first
@@ -65,6 +75,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("mult", 16), ("shift", 6), ("mult2", 16), ("shift2", 6),
     ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6), ("function", 2),
     ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2), ("limit", 16),
+    ("operand", 2), ("op_base", 16), ("op_period", 4),
 )
 WORD_BITS = 512
 OFFSETS: dict[str, int] = {}
@@ -105,6 +116,10 @@ class Instr:
                      ACT: the low halves of a chunk are ``src_stride`` words behind the high ones
     plane            ACT: what is stored of a 16-bit result (`Half`)
     mean             OUT: accumulators of all tokens are added up, one word per output tile leaves; else one per token
+    operand          what the words of the operand memory do to a result (`Operand`): those of output tile 0 from word op_base on, a word a
+                     token, those of the next tile behind them. MULTIPLY, ROTATE: shift2; the table of act as it is
+    op_base          with dst OPERAND where results go, in the same order
+    op_period        after so many output tiles the words of the first one serve again; 0: never
     slack            the feed starts when at most ``slack`` earlier instructions have not retired (0..3)
     load_slack       the same for loading the first stationary tile from the kv memory
     """
@@ -165,6 +180,9 @@ class Instr:
     pre_frac: int = 0
     score_frac: int = 0
     limit: int = 0
+    operand: int = 0
+    op_base: int = 0
+    op_period: int = 0
     note: str = ""
 
     def encode(self) -> int:

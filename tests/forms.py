@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from gate_nets import CONDITIONED, task_gate
+import gated_nets
 import masked_nets
 from moe_loops import LOOPS
 from moe_spellings import SPELLINGS, TOP_1
@@ -55,6 +56,11 @@ def first_layer(folder: Path, size: tuple[int, ...], kernel: tuple[int, ...], pl
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, places, CLASSES])
 
 
+def gate(folder: Path, **options) -> Path:
+    made = gated_nets.gated(**options)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
 ACTIVATIONS = ("Gelu", "erf", "tanh pow", "silu", "quick gelu", "Relu", "HardSwish", "Mish", "Elu", "LeakyRelu", "Softplus", "Sigmoid", "Tanh")
 FORMS: dict[str, dict[str, Form]] = {
     "Attention": {
@@ -82,6 +88,10 @@ FORMS: dict[str, dict[str, Form]] = {
         "auto_pad": partial(first_layer, size=(3, 7, 7), kernel=(3, 3), places=16, auto_pad="SAME_UPPER", strides=[2, 2]),
         "of a signal (Whisper, PatchTST)": partial(first_layer, size=(4, 24), kernel=(3,), places=12, strides=[2], pads=[1, 1])},
     "Activations": {act: partial(net, act=act) for act in ACTIVATIONS},
+    "Gated MLPs": {
+        **{name: partial(gate, halves=name) for name in gated_nets.HALVES}, "the second half is the gate": partial(gate, halves="by Slice", second=True),
+        "without biases": partial(gate, bias=False), "GEGLU": partial(gate, act="Gelu"), "ReGLU": partial(gate, act="Relu"),
+        "GLU (Sigmoid)": partial(gate, act="Sigmoid"), "without a function (bilinear)": partial(gate, act=None), "opset 13": partial(gate, opset=13, act="erf")},
     "Mixtures of experts: top k": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in SPELLINGS.items()},
     "Mixtures of experts: the best alone": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in TOP_1.items()},
     "Mixtures of experts: loops in which an expert sees its own tokens": {

@@ -41,6 +41,8 @@ MUTATIONS = (
     Mutation("epsilon left out", "layer_norm.hpp", "total[t] * total[t] + job.eps", "total[t] * total[t] + 1", kernel=True),
     Mutation("high half counts too little", "linear.hpp", "sum * 256", "sum * 255"),
     Mutation("low half off by one", "types.hpp", "(word & 255) - 128", "(word & 255) - 127"),
+    Mutation("operand of another token", "linear.hpp", "n * job.rows + t][c] : 0", "n * job.rows][c] : 0"),
+    Mutation("product of two values in 16 bits", "linear.hpp", "saturate<8>(product)", "saturate<16>(product)"),
     Mutation("class token overwritten", "linear.hpp", ": job.first_token + t;\n        switch", ": t;\n        switch"),
 )
 

@@ -12,7 +12,7 @@ from hwgen.engines.hls.attention import Attention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router
 from hwgen.engines.hls.plan import Plan, plan
-from hwgen.engines.hls.products import Features, Head, LinearActivated, LinearResidual, Product, behind
+from hwgen.engines.hls.products import Features, Head, LinearActivated, LinearGated, LinearMultiplied, LinearResidual, Product, behind
 from hwgen.engines.hls.project import tables
 from hwgen.engines.hls.start import LayerNorm, Rescaled, ResidualInit, Tokens
 from hwgen.functions import Act
@@ -25,12 +25,13 @@ from hwgen.tools import cxx
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE",
          "CONSTANT")
-TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT")
+TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
-          "wide_source", "wide_result", "frac", "causal")       # of hwgen::Step
+          "wide_source", "wide_result", "frac", "causal", "operand")       # of hwgen::Step
 LANES, QUERIES = 16, 4
-LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64}
+LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64,
+          "operand_words": 512}
 
 
 def write_project(folder: Path, acts: tuple[Act, ...], kernels: Path | None = None) -> Path:
@@ -92,6 +93,9 @@ def _fields(step: Call) -> list[int]:
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
         case LinearActivated():
             found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step), "frac": part(step.steps[0], Table).x.frac}
+        case LinearMultiplied():
+            found |= {"out.mult": 1, "out.shift": step.shift}
+            found |= {"function": _function(step), "frac": step.frac} if isinstance(step, LinearGated) else {}
         case LinearResidual():
             found |= {"first_token": step.target_rows.tokens.start, "dst_tokens": step.target_rows.tensor.tokens}
         case Head():

@@ -19,7 +19,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
                  channels: int = 1, pool: str = "select", causal: bool = False) -> Model:
-    """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts.
+    """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
+    without an activation.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
@@ -71,6 +72,11 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", *matrix(f"{b}.gate{task}", dim, experts),
                                     *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
                                     renormalize))
+            elif kind in "gb":
+                nodes += [ops.Linear(f"{b}.{part}", f"{b}.{part}", f"{b}.norm2", *matrix(f"{b}.{part}", dim, hidden)) for part in ("gate", "up")]
+                nodes += [ops.Activation(f"{b}.act", f"{b}.looked", f"{b}.gate", function)] if kind == "g" else []
+                nodes.append(ops.Multiply(f"{b}.mul", f"{b}.hidden", f"{b}.looked" if kind == "g" else f"{b}.gate", f"{b}.up"))
+                nodes.append(ops.Linear(f"{b}.down", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
             else:
                 nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", f"{b}.norm2", *matrix(f"{b}.fc1", dim, hidden)))
                 nodes.append(ops.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", function))
@@ -104,9 +110,10 @@ def uneven(model: Model, images: np.ndarray) -> Recipe:
 
     for graph in model.tasks:
         values: dict[str, np.ndarray] = {}
+        gates = {value for node in graph.nodes if isinstance(node, ops.Multiply) for value in node.inputs}
         for node, inner in evaluate.steps(graph, {"x": images}, values, inner=True):
             match node:
-                case ops.Activation():
+                case ops.Activation() | ops.Multiply() if node.output not in gates:
                     rule(node.output, values[node.output])
                 case ops.MoE():
                     rule(node.output, *(found for role, found in inner if role is Role.HIDDEN))

@@ -13,7 +13,7 @@ from hwgen.engines.rtl.program import Program
 from hwgen.engines.rtl.touched import Area, Touched
 from hwgen.engines.rtl.verify import limits, verify
 from hwgen.errors import ModelError
-from hwgen.isa import Dst, Instr, Op, Src, Stat
+from hwgen.isa import Dst, Instr, Op, Operand, Src, Stat
 from qgraphs import random_qgraph
 from wide_nets import random_wide, read_out
 
@@ -51,6 +51,22 @@ MATMUL, NORM, GATHER, SCATTER, OUT = {"op": 2}, {"op": 2, "src": int(Src.NORM)},
 WIDE = schedule(read_out(random_wide(blocks="dm", classes=(3, 5))), ti=8, to=8, axi_data_bits=64)
 
 
+GATED = make(blocks="gm", hidden=40)
+PRODUCT, OPERANDS = {"operand": int(Operand.MULTIPLY)}, {"dst": int(Dst.OPERAND)}
+
+
+@pytest.mark.parametrize("where, fields, text", [
+    (OPERANDS, {"to16": 0}, "stores operands, which have 16 bits"), (OPERANDS, {"op_base": 9}, "was never written|touches word"),
+    (OPERANDS, {"op_base": 4000}, "touches word"), (PRODUCT, {"op_base": 4000}, "touches word"), (PRODUCT, {"op_base": 9}, "where no buffer|touches"),
+    (PRODUCT, {"to16": 0}, "for a result that is none of 16 bits"), (PRODUCT, {"act_columns": 1, "shift2": 21}, "without another multiplier"),
+    (PRODUCT, {"dst": int(Dst.SCORE)}, "has operands to MULTIPLY, and a result for SCORE"), (PRODUCT, {"operand": 3}, "has operands to ROTATE, the engine has none"),
+    (SCORES, {"op_period": 1}, "repeats operands and has none"), (SCATTER, {"operand": 1}, "without another multiplier"),
+    (SCORES, {"operand": 1, "to16": 1}, "and a result for SCORE")])
+def test_fields_of_operands(where, fields, text):
+    pc = place(GATED, op=2, **where)
+    assert re.search(text, refusal(changed(GATED, pc, **fields)).message)
+
+
 @pytest.mark.parametrize("where, fields, text", [
     (SCORES, {"wide": 1}, "multiplies 16 bits with what are no weights"), ({"plane": 1}, {"to16": 0}, "stores a half of what has no 16 bits"),
     ({"dst": int(Dst.KV)}, {"plane": 1, "to16": 1}, "or elsewhere than with the activations"), ({"plane": 1}, {"dst_stride": 3}, "rows of"),
@@ -68,7 +84,7 @@ def test_a_wide_operand_needs_both_halves():
 
 
 @pytest.mark.parametrize("where, fields, text", [
-    (MATMUL, {"op": 3}, "op = 3 is none of 3 kinds"), (MATMUL, {"dst": 7}, "dst = 7 is none of 7 kinds"), (MATMUL, {"src": 3}, "the engine has none"),
+    (MATMUL, {"op": 3}, "op = 3 is none of 3 kinds"), (MATMUL, {"src": 3}, "the engine has none"),
     (MATMUL, {"wide": 1}, "has operands or results of 16 bits, the engine has none"), (MATMUL, {"plane": 3}, "plane = 3 is none of 3 kinds"),
     (MATMUL, {"op": 0}, "ends with END, and nowhere else"), (MATMUL, {"tokens": 1 << 16}, "tokens = 65536 does not fit 16 bits"),
     (MATMUL, {"mult": -1}, "mult = -1 does not fit"), (MATMUL, {"tokens": 0}, "tokens = 0 is not in 1..16"),
@@ -87,7 +103,7 @@ def test_a_wide_operand_needs_both_halves():
     (ROUTER, {"top_k": 0}, "routes to 0 of 4"), (ROUTER, {"top_k": 3}, "the engine does 2 of 4"), (ROUTER, {"dst": int(Dst.ACT)}, "has fields of a router"),
     (ROUTER, {"src": int(Src.ACT)}, "keeps normalised words"), (SCORES, {"mean": 1}, "only what leaves is added up"),
     ({"act": 1}, {"function": 1}, "function = 1 is not in 0..0"), ({"act": 1}, {"function": 4}, "function = 4 does not fit 2 bits"),
-    ({"op": 1}, {"dst": int(Dst.KV)}, "streams ACT words to KV"),
+    ({"op": 1}, {"dst": int(Dst.KV)}, "streams ACT words to KV"), (MATMUL, {"dst": int(Dst.OPERAND)}, "stores operands, which have 16 bits"),
     ({"op": 1, "src": int(Src.NORM)}, {"tokens": 1}, "one token to the residual stream one after the other")])
 def test_fields(where, fields, text):
     pc = place(PROGRAM, **where)

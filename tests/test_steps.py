@@ -390,9 +390,9 @@ def test_names_of_records_are_different():
     assert len({cls.name for cls in (*FEEDS, *STAGES)}) == len(FEEDS) + len(STAGES)
 
 
-def test_every_record_is_in_some_network(network):
-    """So that the refusals above meet all of them."""
-    assert set(RECORDS) == {type(record) for step in (*network.steps, *attention(4, 4).steps) for record in (step.feed, step.tile, *step.drain)}
+def test_every_record_is_in_some_network(network):                      # so that the refusals above meet all of them
+    steps = (*network.steps, *attention(4, 4).steps, *random_qgraph(blocks="g").tasks[0].steps)
+    assert set(RECORDS) == {type(record) for step in steps for record in (step.feed, step.tile, *step.drain)}
 
 
 def test_a_network_has_the_named_formats(network):

@@ -54,6 +54,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 2048;
     static constexpr unsigned RESIDUAL_WORDS = 512;
+    static constexpr unsigned OPERAND_WORDS = 1536;
     static constexpr unsigned LOGIT_WORDS = 256;
     static constexpr unsigned GUARD = hwgen::FusedAttentionConfig::GUARD;
 };
@@ -191,11 +192,15 @@ void linear()
     if (residual) {
         load<L>(memories<L>.residual, 0, job.dst_tokens, job.out_channels);
     }
+    if (job.target == hwgen::Target::MULTIPLIED) {
+        job.operand = 2;
+        load<L>(memories<L>.operand, job.operand, job.rows, job.out_channels);
+    }
     hls::stream<hwgen::Word<L>> stream("weights");
     load_stream<L>(stream);
     std::vector<hwgen::Acc> out(output ? job.dst_tokens * job.out_channels : 0);
     hwgen::linear<Config<L>>(job, stream, memories<L>.act, memories<L>.low, memories<L>.residual, memories<L>.logits,
-                             memories<L>.queues, out.data());
+                             memories<L>.operand, memories<L>.queues, out.data());
     put(stream.empty() ? 1 : 0);
     for (const hwgen::Acc word : out) {
         put(word);
@@ -204,6 +209,8 @@ void linear()
         store<L>(memories<L>.residual, 0, job.dst_tokens, job.out_channels);
     } else if (job.target == hwgen::Target::LOGITS) {
         store<L>(memories<L>.logits, 0, job.dst_tokens, job.out_channels);
+    } else if (job.target == hwgen::Target::OPERAND) {
+        store<L>(memories<L>.operand, job.dst, job.dst_tokens, job.out_channels);
     } else if (!output) {
         store<L>(memories<L>.act, job.dst, job.dst_tokens, job.out_channels);
     }

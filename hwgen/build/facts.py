@@ -28,7 +28,8 @@ MAX_MACS = 1 << 62
 MAX_WORDS = 1 << 28                  # of one tensor of one image
 MAX_MEMORY_WORDS = 1 << 20           # what an instruction can address
 MAX_TASKS = 16                       # 4 bits of the TASKS register
-ENGINE_LIMITS = {"max_tokens": MAX_TOKENS, "program_words": MAX_PROGRAM_WORDS, "axi_data_bits": 1024, "ti": 64, "to": 64}
+ENGINE_LIMITS = {"max_tokens": MAX_TOKENS, "program_words": MAX_PROGRAM_WORDS, "axi_data_bits": 1024, "ti": 64, "to": 64,
+                 "operand_words": 1 << 16}
 INSTRUCTION_BYTES = WORD_BITS // 8
 
 
@@ -93,7 +94,8 @@ def engine(value) -> EngineConfig:
                            ENGINE_LIMITS.get(field.name, MAX_MEMORY_WORDS))
               for field in fields(EngineConfig)}
     if isinstance(value, dict):
-        value = dict.fromkeys(LATER, False) | value            # `EngineConfig.to_dict` leaves them out
+        later = {field.name: field.default for field in fields(EngineConfig) if field.name in LATER}
+        value = later | value                           # `EngineConfig.to_dict` leaves them out
     try:
         config = record(EngineConfig, value, "engine", limits)
     except HwgenError as error:

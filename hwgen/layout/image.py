@@ -54,11 +54,11 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
 
 
 def columns_of(step: Step) -> tuple[np.ndarray, int]:
-    """(lane of each output channel, lanes in all) of a step's result: with the padding between heads where the weights have columns for
-    it. A router's result is not stored."""
+    """(lane of each output channel from the first one on, lanes in all) of a step's result: with the padding between heads where the weights have
+    columns for it. A router's result is not stored."""
     if step.routes:
         return np.arange(step.columns), step.columns
-    return step.sink.positions, step.sink.width if step.weights is not None else step.sink.channels.count
+    return step.sink.positions - step.sink.position, step.sink.width if step.weights is not None else step.sink.channels.count
 
 
 def _params(step: Step) -> dict[str, np.ndarray | np.integer]:

@@ -7,6 +7,7 @@
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
     select.py     Select              slice.py       Slice
     mean.py       Mean                pool.py        AttentionPool
+    multiply.py   Multiply
 
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
 
@@ -20,6 +21,7 @@ from .embed import PatchEmbed
 from .linear import Linear
 from .mean import Mean
 from .moe import MoE
+from .multiply import Multiply
 from .norm import LayerNorm
 from .pool import AttentionPool
 from .position import AddConst
@@ -28,5 +30,5 @@ from .select import Select
 from .slice import Slice
 from .tokens import ConcatTokens
 
-__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE",
+__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE", "Multiply",
            "PatchEmbed", "Select", "Slice"]

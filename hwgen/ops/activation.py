@@ -46,7 +46,10 @@ class Activation(Operator):
         x = to.result(self.x)
         if x is None or x.linear is None:
             raise self.fail(f"reads {self.x!r} of {type(to.producers.get(self.x)).__name__}; an activation must follow a Linear", hint=SUPPORTED)
-        x.linear.lower_with(to, x, self.output, self)
+        if to.is_gate(self.output):
+            to.put_off(self.output, x, x.linear, self)
+        else:
+            x.linear.lower_with(to, x, self.output, self)
 
     @classmethod
     def spellings(cls) -> Spellings:

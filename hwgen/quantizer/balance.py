@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from ..graph import Array, Graph, Model, Node, Role
-from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, Mean, MoE, Select
+from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, Mean, MoE, Multiply, Select
 from ..steps.format import WIDE
 from .calibration import Range, Site, sites
 from .recipe import Recipe
 from .structure import consumers
 
-WIDENED = (Activation, Attention, AttentionPool, LayerNorm, MoE)
+WIDENED = (Activation, Attention, AttentionPool, LayerNorm, MoE, Multiply)
 SPREAD = 1e-3           # of the largest: a smaller value or weight counts as this
 
 
@@ -35,8 +35,8 @@ def balanced(model: Model, ranges: Mapping[Site, Range], method: str, recipe: Re
         readers = consumers(graph)
         for node in graph.nodes:
             rule, found = recipe.value(node.output), ranges.get((known[node.output], Role.OUT))
-            if not isinstance(node, Activation) or rule.scale is not None or rule.bits == WIDE.bits or found is None or found.peaks is None \
-                    or not found.peaks.any():
+            if not isinstance(node, (Activation, Multiply)) or rule.scale is not None or rule.bits == WIDE.bits or found is None \
+                    or found.peaks is None or not found.peaks.any():
                 continue
             weight = _weight(graph, node.output, readers[node.output], recipe)
             if weight is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ModelError
 from ..graph import Graph, Model, Node, Role
 from ..matching.grid import Grid, Kept
-from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, MoE
+from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, MoE, Multiply
 from ..steps.format import INT8, WIDE
 from .balance import widenable
 from .calibration import Range, Site, sites
@@ -101,14 +101,14 @@ def _is_stored(graph: Graph, value: str, node: Node | None, readers: Sequence[No
     """Whether the value is one of 8 bits in hardware: read by a matrix product, and neither residual stream nor pre-activation."""
     if isinstance(node, MoE):
         return True                                                  # the activations between its layers
-    return (node is None or isinstance(node, (Linear, Activation, Attention, AttentionPool, LayerNorm))) and bool(readers) \
-        and value not in graph.outputs.values() and all(not isinstance(reader, Activation) and not reader.TRUNK
+    return (node is None or isinstance(node, (Linear, Activation, Attention, AttentionPool, LayerNorm, Multiply))) and bool(readers) \
+        and value not in graph.outputs.values() and all(not isinstance(reader, (Activation, Multiply)) and not reader.TRUNK
                                                         or isinstance(reader, (Attention, AttentionPool, MoE)) for reader in readers)
 
 
 def _may_be_wide(node: Node | None, readers: Sequence[Node]) -> bool:
     """Whether the value may have 16 bits: an operand of linear maps alone, that is made as one."""
-    return isinstance(node, (Activation, Attention, AttentionPool, LayerNorm)) and all(isinstance(reader, Linear) for reader in readers)
+    return isinstance(node, (Activation, Attention, AttentionPool, LayerNorm, Multiply)) and all(isinstance(reader, Linear) for reader in readers)
 
 
 def _is_plain(node: LayerNorm) -> bool:

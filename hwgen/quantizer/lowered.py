@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..graph import Array
-from ..ops import Linear
+from ..ops import Activation, Linear
 from ..steps.tensor import Span, Tensor, View
 
 
@@ -13,7 +13,8 @@ from ..steps.tensor import Span, Tensor, View
 class Lowered:
     """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a choice, or all), or their ``mean``.
 
-    gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map of all that, still to be done.
+    gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map of all that, still to be done; function:
+    of its result, too.
     """
 
     tensor: Tensor
@@ -22,6 +23,7 @@ class Lowered:
     tokens: Span | None = None
     mean: bool = False
     linear: Linear | None = None
+    function: Activation | None = None
 
     @property
     def view(self) -> View:

@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import numerics
 from ..errors import ModelError, combined
-from ..functions import titles
 from ..graph import Array, Graph, Node, Role, Unit
-from ..knots import knots
-from ..ops import Activation, LayerNorm, Linear, MoE, PatchEmbed
+from ..ops import Activation, LayerNorm, Linear, MoE, Multiply, PatchEmbed
 from ..ops.operator import SUPPORTED, Operator
-from ..steps.format import ACCUMULATOR, INT4, INT8, TABLE_UNIT, WEIGHTS, WIDE, Format
-from ..steps.param import Factor, Params, ShortColumns
+from ..steps.format import ACCUMULATOR, INT4, INT8, WEIGHTS, WIDE, Format
+from ..steps.param import Factor, Params
 from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Stationary, Table
 from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
+from . import lookup
 from .bias import Target
 from .calibration import FORMS, Range, Site
 from .lowered import Lowered
@@ -66,6 +64,7 @@ class Lowering:
             self.residuals |= dict.fromkeys(stream.values, (stream, tensor))
         taken = {base(term, self.producers) for stream in streams for state, terms in stream.terms.items() for term in terms if term != state}
         taken |= {base(value, self.producers) for value in graph.outputs.values()} | self.multiplied
+        taken |= {base(value, self.producers) for node in graph.nodes if isinstance(node, Multiply) for value in node.inputs}
         self.raw = taken & {*self.residuals, *graph.inputs}     # what is read without a LayerNorm
 
     def run(self) -> Network:
@@ -137,6 +136,10 @@ class Lowering:
                              where="quantization recipe", hint="a scale a channel is for results of Linear nodes and of activations")
         return units
 
+    def fine_unit(self, value: str) -> float:
+        """Of a value that is kept in 16 bits on the way to another one, by calibration."""
+        return (self.ranges[self.known[value], Role.OUT].maximum or 1.0) / WIDE_TOP
+
     def point(self, value: str, role: Role, unit: Unit, result: str) -> Format:
         """Of what a value is kept in with a binary point, on the way to ``result``; see `Range.form`."""
         return self.ranges[self.known[value], role].form(*FORMS[unit], fine=self.recipe.value(result).fine)
@@ -168,9 +171,20 @@ class Lowering:
         """A tensor that is no float value of its own."""
         return Lowered(tensor)
 
-    def put_off(self, value: str, x: Lowered, linear: Linear) -> None:
-        """``value`` is a linear map of an operand, whose step is done where it is added, looked up or leaves."""
-        self.results[value] = replace(x, linear=linear)
+    def put_off(self, value: str, x: Lowered, linear: Linear, function: Activation | None = None) -> None:
+        """``value`` is a linear map of an operand, whose step is done where it is added, looked up, multiplied or leaves. function: of that map."""
+        self.results[value] = replace(x, linear=linear, function=function)
+
+    def is_gate(self, value: str) -> bool:
+        """Whether products of two values are all that reads it."""
+        readers = self.readers[value]
+        return bool(readers) and all(isinstance(reader, Multiply) for reader in readers) and value not in self.graph.outputs.values()
+
+    def store(self, value: str, x: Lowered) -> None:
+        """What was put off as a function of a linear map is done after all."""
+        if x.linear is not None:
+            del self.results[value]
+            x.linear.lower_with(self, x, value, x.function)
 
     def choose(self, node: Node, value: str, tokens: Span, mean: bool = False) -> None:
         """``node`` is some tokens of ``value``, or their mean."""
@@ -242,24 +256,13 @@ class Lowering:
             self.targets.setdefault(made.tile, Target(node.output, role, index))
         return made
 
-    def tables(self, node: Node, function: str, units: Array, name: str,
-               form: Format, x: Format) -> tuple[list[Table], Array]:
-        """The stage of an activation function for each row of ``units``, float64 [rows, channels or 1], and the units of its results: with one
-        a channel the least that columns have a multiplier for and that are not below. name: of the params; x: format of the pre-activations.
+    def table(self, node: Node, function: str, x: Format) -> Table:
+        """See `lookup.table`."""
+        return lookup.table(node, function, x)
 
-        Raises ModelError when there is no table of the function.
-        """
-        try:
-            knots(function)
-        except ValueError as error:
-            raise node.fail(f"its activation cannot be built: {error}", hint=f"use {titles('or')}") from error
-        if units.shape[1] == 1:
-            return [Table(function, factor(node, "activation", TABLE_UNIT / unit), form, x) for unit in units[:, 0]], units
-        try:
-            mult, shift = numerics.short_multipliers(TABLE_UNIT / units)
-        except ValueError as error:
-            raise node.fail(f"activation: {error}", hint="the scales of its channels are too far apart") from error
-        return [Table(function, ShortColumns(self.pool.add(f"{name}.second", row), shift), form, x) for row in mult], TABLE_UNIT * 2.0 ** shift / mult
+    def tables(self, node: Node, function: str, units: Array, name: str, form: Format, x: Format) -> tuple[list[Table], Array]:
+        """See `lookup.tables`."""
+        return lookup.tables(self.pool, node, function, units, name, form, x)
 
     def emit(self, step: Step) -> None:
         self.steps.append(step)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from ..graph import Graph, Node
-from ..ops import LayerNorm
+from ..ops import Activation, LayerNorm, Multiply
 from .structure import Stream, base, consumers
 
 Unit = Node | str
@@ -69,7 +69,9 @@ class _Order:
             return
         yield from map(self._taken_in, self.terms.get(unit.output, ()))
         if unit.ABSORBS:
-            yield from map(self._taken_in, unit.inputs)
+            for value in unit.inputs:
+                gate = self.producers.get(value) if isinstance(unit, Multiply) else None
+                yield self._taken_in(gate.x if isinstance(gate, Activation) else value)
         elif unit.output in self.multiplied or not unit.DEFERS:
             yield from (base(value, self.producers) for value in unit.inputs)
 

@@ -57,14 +57,15 @@ PRE_ACTIVATIONS = tuple(Format(numerics.WIDE_BITS, frac=frac) for frac in numeri
 PRE_ACTIVATION = PRE_ACTIVATIONS[0]
 SCORES = tuple(Format(numerics.WIDE_BITS, frac=frac) for frac in numerics.SCORE_FRACS)  # of attention, log2 domain; by the code
 SCORE = SCORES[0]
+TABLE = Format(numerics.RESULT_BITS, frac=numerics.ACT_FRAC)                # what a table gives
 LOGIT = Format(numerics.WIDE_BITS, frac=numerics.LOGIT_FRAC)            # router logit, log2 domain
 PROBABILITY = Format(numerics.ACT_BITS, signed=False)                   # attention weight, un-normalised
 SHARE = Format(numerics.SHARE_BITS, signed=False, frac=numerics.SHARE_BITS)               # router score
 ACCUMULATOR = Format(numerics.ACC_BITS)
 WEIGHTS = {fmt.bits: fmt for fmt in (INT4, INT8)}
-FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, *PRE_ACTIVATIONS, *SCORES, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
+FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, *PRE_ACTIVATIONS, *SCORES, TABLE, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
 """Every format of the integer network, by its text."""
 
 OPERANDS = (INT8, WIDE)                                 # what streams through the array: WIDE in two passes of 8 bits
-TABLE_UNIT = 2.0 ** -numerics.ACT_FRAC                # real value of one unit of what a table gives
+TABLE_UNIT = TABLE.unit                               # real value of one unit of what a table gives
 OCTAVE = math.log(2)                                    # of 1 in the log2 domain of scores and router logits, in nats

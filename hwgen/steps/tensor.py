@@ -18,6 +18,7 @@ class Memory(StrEnum):
     KV = "kv"            # int8 keys and values, read as stationary tiles
     SCORE = "score"      # int16 scores with a maximum a row
     RES = "res"          # int16 residual stream with moments a token
+    OPERAND = "operand"  # int16 words that go along with a result in the drain
     ROUTER = "router"    # the queues of the experts
     OUT = "out"          # int32 words that leave
 

@@ -14,12 +14,12 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen import numerics
 from hwgen.engine import EngineConfig
-from hwgen.isa import WORD_BITS, Dst, Src
+from hwgen.isa import WORD_BITS, Dst, Operand, Src
 
 from . import arrays
 from .arrays import delayed
 from .coefficients import NormCoefficients, SoftmaxFactor
-from .feeder import SOURCE, TOKEN, Feeder
+from .feeder import SOURCE, Feeder, token_layout
 from .fetch import Fetch
 from .fields import BITS, Fields, Record
 from .loader import Loader
@@ -98,7 +98,7 @@ class Engine(wiring.Component):
         kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
                 "act_columns", "function", "pre_frac", "score_frac",
                 "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep",
-                *(("plane",) if c.wide else ()))
+                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()))
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
         for i, context in enumerate(contexts):
@@ -120,8 +120,8 @@ class Engine(wiring.Component):
 
         # ---------------------------------------------------------------- feed
         m.submodules.norm = norm = NormCoefficients(c.wide)
-        wait = NormCoefficients.LATENCY
-        token0 = as_record(TOKEN, feeder.token, "token0")
+        wait, pipe = NormCoefficients.LATENCY, token_layout(c)
+        token0 = as_record(pipe, feeder.token, "token0")
         source0 = as_record(SOURCE, feeder.source, "source0")
         feed_valid = token0.valid & ~feeder.inject
         m.submodules.statistics = statistics = Memory(shape=80, depth=c.max_tokens, init=[])
@@ -178,7 +178,6 @@ class Engine(wiring.Component):
 
         # ---------------------------------------------------------------- array and accumulators
         lane_at = wait + 1
-        pipe = {**TOKEN}
         tagged = Mux(feeder.inject, 0, feeder.token)       # a stream word enters at the drain, not here
         entry = as_record(pipe, at(tagged, lane_at + 3, "array_line"), "array_token")
         m.submodules.array = arrays.pe_array(
@@ -227,11 +226,21 @@ class Engine(wiring.Component):
         m.d.sync += stream_word.eq(stream_wait)
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
                                 "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function", "pre_frac",
-                                *(("plane",) if c.wide else ()))
+                                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()))
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
                    "word16": Signal(16 * c.to), "d_sum": Signal(signed(32)), "d_squares": Signal(signed(48)), "lane_max": Signal(signed(16))}
+        operand, operand_word = C(0, 2), C(0, 16 * c.to)
+        if c.operand_words:                     # words of the operand memory: asked for in cycle 2 of the drain, there in cycle 4
+            m.submodules.operands = operands = Memory(shape=16 * c.to, depth=c.operand_words, init=[])
+            operand_read, operand_write = operands.read_port(), operands.write_port()
+            operand, operand_word = Mux(feeder.inject, Operand.NONE, fields.operand), Signal(16 * c.to)
+            wanted = Cat(drain_valid & (operand != Operand.NONE), drain.operand)
+            asked = as_record({"valid": 1, "address": 16}, at(wanted, 2, "operand_line"), "asked")
+            m.d.comb += [operand_read.addr.eq(asked.address), operand_read.en.eq(asked.valid)]
+            m.d.sync += operand_word.eq(operand_read.data)
+        scaled = fields.act | operand[0]
         is_residual = (fields.dst == Dst.RES_ADD) | (fields.dst == Dst.RES_SET)
         m.submodules.drain_lanes = arrays.drain_lanes(
             c, load_en=loader.par_en, load_bank=loader.par_bank, load_index=loader.par_index, load_data=loader.par_data,
@@ -239,15 +248,16 @@ class Engine(wiring.Component):
             mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
             to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function, frac=fields.pre_frac,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
-            shift2=Mux(fields.act, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject,
-            plane=fields.plane if c.wide else C(0, 2), residual=is_residual,
+            shift2=Mux(scaled, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject,
+            plane=fields.plane if c.wide else C(0, 2), operand=operand, other=operand_word, residual=is_residual,
             fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
             out=fields.dst == Dst.OUT, mean=fields.mean, first_token=drain.first_token, last_token=drain.last_token,
             old=words["old"][:16 * c.to], **outputs)
 
-        done_layout = {"valid": 1, "instr_last": 1, "first_n": 1, "dst": 3, "stride": 16, "row": 16, "address": 20, "group": 3, "lanes": 7}
+        done_layout = {"valid": 1, "instr_last": 1, "first_n": 1, "dst": 3, "stride": 16, "row": 16, "address": 20, "group": 3, "lanes": 7,
+                       **({"operand": 16} if c.operand_words else {})}
         at_drain = Cat(drain_valid, drain.instr_last & (drain.last_k | ~drain.valid), drain.first_n, fields.dst, fields.dst_stride, drain.row,
-                       drain.address, drain.group, drain.lanes)
+                       drain.address, drain.group, drain.lanes, *((drain.operand,) if c.operand_words else ()))
         m.d.comb += loader.par_free.eq(arrived.param_last)
         read_old = as_record(done_layout, at(at_drain, 6, "old_line"), "read_old")
         done = as_record(done_layout, at(read_old.word, 2, "done_line"), "done")
@@ -266,6 +276,10 @@ class Engine(wiring.Component):
             m.d.comb += [writes[name]["wen"].eq(done.valid & when), writes[name]["waddr"].eq(done.address),
                          writes[name]["wstride"].eq(done.stride), writes[name]["wgroup"].eq(done.group), writes[name]["wmask"].eq(banked[bits][0]),
                          writes[name]["wdata"].eq(banked[bits][1])]
+
+        if c.operand_words:
+            m.d.comb += [operand_write.addr.eq(done.operand), operand_write.data.eq(outputs["word16"]),
+                         operand_write.en.eq(done.valid & (done.dst == Dst.OPERAND))]
 
         # the gate's normalised tokens, kept for the experts
         if c.max_experts:

@@ -29,9 +29,19 @@ SOURCE = {           # what only the feed needs
 }
 
 
+def token_layout(config: EngineConfig) -> dict[str, int]:
+    """`TOKEN`; with an operand memory also the word of the operand, or of the result that goes there."""
+    return {**TOKEN, "operand": 16} if config.operand_words else TOKEN
+
+
 def at_most(left, lanes):
     """``left``, signed, but not below 0 nor above ``lanes``, 7 bits."""
     return Mux(left < lanes, Mux(left < 0, 0, left[:7]), lanes)
+
+
+def repeats(period, tile):
+    """Whether the operands of the first tile serve again behind this one."""
+    return (period != 0) & (tile == period - 1)
 
 
 class Feeder(wiring.Component):
@@ -63,7 +73,7 @@ class Feeder(wiring.Component):
             "word_valid": In(1), "word_ready": Out(1), "inject": Out(1),
             "context_write": Out(1), "context_id": Out(2), "context_word": Out(WORD_BITS),
             "out_free": In(16), "out_push": In(1), "router_reset": Out(1),
-            "token": Out(sum(TOKEN.values())), "source": Out(sum(SOURCE.values())),
+            "token": Out(sum(token_layout(config).values())), "source": Out(sum(SOURCE.values())),
             "issue": Out(1), "start_instr": Out(1), "frame_done": Out(1), "drained": Out(1),
             "wait_tile": Out(1), "wait_hazard": Out(1), "wait_output": Out(1)})
 
@@ -102,6 +112,7 @@ class Feeder(wiring.Component):
         param_bank = Signal(2)
         context = Signal(2)
         src_chunk, dst_chunk, dst_group = Signal(20), Signal(20), Signal(5)
+        op_chunk, op_tile = Signal(16), Signal(4)           # of the operand memory: word of token 0, tile since the first word
         high = Signal()                         # the pass of the high halves, another one of the low halves follows
         turn, end = Signal(), Signal()
         m.d.comb += [turn.eq(busy & (t == length - 1)), end.eq(turn & ~high)]
@@ -157,6 +168,9 @@ class Feeder(wiring.Component):
             wrapped = dst_group + groups_out >= c.groups
             m.d.sync += [dst_group.eq(Mux(wrapped, dst_group + groups_out - c.groups, dst_group + groups_out)),
                          dst_chunk.eq(dst_chunk + Mux(wrapped, cur.dst_stride, 0))]
+            if c.operand_words:
+                again = repeats(cur.op_period, op_tile)
+                m.d.sync += [op_tile.eq(Mux(again, 0, op_tile + 1)), op_chunk.eq(Mux(again, cur.op_base, op_chunk + count))]
 
         def next_tile():
             with m.If(k_end):
@@ -214,16 +228,18 @@ class Feeder(wiring.Component):
         with m.If(self.start_instr):
             m.d.sync += [cur_word.eq(self.instr_word), issued.eq(issued + 1), context.eq(issued[:2]), k.eq(0), j.eq(0), t.eq(0),
                          src_chunk.eq(new.src_base), dst_chunk.eq(new.dst_base), dst_group.eq(new.dst_group)]
+            if c.operand_words:
+                m.d.sync += [op_chunk.eq(new.op_base), op_tile.eq(0)]
             with m.If((new.op == Op.MATMUL) & new.column_params):
                 m.d.sync += param_bank.eq(param_bank + 1)
             m.d.comb += self.router_reset.eq((new.op == Op.MATMUL) & (new.dst == Dst.ROUTER))
         m.d.comb += [self.context_write.eq(self.start_instr), self.context_id.eq(issued[:2]), self.context_word.eq(self.instr_word)]
 
         # stage 0: latch the issued slot; the queue is read with it
-        lanes, wide = Signal(7), Signal()
+        lanes, wide, layout = Signal(7), Signal(), token_layout(c)
         m.d.comb += wide.eq(cur.wide & ~streaming if c.wide else 0)
         m.d.comb += lanes.eq(seen(Mux(j_end, cur.n_last, c.to), 0))
-        f0 = Record({**TOKEN, "chunk": 20, "src_chunk": 20, "src_row": 16, "dst_row": 16, "gather": 1, "scatter": 1,
+        f0 = Record({**layout, "chunk": 20, "src_chunk": 20, "src_row": 16, "dst_row": 16, "gather": 1, "scatter": 1,
                      "k_lanes": 7, "mode": 2, "plane": 2, "inject": 1, "from_row": 16}, "stage0")
         push = Signal()
         m.d.comb += [push.eq(streaming & self.word_valid), self.word_ready.eq(streaming)]
@@ -242,7 +258,8 @@ class Feeder(wiring.Component):
             last_k=(k_end & ~high) | streaming, first_n=j == 0, first_token=t == 0, last_token=t == count - 1, context=context,
             param_bank=param_bank - 1, slot=t, group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row,
             dst_row=cur.dst_row, gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src,
-            k_lanes=seen(Mux(k_end, cur.k_hi, c.ti), 1), inject=push, from_row=row, plane=Cat(high, wide & ~high))
+            k_lanes=seen(Mux(k_end, cur.k_hi, c.ti), 1), inject=push, from_row=row, plane=Cat(high, wide & ~high),
+            **({"operand": op_chunk} if c.operand_words else {}))
         m.d.comb += statements
         m.d.sync += f0.word.eq(value)
         m.d.comb += [self.q_expert.eq(cur.expert), self.q_index.eq(t), self.issue.eq(busy | push)]
@@ -250,10 +267,11 @@ class Feeder(wiring.Component):
         # stage 1: addresses
         source_row, result_row = Signal(16), Signal(16)
         m.d.comb += [source_row.eq(Mux(f0.gather, self.q_token, f0.from_row)), result_row.eq(Mux(f0.scatter, self.q_token, f0.slot))]
-        token, source = Record(TOKEN, "token_out"), Record(SOURCE, "source_out")
+        token, source = Record(layout, "token_out"), Record(SOURCE, "source_out")
         value, statements = token.pack(
             **{key: getattr(f0, key) for key in TOKEN if key not in ("row", "address", "score")},
-            row=f0.dst_row + result_row, address=f0.chunk + result_row, score=self.q_score)
+            row=f0.dst_row + result_row, address=f0.chunk + result_row, score=self.q_score,
+            **({"operand": f0.operand + f0.slot} if c.operand_words else {}))
         m.d.comb += statements
         m.d.sync += token.word.eq(value)
         value, statements = source.pack(mode=f0.mode, plane=f0.plane, address=f0.src_chunk + source_row, row=f0.src_row + source_row,

@@ -52,7 +52,8 @@ def drain_lanes(c: EngineConfig) -> ArrayTop:
                     {"load_en": 1, "load_bank": bank, "load_index": 7, "load_data": 8 * c.vector_bytes, "valid": 1, "acc": 32 * c.to, "bank": bank,
                      "column_params": 1, "mult": 16, "shift": 6, "to16": 1, "stream": 1, "data": 16 * c.to, "act": 1,
                      "which": max(1, (len(c.functions) - 1).bit_length()), "frac": 2, "second": 1,
-                     "mult2": 16, "shift2": 6, "act_columns": 1, "plane": 2, "residual": 1, "fresh": 1, "lanes": 7, "out": 1, "mean": 1,
+                     "mult2": 16, "shift2": 6, "act_columns": 1, "plane": 2, "operand": 2, "other": 16 * c.to, "residual": 1, "fresh": 1,
+                     "lanes": 7, "out": 1, "mean": 1,
                      "first_token": 1, "last_token": 1, "old": 16 * c.to},
                     {"out_valid": 1, "out_word": 32 * c.to, "valid8": 1, "word8": 8 * c.to, "word16": 16 * c.to, "d_sum": 32,
                      "d_squares": 48, "lane_max": 16})

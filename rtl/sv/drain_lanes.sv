@@ -3,6 +3,7 @@
 //
 // cycle 0   acc, control           a = acc + bias
 // cycle 2   out_*                  a, or with `mean` the sum of a over the tokens (valid with the last one)
+// cycle 4   other                  word of the operand
 // cycle 7   old                    residual word to add to (read by the control outside)
 // cycle 8   word8, word16          result (int8 / int16); with WIDE and plane 1 or 2 word8 is the high or low half of
 //                                  int16 (numerics.planes); with `residual` sat16(old + y); with `fresh` y alone
@@ -20,6 +21,9 @@
 //   f = (128 F(i) + k * slope(i) + 63) >> 7, computed as (256 F(i) + 2 k * slope(i) + 127) >> 8; beyond the knots, |x| >= 16.0,
 //   (256 offset + slope * (x >> 4) + 127) >> 8 with the numbers of that end (numerics.Knots). Each of the FUNCTIONS has its knots and ends;
 //   `which` chooses.
+//   Operand (OPERAND = 1): with `operand` 1 lanes of `other` are the multipliers of the second product, with act or without; with 2 they are
+//   added where the residual is. OPERAND = 3 can also turn pairs of lanes, with `operand` 3: x[2j] c - x[2j+1] s, x[2j+1] c + x[2j] s with c and
+//   s in lanes 2j and 2j+1 of `other`; one product more a lane. The sum is shifted and saturated as a product of 1.
 //   Second product: the multiplier is shifted left by one bit where shift2 is odd, as it is with that of a column; a constant in the
 //   product's sum rounds.
 module drain_lanes #(
@@ -28,7 +32,7 @@ module drain_lanes #(
   parameter [22*1025-1:0] KNOTS_0 = 22550'd0, parameter [22*1025-1:0] KNOTS_1 = 22550'd0,
   parameter [22*1025-1:0] KNOTS_2 = 22550'd0, parameter [22*1025-1:0] KNOTS_3 = 22550'd0,
   parameter [78*FUNCTIONS-1:0] ENDS = '0,              // offset[38:18], slope[17:0]; left, then right
-  parameter [31:0] FINE = 3, parameter [31:0] WIDE = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
+  parameter [31:0] FINE = 3, parameter [31:0] WIDE = 0, parameter [31:0] OPERAND = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
 ) (
   input  logic               clk,
   input  logic               load_en,
@@ -52,6 +56,8 @@ module drain_lanes #(
   input  logic [5:0]         shift2,          // 1..47; without act 16
   input  logic               act_columns,     // with act, column_params and an odd shift2: instead of mult2 that of the column
   input  logic [1:0]         plane,           // with to16; then act gives 16 bits
+  input  logic [1:0]         operand,         // with to16: 1 multiply, 2 add, 3 rotate
+  input  logic [16*TO-1:0]   other,
   input  logic               residual,
   input  logic               fresh,
   input  logic [6:0]         lanes,
@@ -80,7 +86,7 @@ module drain_lanes #(
     logic [FW-1:0] which;
     logic [1:0] frac;
     logic [BW-1:0] bank;
-    logic [1:0] plane;
+    logic [1:0] plane, operand;
     logic [15:0] mult2;
     logic [5:0] shift2;
     logic [6:0] lanes;
@@ -100,6 +106,12 @@ module drain_lanes #(
   logic signed [15:0] data_1  [0:TO-1];
   logic signed [15:0] data_2  [0:TO-1];
   logic signed [15:0] old_i   [0:TO-1];
+  logic signed [15:0] other_i [0:TO-1];
+  logic signed [16:0] times_i [0:TO-1];       // the same, twice with an odd shift2
+  logic signed [15:0] add5    [0:TO-1];
+  logic signed [15:0] add6    [0:TO-1];
+  logic signed [15:0] add7    [0:TO-1];
+  logic signed [63:0] turn5   [0:TO-1];       // the other lane's part of a rotation, and half a unit of the result
   logic signed [31:0] a1      [0:TO-1];
   logic [25:0]        scale1  [0:TO-1];
   logic [31:0]        units2  [0:TO-1];       // few bits, but loops over values of one width are faster to simulate; so below
@@ -123,7 +135,7 @@ module drain_lanes #(
   logic signed [31:0] sum9    [0:LANES-1];
   logic signed [63:0] square9 [0:LANES-1];
   logic signed [15:0] max9    [0:LANES-1];
-  logic [16:0]        m5      [0:TO-1];
+  logic [17:0]        m5      [0:TO-1];
   logic [15:0]        second4 [0:TO-1];       // multiplier of a column behind the activation
   place_t             load1, load2, load3, load4;
   logic [10*PER_VECTOR-1:0] code0, code1, code2, code3;
@@ -133,6 +145,7 @@ module drain_lanes #(
   logic               out1, mean1, first1, last1;
   logic [16:0]        m_all;
   logic [4:0]         e5, e6, pairs;           // the second product's shift is 2 * e + 2
+  logic               scaled6;                 // by shift2
   logic signed [63:0] x;
   logic signed [31:0] w, t, u;
   logic signed [16:0] change, both;
@@ -154,6 +167,8 @@ module drain_lanes #(
     assign acc_i[g] = acc[32*g +: 32];
     assign data_i[g] = data[16*g +: 16];
     assign old_i[g] = old[16*g +: 16];
+    assign other_i[g] = other[16*g +: 16];
+    assign times_i[g] = c4.shift2[0] ? {other_i[g], 1'b0} : 17'(other_i[g]);
     assign fine3[g] = c3.frac == 0 ? {r3[g][15], r3[g][15:0], 4'd0} : c3.frac == 1 ? {{3{r3[g][15]}}, r3[g][15:0], 2'd0} :
                       c3.frac == 2 ? {{5{r3[g][15]}}, r3[g][15:0]} : {r3[g][15:0], 5'd0};
   end
@@ -208,7 +223,7 @@ module drain_lanes #(
   initial begin
     for (int unsigned j = 0; j < TO; j++) begin
       m5[j] = 0; data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
-      frac4[j] = 256; g5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
+      frac4[j] = 256; g5[j] = 0; add5[j] = 0; add6[j] = 0; add7[j] = 0; turn5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
     end
     for (int unsigned j = 0; j < LANES; j++) begin
       sum9[j] = 0; square9[j] = 0; max9[j] = 0;
@@ -218,7 +233,7 @@ module drain_lanes #(
     valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
     load1 = '0; load2 = '0; load3 = '0; load4 = '0; code1 = '0; code2 = '0; code3 = '0;
     for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] = 0;
-    m_all = 0; e5 = 7; e6 = 7; pairs = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0; far = 0;
+    m_all = 0; e5 = 7; e6 = 7; pairs = 0; scaled6 = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0; far = 0;
     below = 0; scale_b = 0; limit = 0; size = 0; beyond = 0;
     for (int unsigned i = 0; i < 2 << FW; i++) ends[i] = i < 2 * FUNCTIONS ? ENDS[39*i +: 39] : 39'd0;
   end
@@ -247,6 +262,7 @@ module drain_lanes #(
     if (c7.valid) begin
       for (int unsigned j = 0; j < TO; j++) begin
         r = c7.residual && !c7.fresh ? old_i[j] : 16'sd0;
+        if (OPERAND != 0) r = r | add7[j];
         t = 32'(r);
         w = t + 32'($signed(y7[j][15:0]));
         w = w > 32767 ? 32'sd32767 : w < -32767 ? -32'sd32767 : w;
@@ -270,22 +286,35 @@ module drain_lanes #(
         far = |(x[41:31] ^ {11{negative}}) & e6[4:3] == 0 | e6[2:1] != 3 & |(t[28:25] ^ {4{negative}}) | !e6[2] & |(t[24:21] ^ {4{negative}})
             | e6[2:1] == 0 & |(t[20:17] ^ {4{negative}}) | !e6[0] & |(u[16:15] ^ {2{negative}});        // beyond 16 bits
         if (WIDE != 0 && c6.plane != 0)
-          y7[j] = 32'($signed(c6.act & (far | negative & w[14:0] == 0) ? {negative, {14{!negative}}, 1'b1} : w[15:0]));
+          y7[j] = 32'($signed(scaled6 & (far | negative & w[14:0] == 0) ? {negative, {14{!negative}}, 1'b1} : w[15:0]));
         else
-          y7[j] = 32'($signed({c6.act ? {9{negative}} : x[31:23],
-                               c6.act & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
+          y7[j] = 32'($signed({scaled6 ? {9{negative}} : x[31:23],
+                               scaled6 & (over | negative & w[6:0] == 0) ? {{6{!negative}}, 1'b1} : w[6:0]}));
       end
     if (c5.valid)
-      for (int unsigned j = 0; j < TO; j++) x6[j] = 64'($signed(g5[j][24:0])) * 64'($signed({1'b0, m5[j]})) + 64'($signed(43'd2 << {e5, 1'b0}));
+      for (int unsigned j = 0; j < TO; j++)
+        x6[j] = 64'($signed(g5[j][24:0])) * 64'($signed(m5[j])) + (OPERAND[1] ? turn5[j] : 64'($signed(43'd2 << {e5, 1'b0})));
+    scaled6 = c5.act | OPERAND != 0 & c5.operand[0];
     e6 = e5;
+    if (OPERAND != 0 && c6.valid) for (int unsigned j = 0; j < TO; j++) add7[j] = add6[j];
+    if (OPERAND != 0 && c5.valid) for (int unsigned j = 0; j < TO; j++) add6[j] = add5[j];
+    if (OPERAND != 0 && c4.valid) for (int unsigned j = 0; j < TO; j++) add5[j] = c4.operand == 2 ? other_i[j] : 16'sd0;
     if (c4.valid)
       for (int unsigned j = 0; j < TO; j++)
         g5[j] = 32'((64'($signed({knot4[j][35:15], 8'd127}))
                      + 64'(32'($signed(knot4[j][14:0])) + 32'($signed(r4[j][16:0]))) * 64'($signed(frac4[j][17:0]))) >>> 8);
     pairs = 5'((c4.shift2 - 6'd1) >> 1);
-    e5 = !c4.act ? 5'd7 : pairs > 20 ? 5'd20 : pairs;
+    e5 = !(c4.act | OPERAND != 0 & c4.operand[0]) ? 5'd7 : pairs > 20 ? 5'd20 : pairs;
     m_all = !c4.second ? 17'h10000 : c4.act && c4.shift2[0] ? {c4.mult2, 1'b0} : {1'b0, c4.mult2};
-    if (c4.valid) for (int unsigned j = 0; j < TO; j++) m5[j] = c4.act_columns ? {second4[j], 1'b0} : m_all;
+    if (c4.valid)
+      for (int unsigned j = 0; j < TO; j++) begin
+        m5[j] = {1'b0, c4.act_columns ? {second4[j], 1'b0} : m_all};
+        if (OPERAND != 0 && c4.operand[0]) m5[j] = 18'(times_i[OPERAND[1] && c4.operand[1] ? j & ~1 : j]);
+        if (OPERAND[1]) begin                    // minus the odd lane in the even one, plus the even lane in the odd one
+          turn5[j] = 64'($signed(r4[j ^ 1][15:0])) * (c4.operand == 3 ? 64'(times_i[j | 1]) : 64'sd0);
+          turn5[j] = 64'($signed(43'd2 << {e5, 1'b0})) + (j[0] ? turn5[j] : -turn5[j]);
+        end
+      end
     if (c3.valid)
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
@@ -357,7 +386,7 @@ module drain_lanes #(
       if (stream) for (int unsigned j = 0; j < TO; j++) data_1[j] = data_i[j];
     end
     c1.valid = valid; c1.to16 = to16; c1.stream = stream; c1.act = act; c1.which = which; c1.frac = frac; c1.second = second;
-    c1.act_columns = act_columns; c1.bank = bank; c1.residual = residual; c1.fresh = fresh; c1.plane = plane; c1.mult2 = mult2;
+    c1.act_columns = act_columns; c1.bank = bank; c1.residual = residual; c1.fresh = fresh; c1.plane = plane; c1.operand = operand; c1.mult2 = mult2;
     c1.shift2 = shift2; c1.lanes = lanes;
     for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] <= second3[g];
     load4 <= load3;

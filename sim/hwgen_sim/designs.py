@@ -27,6 +27,7 @@ NARROW = replace(SQUARE, ti=16, to=8)                           # Ti != To, one 
 TALL = replace(SQUARE, ti=32, to=16)                            # two segments
 WIDE = replace(NARROW, load_columns=2, w4=True)                 # two columns a cycle, 4-bit weights
 THREE_QUARTERS = replace(SQUARE, ti=64, to=48)                  # windows of three groups of four
+OPERANDS = replace(NARROW, operand_words=32)                    # words of another value go along
 ATTENTION = replace(NARROW, max_tokens=32, act_words=128, kv_words=128, score_words=128, max_experts=0, max_top_k=0)
 
 
@@ -118,8 +119,9 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"), _pe(NARROW, "packed_fabric"), _pe(WIDE, "packed_fabric_wide"),
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", replace(TALL, wide=True), harness.feed_lanes, "tall"),
-    _drain(replace(SQUARE, packed=True), 0, "square"), _drain(replace(TALL, wide=True), 1, "tall"), _drain(replace(WIDE, packed=True), 2, "wide"),
-    _drain(replace(THREE_QUARTERS, packed=True, wide=True), 3, "three_quarters"),
+    _drain(replace(SQUARE, packed=True), 0, "square"), _drain(replace(TALL, wide=True, operand_words=16, rotate=True), 1, "tall"),
+    _drain(replace(WIDE, packed=True, operand_words=16), 2, "wide"),
+    _drain(replace(THREE_QUARTERS, packed=True, wide=True, operand_words=16, rotate=True), 3, "three_quarters"),
     _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"),
     _memory(THREE_QUARTERS, 8, 16, 3, "four"), _memory(THREE_QUARTERS, 8, 16, 4, "straight", rotate=False),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
@@ -133,6 +135,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(replace(NARROW, wide=True)), (), replace(NARROW, wide=True)),
     BenchDesign("feeder_causal", "tb.feeder", lambda: Feeder(replace(TALL, causal=True)), (), replace(TALL, causal=True)),
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
+    BenchDesign("feeder_operands", "tb.feeder", lambda: Feeder(OPERANDS), (), OPERANDS),
     _attention(ATTENTION, "attention"), _attention(replace(ATTENTION, causal=True), "attention_causal"),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"), _router(64, 4, 8, "sixty_four"),
     _fifo(16, 2, "two"), _fifo(72, 5, "five"), _fifo(64, 16, "sixteen"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from hwgen import numerics
 from hwgen.engine import NUM_PARAM_BANKS
-from hwgen.isa import Half
+from hwgen.isa import Half, Operand
 from hwgen.knots import knots
 from hwgen_sim.bench import config
 from hwgen_sim.checker import TimedChecker
@@ -57,6 +57,15 @@ def edges(rng: random.Random, mult: np.ndarray, shift: np.ndarray, bits: int) ->
                      for h, m, s in zip(half, mult, shift, strict=True)])
 
 
+OPERANDS = {False: (Operand.NONE, Operand.NONE, Operand.MULTIPLY, Operand.ADD), True: tuple(Operand)}
+
+
+def turned(x: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pairs of lanes turned by the cosines and sines in ``other``, before the shift."""
+    (a, b), (cos, sin) = x.reshape(-1, 2).T, other.reshape(-1, 2).T
+    return np.stack([a * cos - b * sin, b * cos + a * sin], -1).ravel()
+
+
 class Token:
     """Inputs of one token and what the golden functions make of them."""
 
@@ -69,19 +78,26 @@ class Token:
         frac = numerics.PRE_ACT_FRACS[self.frac]
         self.scatter = not self.act and rng.random() < 0.4
         self.to16 = self.act or rng.random() < 0.6
-        self.residual = rng.random() < 0.6 and not self.act
+        self.operand = rng.choice(OPERANDS[c.rotate]) if c.operand_words and not self.stream else Operand.NONE
+        if self.operand != Operand.NONE:
+            self.scatter, self.to16, self.act = False, True, self.operand == Operand.MULTIPLY and rng.random() < 0.6
+        self.scaled = self.operand in (Operand.MULTIPLY, Operand.ROTATE)
+        self.other = np.array([rng.choice([-32767, 32767, rng.randint(-32767, 32767), rng.randint(-9, 9)]) for _ in range(c.to)])
+        self.residual = rng.random() < 0.6 and not self.act and self.operand == Operand.NONE
         self.fresh = self.residual and rng.random() < 0.4
         self.out = rng.random() < 0.3
-        self.plane = rng.choice(list(Half)) if c.wide and self.to16 and not self.residual else Half.NONE
+        self.plane = rng.choice(list(Half)) if c.wide and self.to16 and not self.residual and self.operand != Operand.ADD else Half.NONE
         act_bits = 8 if self.plane == Half.NONE else 16
         self.mult, self.shift = rng.randint(0, 65535), rng.choice([1, 47, rng.randint(10, 32)])
         self.mult2, self.shift2 = rng.randint(0, 65535), rng.choice([1, rng.randint(16, 40), 47]) if self.act else 16
+        if self.scaled:
+            self.shift2 = rng.choice([1, 2, 42, rng.randint(1, 42), rng.randint(14, 32), rng.randint(20, 26)])
         self.lanes = rng.choice([c.to, rng.randint(1, c.to)])
         self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
-        if self.act and rng.random() < 0.5:     # where the activation is nearly 0, with a scale that shows its last bit
+        if self.act and not self.scaled and rng.random() < 0.5:     # where the activation is nearly 0, with a scale that shows its last bit
             self.columns, self.mult, self.shift, self.mult2, self.shift2 = False, 1 << 15, 15, rng.choice([1, 3]), 1
             self.acc = np.array([rng.choice([rng.randint(-5 << frac, -3 << frac), rng.randint(-40, 40)]) for _ in range(c.to)])
-        if self.act and rng.random() < 0.5:     # results of the activation around the limits of what is stored, at every shift
+        if self.act and not self.scaled and rng.random() < 0.5:     # results of the activation around the limits of what is stored, at every shift
             self.columns, self.mult, self.shift, self.shift2 = False, 1 << 15, 15, rng.randint(1, 47)
             kind = rng.choice(["least", "largest", "vanishing", "any"])
             near = {"least": rng.randint(-3 << frac, -1 << frac - 3), "largest": rng.randint(16384, 32767), "vanishing": rng.randint(16384, 32767),
@@ -100,7 +116,7 @@ class Token:
             self.shift = rng.randint(1, 47)
             m, s = (own.mult, own.shift) if self.columns else (np.full(c.to, self.mult), np.full(c.to, self.shift))
             self.acc = edges(rng, m, s, 16 if self.to16 else 8) - (own.bias if self.columns else 0)
-        self.act_columns = self.act and rng.random() < 0.5
+        self.act_columns = self.act and not self.scaled and rng.random() < 0.5
         if self.act_columns:
             self.shift2 = rng.choice([self.shift2 | 1, rng.randrange(15, 35, 2)])
         self.old = np.array([rng.choice([-32767, 32767, rng.randint(-32767, 32767), 0]) for _ in range(c.to)])
@@ -109,13 +125,16 @@ class Token:
         bits = 16 if self.to16 else 8
         r = numerics.requantize(self.biased, p.mult if self.columns else self.mult, p.shift if self.columns else self.shift, bits)
         r = self.data if self.stream else r
-        if self.act:
+        if self.scaled:
+            x = numerics.activation(r, table, frac) if self.act else r
+            r = numerics.sat(numerics.round_shift(turned(x, self.other) if self.operand == Operand.ROTATE else x * self.other, self.shift2), act_bits)
+        elif self.act:
             second = numerics.short_multiplier(p.code) if self.act_columns else self.mult2
             r = numerics.requantize(numerics.activation(r, table, frac), second, self.shift2, act_bits)
         elif self.scatter:
             r = numerics.sat(numerics.weigh(r, self.mult2), 16)
         self.result = r if self.plane == Half.NONE else numerics.planes(r)[self.plane == Half.LOW]
-        before = self.old if self.residual and not self.fresh else np.zeros(c.to, np.int64)
+        before = self.old if self.residual and not self.fresh else self.other if self.operand == Operand.ADD else np.zeros(c.to, np.int64)
         self.word = numerics.sat(before + r, 16)
         valid = np.arange(c.to) < self.lanes
         self.d_sum = int((self.word - before)[valid].sum())
@@ -127,11 +146,11 @@ class Token:
                  "second": self.act or self.scatter, "act_columns": self.act_columns, "fresh": self.fresh, "out": self.out}
         return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.acc, 32), "data": pack(self.data, 16), "bank": self.bank,
                 "mult": self.mult, "shift": self.shift, "which": self.which, "frac": self.frac, "mult2": self.mult2, "shift2": self.shift2,
-                "lanes": self.lanes, "plane": int(self.plane)}
+                "lanes": self.lanes, "plane": int(self.plane), "operand": int(self.operand)}
 
     def __str__(self) -> str:
         flags = "stream", "columns", "act", "act_columns", "scatter", "to16", "residual", "fresh", "out"
-        return f"({self.plane.name}: {', '.join(flag for flag in flags if getattr(self, flag))})"
+        return f"({self.plane.name}, {self.operand.name}: {', '.join(flag for flag in flags if getattr(self, flag))})"
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -169,6 +188,7 @@ async def matches_golden(dut, pattern):
             checker.expected[cycle + 2] = {"out_valid": (1, ""), "out_word": (pack(total, 32), str(t))}
         if mean_sum is not None and last_token:
             mean_sum = None
+        driver.at(cycle + 4, other=pack(t.other, 16))
         driver.at(cycle + 7, old=pack(t.old, 16))
         checker.expect(cycle + 8, str(t), valid8=1, word8=pack(t.result, 8), word16=pack(t.word, 16))
         checker.expect(cycle + 9, str(t), d_sum=t.d_sum & 0xFFFFFFFF, d_squares=t.d_squares & (1 << 48) - 1, lane_max=t.lane_max & 0xFFFF)

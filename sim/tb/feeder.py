@@ -14,7 +14,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 
 from hwgen.engine import MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
 from hwgen.isa import Dst, Half, Instr, Op, Src
-from hwgen_rtl.feeder import SOURCE, TOKEN
+from hwgen_rtl.feeder import SOURCE, token_layout
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure
 from hwgen_sim.endpoints import sample, start
@@ -69,6 +69,8 @@ class Model:
                         "last_token": t == count - 1, "context": number % NUM_CONTEXTS, "slot": t,
                         "row": (instr.dst_row + target) % (1 << 16), "address": (chunk + target) % (1 << 20), "group": group % c.groups,
                         "lanes": seen(instr.n_last if j == instr.n_tiles - 1 else c.to, instr, Dst.SCORE, t - j * c.to), "inject": stream}
+                    if c.operand_words:
+                        fields |= {"operand": (instr.op_base + (j % instr.op_period if instr.op_period else j) * count + t) % (1 << 16)}
                     if score is not None and instr.scatter:
                         fields |= {"score": score}
                     if not stream:
@@ -110,7 +112,8 @@ def random_instr(rng: random.Random, c: EngineConfig) -> Instr:
         step=rng.choice([1, 1, rng.randrange(1, 300)]), k_tiles=rng.randint(1, 3), n_tiles=rng.randint(1, 3),
         k_hi=rng.randint(1, c.ti), n_last=rng.randint(1, c.to), src_base=rng.getrandbits(20), src_stride=rng.getrandbits(16),
         src_row=rng.getrandbits(16), dst_base=rng.getrandbits(20), dst_stride=rng.getrandbits(16), dst_row=rng.getrandbits(16),
-        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=wide, limit=rng.randint(0, 3 * c.ti) if limited else 0)
+        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=wide, limit=rng.randint(0, 3 * c.ti) if limited else 0,
+        op_base=rng.getrandbits(16) if c.operand_words else 0, op_period=rng.choice([0, 0, 1, 2]) if c.operand_words else 0)
 
 
 def random_frame(rng: random.Random, c: EngineConfig, length: int) -> list[Instr]:
@@ -228,7 +231,7 @@ class Bench:
     def record(self, cycle: int, slot: Slot | None, inject: int) -> None:
         """The token and source records against the slot issued two cycles ago."""
         found, word, source = {"inject": inject}, sample(self.dut.token), sample(self.dut.source)
-        for key, bits in TOKEN.items():
+        for key, bits in token_layout(self.c).items():
             found[key], word = word & (1 << bits) - 1, word >> bits
         for key, bits in SOURCE.items():
             found[f"source_{key}"], source = source & (1 << bits) - 1, source >> bits

@@ -73,6 +73,8 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
     case hwgen::Kind::LINEAR:
         if (s.target == hwgen::Target::RESIDUAL) {
             dump(index, m.residual, sizeof m.residual);
+        } else if (s.target == hwgen::Target::OPERAND) {
+            dump(index, m.operand[s.dst], out_words * s.rows * sizeof m.operand[0]);
         } else if (s.target != hwgen::Target::OUTPUT) {
             dump_value(index, m, s.dst, out_words * s.tokens, s.wide_result);
         }

@@ -42,7 +42,8 @@ HEADERS = sorted((KERNELS / "include" / "hwgen").glob("*.hpp"))
 LANES = (8, 16)
 FUNCTIONS = (*functions.FUNCTIONS, *(f"{name}(0.25)" for name in functions.FAMILIES))
 COLUMNS = "ACTIVATED, a factor a column"
-TARGETS = {"ACT": 0, "ACTIVATED": 1, "RESIDUAL": 2, "LOGITS": 4, "OUTPUT": 5, "OUTPUT of each token": 5}
+TARGETS = {"ACT": 0, "ACTIVATED": 1, "RESIDUAL": 2, "LOGITS": 4, "OUTPUT": 5, "OUTPUT of each token": 5, "OPERAND": 6, "MULTIPLIED": 7,
+           "MULTIPLIED, no function": 7}
 rng = np.random.default_rng(20)
 
 
@@ -151,15 +152,20 @@ def test_linear(kernel, lanes, target, tokens, k, n, pre):
         case "RESIDUAL":
             first, dst_tokens, wanted = 1, tokens + 2, residual.copy()
             wanted[1:1 + tokens] = nx.sat(wanted[1:1 + tokens] + wide, 16)
-        case "LOGITS":
+        case "LOGITS" | "OPERAND":
             wanted = wide
+        case "MULTIPLIED" | "MULTIPLIED, no function":
+            pre, out = (pre, (1, 27)) if target == "MULTIPLIED" else (0, (1, 20))
+            residual, looked = residual[:tokens], nx.activation(wide, knots("gelu"), pre) if pre else wide
+            wanted = nx.sat(nx.round_shift(looked * residual, out[1]), 8)
+            assert len(np.unique(wanted)) > 40
         case "OUTPUT":
             first, rows, dst_tokens, wanted = 1, tokens - 1, 1, acc[1:].sum(0)
         case "OUTPUT of each token":
             first, rows, dst_tokens, wanted = 1, tokens - 1, tokens - 1, acc[1:]
     stream = np.frombuffer(image.product(step, image.Shape(lanes, lanes, lanes), pack=False), np.uint8)
     found = kernel(f"linear{lanes}", tokens, k, n, rows, first, dst_tokens, TARGETS[target.split(",")[0]], out, pre, x,
-                   residual if target == "RESIDUAL" else [], stream)
+                   residual if TARGETS[target.split(",")[0]] in (2, 7) else [], stream)
     assert np.array_equal(found, [1, *wanted.ravel()])
 
 

@@ -45,6 +45,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "negative & w[6:0] == 0", "1'b0"),                         # -128 of the activation
     ("drain_lanes_square", "drain_lanes.sv", "over | negative & w[6:0] == 0", "negative & w[6:0] == 0"),     # saturation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
+    ("drain_lanes_wide", "drain_lanes.sv", "c4.shift2[0] ? {other_i[g], 1'b0}", "1'b0 ? {other_i[g], 1'b0}"),    # an odd shift behind an operand
+    ("drain_lanes_wide", "drain_lanes.sv", "c4.operand == 2 ? other_i[j] : 16'sd0", "other_i[j]"),              # added to what has none to add
+    ("drain_lanes_tall", "drain_lanes.sv", "j[0] ? turn5[j] : -turn5[j]", "turn5[j]"),                        # the sense of a rotation
+    ("drain_lanes_tall", "drain_lanes.sv", "c4.operand == 3 ? 64'(times_i[j | 1])", "c4.operand[0] ? 64'(times_i[j | 1])"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
     ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c7.lanes) ? t", "1 ? t"),                           # sums
     ("lane_memory_one", "lane_memory.sv", "wen & wmask[b]", "wen"),
@@ -95,6 +99,7 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("attention", numerics, "RECIP", numerics.RECIP - 2048),                                            # deferred division
     ("fetch_feed", fetch, "OUT_WORDS", 17),
     ("feeder_narrow", feeder, "MIN_PASS", 7),
+    ("feeder_operands", feeder, "repeats", lambda period, tile: C(0)),                                      # operands of the first tile again
     ("feeder_causal", feeder, "at_most", lambda left, lanes: Mux(left < lanes, left[:7], lanes)),              # tiles behind a row's last key
     ("attention_causal", feeder, "at_most", lambda left, lanes: Mux(left < 0, 0, lanes)),                   # the tile it lies in
     ("attention_causal", engine, "sees_any", lambda lanes: C(1)),                                           # maximum over no key

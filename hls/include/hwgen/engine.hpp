@@ -21,6 +21,7 @@ struct EngineConfig : LinearConfig, LayerNormConfig, AttentionConfig, PatchEmbed
     static constexpr unsigned LOW_WORDS = 1;     ///< low halves of what has 16 bits in it: as many words, or 1
     static constexpr unsigned RESIDUAL_WORDS = 256;
     static constexpr unsigned LOGIT_WORDS = 64;
+    static constexpr unsigned OPERAND_WORDS = 1;
 };
 
 /// On-chip memories.
@@ -30,6 +31,7 @@ struct Memories {
     Act low[Config::LOW_WORDS][Config::LANES];
     Res residual[Config::RESIDUAL_WORDS][Config::LANES];
     Res logits[Config::LOGIT_WORDS][Config::LANES];
+    Res operand[Config::OPERAND_WORDS][Config::LANES];
     Queues<Config> queues;
 };
 
@@ -87,7 +89,7 @@ inline LinearJob linear_job(const Step &s)
 {
 #pragma HLS INLINE
     return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
-                     s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result, s.frac};
+                     s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result, s.frac, s.operand};
 }
 
 /// All experts in order: each one's weights are read once, whoever chose it.
@@ -108,7 +110,7 @@ void run_experts(const Step &s, hls::stream<Word<Config::LANES>> &stream, Memori
                 job.src = s.dst;
                 job.target = Target::WEIGHED;
             }
-            linear<Config>(job, stream, m.act, m.low, m.residual, m.logits, m.queues, output);
+            linear<Config>(job, stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
         }
     }
 }
@@ -123,6 +125,7 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
 #pragma HLS ARRAY_PARTITION variable = m.low complete dim = 2
 #pragma HLS ARRAY_PARTITION variable = m.residual complete dim = 2
 #pragma HLS ARRAY_PARTITION variable = m.logits complete dim = 2
+#pragma HLS ARRAY_PARTITION variable = m.operand complete dim = 2
 // clang-format off
 #pragma HLS ALLOCATION function instances = linear<Config> limit = 1
 #pragma HLS ALLOCATION function instances = attention<Config> limit = 1
@@ -155,7 +158,7 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
                                m.residual, m.act, m.low);
             break;
         case Kind::LINEAR:
-            linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.queues, output);
+            linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
             break;
         case Kind::ATTENTION:
             attention<Config>(AttentionJob{s.tokens, s.rows, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result,
@@ -163,7 +166,7 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
                               m.act, m.low);
             break;
         case Kind::ROUTE:
-            linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.queues, output);
+            linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
             route<Config>(RouterJob{s.tokens, s.count, s.size, s.renormalize}, m.logits, m.queues);
             break;
         case Kind::EXPERTS:

@@ -19,6 +19,7 @@ namespace hwgen {
 struct LinearConfig : ActivationConfig, RouterConfig {
     static constexpr unsigned LANES = 16;  ///< rows and columns of a weight tile
     static constexpr unsigned MAX_TOKENS = 64;
+    static constexpr unsigned OPERAND_WORDS = 1;  ///< of 16 bits that results are multiplied with; 1: there are none
 };
 
 /// Where results go.
@@ -29,6 +30,9 @@ enum class Target : std::uint8_t {
     WEIGHED,    ///< the same, times the router's score, for the tokens of an expert's queue
     LOGITS,     ///< requantized to 16 bits, to the logits memory
     OUTPUT,     ///< accumulators to the output: of each token, or of all tokens added up where `dst_tokens` is 1
+    OPERAND,    ///< requantized to 16 bits, to the operand memory
+    MULTIPLIED, ///< requantized to 16 bits, activation function if `frac` is not 0, times the word of the operand memory, 8 bits, to the
+                ///< activation memory
 };
 
 /// One matrix product.
@@ -49,6 +53,7 @@ struct LinearJob {
     bool wide_source;  ///< words of 16 bits: each tile is passed by the high halves, then by the low ones
     bool wide_result;  ///< ACT, ACTIVATED: the same
     unsigned frac;  ///< fraction bits of what the activation function is of
+    unsigned operand;  ///< MULTIPLIED: word address of what is multiplied with; it has `rows` rows
 };
 
 /// Parameters of an output column.
@@ -100,7 +105,7 @@ inline void load_tile(const Word<Config::LANES> &word, Act column[Config::LANES]
 template <class Config>
 inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsigned t, const Acc acc[Config::LANES],
                   const Column columns[Config::LANES], Res residual[][Config::LANES], Act act[][Config::LANES],
-                  Act low[][Config::LANES], Res logits[][Config::LANES], Acc total[Config::LANES])
+                  Act low[][Config::LANES], Res logits[][Config::LANES], Res operand[][Config::LANES], Acc total[Config::LANES])
 {
 #pragma HLS INLINE
     const unsigned word = n * job.dst_tokens;
@@ -108,17 +113,22 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
 #pragma HLS UNROLL
         const bool used = n * Config::LANES + c < job.out_channels;
         const auto wide = static_cast<Res>(requantize<16>(acc[c], columns[c].scale));
-        const std::int64_t f = job.target == Target::ACT ? acc[c] : activation<Config>(wide, job.function, job.frac).to_int64();
+        const std::int64_t looked = job.frac == 0 ? wide : activation<Config>(wide, job.function, job.frac).to_int64();
+        const std::int64_t f = job.target == Target::ACT ? acc[c] : looked;
         const Scale second = job.out.mult == 0 ? Scale{columns[c].second, Shift(job.out.shift)} : scale_of(job.out);
         const Scale scale = job.target == Target::ACT ? columns[c].scale : second;
-        const int narrow = used ? requantize<8>(f, scale) : 0;
-        const Wide result = used ? requantize<16>(f, scale) : 0;
+        const bool multiplied = Config::OPERAND_WORDS > 1 && job.target == Target::MULTIPLIED;
+        const std::int64_t times = multiplied ? looked * operand[job.operand + n * job.rows + t][c] : 0;
+        const std::int64_t product = round_shift(times, multiplied ? job.out.shift : 0U);
+        const int narrow = used ? (multiplied ? saturate<8>(product) : requantize<8>(f, scale)) : 0;
+        const Wide result = used ? (multiplied ? saturate<16>(product) : requantize<16>(f, scale)) : 0;
         const std::int64_t part =
             job.target == Target::WEIGHED ? round_shift(static_cast<std::int64_t>(wide) * ticket.score, 16) : wide;
         const unsigned row = job.target == Target::WEIGHED ? ticket.token : job.first_token + t;
         switch (job.target) {
         case Target::ACT:
         case Target::ACTIVATED:
+        case Target::MULTIPLIED:
             act[job.dst + word + t][c] = job.wide_result ? high_half(result) : static_cast<Act>(narrow);
             if (job.wide_result) {
                 low[job.dst + word + t][c] = low_half(result);
@@ -134,14 +144,18 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
         case Target::OUTPUT:
             total[c] += acc[c];
             break;
+        case Target::OPERAND:
+            operand[job.dst + word + t][c] = wide;
+            break;
         }
     }
 }
 
-/// act, residual: [word][token]; low: the low halves of what has 16 bits in act; logits the same; weights: the stream; output: int32 words.
+/// act, residual: [word][token]; low: the low halves of what has 16 bits in act; logits, operand the same; weights: the stream; output: int32 words.
 template <class Config>
 void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act act[][Config::LANES], Act low[][Config::LANES],
-            Res residual[][Config::LANES], Res logits[][Config::LANES], const Queues<Config> &queues, Acc output[])
+            Res residual[][Config::LANES], Res logits[][Config::LANES], Res operand[][Config::LANES], const Queues<Config> &queues,
+            Acc output[])
 {
 #pragma HLS INLINE off
     constexpr unsigned LANES = Config::LANES;
@@ -192,6 +206,7 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
 #pragma HLS DEPENDENCE variable = act inter false
 #pragma HLS DEPENDENCE variable = low inter false
 #pragma HLS DEPENDENCE variable = residual inter false
+#pragma HLS DEPENDENCE variable = operand inter false
                 if (t < loads) {
                     const Word<LANES> word = weights.read();
                     if (t < head) {
@@ -214,7 +229,7 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
                         acc[t][c] = (p == 0 ? columns[n % 2][c].bias : acc[t][c]) + (passes == 2 && !low_pass ? sum * 256 : sum);
                     }
                     if (p + 1 == passes * k_tiles) {
-                        drain<Config>(job, n, ticket, t, acc[t], columns[n % 2], residual, act, low, logits, total);
+                        drain<Config>(job, n, ticket, t, acc[t], columns[n % 2], residual, act, low, logits, operand, total);
                     }
                 }
             }

@@ -41,6 +41,7 @@ struct Step {
     bool wide_result = false;
     std::uint8_t frac = 0;      ///< fraction bits of scores, or of what an activation function is of
     bool causal = false;        ///< a token sees no token behind itself
+    std::uint32_t operand = 0;  ///< word address of what a result is multiplied with
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.
@@ -190,6 +191,24 @@ constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor ou
     s.out = out;
     s.function = function;
     s.frac = frac;
+    return s;
+}
+
+/// src -> the operand memory, 16 bits.
+constexpr Step linear_operand(Value operand, Value src, Weights weights)
+{
+    Step s = linear(operand, src, weights);
+    s.target = Target::OPERAND;
+    return s;
+}
+
+/// src -> dst, times what is in the operand memory, behind an activation function where `frac` is not 0.
+constexpr Step linear_multiplied(Value dst, Value src, Weights weights, Value operand, std::uint8_t shift, std::uint8_t frac = 0,
+                                 std::uint8_t function = 0)
+{
+    Step s = linear_activated(dst, src, weights, Factor{1, shift}, function, frac);
+    s.target = Target::MULTIPLIED;
+    s.operand = operand.address;
     return s;
 }
 

@@ -16,6 +16,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr unsigned LOW_WORDS = ACT_WORDS;
     static constexpr unsigned RESIDUAL_WORDS = 512;
     static constexpr unsigned LOGIT_WORDS = 64;
+    static constexpr unsigned OPERAND_WORDS = 512;
 };
 
 using BusWord = hwgen::Word<Config::LANES>;

@@ -81,6 +81,7 @@ void read_network()
         read(s.wide_result);
         read(s.frac);
         read(s.causal);
+        read(s.operand);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

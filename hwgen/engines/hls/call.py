@@ -67,8 +67,8 @@ class Call(ABC):
 
     @classmethod
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
-        """The operands: what is streamed and what is stored, where it lies in the activation memory."""
-        stored = [step.sink.tensor for step in steps if step.sink.tensor.memory is Memory.ACT]
+        """The operands: what is streamed and what is stored, where it lies in the memory of activations or of operands."""
+        stored = [step.sink.tensor for step in steps if step.sink.tensor.memory in (Memory.ACT, Memory.OPERAND)]
         streamed = [view.tensor for view in (steps[0].source_view,) if view is not None and view.tensor.memory is Memory.ACT]
         return {role: Value.of(found[0]) for role, found in (("dst", stored), ("src", streamed)) if found}
 

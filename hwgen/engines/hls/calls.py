@@ -14,11 +14,11 @@ from ...steps.walk import tensors, with_tensors
 from .attention import Attention
 from .call import Call, does
 from .experts import Experts, Router
-from .products import Features, Head, Linear, LinearActivated, LinearResidual
+from .products import Features, Head, Linear, LinearActivated, LinearGated, LinearMultiplied, LinearOperand, LinearResidual
 from .start import Constants, LayerNorm, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, LayerNorm, Rescaled, Linear, LinearActivated, LinearResidual,
-                                 Head, Features, Attention, Router, Experts)
+                                 LinearOperand, LinearMultiplied, LinearGated, Head, Features, Attention, Router, Experts)
 
 
 def calls(network: Network) -> list[Call]:

@@ -54,6 +54,7 @@ class Plan:
     logit_words: int
     input_words: int
     output_words: int
+    operand_words: int = 1
 
     @property
     def causal(self) -> bool:
@@ -93,7 +94,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         raise CapacityError(f"{lanes} lanes and {queries} resident queries are no HLS engine", hint="lanes is a multiple of 8")
     tasks = range(len(model.tasks))
     table = _merged([calls(network) for network in model.tasks])
-    operands, values, act_words = _memory(table, lanes)
+    operands, values, used = _memory(table, lanes)
     weights, image = _image([entry.call for entry in table], lanes)
     places, outputs = _outputs(table, len(tasks))
     functions = _functions(table)
@@ -108,11 +109,11 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         lanes, queries, functions, tuple(steps), values, outputs, image, max_tokens=tokens,
         head_words=max((most for step in steps if isinstance(step, Attention) for most in step.head_words(lanes)), default=1),
         max_experts=max((step.channels for step in routers), default=1), max_top_k=max((step.route.top_k for step in routers), default=1),
-        act_words=act_words, low_words=act_words if any(value.wide for value in values) else 1,
+        act_words=used[Memory.ACT], low_words=used[Memory.ACT] if any(value.wide for value in values) else 1,
         residual_words=max((count * words(channels, lanes) for count, channels in starts), default=1),
         logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
         input_words=next(step.input_words(lanes) for step in steps if isinstance(step, (Patches, Tokens))),
-        output_words=max(map(_end, outputs)))
+        output_words=max(map(_end, outputs)), operand_words=max(1, used[Memory.OPERAND]))
 
 
 def _merged(tasks: list[list[Call]]) -> list[_Entry]:
@@ -125,24 +126,28 @@ def _merged(tasks: list[list[Call]]) -> list[_Entry]:
     return table
 
 
-def _memory(table: list[_Entry], lanes: int) -> tuple[list[dict[str, Value]], tuple[Value, ...], int]:
-    """(operands of each step with their addresses, all values, words needed). Values of tasks side by side share their place."""
+def _memory(table: list[_Entry], lanes: int) -> tuple[list[dict[str, Value]], tuple[Value, ...], dict[Memory, int]]:
+    """(operands of each step with their addresses, all values, words needed of each memory). Values of tasks side by side share their place."""
     values = {entry.row: entry.call.dst for entry in table if "dst" in entry.call.operands}
     makers = {(task, call.dst.name): entry.row for entry in table if entry.row in values for task, call in entry.versions.items()}
     uses = []
     for entry in table:
         task, call = next(iter(entry.versions.items()))
         uses.append({role: makers[task, value.name] for role, value in call.operands.items()})
-    bases, total = first_fit(lifetimes(used.values() for used in uses), lambda row: values[row].words(lanes))
+    lives, bases, total = lifetimes(used.values() for used in uses), dict[int, int](), dict[Memory, int]()
+    for memory in (Memory.ACT, Memory.OPERAND):
+        found, total[memory] = first_fit({row: life for row, life in lives.items() if values[row].memory is memory},
+                                         lambda row: values[row].words(lanes))
+        bases |= found
     placed: dict[int, Value] = {}
     names: set[str] = set()
-    for row, base in bases.items():
+    for row, base in ((row, bases[row]) for row in lives):
         name = values[row].name
         while name in names:                # two tasks of different structure may use one name
             name += "'"
         names.add(name)
         placed[row] = replace(values[row], name=name, address=base)
-    return [{role: placed[row] for role, row in used.items()} for used in uses], tuple(placed.values()), total
+    return [{role: placed[row] for role, row in used.items()} for used in uses], tuple(placed[row] for row in lives), total
 
 
 def _image(steps: list[Call], lanes: int) -> tuple[list[int], bytes]:

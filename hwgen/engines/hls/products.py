@@ -6,11 +6,12 @@ from abc import ABC
 from typing import ClassVar
 
 from ...steps.format import PRE_ACTIVATION, WIDE
-from ...steps.param import Factor
-from ...steps.stages import Add, Mean, Plain, Requant, Stationary, Table
+from ...steps.param import UNIT, Factor, ShortColumns
+from ...steps.stages import Add, Mean, Multiply, Plain, Requant, Stationary, Table
+from ...steps.step import Step
 from ...steps.tensor import Memory, View
 from .call import DEPTH, Call, part
-from .value import braces, words
+from .value import Value, braces, words
 
 
 class Product(Call, ABC):
@@ -50,13 +51,68 @@ class Product(Call, ABC):
 class Linear(Product):
     """src -> dst."""
 
-    function, form = "linear", ((Plain, Stationary, Requant),)
+    function = "linear"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant),)
 
     def arguments(self) -> list[str]:
         return [self.dst.code, self.src.code, self.image]
 
     def about(self) -> str:
         return f"linear, {self.src} -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+
+class LinearOperand(Linear):
+    """src -> dst in the operand memory."""
+
+    function, asked, target, memory = "linear_operand", "linear", "OPERAND", Memory.OPERAND
+
+    def traced(self) -> tuple[str, int, int]:
+        return WIDE.stored, *self.dst.shape
+
+
+class LinearMultiplied(Linear):
+    """src -> dst, times a value in the operand memory."""
+
+    function, target = "linear_multiplied", "MULTIPLIED"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant, Multiply),)
+
+    @classmethod
+    def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
+        return super().find(steps) | {"operand": Value.of(part(steps[0], Multiply).view.tensor)}
+
+    @property
+    def shift(self) -> int:
+        """Behind the product."""
+        return part(self.steps[0], Multiply).shift
+
+    def arguments(self) -> list[str]:
+        return [*super().arguments(), self.operands["operand"].code, str(self.shift)]
+
+    def about(self) -> str:
+        return f"linear times {self.operands['operand']}, {self.src} -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+
+class LinearGated(LinearMultiplied):
+    """The same behind an activation function."""
+
+    asked = "linear_multiplied"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant, Table, Multiply),)
+
+    @property
+    def activation(self) -> str:
+        return part(self.steps[0], Table).function
+
+    @property
+    def frac(self) -> int:
+        """Fraction bits of what the function is of."""
+        return part(self.steps[0], Table).x.frac or 0
+
+    def arguments(self) -> list[str]:
+        number = self.functions.index(self.activation)
+        return [*super().arguments(), str(self.frac), *([str(number)] if number else [])]
+
+    def about(self) -> str:
+        return super().about().replace("linear times", f"linear, {self.activation}, times")
 
 
 class LinearActivated(Product):
@@ -84,8 +140,8 @@ def activation(call: Call) -> list[str]:
 
 
 def behind(table: Table) -> Factor:
-    """The factor of an activation in the step table: multiplier 0 where columns have theirs."""
-    return table.factor if isinstance(table.factor, Factor) else Factor(0, table.factor.shift)
+    """The factor of an activation in the step table: multiplier 0 where columns have theirs; one where there is none."""
+    return Factor(0, table.factor.shift) if isinstance(table.factor, ShortColumns) else table.factor or UNIT
 
 
 class LinearResidual(Product):

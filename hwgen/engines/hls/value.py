@@ -6,25 +6,26 @@ from dataclasses import dataclass
 
 from ...steps.format import WIDE
 from ...steps.param import Columns, Factor
-from ...steps.tensor import Tensor
+from ...steps.tensor import Memory, Tensor
 from .names import identifier
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
     """A value in the activation memory: ``tokens`` rows of ``channels`` from word ``address`` on. name: of the integer network. wide: of 16
-    bits, the low halves lie at the same words of a second memory."""
+    bits, the low halves lie at the same words of a second memory. memory: that of activations, or of operands."""
 
     name: str
     address: int
     tokens: int
     channels: int
     wide: bool = False
+    memory: Memory = Memory.ACT
 
     @classmethod
     def of(cls, tensor: Tensor) -> Value:
         """The tensor, which has no address yet."""
-        return cls(tensor.name, 0, tensor.tokens, tensor.channels, tensor.format == WIDE)
+        return cls(tensor.name, 0, tensor.tokens, tensor.channels, tensor.format == WIDE and tensor.memory is Memory.ACT, tensor.memory)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -40,7 +41,7 @@ class Value:
         return self.tokens * words(self.channels, lanes)
 
     def __str__(self) -> str:
-        return f"{'int16' if self.wide else 'int8'} [{self.tokens}, {self.channels}]"
+        return f"{'int16' if self.wide or self.memory is Memory.OPERAND else 'int8'} [{self.tokens}, {self.channels}]"
 
 
 def words(channels: int, lanes: int) -> int:

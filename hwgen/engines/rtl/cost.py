@@ -128,6 +128,7 @@ def _products(c: EngineConfig) -> list[_Product]:
         _Product("drain", c.to, (17, scale), False), _Product("drain", c.to, (15, scale + 1)),      # requantize, lower and upper bits
         _Product("drain", c.to, (25, 18)),                                          # activation scale, router score
         _Product("drain", c.to, (18, 18)), _Product("drain", c.to, (17, 17)),        # interpolation; sum of squares
+        *([_Product("drain", c.to, (17, 16))] if c.rotate else []),                 # the other lane of a pair that is turned
         _Product("feed", c.ti, (21, 18)),
         _Product("coefficients", 1, (48, 12), False), _Product("coefficients", 1, (32, 32)),               # variance
         _Product("coefficients", 1, (32, 17)),                                      # mean
@@ -153,6 +154,7 @@ def _memories(c: EngineConfig) -> list[_Memory]:
         _Memory("keys and values", c.groups, 8 * bank, c.kv_words),
         _Memory("scores", c.groups, 16 * bank, c.score_words),
         _Memory("residual", 2 * c.groups, 16 * bank, c.res_words),          # one to feed, one to add to
+        *([_Memory("operands", 1, 16 * c.to, c.operand_words)] if c.operand_words else []),
         _Memory("accumulators", 1, 32 * c.to, c.max_tokens),
         _Memory("program", 2, WORD_BITS, c.program_words, wide=False),      # loader and feeder walk it apart; 32-bit writes
         _Memory("weight FIFO", 1, c.axi_data_bits, c.fifo_beats),

@@ -13,7 +13,7 @@ from ...steps.step import Step
 from ...steps.tensor import Memory, Plane, Span, Tensor, View
 
 DESTINATION = {Memory.ACT: Dst.ACT, Memory.KV: Dst.KV, Memory.SCORE: Dst.SCORE, Memory.RES: Dst.RES_SET, Memory.ROUTER: Dst.ROUTER,
-               Memory.OUT: Dst.OUT}
+               Memory.OUT: Dst.OUT, Memory.OPERAND: Dst.OPERAND}
 
 
 HALF = {None: Half.NONE, Plane.HIGH: Half.HIGH, Plane.LOW: Half.LOW}
@@ -47,6 +47,8 @@ class Encoder:
         for stage in step.drain:
             if stage.table is not None:
                 fields["function"] = self.config.functions.index(stage.table)
+            if stage.operand is not None:
+                fields["op_base"] = self.bases[stage.operand.tensor]
         if slot.task is not None:
             fields |= {"pred": 1, "task": slot.task}
         return Instr(**fields, note=step.note)
@@ -85,6 +87,8 @@ class Encoder:
         match view.tensor.memory:
             case Memory.OUT:
                 return {}
+            case Memory.OPERAND:
+                return {"op_base": self.bases[view.tensor]}
             case Memory.ROUTER:
                 fields = {"dst_row": view.tokens.start}
                 if len(step.sinks) == 1:

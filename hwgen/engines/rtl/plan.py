@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig, covering
 from ...errors import CapacityError, combined
-from ...isa import Instr, Op, Src
+from ...isa import Instr, Op, Operand, Src
 from ...layout import image
 from ...layout.memory import first_fit, lifetimes
 from ...layout.merge import Slot, merge
@@ -21,6 +21,7 @@ from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
 from ...steps.passes.outputs import split_outputs
 from ...steps.passes.planes import split_planes
+from ...steps.passes.products import split_products
 from ...steps.passes.roles import copies
 from ...steps.passes.starts import lengthen_starts
 from ...steps.passes.taps import is_tap, taps as tapped
@@ -33,8 +34,9 @@ from .program import BufferInfo, InstrInfo, OutputSlice, Program, shape_of
 
 NOTHING = Ablation()      # to do without
 MAX_TOKENS = 4096         # accumulator rows an instruction can address
+OPERAND_WORDS = 1024      # words of an operand; products of two values are worked on in blocks of columns
 SCORE_WORDS = 4096        # words of a score buffer; longer sequences are worked on in blocks of queries
-PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES)
+PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND)
 
 
 def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
@@ -54,24 +56,28 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
             network = tapped(network, OUT_WORDS)
         network = copies(fuse_norms(split_outputs(batched(network, batch), OUT_WORDS)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
+        network = split_products(network, OPERAND_WORDS, to)
         networks.append(number(lengthen_starts(split_planes(extra_steps(network, ablation, ti, to)))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
-    bases, rows, words, buffers = _memory_map(slots, ti)
+    bases, rows, words, buffers = _memory_map(slots, ti, to)
     routers = [(slot.step.columns, slot.step.sink.tensor.channels) for slot in slots if slot.step.routes]
     config = EngineConfig(
-        ti=ti, to=to, max_tokens=_max_tokens(slots, rows), **{f"{memory}_words": _round(words[memory]) for memory in PLACED},
+        ti=ti, to=to, max_tokens=_max_tokens(slots, rows),
+        **{f"{memory}_words": _round(words[memory]) for memory in PLACED if memory is not Memory.OPERAND},
         program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
-        w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots), wide=False, causal=False)
+        w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots),
+        wide=False, causal=False, rotate=False, operand_words=_round(words[Memory.OPERAND]) if words[Memory.OPERAND] else 0)
     if engine is not None:
-        config = replace(covering((engine, config)), wide=False, causal=False)
+        config = replace(covering((engine, config)), wide=False, causal=False, rotate=False)
     limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
     encoder = Encoder(config, bases, rows)
     instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
     config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs) or engine is not None and engine.wide,
-                     causal=any(instr.limit for instr in instrs) or engine is not None and engine.causal)
+                     causal=any(instr.limit for instr in instrs) or engine is not None and engine.causal,
+                     rotate=any(instr.operand == Operand.ROTATE for instr in instrs) or engine is not None and engine.rotate)
     if engine not in (None, config):
         raise CapacityError("the network needs more than the engine given has", where=f"engine of {ti}x{to}", hint="an engine that covers both")
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
@@ -85,16 +91,18 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
 def identity(step: Step) -> Hashable:
     """Equal for steps of two tasks that can be one instruction: tensors are numbered, params have names, the ONNX nodes do not count."""
     return (step.feed, step.tile, step.drain, step.source_view, step.sinks, step.keeps, step.heads, step.expert, step.half, step.plane,
-            tuple((t.name, t.format, t.tokens, t.channels, t.heads) for t in tensors((step.source_view, step.tile, step.sinks))))
+            tuple((t.name, t.format, t.tokens, t.channels, t.heads) for t in tensors((step.source_view, step.tile, step.sinks, step.drain))))
 
 
-def _memory_map(slots: list[Slot[Step]], ti: int) -> tuple[dict[Tensor, int], dict[Tensor, int], dict[Memory, int], tuple[BufferInfo, ...]]:
+def _memory_map(slots: list[Slot[Step]], ti: int, to: int) -> tuple[dict[Tensor, int], dict[Tensor, int], dict[Memory, int], tuple[BufferInfo, ...]]:
     """First word of every tensor, first row of the statistics of each residual stream, words used of each memory, and the lines of the map."""
-    lives = lifetimes([tensor for tensor in tensors((slot.step.source_view, slot.step.sinks, slot.step.tile)) if tensor.memory in PLACED]
+    lives = lifetimes([tensor for tensor in tensors((slot.step.source_view, slot.step.sinks, slot.step.tile, slot.step.drain))
+                       if tensor.memory in PLACED]
                       for slot in slots)
 
     def size(tensor: Tensor) -> int:
-        return -(-tensor.width // ti) * tensor.tokens * planes_of(tensor)
+        lanes = to if tensor.memory is Memory.OPERAND else ti
+        return -(-tensor.width // lanes) * tensor.tokens * planes_of(tensor)
     bases: dict[Tensor, int] = {}
     words = {}
     for memory in PLACED:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...engine import EngineConfig
-from ...isa import Dst, Instr, Op, Src, Stat
+from ...isa import Dst, Instr, Op, Operand, Src, Stat
 
 SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score", Src.RES: "res"}
 TARGETS = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
-PLACED = ("act", "kv", "score", "res")
+PLACED = ("act", "kv", "score", "res", "operand")
 MAXIMA, MOMENTS, QUEUES = "row maxima", "token statistics", "router queues"
 
 
@@ -43,7 +43,7 @@ class Area:
 
 def sizes_of(config: EngineConfig) -> dict[str, int]:
     """Words of every memory."""
-    return {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words,
+    return {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words, "operand": config.operand_words,
             MAXIMA: 2 * config.max_tokens, MOMENTS: config.max_tokens, QUEUES: max(1, config.max_experts)}
 
 
@@ -70,7 +70,8 @@ class Touched:
             chunks = instr.k_tiles if instr.stat == Stat.K_COLUMNS else _window(config, instr, instr.stat_group)
             loaded.append(Area("kv", instr.stat_base, chunks, instr.stat_stride, instr.stat_count))
         written = list(_written(config, instr))
-        return cls(list(_fed(instr)), loaded, written if instr.dst == Dst.RES_ADD else [], written)
+        added = [_operand(instr, instr.op_period or instr.n_tiles)] if instr.operand != Operand.NONE else []
+        return cls(list(_fed(instr)), loaded, written + added if instr.dst == Dst.RES_ADD else added, written)
 
 
 def _fed(instr: Instr) -> Iterator[Area]:
@@ -91,12 +92,19 @@ def _written(config: EngineConfig, instr: Instr) -> Iterator[Area]:
         yield Area(QUEUES, 0, 1, 0, instr.num_experts)
         if instr.keep:
             yield Area("act", instr.dst_base + instr.src_base, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)
+    elif instr.dst == Dst.OPERAND:
+        yield _operand(instr, instr.n_tiles)
     elif instr.dst != Dst.OUT:
         yield Area(TARGETS[Dst(instr.dst)], instr.dst_base, _window(config, instr, instr.dst_group), instr.dst_stride, instr.tokens)
         if instr.dst == Dst.SCORE:
             yield Area(MAXIMA, instr.dst_row, 1, 0, instr.tokens)
         elif instr.dst in (Dst.RES_SET, Dst.RES_ADD):
             yield Area(MOMENTS, instr.dst_row, 1, 0, instr.tokens)
+
+
+def _operand(instr: Instr, tiles: int) -> Area:
+    """Words of the operand memory, one a token and output tile."""
+    return Area("operand", instr.op_base, 1, 0, tiles * instr.tokens)
 
 
 def _window(config: EngineConfig, instr: Instr, first_group: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from ... import numerics
 from ...engine import OUT_WORDS, EngineConfig
 from ...errors import ModelError
-from ...isa import FIELDS, Dst, Half, Instr, Op, Src, Stat
+from ...isa import FIELDS, Dst, Half, Instr, Op, Operand, Src, Stat
 from .hazards import MAX_SLACK
 from .program import BufferInfo, Program
 from .text import line
@@ -85,7 +85,7 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
     if instr.op == Op.STREAM:
         if instr.src == Src.NORM and instr.tokens == 1 and instr.n_tiles > 1:
             return "streams words of one token to the residual stream one after the other: its statistics are written later than they are read"
-        wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET), (Src.NORM, Dst.RES_ADD)}
+        wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET), (Src.NORM, Dst.RES_ADD), (Src.ACT, Dst.OPERAND), (Src.NORM, Dst.OPERAND)}
         return None if (instr.src, instr.dst) in wanted else f"streams {Src(instr.src).name} words to {Dst(instr.dst).name}"
     return _kinds(instr, config)
 
@@ -126,10 +126,28 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return f"its first row sees {instr.limit} keys, and it makes no scores or exponentials or the engine has no such limit"
     if instr.function and not instr.act:
         return f"names function {instr.function} and applies none"
+    if wrong := _operands(instr, config):
+        return wrong
     if instr.act_columns and not (instr.act and instr.column_params and instr.shift2 % 2):
         return "multipliers of columns behind an activation come with the weight stream, and their shift is odd"
     if instr.mean and instr.dst != Dst.OUT or instr.dst == Dst.OUT and not instr.mean and instr.tokens > OUT_WORDS:
         return f"only what leaves is added up; without that at most {OUT_WORDS} tokens leave"
+    return None
+
+
+def _operands(instr: Instr, config: EngineConfig) -> str | None:
+    """What is wrong with how an instruction uses the operand memory, or None."""
+    wanted = {Operand.MULTIPLY: (Dst.ACT, Dst.KV), Operand.ADD: (Dst.SCORE,), Operand.ROTATE: (Dst.ACT, Dst.KV)}
+    if instr.dst == Dst.OPERAND and not (config.operand_words and instr.to16):
+        return "stores operands, which have 16 bits, or the engine has no memory for them"
+    if instr.operand == Operand.NONE:
+        return "repeats operands and has none" if instr.op_period else None
+    if not config.operand_words or instr.operand == Operand.ROTATE and not config.rotate:
+        return f"has operands to {Operand(instr.operand).name}, the engine has none"
+    if not instr.to16 or instr.act and instr.operand != Operand.MULTIPLY or instr.act_columns or instr.scatter:
+        return f"has operands to {Operand(instr.operand).name} for a result that is none of 16 bits without another multiplier"
+    if instr.dst not in wanted[Operand(instr.operand)]:
+        return f"has operands to {Operand(instr.operand).name}, and a result for {Dst(instr.dst).name}"
     return None
 
 

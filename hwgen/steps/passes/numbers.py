@@ -10,7 +10,7 @@ from ..step import Network
 from ..tensor import Memory, Tensor
 from ..walk import with_tensors
 
-COUNTED = (Memory.ACT, Memory.KV, Memory.SCORE)
+COUNTED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.OPERAND)
 
 
 def number(network: Network) -> Network:

@@ -7,6 +7,7 @@ from .exp2 import Exp2
 from .gather import Gather
 from .host import Host
 from .mean import Mean
+from .multiply import Multiply
 from .normalize import Normalize
 from .plain import Plain
 from .requant import Requant
@@ -20,7 +21,7 @@ from .tile import Identity, Keys, Stationary, Tile, Values
 
 FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Rescale, Exp2, Gather)
 TILES: tuple[type[Tile], ...] = (Stationary, Keys, Values, Identity)
-STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Score, Add, Mean, Route)
+STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Score, Add, Mean, Route)
 
-__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Constant", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean", "Normalize",
+__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Constant", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean", "Multiply", "Normalize",
            "Plain", "Queue", "Requant", "Rescale", "Restore", "Route", "RowFactor", "Run", "Score", "Stage", "Stationary", "Table", "Tile", "Values"]

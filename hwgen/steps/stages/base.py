@@ -146,6 +146,11 @@ class Stage(Record):
         """The function that is looked up."""
         return None
 
+    @property
+    def operand(self) -> View | None:
+        """The value whose words go along with the result, from the operand memory."""
+        return None
+
     @abstractmethod
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         """Integers [..., tokens, channels] -> the same, or as the class says."""

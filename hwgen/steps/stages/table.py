@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import numerics
 from ...knots import knots
-from ..format import INT8, OPERANDS, PRE_ACTIVATION, PRE_ACTIVATIONS, Format
+from ..format import INT8, OPERANDS, PRE_ACTIVATION, PRE_ACTIVATIONS, TABLE, Format
 from ..param import Factor, ShortColumns
 from .base import Interval, Run, Stage, need
 
@@ -27,11 +27,12 @@ def _results(function: str, x: Format) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Table(Stage):
-    """function: a name `knots` knows. factor: from the table's unit to that of the result, or to that of each channel.
+    """function: a name `knots` knows. factor: from the table's unit to that of the result, or to that of each channel; None: as `TABLE`, for
+    `Multiply`.
     x: of the pre-activations, one of `PRE_ACTIVATIONS`."""
 
     function: str
-    factor: Factor | ShortColumns
+    factor: Factor | ShortColumns | None
     to: Format = INT8
     x: Format = PRE_ACTIVATION
 
@@ -48,7 +49,8 @@ class Table(Stage):
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         run.inner["pre"] = x
-        return self.factor.apply(_results(self.function, self.x)[x - self.x.lo], self.to)
+        results = _results(self.function, self.x)[x - self.x.lo]
+        return results if self.factor is None else self.factor.apply(results, self.to)
 
     def format(self, before: Format, step: Step) -> Format:
         need(before, self.x, "a table")
@@ -58,12 +60,14 @@ class Table(Stage):
         return self.to.lo, self.to.hi
 
     def fields(self, step: Step) -> dict[str, int]:
-        own = {"mult2": self.factor.mult} if isinstance(self.factor, Factor) else {"act_columns": 1}
-        return own | {"act": 1, "shift2": self.factor.shift, "pre_frac": PRE_ACTIVATIONS.index(self.x)}
+        own = {"act": 1, "pre_frac": PRE_ACTIVATIONS.index(self.x)}
+        if self.factor is None:
+            return own
+        return own | {"shift2": self.factor.shift} | ({"mult2": self.factor.mult} if isinstance(self.factor, Factor) else {"act_columns": 1})
 
     def wrong(self, step: Step) -> str | None:
-        if self.to not in OPERANDS:
-            return f"the result of a table is {' or '.join(map(str, OPERANDS))}, not {self.to}"
+        if self.to not in (OPERANDS if self.factor is not None else (TABLE,)):
+            return f"the result of a table is {' or '.join(map(str, OPERANDS))}, or {TABLE} for a product of two values, not {self.to}"
         if self.x not in PRE_ACTIVATIONS:
             return f"a table takes {', '.join(map(str, PRE_ACTIVATIONS))}, not {self.x}"
         if isinstance(self.factor, ShortColumns) and (step.weights is None or self.factor.mult.array.shape != (step.columns,)):
@@ -72,11 +76,11 @@ class Table(Stage):
             knots(self.function)
         except ValueError as error:
             return str(error)
-        return self.factor.wrong("activation")
+        return None if self.factor is None else self.factor.wrong("activation")
 
     @property
     def brief(self) -> str:
         return f"{self.name}({self.function}) {self.to}"
 
     def __str__(self) -> str:
-        return f"table({self.function}, {self.factor}, {self.to})"
+        return f"table({self.function}, {self.factor}, {self.to})" if self.factor is not None else f"table({self.function})"
