@@ -105,10 +105,11 @@ class Planned:
 
     @property
     def warnings(self) -> list[str]:
-        """What calibration found, outputs whose error is large, and what of the board's estimates was never measured."""
+        """What is special about the plans, what calibration found, outputs whose error is large, and what of the board's estimates was never measured."""
         planning = [f"resources on {self.board.name} are planning figures: {text}" for text in self.board.family.not_measured]
         notes = self.said.notes if self.said else ()
-        return [*notes, *self.findings.warnings, *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
+        plans = [note for name, made in self.plans.items() for note in ENGINES[name].facts(made).notes]
+        return [*notes, *plans, *self.findings.warnings, *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:

@@ -60,6 +60,7 @@ NETWORKS = {
     "causal, 100 tokens": (PLAIN, {"seed": 24, "tokens": 100, "dim": 36, "heads": 3, "blocks": "dd", "act": Act.SILU, "causal": True}, {}),
     "causal, 100 tokens in blocks of queries": (PLAIN, {"seed": 25, "tokens": 100, "dim": 40, "blocks": "d", "act": Act.SILU, "causal": True,
                                                         "pool": "mean"}, {"score_words": 16}),
+    "hidden values of 30 of 100 tokens at a time": (PLAIN, {"seed": 27, "tokens": 100, "blocks": "dd", "act": Act.SILU}, {"token_block": 30}),
     "causal, batch of three": (PLAIN, {"seed": 26, "tokens": 27, "blocks": "dd", "act": Act.SILU, "causal": True}, {"batch": 3}),
     "two functions": (PLAIN, {"seed": 22, "tokens": 66, "dim": 16, "hidden": 24, "blocks": "dd", "act": (Act.SILU, Act.RELU)}, {}),
     "three functions, two tasks": (PLAIN, {"seed": 23, "tokens": 65, "dim": 16, "hidden": 24, "blocks": "dddd", "classes": (3, 4),

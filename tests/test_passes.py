@@ -15,6 +15,7 @@ from hwgen.steps.host import quantize_input
 from hwgen.steps.passes.ablation import Ablation, extra_steps
 from hwgen.steps.passes.attention import order_inputs, split_heads
 from hwgen.steps.passes.batch import batch
+from hwgen.steps.passes.blocks import split_hidden
 from hwgen.steps.passes.experts import order_experts
 from hwgen.steps.passes.norms import fuse_norms
 from hwgen.steps.passes.numbers import number
@@ -33,9 +34,9 @@ PASSES = {
     "order_inputs": order_inputs, "fuse_norms": fuse_norms, "copies": lambda n: copies(n, 8), "number": number,
     "split_heads": lambda n: split_heads(n, 4096, 8), "blocks of 3 queries": lambda n: split_heads(n, 4096, 8, 3),
     "planes": split_planes, "order_experts": order_experts, "blocks of 4 tokens": lambda n: order_experts(n, 4), "taps": lambda n: taps(n, 4),
-    "lengthen_starts": lengthen_starts,
+    "lengthen_starts": lengthen_starts, "hidden values of 2 tokens": lambda n: split_hidden(n, 2),
     "extra steps": lambda n: extra_steps(split_heads(n, 4096, 8), Ablation(softmax_passes=2, serial=True), 8, 8),
-    "all": lambda n: number(split_planes(extra_steps(order_experts(split_heads(copies(fuse_norms(order_inputs(n)), 16), 16, 8, 3), 4),
+    "all": lambda n: number(split_planes(extra_steps(order_experts(split_heads(copies(fuse_norms(split_hidden(order_inputs(n), 3)), 16), 16, 8, 3), 4),
                                                      Ablation(3, 1, True, 4), 16, 16))),
 }
 

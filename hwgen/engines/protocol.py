@@ -60,12 +60,13 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Of a plan. batch: images of a frame; weight_bytes: of the weight image, and what it would have with 8-bit weights only; useful_macs:
-    multiply-accumulates of one image without padding, on the average of the tasks."""
+    multiply-accumulates of one image without padding, on the average of the tasks. notes: what people should know of the plan."""
 
     batch: int
     weight_bytes: int
     weight_bytes_with_8_bits: int
     useful_macs: int
+    notes: tuple[str, ...] = ()
 
 
 class Engine(Protocol[PlanT]):

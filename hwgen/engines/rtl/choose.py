@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -12,10 +13,12 @@ from ...errors import CapacityError
 from ...steps.step import Quantized
 from ...steps.tensor import Memory
 from . import cost as resources
+from .cost import KINDS
 from .plan import schedule
 from .program import Program
 
 BRAM36_BYTES, URAM_BYTES = 36 * 1024 // 8, 288 * 1024 // 8
+TOKEN_BLOCKS = (4, 8, 16)     # two blocks are there at a time
 MEMORY_NAMES = {Memory.ACT: "activations", Memory.KV: "keys or values", Memory.SCORE: "scores", Memory.RES: "the residual stream"}
 
 
@@ -24,14 +27,28 @@ def choose(model: Quantized, board: Board, array: tuple[int, int] | None = None,
 
     Through one port many networks are bound by memory: all arrays take nearly as long, and the smallest would win by the padding it
     saves. So of those within `NEAR` of the fastest, the one that is fastest at the memory's best is taken. Two columns are loaded per cycle
-    where that saves one cycle in a hundred there. Raises CapacityError of the first candidate when none fits.
+    where that saves one cycle in a hundred there. Where none fits for want of memory, hidden values are there for a part of the tokens
+    at a time. Raises CapacityError of the first candidate when none fits.
     """
+    try:
+        return _choose(model, board, array, batch)
+    except CapacityError as refusal:
+        if not _is_memory(refusal):
+            raise
+        tokens = batch * max(tensor.tokens for network in model.tasks for tensor in network.tensors())
+        for blocks in TOKEN_BLOCKS:
+            with suppress(CapacityError):
+                return _choose(model, board, array, batch, -(-tokens // blocks))
+        raise
+
+
+def _choose(model: Quantized, board: Board, array: tuple[int, int] | None, batch: int, token_block: int = 0) -> Program:
     found: list[tuple[float, float, int, Program]] = []
     refusal: CapacityError | None = None
     for (ti, to), load_columns in product((array,) if array else board.arrays, (1, 2)):
         try:
             program = schedule(model, ti=ti, to=to, axi_data_bits=board.axi_bits(to), fifo_beats=board.fifo_beats(to), packed=board.packed,
-                               batch=batch, load_columns=load_columns)
+                               batch=batch, load_columns=load_columns, token_block=token_block)
             program = _fitted(program, board)
         except CapacityError as error:
             refusal = refusal or error
@@ -78,9 +95,14 @@ def _fitted(program: Program, board: Board) -> Program:
     raise _with_tensor(refusal, program, board)
 
 
+def _is_memory(refusal: CapacityError) -> bool:
+    """Whether it is memory that the board has too little of."""
+    return any(KINDS[kind] in refusal.message for kind in ("bram36", "uram"))
+
+
 def _with_tensor(refusal: CapacityError, program: Program, board: Board) -> CapacityError:
     """A refusal for want of memory also names the largest tensor that has to stay on chip, its bytes and the board's."""
-    if not any(name in refusal.message for name in ("block RAM", "UltraRAM")):
+    if not _is_memory(refusal):
         return refusal
     lanes = {Memory.ACT: 1, Memory.KV: 1, Memory.SCORE: 2, Memory.RES: 4}           # bytes a lane; the residual stream is kept twice
     largest = max(program.buffers, key=lambda b: b.words * lanes[Memory(b.memory)])

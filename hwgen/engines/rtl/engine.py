@@ -45,7 +45,7 @@ class RtlEngine:
 
     def facts(self, plan: Program) -> Facts:
         narrow = sum(i.n_tiles * i.k_tiles for i in plan.instrs if i.w4) * plan.config.macs_per_cycle // 2
-        return Facts(plan.batch, len(plan.image), len(plan.image) + narrow, plan.mean_macs())
+        return Facts(plan.batch, len(plan.image), len(plan.image) + narrow, plan.mean_macs(), _notes(plan))
 
     def cost(self, plan: Program, model: Quantized, board: Board) -> dict[str, Any]:
         """Array, resources, cycles through one port and through all, the limits, memories and instructions."""
@@ -72,3 +72,10 @@ class RtlEngine:
                                                              board.bytes_per_cycle())},
             "memory": {name: getattr(config, f"{key}_words") for name, key in MEMORIES},
             "instructions": instructions}
+
+
+def _notes(plan: Program) -> tuple[str, ...]:
+    if not plan.token_block:
+        return ()
+    return (f"hidden values of all tokens do not fit: they are there for {plan.token_block} tokens at a time, and the weights around them are read "
+            "again for each block",)

@@ -16,6 +16,7 @@ from ...steps.format import INT4
 from ...steps.passes.ablation import Ablation, extra_steps
 from ...steps.passes.attention import order_inputs, split_heads
 from ...steps.passes.batch import batch as batched
+from ...steps.passes.blocks import split_hidden
 from ...steps.passes.experts import order_experts
 from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
@@ -41,10 +42,10 @@ PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND)
 
 def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
              batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = NOTHING,
-             taps: bool = False, engine: EngineConfig | None = None) -> Program:
+             taps: bool = False, engine: EngineConfig | None = None, token_block: int = 0) -> Program:
     """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a
     score buffer, longer sequences are worked on in blocks of queries. engine: that exists already; the program is for it, and not for the
-    smallest one. Raises CapacityError when the instruction set's limits, or those of ``engine``, are exceeded."""
+    smallest one. token_block: hidden values are there for so many tokens at a time (0: all), see `split_hidden`. Raises CapacityError when the instruction set's limits, or those of ``engine``, are exceeded."""
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
                             hint=f"choose 1 to {OUT_WORDS}")
@@ -54,7 +55,10 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         network = order_inputs(network)
         if taps:
             network = tapped(network, OUT_WORDS)
-        network = copies(fuse_norms(split_outputs(batched(network, batch), OUT_WORDS)), group)
+        network = batched(network, batch)
+        if token_block:
+            network = split_hidden(network, token_block)
+        network = copies(fuse_norms(split_outputs(network, OUT_WORDS)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
         network = split_products(network, OPERAND_WORDS, to)
         networks.append(number(lengthen_starts(split_planes(extra_steps(network, ablation, ti, to)))))
@@ -85,7 +89,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     shape = shape_of(config)
     return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"".join(_image(slots, shape)),
                    sum(instr.tokens * instr.n_tiles * image.word_bytes(slot.step.sink.tensor.format.dtype.itemsize, shape)
-                       for slot, instr in zip(slots, instrs, strict=False) if slot.step.feed.from_host), output_words * 4 * to, outputs, batch)
+                       for slot, instr in zip(slots, instrs, strict=False) if slot.step.feed.from_host), output_words * 4 * to, outputs, batch, token_block)
 
 
 def identity(step: Step) -> Hashable:

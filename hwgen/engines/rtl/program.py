@@ -68,6 +68,7 @@ class Program:
     image             weight image, bytes
     input_bytes, input_stride, output_bytes   of one frame
     outputs           per task
+    token_block       hidden values are there for so many tokens at a time; 0: for all
     batch             images of a frame; the last frame of a run may be filled up with zeros
     """
 
@@ -80,6 +81,7 @@ class Program:
     output_bytes: int
     outputs: tuple[tuple[OutputSlice, ...], ...]
     batch: int = 1
+    token_block: int = 0
 
     def __repr__(self) -> str:
         return (f"<Program: {len(self.instrs)} instructions, {self.num_tasks} tasks, batch {self.batch}, {len(self.image):,} bytes of weights, "

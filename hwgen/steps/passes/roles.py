@@ -43,7 +43,7 @@ def copies(network: Network, group: int) -> Network:
         elif step.weights is not None and value.memory is Memory.ACT and step.expert is None:
             for role in roles.get(value, ()):
                 copy = _copy(value, role, maps)
-                steps.append(replace(read, sinks=(step.sink.of(copy),), part="" if role is Role.DATA else role.value))
+                steps.append(replace(read, sinks=(step.sink.of(copy),), part=step.part if role is Role.DATA else f"{step.part}.{role}".lstrip(".")))
         else:
             steps.append(read)
     return replace(network, steps=tuple(steps))
