@@ -105,7 +105,8 @@ class Planned:
 
     @property
     def warnings(self) -> list[str]:
-        """What is special about the plans, what calibration found, outputs whose error is large, and what of the board's estimates was never measured."""
+        """What is special about the plans, what calibration found, outputs whose error is large, and what of the board's estimates was
+        never measured."""
         planning = [f"resources on {self.board.name} are planning figures: {text}" for text in self.board.family.not_measured]
         notes = self.said.notes if self.said else ()
         plans = [note for name, made in self.plans.items() for note in ENGINES[name].facts(made).notes]

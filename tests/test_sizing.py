@@ -12,10 +12,13 @@ import pytest
 from hwgen import quantizer
 from hwgen.devices import memory
 from hwgen.devices.board import boards, load_board
-from hwgen.engines.rtl import choose as sizing
+from hwgen.engines.rtl import choose as sizing, cost
+from hwgen.engines.rtl.engine import RtlEngine
 from hwgen.engines.rtl.plan import schedule
+from hwgen.errors import CapacityError
 from hwgen.importer import import_model
 from hwgen.steps.step import Quantized
+from qgraphs import random_qgraph
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 
@@ -76,3 +79,18 @@ def test_few_bursts_in_flight_cost_bandwidth():
     few = replace(program, config=replace(program.config, read_bursts=8))
     rates = [len(p.image) / p.estimate(64, 300)[-1].stop for p in (few, program)]
     assert rates[0] < 8 * 1024 / 300 and rates[1] > 1.2 * rates[0]
+
+
+def test_hidden_values_of_a_part_of_the_tokens_where_memory_is_short():
+    """A chip with the block RAMs for a quarter of the tokens is taken, with a note; with one less than any part needs it is not."""
+    model = random_qgraph(seed=3, tokens=256, dim=64, heads=4, hidden=768, blocks="dd", classes=(4,))
+    board = replace(load_board("pynq-z2"), arrays=((8, 8),))
+    need = {block: cost.estimate(schedule(model, ti=8, to=8, axi_data_bits=64, fifo_beats=board.fifo_beats(8), token_block=block).config, board).bram36
+            for block in (0, 64, 32, 16)}
+    assert need[0] > need[64]
+    whole, part = (sizing.choose(model, replace(board, bram36=need[block])) for block in (0, 64))
+    assert (whole.token_block, part.token_block) == (0, 64) and len(part.image) > len(whole.image)
+    assert RtlEngine().facts(whole).notes == () and "for 64 tokens at a time" in RtlEngine().facts(part).notes[0]
+    with pytest.raises(CapacityError, match=f"needs {need[0]} block RAMs") as refusal:
+        sizing.choose(model, replace(board, bram36=min(need.values()) - 1))
+    assert "largest tensor: " in str(refusal.value) and " bytes of the board's " in str(refusal.value)

@@ -77,5 +77,5 @@ class RtlEngine:
 def _notes(plan: Program) -> tuple[str, ...]:
     if not plan.token_block:
         return ()
-    return (f"hidden values of all tokens do not fit: they are there for {plan.token_block} tokens at a time, and the weights around them are read "
-            "again for each block",)
+    note = f"hidden values of all tokens do not fit: they are there for {plan.token_block} tokens at a time, and the weights around them"
+    return (f"{note} are read again for each block",)

@@ -42,10 +42,12 @@ PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND)
 
 def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
              batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = NOTHING,
-             taps: bool = False, engine: EngineConfig | None = None, token_block: int = 0) -> Program:
+             taps: bool = False, engine: EngineConfig | None = None,
+             token_block: int = 0) -> Program:
     """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a
     score buffer, longer sequences are worked on in blocks of queries. engine: that exists already; the program is for it, and not for the
-    smallest one. token_block: hidden values are there for so many tokens at a time (0: all), see `split_hidden`. Raises CapacityError when the instruction set's limits, or those of ``engine``, are exceeded."""
+    smallest one. token_block: hidden values are there for so many tokens at a time (0: all), see `split_hidden`. Raises CapacityError when
+    the instruction set's limits, or those of ``engine``, are exceeded."""
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
                             hint=f"choose 1 to {OUT_WORDS}")
@@ -89,7 +91,8 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     shape = shape_of(config)
     return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"".join(_image(slots, shape)),
                    sum(instr.tokens * instr.n_tiles * image.word_bytes(slot.step.sink.tensor.format.dtype.itemsize, shape)
-                       for slot, instr in zip(slots, instrs, strict=False) if slot.step.feed.from_host), output_words * 4 * to, outputs, batch, token_block)
+                       for slot, instr in zip(slots, instrs, strict=False) if slot.step.feed.from_host),
+                   output_words * 4 * to, outputs, batch, token_block)
 
 
 def identity(step: Step) -> Hashable:

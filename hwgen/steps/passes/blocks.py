@@ -35,11 +35,12 @@ def split_hidden(network: Network, rows: int) -> Network:
 
 def _between(first: Step, second: Step) -> bool:
     """Whether ``second`` reads all that ``first`` gives, each token by itself."""
-    hidden, product = first.sink, all(step.weights is not None and step.expert is None and step.heads == 1 and len(step.sinks) == 1
-                                      for step in (first, second))
-    return (product and hidden.whole and hidden.tensor.memory is Memory.ACT and second.source == hidden and first.source.tokens.count == hidden.tokens.count
-            and second.sink.tokens.count == hidden.tokens.count and second.sink.tensor.memory in (Memory.ACT, Memory.RES)
-            and all(isinstance(stage, (Requant, Table)) for stage in first.drain)
+    if any(step.weights is None or step.expert is not None or step.heads > 1 or len(step.sinks) > 1 for step in (first, second)):
+        return False
+    hidden = first.sink
+    return (hidden.whole and hidden.tensor.memory is Memory.ACT and second.source == hidden
+            and first.source.tokens.count == hidden.tokens.count == second.sink.tokens.count
+            and second.sink.tensor.memory in (Memory.ACT, Memory.RES) and all(isinstance(stage, (Requant, Table)) for stage in first.drain)
             and all(isinstance(stage, (Requant, Table, Add)) for stage in second.drain))
 
 
