@@ -28,7 +28,7 @@ def table(head: tuple[str, ...], rows) -> str:
 
 def registers_page() -> str:
     r = registers
-    rows = [(f"`0x{x.offset:02X}`", f"`{x.name}`", x.access.value, x.doc) for x in r.REGISTERS]
+    rows = [(f"`0x{x.offset:02X}`", f"`{x.name}`", x.access.value, x.doc + ("; in engines that have them only" if x.needs else "")) for x in r.REGISTERS]
     bits = [(str(int(b)), f"`{b.name}`") for b in r.StatusBit]
     return "\n".join([
         NOTE, "# Registers\n", r.__doc__.strip().split("\n", 1)[1].strip() + "\n",
@@ -45,7 +45,7 @@ def registers_page() -> str:
 RUN = """1. Read `ID`, `VERSION` and `CONFIG`; they must be what the build says.
 2. Write the program, once after the device was configured.
 3. Put the weight image, the inputs and room for the outputs into memory; write their addresses, sizes and strides.
-4. Write `FRAMES` and `TASKS`, then bit 0 of `CONTROL`.
+4. Write `FRAMES` and `TASKS`, in an engine for run-time lengths `LENGTHS_0` to `LENGTHS_3`, then bit 0 of `CONTROL`.
 5. Wait for the interrupt, or for bit 1 of `STATUS` (done). An illegal instruction ends the run at once and sets done with its bit. After an
    AXI error the run goes on to its end, with wrong data; its bit stands beside done. A memory that never answers leaves the engine busy:
    wait with a time-out, as `hwgen_wait` of the [driver](build.md#the-driver) does.

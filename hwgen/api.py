@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import os
 from pathlib import Path
@@ -39,8 +39,8 @@ BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *, progress: Progress | None = None, **options) -> Checked:
     """Verdict on every node of an ONNX file, and whether `compile` takes it with the same options; nothing is written.
 
-    options: target, calib, array, method, backend, precision, batch, quant, target_snr, target_accuracy, allow_host, as for `compile`. Raises
-    InputError or TargetError for options that do not exist.
+    options: target, calib, array, method, backend, precision, batch, quant, target_snr, target_accuracy, allow_host, lengths, as for `compile`.
+    Raises InputError or TargetError for options that do not exist.
     """
     wanted = Options(**options)
     load_board(wanted.target)
@@ -57,7 +57,7 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
             array: tuple[int, int] | None = None, method: str = "minmax", backend: str = "rtl",
             precision: str = "w8a8", batch: int = 1, quant=None, target_snr: float | None = None,
-            target_accuracy: float | None = None, allow_host: bool = False, progress: Progress | None = None) -> Accelerator:
+            target_accuracy: float | None = None, allow_host: bool = False, lengths: bool = False, progress: Progress | None = None) -> Accelerator:
     """Turn an ONNX file into a build directory.
 
     target: a board's name or YAML file. calib: an .npz file or a dict of arrays; None or "random": seeded noise, and accuracy is unknown.
@@ -65,10 +65,12 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     `quantizer.Precision`. batch: images worked on together, so that weights are read once for all of them. quant: rules for single layers, a
     mapping or a YAML file (see `quantizer.control`). target_snr, target_accuracy: what the precision "mixed" is to reach: dB of the worst output,
     or the share of labels in the calibration set that are met. allow_host: what there are no steps for may run on the host however much
-    it is. Raises the errors of `hwgen.errors`; then nothing is written. MismatchError: what was read computes something else than the file does
+    it is. lengths: a run says how many tokens of its sequence there are, and takes the cycles of so many. Raises the errors of `hwgen.errors`;
+    then nothing is written. MismatchError: what was read computes something else than the file does
     when it is run.
     """
-    options, say = Options(target, calib, array, method, backend, precision, batch, quant, target_snr, target_accuracy, allow_host), _say(progress)
+    options = Options(target, calib, array, method, backend, precision, batch, quant, target_snr, target_accuracy, allow_host, lengths)
+    say = _say(progress)
     check_target(out)
     load_board(target)
     say("import")
@@ -147,12 +149,15 @@ class Accelerator:
         return self.simulate(inputs, task=task, progress=progress).outputs
 
     def simulate(self, inputs: dict[str, np.ndarray], *, task: int | None = None, engine: str = "verilator",
-                 waves: str | Path | None = None, memory: MemoryModel = MemoryModel(), progress: Progress | None = None) -> SimulationResult:
+                 waves: str | Path | None = None, memory: MemoryModel = MemoryModel(), lengths: Sequence[int] = (),
+                 progress: Progress | None = None) -> SimulationResult:
         """Run images through ``engine`` ("verilator", "icarus", "csim", "golden") and compare every output word with the integer model.
 
-        Without ``task`` each image runs once for each task. Raises InputError, ToolError.
+        Without ``task`` each image runs once for each task. lengths: tokens of each image's sequence, of a build for lengths, all if empty; fewer
+        numbers than images are used again from the first on. Outputs of every token are 0 behind them. Raises InputError, ToolError.
         """
-        result = simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory, progress=progress)
+        result = simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory, lengths=lengths,
+                          progress=progress)
         return replace(result, outputs=hostrun.after(self.build.host, result.outputs)) if self.build.host else result
 
     @property
@@ -160,12 +165,19 @@ class Accelerator:
         """What the build can run besides the integer model: "rtl", "csim"."""
         return tuple(name for name, there in (("rtl", self.build.has_rtl), ("csim", self.build.has_hls)) if there)
 
-    def first_differences(self, inputs: dict[str, np.ndarray], progress: Progress | None = None) -> list[difference.Difference]:
+    @property
+    def some_lengths(self) -> tuple[int, ...]:
+        """Of sequences, to try a build for lengths with: the longest, the shortest and some between; none of other builds."""
+        sent = self.build.model.tasks[0].input[1]
+        return tuple(dict.fromkeys((sent.tokens, 1, sent.tokens // 2 + 1, sent.tokens - 1))) if sent.sequence else ()
+
+    def first_differences(self, inputs: dict[str, np.ndarray], progress: Progress | None = None,
+                          lengths: Sequence[int] = ()) -> list[difference.Difference]:
         """Where C simulation (every value) and RTL simulation (outputs), as far as the build has them, first leave the integer model.
 
-        At most one entry for each level and task. Raises InputError, ToolError.
+        At most one entry for each level and task. lengths: as for `simulate`. Raises InputError, ToolError.
         """
-        return difference.search(self.build, self._images(inputs), progress)
+        return difference.search(self.build, self._images(inputs), progress, lengths)
 
     def layer_errors(self, inputs: dict[str, np.ndarray], *, model: str | Path | None = None, alone: bool = True) -> list[LayerError]:
         """What each layer of the integer network loses on these images against the float network, in the order of the network.

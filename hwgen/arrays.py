@@ -44,6 +44,14 @@ def parse_array(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
+def parse_lengths(text: str | None) -> tuple[int, ...]:
+    """``"5,12"`` -> ``(5, 12)``; raises InputError."""
+    parts = text.split(",") if text is not None else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"{text!r} is no list of lengths", where="option --lengths", hint="write it as --lengths 5,12")
+    return tuple(map(int, parts))
+
+
 # what zipfile and numpy raise for a file that is not there or not what they expect: encrypted members are a RuntimeError, compressions they
 # do not know a NotImplementedError; a header is parsed as Python
 UNREADABLE = (OSError, ValueError, TypeError, EOFError, RuntimeError, NotImplementedError, OverflowError, MemoryError, SyntaxError, LookupError,

@@ -18,7 +18,7 @@ from rich.text import Text
 import typer
 
 from . import __version__, ending, report as reporting
-from .arrays import accuracy, parse_array, parse_shapes, read_npz, split_arrays
+from .arrays import accuracy, parse_array, parse_lengths, parse_shapes, read_npz, split_arrays
 from .choices import Backend, Method, Precision, Simulator, Stage
 from .errors import HwgenError, InputError, MismatchError, OutputError
 from .foreign import visible
@@ -102,6 +102,7 @@ AllowHost = Annotated[bool, typer.Option("--allow-host", help="What there are no
 TargetSnr = Annotated[float | None, typer.Option(help="Of `--precision mixed`: signal to noise ratio of the worst output, in dB, on the calibration "
                                                  "images.")]
 TargetAccuracy = Annotated[float | None, typer.Option(help="Of `--precision mixed`: share of the labels in the calibration set, 0 to 1.")]
+Lengths = Annotated[bool, typer.Option("--lengths", help="A run says how many tokens of its sequence there are, and takes the cycles of so many.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")]
 
 
@@ -109,11 +110,11 @@ Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weig
 def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None,
           method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
           precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False,
-          target_snr: TargetSnr = None, target_accuracy: TargetAccuracy = None, json: Json = None) -> None:
+          lengths: Lengths = False, target_snr: TargetSnr = None, target_accuracy: TargetAccuracy = None, json: Json = None) -> None:
     """Say for every node of a model whether it is supported, and if not, why; and whether `compile` takes it with the same options."""
     with Bars(err) as bars:
         checked = _api().check(model, parse_shapes(shape), target=target, calib=calib, array=parse_array(array), method=method.value,
-                               backend=backend.value, precision=precision.value, batch=batch, quant=quant, allow_host=allow_host,
+                               backend=backend.value, precision=precision.value, batch=batch, quant=quant, allow_host=allow_host, lengths=lengths,
                                target_snr=target_snr, target_accuracy=target_accuracy, progress=bars)
     nodes = [{"node": v.node, "op": v.op, "status": v.status.value, "into": v.into, "reason": v.reason} for v in checked.verdicts]
     shown = reporting.verdicts(nodes)
@@ -143,13 +144,13 @@ def compile_command(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
     shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
     precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False,
-    target_snr: TargetSnr = None, target_accuracy: TargetAccuracy = None, json: Json = None,
+    lengths: Lengths = False, target_snr: TargetSnr = None, target_accuracy: TargetAccuracy = None, json: Json = None,
 ) -> None:
     """Turn a model into RTL or HLS C++, a program, a weight image, a driver and a simulation bench."""
     with Bars(err) as bars:
         acc = _api().compile(model, target=target, calib=calib, out=output, shapes=parse_shapes(shape), array=parse_array(array),
                              method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant,
-                             allow_host=allow_host, target_snr=target_snr, target_accuracy=target_accuracy, progress=bars)
+                             allow_host=allow_host, lengths=lengths, target_snr=target_snr, target_accuracy=target_accuracy, progress=bars)
     data = acc.report()
     if json:
         write_json(json, data)
@@ -182,6 +183,8 @@ def simulate(
     stall: Annotated[float | None, typer.Option(min=0.0, max=0.99, help="Probability that the memory stalls in a cycle; otherwise "
                                                    "0.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the stalls; otherwise 0.")] = None,
+    lengths: Annotated[str | None, typer.Option(metavar="N,N,…", help="Of a build for lengths: tokens of each image's sequence, used again from "
+                                                                     "the first on; otherwise all.")] = None,
     json: Json = None,
 ) -> None:
     """Run images through the generated hardware, cycle by cycle, and compare every output word with the integer model."""
@@ -197,7 +200,7 @@ def simulate(
     memory = api.MemoryModel(**given)
     with Bars(err) as bars:
         result = acc.simulate(inputs, task=task, engine=engine.value, waves=build / "waves.fst" if waves else None, memory=memory,
-                              progress=bars)
+                              lengths=parse_lengths(lengths), progress=bars)
     data = result.to_dict()
     if scores := accuracy(result.outputs, labels):
         data["accuracy"] = scores
@@ -255,10 +258,10 @@ def verify(
     rows = []
     with Bars(err) as bars:
         for level, simulator, name, memory in runs:
-            result = acc.simulate(inputs, engine=simulator.value, memory=memory, progress=bars)
+            result = acc.simulate(inputs, engine=simulator.value, memory=memory, lengths=acc.some_lengths, progress=bars)
             rows.append({"level": level, "memory": name, "images": result.images, "bit_exact": result.bit_exact,
                          "mismatches": result.mismatches, "cycles_per_image": result.cycles_per_image})
-        differences = acc.first_differences(inputs, progress=bars) if trace else None
+        differences = acc.first_differences(inputs, progress=bars, lengths=acc.some_lengths) if trace else None
     if json:
         write_json(json, {"engine": engine.value, "bit_exact": all(r["bit_exact"] for r in rows), "runs": rows,
                           "differences": None if differences is None else [d.to_dict() for d in differences]})

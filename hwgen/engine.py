@@ -16,7 +16,7 @@ MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-
 BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
 READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
-LATER = ("wide", "causal", "operand_words", "rotate")          # of `EngineConfig`
+LATER = ("wide", "causal", "operand_words", "rotate", "lengths")          # of `EngineConfig`
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 
 
@@ -51,6 +51,7 @@ class EngineConfig:
     causal: bool = False     # a row of scores can see fewer keys than the row behind it
     operand_words: int = 0   # int16 operands of the drain, words of to lanes; 0 = none in the hardware
     rotate: bool = False     # they can turn pairs of lanes
+    lengths: bool = False    # a run says how many tokens of the sequence there are
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -109,7 +110,7 @@ class EngineConfig:
 
 SIZES = ("max_tokens", "act_words", "kv_words", "score_words", "res_words", "program_words", "max_experts", "max_top_k", "read_bursts",
          "operand_words")
-CAN = ("w4", "wide", "causal", "rotate")      # what an engine can do that another may not need
+CAN = ("w4", "wide", "causal", "rotate", "lengths")      # what an engine can do that another may not need
 
 
 def covering(configs: Iterable[EngineConfig]) -> EngineConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 import math
 import os
@@ -28,6 +28,7 @@ from .quantizer import calibration, control
 from .quantizer.calibration import Range, Site
 from .routers import RouterFlips
 from .steps import golden, host
+from .steps.passes.lengths import sequenced
 from .steps.step import Quantized
 
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
@@ -49,6 +50,7 @@ class Options:
     target_snr: float | None = None
     target_accuracy: float | None = None
     allow_host: bool = False
+    lengths: bool = False
 
     def __post_init__(self):
         if self.backend not in BACKENDS:
@@ -141,6 +143,8 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     say("quantize")
     quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
                                                   precision=options.precision, recipe=rules, ranges=ranges)
+    if options.lengths:
+        quantized = replace(quantized, tasks=tuple(map(sequenced, quantized.tasks)))
     said = quantized_file.compared(imported, quantized, rules, notes, images, options.random)
     errors = {} if options.random else _output_error(imported, quantized, images)
     by_layer = [] if options.random else _by_layer(graphs, quantized, images)

@@ -7,8 +7,9 @@ generated from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 from .errors import ModelError
 from .foreign import comment
@@ -65,6 +66,14 @@ class Operand(IntEnum):
     ROTATE = 3       # lanes 2j and 2j + 1 are turned by cosine and sine in lanes 2j and 2j + 1 of the word, then as MULTIPLY
 
 
+class Follow(IntEnum):
+    """How an instruction works on a sequence that is shorter than the longest one."""
+
+    NOT = 0          # as it stands
+    ROWS = 1         # its tokens are those from ``first`` on: those that are there, and passed over when there are none
+    LAST = 2         # its token is the last one, ``first`` the number of tokens of the longest sequence
+
+
 FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant first
     ("op", 4), ("pred", 1), ("task", 4), ("src", 2), ("stat", 2), ("dst", 3),
     ("gather", 1), ("scatter", 1), ("act", 1), ("row_scale", 1), ("column_params", 1), ("mean", 1), ("renorm", 1),
@@ -76,6 +85,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("norm_dim", 12), ("norm_eps", 48), ("inv_mult", 16), ("inv_shift", 6), ("norm_mult", 16), ("norm_shift", 6), ("function", 2),
     ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2), ("limit", 16),
     ("operand", 2), ("op_base", 16), ("op_period", 4),
+    ("follow", 2), ("keys_follow", 1), ("first", 12),
 )
 WORD_BITS = 512
 OFFSETS: dict[str, int] = {}
@@ -108,6 +118,8 @@ class Instr:
     pre_frac         fraction bits of r: 8, 10, 12 or 7 (numerics.PRE_ACT_FRACS)
     score_frac       EXP: fraction bits of the scores: 6, 8, 10 or 4 (numerics.SCORE_FRACS)
     limit            SCORE: only the first ``limit + t`` keys count for the maximum of row t; EXP: the others weigh 0; 0: all count
+    follow, first    what its tokens are of a sequence whose length a run says (`Follow`, `followed`)
+    keys_follow      and its keys are those of this sequence
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
@@ -183,6 +195,9 @@ class Instr:
     operand: int = 0
     op_base: int = 0
     op_period: int = 0
+    follow: int = 0
+    keys_follow: int = 0
+    first: int = 0
     note: str = ""
 
     def encode(self) -> int:
@@ -211,6 +226,27 @@ class Instr:
         rest = " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self)
                         if f.name not in enums and f.name != "note" and getattr(self, f.name) != f.default)
         return f"{head} {rest}" + (f"    ; {comment(self.note)}" if self.note else "")
+
+
+def followed(instr: Instr, length: int, ti: int, to: int) -> Instr | None:
+    """What the engine does for a sequence of ``length`` tokens, 0 for the longest one; None when it passes over the instruction."""
+    changes: dict[str, Any] = {}
+    left = length - instr.first
+    if not length:
+        return instr
+    if instr.follow == Follow.ROWS:
+        if left <= 0:
+            return None
+        changes["tokens"] = min(instr.tokens, left)
+    elif instr.follow == Follow.LAST:
+        changes["src_base"] = instr.src_base + left
+        if instr.src in (Src.NORM, Src.RES):
+            changes["src_row"] = instr.src_row + left
+    if instr.keys_follow and instr.stat_count > length:
+        changes["stat_count"] = length
+        size, tiles, lanes = (to, "n_tiles", "n_last") if instr.stat == Stat.K_COLUMNS else (ti, "k_tiles", "k_hi")
+        changes |= {tiles: -(-length // size), lanes: (length - 1) % size + 1}
+    return replace(instr, **changes)
 
 
 def _kind(kind: type[IntEnum], value: int) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from .engine import EngineConfig
+
 ADDRESS_BITS = 20
 ID_VALUE = 0x48574731          # "HWG1"
 VERSION_VALUE = 0x00000100     # major * 0x100 + minor
@@ -16,7 +18,8 @@ PROGRAM_BASE = 0x10000         # word w of instruction i at PROGRAM_BASE + 64 * 
 INSTRUCTION_BYTES = 64
 MAX_PROGRAM_WORDS = ((1 << ADDRESS_BITS) - PROGRAM_BASE) // INSTRUCTION_BYTES
 NUM_COUNTERS = 8
-NUM_TASK_SLOTS = 8             # of the TASKS register
+NUM_TASK_SLOTS = 8             # of the TASKS register, and of LENGTHS
+LENGTH_BITS = 16
 
 
 class Access(Enum):
@@ -41,12 +44,13 @@ class StatusBit(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One 32-bit register at byte ``offset``."""
+    """One 32-bit register at byte ``offset``. needs: of an `EngineConfig`, for engines that have it only."""
 
     name: str
     offset: int
     access: Access
     doc: str
+    needs: str = ""
 
 
 REGISTERS: tuple[Register, ...] = (
@@ -73,6 +77,15 @@ REGISTERS: tuple[Register, ...] = (
     Register("CYCLES_HI", 0x54, Access.RO, "high half at the last read of CYCLES_LO"),
     *(Register(f"COUNTER_{n}", 0x58 + 4 * n, Access.RO, f"engine event counter {n}") for n in range(NUM_COUNTERS)),
     Register("FRAMES_DONE", 0x80, Access.RO, "frames finished in the last run"),
+    *(Register(f"LENGTHS_{n}", 0x84 + 4 * n, Access.RW, f"two 16-bit numbers, low half first: tokens of the sequence of frames f with f mod 8 = "
+               f"{2 * n} and {2 * n + 1}, 0 for as many as were compiled; sampled by start", "lengths") for n in range(NUM_TASK_SLOTS // 2)),
 )
+
+
+
+def registers_of(config: EngineConfig) -> tuple[Register, ...]:
+    """Those that an engine has."""
+    return tuple(register for register in REGISTERS if not register.needs or getattr(config, register.needs))
+
 
 BY_NAME: dict[str, Register] = {register.name: register for register in REGISTERS}

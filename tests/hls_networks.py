@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hwgen.functions import Act
 from hwgen.paths import data_dir
 from hwgen.render import render
 from hwgen.steps import golden
+from hwgen.steps.passes.lengths import shortened
 from hwgen.steps.stages import Normalize, Requant, Rescale, RowFactor, Table
 from hwgen.steps.step import Quantized
 from hwgen.tools import cxx
@@ -28,7 +30,7 @@ KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
-          "wide_source", "wide_result", "frac", "causal", "operand")       # of hwgen::Step
+          "wide_source", "wide_result", "frac", "causal", "operand", "follows")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64,
           "operand_words": 512}
@@ -43,9 +45,9 @@ def write_project(folder: Path, acts: tuple[Act, ...], kernels: Path | None = No
             (folder / name).symlink_to(kernels / name)
     for path in (kernels / "tests" / "any").iterdir():
         (folder / path.name).write_text(path.read_text())
-    sizes = {"weight_words": 1, "input_words": 1, "output_words": 1}
+    sizes = {"weight_words": 1, "input_words": 1, "output_words": 1, "lengths": 64}
     (folder / "hwgen_top.cpp").write_text(render("hls/hwgen_top.cpp.j2", name="any", version="test", plan=sizes, fifo_words=64, burst=16))
-    (folder / "hwgen_top.hpp").write_text(render("hls/hwgen_top.hpp.j2", name="any", version="test"))
+    (folder / "hwgen_top.hpp").write_text(render("hls/hwgen_top.hpp.j2", name="any", version="test", plan=sizes))
     (folder / "hwgen_tables.hpp").write_text(tables(tuple(kind.value for kind in acts)))
     (folder / "main.cpp").write_text((data_dir("templates") / "hls" / "csim.cpp").read_text())
     return folder
@@ -74,7 +76,8 @@ def table(made: Plan, num_tasks: int) -> bytes:
 
 
 def _fields(step: Call) -> list[int]:
-    found = {"kind": KINDS.index(step.kind), "task": step.task, "target": TARGETS.index(step.target), "weights": step.weights}
+    found = {"kind": KINDS.index(step.kind), "task": step.task, "target": TARGETS.index(step.target), "weights": step.weights,
+             "follows": int(step.follows)}
     found |= {role: value.address for role, value in step.operands.items()}
     for role in ("dst", "src"):
         if role in step.operands:
@@ -121,8 +124,8 @@ def _factor(name: str, factor) -> dict[str, int]:
     return {f"{name}.mult": factor.mult, f"{name}.shift": factor.shift}
 
 
-def run(executable: Path, folder: Path, model: Quantized, images: np.ndarray) -> tuple[csim.CsimRun, list[int]]:
-    """All tasks of every image through the network's C simulation, traced: (run, task of each frame)."""
+def run(executable: Path, folder: Path, model: Quantized, images: np.ndarray, lengths: Sequence[int] = ()) -> tuple[csim.CsimRun, list[int]]:
+    """All tasks of every image through the network's C simulation, traced: (run, task of each frame). lengths: of each image's sequence."""
     made = make_plan(model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "network.bin").write_bytes(table(made, len(model.tasks)))
@@ -130,18 +133,25 @@ def run(executable: Path, folder: Path, model: Quantized, images: np.ndarray) ->
     tasks = list(range(len(model.tasks)))
     os.environ["HWGEN_NETWORK"] = str(folder / "network.bin")
     sent = np.repeat(frames(made, model, images), len(tasks), axis=0)
-    return csim.run(executable, (folder / "weights.bin").read_bytes(), made, sent, tasks * len(images), trace=True), tasks * len(images)
+    found = csim.run(executable, (folder / "weights.bin").read_bytes(), made, sent, tasks * len(images), trace=True,
+                     lengths=[length for length in lengths for _ in tasks])
+    return found, tasks * len(images)
 
 
-def differing(model: Quantized, images: np.ndarray, done: csim.CsimRun, tasks: list[int]) -> tuple[int, list[str]]:
-    """(values compared, names of those that differ) between a traced run and the integer model; router logits included."""
+def differing(model: Quantized, images: np.ndarray, done: csim.CsimRun, tasks: list[int], lengths: Sequence[int] = ()) -> tuple[int, list[str]]:
+    """(values compared, names of those that differ) between a traced run and the integer model; router logits included. Of outputs of shorter
+    sequences the words that count."""
     count, wrong = 0, []
     for frame, (task, trace) in enumerate(zip(tasks, done.traces, strict=True)):
-        wanted = golden.trace(model.tasks[task], images[frame // len(model.tasks)][None], detail=True)
+        image = frame // len(model.tasks)
+        network, tokens = (shortened(model.tasks[task], lengths[image]), images[image][None, :lengths[image]]) if lengths \
+            else (model.tasks[task], images[image][None])
+        wanted = golden.trace(network, tokens, detail=True)
         missing = {step.value for step in model.tasks[task].steps} - trace.keys()
         wrong += [f"{name} is missing" for name in missing]
         for name, value in trace.items():
             count += 1
+            value = value[:wanted[name].size] if lengths and value.ndim == 1 else value
             if not np.array_equal(value, wanted[name][0]):
                 wrong.append(f"frame {frame}: {name}")
     return count, wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 import hashlib
 from pathlib import Path
@@ -81,10 +82,12 @@ class Engine:
         files = {**rtl_files(program.config), **bench_source(), **driver.files(program, model, "random")}
         return rtl_bench.build_bench(files, trace=False), place
 
-    def run(self, program: Program, model: Quantized, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1) -> Run:
-        """Frames ``images`` for ``tasks`` through the RTL."""
+    def run(self, program: Program, model: Quantized, images: np.ndarray, tasks: list[int], memory: MemoryModel, runs: int = 1,
+            lengths: Sequence[int] = ()) -> Run:
+        """Frames ``images`` for ``tasks`` through the RTL. lengths: of the sequence of each."""
         executable, place = self.bench(program, model)
-        return rtl_bench.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs)
+        return rtl_bench.run_bench(executable, place, program, program.frames(model.tasks[0], images), tasks, memory, runs=runs,
+                                   lengths=lengths)
 
 
 _RTL: dict[EngineConfig, dict[str, str]] = {}

@@ -17,7 +17,7 @@ from hwgen.devices.memory import MemoryModel
 from hwgen.errors import HwgenError, OutputError
 from hwgen.hostparts import Value
 
-UNSAID = {"quant": None, "target_snr": None, "target_accuracy": None, "allow_host": False}
+UNSAID = {"quant": None, "target_snr": None, "target_accuracy": None, "allow_host": False, "lengths": False}
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 REPORT = {
     "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952, "warnings": [], "onnx_cosine": 0.9999999, "onnx_max_abs_error": 1.5e-6,
@@ -59,7 +59,7 @@ class Fake:
     inputs: dict = field(default_factory=lambda: {"x": (1, 8, 8)})
     outputs: dict = field(default_factory=lambda: {"digit": (10,), "parity": (2,)})
     values = (Value("x", "float32", (1, 8, 8)),)
-    levels = ("rtl",)
+    levels, some_lengths = ("rtl",), ()
     MemoryModel = staticmethod(lambda **kw: kw)
     build = SimpleNamespace(need_rtl=lambda: SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
 
@@ -89,7 +89,7 @@ class Fake:
     def report(self):
         return REPORT
 
-    def first_differences(self, inputs, progress):
+    def first_differences(self, inputs, progress, lengths):
         return []
 
     def keep(self, result):
@@ -292,13 +292,13 @@ def test_a_timeline_needs_cycles(run, api, images, tmp_path):
 def test_simulate_passes_everything_on(run, api, tmp_path, images):
     code, text, message = run("simulate", tmp_path / "b", "--input", images, "--task", "1", "--engine", "verilator", "--images", "5",
                               "--waves", "--latency", "7", "--bytes-per-cycle", "64", "--stall", "0.3", "--seed", "9",
-                              "--output", tmp_path / "y.npz", "--json", tmp_path / "r.json")
+                              "--lengths", "5,12", "--output", tmp_path / "y.npz", "--json", tmp_path / "r.json")
     assert code == 0
     assert api.calls[0] == tmp_path / "b"
     inputs, options = api.calls[1]
     assert inputs.keys() == {"x"} and inputs["x"].shape == (5, 1, 8, 8)
     assert options == {"task": 1, "engine": "verilator", "waves": tmp_path / "b" / "waves.fst",
-                       "memory": {"latency": 7, "bytes_per_cycle": 64, "stall": 0.3, "seed": 9}}
+                       "memory": {"latency": 7, "bytes_per_cycle": 64, "stall": 0.3, "seed": 9}, "lengths": (5, 12)}
     data = json.loads((tmp_path / "r.json").read_text())
     assert (data["images"], data["bit_exact"], data["accuracy"]) == (5, True, {"digit": 1.0})
     assert "simulation (verilator)" in text and text.index("bit exact") < text.index("utilization")
@@ -310,7 +310,7 @@ def test_simulate_passes_everything_on(run, api, tmp_path, images):
 def test_simulate_defaults(run, api, images):
     code, text, _ = run("simulate", "b", "--input", images)
     assert code == 0 and "83.3 %" in text
-    assert api.calls[1][1] == {"task": None, "engine": "verilator", "waves": None, "memory": {}}
+    assert api.calls[1][1] == {"task": None, "engine": "verilator", "waves": None, "memory": {}, "lengths": ()}
     assert asdict(MemoryModel()) == {"latency": 200, "bytes_per_cycle": None, "stall": 0.0, "seed": 0}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import gpt_nets
 import hwgen
+from hwgen.errors import InputError
 from onnx_nets import result
 
 
@@ -34,5 +35,33 @@ def test_a_gpt_from_ids_to_logits(path, tmp_path):
         found[engine] = done.outputs["logits"]
     np.testing.assert_array_equal(found["csim"], found["golden"])
     np.testing.assert_array_equal(found["verilator"], found["golden"])
-    a, b = found["golden"].ravel().astype(float), right.ravel().astype(float)
-    assert a @ b / np.sqrt((a @ a) * (b @ b)) > 0.99
+    assert cosine(found["golden"], right) > 0.99
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.ravel().astype(float), b.ravel().astype(float)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def test_prompts_of_several_lengths(tmp_path):
+    """Logits of the last token of each prompt, on one build: those that the file gives for this token of a longer one."""
+    sizes = [1, gpt_nets.COUNT, gpt_nets.VOCABULARY]
+    every, last = gpt_nets.gpt2(last=False), gpt_nets.gpt2(last=True)
+    whole = every.save(tmp_path / "every.onnx", {"logits": result(every)}, sizes)
+    path = last.save(tmp_path / "gpt.onnx", {"logits": result(last)}, [1, gpt_nets.VOCABULARY])
+    acc = hwgen.compile(path, calib={"input_ids": ids(32, 0)}, target="zcu104", array=(8, 8), backend="both", lengths=True, out=tmp_path / "build")
+    given, lengths = ids(6, 1), [5, gpt_nets.COUNT, 1, 2]
+    session = onnxruntime.InferenceSession(whole, providers=["CPUExecutionProvider"])
+    right = [session.run(["logits"], {"input_ids": row[None]})[0][0, lengths[i % len(lengths)] - 1] for i, row in enumerate(given)]
+    found = {}
+    for engine in ("golden", "csim", "verilator"):
+        done = acc.simulate({"input_ids": given}, engine=engine, lengths=lengths)
+        assert engine == "golden" or done.bit_exact
+        found[engine] = done.outputs["logits"]
+    np.testing.assert_array_equal(found["csim"], found["golden"])
+    np.testing.assert_array_equal(found["verilator"], found["golden"])
+    assert all(cosine(a, b) > 0.98 for a, b in zip(found["golden"], right, strict=True))
+    assert acc.first_differences({"input_ids": given}, lengths=lengths) == []
+    assert acc.some_lengths == (gpt_nets.COUNT, 1, 7, 11)
+    with pytest.raises(InputError, match=f"a sequence of {gpt_nets.COUNT + 1} tokens, the build takes 1 to {gpt_nets.COUNT}"):
+        acc.simulate({"input_ids": given}, engine="golden", lengths=[3, gpt_nets.COUNT + 1])

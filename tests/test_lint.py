@@ -25,8 +25,8 @@ ENGINES = {
     "64x48 packed no router": replace(BASE, ti=64, to=48, packed=True, axi_data_bits=512, **NO_ROUTER),
     "16x16 two columns, 4-bit weights, 16-bit operands": replace(BASE, load_columns=2, w4=True, wide=True),
     "64x48 packed two columns": replace(BASE, ti=64, to=48, packed=True, load_columns=2, axi_data_bits=512, wide=True),
-    "64x48 packed, causal": replace(BASE, ti=64, to=48, packed=True, axi_data_bits=512, causal=True, **NO_ROUTER),
-    "8x8 causal": replace(BASE, ti=8, to=8, max_experts=4, max_top_k=1, axi_data_bits=32, causal=True),
+    "64x48 packed, causal, lengths": replace(BASE, ti=64, to=48, packed=True, axi_data_bits=512, causal=True, lengths=True, **NO_ROUTER),
+    "8x8 causal, lengths": replace(BASE, ti=8, to=8, max_experts=4, max_top_k=1, axi_data_bits=32, causal=True, lengths=True),
     "32x8": replace(BASE, ti=32, to=8, activation="silu", max_tokens=17, act_words=100, max_experts=1, max_top_k=1),
 }
 WAIVERS = Path(__file__).parent.parent / "rtl" / "sv" / rtl.WAIVERS

@@ -14,7 +14,10 @@ from hwgen.engines.rtl.touched import Area, Touched
 from hwgen.engines.rtl.verify import limits, verify
 from hwgen.errors import ModelError
 from hwgen.isa import Dst, Instr, Op, Operand, Src, Stat
+from hwgen.steps.step import Quantized
+from hwgen.steps.walk import with_tensors
 from qgraphs import random_qgraph
+from sequence_nets import sequence_network
 from wide_nets import random_wide, read_out
 
 
@@ -123,6 +126,46 @@ def test_limits_of_keys(where, fields, config, text):
     verify(CAUSAL)
     program = replace(CAUSAL, config=replace(CAUSAL.config, **config))
     assert text in refusal(changed(program, place(program, **where), **fields)).message
+
+
+SEQUENCE = schedule(sequence_network(tokens=40, dim=16, blocks="m", end="last"), ti=8, to=8, axi_data_bits=64, score_words=40)
+
+
+@pytest.mark.parametrize("where, fields, config, text", [
+    (SCORES, {"follow": 3}, {}, "follow = 3 is none of 3 kinds"), (SCORES, {}, {"lengths": False}, "follows the length of a sequence, the engine knows none"),
+    (NORM, {"follow": 0, "first": 2}, {}, "first = 2, and follows no sequence"), (NORM, {"keys_follow": 1}, {}, "multiplies with weights"),
+    (OUT, {"tokens": 2}, {}, "takes the last of 40 tokens from word"), (OUT, {"first": 1 << 11}, {}, "takes the last of 2048 tokens from word"),
+    (OUT, {"follow": 1, "first": 0, "mean": 0}, {}, "those behind them would change their places"),
+    (VALUES, {"keys_follow": 0}, {}, "which was never written, in a sequence of 1 tokens"),
+    (VALUES, {"first": 3}, {}, "at most 0 may be under way, in a sequence of 1 tokens"),
+    (GATHER, {"follow": 0}, {}, "which was never written, in a sequence of 1 tokens")])
+def test_lengths_of_a_sequence(where, fields, config, text):
+    verify(SEQUENCE)
+    program = replace(SEQUENCE, config=replace(SEQUENCE.config, **config))
+    assert text in refusal(changed(program, place(program, **where), **fields)).message
+
+
+def test_a_block_that_is_passed_over_brings_what_is_read_nearer():
+    """Scores and P V of the second block of queries are not there in a short sequence: the slack of what follows knows it."""
+    model = sequence_network(tokens=150, dim=16, heads=2, blocks="d", end="first")
+    program = schedule(model, ti=8, to=8, axi_data_bits=64, score_words=19 * 75)
+    verify(program)
+    blind = slacks_without_lengths(model, program)
+    assert any(a < b for a, b in zip([instr.slack for instr in program.instrs], blind, strict=True))
+    assert "in a sequence of" in refusal(replace(program, instrs=tuple(
+        replace(instr, slack=slack) for instr, slack in zip(program.instrs, blind, strict=True)))).message
+
+
+def slacks_without_lengths(model, program) -> list[int]:
+    """Of the program as it were for the longest sequence only."""
+    plain = Quantized(tuple(with_plain(network) for network in model.tasks))
+    return [instr.slack for instr in schedule(plain, ti=8, to=8, axi_data_bits=64, score_words=19 * 75).instrs]
+
+
+def with_plain(network):
+    def plain(tensor):
+        return replace(tensor, sequence=False)
+    return replace(network, steps=with_tensors(network.steps, plain), outputs=with_tensors(network.outputs, plain))
 
 
 def test_functions():

@@ -287,8 +287,8 @@ void patch_embed()
     for (unsigned i = 0; i < count; ++i) {
         words.push_back(stream.read());
     }
-    hwgen::load_patches<Config<L>>(words.data(), count, memories<L>.act, 5);
-    hwgen::load_residual<Config<L>>(stream, count, false, memories<L>.residual);
+    hwgen::load_patches<Config<L>>(words.data(), {1, count, count}, memories<L>.act, 5);
+    hwgen::load_residual<Config<L>>(stream, {1, count, count}, false, memories<L>.residual);
     store<L>(memories<L>.act, 5, tokens, channels);
     store<L>(memories<L>.residual, 0, tokens, channels);
 }

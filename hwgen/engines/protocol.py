@@ -36,13 +36,15 @@ def silent(stage: str, done: int = 0, total: int = 0) -> None:
 @dataclass(frozen=True)
 class Conditions:
     """Of a run. memory: behind the ports; simulator: what runs the RTL; waves: file that gets a waveform; trace: keep every value; say:
-    progress (stage, done, total). What an engine cannot honour was refused before (`hwgen.run.simulate`)."""
+    progress (stage, done, total); lengths: tokens of each image's sequence, of a network that takes fewer, or none. What an engine cannot honour
+    was refused before (`hwgen.run.simulate`)."""
 
     memory: MemoryModel = field(default_factory=MemoryModel)
     simulator: str = "verilator"
     waves: Path | None = None
     say: Callable[[str, int, int], None] = silent
     trace: bool = False
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from ..build import Build
 from ..devices.memory import MemoryModel
 from ..steps import golden
+from ..steps.passes.lengths import shortened
 from ..steps.step import Network
-from .simulate import run_hls, run_rtl
+from .simulate import checked_lengths, run_hls, run_rtl
 
 NEAR = 3                # neighbours shown on either side
 
@@ -76,26 +78,29 @@ def _difference(node, value, expected, found, wrong, level, task, image) -> Diff
                       expected.size, near)
 
 
-def search(build: Build, images: np.ndarray, progress=None) -> list[Difference]:
+def search(build: Build, images: np.ndarray, progress=None, lengths: Sequence[int] = ()) -> list[Difference]:
     """See `api.Accelerator.first_differences`."""
     say = progress or (lambda stage, done=0, total=0: None)
     tasks = list(range(len(build.model.tasks)))
+    lengths = checked_lengths(build, len(images), lengths)
     result: list[Difference] = []
     traces: list[dict[str, np.ndarray]] = []
     if build.has_hls:
-        traces = run_hls(build, images, tasks, say, trace=True).runs[0].traces
-    hardware = run_rtl(build, images, tasks, MemoryModel(), say).outputs if build.has_rtl else {}
+        traces = run_hls(build, images, tasks, say, trace=True, lengths=lengths).runs[0].traces
+    hardware = run_rtl(build, images, tasks, MemoryModel(), say, lengths=lengths).outputs if build.has_rtl else {}
     for task in tasks:
         network = build.model.tasks[task]
         pending = {level for level, there in (("csim", traces), ("rtl", hardware)) if there}
         for image in range(len(images)):
-            values = golden.trace(network, images[image:image + 1], detail=True)
-            expected = {name: value[0] for name, value in values.items()}
+            some = images[image:image + 1]
+            short, some = (shortened(network, lengths[image]), some[:, :lengths[image]]) if lengths else (network, some)
+            expected = {name: value[0] for name, value in golden.trace(short, some, detail=True).items()}
             for level in sorted(pending):
                 if level == "csim":
                     found = traces[image * len(tasks) + task]
                 else:
                     found = {output.name: hardware[task][output.name][image] for output in network.outputs}
+                found |= {output.name: found[output.name][:expected[output.name].size] for output in short.outputs}
                 difference = compare(network, expected, found, level=level, task=task, image=image)
                 if difference is not None:
                     result.append(difference)

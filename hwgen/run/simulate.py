@@ -3,7 +3,7 @@ the HLS project as C++."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import time
@@ -21,6 +21,7 @@ from ..engines.rtl.bench import IMAGES, Run
 from ..engines.rtl.program import Program
 from ..errors import InputError
 from ..steps import golden as integer_model, host
+from ..steps.passes.lengths import shortened
 from ..steps.step import Quantized
 
 HONOURED = {             # engine -> what of a memory model it can do
@@ -100,10 +101,11 @@ class SimulationResult:
         return data | {"waves": None if self.waves is None else str(self.waves)}
 
 
-def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str, waves, memory: MemoryModel, progress) -> SimulationResult:
+def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str, waves, memory: MemoryModel, lengths: Sequence[int] = (),
+             progress) -> SimulationResult:
     """See `api.Accelerator.simulate`."""
     say = progress or (lambda stage, done=0, total=0: None)
-    model, num_tasks = build.model, len(build.model.tasks)
+    model, num_tasks, lengths = build.model, len(build.model.tasks), checked_lengths(build, len(images), lengths)
     if engine not in SIMULATORS:
         raise InputError(f"there is no engine {engine!r}", hint=f"choose one of {', '.join(SIMULATORS)}")
     if task is not None and not 0 <= task < num_tasks:
@@ -118,26 +120,28 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
         build.need_rtl()
     say("integer model", 0, 0)
     begin = time.monotonic()
-    golden = {t: integer_model.run(model.tasks[t], images) for t in tasks}
+    golden = {t: integer_model.run(model.tasks[t], images, lengths) for t in tasks}
     golden_seconds = time.monotonic() - begin
     macs = build.program.mean_macs(tasks) if build.program else sum(model.tasks[t].useful_macs for t in tasks) // len(tasks)
+    if lengths:
+        macs = sum(shortened(model.tasks[t], length).useful_macs for t in tasks for length in lengths) // (len(tasks) * len(lengths))
     common: dict[str, Any] = {
         "images": len(images), "useful_macs_per_image": macs, "array_macs_per_cycle": build.program.config.macs_per_cycle if build.program else None,
         "clock_mhz": build.clock_mhz, "input_clipped": host.input_clipped(model.tasks[0], images)}
     if engine == "golden":
         return SimulationResult(
-            outputs=_dequantized(model, golden), bit_exact=None, mismatches=None, words=None, cycles_per_image=None, utilization=None,
+            outputs=_dequantized(model, golden, lengths), bit_exact=None, mismatches=None, words=None, cycles_per_image=None, utilization=None,
             simulated_macs_per_second=macs * len(images) * len(tasks) / max(golden_seconds, 1e-9), simulated_cycles_per_second=None,
             latency_ms=None, **common)
     if engine == "csim":
-        return _csim(build, golden, common, run_hls(build, images, tasks, say))
+        return _csim(build, golden, common, run_hls(build, images, tasks, say, lengths=lengths), lengths)
     program = build.need_rtl()
     memory = _memory(build, memory, engine)
-    done = run_rtl(build, images, tasks, memory, say, simulator=engine, waves=None if waves is None else Path(waves))
+    done = run_rtl(build, images, tasks, memory, say, simulator=engine, waves=None if waves is None else Path(waves), lengths=lengths)
     mismatches = _mismatches(done.outputs, golden)
     cycles, seconds = done.cycles or 0, max(done.seconds, 1e-9)
     return SimulationResult(
-        outputs=_dequantized(model, done.outputs), bit_exact=mismatches == 0, mismatches=mismatches, words=_words(golden),
+        outputs=_dequantized(model, done.outputs, lengths), bit_exact=mismatches == 0, mismatches=mismatches, words=_words(golden),
         cycles_per_image=cycles / done.frames, utilization=macs * done.frames / (program.config.macs_per_cycle * cycles),
         simulated_macs_per_second=macs * done.frames / seconds, simulated_cycles_per_second=cycles / seconds,
         latency_ms=cycles * program.batch / done.frames / build.clock_mhz / 1000, memory=asdict(memory),
@@ -148,12 +152,13 @@ def simulate(build: Build, images: np.ndarray, *, task: int | None, engine: str,
 
 
 def run_rtl(build: Build, images: np.ndarray, tasks: list[int], memory: MemoryModel, say, *, simulator: str = "verilator",
-            waves: Path | None = None) -> Result:
+            waves: Path | None = None, lengths: tuple[int, ...] = ()) -> Result:
     """Every image for every task through the RTL of a build."""
     if waves is not None and waves.parent.resolve() == build.path.resolve():
         build.clear(waves.name)
-    return ENGINES["rtl"].run(build.need_rtl(), build.model, bench_files(build), images, tasks,
-                              Conditions(_memory(build, memory, simulator), simulator, waves, say))
+    done = ENGINES["rtl"].run(build.need_rtl(), build.model, bench_files(build), images, tasks,
+                              Conditions(_memory(build, memory, simulator), simulator, waves, say, lengths=lengths))
+    return _counted(build.model, done, lengths)
 
 
 def need_hls(build: Build) -> None:
@@ -162,14 +167,34 @@ def need_hls(build: Build) -> None:
         raise InputError("the build holds no HLS project", where=str(build.path), hint="compile with --backend hls or both")
 
 
-def run_hls(build: Build, images: np.ndarray, tasks: list[int], say, *, trace: bool = False) -> Result:
+def run_hls(build: Build, images: np.ndarray, tasks: list[int], say, *, trace: bool = False, lengths: tuple[int, ...] = ()) -> Result:
     """Every image for every task through the C++ of a build. Raises InputError when it has none."""
     need_hls(build)
     made = make_plan(build.model, build.report["hls"]["lanes"], build.report["hls"]["queries"])
     files = build.read(build.below("hls"))
     if files["hls/weights.bin"] != made.weight_file():
         raise damaged(build.path, "hls/weights.bin is not of the network and the lanes that report.json says")
-    return ENGINES["hls"].run(made, build.model, files, images, tasks, Conditions(say=say, trace=trace))
+    done = ENGINES["hls"].run(made, build.model, files, images, tasks, Conditions(say=say, trace=trace, lengths=lengths))
+    return _counted(build.model, done, lengths)
+
+
+def checked_lengths(build: Build, images: int, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Tokens of each image's sequence; fewer numbers than images are used again from the first on. Raises InputError."""
+    sent = build.model.tasks[0].input[1]
+    if not len(lengths):
+        return ()
+    if not sent.sequence:
+        raise InputError("the build takes sequences of one length", where="option --lengths", hint="compile with --lengths")
+    for length in lengths:
+        if not 1 <= length <= sent.tokens:
+            raise InputError(f"a sequence of {length} tokens, the build takes 1 to {sent.tokens}", where="option --lengths",
+                             hint=f"give lengths of 1 to {sent.tokens}, or compile for a longer sequence")
+    return tuple(int(lengths[i % len(lengths)]) for i in range(images))
+
+
+def _counted(model: Quantized, done: Result, lengths: tuple[int, ...]) -> Result:
+    """Without what is behind the sequences."""
+    return replace(done, outputs={task: host.counted(model.tasks[task], outputs, lengths) for task, outputs in done.outputs.items()})
 
 
 def _memory(build: Build, memory: MemoryModel, engine: str) -> MemoryModel:
@@ -179,11 +204,11 @@ def _memory(build: Build, memory: MemoryModel, engine: str) -> MemoryModel:
     return memory if memory.bytes_per_cycle is not None else replace(memory, bytes_per_cycle=build.bytes_per_cycle)
 
 
-def _csim(build: Build, golden: dict[int, dict[str, np.ndarray]], common: dict, done: Result) -> SimulationResult:
+def _csim(build: Build, golden: dict[int, dict[str, np.ndarray]], common: dict, done: Result, lengths: tuple[int, ...]) -> SimulationResult:
     """Of the HLS project, compiled and run as C++: outputs, no cycles."""
     mismatches = _mismatches(done.outputs, golden)
     return SimulationResult(
-        outputs=_dequantized(build.model, done.outputs), bit_exact=mismatches == 0, mismatches=mismatches, words=_words(golden),
+        outputs=_dequantized(build.model, done.outputs, lengths), bit_exact=mismatches == 0, mismatches=mismatches, words=_words(golden),
         cycles_per_image=None, utilization=None,
         simulated_macs_per_second=common["useful_macs_per_image"] * done.frames / max(done.seconds, 1e-9),
         simulated_cycles_per_second=None, latency_ms=None, **common)
@@ -197,11 +222,11 @@ def _words(golden: dict[int, dict[str, np.ndarray]]) -> int:
     return sum(words.size for outputs in golden.values() for words in outputs.values())
 
 
-def _dequantized(model: Quantized, words: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _dequantized(model: Quantized, words: Mapping[int, Mapping[str, np.ndarray]], lengths: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     """Real outputs. An output that several tasks have (one pass each) is given for the last of them."""
     result: dict[str, np.ndarray] = {}
     for task, outputs in words.items():
-        result |= host.dequantize(model.tasks[task], outputs)
+        result |= host.dequantize(model.tasks[task], outputs, lengths)
     return result
 
 

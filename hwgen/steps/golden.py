@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import math
 from weakref import WeakKeyDictionary
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from .format import INT8
 from .host import quantize_input
+from .passes.lengths import shortened
 from .stages import Run, Tile
 from .stages.base import Floats, Queue
 from .step import Expert, Network, Step
@@ -21,12 +22,15 @@ WEIGHTS = 1 << 25               # of a network that are kept as floats from one 
 _ENDS: WeakKeyDictionary[Network, list[list[str]]] = WeakKeyDictionary()
 
 
-def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
+def run(network: Network, images: np.ndarray, lengths: Sequence[int] = ()) -> dict[str, np.ndarray]:
     """Outputs of the network: images float [B, C, H, W] (or tokens [B, T, K]) -> {ONNX output: int32 [B, n]}, token by token.
 
+    lengths: tokens of each image that count (`passes.lengths.shortened`), all if empty; behind them outputs of every token are 0.
     Works through the batch in chunks that keep every intermediate below `CHUNK_ELEMENTS`. Raises InputError when the images do not fit.
     """
     images = np.asarray(images)
+    if len(lengths):
+        return _by_length(network, images, np.asarray(lengths))
     chunk = max(1, CHUNK_ELEMENTS // max(tensor.tokens * tensor.channels for tensor in network.tensors()))
     weights = Floats(WEIGHTS if len(images) > chunk else 0)
     parts: dict[str, list[np.ndarray]] = {output.name: [] for output in network.outputs}
@@ -35,6 +39,15 @@ def run(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
         for output in network.outputs:
             parts[output.name].append(_flat(values[output.tensor.name]).astype(np.int32))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _by_length(network: Network, images: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    found = {output.name: np.zeros((len(images), output.tensor.tokens * output.tensor.channels), np.int32) for output in network.outputs}
+    for length in np.unique(lengths):
+        some = np.flatnonzero(lengths == length)
+        for name, words in run(shortened(network, int(length)), images[some, :length]).items():
+            found[name][some, :words.shape[1]] = words
+    return found
 
 
 def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] | None = None, *,

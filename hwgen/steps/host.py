@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..errors import InputError
+from .passes.lengths import shortened
 from .step import Network
 
 
@@ -46,11 +47,24 @@ def input_clipped(network: Network, images: np.ndarray) -> float:
     return float((np.abs(np.rint(np.asarray(images, np.float64) / tensor.scale)) > tensor.format.hi).mean())
 
 
-def dequantize(network: Network, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """int32 [B, n] of `golden.run` -> {ONNX output: float32 [B, ...]}: times the channel's scale, over the number of tokens."""
-    result = {}
+def counted(network: Network, outputs: Mapping[str, np.ndarray], lengths: Sequence[int]) -> dict[str, np.ndarray]:
+    """int32 [B, n] of an engine, 0 where they are of tokens behind the sequence of that length."""
+    result = dict(outputs)
     for output in network.outputs:
+        if output.tensor.sequence and len(lengths):
+            behind = np.arange(output.tensor.tokens)[:, None] >= np.asarray(lengths)[:, None, None]
+            words = outputs[output.name].reshape(len(lengths), output.tensor.tokens, -1)
+            result[output.name] = np.where(behind, 0, words).reshape(len(lengths), -1)
+    return result
+
+
+def dequantize(network: Network, outputs: Mapping[str, np.ndarray], lengths: Sequence[int] = ()) -> dict[str, np.ndarray]:
+    """int32 [B, n] of `golden.run` -> {ONNX output: float32 [B, ...]}: times the channel's scale, over the number of tokens. lengths: as there."""
+    result = {}
+    runs = {int(length): shortened(network, int(length)).outputs for length in set(lengths)}
+    for place, output in enumerate(network.outputs):
         acc = outputs[output.name]
-        real = acc.reshape(len(acc), output.tensor.tokens, -1).astype(np.float64) * output.scale.array / output.tokens
+        counts = np.array([runs[int(length)][place].tokens for length in lengths]).reshape(-1, 1, 1) if runs else output.tokens
+        real = acc.reshape(len(acc), output.tensor.tokens, -1).astype(np.float64) * output.scale.array / counts
         result[output.name] = real.astype(np.float32).reshape(len(acc), *output.shape[1:])
     return result

@@ -55,7 +55,8 @@ class Tensor:
     """``tokens`` x ``channels`` words. Steps may write a tensor in parts and again (the residual stream), in their order.
 
     scale: real value of one unit, 0.0 where the format's binary point says it; with ``ratio``, float64 [channels], times that of the channel.
-    heads: padding between heads, if any. Equal are tensors of equal name.
+    heads: padding between heads, if any. sequence: its tokens are those of the host's sequence, of which a run may have fewer. Equal are tensors
+    of equal name.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Tensor:
     memory: Memory = Memory.ACT
     heads: HeadMap | None = None
     ratio: Param | None = None
+    sequence: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tensor) and other.name == self.name
@@ -93,7 +95,7 @@ class Tensor:
         return View(self, tokens or Span(0, self.tokens), channels or Span(0, self.channels))
 
     def __str__(self) -> str:
-        return f"{self.name} {self.format} [{self.tokens}, {self.channels}]"
+        return f"{self.name} {self.format} [{'1..' * self.sequence}{self.tokens}, {self.channels}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,20 @@ def views(step: Step) -> tuple[list[View], list[View]]:
 
 def with_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The record with ``change`` applied to every tensor in it; the record itself when nothing changes."""
+    return _with(record, Tensor, change)
+
+
+def with_views(record: Any, change: Callable[[View], View]) -> Any:
+    """The same for every view in it."""
+    return _with(record, View, change)
+
+
+def _with(record: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    if isinstance(record, kind):
+        return change(record)
     match record:
-        case Tensor():
-            return change(record)
         case tuple():
-            items = tuple(with_tensors(item, change) for item in record)
+            items = tuple(_with(item, kind, change) for item in record)
             return items if any(a is not b for a, b in zip(items, record, strict=True)) else record
         case Param():
             return record
@@ -42,7 +51,7 @@ def with_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     changed = {}
     for entry in fields(record):
         before = getattr(record, entry.name)
-        after = with_tensors(before, change)
+        after = _with(before, kind, change)
         if after is not before:
             changed[entry.name] = after
     return replace(record, **changed) if changed else record

@@ -15,6 +15,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen import numerics
 from hwgen.engine import EngineConfig
 from hwgen.isa import WORD_BITS, Dst, Operand, Src
+from hwgen.registers import LENGTH_BITS, NUM_TASK_SLOTS
 
 from . import arrays
 from .arrays import delayed
@@ -56,6 +57,7 @@ class Engine(wiring.Component):
         self.pc_bits = max(1, (config.program_words - 1).bit_length())
         super().__init__({
             "start": In(1), "clear": In(1), "frames": In(16), "tasks": In(32),
+            **({"lengths": In(LENGTH_BITS * NUM_TASK_SLOTS)} if config.lengths else {}),
             "prog_we": In(1), "prog_addr": In(self.pc_bits), "prog_word": In(4), "prog_data": In(32),
             "vec_valid": In(1), "vec_ready": Out(1), "vec_data": In(8 * config.vector_bytes),
             "out_valid": Out(1), "out_word": Out(32 * config.to), "out_free": In(16),
@@ -69,8 +71,9 @@ class Engine(wiring.Component):
         group_bits = max(1, (c.groups - 1).bit_length())
 
         # ---------------------------------------------------------------- program, fetch, sequencers
-        m.submodules.feed_fetch = feed_fetch = Fetch(c.program_words, skip=True)
-        m.submodules.load_fetch = load_fetch = Fetch(c.program_words, skip=False)
+        lengths = (c.ti, c.to) if c.lengths else None
+        m.submodules.feed_fetch = feed_fetch = Fetch(c.program_words, True, lengths)
+        m.submodules.load_fetch = load_fetch = Fetch(c.program_words, False, lengths)
         for name, fetch in (("feed", feed_fetch), ("load", load_fetch)):
             m.submodules[f"{name}_program"] = memory = Memory(shape=WORD_BITS, depth=c.program_words, init=[])
             write, read = memory.write_port(granularity=32), memory.read_port()
@@ -78,6 +81,8 @@ class Engine(wiring.Component):
                          write.en.eq(self.prog_we << self.prog_word),
                          read.addr.eq(fetch.mem_addr), read.en.eq(1), fetch.mem_data.eq(read.data),
                          fetch.start.eq(self.start), fetch.frames.eq(self.frames), fetch.tasks.eq(self.tasks)]
+            if lengths:
+                m.d.comb += fetch.lengths.eq(self.lengths)
         m.submodules.loader = loader = Loader(c)
         m.submodules.feeder = feeder = Feeder(c)
         m.d.comb += [

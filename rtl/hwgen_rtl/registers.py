@@ -9,12 +9,13 @@ from hwgen.registers import (
     BY_NAME,
     ID_VALUE,
     INSTRUCTION_BYTES,
+    LENGTH_BITS,
     MAX_PROGRAM_WORDS,
     NUM_COUNTERS,
+    NUM_TASK_SLOTS,
     PROGRAM_BASE,
     REGISTERS,
     VERSION_VALUE,
-    Access,
     StatusBit,
 )
 
@@ -26,6 +27,7 @@ class AxiLiteRegisters(wiring.Component):
 
     aw*, w*, b*, ar*, r*   AXI4-Lite; address bits 1:0 are ignored; a write is taken when address and data are both there
     start          pulse, one cycle, only when not busy; ``tasks`` and ``frames`` (never 0) hold from here to the next start
+    lengths        of an engine that has them: sampled like ``tasks``
     input_*, weight_*, output_*   the registers as they stand: to be sampled at ``start``
     done           pulse from the engine: busy falls, STATUS.DONE rises
     illegal        pulse; rd_error, wr_error: pulse or level, their rising edge sets the flag
@@ -37,12 +39,12 @@ class AxiLiteRegisters(wiring.Component):
     Reset: every register 0. Cost: about 500 flip-flops and one read multiplexer, no memory, no DSP.
     """
 
-    def __init__(self, program_words: int, config_id: int):
+    def __init__(self, program_words: int, config_id: int, lengths: bool = False):
         if not 0 < program_words <= MAX_PROGRAM_WORDS:
             raise ValueError(f"program_words = {program_words} is not within 1 to {MAX_PROGRAM_WORDS}")
         if not 0 <= config_id < 1 << 32:
             raise ValueError(f"config_id = {config_id:#x} is not a 32-bit number")
-        self.program_words, self.config_id = program_words, config_id
+        self.program_words, self.config_id, self.has_lengths = program_words, config_id, lengths
         super().__init__({
             "awvalid": In(1), "awready": Out(1), "awaddr": In(ADDRESS_BITS), "wvalid": In(1), "wready": Out(1), "wdata": In(32),
             "wstrb": In(4), "bvalid": Out(1), "bready": In(1), "bresp": Out(2),
@@ -53,7 +55,8 @@ class AxiLiteRegisters(wiring.Component):
             "output_stride": Out(32),
             "done": In(1), "illegal": In(1), "rd_error": In(1), "wr_error": In(1),
             "counters": In(32).array(NUM_COUNTERS), "frames_done": In(32), "busy": Out(1), "irq": Out(1),
-            "prog_we": Out(1), "prog_addr": Out(range(max(2, program_words))), "prog_word": Out(4), "prog_data": Out(32)})
+            "prog_we": Out(1), "prog_addr": Out(range(max(2, program_words))), "prog_word": Out(4), "prog_data": Out(32),
+            **({"lengths": Out(LENGTH_BITS * NUM_TASK_SLOTS)} if lengths else {})})
 
     def elaborate(self, platform):
         m = Module()
@@ -67,6 +70,8 @@ class AxiLiteRegisters(wiring.Component):
             "INPUT_STRIDE": self.input_stride, "WEIGHT_ADDR_LO": self.weight_addr[:32], "WEIGHT_ADDR_HI": self.weight_addr[32:],
             "WEIGHT_BYTES": self.weight_bytes, "OUTPUT_ADDR_LO": self.output_addr[:32], "OUTPUT_ADDR_HI": self.output_addr[32:],
             "OUTPUT_STRIDE": self.output_stride}
+        lengths = [Signal(32, name=f"lengths_{n}") for n in range(LENGTH_BITS * NUM_TASK_SLOTS // 32)] if self.has_lengths else []
+        storage |= {f"LENGTHS_{n}": register for n, register in enumerate(lengths)}
         readable = {
             **storage, "ID": ID_VALUE, "VERSION": VERSION_VALUE, "CONFIG": self.config_id, "STATUS": status,
             "CYCLES_LO": cycles[:32], "CYCLES_HI": cycles_hi, "FRAMES_DONE": self.frames_done,
@@ -89,6 +94,8 @@ class AxiLiteRegisters(wiring.Component):
         with m.If(start):
             m.d.sync += [self.busy.eq(1), done.eq(0), cycles.eq(0), self.tasks.eq(tasks), self.frames.eq(Mux(frames == 0, 1, frames))]
             m.d.comb += error_clear.eq(-1)
+            if lengths:
+                m.d.sync += self.lengths.eq(Cat(lengths))
 
         # write channel
         write, full = Signal(), self.wstrb == 0xF
@@ -124,7 +131,7 @@ class AxiLiteRegisters(wiring.Component):
             m.d.sync += [self.rvalid.eq(1), self.rresp.eq(SLVERR), self.rdata.eq(0)]
             with m.Switch(self.araddr[2:]):
                 for register in REGISTERS:
-                    if register.access is not Access.WO:
+                    if register.name in readable:
                         with m.Case(register.offset >> 2):
                             m.d.sync += [self.rdata.eq(readable[register.name]), self.rresp.eq(OKAY)]
                             if register.name == "CYCLES_LO":

@@ -60,7 +60,7 @@ class Top(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         c = self.config
-        m.submodules.registers = regs = AxiLiteRegisters(c.program_words, int(c.digest[:8], 16))
+        m.submodules.registers = regs = AxiLiteRegisters(c.program_words, int(c.digest[:8], 16), c.lengths)
         m.submodules.dma = dma = self.dma
         m.submodules.writer = writer = self.writer
         engine = Engine(c)
@@ -94,6 +94,8 @@ class Top(wiring.Component):
             self.trace_frame.eq(engine.frame_done), self.trace_issue.eq(engine.count_issue),
             self.trace_wait_tile.eq(engine.count_wait_tile), self.trace_wait_hazard.eq(engine.count_wait_hazard),
             self.trace_wait_output.eq(engine.count_wait_output)]
+        if c.lengths:
+            m.d.comb += engine.lengths.eq(regs.lengths)
         for n, name in enumerate(COUNTERS):
             counter = Signal(32, name=f"counter_{name}")
             m.d.sync += counter.eq(counter + getattr(engine, f"count_{name}"))

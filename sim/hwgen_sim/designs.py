@@ -74,8 +74,15 @@ def _memory(config, bits, depth, window, label, rotate=True):
                        ("lane_memory", "lane_window"), config, {"bits": bits, "depth": depth, "window": window, "rotate": rotate})
 
 
-def _fetch(skip, label):
-    return BenchDesign(f"fetch_{label}", "tb.fetch", lambda: Fetch(16, skip), (), None, {"depth": 16, "skip": skip})
+def _fetch(skip, label, lengths=None):
+    return BenchDesign(f"fetch_{label}", "tb.fetch", lambda: Fetch(16, skip, lengths), (), None, {"depth": 16, "skip": skip, "lengths": lengths})
+
+
+def _registers(lengths, name):
+    ports = ("aw", "w", "b", "ar", "r")
+    return BenchDesign(
+        name, "tb.registers", lambda: harness.AxiTop(AxiLiteRegisters(16, 0x1234ABCD, lengths), ports, "s_axil_", False), (), None,
+        {"program_words": 16, "config_id": 0x1234ABCD, "lengths": lengths})
 
 
 def _attention(config, name):
@@ -131,7 +138,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("loader_narrow", "tb.loader", lambda: Loader(NARROW), (), NARROW),
     BenchDesign("loader_wide", "tb.loader", lambda: Loader(WIDE), (), WIDE),
     BenchDesign("loader_three_quarters", "tb.loader", lambda: Loader(THREE_QUARTERS), (), THREE_QUARTERS),
-    _fetch(True, "feed"), _fetch(False, "load"),
+    _fetch(True, "feed"), _fetch(False, "load"), _fetch(True, "feed_lengths", (16, 8)), _fetch(False, "load_lengths", (64, 48)),
     BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(replace(NARROW, wide=True)), (), replace(NARROW, wide=True)),
     BenchDesign("feeder_causal", "tb.feeder", lambda: Feeder(replace(TALL, causal=True)), (), replace(TALL, causal=True)),
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
@@ -142,8 +149,6 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"), _dma(64, 8, 64, "few", read_bursts=3),
     dma_rate(64, 8, 1024, 250, 8, 1 << 15), dma_rate(64, 8, 1024, 250, 8, 1 << 15, read_bursts=8),
     _writer(64, 256, 8, "four"), _writer(128, 128, 4, "one"),
-    BenchDesign("registers", "tb.registers",
-                lambda: harness.AxiTop(AxiLiteRegisters(16, 0x1234ABCD), ("aw", "w", "b", "ar", "r"), "s_axil_", False), (), None,
-                {"program_words": 16, "config_id": 0x1234ABCD}),
+    _registers(False, "registers"), _registers(True, "registers_lengths"),
 )
 BY_NAME = {design.name: design for design in DESIGNS}

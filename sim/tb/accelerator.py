@@ -1,6 +1,6 @@
 """A whole accelerator over AXI4 and AXI4-Lite: loads a build, runs frames, and hands back the output memory.
 
-Parameters: program, weights, input (files), input_bytes, input_stride, output_bytes, frames, tasks (register), pattern, stall_seed, runs,
+Parameters: program, weights, input (files), input_bytes, input_stride, output_bytes, frames, tasks (register), lengths (registers, if any), pattern, stall_seed, runs,
 output (file written: the output memory of the last run), result (file written: JSON with cycles and status), and for the tests of this
 project faults = true, which adds the tests of error flags.
 """
@@ -54,6 +54,8 @@ class Accelerator:
                             ("WEIGHT_ADDR_HI", 0), ("WEIGHT_BYTES", self.weight_bytes if weight_bytes is None else weight_bytes),
                             ("OUTPUT_ADDR_LO", 0), ("OUTPUT_ADDR_HI", 0), ("OUTPUT_STRIDE", p["output_bytes"]), ("IRQ_ENABLE", 1)):
             await self.bus.write(name, value)
+        for number, value in enumerate(p.get("lengths", ())):
+            await self.bus.write(f"LENGTHS_{number}", value)
 
     async def start(self) -> None:
         self.results.write(0, b"\xA5" * self.output_bytes)

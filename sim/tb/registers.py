@@ -6,7 +6,18 @@ import cocotb
 from cocotb.triggers import FallingEdge
 from cocotbext.axi import AxiResp
 
-from hwgen.registers import BY_NAME, ID_VALUE, INSTRUCTION_BYTES, NUM_COUNTERS, PROGRAM_BASE, REGISTERS, VERSION_VALUE, Access, StatusBit
+from hwgen.registers import (
+    BY_NAME,
+    ID_VALUE,
+    INSTRUCTION_BYTES,
+    NUM_COUNTERS,
+    PROGRAM_BASE,
+    REGISTERS,
+    VERSION_VALUE,
+    Access,
+    Register,
+    StatusBit,
+)
 from hwgen_sim.axi import lite_master
 from hwgen_sim.bench import parameters
 from hwgen_sim.checker import BenchFailure
@@ -15,6 +26,11 @@ from hwgen_sim.endpoints import sample, start
 from . import stream_dma
 
 OKAY, SLVERR = AxiResp.OKAY, AxiResp.SLVERR
+
+
+def present() -> list[Register]:
+    """Those of the design."""
+    return [register for register in REGISTERS if not register.needs or parameters()[register.needs]]
 
 
 async def pulse(dut, name: str) -> None:
@@ -61,7 +77,7 @@ async def obeys_access_rules(dut, pattern):
     widths = {"IRQ_ENABLE": 1, "FRAMES": 16}
     constants = {"ID": ID_VALUE, "VERSION": VERSION_VALUE, "CONFIG": parameters()["config_id"]}
     written = {}
-    for register in REGISTERS:
+    for register in present():
         match register.access:
             case Access.RO:
                 await bus.write(register.name, rng.getrandbits(32), SLVERR)
@@ -76,7 +92,7 @@ async def obeys_access_rules(dut, pattern):
                 check(await bus.read(register.name), 0, f"{register.name} after reset")
     for name, value in written.items():
         check(await bus.read(name), value & (1 << widths.get(name, 32)) - 1, name)
-    used = {register.offset for register in REGISTERS}
+    used = {register.offset for register in present()}
     for address in [a for a in range(0, 0x100, 4) if a not in used] + [0x8000, (1 << 20) - 4]:
         await bus.read(address, SLVERR)
         await bus.write(address, 1, SLVERR)
@@ -100,6 +116,9 @@ async def starts_and_finishes(dut):
     bus, starts = await prepare(dut), []
     task = cocotb.start_soon(count_pulses(dut, "start", starts))
     await bus.write("TASKS", 0x76543210)
+    lengths = [register.name for register in present() if register.needs]
+    for number, name in enumerate(lengths):
+        await bus.write(name, 0x00120034 + number)
     await bus.write("IRQ_ENABLE", 1)
     for frames, sampled in ((0, 1), (5, 5)):
         await bus.write("FRAMES", frames)
@@ -109,6 +128,9 @@ async def starts_and_finishes(dut):
         check(await bus.read("STATUS"), 1 << StatusBit.BUSY, "STATUS while running")
         check((sample(dut.busy), sample(dut.irq)), (1, 0), "busy and irq")
         await bus.write("FRAMES", 9)                                   # for the next start
+        for number, name in enumerate(lengths):
+            await bus.write(name, 7)
+            check(sample(dut.lengths) >> 32 * number & 0xFFFFFFFF, 0x00120034 + number if frames == 0 else 7, f"port lengths, {name}")
         check((sample(dut.frames), sample(dut.tasks)), (sampled, 0x76543210), "frames and tasks")
         await bus.write("CONTROL", 1)
         check(await bus.read("STATUS"), 1 << StatusBit.BUSY | 1 << StatusBit.START_WHILE_BUSY, "STATUS after a second start")

@@ -30,7 +30,7 @@ using Bytes = std::vector<uint8_t>;
 struct Options {
     std::map<std::string, std::string> values{
         {"program", "program.bin"}, {"weights", "weights.bin"}, {"input", ""}, {"output", "output.bin"}, {"events", ""}, {"waves", ""},
-        {"frames", "1"}, {"tasks", "0"}, {"unchecked", "0"}, {"latency", "200"},
+        {"frames", "1"}, {"tasks", "0"}, {"lengths", ""}, {"unchecked", "0"}, {"latency", "200"},
         {"bytes-per-cycle", "64"}, {"stall", "0"}, {"seed", "0"}, {"max-cycles", "2000000000"}, {"runs", "1"}};
     Options(int argc, char** argv) {
         for (int i = 1; i < argc; ++i) {
@@ -163,6 +163,16 @@ public:
             hwgen_write_program(&device, program.data(), program.size());
         else if (const uint32_t code = hwgen_load(&device, program.data(), program.size(), weights_.bytes.data(), weight_bytes))
             fail(hwgen_error(code));
+#ifdef HWGEN_TOKENS
+        std::vector<uint32_t> lengths;
+        for (const char* place = options_.text("lengths").c_str(); *place;) {
+            char* end = nullptr;
+            lengths.push_back(static_cast<uint32_t>(std::strtoul(place, &end, 0)));
+            place = *end == ',' ? end + 1 : end;
+        }
+        if (lengths.empty()) lengths.push_back(HWGEN_TOKENS);
+        if (const uint32_t code = hwgen_set_lengths(&device, lengths.data(), static_cast<uint32_t>(lengths.size()))) fail(hwgen_error(code));
+#endif
         uint64_t cycles = 0;
         uint32_t status = 0;
         const auto begin = std::chrono::steady_clock::now();

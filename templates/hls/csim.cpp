@@ -1,9 +1,9 @@
 // C simulation bench: runs frames through hwgen_top and writes its output words; with --trace also every value.
 //
 //     csim --weights weights.bin --input input.bin --output output.bin --frames 3 --tasks 0,1
-//          [--expect words.bin] [--trace trace.bin]
+//          [--expect words.bin] [--trace trace.bin] [--lengths 5,12]
 //
-// Frame f runs for task f modulo the list. It prints a line per frame and at the end one line of JSON. Exit code 1: an output
+// Frame f runs for task f modulo the list, and so with the lengths: tokens of its sequence, of an engine that takes fewer. It prints a line per frame and at the end one line of JSON. Exit code 1: an output
 // word is not what --expect holds; 2: bad input.
 // The trace: per step and frame two uint32, step and bytes, then the words of the value the step wrote, as in memory.
 #include <chrono>
@@ -18,6 +18,7 @@
 namespace {
 
 std::FILE *trace_file = nullptr;
+std::uint16_t length = 0;  // of the frame that runs
 
 [[noreturn]] void fail(const std::string &message)
 {
@@ -48,7 +49,7 @@ void dump_value(unsigned step, const hwgen::Memories<Config> &m, unsigned addres
 /// Writes the value a step produced; an output is in the output file.
 void observe(unsigned index, const hwgen::Memories<Config> &m)
 {
-    const hwgen::Step &s = PROGRAM[index];
+    const hwgen::Step s = hwgen::shortened(PROGRAM[index], length);
     const std::size_t in_words = hwgen::words_of(s.in_channels, Config::LANES);
     const std::size_t out_words = hwgen::words_of(s.out_channels, Config::LANES);
     switch (s.kind) {
@@ -152,6 +153,10 @@ int main(int argc, char **argv)
             fail("there is no task " + std::to_string(task));
         }
     }
+    std::vector<std::uint16_t> lengths;
+    for (const int number : numbers(options.count("--lengths") != 0 ? options["--lengths"] : "0")) {
+        lengths.push_back(static_cast<std::uint16_t>(number));
+    }
     const std::size_t frame_bytes = std::size_t{INPUT_WORDS} * Config::LANES;
     if (!hwgen::read_file(options["--input"], bytes) || bytes.size() != frames * frame_bytes) {
         fail(options["--input"] + ": holds " + std::to_string(bytes.size()) + " bytes, " + std::to_string(frames) +
@@ -168,7 +173,12 @@ int main(int argc, char **argv)
     std::vector<hwgen::Acc> output(frames * OUTPUT_WORDS, 0);
     const auto begin = std::chrono::steady_clock::now();
     for (std::size_t f = 0; f < frames; ++f) {
+#ifdef HWGEN_LENGTHS
+        length = lengths[f % lengths.size()];
+        hwgen_top(weights.data(), tasks[f % tasks.size()], &input[f * INPUT_WORDS], &output[f * OUTPUT_WORDS], length);
+#else
         hwgen_top(weights.data(), tasks[f % tasks.size()], &input[f * INPUT_WORDS], &output[f * OUTPUT_WORDS]);
+#endif
         std::printf("frame %zu\n", f + 1);
         (void)std::fflush(stdout);
     }

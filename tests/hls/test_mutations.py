@@ -14,6 +14,7 @@ import hls_networks
 from hwgen.errors import ToolError
 from hwgen.functions import Act
 import qgraphs
+import sequence_nets
 import wide_nets
 
 NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "tokens": 9}, {"seed": 2, "blocks": "m", "experts": 8, "top_k": 1, "dim": 24, "tokens": 6})
@@ -21,19 +22,21 @@ NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "to
 
 @pytest.fixture(scope="module")
 def networks():
-    """(network, images) of each; images far larger than in calibration, so that values saturate."""
-    return [(make(**options), 6 * qgraphs.random_images(qgraphs.random_model(**options), 2))
-            for options in NETWORKS for make in (qgraphs.random_qgraph, wide_nets.random_wide)]
+    """(network, images, lengths of sequences) of each; images far larger than in calibration, so that values saturate."""
+    whole = [(make(**options), 6 * qgraphs.random_images(qgraphs.random_model(**options), 2), ())
+             for options in NETWORKS for make in (qgraphs.random_qgraph, wide_nets.random_wide)]
+    short = [sequence_nets.sequence_network(seed, tokens=9, end=end) for seed, end in enumerate(("mean", "last"))]
+    return whole + [(model, sequence_nets.sequences(model, 2), (5, 2)) for model in short]
 
 
 def seen_by_networks(kernels: Path, folder: Path, networks) -> bool:
     executable = hls_networks.build(folder, (Act.GELU,), kernels=kernels)
-    for model, images in networks:
+    for model, images, lengths in networks:
         try:
-            done, tasks = hls_networks.run(executable, folder / "run", model, images)
+            done, tasks = hls_networks.run(executable, folder / "run", model, images, lengths)
         except ToolError:                   # ends with an error of its own: an empty stream
             return True
-        if hls_networks.differing(model, images, done, tasks)[1]:
+        if hls_networks.differing(model, images, done, tasks, lengths)[1]:
             return True
     return False
 

@@ -98,6 +98,9 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("router_one", numerics, "RECIP", numerics.RECIP - 600 * (numerics.RECIP > 64000)),
     ("attention", numerics, "RECIP", numerics.RECIP - 2048),                                            # deferred division
     ("fetch_feed", fetch, "OUT_WORDS", 17),
+    ("fetch_feed_lengths", fetch, "from_first", lambda length, first: length),                     # blocks of queries
+    ("fetch_load_lengths", fetch, "more_than", lambda rest, size: rest >= size),                   # a whole last tile
+    ("registers_lengths", registers, "LENGTH_BITS", 8),
     ("feeder_narrow", feeder, "MIN_PASS", 7),
     ("feeder_operands", feeder, "repeats", lambda period, tile: C(0)),                                      # operands of the first tile again
     ("feeder_causal", feeder, "at_most", lambda left, lanes: Mux(left < lanes, left[:7], lanes)),              # tiles behind a row's last key

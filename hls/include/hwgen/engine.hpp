@@ -115,10 +115,10 @@ void run_experts(const Step &s, hls::stream<Word<Config::LANES>> &stream, Memori
     }
 }
 
-/// Process 2: the steps of one frame.
+/// Process 2: the steps of one frame; length: tokens of its sequence, 0 for as many as were compiled.
 template <class Config>
 void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::LANES>> &stream, int task,
-               const Word<Config::LANES> *input, Acc *output)
+               const Word<Config::LANES> *input, Acc *output, std::uint16_t length = 0)
 {
     static Memories<Config> m;
 #pragma HLS ARRAY_PARTITION variable = m.act complete dim = 2
@@ -132,24 +132,25 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
 #pragma HLS ALLOCATION function instances = layer_norm<Config> limit = 1
     // clang-format on
     for (unsigned i = 0; i < num_steps; ++i) {
-        const Step s = steps[i];
+        const Step s = Config::LENGTHS ? shortened(steps[i], length) : steps[i];
+        const Rectangle in{words_of(s.in_channels, Config::LANES), steps[i].tokens, s.tokens};  // of what comes from outside
+        const Rectangle out{words_of(s.out_channels, Config::LANES), steps[i].tokens, s.tokens};
         if (s.task != ALL_TASKS && s.task != task) {
             continue;
         }
         switch (s.kind) {
         case Kind::PATCHES:
-            load_patches<Config>(input, s.tokens * words_of(s.in_channels, Config::LANES), m.act, s.dst);
+            load_patches<Config>(input, in, m.act, s.dst);
             break;
         case Kind::RESIDUAL_INIT:
         case Kind::RESIDUAL_ADD:
-            load_residual<Config>(stream, s.tokens * words_of(s.out_channels, Config::LANES), s.kind == Kind::RESIDUAL_ADD,
-                                  m.residual);
+            load_residual<Config>(stream, out, s.kind == Kind::RESIDUAL_ADD, m.residual);
             break;
         case Kind::CONSTANT:
-            load_constant<Config>(stream, s.tokens * words_of(s.in_channels, Config::LANES), m.act, s.dst);
+            load_constant<Config>(stream, in, m.act, s.dst);
             break;
         case Kind::TOKENS:
-            load_tokens<Config>(input, s.tokens * words_of(s.out_channels, Config::LANES), m.residual);
+            load_tokens<Config>(input, out, m.residual);
             break;
         case Kind::LAYER_NORM:
         case Kind::RESCALE:

@@ -82,6 +82,7 @@ void read_network()
         read(s.frac);
         read(s.causal);
         read(s.operand);
+        read(s.follows);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

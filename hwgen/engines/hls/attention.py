@@ -8,7 +8,7 @@ from ...steps.format import SCORE
 from ...steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ...steps.step import Step
 from ...steps.verify import failure
-from .call import DEPTH, Call, part
+from .call import DEPTH, Call, Follow, part
 from .value import Value, braces
 
 
@@ -34,6 +34,11 @@ class Attention(Call):
     @property
     def keys(self) -> Value:
         return self.operands["keys"]
+
+    @property
+    def follows(self) -> int:
+        keys, queries = part(self.steps[0], Keys).view, self.steps[0].source
+        return Follow.TOKENS * keys.tensor.sequence | (Follow.ROWS | Follow.TARGET) * queries.tensor.sequence
 
     @property
     def limit(self) -> int:

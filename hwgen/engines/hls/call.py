@@ -8,11 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import IntFlag
 from itertools import cycle
 from typing import ClassVar, TypeVar
 
 from ...layout.image import Shape, product
 from ...steps.format import INT8
+from ...steps.passes.lengths import last_token
 from ...steps.step import Step
 from ...steps.tensor import Memory, View
 from ...steps.verify import failure
@@ -22,6 +24,15 @@ from .value import Value
 ALL_TASKS = -1
 DEPTH = 20                    # cycles to fill a pipelined loop
 T = TypeVar("T")
+
+
+class Follow(IntFlag):
+    """What of a call is as long as the sequence, as in step.hpp: rows of the source, those that stream, rows of the result; or its last row."""
+
+    TOKENS = 1
+    ROWS = 2
+    TARGET = 4
+    LAST = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,6 +146,19 @@ class Call(ABC):
     def wide(self) -> tuple[bool, bool]:
         """Whether source and result have 16 bits."""
         return ("src" in self.operands and self.src.wide), ("dst" in self.operands and self.dst.wide)
+
+    @property
+    def follows(self) -> int:
+        """What is shorter in a shorter sequence: of `Follow`, added up."""
+        found = Follow(0)
+        source, sink = self.steps[0].source_view, self.steps[0].sink
+        if sink.tensor.sequence:
+            found |= Follow.TARGET
+        if source is None or source.tensor.memory is Memory.RES:
+            return found | Follow.TOKENS if sink.tensor.sequence else found
+        if source.tensor.sequence:
+            found |= Follow.TOKENS | (Follow.LAST if last_token(source) else Follow.ROWS if source.tokens.count > 1 else Follow(0))
+        return found
 
     @property
     def comment(self) -> str:

@@ -20,7 +20,7 @@ from ...steps.format import ACCUMULATOR
 from ...steps.step import Quantized
 from ...tools import cache, cxx, native
 from ..protocol import Conditions, Result
-from .call import ALL_TASKS
+from .call import ALL_TASKS, Follow
 from .plan import Plan
 from .products import Head
 from .project import frames as sent_frames
@@ -87,6 +87,7 @@ def simulate(plan: Plan, model: Quantized, files: Mapping[str, bytes], images: n
     sent = np.repeat(sent_frames(plan, model, images), len(tasks), axis=0)
     how.say("C simulation", 0, len(sent))
     done = run(executable, files["hls/weights.bin"], plan, sent, tasks * len(images), trace=how.trace,
+               lengths=[length for length in how.lengths for _ in tasks],
                on_frame=lambda count: how.say("C simulation", count, len(sent)))
     outputs = {task: {name: np.stack([done.outputs[i][name] for i in range(n, len(done.outputs), len(tasks))]) for name, *_ in plan.outputs[task]}
                for n, task in enumerate(tasks)}
@@ -94,8 +95,9 @@ def simulate(plan: Plan, model: Quantized, files: Mapping[str, bytes], images: n
 
 
 def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks: list[int], *, trace: bool = False,
-        on_frame: Callable[[int], None] | None = None) -> CsimRun:
-    """Run frames uint8 [F, bytes]; frame f for ``tasks[f]``. Raises ToolError when the bench fails."""
+        lengths: Sequence[int] = (), on_frame: Callable[[int], None] | None = None) -> CsimRun:
+    """Run frames uint8 [F, bytes]; frame f for ``tasks[f]``, with ``lengths[f]`` tokens if there are any. Raises ToolError when the bench
+    fails."""
     with work_folder("hwgen_csim_") as work:
         frames.tofile(work / "input.bin")
         (work / "weights.bin").write_bytes(weights)
@@ -103,19 +105,21 @@ def run(executable: Path, weights: bytes, plan: Plan, frames: np.ndarray, tasks:
                                           "frames": len(tasks), "tasks": ",".join(map(str, tasks))}
         if trace:
             options["trace"] = work / "trace.bin"
+        if lengths:
+            options["lengths"] = ",".join(map(str, lengths))
         result = native.run(executable, options, on_frame)
         words = np.fromfile(work / "output.bin", ACCUMULATOR.stored).reshape(len(tasks), -1)
         outputs = [{name: row[place:place + length] for name, place, length in plan.outputs[task]}
                    for row, task in zip(words, tasks, strict=True)]
-        traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks) if trace else []
+        traces = read_trace((work / "trace.bin").read_bytes(), plan, tasks, lengths) if trace else []
     for values, row, task in zip(traces, words, tasks, strict=False):
         values |= {step.names[task]: row[step.place:step.place + step.length].astype(np.int64) for step in plan.steps
                    if isinstance(step, Head) and step.task in (ALL_TASKS, task)}
     return CsimRun(outputs, traces, result["seconds"])
 
 
-def read_trace(data: bytes, plan: Plan, tasks: list[int]) -> list[dict[str, np.ndarray]]:
-    """What the bench wrote -> per frame {value: int64 [T, C]}; a router's logits under ``<value>.logits``.    """
+def read_trace(data: bytes, plan: Plan, tasks: list[int], lengths: Sequence[int] = ()) -> list[dict[str, np.ndarray]]:
+    """What the bench wrote -> per frame {value: int64 [T, C]}; a router's logits under ``<value>.logits``."""
     frames: list[dict[str, np.ndarray]] = []
     place, last = 0, len(plan.steps)
     while place < len(data):
@@ -125,6 +129,8 @@ def read_trace(data: bytes, plan: Plan, tasks: list[int]) -> list[dict[str, np.n
         last = index
         step = plan.steps[index]
         kind, tokens, channels = step.traced()
+        if lengths and step.follows & Follow.TARGET:
+            tokens = lengths[len(frames) - 1]
         name = step.names[tasks[len(frames) - 1]] + (".logits" if step.kind == "ROUTE" else "")
         held = -(-channels // plan.lanes) * tokens * plan.lanes
         halves = 2 if step.wide[1] else 1

@@ -34,7 +34,7 @@ class Plan:
     """Everything the templates and the bench need. Sizes in words of ``lanes`` channels.
 
     functions: the activation functions, as `knots` knows them; outputs: per task (ONNX name, first word, words); image: words of
-    ``lanes`` bytes, without header.
+    ``lanes`` bytes, without header. lengths: tokens of the longest sequence, where a frame says how many it has.
     """
 
     lanes: int
@@ -55,6 +55,7 @@ class Plan:
     input_words: int
     output_words: int
     operand_words: int = 1
+    lengths: int = 0
 
     @property
     def causal(self) -> bool:
@@ -113,7 +114,8 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         residual_words=max((count * words(channels, lanes) for count, channels in starts), default=1),
         logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
         input_words=next(step.input_words(lanes) for step in steps if isinstance(step, (Patches, Tokens))),
-        output_words=max(map(_end, outputs)), operand_words=max(1, used[Memory.OPERAND]))
+        output_words=max(map(_end, outputs)), operand_words=max(1, used[Memory.OPERAND]),
+        lengths=sent.tokens if (sent := model.tasks[0].input[1]).sequence else 0)
 
 
 def _merged(tasks: list[list[Call]]) -> list[_Entry]:

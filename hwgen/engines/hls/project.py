@@ -97,7 +97,7 @@ def _value(value: Value) -> dict[str, object]:
 
 
 def _row(step: Call) -> dict[str, str]:
-    call = "hwgen::" + step.code
+    call = f"hwgen::{step.code}" if not step.follows else f"hwgen::follows(hwgen::{step.code}, {step.follows})"
     if step.task != ALL_TASKS:
         call = f"only({step.task}, {call})"
     whole = re.sub(r"\{[^{}]*\}", lambda braces: braces[0].replace(" ", "\0"), call)      # not to be broken

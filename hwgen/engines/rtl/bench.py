@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 import time
 
@@ -12,7 +13,7 @@ import numpy as np
 from ...devices.memory import MemoryModel
 from ...errors import InputError, OutputError, ToolError
 from ...output import work_folder
-from ...registers import NUM_TASK_SLOTS, StatusBit
+from ...registers import LENGTH_BITS, NUM_TASK_SLOTS, StatusBit
 from ...steps.step import Quantized
 from ...tools import cache, cosim, native, verilator
 from ..protocol import Conditions, Result
@@ -63,6 +64,15 @@ def _task_register(tasks: list[int]) -> int:
     return sum(task << 4 * i for i, task in enumerate(slots))
 
 
+def length_registers(lengths: Sequence[int]) -> list[int]:
+    """The LENGTHS registers for these frames, of which all that share a slot are equal; no lengths: 0, the longest sequence."""
+    slots = [lengths[i % len(lengths)] if lengths else 0 for i in range(NUM_TASK_SLOTS)]
+    if any(length != slots[i % NUM_TASK_SLOTS] for i, length in enumerate(lengths)):
+        raise InputError("the lengths of the frames do not repeat every eight frames")
+    per = 32 // LENGTH_BITS
+    return [sum(length << LENGTH_BITS * i for i, length in enumerate(slots[n:n + per])) for n in range(0, NUM_TASK_SLOTS, per)]
+
+
 def _cycle_limit(program: Program, frames: int, memory: MemoryModel) -> int:
     """Cycles after which a run has hung: twenty times the estimate, and what the stalls cost."""
     expected = program.estimate(memory.bytes_per_cycle or program.config.axi_data_bits / 8, memory.latency)[-1].stop
@@ -70,8 +80,10 @@ def _cycle_limit(program: Program, frames: int, memory: MemoryModel) -> int:
 
 
 def run_bench(executable: Path, folder: Path, program: Program, frames: bytes, tasks: list[int], memory: MemoryModel, *,
-              waves: Path | None = None, runs: int = 1, checked: bool = True, on_frame: Callable[[int], None] | None = None) -> Run:
-    """Run ``len(tasks)`` frames through the compiled bench. ``tasks`` must repeat every eight frames (TASKS register).
+              lengths: Sequence[int] = (), waves: Path | None = None, runs: int = 1, checked: bool = True,
+              on_frame: Callable[[int], None] | None = None) -> Run:
+    """Run ``len(tasks)`` frames through the compiled bench. ``tasks`` must repeat every eight frames (TASKS register), and so must ``lengths``,
+    tokens of the sequence of each frame (none: as many as were compiled).
 
     folder: holds program.bin and weights.bin. ``checked=False`` lets a program or weights in that the driver refuses.
     Raises ToolError when the hardware reports an error or does not finish.
@@ -85,6 +97,9 @@ def run_bench(executable: Path, folder: Path, program: Program, frames: bytes, t
                    "events": work / "events.bin", "frames": len(tasks), "tasks": hex(register),
                    "latency": memory.latency, "bytes_per_cycle": memory.bytes_per_cycle, "stall": memory.stall, "seed": memory.seed, "runs": runs,
                    "max_cycles": _cycle_limit(program, len(tasks), memory), "unchecked": 0 if checked else 1}
+        if lengths:
+            length_registers(lengths)
+            options["lengths"] = ",".join(map(str, lengths[:NUM_TASK_SLOTS]))
         if waves is not None:
             options["waves"] = waves
         result = native.run(executable, options, on_frame)
@@ -107,7 +122,7 @@ def _verilator(files: Mapping[str, bytes], program: Program, frames: bytes, task
     with work_folder("hwgen_build_") as work:
         for name in IMAGES:
             (work / name).write_bytes(files[name])
-        done = run_bench(executable, work, program, frames, tasks, how.memory, waves=waves,
+        done = run_bench(executable, work, program, frames, tasks, how.memory, lengths=how.lengths, waves=waves,
                          on_frame=lambda done: say("simulate RTL", done, len(tasks)))
     if waves is not None and not waves.is_file():
         raise OutputError("the waveform could not be written", where=str(waves), hint="check the rights and the free space there")
@@ -128,7 +143,8 @@ def _icarus(files: Mapping[str, bytes], program: Program, frames: bytes, tasks: 
             "program": str(work / "program.bin"), "weights": str(work / "weights.bin"), "input": str(work / "input.bin"),
             "output": str(work / "output.bin"), "input_bytes": program.input_bytes, "input_stride": program.input_stride,
             "output_bytes": program.output_bytes, "frames": len(tasks), "tasks": _task_register(tasks), "stall_seed": how.memory.seed,
-            "runs": 1, "timeout_ms": 10_000, "pattern": how.memory.stall})
+            "runs": 1, "timeout_ms": 10_000, "pattern": how.memory.stall,
+            "lengths": length_registers(how.lengths) if program.config.lengths else []})
         seconds = time.monotonic() - begin
         outputs = program.read_outputs((work / "output.bin").read_bytes(), tasks)
     return Run(outputs, result["cycles"], seconds, None, np.zeros(0, EVENT))
@@ -139,19 +155,22 @@ SIMULATORS = {"verilator": _verilator, "icarus": _icarus}
 
 def run(program: Program, model: Quantized, files: Mapping[str, bytes], images: np.ndarray, tasks: list[int], how: Conditions) -> Result:
     """Every image for every task through the RTL. files: of the build, the sources in the order a tool reads them. The runs of the result
-    are (task of each frame, `Run`)."""
+    are (task of each frame, `Run`). With lengths of the images outputs hold anything behind them."""
     batch = program.batch
     groups = np.zeros((-(-len(images) // batch) * batch, *images.shape[1:]), images.dtype)
     groups[:len(images)] = images
     groups = groups.reshape(-1, batch, *images.shape[1:])
     # all tasks of an image in a row, if their pattern fits the eight slots of the TASKS register; else a run a task
     orders = [tasks] if NUM_TASK_SLOTS % len(tasks) == 0 or len(groups) * len(tasks) <= NUM_TASK_SLOTS else [[t] for t in tasks]
+    most = len(groups) if len(set(how.lengths)) < 2 else max(1, NUM_TASK_SLOTS // len(orders[0]))      # images of a run
     found: dict[int, list[dict[str, np.ndarray]]] = {t: [] for t in tasks}
     runs: list[tuple[list[int], Run]] = []
-    for order in orders:
-        sequence = order * len(groups)
-        inputs = np.repeat(groups, len(order), axis=0).reshape(-1, *images.shape[1:])
-        done = SIMULATORS[how.simulator](files, program, program.frames(model.tasks[0], inputs), sequence, how)
+    for order, first in product(orders, range(0, len(groups), most)):
+        some = groups[first:first + most]
+        sequence = order * len(some)
+        inputs = np.repeat(some, len(order), axis=0).reshape(-1, *images.shape[1:])
+        lengths = tuple(length for length in how.lengths[first:first + most] for _ in order)
+        done = SIMULATORS[how.simulator](files, program, program.frames(model.tasks[0], inputs), sequence, replace(how, lengths=lengths))
         runs.append((sequence, done))
         for i, outputs in enumerate(done.outputs):
             found[sequence[i // batch]].append(outputs)

@@ -31,6 +31,7 @@ from ...isa import WORD_BITS
 OUT_WORDS = 16           # queue of the output writer
 WIDE_FEED, WIDE_DRAIN = 0.15, 0.08       # what operands of 16 bits add to a lane of the feed and of the drain
 CAUSAL = 0.014           # what a limit of keys adds to the control: 80 LUTs, 52 flip-flops
+LENGTHS = 0.12           # what run-time lengths do: 700 LUTs, 520 flip-flops, half of them registers and their reading
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
         ("array", "fabric element", c.ti * c.fabric_columns),
         ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + c.wide * WIDE_DRAIN)),
         ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED)),
-        ("sequencer", "control", 1 + c.causal * CAUSAL), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
+        ("sequencer", "control", 1 + c.causal * CAUSAL + c.lengths * LENGTHS), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
     ]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual
         logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in (("activations", 8), ("keys and values", 8), ("residual", 32))]

@@ -112,7 +112,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
             retired.append(feed + retire - 20)
             result.append(Timing(round(start), round(feed), 0, 0))
             continue
-        if instr.pred and instr.task != task:           # its weights are read and discarded
+        if instr.pred and instr.task != task or instr.tokens == 0:           # its weights are read and discarded
             loader = stream.take(instr.n_tiles * (params * instr.column_params + instr.k_tiles * (load_cycles >> instr.w4)), loader + 2,
                              1 + instr.w4)
             result.append(Timing(round(feed), round(feed), 0, 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ... import __version__, registers
 from ...checksum import crc32
 from ...engine import EngineConfig
@@ -27,6 +29,7 @@ CODES = (
     ("HWGEN_TIMEOUT", "the accelerator has not finished in time"),
 )
 """Return codes of the C functions, from 0 on: (name, text)."""
+LENGTH_CODE = ("HWGEN_LENGTH", "a length is not in 1..HWGEN_TOKENS, or there are none or more than eight")
 STATUSES = (
     ("HWGEN_STATUS_ILLEGAL_INSTRUCTION", "the accelerator met an illegal instruction"),
     ("HWGEN_STATUS_AXI_READ_ERROR", "the memory refused a read"),
@@ -38,7 +41,7 @@ STATUSES = (
 def register_header(config: EngineConfig) -> str:
     """C header of the register map for one engine."""
     return render("driver/registers.h.j2", version=__version__, id_value=registers.ID_VALUE, config_id=int(config.digest[:8], 16),
-                  program_base=registers.PROGRAM_BASE, registers=registers.REGISTERS, status_bits=list(registers.StatusBit))
+                  program_base=registers.PROGRAM_BASE, registers=registers.registers_of(config), status_bits=list(registers.StatusBit))
 
 
 def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
@@ -61,9 +64,16 @@ def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
                     input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
                     weight_bytes=len(program.image), weight_crc32=crc32(program.image), program_bytes=len(binary),
                     program_crc32=crc32(binary), beat_bytes=config.axi_data_bits // 8, num_tasks=program.num_tasks, outputs=outputs,
-                    scales=list(scales), input_scale=repr(float(source.scale)), codes=_named(CODES), statuses=_named(STATUSES))
+                    scales=list(scales), input_scale=repr(float(source.scale)), codes=_named((*CODES, LENGTH_CODE) if config.lengths else CODES),
+                    statuses=_named(STATUSES), longest=source.tokens if config.lengths else 0, slots=registers.NUM_TASK_SLOTS,
+                    averaged=[int(head_tokens(model, o) > 1) for o in outputs])
     return {"driver/registers.h": register_header(config), "driver/hwgen.h": header,
             "driver/crc32.h": (data_dir("hls") / "include" / "hwgen" / "crc32.h").read_text()}
+
+
+def head_tokens(model: Quantized, output: dict[str, Any]) -> int:
+    """How many tokens each word of an output of the driver's list is the sum of."""
+    return next((head.tokens for head in model.tasks[output["task"]].outputs if head.name == output["name"]), 1)
 
 
 def _initializer(head: Output) -> str:

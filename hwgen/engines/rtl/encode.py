@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...engine import EngineConfig
-from ...isa import Dst, Half, Instr, Op
+from ...isa import Dst, Follow, Half, Instr, Op
 from ...layout.image import columns_of
 from ...layout.merge import Slot
 from ...steps.format import WIDE
+from ...steps.passes.lengths import last_token
 from ...steps.step import Step
 from ...steps.tensor import Memory, Plane, Span, Tensor, View
 
@@ -41,6 +42,7 @@ class Encoder:
             fields |= stage.fields(step)
         fields |= {"wide": int(step.tile.multiplies and step.feed.format(step) == WIDE), "plane": HALF[step.plane]}
         fields |= self._tiles(step) | self._source(step) | self._target(step) | self._stationary(step)
+        fields |= _followed(step)
         fields |= {"slack": limits[0], "load_slack": limits[1]}
         if step.expert is not None:
             fields["expert"] = step.expert.index
@@ -52,6 +54,11 @@ class Encoder:
         if slot.task is not None:
             fields |= {"pred": 1, "task": slot.task}
         return Instr(**fields, note=step.note)
+
+    def starts_at(self, step: Step) -> int:
+        """Tokens that a sequence has at most when the engine passes over the step; 0: it never does."""
+        fields = _followed(step)
+        return fields.get("first", 0) if fields.get("follow") == Follow.ROWS else 0
 
     def _tiles(self, step: Step) -> dict[str, int]:
         """Output tiles, and the reduction tiles between the first and the last lane that streams."""
@@ -109,3 +116,23 @@ class Encoder:
             return {}
         group = view.position % self.config.ti // self.config.group if step.tile.by_rows else 0
         return {"stat_base": self._word(view), "stat_stride": view.tensor.tokens, "stat_group": group}
+
+
+def _followed(step: Step) -> dict[str, int]:
+    """What of the step a run says that has fewer tokens (`hwgen.isa.followed`). The words of the host and of constants come in full, and outputs
+    of every token leave in full, so that they keep their places; an expert's are those of its queue, in which there are no others."""
+    fields = {"keys_follow": 1} if step.tile.stationary is not None and step.tile.stationary.tensor.sequence else {}
+    if step.expert is not None and step.expert.queue.tensor.sequence:
+        return fields | {"follow": Follow.ROWS, "first": step.expert.queue.tokens.start}
+    if step.source_view is None:
+        return fields
+    source, sink = step.source, step.sink
+    if sink.tensor.sequence and sink.tensor.memory is Memory.OUT:
+        return fields
+    if sink.tensor.sequence:
+        return fields | {"follow": Follow.ROWS, "first": sink.tokens.start}
+    if not source.tensor.sequence:
+        return fields
+    if sink.tensor.tokens == 1 and source.tokens.count == 1:             # one token is chosen: the first is always there
+        return fields | ({"follow": Follow.LAST, "first": source.tensor.tokens} if last_token(source) else {})
+    return fields | {"follow": Follow.ROWS, "first": source.tokens.start}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from ...layout.merge import Slot
 from ...steps.step import Step
 
@@ -19,13 +21,14 @@ def reads(step: Step) -> Reads:
     return (*feed, *queue), loads
 
 
-def slacks(slots: list[Slot[Step]], num_tasks: int) -> list[tuple[int, int]]:
+def slacks(slots: list[Slot[Step]], starts: list[int], num_tasks: int) -> list[tuple[int, int]]:
     """(slack, load_slack) of every instruction: how many instructions before it may still be under way when its feed, or its
-    loading from the key/value memory, starts. The smallest over the tasks, since each sees another sequence."""
+    loading from the key/value memory, starts. The smallest over the tasks, and over the lengths of a sequence, since each sees other
+    instructions. starts: the first token of each, of those that shorter sequences do without."""
     found = [[MAX_SLACK, MAX_SLACK] for _ in slots]
-    for task in range(num_tasks):
+    for task, length in product(range(num_tasks), [first + 1 for first in sorted(set(starts) | {0})]):
         writers: dict[str, int] = {}
-        active = [i for i, slot in enumerate(slots) if slot.task in (None, task)]
+        active = [i for i, slot in enumerate(slots) if slot.task in (None, task) and starts[i] < length]
         for n, i in enumerate(active):
             step = slots[i].step
             for kind, names in enumerate(reads(step)):

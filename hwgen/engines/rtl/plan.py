@@ -51,6 +51,9 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
                             hint=f"choose 1 to {OUT_WORDS}")
+    if batch > 1 and model.tasks[0].input[1].sequence:
+        raise CapacityError("the sequences of a batch all have the compiled length: a run-time length is that of a frame", where="option --batch",
+                            hint="compile without --batch, or without run-time lengths")
     group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
     networks = []
     for network in model.tasks:
@@ -75,15 +78,16 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots),
-        wide=False, causal=False, rotate=False, operand_words=_round(words[Memory.OPERAND]) if words[Memory.OPERAND] else 0)
+        wide=False, causal=False, rotate=False, lengths=False, operand_words=_round(words[Memory.OPERAND]) if words[Memory.OPERAND] else 0)
     if engine is not None:
-        config = replace(covering((engine, config)), wide=False, causal=False, rotate=False)
-    limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, len(networks))
+        config = replace(covering((engine, config)), wide=False, causal=False, rotate=False, lengths=False)
     encoder = Encoder(config, bases, rows)
+    limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, [encoder.starts_at(slot.step) for slot in slots], len(networks))
     instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
     config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs) or engine is not None and engine.wide,
                      causal=any(instr.limit for instr in instrs) or engine is not None and engine.causal,
-                     rotate=any(instr.operand == Operand.ROTATE for instr in instrs) or engine is not None and engine.rotate)
+                     rotate=any(instr.operand == Operand.ROTATE for instr in instrs) or engine is not None and engine.rotate,
+                     lengths=model.tasks[0].input[1].sequence or engine is not None and engine.lengths)
     if engine not in (None, config):
         raise CapacityError("the network needs more than the engine given has", where=f"engine of {ti}x{to}", hint="an engine that covers both")
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
@@ -98,7 +102,8 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
 def identity(step: Step) -> Hashable:
     """Equal for steps of two tasks that can be one instruction: tensors are numbered, params have names, the ONNX nodes do not count."""
     return (step.feed, step.tile, step.drain, step.source_view, step.sinks, step.keeps, step.heads, step.expert, step.half, step.plane,
-            tuple((t.name, t.format, t.tokens, t.channels, t.heads) for t in tensors((step.source_view, step.tile, step.sinks, step.drain))))
+            tuple((t.name, t.format, t.tokens, t.channels, t.heads, t.sequence)
+                  for t in tensors((step.source_view, step.tile, step.sinks, step.drain))))
 
 
 def _memory_map(slots: list[Slot[Step]], ti: int, to: int) -> tuple[dict[Tensor, int], dict[Tensor, int], dict[Memory, int], tuple[BufferInfo, ...]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...engine import EngineConfig
-from ...isa import Instr, Op, words
+from ...isa import Instr, Op, followed, words
 from ...layout import image
 from ...steps.format import ACCUMULATOR
 from ...steps.host import quantize_input
@@ -117,9 +117,19 @@ class Program:
         return [(dispatched or {}).get(pc, info.rows) for pc, info in enumerate(self.infos)]
 
     def estimate(self, bytes_per_cycle: float, latency: int, task: int = 0,
-                 dispatched: dict[int, int] | None = None) -> list[cycles.Timing]:
-        """Cycle model of one frame, stage "estimate"."""
-        return cycles.estimate(self.config, list(self.instrs), self.rows(dispatched), task, bytes_per_cycle, latency)
+                 dispatched: dict[int, int] | None = None, length: int = 0) -> list[cycles.Timing]:
+        """Cycle model of one frame, stage "estimate"; of a sequence of ``length`` tokens, if not 0."""
+        rows = self.rows(dispatched)
+        if not length:
+            return cycles.estimate(self.config, list(self.instrs), rows, task, bytes_per_cycle, latency)
+        short = self.shortened(length)
+        rows = [-(-count * one.tokens // whole.tokens) if whole.gather or whole.scatter else min(count, one.tokens)
+                for count, one, whole in zip(rows, short, self.instrs, strict=True)]
+        return cycles.estimate(self.config, short, rows, task, bytes_per_cycle, latency)
+
+    def shortened(self, length: int) -> list[Instr]:
+        """The instructions for a sequence of ``length`` tokens; without tokens those that the engine passes over."""
+        return [followed(instr, length, self.config.ti, self.config.to) or replace(instr, tokens=0) for instr in self.instrs]
 
     def frames(self, network: Network, images: np.ndarray) -> bytes:
         """Inputs of a run: frame f at ``f * input_stride``. The number of images is a multiple of ``batch``."""

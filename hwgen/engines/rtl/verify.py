@@ -11,13 +11,13 @@ import numpy as np
 from ... import numerics
 from ...engine import OUT_WORDS, EngineConfig
 from ...errors import ModelError
-from ...isa import FIELDS, Dst, Half, Instr, Op, Operand, Src, Stat
+from ...isa import FIELDS, Dst, Follow, Half, Instr, Op, Operand, Src, Stat, followed
 from .hazards import MAX_SLACK
 from .program import BufferInfo, Program
 from .text import line
 from .touched import MAXIMA, PLACED, Area, Touched, sizes_of
 
-ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst), "plane": len(Half)}
+ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst), "plane": len(Half), "follow": len(Follow)}
 NEVER = -1
 
 
@@ -34,7 +34,16 @@ def verify(program: Program) -> None:
     if wrong := _streams(program):
         raise ModelError(wrong, where="program")
     for task in range(program.num_tasks):
-        _replay(program, task)
+        _replay(program, task, 0)
+        for length in _lengths(program):
+            _replay(program, task, length)
+
+
+def _lengths(program: Program) -> list[int]:
+    """Of a sequence, with which the engine does other instructions than with the one before: shorter ones only do less of each."""
+    if not program.config.lengths:
+        return []
+    return sorted({instr.first + 1 for instr in program.instrs if instr.follow == Follow.ROWS} | {1})
 
 
 def failure(pc: int, instr: Instr, message: str) -> ModelError:
@@ -124,6 +133,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return "stores a half of what has no 16 bits, or elsewhere than with the activations"
     if instr.limit and (not config.causal or instr.dst != Dst.SCORE and instr.src != Src.EXP):
         return f"its first row sees {instr.limit} keys, and it makes no scores or exponentials or the engine has no such limit"
+    if wrong := _follows(instr, config):
+        return wrong
     if instr.function and not instr.act:
         return f"names function {instr.function} and applies none"
     if wrong := _operands(instr, config):
@@ -148,6 +159,21 @@ def _operands(instr: Instr, config: EngineConfig) -> str | None:
         return f"has operands to {Operand(instr.operand).name} for a result that is none of 16 bits without another multiplier"
     if instr.dst not in wanted[Operand(instr.operand)]:
         return f"has operands to {Operand(instr.operand).name}, and a result for {Dst(instr.dst).name}"
+    return None
+
+
+def _follows(instr: Instr, config: EngineConfig) -> str | None:
+    """What is wrong with how a product follows the length of the sequence, or None."""
+    if not (instr.follow or instr.keys_follow):
+        return f"first = {instr.first}, and follows no sequence" if instr.first else None
+    if not config.lengths:
+        return "follows the length of a sequence, the engine knows none"
+    if instr.keys_follow and instr.stat == Stat.WEIGHTS:
+        return "has keys of a sequence, and multiplies with weights"
+    if instr.follow == Follow.ROWS and instr.dst == Dst.OUT and not instr.mean:
+        return "follows a sequence with words that leave one by one: those behind them would change their places"
+    if instr.follow == Follow.LAST and (instr.tokens != 1 or not 1 <= instr.first <= instr.src_base + 1):
+        return f"takes the last of {instr.first} tokens from word {instr.src_base} on, {instr.tokens} of them"
     return None
 
 
@@ -189,23 +215,24 @@ def _reach(sizes: dict[str, int], config: EngineConfig, instr: Instr) -> str | N
     return None
 
 
-def _replay(program: Program, task: int) -> None:
-    """The frame of one task. Raises ModelError."""
+def _replay(program: Program, task: int, length: int) -> None:
+    """The frame of one task, with a sequence of ``length`` tokens if not 0. Raises ModelError."""
     born: dict[int, list[int]] = {}
     gone: dict[int, list[BufferInfo]] = {}
     for place, buffer in enumerate(program.buffers):
         born.setdefault(buffer.first, []).append(place)
         gone.setdefault(buffer.last, []).append(buffer)
-    replay = _Replay(program.config)
+    replay = _Replay(program.config, length)
     owner = {memory: np.full(len(replay.writer[memory]), NEVER, np.int32) for memory in PLACED}
     for pc, instr in enumerate(program.instrs):
         for place in born.get(pc, []):
             if wrong := _begin(program.buffers[place], place, owner, replay):
                 raise failure(pc, instr, wrong)
-        if not instr.pred or instr.task == task:
-            touched = Touched.by(program.config, instr)
-            if wrong := next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) or replay.run(instr, touched):
-                raise failure(pc, instr, wrong)
+        done = followed(instr, length, program.config.ti, program.config.to)
+        if done is not None and (not instr.pred or instr.task == task):
+            touched = Touched.by(program.config, done)
+            if wrong := next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) or replay.run(done, touched):
+                raise failure(pc, instr, wrong + (f", in a sequence of {length} tokens" if length else ""))
         for buffer in gone.get(pc, []):
             owner[buffer.memory][buffer.base:buffer.base + buffer.words] = NEVER
 
@@ -238,9 +265,11 @@ def _dead(area: Area, program: Program, owner: dict[str, np.ndarray]) -> str | N
 
 
 class _Replay:
-    """The frame of one task. writer: of each word, the number of the instruction that wrote it last; limit: of each row maximum."""
+    """The frame of one task. writer: of each word, the number of the instruction that wrote it last; limit: of each row maximum. length: tokens
+    of a shorter sequence; behind them outputs are of words that nothing wrote, which the host does not read."""
 
-    def __init__(self, config: EngineConfig):
+    def __init__(self, config: EngineConfig, length: int = 0):
+        self.length = length
         self.limit = np.zeros(2 * config.max_tokens, np.int32)
         self.writer = {memory: np.full(size, NEVER, np.int32) for memory, size in sizes_of(config).items()}
         self.number = 0
@@ -257,7 +286,8 @@ class _Replay:
 
     def run(self, instr: Instr, touched: Touched) -> str | None:
         """What is wrong, or None."""
-        for area in (*touched.fed, *touched.loaded, *touched.added):
+        leaves = self.length and instr.dst == Dst.OUT and not instr.mean and instr.op == Op.MATMUL
+        for area in (*(() if leaves else touched.fed), *touched.loaded, *touched.added):
             unknown = self.writer[area.memory][area.words] == NEVER
             if unknown.any():
                 return f"reads word {int(area.words[unknown][0])} of {area.memory}, which was never written"
