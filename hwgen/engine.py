@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 import hashlib
 import json
+import math
 
 from .errors import CapacityError
 
@@ -16,7 +17,7 @@ MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-
 BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
 READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
-LATER = ("wide", "causal", "operand_words", "rotate", "lengths")          # of `EngineConfig`
+LATER = ("wide", "causal", "operand_words", "rotate", "lengths", "bypass", "rms")          # of `EngineConfig`
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 
 
@@ -52,6 +53,8 @@ class EngineConfig:
     operand_words: int = 0   # int16 operands of the drain, words of to lanes; 0 = none in the hardware
     rotate: bool = False     # they can turn pairs of lanes
     lengths: bool = False    # a run says how many tokens of the sequence there are
+    bypass: bool = False     # words of the residual stream can go past the array to the drain
+    rms: bool = False        # a token can be normalised without its mean
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -77,6 +80,11 @@ class EngineConfig:
     def segment(self) -> int:
         """Rows of one DSP cascade."""
         return min(16, self.ti)
+
+    @property
+    def bypass_lanes(self) -> int:
+        """Lanes of a tile that goes past the array: it lies within one word of the source."""
+        return math.gcd(self.ti, self.to)
 
     @property
     def macs_per_cycle(self) -> int:
@@ -110,7 +118,7 @@ class EngineConfig:
 
 SIZES = ("max_tokens", "act_words", "kv_words", "score_words", "res_words", "program_words", "max_experts", "max_top_k", "read_bursts",
          "operand_words")
-CAN = ("w4", "wide", "causal", "rotate", "lengths")      # what an engine can do that another may not need
+CAN = ("w4", "wide", "causal", "rotate", "lengths", "bypass", "rms")      # what an engine can do that another may not need
 
 
 def covering(configs: Iterable[EngineConfig]) -> EngineConfig:

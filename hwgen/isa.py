@@ -36,6 +36,7 @@ class Stat(IntEnum):
     WEIGHTS = 0      # the weight stream: column parameters, then columns of Ti weights
     K_COLUMNS = 1    # kv memory, one key per column
     V_ROWS = 2       # kv memory, one key per row
+    BYPASS = 3       # nothing: words of the residual stream go past the array to the drain; column parameters from the weight stream
 
 
 class Dst(IntEnum):
@@ -86,8 +87,10 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2), ("limit", 16),
     ("operand", 2), ("op_base", 16), ("op_period", 4),
     ("follow", 2), ("keys_follow", 1), ("first", 12),
+    ("rms", 1),
 )
 WORD_BITS = 512
+ADDRESSES = 1 << dict(FIELDS)["dst_base"]
 OFFSETS: dict[str, int] = {}
 _position = 0
 for _name, _bits in FIELDS:
@@ -120,12 +123,14 @@ class Instr:
     limit            SCORE: only the first ``limit + t`` keys count for the maximum of row t; EXP: the others weigh 0; 0: all count
     follow, first    what its tokens are of a sequence whose length a run says (`Follow`, `followed`)
     keys_follow      and its keys are those of this sequence
+    rms              NORM: the mean counts as 0 (numerics.norm_coefficients of a total of 0)
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
     w4               the weights in the stream have 4 bits: a vector holds twice as many columns, low nibble first
     wide             the streamed operand has 16 bits: each tile is passed twice, by the high halves of all tokens, then by the low ones.
                      ACT: the low halves of a chunk are ``src_stride`` words behind the high ones
+                     BYPASS: the words have 16 bits, and pass once
     plane            ACT: what is stored of a 16-bit result (`Half`)
     mean             OUT: accumulators of all tokens are added up, one word per output tile leaves; else one per token
     operand          what the words of the operand memory do to a result (`Operand`): those of output tile 0 from word op_base on, a word a
@@ -198,6 +203,7 @@ class Instr:
     follow: int = 0
     keys_follow: int = 0
     first: int = 0
+    rms: int = 0
     note: str = ""
 
     def encode(self) -> int:

@@ -11,6 +11,7 @@ import gated_nets
 import masked_nets
 from moe_loops import LOOPS
 from moe_spellings import SPELLINGS, TOP_1
+import norm_nets
 from onnx_nets import CLASSES, DIM, Net, result, vit
 import pooled_nets
 import quantized_nets
@@ -39,6 +40,11 @@ def pooling(folder: Path, spelling: str, queries: int) -> Path:
     chosen = pooled_nets.SPELLINGS.get(spelling) or pooled_nets.OF_TOKENS[spelling][0]
     made = pooled_nets.pooled(Net(pooled_nets.opset(chosen)), chosen, queries)
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
+def normed(folder: Path, **options) -> Path:
+    made, outputs = norm_nets.encoder(**options)
+    return made.save(folder / "net.onnx", outputs, [1, norm_nets.CLASSES])
 
 
 def masked(folder: Path, spelling: str) -> Path:
@@ -79,7 +85,11 @@ FORMS: dict[str, dict[str, Form]] = {
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),
         "head on the mean of all tokens": partial(net, pool="mean"),
-        "head on the mean of the patches": partial(net, pool="mean of patches"), "opset 13": partial(net, opset=13, norm=True, act="erf")},
+        "head on the mean of the patches": partial(net, pool="mean of patches"), "opset 13": partial(net, opset=13, norm=True, act="erf"),
+        "norms behind the sums (BERT)": partial(normed, place="post"), "and behind the embedding": partial(normed, place="embedded"),
+        "norms behind the branches (Swin v2)": partial(normed, place="respost"), "on both sides of the branches": partial(normed, place="sandwich"),
+        "RMSNorm, behind the sums": partial(normed, place="post", norm="rms"), "SimplifiedLayerNormalization": partial(normed, place="pre", norm="rms simplified"),
+        "RMSNorm written out": partial(normed, place="sandwich", norm="rms pow")},
     "A convolution first, cut into windows by the host": {
         "patches side by side": partial(first_layer, size=(3, 8, 8), kernel=(4, 4), places=4, strides=[4, 4]),
         "overlapping, with a border of zeros (Segformer, PVT)": partial(first_layer, size=(3, 16, 16), kernel=(7, 7), places=16, strides=[4, 4], pads=[3] * 4),

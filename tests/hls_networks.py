@@ -15,6 +15,7 @@ from hwgen.engines.hls.experts import Experts, Router
 from hwgen.engines.hls.plan import Plan, plan
 from hwgen.engines.hls.products import Features, Head, LinearActivated, LinearGated, LinearMultiplied, LinearResidual, Product, behind
 from hwgen.engines.hls.project import tables
+from hwgen.engines.hls.scale import Scaled
 from hwgen.engines.hls.start import LayerNorm, Rescaled, ResidualInit, Tokens
 from hwgen.functions import Act
 from hwgen.paths import data_dir
@@ -26,11 +27,11 @@ from hwgen.steps.step import Quantized
 from hwgen.tools import cxx
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE",
-         "CONSTANT")
+         "CONSTANT", "SCALE")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
-          "wide_source", "wide_result", "frac", "causal", "operand", "follows")       # of hwgen::Step
+          "wide_source", "wide_result", "frac", "causal", "operand", "follows", "rms", "fresh", "stream")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64,
           "operand_words": 512}
@@ -82,6 +83,9 @@ def _fields(step: Call) -> list[int]:
     for role in ("dst", "src"):
         if role in step.operands:
             found |= {"tokens": step.operands[role].tokens, "in_channels": step.operands[role].channels}
+    found |= {"rms": int(step.rms), "fresh": int(step.fresh), "stream": step.written}
+    if isinstance(step, (LayerNorm, Scaled)):
+        found |= {"src": step.read}
     if isinstance(step, Product):
         span = step.source.tokens
         found |= {"src": step.src.address + span.start, "rows": span.count, "dst_tokens": span.count, "out_channels": step.channels}
@@ -94,6 +98,11 @@ def _fields(step: Call) -> list[int]:
         case LayerNorm():
             feed = part(step.steps[0], Normalize)
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
+        case Scaled():
+            feed, place, channels = part(step.steps[0], Normalize), step.target_rows, step.source.channels.count
+            found |= dict(tokens=step.source.tensor.tokens, in_channels=channels, out_channels=channels, eps=feed.eps, **_factor("first", feed.mean),
+                          **_factor("out", feed.out), keys=step.source.tokens.start, rows=step.source.tokens.count,
+                          first_token=place.tokens.start, dst_tokens=place.tensor.tokens)
         case LinearActivated():
             found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step), "frac": part(step.steps[0], Table).x.frac}
         case LinearMultiplied():

@@ -18,13 +18,14 @@ from hwgen.steps.step import Quantized
 def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
-                 channels: int = 1, pool: str = "select", causal: bool = False) -> Model:
+                 channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
-    act: of every block, or of one after the other in turn. causal: no token sees one behind it.
+    act: of every block, or of one after the other in turn. causal: no token sees one behind it. norms: "pre", "post" (behind each sum),
+    "respost" (behind each branch) or "sandwich" (on both sides of it), with gammas of both signs; rms: they take no mean off.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -42,7 +43,10 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         return draw(f"{name}.w", experts, k, n, gain=1 / np.sqrt(k)), draw(f"{name}.b", experts, n, gain=0.1)
 
     def norm(name, x):
-        return ops.LayerNorm(name, name, x, draw(f"{name}.g", dim, gain=0.2, offset=1.0), draw(f"{name}.b", dim, gain=0.2),
+        gamma = draw(f"{name}.g", dim, gain=0.2, offset=1.0)
+        if norms != "pre":
+            gamma = np.where(np.arange(dim) % 5 == 2, -gamma, gamma)
+        return (ops.RMSNorm if rms else ops.LayerNorm)(name, name, x, gamma, draw(f"{name}.b", dim, gain=0.2),
                             1e-5)
 
     first = 1 if class_token else 0
@@ -56,33 +60,42 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             nodes.append(ops.ConcatTokens("concat", "concat", "embed", draw("cls", 1, dim, gain=0.5)))
         nodes.append(ops.AddConst("pos", "r0", nodes[-1].output, draw("pos", tokens, dim, gain=0.5)))
         state = "r0"
+
+        def normed(name: str, value: str, *places: str, nodes: list[Node] = nodes) -> str:
+            """The norm of a value, where norms stand there."""
+            if norms not in places:
+                return value
+            nodes.append(norm(name, value))
+            return name
+
         for i, kind in enumerate(blocks):
             b, function = f"block{i}", acts[i % len(acts)]
-            nodes.append(norm(f"{b}.norm1", state))
+            read = normed(f"{b}.norm1", state, "pre", "sandwich")
             for letter, gain in (("q", 1.5), ("k", 1.5), ("v", 1.0)):
-                nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", f"{b}.norm1",
-                                       *matrix(f"{b}.{letter}", dim, dim, gain)))
+                nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, *matrix(f"{b}.{letter}", dim, dim, gain)))
             nodes.append(ops.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q", f"{b}.k", f"{b}.v", heads,
                                       (dim // heads) ** -0.5, causal))
             nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", dim, dim)))
-            nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, f"{b}.proj"))
-            nodes.append(norm(f"{b}.norm2", f"{b}.mid"))
+            nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, normed(f"{b}.behind1", f"{b}.proj", "respost", "sandwich")))
+            state = normed(f"{b}.post1", f"{b}.mid", "post")
+            read = normed(f"{b}.norm2", state, "pre", "sandwich")
             if kind == "m":
                 inner = expert_hidden or hidden
-                nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", *matrix(f"{b}.gate{task}", dim, experts),
+                nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", read, *matrix(f"{b}.gate{task}", dim, experts),
                                     *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
                                     renormalize))
             elif kind in "gb":
-                nodes += [ops.Linear(f"{b}.{part}", f"{b}.{part}", f"{b}.norm2", *matrix(f"{b}.{part}", dim, hidden)) for part in ("gate", "up")]
+                nodes += [ops.Linear(f"{b}.{part}", f"{b}.{part}", read, *matrix(f"{b}.{part}", dim, hidden)) for part in ("gate", "up")]
                 nodes += [ops.Activation(f"{b}.act", f"{b}.looked", f"{b}.gate", function)] if kind == "g" else []
                 nodes.append(ops.Multiply(f"{b}.mul", f"{b}.hidden", f"{b}.looked" if kind == "g" else f"{b}.gate", f"{b}.up"))
                 nodes.append(ops.Linear(f"{b}.down", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
             else:
-                nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", f"{b}.norm2", *matrix(f"{b}.fc1", dim, hidden)))
+                nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", read, *matrix(f"{b}.fc1", dim, hidden)))
                 nodes.append(ops.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", function))
                 nodes.append(ops.Linear(f"{b}.fc2", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
-            nodes.append(ops.Add(f"{b}.add2", f"{b}.out", f"{b}.mid", f"{b}.mlp"))
-            state = f"{b}.out"
+            branch = f"{b}.mlp" if kind == "m" else normed(f"{b}.behind2", f"{b}.mlp", "respost", "sandwich")
+            nodes.append(ops.Add(f"{b}.add2", f"{b}.out", state, branch))
+            state = normed(f"{b}.post2", f"{b}.out", "post")
         nodes.append(norm("norm", state))
         nodes.append(ops.Select("pool", "pool", "norm", tokens - 1 if causal else 0) if pool == "select" else ops.Mean("pool", "pool", "norm", first))
         nodes.append(ops.Linear("head", "head", "pool", *matrix(f"head{task}", dim, width)))

@@ -134,6 +134,30 @@ def rms(net: Net, x: str) -> str:
     return net.op("Div", x, net.op("Sqrt", net.op("Add", mean(net, net.op("Mul", x, x)), net.const(EPS))))
 
 
+RMS = {
+    "Div": rms, "reciprocal": lambda net, x: net.op("Mul", x, net.op("Reciprocal", net.op("Sqrt", net.op(
+        "Add", mean(net, net.op("Mul", x, x)), net.const(EPS))))),
+    "power of two": lambda net, x: net.op("Div", x, net.op("Sqrt", net.op("Add", mean(net, net.op("Pow", x, net.const(2.0))), net.const(EPS)))),
+    "power of minus a half": lambda net, x: net.op("Mul", x, net.op("Pow", net.op("Add", mean(net, net.op("Mul", x, x)), net.const(EPS)),
+                                                                    net.const(-0.5))),
+    "one over": lambda net, x: net.op("Mul", net.op("Div", net.const(1.0), net.op("Sqrt", net.op("Add", mean(net, net.op("Mul", x, x)), net.const(EPS)))), x),
+    "sum of squares": lambda net, x: net.op("Div", x, net.op("Sqrt", net.op("Add", net.op("Div", mean(net, x, "ReduceSumSquare"), net.const(K)),
+                                                                            net.const(EPS)))),
+}
+
+
+@pytest.mark.parametrize("opset", [11, 17, 20])
+@pytest.mark.parametrize("spelling", RMS)
+def test_an_rms_norm(path, spelling, opset):
+    """With a factor for each channel behind it, and an offset."""
+    net = Net(opset)
+    y = RMS[spelling](net, net.linear(tokens(net), K, K))
+    net.linear(net.op("Add", net.op("Mul", y, net.random(K)), net.random(K)), K, K)
+    graph = accepted(net, path)
+    assert kinds(graph) == ["Linear", "RMSNorm", "Linear"]
+    assert next(node.eps for node in graph.nodes if isinstance(node, ops.RMSNorm)) == pytest.approx(EPS, rel=1e-5)
+
+
 def outside(net: Net, x: str) -> str:
     return net.op("Div", centered(net, x), net.op("Add", net.op("Sqrt", variance(net, x)), net.const(EPS)))
 
@@ -143,8 +167,7 @@ def of_tokens(net: Net, x: str) -> str:
     return net.op("Div", c, net.op("Sqrt", net.op("Add", mean(net, net.op("Mul", c, c), axis=1), net.const(EPS))))
 
 
-NEAR = {"RMS": (rms, "is an RMS norm"), "RMS by a reciprocal": (lambda net, x: net.op("Mul", x, net.op("Reciprocal", net.op("Sqrt", net.op(
-    "Add", mean(net, net.op("Mul", x, x)), net.const(EPS))))), "is an RMS norm"),
+NEAR = {
     "epsilon outside": (outside, "looks like a LayerNorm, but computes something else"),
     "over tokens": (of_tokens, "averages over axes [1], not the last")}
 

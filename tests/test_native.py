@@ -29,9 +29,10 @@ DEEP = {"act_words": 2048, "kv_words": 1024, "score_words": 2048, "res_words": 5
 # Each engine is one Verilator build, with memories deeper than any of the networks below needs.
 ENGINES = {
     "8x8": {"ti": 8, "to": 8, "axi_data_bits": 64, "options": ROUTER},
-    "16x8, no router, SiLU, causal": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0, "causal": True} | DEEP},
+    "16x8, no router, SiLU, causal": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0, "causal": True, "wide": True,
+                                                                                              "bypass": True, "rms": True} | DEEP},
     "32x16, packed, two columns a cycle, 4-bit weights": {"ti": 32, "to": 16, "axi_data_bits": 512, "packed": True, "load_columns": 2,
-                                                          "options": dict(w4=True, **ROUTER)},
+                                                          "options": dict(w4=True, wide=True, bypass=True, **ROUTER)},
 }
 SMALL, PLAIN, WIDE = ENGINES
 
@@ -62,6 +63,10 @@ NETWORKS = {
                                                         "pool": "mean"}, {"score_words": 16}),
     "hidden values of 30 of 100 tokens at a time": (PLAIN, {"seed": 27, "tokens": 100, "blocks": "dd", "act": Act.SILU}, {"token_block": 30}),
     "causal, batch of three": (PLAIN, {"seed": 26, "tokens": 27, "blocks": "dd", "act": Act.SILU, "causal": True}, {"batch": 3}),
+    "norms behind the sums": (PLAIN, {"seed": 27, "tokens": 66, "dim": 40, "blocks": "dd", "act": Act.SILU, "norms": "post"}, {}),
+    "RMS norms on both sides of the branches, batch of two": (PLAIN, {"seed": 28, "tokens": 33, "dim": 36, "heads": 3, "blocks": "d", "act": Act.SILU,
+                                                                      "norms": "sandwich", "rms": True}, {"batch": 2}),
+    "packed, norms behind the branches, experts": (WIDE, {"seed": 29, "blocks": "dm", "dim": 72, "norms": "respost", "classes": (10, 2)}, {}),
     "two functions": (PLAIN, {"seed": 22, "tokens": 66, "dim": 16, "hidden": 24, "blocks": "dd", "act": (Act.SILU, Act.RELU)}, {}),
     "three functions, two tasks": (PLAIN, {"seed": 23, "tokens": 65, "dim": 16, "hidden": 24, "blocks": "dddd", "classes": (3, 4),
                                            "act": (Act.SILU, Act.RELU, Act.GELU, Act.RELU)}, {}),

@@ -15,7 +15,7 @@ from hwgen.matching.trial import Match
 from hwgen.ops.operator import Operator, Spellings
 from hwgen.ops.registry import operators, rules, spellings
 
-MACHINERY = {"affine", "masks", "mixture", "operands", "operator", "registry", "routing", "spelled_activation", "spelled_norm"}             # files that hold no operator
+MACHINERY = {"affine", "joined", "masks", "mixture", "operands", "operator", "registry", "routing", "spelled_activation", "spelled_norm"}             # files that hold no operator
 
 
 def forgotten(operator: type[Operator]) -> list[str]:
@@ -45,7 +45,7 @@ def test_an_operator_says_all_of_itself(operator):
 def test_every_file_that_holds_no_machinery_holds_an_operator():
     files = {path.stem for path in Path(ops.__file__).parent.glob("*.py")} - {"__init__"}
     assert {operator.__module__.rpartition(".")[2] for operator in operators()} == files - MACHINERY
-    assert set(operators()) <= set(Operator.__subclasses__())
+    assert all(issubclass(known, Operator) for known in operators())
 
 
 def test_what_an_operator_forgets_is_named():

@@ -48,7 +48,8 @@ def networks(draw) -> dict:
     return {"seed": draw(st.integers(0, 99)), "tokens": draw(st.integers(2, 11)), "heads": heads, "dim": heads * draw(st.integers(3, 12)),
                 "hidden": draw(st.integers(3, 40)), "experts": experts, "top_k": draw(st.integers(1, min(experts, 4))),
                 "blocks": draw(st.text("dm", min_size=1, max_size=2)), "class_token": draw(st.booleans()),
-                "pool": draw(st.sampled_from(["select", "mean"])), "causal": draw(st.booleans()), "part": draw(st.integers(0, 99)), "words": draw(st.booleans())}
+                "pool": draw(st.sampled_from(["select", "mean"])), "causal": draw(st.booleans()),
+                "norms": draw(st.sampled_from(["pre", "post", "respost", "sandwich"])), "rms": draw(st.booleans()), "part": draw(st.integers(0, 99)), "words": draw(st.booleans())}
 
 
 def drawn(options: dict, images: int) -> tuple[Network, np.ndarray]:
@@ -118,7 +119,7 @@ def test_a_norm_of_a_state_that_is_gone():
     fused = fuse_norms(late_reader)
     verify(fused)
     (kept,) = (step for step in fused.steps if step.sink.tensor == first.sink.tensor)
-    assert isinstance(kept.feed, Normalize) and kept.weights is not None and [s.name for s in fused.steps].index(kept.name) < late
+    assert isinstance(kept.feed, Normalize) and not kept.tile.mixes and [s.name for s in fused.steps].index(kept.name) < late
     words = quantize_input(network, random_images(random_model(blocks="dd"), 2))
     np.testing.assert_array_equal(outputs(fused, words)["logits"], outputs(late_reader, words)["logits"])
 

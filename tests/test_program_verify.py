@@ -96,7 +96,6 @@ def test_a_wide_operand_needs_both_halves():
     (MATMUL, {"k_hi": 9}, "k_hi = 9 is not in 1..8"), (MATMUL, {"k_lo": 8}, "k_lo = 8 is not in 0..7"), (MATMUL, {"step": 0}, "step = 0"),
     (MATMUL, {"slack": 4}, "slack = 4 is not in 0..3"), (MATMUL, {"dst_group": 1}, "dst_group = 1 is not in 0..0"),
     (MATMUL, {"shift": 63}, "shift = 63 is not in 0.."), (MATMUL, {"pred": 1, "task": 2}, "runs for task 2 of 2"),
-    (MATMUL, {"dst": int(Dst.RES_SET)}, "starts the residual stream, which only a stream does"),
     (VALUES, {"k_lo": 7, "k_hi": 7, "k_tiles": 1}, "lanes 7 to 7 of the one reduction tile are none"),
     (MATMUL, {"column_params": 0}, "come with the weight stream"), (SCORES, {"column_params": 1}, "come with the weight stream"),
     (MATMUL, {"w4": 1}, "come with the weight stream, of an engine that has them"), (SCORES, {"stat_count": 0}, "0 keys do not fit"),
@@ -166,6 +165,22 @@ def with_plain(network):
     def plain(tensor):
         return replace(tensor, sequence=False)
     return replace(network, steps=with_tensors(network.steps, plain), outputs=with_tensors(network.outputs, plain))
+
+
+POST = make(blocks="d", norms="post", rms=True)
+PAST = {"stat": int(Stat.BYPASS)}
+
+
+@pytest.mark.parametrize("where, fields, config, text", [
+    (PAST, {}, {"bypass": False}, "the engine has no such way"), (PAST, {"k_tiles": 2}, {}, "which words of the residual stream do"),
+    (PAST, {"src": int(Src.ACT), "rms": 0}, {}, "which words of the residual stream do"), (PAST, {"act": 1, "to16": 1}, {}, "without an activation"),
+    (PAST, {"dst": int(Dst.OUT), "mean": 1}, {}, "goes past the array to OUT"), (PAST, {"column_params": 0}, {}, "come with the weight stream"),
+    (NORM, {"rms": 1}, {"rms": False}, "the engine always takes it off"), (MATMUL, {"rms": 1}, {}, "leaves the mean out, and does not normalise"),
+    (PAST, {"src_row": 9}, {}, "never written")])
+def test_words_past_the_array(where, fields, config, text):
+    verify(POST)
+    program = replace(POST, config=replace(POST.config, **config))
+    assert text in refusal(changed(program, place(program, **where), **fields)).message
 
 
 def test_functions():

@@ -284,7 +284,7 @@ def case(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    options = {"max_experts": 4, "max_top_k": 2, "activation": "gelu", "program_words": 128, "wide": True}
+    options = {"max_experts": 4, "max_top_k": 2, "activation": "gelu", "program_words": 128, "wide": True, "bypass": True}
     return native_builds.Engine(tmp_path_factory.mktemp("rtl"), 8, 8, 64, options)
 
 

@@ -162,7 +162,7 @@ void online_softmax()
 template <unsigned L>
 void layer_norm()
 {
-    hwgen::LayerNormJob job{next_size(), next_size(), 7, next(), {}, {}, false, false};
+    hwgen::LayerNormJob job{next_size(), next_size(), 7, next(), {}, {}, false, false, 0, false};
     job.inverse = next_factor();
     job.out = next_factor();
     load<L>(memories<L>.residual, 0, job.tokens, job.channels);
@@ -288,7 +288,7 @@ void patch_embed()
         words.push_back(stream.read());
     }
     hwgen::load_patches<Config<L>>(words.data(), {1, count, count}, memories<L>.act, 5);
-    hwgen::load_residual<Config<L>>(stream, {1, count, count}, false, memories<L>.residual);
+    hwgen::load_residual<Config<L>>(stream, {1, count, count}, false, 0, memories<L>.residual);
     store<L>(memories<L>.act, 5, tokens, channels);
     store<L>(memories<L>.residual, 0, tokens, channels);
 }

@@ -3,7 +3,8 @@
     product    for each output tile: column parameters (8 bytes a column: bias int32, multiplier uint16, shift in 6 bits, code of the
                multiplier behind an activation in 10; little endian, padded to whole vectors), then for each reduction tile ``to`` columns
                of ``ti`` weights; narrow weights two in a byte, low nibble first. The bias of a
-               16-bit operand gives back what its low half is less (`numerics.planes`)
+               16-bit operand gives back what its low half is less (`numerics.planes`). Of words that go past the array only the
+               parameters, for each tile those of as many columns as lie in one word
     constant   int8 or int16 [T, D]: for each output tile and token ``to`` values, in one vector or two
     input      int8 [T, K], the frame's input: for each output tile and token one vector of ``to`` values; int16 [T, K]: as a constant
 """
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from ..steps.param import UNIT
 from ..steps.step import Step
 
 SECOND = 6          # the code of the second multiplier lies above the bits of the shift
+TURN = 15           # of words that go past the array: whether the complement is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
     """Stream of a step with stationary weights. pack: narrow weights two in a byte."""
     tile = step.weights
     if tile is None:
-        raise ValueError(f"step {step.name!r} has no weights")
+        return _heads(step, shape, math.gcd(shape.ti, shape.to)).tobytes()
     rows, (columns, width) = step.source.positions, columns_of(step)
     k_tiles, n_tiles = -(-(int(rows.max()) + 1) // shape.ti), -(-width // shape.to)
     padded = np.zeros((k_tiles * shape.ti, n_tiles * shape.to), INT8.dtype)
@@ -43,14 +46,21 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
     if pack and tile.format.bits < INT8.bits:
         mask = (1 << tile.format.bits) - 1
         tiles = (tiles[:, 0::2] & mask | (tiles[:, 1::2] & mask) << tile.format.bits).astype(INT8.dtype)
-    entries = np.zeros(n_tiles * shape.to, np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "<u2")]))
+    return np.concatenate([_heads(step, shape, shape.to), tiles.view(np.uint8)], axis=1).tobytes()
+
+
+def _heads(step: Step, shape: Shape, lanes: int) -> np.ndarray:
+    """The column parameters, uint8 [output tiles of ``lanes`` columns, bytes of whole vectors]."""
+    columns, width = columns_of(step)
+    entries = np.zeros((-(-width // lanes), shape.to), np.dtype([("bias", "<i4"), ("mult", "<u2"), ("shift", "<u2")]))
     params = _params(step)
-    for field, values in (("bias", tile.passed_bias(step)), ("mult", params["mult"]), ("shift", params["shift"] | params["second"] << SECOND)):
-        entries[field][columns] = values
+    shift = params["shift"] | params["second"] << SECOND | params["turn"] << TURN
+    for field, values in (("bias", params["bias"]), ("mult", params["mult"]), ("shift", shift)):
+        entries[field][columns // lanes, columns % lanes] = values
     size = entries.itemsize * shape.to
-    head = np.zeros((n_tiles, -(-size // shape.vector) * shape.vector), np.uint8)
-    head[:, :size] = entries.view(np.uint8).reshape(n_tiles, -1)
-    return np.concatenate([head, tiles.view(np.uint8)], axis=1).tobytes()
+    head = np.zeros((len(entries), -(-size // shape.vector) * shape.vector), np.uint8)
+    head[:, :size] = entries.view(np.uint8).reshape(len(entries), -1)
+    return head
 
 
 def columns_of(step: Step) -> tuple[np.ndarray, int]:
@@ -58,12 +68,14 @@ def columns_of(step: Step) -> tuple[np.ndarray, int]:
     columns for it. A router's result is not stored."""
     if step.routes:
         return np.arange(step.columns), step.columns
-    return step.sink.positions - step.sink.position, step.sink.width if step.weights is not None else step.sink.channels.count
+    return step.sink.positions - step.sink.position, step.sink.width if step.tile.by_columns else step.sink.channels.count
 
 
 def _params(step: Step) -> dict[str, np.ndarray | np.integer]:
     """What stages have for the columns; times one where the accumulators leave as they are."""
-    found: dict[str, np.ndarray | np.integer] = {"mult": np.int64(UNIT.mult), "shift": np.int64(UNIT.shift), "second": np.int64(0)}
+    rest = {"mult": UNIT.mult, "shift": UNIT.shift, "second": 0, "turn": 0}
+    found: dict[str, np.ndarray | np.integer] = {name: np.int64(value) for name, value in rest.items()}
+    found |= step.tile.parameters(step)
     for stage in step.drain:
         found |= stage.columns
     return found

@@ -2,7 +2,7 @@
 
     operator.py   what a file here must hold; registry.py finds them and makes the table of rules
     operands.py   how a rule reads whole values; affine.py, factors and offsets that go into the weights of the node before
-    embed.py      PatchEmbed          linear.py      Linear            norm.py       LayerNorm
+    embed.py      PatchEmbed          linear.py      Linear            norm.py       LayerNorm, RMSNorm
     activation.py Activation          attention.py   Attention         moe.py        MoE
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
     select.py     Select              slice.py       Slice
@@ -22,7 +22,7 @@ from .linear import Linear
 from .mean import Mean
 from .moe import MoE
 from .multiply import Multiply
-from .norm import LayerNorm
+from .norm import LayerNorm, RMSNorm
 from .pool import AttentionPool
 from .position import AddConst
 from .residual import Add
@@ -31,4 +31,4 @@ from .slice import Slice
 from .tokens import ConcatTokens
 
 __all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE", "Multiply",
-           "PatchEmbed", "Select", "Slice"]
+           "PatchEmbed", "RMSNorm", "Select", "Slice"]

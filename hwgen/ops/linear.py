@@ -84,11 +84,12 @@ class Linear(Operator):
         to.product(output, self, x.view, w, (Requant(w.factor, drained), *table), out.view())
         to.define(output, out)
 
-    def lower_update(self, to: Lowering, x: Lowered, output: str, place: View, start: bool) -> None:
-        """The step that adds its result to a residual stream, which is then ``output``. start: it is the embedding the stream starts with."""
+    def lower_update(self, to: Lowering, x: Lowered, output: str, place: View, start: bool, fresh: bool = False) -> None:
+        """The step that adds its result to a residual stream, which is then ``output``. start: it is the embedding the stream starts with;
+        fresh: without a constant."""
         w = to.weights(self, "embedding" if start else "linear", x, self.weight, self.bias, place.tensor.scale,
                        narrow=to.precision.narrow_linear and not start)
-        to.update(output, self, x.view, w, place)
+        to.update(output, self, x.view, w, place, fresh)
 
     @classmethod
     def spellings(cls) -> Spellings:

@@ -1,9 +1,9 @@
-"""LayerNorm: each token with mean 0 and deviation 1, then a factor and an offset a channel."""
+"""LayerNorm: each token with mean 0 and deviation 1, then a factor and an offset a channel. RMSNorm: the same without the mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,20 +11,33 @@ import numpy as np
 from ..graph import Array, Inner, Role, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
-from ..steps.format import INT8
+from ..steps.format import INT8, WIDE, Format
 from ..steps.stages import Identity, Normalize
 from ..steps.stages.normalize import EPS_BITS, least_eps
 from ..steps.step import Step
+from ..steps.tensor import Tensor
 from .mean import Mean
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
 from .spelled_norm import WHOLE, spelled_norm
 
 if TYPE_CHECKING:
+    from ..quantizer.lowered import Lowered
     from ..quantizer.lowering import Lowering
 
 
 FLAT = 64               # D**2 / FLAT is D**2 times the variance of a token whose channels deviate by an eighth of a unit: noise of rounding
+
+
+@dataclass(frozen=True)
+class Past:
+    """How a norm becomes a value of its own: ``feed`` gives its words, in ``unit``, as long as the state it reads is the ``version``-th of its
+    stream; words: the same in the activation memory."""
+
+    feed: Normalize
+    unit: float
+    version: int
+    words: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +50,8 @@ class LayerNorm(Operator):
     eps: float
 
     BY_TOKEN: ClassVar[bool] = True
+    RMS: ClassVar[bool] = False
+    """Whether the mean counts as 0."""
 
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
@@ -49,7 +64,7 @@ class LayerNorm(Operator):
         return y
 
     def _normalized(self, x: Array) -> Array:
-        centered = x - x.mean(-1, keepdims=True)
+        centered = x if self.RMS else x - x.mean(-1, keepdims=True)
         normalized: Array = centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + self.eps)
         return normalized
 
@@ -57,29 +72,42 @@ class LayerNorm(Operator):
         return {"gamma": self.gamma * scale, "beta": self.beta * scale + shift}
 
     def lower(self, to: Lowering) -> None:
-        """A step; gamma and beta go into the linear maps that read it."""
+        """A step that normalises the residual stream; gamma and beta go into the linear maps that read it. Where its result is added to a stream, or
+        starts one, it also goes past the array."""
         state = to.states.get(self.x)
         if state is None or state.mean:
             raise self.fail("normalises the mean of tokens, the engine normalises each token" if isinstance(to.producers.get(self.x), Mean)
                             else f"normalises {self.x!r}, which is not the residual stream", hint=SUPPORTED)
-        residual, scale, form = state.tensor, to.scale(self.output, Role.NORM), to.form(self.output)
+        gamma, beta = np.asarray(self.gamma, np.float64), np.asarray(self.beta, np.float64)
+        kept, read = to.uses[self.output]
+        if read:
+            _, words = self._words(to, state, self.output, to.scale(self.output, Role.NORM), to.form(self.output))
+            to.define(self.output, words, gamma=gamma, beta=beta, tokens=state.tokens)
+        if kept:
+            unit = to.wide_unit(self.output, Role.NORM)
+            feed, words = self._words(to, state, to.fresh(f"{self.output}.int16"), unit, WIDE)
+            to.norms[self.output] = replace(state, gamma=gamma, beta=beta, past=Past(feed, unit, to.versions[state.tensor.name], words))
+
+    def _words(self, to: Lowering, state: Lowered, value: str, unit: float, form: Format) -> tuple[Normalize, Tensor]:
+        """The step that gives the normalised words of a state; its feed and what it gives."""
+        residual = state.tensor
         dim = residual.channels
         units = self.eps * (dim / residual.scale) ** 2
         if not units < (1 << EPS_BITS) - 1:                       # nor infinite, nor NaN
             raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {residual.scale:.3g}",
                             hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
         half = 1 if form == INT8 else 1 << INT8.bits                  # of 16 bits the unit of the high one
-        out = to.factor(self, "normalise", dim / (16 * scale * half))
+        out = to.factor(self, "normalise", dim / (16 * unit * half))
         least = least_eps(out, form)                                  # counts for tokens whose channels are all but alike
-        feed = Normalize(max(least, round(units)), to.factor(self, "16 / D", 16 / dim), out, form)
-        words = to.activations(self.output, residual.tokens, dim, scale, form)
-        step = Step(self.output, self.name, feed, Identity(), (words.view(),), residual.view())
+        feed = Normalize(max(least, round(units)), to.factor(self, "16 / D", 16 / dim), out, form, self.RMS)
+        words = to.activations(value, residual.tokens, dim, unit, form)
+        step = Step(value, self.name, feed, Identity(), (words.view(),), residual.view())
         if (wrong := feed.wrong(step)) or least > max(1, dim * dim // FLAT):
-            raise self.fail(f"has a result in units of {scale:.3g}, which does not fit what it normalises, in units of {residual.scale:.3g}: "
+            raise self.fail(f"has a result in units of {unit:.3g}, which does not fit what it normalises, in units of {residual.scale:.3g}: "
                             f"{wrong or f'eps would grow to {least:,} units'}",
                             hint="give its result another scale or method by --quant, or calibrate with other images")
         to.emit(step)
-        to.define(self.output, words, gamma=np.asarray(self.gamma, np.float64), beta=np.asarray(self.beta, np.float64), tokens=state.tokens)
+        return feed, words
 
     @classmethod
     def spellings(cls) -> Spellings:
@@ -87,8 +115,20 @@ class LayerNorm(Operator):
                          dict.fromkeys(("Div", "Pow", "Reciprocal", "ReduceMean", "ReduceSumSquare", "Sqrt", "Sub"), "a LayerNorm"), rank=1)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class RMSNorm(LayerNorm):
+    """``x / sqrt(mean(x * x) + eps) * gamma + beta``, of the last dimension."""
+
+    RMS: ClassVar[bool] = True
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        """Written out it is found where a LayerNorm is."""
+        return Spellings({"RMSNormalization": (layer_norm,)})
+
+
 def layer_norm(op: Op, trial: Trial) -> Match | None:
-    """The LayerNormalization operator over the last dimension."""
+    """The operators LayerNormalization and RMSNormalization over the last dimension."""
     view, gamma, beta = op.operand(0), op.constant(1), op.constant(2)
     axis = op.attrs.get("axis", -1)
     if not isinstance(view, View) or axis not in (-1, len(view.shape) - 1):
@@ -106,16 +146,18 @@ def _norm(op: Op, trial: Trial, view: View, gamma: Array, beta: Array, eps: floa
         return None
     if x.factor <= 0:
         raise Mismatch(f"normalises its input times {x.factor:.6g}", op.name)
-    node = LayerNorm(op.name, op.outputs[0], x.value, trial.array(gamma), trial.array(beta), eps / x.factor ** 2)
+    kind = RMSNorm if op.kind == "RMSNormalization" else LayerNorm
+    node = kind(op.name, op.outputs[0], x.value, trial.array(gamma), trial.array(beta), eps / x.factor ** 2)
     return Match((node,), in_order(*x.shape))
 
 
 def spelled(op: Op, trial: Trial) -> Match | None:
-    """A norm written out -> LayerNorm."""
+    """A norm written out -> LayerNorm or RMSNorm."""
     found = spelled_norm(op, trial)
     if found is None:
         return None
     for part in found.parts:
         trial.absorb(part)
-    node = LayerNorm(op.name, op.outputs[0], found.bound.value, trial.array(found.gamma), trial.array(found.beta), found.eps)
+    kind = RMSNorm if found.rms else LayerNorm
+    node = kind(op.name, op.outputs[0], found.bound.value, trial.array(found.gamma), trial.array(found.beta), found.eps)
     return Match((node,), found.positions)

@@ -1,4 +1,4 @@
-"""LayerNorm written out in other operators, whichever: recognised by what they compute, from one value, on tokens of several sizes."""
+"""LayerNorm and RMSNorm written out in other operators, whichever: recognised by what they compute, from one value, on tokens of several sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ SAME_EPS = 0.02                             # relative: a measured epsilon this 
 
 @dataclass(frozen=True, eq=False)
 class Spelled:
-    """``gamma * norm(view) + beta``, float64 [channels]. positions: where each element of the normalised ir value stands in the result."""
+    """``gamma * norm(view) + beta``, float64 [channels]. positions: where each element of the normalised ir value stands in the result.
+    rms: no mean is taken off."""
 
     bound: Bound
     gamma: Array
@@ -34,6 +35,7 @@ class Spelled:
     eps: float
     positions: Array
     parts: tuple[Op, ...]
+    rms: bool = False
 
 
 def spelled_norm(op: Op, trial: Trial) -> Spelled | None:
@@ -61,8 +63,8 @@ def spelled_norm(op: Op, trial: Trial) -> Spelled | None:
     tried = _Tried(near, op, trial, leaf, view, bound, place)
     if (fit := tried.fit(_centered)) is not None:
         return fit
-    if tried.fit(_plain) is not None:
-        raise Mismatch("is an RMS norm, which takes no mean off; supported is LayerNorm", op.name)
+    if (fit := tried.fit(_plain)) is not None:
+        return replace(fit, rms=True)
     if _looks_final(op, trial):
         _check_axes(op, near.ops)
         raise Mismatch("looks like a LayerNorm, but computes something else (an epsilon outside of the root, another variance)", op.name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..graph import Array
 from ..ops import Activation, Linear
+from ..ops.norm import Past
 from ..steps.tensor import Span, Tensor, View
 
 
@@ -14,7 +15,7 @@ class Lowered:
     """What a float value is in the integer network: ``tensor * scale * gamma + beta``, of ``tokens`` (a choice, or all), or their ``mean``.
 
     gamma, beta: of the LayerNorm, to be folded into the linear map that reads it. linear: a map of all that, still to be done; function:
-    of its result, too.
+    of its result, too. past: ``tensor`` is what the LayerNorm reads.
     """
 
     tensor: Tensor
@@ -24,6 +25,7 @@ class Lowered:
     mean: bool = False
     linear: Linear | None = None
     function: Activation | None = None
+    past: Past | None = None
 
     @property
     def view(self) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,15 +13,16 @@ import numpy as np
 
 from ..errors import ModelError, combined
 from ..graph import Array, Graph, Node, Role, Unit
-from ..ops import Activation, LayerNorm, Linear, MoE, Multiply, PatchEmbed
+from ..ops import Activation, Linear, MoE, Multiply, PatchEmbed
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, WEIGHTS, WIDE, Format
 from ..steps.param import Factor, Params
-from ..steps.stages import Add, Constant, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Stationary, Table
+from ..steps.passes.norms import drop_unread
+from ..steps.stages import Add, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Stationary, Table
 from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
-from . import lookup
+from . import lookup, residuals
 from .bias import Target
 from .calibration import FORMS, Range, Site
 from .lowered import Lowered
@@ -37,7 +39,8 @@ class Lowering:
     """Builds one `Network`. ``recipe``, ``method`` and ``ranges`` give scales, ``known`` maps values to sites, ``pool`` shares params.
 
     streams: the residual streams, and scales: real value of a unit of each. readers, producers, float_shapes: of the float values. What was
-    defined so far: operands; results, of linear maps that are done where they are added, looked up or leave; states, of streams.
+    defined so far: operands; results, of linear maps that are done where they are added, looked up or leave; states, of streams; norms, that are
+    added to a stream or start one.
     """
 
     def __init__(self, graph: Graph, streams: Sequence[Stream], scales: Sequence[float], ranges: dict[Site, Range],
@@ -55,6 +58,9 @@ class Lowering:
         self.operands: dict[str, Lowered] = {}
         self.results: dict[str, Lowered] = {}
         self.states: dict[str, Lowered] = {}
+        self.norms: dict[str, Lowered] = {}
+        self.uses = residuals.uses(graph)
+        self.versions: Counter[str] = Counter()             # of each residual stream, how often it was changed
         self.wrong: list[ModelError] = []                   # what does not fit
         self.lost: dict[str, ModelError] = {}               # value that is not there for that -> why
         self.residuals: dict[str, tuple[Stream, Tensor]] = {}
@@ -78,7 +84,7 @@ class Lowering:
                 self._attempt(partial(self._lower, unit), unit.inputs, unit.output)
         if self.wrong:
             raise combined(self.wrong)
-        return Network(self.graph.name, tuple(self.steps), tuple(self.outputs[name] for name in self.graph.outputs))
+        return drop_unread(Network(self.graph.name, tuple(self.steps), tuple(self.outputs[name] for name in self.graph.outputs)))
 
     def _attempt(self, lower: Callable[[], None], read: Sequence[str] = (), output: str = "", node: str | None = None) -> None:
         """Lower something that reads these values and gives ``output``; node: who is to blame, unless the error says it. The states of a
@@ -127,7 +133,7 @@ class Lowering:
         self.used.add(("value", value))
         if rule.scale is None:
             found = self.ranges[self.known[value], role]
-            return np.array([(found.maximum or 1.0) / WIDE_TOP if self.form(value) == WIDE else found.scale(rule.method or self.method)])
+            return np.array([self.wide_unit(value, role) if self.form(value) == WIDE else found.scale(rule.method or self.method)])
         units = np.asarray(rule.scale, np.float64)
         if units.size == 1:
             return units.reshape(1)
@@ -145,9 +151,12 @@ class Lowering:
         return self.ranges[self.known[value], role].form(*FORMS[unit], fine=self.recipe.value(result).fine)
 
     def form(self, value: str) -> Format:
-        """Of the integer image of a float value: 8 bits, or 16 by the recipe, and for a LayerNorm whose result is a state of a residual stream."""
-        normalised = value in self.residuals and isinstance(self.producers.get(value), LayerNorm)
-        return WIDE if normalised or self.recipe.value(value).bits == WIDE.bits else INT8
+        """Of the integer image of a float value: 8 bits, or 16 by the recipe."""
+        return WIDE if self.recipe.value(value).bits == WIDE.bits else INT8
+
+    def wide_unit(self, value: str, role: Role = Role.OUT) -> float:
+        """Of an image in 16 bits, by calibration."""
+        return (self.ranges[self.known[value], role].maximum or 1.0) / WIDE_TOP
 
     def narrow(self, node: Node, value: str, what: str) -> None:
         """``node`` takes ``value`` in 8 bits only. Raises ModelError where the recipe says 16."""
@@ -188,7 +197,7 @@ class Lowering:
 
     def choose(self, node: Node, value: str, tokens: Span, mean: bool = False) -> None:
         """``node`` is some tokens of ``value``, or their mean."""
-        for known in (self.operands, self.results, self.states):
+        for known in (self.operands, self.results, self.states, self.norms):
             if value in known:
                 whole = known[value].tokens or Span(0, known[value].tensor.tokens)
                 span = Span(whole.start + whole.step * tokens.start, tokens.count, whole.step * tokens.step)
@@ -210,7 +219,7 @@ class Lowering:
         name = self.fresh(f"{value}.int8")
         if name not in self.operands:
             self.known[name] = self.known[value]
-            replace(self._identity(value, operand), output=name).lower_with(self, operand, name)
+            replace(self.identity(value, operand.tensor.channels), output=name).lower_with(self, operand, name)
         return self.operands[name].view
 
     def no_mean(self, node: Node, value: str) -> ModelError:
@@ -222,10 +231,11 @@ class Lowering:
         if value in self.results:
             return self.results[value]
         operand = self.operands.get(value)
-        return None if operand is None else replace(operand, linear=self._identity(value, operand))
+        return None if operand is None else replace(operand, linear=self.identity(value, operand.tensor.channels))
 
-    def _identity(self, value: str, x: Lowered) -> Linear:
-        producer, channels = self.producers.get(value), x.tensor.channels
+    def identity(self, value: str, channels: int) -> Linear:
+        """A linear map that changes nothing."""
+        producer = self.producers.get(value)
         return Linear(value if producer is None else producer.name, value, value, np.eye(channels, dtype=np.float32),
                       np.zeros(channels, np.float32))
 
@@ -272,9 +282,10 @@ class Lowering:
         macs = x.tokens.count * w.tile.weight.array.size
         self.emit(Step(value, node.name, Plain(), w.tile, (sink,), x, drain, **{"macs": macs, **fields}))
 
-    def update(self, value: str, node: Node, x: View, w: Quantized, place: View) -> None:
-        """A linear map whose result is added to a residual stream."""
-        self.product(value, node, x, w, (Requant(w.factor, WIDE), Add(place)), place, keeps=(Keep.MOMENTS,))
+    def update(self, value: str, node: Node, x: View, w: Quantized, place: View, fresh: bool = False) -> None:
+        """A linear map whose result is added to a residual stream; fresh: which starts with it."""
+        drain = (Requant(w.factor, WIDE),) if fresh else (Requant(w.factor, WIDE), Add(place))
+        self.product(value, node, x, w, drain, place, keeps=(Keep.MOMENTS,))
 
     def _input(self) -> None:
         """What the host sends: an operand, or the start of a residual stream."""
@@ -311,7 +322,7 @@ class Lowering:
         if source in self.raw:
             self._as_it_is(node, source, residual, rows)
         if stream.table.any():
-            self._start(stream, residual, node, source, Add(place))
+            residuals.start(self, stream, residual, node, source, Add(place))
         self.states[stream.start] = Lowered(residual)
 
     def _sum(self, node: Node) -> None:
@@ -319,24 +330,22 @@ class Lowering:
         stream, residual = self.residuals[node.output]
         terms, start = stream.terms[node.output], node.output == stream.start
         runs = [(Span(0, residual.tokens), Span(0, residual.tokens))]
+        fresh = False
         if start and stream.source is None:
             embed, runs = self.producers[terms[0]], stream.runs
-            self._start(stream, residual, embed, embed.output)
+            fresh = not stream.table.any() and [places for _, places in runs] == [Span(0, residual.tokens)] and not isinstance(embed, MoE)
+            if not fresh:
+                residuals.start(self, stream, residual, embed, embed.output)
+        self.versions[residual.name] += 1
         value = node.output if node.output not in self.operands else self.fresh(f"{node.output}.int16")
         parts = [(term, *run) for term in terms for run in runs]
         for left, (term, tokens, rows) in enumerate(parts, 1 - len(parts)):
             some = tokens if len(runs) > 1 else None
-            self._add(node, term, self.fresh(f"{value}.{-left}") if left else value, some, residual.view(rows), start and len(terms) == 1)
+            self._add(node, term, self.fresh(f"{value}.{-left}") if left else value, some, residual.view(rows), start and len(terms) == 1, fresh)
+            fresh = False
         self.states[node.output] = Lowered(residual)
         if node.output in self.raw - self.operands.keys():
             self._as_it_is(node, node.output, residual)
-
-    def _start(self, stream: Stream, residual: Tensor, node: Node, value: str, *drain: Add) -> None:
-        """The constant of a residual stream."""
-        start = self.fresh(f"{value}.start")
-        table = np.clip(np.rint(stream.table / residual.scale), WIDE.lo, WIDE.hi).astype(WIDE.dtype)
-        self.emit(Step(start, node.name, Constant(self.pool.add(start, table)), Identity(), (residual.view(),), drain=drain,
-                       keeps=(Keep.MOMENTS,), about="residual start"))
 
     def _as_it_is(self, node: Node, state: str, residual: Tensor, tokens: Span | None = None) -> None:
         """A state of a residual stream becomes an operand of 16 bits: what reads it without a LayerNorm."""
@@ -344,17 +353,19 @@ class Lowering:
         self.emit(Step(words.name, node.name, Rescale(EXACT), Identity(), (words.view(),), residual.view(), about="residual stream as it is"))
         self.define(state, words, tokens=tokens)
 
-    def _add(self, node: Node, term: str, value: str, tokens: Span | None, place: View, start: bool) -> None:
-        """Add ``term``, or some tokens of it, to a part of a residual stream, and call that ``value``."""
+    def _add(self, node: Node, term: str, value: str, tokens: Span | None, place: View, start: bool, fresh: bool) -> None:
+        """Add ``term``, or some tokens of it, to a part of a residual stream, and call that ``value``; fresh: the part starts with it."""
         producer, x = self.producers.get(term), self.result(term)
-        if isinstance(producer, MoE) and tokens is None:
+        if term in self.norms:
+            residuals.add_norm(self, node, term, value, tokens, place, fresh)
+        elif isinstance(producer, MoE) and tokens is None:
             producer.lower_update(self, value, place)
         elif x is None or x.linear is None:
             raise node.fail(f"adds {term!r} of {type(producer).__name__}, which is inside another step", hint=SUPPORTED)
         elif x.mean:
             raise self.no_mean(node, term)
         else:
-            x.linear.lower_update(self, x if tokens is None else x.of(tokens), value, place, start)
+            x.linear.lower_update(self, x if tokens is None else x.of(tokens), value, place, start, fresh)
 
     def _worth(self, value: str, where: str) -> None:
         """Raises ModelError for a function that is applied to an output alone: the host has it without the rounding to 8 bits."""

@@ -25,7 +25,7 @@ class Stream:
 
     table: [T, D] of the start (position embedding, class tokens); places: its rows that the tokens of the terms of the start are added to.
     terms: state -> values that are added to the state before it, or to the table, in this order: a mixture of experts comes first, it reads the
-    state before in every step. The start up to its last constant is no state, and no
+    state before in every step; behind the others where there is none. The start up to its last constant is no state, and no
     sum that nothing reads but the next sum. source: the input that the stream starts with, None where it starts with terms.
     """
 
@@ -132,7 +132,7 @@ class _Search:
             raise combined(self.wrong)
         for stream in self.streams:
             self._merge(stream)
-            stream.terms = {state: tuple(sorted(terms, key=lambda term: not isinstance(self.producers.get(term), MoE)))
+            stream.terms = {state: tuple(sorted(terms, key=lambda term: isinstance(self.producers.get(term), MoE) == (state == stream.start)))
                             for state, terms in stream.terms.items()}
         return self.streams
 
@@ -142,7 +142,7 @@ class _Search:
                 self._constant(node)
             case Add():
                 self._sum(node)
-            case _ if not node.CHOOSES and (self._normalised(node.output) or isinstance(node, LayerNorm) and self._added(node.output)):
+            case _ if not node.CHOOSES and self._normalised(node.output):
                 self._begin(node.output, (node.output,))
 
     def _normalised(self, value: str) -> bool:
@@ -201,11 +201,6 @@ class _Search:
     def _only_added(self, value: str) -> bool:
         """Whether nothing but one sum reads it."""
         return value not in self.leaving and [type(reader) for reader in self.readers[value]] == [Add]
-
-    def _added(self, value: str) -> bool:
-        """Whether it is an operand of a sum, or some of its tokens are."""
-        return any(isinstance(reader, (Add, AddConst, ConcatTokens)) or reader.CHOOSES and self._added(reader.output)
-                   for reader in self.readers[value])
 
     def _behind(self, node: Node) -> int:
         """Nodes and outputs that need its result."""

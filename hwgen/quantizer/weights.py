@@ -9,7 +9,7 @@ import numpy as np
 from ..graph import Node
 from ..steps.format import ACCUMULATOR, INT8, WIDE, Format
 from ..steps.param import UNIT, Columns, Factor, Params
-from ..steps.stages import Stationary
+from ..steps.stages import Diagonal, Stationary
 from ..steps.stages.tile import largest
 
 SUM_LIMITS = {INT8: 1 << 30, WIDE: (3 << 29) - (1 << 26)}   # of sum |w| times the largest operand, all tokens a head adds up included
@@ -68,6 +68,19 @@ def quantize_linear(node: Node, what: str, pool: Params, weight: np.ndarray, bia
     tile = Stationary(pool.add(f"{name}.weight", integers), pool.add(f"{name}.bias", np.rint(bias / acc_scale).astype(ACCUMULATOR.dtype)),
                       pool.add(f"{name}.scale", acc_scale), form)
     return Quantized(tile, _columns(pool, name, pairs))
+
+
+def quantize_diagonal(node: Node, what: str, pool: Params, gamma: np.ndarray, beta: np.ndarray, x_scale: float, out_scale: float | np.ndarray, *,
+                      name: str) -> tuple[Diagonal, Columns]:
+    """``y = gamma * x + beta`` for each channel, gamma and beta float [N]: a factor of 16 bits and a bias of 32 for each. out_scale: real value
+    of one output unit, a number, [1] or [N]. A gamma that is so small that the bias would overflow counts as a little larger."""
+    gamma, beta = np.asarray(gamma, np.float64), np.asarray(beta, np.float64)
+    least = np.broadcast_to(out_scale * np.float64(RATIO_FLOOR) / x_scale, gamma.shape)
+    size = np.maximum.reduce([np.abs(gamma), np.abs(beta) / (x_scale * SUM_LIMITS[INT8]), least])
+    pairs = [factor(node, f"{what}, channel {n}", ratio) for n, ratio in enumerate(size * x_scale / out_scale)]
+    tile = Diagonal(pool.add(f"{name}.sign", np.where(gamma < 0, -1, 1).astype(INT8.dtype)),
+                    pool.add(f"{name}.bias", np.rint(beta / (size * x_scale)).astype(ACCUMULATOR.dtype)))
+    return tile, _columns(pool, name, pairs)
 
 
 def identity(pool: Params, channels: int, scale: float | np.ndarray) -> Quantized:

@@ -124,8 +124,8 @@ def _stores(step: Step, rows: int) -> None:
     memory = step.sink.tensor.memory
     if step.keeps != KEPT.get(memory, ()):
         raise ValueError(f"keeps {[*map(str, step.keeps)]} of what it stores in {step.sink}, not {[*map(str, KEPT.get(memory, ()))]}")
-    if memory is Memory.RES and not step.feed.brings and not any(isinstance(stage, Add) for stage in step.drain):
-        raise ValueError(f"overwrites {step.sink}, which is only added to")
+    if memory is Memory.RES and not step.sink.all_channels and not any(isinstance(stage, Add) for stage in step.drain):
+        raise ValueError(f"starts some channels of {step.sink}, whose tokens start as a whole")
     for copy in step.sinks[1:]:
         found, form = (copy.tokens.count, copy.channels.count), step.feed.format(step)
         if found != (step.tokens, rows * step.heads) or copy.tensor.format != form or step.expert is not None:
@@ -183,6 +183,8 @@ def _refers(step: Step, seen: _Seen) -> None:
         raise ValueError(f"weighs by {step.feed}, the row maxima of {step.source} are those of {tile}")
     if step.expert is not None:
         _chosen(step, step.expert, seen)
+    if step.sink.tensor.memory is Memory.RES and not any(isinstance(stage, Add) for stage in step.drain) and seen.written.holds(step.sink):
+        raise ValueError(f"overwrites {step.sink}, which is only added to")
     for view in sinks:
         seen.written.add(view)
         seen.made[view.name] = step

@@ -41,11 +41,12 @@ def accumulator(config: EngineConfig, *, acc, acc_valid, **inputs):
                     **_ports(inputs, {"acc": acc, "acc_valid": acc_valid}))
 
 
-def feed_lanes(config: EngineConfig, *, a, psum, **inputs):
-    """rtl/sv/feed_lanes.sv: a = 3, psum = 5 cycles after the input."""
+def feed_lanes(config: EngineConfig, *, a, b, psum, **inputs):
+    """rtl/sv/feed_lanes.sv: a and b = 3, psum = 5 cycles after the input."""
     return Instance("feed_lanes", p_TI=C(config.ti, 32), p_FRAC=C(numerics.EXP_FRAC, 32), p_WIDE=C(int(config.wide), 32),
-                    p_EXP_TABLE=Const(packed_table(numerics.EXP_P8), 16 * len(numerics.EXP_P8)), i_clk=ClockSignal(),
-                    **_ports(inputs, {"a": a, "psum": psum}))
+                    p_BYPASS=C(int(config.bypass), 32), i_clk=ClockSignal(),
+                    p_EXP_TABLE=Const(packed_table(numerics.EXP_P8), 16 * len(numerics.EXP_P8)),
+                    **_ports(inputs, {"a": a, "b": b, "psum": psum}))
 
 
 DRAIN_OUTPUTS = ("out_valid", "out_word", "valid8", "word8", "word16", "d_sum", "d_squares", "lane_max")
@@ -63,6 +64,7 @@ def drain_lanes(config: EngineConfig, **ports):
     return Instance("drain_lanes", p_VB=C(config.vector_bytes, 32), p_TO=C(config.to, 32), p_BANKS=C(NUM_PARAM_BANKS, 32),
                     p_FUNCTIONS=C(len(tables), 32), p_FINE=C(3 if config.packed else 1, 32), p_WIDE=C(int(config.wide), 32),
                     p_OPERAND=C(2 * config.rotate + (config.operand_words > 0), 32),
+                    p_BYPASS=C(int(config.bypass), 32),
                     **{f"p_KNOTS_{n}": Const(packed_table((v & (1 << knot_bits) - 1 for v in knot), knot_bits), knot_bits * len(knot))
                        for n, knot in enumerate(values)},
                     p_ENDS=Const(packed_table(ends, end_bits), end_bits * len(ends)), i_clk=ClockSignal(), i_which=which, **_ports(ports, outputs))

@@ -66,6 +66,7 @@ class NormCoefficients(wiring.Component):
     total, squares   sums of x (signed 32) and x * x (48) over ``dim`` (12) channels; eps 48, at least 1
     inv_*            multiplier 16 and shift 6 of 16 / dim;  mult, shift: of dim / (16 * output scale)
     raw              with ``wide``: no statistics, mean 0, multiplier and shift are mult and shift
+    centred          with ``rms``: if not, total counts as 0
     mean             signed 21, unit 2**-4
     multiplier, out_shift   16 and 6 bits, for requantize; shift 1..47
 
@@ -75,12 +76,12 @@ class NormCoefficients(wiring.Component):
 
     LATENCY = 11
 
-    def __init__(self, wide: bool = False):
-        self.wide = wide
+    def __init__(self, wide: bool = False, rms: bool = False):
+        self.wide, self.rms = wide, rms
         super().__init__({
             "total": In(signed(32)), "squares": In(48), "dim": In(12), "eps": In(48), "inv_mult": In(MULT), "inv_shift": In(SHIFT),
             "mult": In(MULT), "shift": In(SHIFT), "mean": Out(signed(MEAN_BITS)), "multiplier": Out(MULT), "out_shift": Out(SHIFT),
-            **({"raw": In(1)} if wide else {})})
+            **({"raw": In(1)} if wide else {}), **({"centred": In(1)} if rms else {})})
 
     def elaborate(self, platform):
         m = Module()
@@ -93,8 +94,9 @@ class NormCoefficients(wiring.Component):
         def without(plain, value):
             """``plain`` where there are no statistics, behind the newest registers."""
             return Mux(raw[pipe.depth], plain, value) if self.wide else value
+        total = Mux(self.centred, self.total, C(0, signed(32))) if self.rms else self.total
         total, squares, dim, eps, inv_mult, inv_shift, mult, shift = pipe.stage(
-            total=self.total, squares=self.squares, dim=self.dim, eps=self.eps, inv_mult=self.inv_mult, inv_shift=self.inv_shift,
+            total=total, squares=self.squares, dim=self.dim, eps=self.eps, inv_mult=self.inv_mult, inv_shift=self.inv_shift,
             mult=self.mult, shift=self.shift)
         # products, one stage more than their register for the DSP cascade
         power, square, scaled, eps, inv_shift, mult, shift = pipe.stage(

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen import numerics
 from hwgen.engine import EngineConfig
-from hwgen.isa import WORD_BITS, Dst, Operand, Src
+from hwgen.isa import WORD_BITS, Dst, Operand, Src, Stat
 from hwgen.registers import LENGTH_BITS, NUM_TASK_SLOTS
 
 from . import arrays
@@ -103,7 +103,8 @@ class Engine(wiring.Component):
         kept = ("src", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter", "mult", "shift", "mult2", "shift2",
                 "act_columns", "function", "pre_frac", "score_frac",
                 "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep",
-                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()))
+                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()), *(("stat",) if c.bypass else ()),
+                *(("rms",) if c.rms else ()))
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
         for i, context in enumerate(contexts):
@@ -124,7 +125,7 @@ class Engine(wiring.Component):
             return record
 
         # ---------------------------------------------------------------- feed
-        m.submodules.norm = norm = NormCoefficients(c.wide)
+        m.submodules.norm = norm = NormCoefficients(c.wide, c.rms)
         wait, pipe = NormCoefficients.LATENCY, token_layout(c)
         token0 = as_record(pipe, feeder.token, "token0")
         source0 = as_record(SOURCE, feeder.source, "source0")
@@ -134,11 +135,14 @@ class Engine(wiring.Component):
         m.d.comb += [stat_feed.addr.eq(source0.row), stat_feed.en.eq(feed_valid & (source0.mode == Src.NORM))]
         context1 = Signal(2)
         m.d.sync += context1.eq(token0.context)
-        coefficient = context_fields(context1, "norm_fields", "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift")
+        coefficient = context_fields(context1, "norm_fields", "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift",
+                                     *(("rms",) if c.rms else ()))
         m.d.comb += [
             norm.total.eq(stat_feed.data[:32]), norm.squares.eq(stat_feed.data[32:]), norm.dim.eq(coefficient.norm_dim),
             norm.eps.eq(coefficient.norm_eps), norm.inv_mult.eq(coefficient.inv_mult), norm.inv_shift.eq(coefficient.inv_shift),
             norm.mult.eq(coefficient.norm_mult), norm.shift.eq(coefficient.norm_shift)]
+        if c.rms:
+            m.d.comb += norm.centred.eq(~coefficient.rms)
         if c.wide:
             mode1 = Signal(2)
             m.d.sync += mode1.eq(source0.mode)
@@ -176,9 +180,9 @@ class Engine(wiring.Component):
         top, score_frac = Signal(signed(17)), Signal(2)
         m.d.sync += [top.eq(max_feed.data + Array(halves)[score_fields.score_frac]), score_frac.eq(score_fields.score_frac)]
 
-        a, psum, sums = Signal(8 * c.ti), Signal(32), Signal(32 * c.to)
+        a, b, psum, sums = Signal(8 * c.ti), Signal(16 * c.ti), Signal(32), Signal(32 * c.to)
         m.submodules.feed_lanes = arrays.feed_lanes(
-            c, a=a, psum=psum, valid=lane.valid, mode=lane.mode, plane=lane.plane, act=words["act"], res=words["res"], score=words["score"],
+            c, a=a, b=b, psum=psum, valid=lane.valid, mode=lane.mode, plane=lane.plane, act=words["act"], res=words["res"], score=words["score"],
             mean=norm.mean, mult=norm.multiplier, shift=norm.out_shift, top=top, frac=score_frac, lanes=lane.lanes)
 
         # ---------------------------------------------------------------- array and accumulators
@@ -229,9 +233,13 @@ class Engine(wiring.Component):
         with m.If(loader.word_valid & loader.word_ready):
             m.d.sync += stream_wait.eq(loader.word)
         m.d.sync += stream_word.eq(stream_wait)
+        through = None
+        if c.bypass:                            # words that go past the array: those of a tile, as late as its sums would come
+            part = at(lane.lanes, 3, "part_line")[(c.bypass_lanes // c.group).bit_length() - 1:]        # its place in the word, in tiles
+            through = at(b.word_select(part[:max(1, (c.ti // c.bypass_lanes - 1).bit_length())], 16 * c.bypass_lanes), c.segment + 3, "through_line")
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
                                 "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function", "pre_frac",
-                                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()))
+                                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()), *(("stat",) if c.bypass else ()))
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
@@ -251,7 +259,9 @@ class Engine(wiring.Component):
             c, load_en=loader.par_en, load_bank=loader.par_bank, load_index=loader.par_index, load_data=loader.par_data,
             valid=drain_valid, acc=acc, bank=drain.param_bank, column_params=fields.column_params & ~feeder.inject,
             mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
-            to16=fields.to16, stream=feeder.inject, data=stream_word, act=fields.act & ~feeder.inject, which=fields.function, frac=fields.pre_frac,
+            to16=fields.to16, stream=feeder.inject, data=stream_word if through is None else Mux(feeder.inject, stream_word, through),
+            through=(fields.stat == Stat.BYPASS) & ~feeder.inject if c.bypass else C(0, 1),
+            act=fields.act & ~feeder.inject, which=fields.function, frac=fields.pre_frac,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
             shift2=Mux(scaled, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject,
             plane=fields.plane if c.wide else C(0, 2), operand=operand, other=operand_word, residual=is_residual,

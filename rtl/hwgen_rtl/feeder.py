@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.engine import MIN_PASS, NUM_CONTEXTS, EngineConfig
-from hwgen.isa import Dst, Op, Src
+from hwgen.isa import Dst, Op, Src, Stat
 
 from .fields import WORD_BITS, Fields, Record
 
@@ -25,7 +25,8 @@ TOKEN = {            # what one streamed token carries from the feed to the writ
     "score": 16,     # router score (scatter)
 }
 SOURCE = {           # what only the feed needs
-    "mode": 2, "plane": 2, "address": 20, "row": 16, "lanes": 7,
+    "mode": 2, "plane": 2, "address": 20, "row": 16,
+    "lanes": 7,      # of exponentials; of words that go past the array the first group
 }
 
 
@@ -164,9 +165,15 @@ class Feeder(wiring.Component):
             """``lanes``, or as many of them as the token sees."""
             return Mux(limited[which], at_most(left, lanes), lanes) if c.causal else lanes
 
+        tile_groups, tile_lanes = groups_out, c.to
+        if c.bypass:
+            past, part = Signal(), Signal(3)    # words go past the array, each tile from one word; group of it in which the tile begins
+            m.d.comb += past.eq((cur.stat == Stat.BYPASS) & ~streaming)
+            tile_groups, tile_lanes = Mux(past, c.bypass_lanes // c.group, groups_out), Mux(past, c.bypass_lanes, c.to)
+
         def next_window():
-            wrapped = dst_group + groups_out >= c.groups
-            m.d.sync += [dst_group.eq(Mux(wrapped, dst_group + groups_out - c.groups, dst_group + groups_out)),
+            wrapped = dst_group + tile_groups >= c.groups
+            m.d.sync += [dst_group.eq(Mux(wrapped, dst_group + tile_groups - c.groups, dst_group + tile_groups)),
                          dst_chunk.eq(dst_chunk + Mux(wrapped, cur.dst_stride, 0))]
             if c.operand_words:
                 again = repeats(cur.op_period, op_tile)
@@ -176,13 +183,18 @@ class Feeder(wiring.Component):
             with m.If(k_end):
                 m.d.sync += [k.eq(0), j.eq(j + 1), src_chunk.eq(cur.src_base), param_bank.eq(param_bank + cur.column_params)]
                 next_window()
+                if c.bypass:
+                    with m.If(past):
+                        wrapped = part + tile_groups >= c.groups
+                        m.d.sync += [part.eq(Mux(wrapped, 0, part + tile_groups)), src_chunk.eq(src_chunk + Mux(wrapped, cur.src_stride, 0))]
             with m.Else():
                 m.d.sync += [k.eq(k + 1), src_chunk.eq(src_chunk + cur.src_stride)]
 
         def take():
             m.d.comb += take_tile.eq(1)
             if c.wide:
-                m.d.sync += high.eq(Mux(more, cur.wide, new.wide))
+                twice = [f.wide & (f.stat != Stat.BYPASS) if c.bypass else f.wide for f in (cur, new)]
+                m.d.sync += high.eq(Mux(more, *twice))
             if c.causal:
                 m.d.sync += [left.eq(next_left), first_left.eq(next_left)]
             m.d.sync += [busy.eq(1), t.eq(0), row.eq(0)]
@@ -230,6 +242,8 @@ class Feeder(wiring.Component):
                          src_chunk.eq(new.src_base), dst_chunk.eq(new.dst_base), dst_group.eq(new.dst_group)]
             if c.operand_words:
                 m.d.sync += [op_chunk.eq(new.op_base), op_tile.eq(0)]
+            if c.bypass:
+                m.d.sync += part.eq(0)
             with m.If((new.op == Op.MATMUL) & new.column_params):
                 m.d.sync += param_bank.eq(param_bank + 1)
             m.d.comb += self.router_reset.eq((new.op == Op.MATMUL) & (new.dst == Dst.ROUTER))
@@ -238,7 +252,7 @@ class Feeder(wiring.Component):
         # stage 0: latch the issued slot; the queue is read with it
         lanes, wide, layout = Signal(7), Signal(), token_layout(c)
         m.d.comb += wide.eq(cur.wide & ~streaming if c.wide else 0)
-        m.d.comb += lanes.eq(seen(Mux(j_end, cur.n_last, c.to), 0))
+        m.d.comb += lanes.eq(seen(Mux(j_end, cur.n_last, tile_lanes), 0))
         f0 = Record({**layout, "chunk": 20, "src_chunk": 20, "src_row": 16, "dst_row": 16, "gather": 1, "scatter": 1,
                      "k_lanes": 7, "mode": 2, "plane": 2, "inject": 1, "from_row": 16}, "stage0")
         push = Signal()
@@ -252,13 +266,14 @@ class Feeder(wiring.Component):
                 next_window()
                 with m.If(j_end):
                     m.d.sync += streaming.eq(0)
+        k_lanes = seen(Mux(k_end, cur.k_hi, c.ti), 1)
         value, statements = f0.pack(
             valid=push | (busy & (t < count)), tile_last=end, high=high, param_last=end & k_end & cur.column_params,
             instr_last=Mux(streaming, push & stream_last & j_end, end & last_tile), first_k=(k == 0) & (high | ~wide),
             last_k=(k_end & ~high) | streaming, first_n=j == 0, first_token=t == 0, last_token=t == count - 1, context=context,
             param_bank=param_bank - 1, slot=t, group=dst_group, lanes=lanes, chunk=dst_chunk, src_chunk=src_chunk, src_row=cur.src_row,
             dst_row=cur.dst_row, gather=cur.gather & ~streaming, scatter=cur.scatter & ~streaming, mode=cur.src,
-            k_lanes=seen(Mux(k_end, cur.k_hi, c.ti), 1), inject=push, from_row=row, plane=Cat(high, wide & ~high),
+            k_lanes=Mux(past, part, k_lanes) if c.bypass else k_lanes, inject=push, from_row=row, plane=Cat(high, wide & ~high),
             **({"operand": op_chunk} if c.operand_words else {}))
         m.d.comb += statements
         m.d.sync += f0.word.eq(value)

@@ -43,14 +43,14 @@ def accumulator(c: EngineConfig) -> ArrayTop:
 def feed_lanes(c: EngineConfig) -> ArrayTop:
     return ArrayTop(lambda **ports: arrays.feed_lanes(c, **ports),
                     {"valid": 1, "mode": 2, "plane": 2, "act": 8 * c.ti, "res": 16 * c.ti, "score": 16 * c.ti, "mean": 21, "mult": 16, "shift": 6,
-                     "top": 17, "frac": 2, "lanes": 7}, {"a": 8 * c.ti, "psum": 32})
+                     "top": 17, "frac": 2, "lanes": 7}, {"a": 8 * c.ti, "b": 16 * c.ti, "psum": 32})
 
 
 def drain_lanes(c: EngineConfig) -> ArrayTop:
     bank = (NUM_PARAM_BANKS - 1).bit_length()
     return ArrayTop(lambda **ports: arrays.drain_lanes(c, **ports),
                     {"load_en": 1, "load_bank": bank, "load_index": 7, "load_data": 8 * c.vector_bytes, "valid": 1, "acc": 32 * c.to, "bank": bank,
-                     "column_params": 1, "mult": 16, "shift": 6, "to16": 1, "stream": 1, "data": 16 * c.to, "act": 1,
+                     "column_params": 1, "mult": 16, "shift": 6, "to16": 1, "stream": 1, "data": 16 * c.to, "through": 1, "act": 1,
                      "which": max(1, (len(c.functions) - 1).bit_length()), "frac": 2, "second": 1,
                      "mult2": 16, "shift2": 6, "act_columns": 1, "plane": 2, "operand": 2, "other": 16 * c.to, "residual": 1, "fresh": 1,
                      "lanes": 7, "out": 1, "mean": 1,

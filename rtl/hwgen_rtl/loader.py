@@ -110,7 +110,7 @@ class Loader(wiring.Component):
                     with m.If(g.op == Op.STREAM):
                         m.next = "STREAM"
                     with m.Elif(g.op == Op.MATMUL):
-                        with m.If(g.stat == Stat.WEIGHTS):
+                        with m.If(g.stat.matches(Stat.WEIGHTS, Stat.BYPASS) if c.bypass else g.stat == Stat.WEIGHTS):
                             m.next = "PARAMS"
                         with m.Elif(self.instr_active):
                             m.next = "DEPENDENCY"
@@ -145,6 +145,18 @@ class Loader(wiring.Component):
                             m.d.comb += take_par.eq(active)
                             m.d.sync += [n.eq(0), par_bank.eq(par_bank + active)]
                             m.next = "COLUMNS"
+                            if c.bypass:
+                                with m.If(f.stat == Stat.BYPASS):
+                                    m.next = "NO TILE"
+            if c.bypass:
+                with m.State("NO TILE"):        # the array goes on to one of which nothing is used
+                    with m.If(~active | free):
+                        m.d.comb += [ready.eq(active), take_tile.eq(active)]
+                        m.d.sync += j.eq(j + 1)
+                        m.next = "PARAMS"
+                        with m.If(j == f.n_tiles - 1):
+                            m.d.sync += index.eq(index + active)
+                            m.next = "IDLE"
             with m.State("COLUMNS"):
                 space = Signal()
                 m.d.comb += [space.eq(~active | free), self.vec_ready.eq(space & ((~f.w4 | halves) if c.w4 else 1)),

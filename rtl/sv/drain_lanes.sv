@@ -11,7 +11,7 @@
 //
 // Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48], code[63:54]
 // of a second multiplier, (64 + code[5:0]) << (9 - code[9:6]) with code[9:6] up to 9 (numerics.short_multiplier). It is needed four cycles
-// later than the rest, so it is also written four cycles later.
+// later than the rest, so it is also written four cycles later. With `through` code[9] says whether the complement is taken.
 //
 // Cost of a lane: four products in five DSP slices (32 x 24 bits: two; 18 x 18, 25 x 18, 17 x 17), a block RAM of 36 kbit for every two
 // lanes, BANKS x 74 bits of distributed RAM (FINE = 1: 70), two shifters with saturation, six adders of 16 to 32 bits; trees over TO.
@@ -19,8 +19,7 @@
 //   takes one bit of the shift instead of three, for multipliers of 18 x 18 bits: the product of 32 x 18 bits is two of them.
 //   Activation: x, with `frac` fraction bits, is brought to 12. f is linear between knots 128 such units apart. x = 128 i + k, i signed:
 //   f = (128 F(i) + k * slope(i) + 63) >> 7, computed as (256 F(i) + 2 k * slope(i) + 127) >> 8; beyond the knots, |x| >= 16.0,
-//   (256 offset + slope * (x >> 4) + 127) >> 8 with the numbers of that end (numerics.Knots). Each of the FUNCTIONS has its knots and ends;
-//   `which` chooses.
+//   (256 offset + slope * (x >> 4) + 127) >> 8 with the numbers of that end (numerics.Knots). `which` chooses among FUNCTIONS.
 //   Operand (OPERAND = 1): with `operand` 1 lanes of `other` are the multipliers of the second product, with act or without; with 2 they are
 //   added where the residual is. OPERAND = 3 can also turn pairs of lanes, with `operand` 3: x[2j] c - x[2j+1] s, x[2j+1] c + x[2j] s with c and
 //   s in lanes 2j and 2j+1 of `other`; one product more a lane. The sum is shifted and saturated as a product of 1.
@@ -32,7 +31,7 @@ module drain_lanes #(
   parameter [22*1025-1:0] KNOTS_0 = 22550'd0, parameter [22*1025-1:0] KNOTS_1 = 22550'd0,
   parameter [22*1025-1:0] KNOTS_2 = 22550'd0, parameter [22*1025-1:0] KNOTS_3 = 22550'd0,
   parameter [78*FUNCTIONS-1:0] ENDS = '0,              // offset[38:18], slope[17:0]; left, then right
-  parameter [31:0] FINE = 3, parameter [31:0] WIDE = 0, parameter [31:0] OPERAND = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
+  parameter [31:0] FINE = 3, parameter [31:0] WIDE = 0, parameter [31:0] OPERAND = 0, parameter [31:0] BYPASS = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
 ) (
   input  logic               clk,
   input  logic               load_en,
@@ -48,6 +47,7 @@ module drain_lanes #(
   input  logic               to16,
   input  logic               stream,          // take `data` as the requantized value
   input  logic [16*TO-1:0]   data,
+  input  logic               through,         // with column_params and BYPASS: take `data` as the accumulators, the complement where the column says so
   input  logic               act,             // with to16 and second
   input  logic [FW-1:0]      which,           // function of act
   input  logic [1:0]         frac,            // fraction bits of its argument: 8, 10, 12, 7
@@ -101,6 +101,7 @@ module drain_lanes #(
   logic [63:0]        load_column [0:PER_VECTOR-1];   // units, multiplier, bias[31:0]; FINE = 3: [57:55], [54:32]
   logic signed [31:0] bias_0  [0:TO-1];
   logic [25:0]        scale_0 [0:TO-1];       // units, multiplier
+  logic               turn_0  [0:TO-1];       // take the complement
   logic signed [31:0] acc_i   [0:TO-1];
   logic signed [15:0] data_i  [0:TO-1];
   logic signed [15:0] data_1  [0:TO-1];
@@ -177,7 +178,7 @@ module drain_lanes #(
     assign low = load_data[64*g+48 +: 6] - 6'd1;
     assign code0[10*g +: 10] = load_data[64*g+54 +: 10];
     assign second3[g] = 16'({1'b1, code3[10*g +: 6], 9'd0} >> code3[10*g+6 +: 4]);
-    assign load_column[g] = 64'({low[5:FINE], scaled(load_data[64*g+32 +: 16], low[FINE-1:0]), load_data[64*g +: 32]});
+    assign load_column[g] = {BYPASS != 0 & load_data[64*g+63], 63'({low[5:FINE], scaled(load_data[64*g+32 +: 16], low[FINE-1:0]), load_data[64*g +: 32]})};
   end
   for (genvar v = 0; v < TO; v = v + PER_VECTOR) begin : g_vector     // parameters that arrive together are one memory
     localparam [31:0] COLUMNS = TO - v < PER_VECTOR ? TO - v : PER_VECTOR;
@@ -191,7 +192,7 @@ module drain_lanes #(
       assign second4[v+g] = read_late[16*g +: 16];
       assign columns[64*g +: 64] = load_column[g];
       assign bias_0[v+g] = read[64*g +: 32];
-      assign scale_0[v+g] = read[64*g+32 +: 26];
+      assign {turn_0[v+g], scale_0[v+g]} = {read[64*g+63], read[64*g+32 +: 26]};
     end
     assign read = banks[bank];
     assign read_late = seconds[c4.bank];
@@ -375,7 +376,7 @@ module drain_lanes #(
       scale_b = 26'({below[5:FINE], scaled(mult, below[FINE-1:0])});
       if (column_params)
         for (int unsigned j = 0; j < TO; j++) begin
-          a1[j] = acc_i[j] + bias_0[j];
+          a1[j] = (BYPASS != 0 && through ? 32'($signed(data_i[j] ^ {16{turn_0[j]}})) : acc_i[j]) + bias_0[j];
           scale1[j] = scale_0[j];
         end
       else

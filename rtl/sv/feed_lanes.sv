@@ -10,7 +10,8 @@
 // No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
 // a block RAM of 18 kbit for the exponential of 16 octaves, some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
 module feed_lanes #(
-  parameter [31:0] TI = 16, parameter [31:0] FRAC = 6, parameter [(16<<FRAC)-1:0] EXP_TABLE = '0, parameter [31:0] WIDE = 0
+  parameter [31:0] TI = 16, parameter [31:0] FRAC = 6, parameter [(16<<FRAC)-1:0] EXP_TABLE = '0, parameter [31:0] WIDE = 0,
+  parameter [31:0] BYPASS = 0
 ) (
   input  logic               clk,
   input  logic               valid,
@@ -26,6 +27,7 @@ module feed_lanes #(
   input  logic [1:0]         frac,
   input  logic [6:0]         lanes,
   output logic [8*TI-1:0]    a,
+  output logic [16*TI-1:0]   b,          // with BYPASS: a, and with plane 2 all 16 bits; else 0
   output logic [31:0]        psum
 );
   localparam [31:0] QUADS = (TI + 3) / 4, SUMS = (TI + 15) / 16, NEAR = FRAC + 4;     // bits of a distance below 16 octaves
@@ -35,6 +37,9 @@ module feed_lanes #(
   logic [15:0]        res_i [0:TI-1];
   logic [15:0]        score_i [0:TI-1];
   logic [8*TI-1:0]    word;
+  logic [16*TI-1:0]   whole;
+  logic [7:0]         above [0:TI-1];             // of y2 above t, of t above u
+  logic [7:0]         upper [0:TI-1];
   for (genvar g = 0; g < TI; g++) begin : g_lane
     assign act_i[g] = act[8*g +: 8];
     assign res_i[g] = res[16*g +: 16];
@@ -89,6 +94,7 @@ module feed_lanes #(
       exp_rom[i] = i < 9 << FRAC ? 8'((32'(EXP_TABLE[16*(i % 2**FRAC) +: 16]) + (128 << (i >> FRAC))) >> (8 + (i >> FRAC))) : 8'd0;
     for (int unsigned i = 0; i < TI; i++) begin
       x1[i] = 0; y2[i] = 0; d1[i] = 0; off1[i] = 0; pass1[i] = 0; pass2[i] = 0; u[i] = 0; sat[i] = 0; s[i] = 0; t[i] = 0;
+      above[i] = 0; upper[i] = 0;
     end
     for (int unsigned i = 0; i < 4*QUADS; i++) p2[i] = 0;
     for (int unsigned i = 0; i < 4*SUMS; i++) quad3[i] = 0;
@@ -96,7 +102,7 @@ module feed_lanes #(
     v1 = 0; v2 = 0; v3 = 0; v4 = 0; mode1 = 0; frac1 = 0; mode2 = 0; mode3 = 0; mult1 = 0; half1 = 0; fine1 = 0; from2 = 0;
     coarse1 = 0; middle1 = 0; coarse2 = 0; middle2 = 0; a = 0; psum = 0;
     high1 = 0; low1 = 0; low2 = 0; near2 = 0; narrow2 = 0; over_w2 = 0; place1 = 0;
-    word = 0; below = 0; over2 = 0; over_t2 = 0; over_u2 = 0; low_u2 = 0; pair2 = 0; pair3 = 0; pair4 = 0;
+    word = 0; whole = 0; b = 0; below = 0; over2 = 0; over_t2 = 0; over_u2 = 0; low_u2 = 0; pair2 = 0; pair3 = 0; pair4 = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -139,6 +145,15 @@ module feed_lanes #(
         else if (low2) word[8*i+7] = ~word[8*i+7];
       end
     a <= word;
+    if (BYPASS != 0) begin
+      for (int unsigned i = 0; i < TI; i++) begin
+        above[i] = coarse2 == 0 ? y2[i][23:16] : coarse2 == 1 ? y2[i][31:24] : coarse2 == 2 ? {s[i][0], y2[i][38:32]} : s[i];
+        upper[i] = middle2[0] ? above[i] : {above[i][3:0], t[i][13:10]};
+        upper[i] = sat[i] ? {s[i][0], {7{~s[i][0]}}} : from2[0] ? {upper[i][5:0], u[i][9:8]} : upper[i];
+        whole[16*i +: 16] = low2 ? {upper[i], word[8*i +: 8] ^ 8'h80} : 16'($signed(word[8*i +: 8]));
+      end
+      b <= whole;
+    end
     if (v1 && mode1 == 0) for (int unsigned i = 0; i < TI; i++) pass2[i] = pass1[i];
     if (v1 && mode1[0]) for (int unsigned i = 0; i < TI; i++) y2[i] = 39'(x1[i]) * $signed({22'd0, mult1}) + $signed({3'd0, half1});
     if (v1 && mode1 == 2) begin

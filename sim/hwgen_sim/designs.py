@@ -85,6 +85,10 @@ def _registers(lengths, name):
         {"program_words": 16, "config_id": 0x1234ABCD, "lengths": lengths})
 
 
+def _feeder(config, label):
+    return BenchDesign(f"feeder_{label}", "tb.feeder", lambda: Feeder(config), (), config)
+
+
 def _attention(config, name):
     return BenchDesign(name, "tb.attention", lambda: Engine(config),
                        ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), config)
@@ -126,21 +130,26 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"), _pe(NARROW, "packed_fabric"), _pe(WIDE, "packed_fabric_wide"),
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", replace(TALL, wide=True), harness.feed_lanes, "tall"),
-    _drain(replace(SQUARE, packed=True), 0, "square"), _drain(replace(TALL, wide=True, operand_words=16, rotate=True), 1, "tall"),
+    _array("feed_lanes", replace(NARROW, wide=True, bypass=True), harness.feed_lanes, "bypass"),
+    _drain(replace(SQUARE, packed=True), 0, "square"), _drain(replace(TALL, wide=True, operand_words=16, rotate=True, bypass=True), 1, "tall"),
     _drain(replace(WIDE, packed=True, operand_words=16), 2, "wide"),
     _drain(replace(THREE_QUARTERS, packed=True, wide=True, operand_words=16, rotate=True), 3, "three_quarters"),
+    _drain(replace(SQUARE, packed=True, bypass=True), 0, "bypass"),
     _memory(SQUARE, 16, 32, 1, "one"), _memory(NARROW, 8, 32, 1, "half"), _memory(NARROW, 8, 32, 2, "two"),
     _memory(THREE_QUARTERS, 8, 16, 3, "four"), _memory(THREE_QUARTERS, 8, 16, 4, "straight", rotate=False),
     BenchDesign("norm_coefficients", "tb.coefficients", NormCoefficients),
     BenchDesign("norm_coefficients_wide", "tb.coefficients", lambda: NormCoefficients(True)),
+    BenchDesign("norm_coefficients_rms", "tb.coefficients", lambda: NormCoefficients(True, True)),
     BenchDesign("softmax_factor", "tb.coefficients", SoftmaxFactor),
     BenchDesign("loader_square", "tb.loader", lambda: Loader(SQUARE), (), SQUARE),
     BenchDesign("loader_narrow", "tb.loader", lambda: Loader(NARROW), (), NARROW),
     BenchDesign("loader_wide", "tb.loader", lambda: Loader(WIDE), (), WIDE),
+    BenchDesign("loader_bypass", "tb.loader", lambda: Loader(replace(WIDE, bypass=True)), (), replace(WIDE, bypass=True)),
     BenchDesign("loader_three_quarters", "tb.loader", lambda: Loader(THREE_QUARTERS), (), THREE_QUARTERS),
     _fetch(True, "feed"), _fetch(False, "load"), _fetch(True, "feed_lengths", (16, 8)), _fetch(False, "load_lengths", (64, 48)),
     BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(replace(NARROW, wide=True)), (), replace(NARROW, wide=True)),
     BenchDesign("feeder_causal", "tb.feeder", lambda: Feeder(replace(TALL, causal=True)), (), replace(TALL, causal=True)),
+    _feeder(replace(NARROW, wide=True, bypass=True), "bypass"), _feeder(replace(THREE_QUARTERS, wide=True, bypass=True), "bypass_three_quarters"),
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
     BenchDesign("feeder_operands", "tb.feeder", lambda: Feeder(OPERANDS), (), OPERANDS),
     _attention(ATTENTION, "attention"), _attention(replace(ATTENTION, causal=True), "attention_causal"),

@@ -41,11 +41,13 @@ async def matches_numerics(dut):
     for cycle in range(800):
         if norm:
             values, raw = norm_inputs(rng), hasattr(dut, "raw") and rng.random() < 0.5
-            mean, multiplier, shift = map(int, numerics.norm_coefficients(**values))
+            rms = hasattr(dut, "centred") and rng.random() < 0.5
+            mean, multiplier, shift = map(int, numerics.norm_coefficients(**values | ({"total": 0} if rms else {})))
             if raw:
                 mean, multiplier, shift = 0, values["mult"], min(max(values["shift"], 1), numerics.MAX_SHIFT)
             checker.expect(cycle + NormCoefficients.LATENCY, str(values), mean=mean & (1 << MEAN_BITS) - 1, multiplier=multiplier, out_shift=shift)
-            driver.at(cycle, **(values | {"total": values["total"] & MASK32} | ({"raw": int(raw)} if hasattr(dut, "raw") else {})))
+            driver.at(cycle, **(values | {"total": values["total"] & MASK32} | ({"raw": int(raw)} if hasattr(dut, "raw") else {})
+                               | ({"centred": int(not rms)} if hasattr(dut, "centred") else {})))
         else:
             values = factor_inputs(rng)
             multiplier, shift = map(int, numerics.softmax_factor(**values))

@@ -71,8 +71,10 @@ class Token:
 
     def __init__(self, rng: random.Random, c, tables: list[numerics.Knots], banks: list[Columns], usable: list[int]):
         self.stream, self.columns = rng.random() < 0.15, rng.random() < 0.6
+        self.through = c.bypass and not self.stream and rng.random() < 0.3
+        self.columns |= self.through
         self.bank = rng.choice(usable)
-        self.act = rng.random() < 0.35 and not self.stream
+        self.act = rng.random() < 0.35 and not self.stream and not self.through
         self.which = rng.randrange(len(tables))
         table, self.frac = tables[self.which], rng.randrange(len(numerics.PRE_ACT_FRACS))
         frac = numerics.PRE_ACT_FRACS[self.frac]
@@ -121,6 +123,9 @@ class Token:
             self.shift2 = rng.choice([self.shift2 | 1, rng.randrange(15, 35, 2)])
         self.old = np.array([rng.choice([-32767, 32767, rng.randint(-32767, 32767), 0]) for _ in range(c.to)])
         p = banks[self.bank]
+        self.sums = self.acc
+        if self.through:                        # words of 16 bits, the complement of each where the column says so
+            self.acc = np.where(p.code >> 9 & 1, ~self.data, self.data)
         self.biased = self.acc + (p.bias if self.columns else 0)
         bits = 16 if self.to16 else 8
         r = numerics.requantize(self.biased, p.mult if self.columns else self.mult, p.shift if self.columns else self.shift, bits)
@@ -143,13 +148,13 @@ class Token:
 
     def inputs(self) -> dict[str, int]:
         flags = {"column_params": self.columns, "to16": self.to16, "stream": self.stream, "act": self.act, "residual": self.residual,
-                 "second": self.act or self.scatter, "act_columns": self.act_columns, "fresh": self.fresh, "out": self.out}
-        return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.acc, 32), "data": pack(self.data, 16), "bank": self.bank,
+                 "second": self.act or self.scatter, "through": self.through, "act_columns": self.act_columns, "fresh": self.fresh, "out": self.out}
+        return {**{k: int(v) for k, v in flags.items()}, "acc": pack(self.sums, 32), "data": pack(self.data, 16), "bank": self.bank,
                 "mult": self.mult, "shift": self.shift, "which": self.which, "frac": self.frac, "mult2": self.mult2, "shift2": self.shift2,
                 "lanes": self.lanes, "plane": int(self.plane), "operand": int(self.operand)}
 
     def __str__(self) -> str:
-        flags = "stream", "columns", "act", "act_columns", "scatter", "to16", "residual", "fresh", "out"
+        flags = "stream", "through", "columns", "act", "act_columns", "scatter", "to16", "residual", "fresh", "out"
         return f"({self.plane.name}, {self.operand.name}: {', '.join(flag for flag in flags if getattr(self, flag))})"
 
 

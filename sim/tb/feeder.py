@@ -13,7 +13,7 @@ import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
 from hwgen.engine import MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
-from hwgen.isa import Dst, Half, Instr, Op, Src
+from hwgen.isa import Dst, Half, Instr, Op, Src, Stat
 from hwgen_rtl.feeder import SOURCE, token_layout
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure
@@ -50,25 +50,29 @@ class Model:
         queue = queues[instr.expert] if instr.gather or instr.scatter else None
         count = instr.tokens if queue is None else len(queue)
         length, k_tiles = (count, 1) if stream else (max(count, MIN_PASS), instr.k_tiles)
+        past = instr.stat == Stat.BYPASS and not stream
+        lanes = c.bypass_lanes if past else c.to
+        twice = instr.wide and not stream and not past
         result = []
         for j in range(instr.n_tiles):
-            group = instr.dst_group + j * (c.to // c.group)
+            group = instr.dst_group + j * (lanes // c.group)
+            chunk_past, part = divmod(j * (lanes // c.group), c.groups)
             chunk = instr.dst_base + group // c.groups * instr.dst_stride
             for k in range(k_tiles):
                 last_k, last_tile = k == k_tiles - 1, j == instr.n_tiles - 1 and k == k_tiles - 1
-                for high, t in product((1, 0) if instr.wide and not stream else (0,), range(length)):
+                for high, t in product((1, 0) if twice else (0,), range(length)):
                     token, score = queue[t] if queue and t < count else (t, None)
                     target = token if instr.scatter else t
                     origin = token if instr.gather else t * instr.step
                     end = t == length - 1 and not high
-                    chunk_of = 2 * k + 1 - high if instr.wide and instr.src == Src.ACT else k
+                    chunk_of = chunk_past if past else 2 * k + 1 - high if instr.wide and instr.src == Src.ACT else k
                     fields = {
                         "valid": t < count, "tile_last": end and not stream,
                         "param_last": end and last_k and instr.column_params and not stream, "instr_last": end and last_tile,
                         "first_k": k == 0 and (high or not instr.wide or stream), "last_k": last_k and not high, "high": high, "first_n": j == 0, "first_token": t == 0,
                         "last_token": t == count - 1, "context": number % NUM_CONTEXTS, "slot": t,
                         "row": (instr.dst_row + target) % (1 << 16), "address": (chunk + target) % (1 << 20), "group": group % c.groups,
-                        "lanes": seen(instr.n_last if j == instr.n_tiles - 1 else c.to, instr, Dst.SCORE, t - j * c.to), "inject": stream}
+                        "lanes": seen(instr.n_last if j == instr.n_tiles - 1 else lanes, instr, Dst.SCORE, t - j * c.to), "inject": stream}
                     if c.operand_words:
                         fields |= {"operand": (instr.op_base + (j % instr.op_period if instr.op_period else j) * count + t) % (1 << 16)}
                     if score is not None and instr.scatter:
@@ -78,7 +82,7 @@ class Model:
                                    "source_address": (instr.src_base + chunk_of * instr.src_stride + origin) % (1 << 20),
                                    "source_plane": (Half.HIGH if high else Half.LOW) if instr.wide else Half.NONE,
                                    "source_row": (instr.src_row + origin) % (1 << 16),
-                                   "source_lanes": seen(instr.k_hi if last_k else c.ti, instr, Src.EXP, t - k * c.ti)}
+                                   "source_lanes": part if past else seen(instr.k_hi if last_k else c.ti, instr, Src.EXP, t - k * c.ti)}
                         if instr.column_params:
                             fields |= {"param_bank": self.param_tiles % 4}
                     output = instr.dst == Dst.OUT and t < count and last_k and not high and (not instr.mean or t == count - 1)
@@ -105,14 +109,17 @@ def random_instr(rng: random.Random, c: EngineConfig) -> Instr:
     mean = int(dst == Dst.OUT and rng.random() < 0.5)
     src, wide = rng.choice(list(Src)), int(c.wide and rng.random() < 0.4)
     limited = c.causal and op == Op.MATMUL and not wide and (dst == Dst.SCORE) != (src == Src.EXP)
+    past = c.bypass and op == Op.MATMUL and src in (Src.NORM, Src.RES) and not queued and rng.random() < 0.5
+    if past:
+        dst, mean = rng.choice((Dst.ACT, Dst.KV, Dst.RES_SET, Dst.RES_ADD)), 0
     return Instr(
-        op=op, src=src, dst=dst, mean=mean, gather=int(queued == 1), scatter=int(queued == 2),
+        op=op, src=src, dst=dst, stat=Stat.BYPASS if past else Stat.WEIGHTS, mean=mean, gather=int(queued == 1), scatter=int(queued == 2),
         expert=rng.randrange(c.max_experts) if queued else rng.getrandbits(8), column_params=rng.randrange(2),
         tokens=rng.choice([1, 2, MIN_PASS - 1, MIN_PASS, MIN_PASS + 1, OUT_WORDS, 3 if dst == Dst.OUT and not mean else 21]),
-        step=rng.choice([1, 1, rng.randrange(1, 300)]), k_tiles=rng.randint(1, 3), n_tiles=rng.randint(1, 3),
+        step=rng.choice([1, 1, rng.randrange(1, 300)]), k_tiles=1 if past else rng.randint(1, 3), n_tiles=rng.randint(1, 5 if past else 3),
         k_hi=rng.randint(1, c.ti), n_last=rng.randint(1, c.to), src_base=rng.getrandbits(20), src_stride=rng.getrandbits(16),
         src_row=rng.getrandbits(16), dst_base=rng.getrandbits(20), dst_stride=rng.getrandbits(16), dst_row=rng.getrandbits(16),
-        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=wide, limit=rng.randint(0, 3 * c.ti) if limited else 0,
+        dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=wide, limit=rng.randint(0, 3 * c.ti) if limited and not past else 0,
         op_base=rng.getrandbits(16) if c.operand_words else 0, op_period=rng.choice([0, 0, 1, 2]) if c.operand_words else 0)
 
 

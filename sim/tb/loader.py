@@ -15,6 +15,7 @@ from hwgen_sim.endpoints import sample, start
 from hwgen_sim.lanes import pack, unpack
 from hwgen_sim.stalls import PATTERNS, bursts
 
+NO_TILE = "none"         # a tile of which nothing is used: nothing is loaded for it
 LONGEST_HOLD = 60        # cycles in which no tile is taken; parameter banks wait ten times as long
 
 
@@ -47,11 +48,14 @@ class Model:
             instr = Instr(op=Op.STREAM, src=rng.choice([Src.ACT, Src.NORM]), tokens=rng.randint(1, 5), n_tiles=rng.randint(1, 2))
             self.expect_words(instr, active)
             return instr, active
-        stat = rng.choice(list(Stat))
+        stat = rng.choice([stat for stat in Stat if c.bypass or stat is not Stat.BYPASS])
         size = {"op": Op.MATMUL, "stat": stat, "k_tiles": rng.randint(1, 3), "n_tiles": rng.randint(1, 3), "load_slack": rng.randint(0, 3)}
         match stat:
             case Stat.WEIGHTS:
                 instr = Instr(**size, column_params=rng.randint(0, 1), w4=rng.randint(0, 1) if c.w4 else 0)
+                self.expect_weights(instr, active)
+            case Stat.BYPASS:
+                instr = Instr(**size | {"k_tiles": 1}, column_params=1)
                 self.expect_weights(instr, active)
             case Stat.K_COLUMNS | Stat.V_ROWS:
                 instr = Instr(**size, k_lo=rng.choice([0, rng.randrange(c.ti // 2)]),
@@ -80,6 +84,10 @@ class Model:
                 data = tuple(pack(self.vector(), 8) for _ in range(-(-8 * c.to // c.vector_bytes)))
                 if active:
                     self.parameters.expect(data)
+            if instr.stat == Stat.BYPASS:
+                if active:
+                    self.tiles.expect(NO_TILE)
+                continue
             for _ in range(instr.k_tiles):
                 data = np.concatenate([self.vector() for _ in range(c.to // c.load_columns // (2 if instr.w4 else 1))])
                 if instr.w4:                                 # two weights in a byte, low nibble first
@@ -113,7 +121,7 @@ class Array:
     def __init__(self, dut, model: Model, hold, parameter_hold: int):
         c = model.c
         self.dut, self.model, self.hold, self.parameter_hold, self.age = dut, model, hold, parameter_hold, 0
-        self.tile, self.rows, self.full = np.zeros((c.ti, c.to), np.int64), False, False
+        self.tile, self.rows, self.full, self.loaded = np.zeros((c.ti, c.to), np.int64), False, False, False
         self.parameters, self.parameter_bank, self.parameters_full = [], 0, 0
 
     def drive(self) -> None:
@@ -127,7 +135,7 @@ class Array:
     def look(self) -> None:
         dut, c = self.dut, self.model.c
         if sample(dut.load_clear):
-            self.tile[:], self.rows = 0, bool(sample(dut.load_row))
+            self.tile[:], self.rows, self.loaded = 0, bool(sample(dut.load_row)), True
         if sample(dut.load_en):
             if self.full:
                 raise BenchFailure("a tile is overwritten before the array has taken it")
@@ -138,8 +146,8 @@ class Array:
                 for n in range(c.load_columns if sample(dut.load_wide) else 1):
                     self.tile[:, index + n] = data[c.ti * n:c.ti * (n + 1)]
         if sample(dut.tile_ready):
-            self.model.tiles.observe((self.rows, self.tile.tobytes()))
-            self.full = True
+            self.model.tiles.observe((self.rows, self.tile.tobytes()) if self.loaded else NO_TILE)
+            self.full, self.loaded = True, False
         if sample(dut.par_en):
             bank, index = sample(dut.par_bank), sample(dut.par_index)
             if self.parameters_full == NUM_PARAM_BANKS or (bank, index) != (self.parameter_bank, len(self.parameters)):

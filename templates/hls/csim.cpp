@@ -46,6 +46,12 @@ void dump_value(unsigned step, const hwgen::Memories<Config> &m, unsigned addres
     dump(step, data.data(), data.size());
 }
 
+/// Writes the residual memory from word `stream` on.
+void dump_stream(unsigned step, const hwgen::Memories<Config> &m, unsigned stream)
+{
+    dump(step, m.residual[stream], sizeof m.residual - stream * sizeof m.residual[0]);
+}
+
 /// Writes the value a step produced; an output is in the output file.
 void observe(unsigned index, const hwgen::Memories<Config> &m)
 {
@@ -66,14 +72,15 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
     case hwgen::Kind::RESIDUAL_ADD:
     case hwgen::Kind::TOKENS:
     case hwgen::Kind::EXPERTS:
-        dump(index, m.residual, sizeof m.residual);
+    case hwgen::Kind::SCALE:
+        dump_stream(index, m, s.stream);
         break;
     case hwgen::Kind::ROUTE:
         dump(index, m.logits, out_words * s.tokens * sizeof m.logits[0]);
         break;
     case hwgen::Kind::LINEAR:
         if (s.target == hwgen::Target::RESIDUAL) {
-            dump(index, m.residual, sizeof m.residual);
+            dump_stream(index, m, s.stream);
         } else if (s.target == hwgen::Target::OPERAND) {
             dump(index, m.operand[s.dst], out_words * s.rows * sizeof m.operand[0]);
         } else if (s.target != hwgen::Target::OUTPUT) {

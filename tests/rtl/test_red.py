@@ -11,7 +11,8 @@ pytest.importorskip("cocotb_tools")
 from amaranth.hdl import C, Mux
 
 from hwgen import numerics
-from hwgen_rtl import axi, engine, feeder, fetch, loader, registers
+from hwgen.engine import EngineConfig
+from hwgen_rtl import axi, coefficients, engine, feeder, fetch, loader, registers
 from hwgen_sim.designs import BY_NAME, DESIGNS
 from hwgen_sim.runner import Simulator, run
 
@@ -51,6 +52,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_tall", "drain_lanes.sv", "c4.operand == 3 ? 64'(times_i[j | 1])", "c4.operand[0] ? 64'(times_i[j | 1])"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
     ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c7.lanes) ? t", "1 ? t"),                           # sums
+    ("feed_lanes_bypass", "feed_lanes.sv", "{upper[i][5:0], u[i][9:8]}", "{upper[i][5:0], u[i][8:7]}"),      # high byte of a word past the array
+    ("feed_lanes_bypass", "feed_lanes.sv", "upper[i] = sat[i] ?", "upper[i] = 1'b0 ?"),                   # its saturation
+    ("drain_lanes_tall", "drain_lanes.sv", "data_i[j] ^ {16{turn_0[j]}}", "data_i[j]"),                  # a column of negative sign
+    ("drain_lanes_bypass", "drain_lanes.sv", "BYPASS != 0 && through ?", "1'b0 ?"),
     ("lane_memory_one", "lane_memory.sv", "wen & wmask[b]", "wen"),
     ("lane_memory_two", "lane_memory.sv", "waddr + wstride", "waddr"),
     ("lane_memory_four", "lane_memory.sv", "GW'(b) + rgroup_q", "GW'(b) + rgroup"),
@@ -106,6 +111,8 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("feeder_causal", feeder, "at_most", lambda left, lanes: Mux(left < lanes, left[:7], lanes)),              # tiles behind a row's last key
     ("attention_causal", feeder, "at_most", lambda left, lanes: Mux(left < 0, 0, lanes)),                   # the tile it lies in
     ("attention_causal", engine, "sees_any", lambda lanes: C(1)),                                           # maximum over no key
+    ("feeder_bypass_three_quarters", EngineConfig, "bypass_lanes", 48),                                 # a tile of two words
+    ("norm_coefficients_rms", coefficients, "Mux", lambda *parts: Mux(*parts) if len(parts[0]) != 1 or "centred" not in repr(parts[0]) else parts[1]),
     ("feeder_three_quarters", feeder, "NUM_CONTEXTS", 5),                                               # contexts overwritten
     ("dma_equal", axi, "INCR", 2),
     ("dma_rate_32", axi, "burst_beats", lambda fifo_beats: 4),                                          # too little in flight

@@ -56,6 +56,8 @@ constexpr std::uint32_t weight_words(const Step &s)
         return 2U * s.tokens * words_of(s.out_channels, Config::LANES);
     case Kind::CONSTANT:
         return s.tokens * words_of(s.in_channels, Config::LANES);
+    case Kind::SCALE:
+        return COLUMN_BYTES * words_of(s.in_channels, Config::LANES);
     case Kind::LINEAR:
     case Kind::ROUTE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES);
@@ -89,7 +91,15 @@ inline LinearJob linear_job(const Step &s)
 {
 #pragma HLS INLINE
     return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
-                     s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result, s.frac, s.operand};
+                     s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result, s.frac,
+                     s.operand, s.fresh,  s.stream};
+}
+
+/// The norm of a LAYER_NORM, RESCALE or SCALE step.
+inline LayerNormJob norm_job(const Step &s)
+{
+#pragma HLS INLINE
+    return LayerNormJob{s.tokens, s.in_channels, s.dst, s.eps, s.first, s.out, s.kind == Kind::RESCALE, s.wide_result, s.src, s.rms};
 }
 
 /// All experts in order: each one's weights are read once, whoever chose it.
@@ -144,19 +154,20 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             break;
         case Kind::RESIDUAL_INIT:
         case Kind::RESIDUAL_ADD:
-            load_residual<Config>(stream, out, s.kind == Kind::RESIDUAL_ADD, m.residual);
+            load_residual<Config>(stream, out, s.kind == Kind::RESIDUAL_ADD, s.stream, m.residual);
             break;
         case Kind::CONSTANT:
             load_constant<Config>(stream, in, m.act, s.dst);
             break;
         case Kind::TOKENS:
-            load_tokens<Config>(input, out, m.residual);
+            load_tokens<Config>(input, out, s.stream, m.residual);
             break;
         case Kind::LAYER_NORM:
         case Kind::RESCALE:
-            layer_norm<Config>(LayerNormJob{s.tokens, s.in_channels, s.dst, s.eps, s.first, s.out, s.kind == Kind::RESCALE,
-                                            s.wide_result},
-                               m.residual, m.act, m.low);
+            layer_norm<Config>(norm_job(s), m.residual, m.act, m.low);
+            break;
+        case Kind::SCALE:
+            scale<Config>(norm_job(s), ScaleJob{s.keys, s.rows, s.stream, s.dst_tokens, s.first_token, s.fresh}, stream, m.residual);
             break;
         case Kind::LINEAR:
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);

@@ -3,6 +3,7 @@
 #ifndef HWGEN_LAYER_NORM_HPP
 #define HWGEN_LAYER_NORM_HPP
 
+#include "hwgen/linear.hpp"
 #include "hwgen/softmax.hpp"
 
 namespace hwgen {
@@ -13,7 +14,7 @@ struct LayerNormConfig {
     static constexpr unsigned MAX_TOKENS = 64;
 };
 
-/// One normalisation: `channels` of `tokens`, read at word 0 of the residual memory, written to `dst`.
+/// One normalisation: `channels` of `tokens`, read at word `src` of the residual memory, written to `dst`.
 struct LayerNormJob {
     unsigned tokens;
     unsigned channels;
@@ -23,6 +24,18 @@ struct LayerNormJob {
     Factor out;        ///< channels / (16 * output scale), of 16 bits that of the high half
     bool rescale;      ///< without a norm: mean 0, and `out` as it is
     bool wide_result;  ///< 16 bits
+    unsigned src;
+    bool rms;  ///< no mean is taken off
+};
+
+/// Where a norm becomes a value of its own: some of its rows, each channel times its factor and with its bias, added to a residual stream.
+struct ScaleJob {
+    unsigned first;        ///< row of the norm
+    unsigned rows;
+    unsigned stream;       ///< word address
+    unsigned dst_tokens;   ///< rows of the stream
+    unsigned first_token;  ///< of the stream
+    bool fresh;            ///< the stream starts with it
 };
 
 /// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
@@ -39,15 +52,14 @@ inline std::int64_t rsqrt(std::int64_t v, int &exponent)
     return y < 65535 ? y : 65535;
 }
 
-/// residual [word][token] -> act [word][token], int8, or the high halves of 16 bits and the low ones in `low`.
+/// What each token of residual [word][token] is normalised with: mean, unit 2**-4, and scale.
 template <class Config>
-void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Act act[][Config::LANES], Act low[][Config::LANES])
+void norm_coefficients(const LayerNormJob &job, const Res residual[][Config::LANES], std::int32_t mean[Config::MAX_TOKENS],
+                       Scale scale[Config::MAX_TOKENS])
 {
-#pragma HLS INLINE off
+#pragma HLS INLINE
     static std::int64_t total[Config::MAX_TOKENS];
     static std::int64_t squares[Config::MAX_TOKENS];
-    static std::int32_t mean[Config::MAX_TOKENS];  // unit 2**-4
-    static Scale scale[Config::MAX_TOKENS];
     const unsigned words = words_of(job.channels, Config::LANES);
     std::int64_t sum = 0;
     std::int64_t sum_squares = 0;
@@ -57,12 +69,12 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
 #pragma HLS PIPELINE II = 1
         for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
-            const std::int32_t x = word * Config::LANES + lane < job.channels ? residual[word * job.tokens + token][lane] : 0;
+            const std::int32_t x = word * Config::LANES + lane < job.channels ? residual[job.src + word * job.tokens + token][lane] : 0;
             sum += x;
             sum_squares += static_cast<std::int64_t>(x) * x;
         }
         if (++word == words) {
-            total[token] = sum;
+            total[token] = job.rms ? 0 : sum;
             squares[token] = sum_squares;
             sum = 0;
             sum_squares = 0;
@@ -78,20 +90,69 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
         const std::int64_t y = rsqrt(v, exponent);
         scale[t] = job.rescale ? scale_of(job.out) : scale_factor(y, job.out, 23 + exponent);
     }
+}
+
+/// A word of 16 bits for a lane of a residual word.
+inline Wide normal_word(Res lane, std::int32_t mean, const Scale &scale)
+{
+#pragma HLS INLINE
+    return whole<16>(static_cast<std::int32_t>(lane) * 16 - mean, Scale{scale.mult, Shift(scale.shift.to_uint() - 8)});
+}
+
+/// residual [word][token] -> act [word][token], int8, or the high halves of 16 bits and the low ones in `low`.
+template <class Config>
+void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Act act[][Config::LANES], Act low[][Config::LANES])
+{
+#pragma HLS INLINE off
+    static std::int32_t mean[Config::MAX_TOKENS];
+    static Scale scale[Config::MAX_TOKENS];
+    const unsigned words = words_of(job.channels, Config::LANES);
+    norm_coefficients<Config>(job, residual, mean, scale);
     for (unsigned w = 0; w < words; ++w) {
         for (unsigned t = 0; t < job.tokens; ++t) {
 #pragma HLS PIPELINE II = 1
             for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
-                const std::int32_t x = static_cast<std::int32_t>(residual[w * job.tokens + t][lane]) * 16 - mean[t];
-                const Scale word = job.wide_result ? Scale{scale[t].mult, Shift(scale[t].shift.to_uint() - 8)} : scale[t];
+                const Res x = residual[job.src + w * job.tokens + t][lane];
                 const bool used = w * Config::LANES + lane < job.channels;
-                const int narrow = used ? requantize<8>(x, scale[t]) : 0;
-                const Wide wide = used ? whole<16>(x, word) : 0;
+                const int narrow = used ? requantize<8>(static_cast<std::int32_t>(x) * 16 - mean[t], scale[t]) : 0;
+                const Wide wide = used && job.wide_result ? normal_word(x, mean[t], scale[t]) : 0;
                 act[job.dst + w * job.tokens + t][lane] = job.wide_result ? high_half(wide) : static_cast<Act>(narrow);
                 if (job.wide_result) {
                     low[job.dst + w * job.tokens + t][lane] = low_half(wide);
                 }
+            }
+        }
+    }
+}
+
+/// The same, each channel by itself on to another residual stream; weights: the columns of its words.
+template <class Config>
+void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config::LANES>> &weights, Res residual[][Config::LANES])
+{
+#pragma HLS INLINE off
+    static std::int32_t mean[Config::MAX_TOKENS];
+    static Scale scale[Config::MAX_TOKENS];
+    static Column columns[Config::LANES];
+#pragma HLS ARRAY_PARTITION variable = columns complete dim = 0
+    const unsigned words = words_of(job.channels, Config::LANES);
+    norm_coefficients<Config>(job, residual, mean, scale);
+    for (unsigned w = 0; w < words; ++w) {
+        for (unsigned i = 0; i < COLUMN_BYTES; ++i) {
+#pragma HLS PIPELINE II = 1
+            load_columns<Config>(weights.read(), i, columns);
+        }
+        for (unsigned t = 0; t < to.rows; ++t) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS DEPENDENCE variable = residual inter false
+            for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+#pragma HLS UNROLL
+                const unsigned row = to.first + t;
+                const Wide word = normal_word(residual[job.src + w * job.tokens + row][lane], mean[row], scale[row]);
+                const Acc acc = (columns[lane].turn ? ~word : word) + columns[lane].bias;
+                Res &place = residual[to.stream + w * to.dst_tokens + to.first_token + t][lane];
+                const int part = requantize<16>(acc, columns[lane].scale);
+                place = static_cast<Res>(w * Config::LANES + lane < job.channels ? saturate<16>((to.fresh ? 0 : place) + part) : 0);
             }
         }
     }

@@ -54,6 +54,8 @@ struct LinearJob {
     bool wide_result;  ///< ACT, ACTIVATED: the same
     unsigned frac;  ///< fraction bits of what the activation function is of
     unsigned operand;  ///< MULTIPLIED: word address of what is multiplied with; it has `rows` rows
+    bool fresh;     ///< RESIDUAL: the result is not added
+    unsigned stream;  ///< RESIDUAL, WEIGHED: word address
 };
 
 /// Parameters of an output column.
@@ -61,6 +63,7 @@ struct Column {
     Acc bias;
     Scale scale;
     Mult second;  ///< after an activation function
+    bool turn;    ///< of words that are not multiplied: the complement is taken
 };
 
 constexpr unsigned COLUMN_BYTES = 8;
@@ -87,6 +90,7 @@ inline void load_columns(const Word<Config::LANES> &word, unsigned place, Column
         const auto high = static_cast<std::uint16_t>(half_of<Config::LANES>(word, half + 3));
         column.scale.shift = Shift(high & 63U);
         column.second = short_multiplier(high >> 6U);
+        column.turn = high >> 15U != 0;
     }
 }
 
@@ -136,7 +140,8 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
             break;
         case Target::RESIDUAL:
         case Target::WEIGHED:
-            residual[word + row][c] = static_cast<Res>(used ? saturate<16>(residual[word + row][c] + part) : 0);
+            residual[job.stream + word + row][c] =
+                static_cast<Res>(used ? saturate<16>((job.fresh ? 0 : residual[job.stream + word + row][c]) + part) : 0);
             break;
         case Target::LOGITS:
             logits[word + t][c] = wide;

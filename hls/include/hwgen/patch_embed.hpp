@@ -91,9 +91,10 @@ inline void set_residual(const Word<Config::LANES> &word, unsigned i, bool add, 
     }
 }
 
-/// Residual words of LANES int16, two words of the stream each; add: to those that are there.
+/// Residual words of LANES int16 from word `stream` on, two words of the weights each; add: to those that are there.
 template <class Config>
-void load_residual(hls::stream<Word<Config::LANES>> &weights, const Rectangle &size, bool add, Res residual[][Config::LANES])
+void load_residual(hls::stream<Word<Config::LANES>> &weights, const Rectangle &size, bool add, unsigned stream,
+                   Res residual[][Config::LANES])
 {
 #pragma HLS INLINE off
     Place<Config> place;
@@ -101,7 +102,7 @@ void load_residual(hls::stream<Word<Config::LANES>> &weights, const Rectangle &s
 #pragma HLS PIPELINE II = 1
         const Word<Config::LANES> word = weights.read();
         if (place.stays(size)) {
-            set_residual<Config>(word, i, add, residual[place.word]);
+            set_residual<Config>(word, i, add, residual[stream + place.word]);
         }
         if (i % 2 == 1) {
             place.next(size);
@@ -111,14 +112,14 @@ void load_residual(hls::stream<Word<Config::LANES>> &weights, const Rectangle &s
 
 /// The same from the input of the frame.
 template <class Config>
-void load_tokens(const Word<Config::LANES> *input, const Rectangle &size, Res residual[][Config::LANES])
+void load_tokens(const Word<Config::LANES> *input, const Rectangle &size, unsigned stream, Res residual[][Config::LANES])
 {
 #pragma HLS INLINE off
     Place<Config> place;
     for (unsigned i = 0; i < 2 * size.words * size.tokens; ++i) {
 #pragma HLS PIPELINE II = 1
         if (place.stays(size)) {
-            set_residual<Config>(input[i], i, false, residual[place.word]);
+            set_residual<Config>(input[i], i, false, residual[stream + place.word]);
         }
         if (i % 2 == 1) {
             place.next(size);

@@ -10,7 +10,7 @@
 namespace hwgen {
 
 /// What a step does.
-enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT };
+enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT, SCALE };
 
 constexpr std::int8_t ALL_TASKS = -1;
 
@@ -43,6 +43,9 @@ struct Step {
     bool causal = false;        ///< a token sees no token behind itself
     std::uint32_t operand = 0;  ///< word address of what a result is multiplied with
     std::uint8_t follows = 0;   ///< of Follow: what is shorter in a shorter sequence
+    bool rms = false;           ///< a norm that takes no mean off
+    bool fresh = false;         ///< a residual stream starts with the result
+    std::uint32_t stream = 0;   ///< word address of the residual stream that is written; of one that is read it is `src`
 };
 
 /// What of a step a frame makes shorter whose sequence has fewer tokens than the longest.
@@ -159,6 +162,50 @@ constexpr Step rescale(Value dst, Factor out)
 {
     Step s = layer_norm(dst, 1, Factor{0, 0}, out);
     s.kind = Kind::RESCALE;
+    return s;
+}
+
+/// A norm that takes no mean off.
+constexpr Step rms(Step step)
+{
+    step.rms = true;
+    return step;
+}
+
+/// A step that reads the residual stream at word `address`.
+constexpr Step from(Step step, std::uint32_t address)
+{
+    step.src = address;
+    return step;
+}
+
+/// A step that writes the residual stream at word `address`.
+constexpr Step into(Step step, std::uint32_t address)
+{
+    step.stream = address;
+    return step;
+}
+
+/// A step that starts a residual stream instead of being added to it.
+constexpr Step fresh(Step step)
+{
+    step.fresh = true;
+    return step;
+}
+
+/// Some rows of a residual stream, normalised, each channel times its factor and with its bias: residual stream +=, from row `first_token` on.
+constexpr Step scale(Shape residual, std::uint16_t first_token, Shape source, Rows rows, std::int64_t eps, Factor inverse, Factor out,
+                     Weights weights)
+{
+    Step s = layer_norm(Value{0, source.tokens, source.channels}, eps, inverse, out);
+    s.kind = Kind::SCALE;
+    s.target = Target::RESIDUAL;
+    s.out_channels = source.channels;
+    s.dst_tokens = residual.tokens;
+    s.first_token = first_token;
+    s.keys = rows.first;
+    s.rows = rows.count;
+    s.weights = weights.word;
     return s;
 }
 

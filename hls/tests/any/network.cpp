@@ -83,6 +83,9 @@ void read_network()
         read(s.causal);
         read(s.operand);
         read(s.follows);
+        read(s.rms);
+        read(s.fresh);
+        read(s.stream);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

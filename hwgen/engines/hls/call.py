@@ -6,8 +6,8 @@ The kinds themselves, one class a function, are in `start`, `products`, `attenti
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from enum import IntFlag
 from itertools import cycle
 from typing import ClassVar, TypeVar
@@ -40,7 +40,8 @@ class Call(ABC):
     """Some steps of the integer network (of the first task that has them) as one call.
 
     operands: values by the name of the field of hwgen::Step they go to; identity: equal for calls of two tasks that compute the same from
-    the same places; weights: their first word in the image; place: first word in the output; functions: the activations the engine has
+    the same places; weights: their first word in the image; place: first word in the output; streams: first word of each residual stream, by
+    the name of its tensor; functions: the activations the engine has
     tables for; names: for each task the value the call completes ("" when it does not run).
     """
 
@@ -61,6 +62,7 @@ class Call(ABC):
     task: int = ALL_TASKS
     weights: int = 0
     place: int = 0
+    streams: Mapping[str, int] = field(default_factory=dict)
     functions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
@@ -133,14 +135,39 @@ class Call(ABC):
 
     def data(self, shape: Shape) -> bytes:
         """What the weight image holds for it; 4-bit weights take a byte each."""
-        return b"".join(product(step, shape, pack=False) for step in self.steps if step.weights is not None)
+        return b"".join(product(step, shape, pack=False) for step in self.steps if step.tile.by_columns)
 
     @property
     def code(self) -> str:
         """In C++."""
         code = f"{self.function}({', '.join(self.arguments())})"
         flags = ", ".join(str(flag).lower() for flag in self.wide)
-        return f"wide(hwgen::{code}, {flags})" if any(self.wide) else code
+        for function, more, given in (("wide", flags, any(self.wide)), ("rms", "", self.rms), ("fresh", "", self.fresh),
+                                      ("from", str(self.read), self.read), ("into", str(self.written), self.written)):
+            if given:
+                code = f"{function}(hwgen::{code}{', ' if more else ''}{more})"
+        return code
+
+    @property
+    def rms(self) -> bool:
+        """Whether it is a norm that takes no mean off."""
+        return False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a residual stream starts with its result, where it could be added to one."""
+        return False
+
+    @property
+    def read(self) -> int:
+        """First word of the residual stream it reads."""
+        view = self.steps[0].source_view
+        return 0 if view is None else self.streams.get(view.name, 0)
+
+    @property
+    def written(self) -> int:
+        """First word of the residual stream it writes."""
+        return self.streams.get(self.steps[-1].sink.name, 0)
 
     @property
     def wide(self) -> tuple[bool, bool]:

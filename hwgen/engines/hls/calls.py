@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from itertools import combinations, groupby
+from itertools import groupby
 
-from ...layout.memory import lifetimes
 from ...steps.step import Network, Step
-from ...steps.tensor import Memory, Tensor
+from ...steps.tensor import Tensor
 from ...steps.verify import failure
-from ...steps.walk import tensors, with_tensors
+from ...steps.walk import with_tensors
 from .attention import Attention
 from .call import Call, does
 from .experts import Experts, Router
-from .products import Features, Head, Linear, LinearActivated, LinearGated, LinearMultiplied, LinearOperand, LinearResidual
+from .products import Features, Head, Linear, LinearActivated, LinearFresh, LinearGated, LinearMultiplied, LinearOperand, LinearResidual
+from .scale import Scaled, ScaledFresh
 from .start import Constants, LayerNorm, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
-CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, LayerNorm, Rescaled, Linear, LinearActivated, LinearResidual,
-                                 LinearOperand, LinearMultiplied, LinearGated, Head, Features, Attention, Router, Experts)
+CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, LayerNorm, Rescaled, Scaled, ScaledFresh, Linear,
+                                 LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated, Head, Features,
+                                 Attention, Router, Experts)
 
 
 def calls(network: Network) -> list[Call]:
@@ -26,7 +27,6 @@ def calls(network: Network) -> list[Call]:
 
     Raises ModelError, with the step printed, for what the engine has no function for.
     """
-    _one_at_a_time(network)
     found: list[Call] = []
     places: dict[str, int] = {}             # of the newest words of a tensor: index of the call that wrote them
     for _, group in groupby(network.steps, lambda step: (step.value, step.expert is None)):
@@ -34,15 +34,6 @@ def calls(network: Network) -> list[Call]:
         found.append(_function(steps).of(steps, _identity(steps, places)))
         places |= {sink.name: len(found) - 1 for step in steps for sink in step.sinks}
     return found
-
-
-def _one_at_a_time(network: Network) -> None:
-    """Raises ModelError when two residual streams are there at once: there is one memory for them."""
-    lives = lifetimes((tensor for tensor in tensors((step.source_view, step.sinks)) if tensor.memory is Memory.RES) for step in network.steps)
-    for (stream, (_, last)), (other, (first, _)) in combinations(lives.items(), 2):
-        if first <= last:
-            raise failure(network.steps[first], f"starts the residual stream {other.name!r} while {stream.name!r} is still needed: the HLS engine "
-                          "has memory for one at a time", "compile with --backend rtl, or cut the network there")
 
 
 def _function(steps: tuple[Step, ...]) -> type[Call]:

@@ -14,12 +14,13 @@ from ...layout.memory import first_fit, lifetimes
 from ...layout.merge import align, slots
 from ...steps.step import Quantized
 from ...steps.tensor import Memory
+from ...steps.walk import tensors
 from .attention import Attention
 from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router
 from .products import Head
-from .start import Patches, ResidualInit, Tokens
+from .start import Patches, Tokens
 from .value import Value, words
 
 NO_ACTIVATION = ("gelu",)           # whose table a network without activation gets
@@ -96,13 +97,15 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
     tasks = range(len(model.tasks))
     table = _merged([calls(network) for network in model.tasks])
     operands, values, used = _memory(table, lanes)
+    streams, residual_words = _streams(table, lanes)
     weights, image = _image([entry.call for entry in table], lanes)
     places, outputs = _outputs(table, len(tasks))
     functions = _functions(table)
-    steps = [replace(entry.call, task=entry.task, functions=functions, operands=found, weights=word, place=place,
+    steps = [replace(entry.call, task=entry.task, functions=functions, operands=found, weights=word, place=place, streams=streams,
                      names=tuple(entry.versions[task].value if task in entry.versions else "" for task in tasks))
              for entry, found, word, place in zip(table, operands, weights, places, strict=True)]
-    starts = [step.size for step in steps if isinstance(step, (ResidualInit, Tokens))]
+    starts = [(view.tensor.tokens, view.tensor.channels) for step in steps for part in step.steps for view in part.sinks
+              if view.tensor.memory is Memory.RES]
     routers = [step for step in steps if isinstance(step, Router)]
     tokens = max([step.src.tokens for step in steps if "src" in step.operands] + [count for count, _ in starts])
     _check_sizes(model)
@@ -111,7 +114,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         head_words=max((most for step in steps if isinstance(step, Attention) for most in step.head_words(lanes)), default=1),
         max_experts=max((step.channels for step in routers), default=1), max_top_k=max((step.route.top_k for step in routers), default=1),
         act_words=used[Memory.ACT], low_words=used[Memory.ACT] if any(value.wide for value in values) else 1,
-        residual_words=max((count * words(channels, lanes) for count, channels in starts), default=1),
+        residual_words=max(1, residual_words),
         logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
         input_words=next(step.input_words(lanes) for step in steps if isinstance(step, (Patches, Tokens))),
         output_words=max(map(_end, outputs)), operand_words=max(1, used[Memory.OPERAND]),
@@ -150,6 +153,19 @@ def _memory(table: list[_Entry], lanes: int) -> tuple[list[dict[str, Value]], tu
         names.add(name)
         placed[row] = replace(values[row], name=name, address=base)
     return [{role: placed[row] for role, row in used.items()} for used in uses], tuple(placed[row] for row in lives), total
+
+
+def _streams(table: list[_Entry], lanes: int) -> tuple[dict[str, int], int]:
+    """(first word of each residual stream by its name, words needed). Streams of equal name of tasks share their place."""
+    sizes: dict[str, int] = {}
+    uses = []
+    for entry in table:
+        found = [tensor for call in entry.versions.values() for step in call.steps for tensor in tensors((step.source_view, step.sinks))
+                 if tensor.memory is Memory.RES]
+        for tensor in found:
+            sizes[tensor.name] = max(sizes.get(tensor.name, 0), tensor.tokens * words(tensor.channels, lanes))
+        uses.append([tensor.name for tensor in found])
+    return first_fit(lifetimes(uses), sizes.__getitem__)
 
 
 def _image(steps: list[Call], lanes: int) -> tuple[list[int], bytes]:

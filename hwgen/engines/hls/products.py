@@ -147,7 +147,8 @@ def behind(table: Table) -> Factor:
 class LinearResidual(Product):
     """Residual stream += src, from a row on."""
 
-    function, target, form = "linear_residual", "RESIDUAL", ((Plain, Stationary, Requant, Add),)
+    function, target = "linear_residual", "RESIDUAL"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant, Add),)
     memory = Memory.RES
 
     @property
@@ -168,6 +169,16 @@ class LinearResidual(Product):
 
     def traced(self) -> tuple[str, int, int]:
         return WIDE.stored, self.target_rows.tensor.tokens, self.channels
+
+
+class LinearFresh(LinearResidual):
+    """A residual stream starts with the product."""
+
+    asked, form = "linear", ((Plain, Stationary, Requant),)
+
+    @property
+    def fresh(self) -> bool:
+        return True
 
 
 class Head(Product):

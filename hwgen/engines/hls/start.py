@@ -132,6 +132,10 @@ class LayerNorm(Call):
         feed = part(self.steps[0], Normalize)
         return [self.dst.code, str(feed.eps), braces(feed.mean), braces(feed.out)]
 
+    @property
+    def rms(self) -> bool:
+        return part(self.steps[0], Normalize).rms
+
     def about(self) -> str:
         return f"layer norm: int16 -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
 
@@ -142,7 +146,7 @@ class LayerNorm(Call):
 class Rescaled(LayerNorm):
     """Residual stream times a factor -> dst."""
 
-    function, kind, form = "rescale", "RESCALE", ((Rescale, Identity),)
+    function, kind, form, rms = "rescale", "RESCALE", ((Rescale, Identity),), False
 
     def arguments(self) -> list[str]:
         return [self.dst.code, braces(part(self.steps[0], Rescale).out)]

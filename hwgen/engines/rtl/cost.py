@@ -30,6 +30,7 @@ from ...isa import WORD_BITS
 
 OUT_WORDS = 16           # queue of the output writer
 WIDE_FEED, WIDE_DRAIN = 0.15, 0.08       # what operands of 16 bits add to a lane of the feed and of the drain
+PAST_FEED, PAST_DRAIN = 0.35, 0.1         # what words that go past the array add to a lane: their high bits; their way to the drain
 CAUSAL = 0.014           # what a limit of keys adds to the control: 80 LUTs, 52 flip-flops
 LENGTHS = 0.12           # what run-time lengths do: 700 LUTs, 520 flip-flops, half of them registers and their reading
 
@@ -174,8 +175,8 @@ def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
     logic: list[tuple[str, str, float]] = [
         ("array", "processing element", c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to),
         ("array", "fabric element", c.ti * c.fabric_columns),
-        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + c.wide * WIDE_DRAIN)),
-        ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED)),
+        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + c.wide * WIDE_DRAIN + c.bypass * PAST_DRAIN)),
+        ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED + c.bypass * PAST_FEED)),
         ("sequencer", "control", 1 + c.causal * CAUSAL + c.lengths * LENGTHS), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
     ]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual

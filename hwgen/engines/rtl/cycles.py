@@ -112,20 +112,23 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
             retired.append(feed + retire - 20)
             result.append(Timing(round(start), round(feed), 0, 0))
             continue
+        past = instr.stat == Stat.BYPASS
         if instr.pred and instr.task != task or instr.tokens == 0:           # its weights are read and discarded
-            loader = stream.take(instr.n_tiles * (params * instr.column_params + instr.k_tiles * (load_cycles >> instr.w4)), loader + 2,
-                             1 + instr.w4)
+            tiles = 0 if past else instr.k_tiles
+            loader = stream.take(instr.n_tiles * (params * instr.column_params + tiles * (load_cycles >> instr.w4)), loader + 2, 1 + instr.w4)
             result.append(Timing(round(feed), round(feed), 0, 0))
             continue
-        length = max(tokens, MIN_PASS) << instr.wide                       # an operand of 16 bits passes twice
+        length = max(tokens, MIN_PASS) << (instr.wide and not past)             # an operand of 16 bits passes twice
         begin: float | None = None
-        if instr.stat != Stat.WEIGHTS:
+        if instr.stat not in (Stat.WEIGHTS, Stat.BYPASS):
             loader = max(loader, done(instr.load_slack))
         loader += 2
         for _ in range(instr.n_tiles):
             for k in range(instr.k_tiles):
                 room = max(loader + TAKE, passed.popleft())
-                if instr.stat == Stat.WEIGHTS:
+                if past:
+                    loader = max(stream.take(params, loader), room) + 1
+                elif instr.stat == Stat.WEIGHTS:
                     if k == 0 and instr.column_params:
                         room = max(stream.take(params, loader), room)
                     loader = stream.take(load_cycles >> instr.w4, room, 1 + instr.w4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...engine import EngineConfig
-from ...isa import Dst, Follow, Half, Instr, Op
+from ...isa import ADDRESSES, Dst, Follow, Half, Instr, Op
 from ...layout.image import columns_of
 from ...layout.merge import Slot
 from ...steps.format import WIDE
@@ -62,11 +62,13 @@ class Encoder:
 
     def _tiles(self, step: Step) -> dict[str, int]:
         """Output tiles, and the reduction tiles between the first and the last lane that streams."""
-        ti, to = self.config.ti, self.config.to
+        ti, to = self.config.ti, self.config.to if step.tile.mixes else self.config.bypass_lanes
         width = columns_of(step)[1]
         n_tiles = -(-width // to)
         fields = {"n_tiles": n_tiles, "n_last": width - (n_tiles - 1) * to}
-        if step.tile.multiplies:
+        if not step.tile.mixes:                 # a tile streams the channels that it gives
+            fields |= {"k_tiles": 1, "k_hi": ti}
+        elif step.tile.multiplies:
             first, last = step.source.position, step.source.position + step.source.width - 1
             fields |= {"k_tiles": last // ti - first // ti + 1, "k_lo": first % ti, "k_hi": last % ti + 1}
         return fields
@@ -100,8 +102,9 @@ class Encoder:
                 fields = {"dst_row": view.tokens.start}
                 if len(step.sinks) == 1:
                     return fields
-                kept = step.sinks[1].tensor                     # words go where they came from: base + source word
-                return fields | {"keep": 1, "dst_base": self.bases[kept], "dst_stride": kept.tokens}
+                kept = step.sinks[1].tensor                     # words go where they came from: base + source word, modulo the addresses
+                base = self.bases[kept] - self.bases[step.source.tensor] & ADDRESSES - 1
+                return fields | {"keep": 1, "dst_base": base, "dst_stride": kept.tokens}
             case Memory.SCORE:
                 fields = {"dst_row": step.half * config.max_tokens}
             case Memory.RES:

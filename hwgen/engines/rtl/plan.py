@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 
 from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig, covering
 from ...errors import CapacityError, combined
-from ...isa import Instr, Op, Operand, Src
+from ...isa import Instr, Op, Operand, Src, Stat
 from ...layout import image
 from ...layout.memory import first_fit, lifetimes
 from ...layout.merge import Slot, merge
@@ -37,6 +37,9 @@ NOTHING = Ablation()      # to do without
 MAX_TOKENS = 4096         # accumulator rows an instruction can address
 OPERAND_WORDS = 1024      # words of an operand; products of two values are worked on in blocks of columns
 SCORE_WORDS = 4096        # words of a score buffer; longer sequences are worked on in blocks of queries
+STAGES: dict[str, Callable[[Instr], bool]] = {       # of `EngineConfig`: which instructions ask for it
+    "wide": lambda instr: bool(instr.wide or instr.plane or instr.src == Src.RES), "causal": lambda instr: instr.limit > 0,
+    "rotate": lambda instr: instr.operand == Operand.ROTATE, "bypass": lambda instr: instr.stat == Stat.BYPASS, "rms": lambda instr: instr.rms > 0}
 PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND)
 
 
@@ -78,16 +81,16 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots),
-        wide=False, causal=False, rotate=False, lengths=False, operand_words=_round(words[Memory.OPERAND]) if words[Memory.OPERAND] else 0)
+        wide=False, causal=False, rotate=False, bypass=False, rms=False, lengths=False,
+        operand_words=_round(words[Memory.OPERAND]) if words[Memory.OPERAND] else 0)
     if engine is not None:
-        config = replace(covering((engine, config)), wide=False, causal=False, rotate=False, lengths=False)
+        config = _with_stages(covering((engine, config)), set())
     encoder = Encoder(config, bases, rows)
     limits = [(0, 0)] * len(slots) if ablation.serial else slacks(slots, [encoder.starts_at(slot.step) for slot in slots], len(networks))
     instrs = [encoder.instruction(slot, pair) for slot, pair in zip(slots, limits, strict=True)] + [Instr(op=Op.END)]
-    config = replace(config, wide=any(instr.wide or instr.plane or instr.src == Src.RES for instr in instrs) or engine is not None and engine.wide,
-                     causal=any(instr.limit for instr in instrs) or engine is not None and engine.causal,
-                     rotate=any(instr.operand == Operand.ROTATE for instr in instrs) or engine is not None and engine.rotate,
-                     lengths=model.tasks[0].input[1].sequence or engine is not None and engine.lengths)
+    names = {name for name, asks in STAGES.items() if any(map(asks, instrs)) or engine is not None and getattr(engine, name)}
+    lengths = model.tasks[0].input[1].sequence or engine is not None and engine.lengths
+    config = replace(_with_stages(config, names), lengths=lengths)
     if engine not in (None, config):
         raise CapacityError("the network needs more than the engine given has", where=f"engine of {ti}x{to}", hint="an engine that covers both")
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
@@ -97,6 +100,12 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
                    sum(instr.tokens * instr.n_tiles * image.word_bytes(slot.step.sink.tensor.format.dtype.itemsize, shape)
                        for slot, instr in zip(slots, instrs, strict=False) if slot.step.feed.from_host),
                    output_words * 4 * to, outputs, batch, token_block)
+
+
+def _with_stages(config: EngineConfig, names: set[str]) -> EngineConfig:
+    """With these of `STAGES` and no others."""
+    return replace(config, wide="wide" in names, causal="causal" in names, rotate="rotate" in names, bypass="bypass" in names, rms="rms" in names,
+                   lengths=False)
 
 
 def identity(step: Step) -> Hashable:
@@ -163,7 +172,7 @@ def _check(slots: list[Slot[Step]], to: int) -> None:
 def _image(slots: list[Slot[Step]], shape: image.Shape) -> Iterator[bytes]:
     """The weight image, in the order of use."""
     for slot in slots:
-        if slot.step.weights is not None:
+        if slot.step.tile.by_columns:
             yield image.product(slot.step, shape)
         elif (table := slot.step.feed.constant) is not None:
             yield image.constant(table, shape)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from ...isa import FIELDS, Dst, Instr, Op, Src, Stat
 from ...listing import Line, Part, short, text as listing
 from .program import BufferInfo, InstrInfo, Program
-from .touched import SOURCES, TARGETS
+from .touched import SOURCES, TARGETS, columns
 
 FLAGS = tuple(name for name, bits in FIELDS if bits == 1 and name not in ("pred", "column_params"))     # the latter: with weights
 DEFAULTS = {entry.name: entry.default for entry in fields(Instr)}
@@ -64,6 +64,8 @@ def _stationary(instr: Instr) -> str:
         return ""
     if instr.stat == Stat.WEIGHTS:
         return "x weights"
+    if instr.stat == Stat.BYPASS:
+        return "past the array"
     return f"x {'keys' if instr.stat == Stat.K_COLUMNS else 'values'} @{instr.stat_base}"
 
 
@@ -80,16 +82,18 @@ def _tiles(instr: Instr, program: Program) -> str:
     """Tokens x rows -> columns, padding of the first and last tile left out."""
     if instr.op == Op.END:
         return ""
-    columns = (instr.n_tiles - 1) * program.config.to + instr.n_last
+    given = columns(program.config, instr)
     if instr.op == Op.STREAM:
-        return f"[{instr.tokens}, {columns}]"
-    return f"[{instr.tokens}, {(instr.k_tiles - 1) * program.config.ti + instr.k_hi - instr.k_lo}] -> {columns}"
+        return f"[{instr.tokens}, {given}]"
+    if instr.stat == Stat.BYPASS:
+        return f"[{instr.tokens}, {given}] -> {given}"
+    return f"[{instr.tokens}, {(instr.k_tiles - 1) * program.config.ti + instr.k_hi - instr.k_lo}] -> {given}"
 
 
 def _slack(instr: Instr) -> str:
     if instr.op != Op.MATMUL:
         return ""
-    return f"slack {instr.slack}" + (f"/{instr.load_slack}" if instr.stat != Stat.WEIGHTS else "")
+    return f"slack {instr.slack}" + (f"/{instr.load_slack}" if instr.stat in (Stat.K_COLUMNS, Stat.V_ROWS) else "")
 
 
 def _detail(instr: Instr, info: InstrInfo, pc: int, buffers: tuple[BufferInfo, ...]) -> dict[str, str]:

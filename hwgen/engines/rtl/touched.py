@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...engine import EngineConfig
-from ...isa import Dst, Instr, Op, Operand, Src, Stat
+from ...isa import ADDRESSES, Dst, Instr, Op, Operand, Src, Stat
 
 SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score", Src.RES: "res"}
 TARGETS = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
@@ -66,19 +66,20 @@ class Touched:
         if instr.op == Op.END:
             return cls()
         loaded: list[Area] = []
-        if instr.op == Op.MATMUL and instr.stat != Stat.WEIGHTS:
+        if instr.op == Op.MATMUL and instr.stat in (Stat.K_COLUMNS, Stat.V_ROWS):
             chunks = instr.k_tiles if instr.stat == Stat.K_COLUMNS else _window(config, instr, instr.stat_group)
             loaded.append(Area("kv", instr.stat_base, chunks, instr.stat_stride, instr.stat_count))
         written = list(_written(config, instr))
         added = [_operand(instr, instr.op_period or instr.n_tiles)] if instr.operand != Operand.NONE else []
-        return cls(list(_fed(instr)), loaded, written + added if instr.dst == Dst.RES_ADD else added, written)
+        return cls(list(_fed(config, instr)), loaded, written + added if instr.dst == Dst.RES_ADD else added, written)
 
 
-def _fed(instr: Instr) -> Iterator[Area]:
+def _fed(config: EngineConfig, instr: Instr) -> Iterator[Area]:
     if instr.op != Op.MATMUL:
         return
     planes = 2 if instr.wide and instr.src == Src.ACT else 1
-    yield Area(SOURCES[Src(instr.src)], instr.src_base, instr.k_tiles * planes, instr.src_stride, instr.tokens, instr.step)
+    chunks = instr.k_tiles if instr.stat != Stat.BYPASS else -(-columns(config, instr) // config.ti)
+    yield Area(SOURCES[Src(instr.src)], instr.src_base, chunks * planes, instr.src_stride, instr.tokens, instr.step)
     if instr.src == Src.EXP:
         yield Area(MAXIMA, instr.src_row, 1, 0, instr.tokens, instr.step)
     elif instr.src == Src.NORM:
@@ -91,7 +92,7 @@ def _written(config: EngineConfig, instr: Instr) -> Iterator[Area]:
     if instr.dst == Dst.ROUTER:
         yield Area(QUEUES, 0, 1, 0, instr.num_experts)
         if instr.keep:
-            yield Area("act", instr.dst_base + instr.src_base, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)
+            yield Area("act", (instr.dst_base + instr.src_base) % ADDRESSES, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)
     elif instr.dst == Dst.OPERAND:
         yield _operand(instr, instr.n_tiles)
     elif instr.dst != Dst.OUT:
@@ -109,5 +110,9 @@ def _operand(instr: Instr, tiles: int) -> Area:
 
 def _window(config: EngineConfig, instr: Instr, first_group: int) -> int:
     """Chunks that the output channels of an instruction reach into."""
-    channels = (instr.n_tiles - 1) * config.to + instr.n_last
-    return -(-(first_group * config.group + channels) // config.ti)
+    return -(-(first_group * config.group + columns(config, instr)) // config.ti)
+
+
+def columns(config: EngineConfig, instr: Instr) -> int:
+    """Output channels of an instruction."""
+    return (instr.n_tiles - 1) * (config.bypass_lanes if instr.stat == Stat.BYPASS else config.to) + instr.n_last

@@ -101,14 +101,15 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
 
 def _kinds(instr: Instr, config: EngineConfig) -> str | None:
     """What does not go together in a matrix product, or None."""
-    if instr.dst == Dst.RES_SET:
-        return "a product starts the residual stream, which only a stream does"
+    if instr.stat == Stat.BYPASS and (wrong := _past(instr, config)):
+        return wrong
     if instr.k_tiles == 1 and instr.k_lo >= instr.k_hi:
         return f"lanes {instr.k_lo} to {instr.k_hi} of the one reduction tile are none"
-    if bool(instr.column_params) != (instr.stat == Stat.WEIGHTS) or instr.w4 and (instr.stat != Stat.WEIGHTS or not config.w4):
+    loaded = instr.stat in (Stat.K_COLUMNS, Stat.V_ROWS)
+    if bool(instr.column_params) == loaded or instr.w4 and (instr.stat != Stat.WEIGHTS or not config.w4):
         return "column parameters and 4-bit weights come with the weight stream, of an engine that has them"
     held = config.ti * instr.k_tiles if instr.stat == Stat.V_ROWS else config.to * instr.n_tiles
-    if instr.stat != Stat.WEIGHTS and not 1 <= instr.stat_count <= held:
+    if loaded and not 1 <= instr.stat_count <= held:
         return f"{instr.stat_count} keys do not fit its tiles"
     if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS):
         return "exponentials, values and the division by the sum of a row go together"
@@ -127,7 +128,7 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return "keeps normalised words, and has none"
     if (instr.wide or instr.plane or instr.src == Src.RES) and not config.wide:
         return "has operands or results of 16 bits, the engine has none"
-    if instr.wide and (instr.stat != Stat.WEIGHTS or instr.keep):
+    if instr.wide and (loaded or instr.keep):
         return "multiplies 16 bits with what are no weights, or keeps them"
     if instr.plane and (instr.dst != Dst.ACT or not instr.to16):
         return "stores a half of what has no 16 bits, or elsewhere than with the activations"
@@ -135,6 +136,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
         return f"its first row sees {instr.limit} keys, and it makes no scores or exponentials or the engine has no such limit"
     if wrong := _follows(instr, config):
         return wrong
+    if instr.rms and (not config.rms or instr.src != Src.NORM):
+        return "leaves the mean out, and does not normalise or the engine always takes it off"
     if instr.function and not instr.act:
         return f"names function {instr.function} and applies none"
     if wrong := _operands(instr, config):
@@ -177,6 +180,17 @@ def _follows(instr: Instr, config: EngineConfig) -> str | None:
     return None
 
 
+def _past(instr: Instr, config: EngineConfig) -> str | None:
+    """What keeps words from going past the array, or None."""
+    if not config.bypass:
+        return "goes past the array, the engine has no such way"
+    if instr.src not in (Src.NORM, Src.RES) or instr.k_tiles != 1 or instr.gather or instr.scatter or instr.keep or instr.act:
+        return "goes past the array, which words of the residual stream do, alone and without an activation"
+    if instr.dst not in (Dst.ACT, Dst.KV, Dst.RES_SET, Dst.RES_ADD):
+        return f"goes past the array to {Dst(instr.dst).name}"
+    return f"the last of its tiles of {config.bypass_lanes} lanes has {instr.n_last}" if instr.n_last > config.bypass_lanes else None
+
+
 def _streams(program: Program) -> str | None:
     """What is wrong with the bytes that the instructions take from the stream and give, or None."""
     config, taken, given = program.config, {"input": 0, "image": 0}, [0] * program.num_tasks
@@ -186,8 +200,9 @@ def _streams(program: Program) -> str | None:
         if instr.op == Op.STREAM:                           # the host's words come first
             kind = "input" if pc == 0 else "image"
             taken[kind] += instr.tokens * instr.n_tiles * (vector if instr.src == Src.ACT else -(-2 * config.to // vector) * vector)
-        elif instr.op == Op.MATMUL and instr.stat == Stat.WEIGHTS:
-            taken["image"] += instr.n_tiles * (params + instr.k_tiles * (config.to * config.ti >> instr.w4))
+        elif instr.op == Op.MATMUL and instr.stat in (Stat.WEIGHTS, Stat.BYPASS):
+            tiles = instr.k_tiles if instr.stat == Stat.WEIGHTS else 0
+            taken["image"] += instr.n_tiles * (params + tiles * (config.to * config.ti >> instr.w4))
         if instr.op == Op.MATMUL and instr.dst == Dst.OUT:
             for task in range(program.num_tasks):
                 if not instr.pred or instr.task == task:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from ..stages import Gather, Identity, Normalize, Plain, Requant, Rescale
 from ..step import Network, Step
 from ..tensor import Tensor
-from .unity import one, unity
+from .unity import each, one
 
 
 def fuse_norms(network: Network) -> Network:
-    """The normalised words are stored where experts gather them: the router's step, which sees them all, keeps them; and by a product with the
-    unit matrix where something reads them that cannot have them from the feed: when the residual stream has moved on, or as keys or values."""
+    """The normalised words are stored where experts gather them: the router's step, which sees them all, keeps them; and past the array where
+    something reads them that cannot have them from the feed: when the residual stream has moved on, or as keys or values."""
     gathered = {step.source.tensor for step in network.steps if isinstance(step.feed, Gather)}
     stored = _stored(network)
     norms: dict[Tensor, Step] = {}
@@ -21,7 +21,7 @@ def fuse_norms(network: Network) -> Network:
         if _is_norm(step):
             if step.sink.tensor in stored:
                 channels = step.sink.channels.count
-                steps.append(replace(step, tile=unity(channels), drain=(Requant(one(channels), step.sink.tensor.format),), macs=0))
+                steps.append(replace(step, tile=each(channels), drain=(Requant(one(channels), step.sink.tensor.format),), macs=0))
             else:
                 norms[step.sink.tensor] = step
             continue
@@ -33,6 +33,12 @@ def fuse_norms(network: Network) -> Network:
         else:
             steps.append(step)
     return replace(network, steps=tuple(steps))
+
+
+def drop_unread(network: Network) -> Network:
+    """The network without the steps that store normalised words which nothing reads."""
+    read = {view.tensor for step in network.steps for view in (step.source_view, step.tile.stationary) if view is not None}
+    return replace(network, steps=tuple(step for step in network.steps if not _is_norm(step) or step.sink.tensor in read))
 
 
 def _is_norm(step: Step) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from ...errors import ModelError
-from ..stages import Exp2, Keys, Values
+from ..stages import Diagonal, Exp2, Keys, Values
 from ..step import Network, Step
 from ..tensor import HeadMap, Memory, Tensor
 from ..walk import with_tensors
@@ -40,10 +40,14 @@ def copies(network: Network, group: int) -> Network:
                 raise ModelError("its result is used as keys or values of another attention without a Linear in between",
                                  where=f"node {step.node!r}")
             steps.append(replace(read, sinks=(step.sink.of(replace(value, heads=padded[value])),)))
-        elif step.weights is not None and value.memory is Memory.ACT and step.expert is None:
+        elif step.tile.by_columns and value.memory is Memory.ACT and step.expert is None:
             for role in roles.get(value, ()):
                 copy = _copy(value, role, maps)
-                steps.append(replace(read, sinks=(step.sink.of(copy),), part=step.part if role is Role.DATA else f"{step.part}.{role}".lstrip(".")))
+                part = step.part if role is Role.DATA else f"{step.part}.{role}".lstrip(".")
+                done = replace(read, sinks=(step.sink.of(copy),), part=part)
+                if isinstance(step.tile, Diagonal) and step.tile.wrong(done):           # its channels lie apart
+                    done = replace(done, tile=step.tile.as_matrix())
+                steps.append(done)
         else:
             steps.append(read)
     return replace(network, steps=tuple(steps))

@@ -1,4 +1,4 @@
-"""A product that changes nothing: int8 words times the unit matrix."""
+"""Products that change nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ..format import ACCUMULATOR, INT8
 from ..param import UNIT, Columns, Param
-from ..stages import Stationary
+from ..stages import Diagonal, Stationary
 
 
 def unity(channels: int) -> Stationary:
@@ -14,6 +14,12 @@ def unity(channels: int) -> Stationary:
     name = f"identity{channels}"
     return Stationary(Param(f"{name}.weight", np.eye(channels, dtype=INT8.dtype)), Param(f"{name}.bias", np.zeros(channels, ACCUMULATOR.dtype)),
                       Param(f"{name}.scale", np.ones(channels)))
+
+
+def each(channels: int) -> Diagonal:
+    """Each channel as it is."""
+    name = f"each{channels}"
+    return Diagonal(Param(f"{name}.sign", np.ones(channels, INT8.dtype)), Param(f"{name}.bias", np.zeros(channels, ACCUMULATOR.dtype)))
 
 
 def one(channels: int) -> Columns:

@@ -17,11 +17,12 @@ from .route import Route
 from .row_factor import RowFactor
 from .score import Score
 from .table import Table
-from .tile import Identity, Keys, Stationary, Tile, Values
+from .tile import Diagonal, Identity, Keys, Stationary, Tile, Values
 
 FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Rescale, Exp2, Gather)
-TILES: tuple[type[Tile], ...] = (Stationary, Keys, Values, Identity)
+TILES: tuple[type[Tile], ...] = (Stationary, Diagonal, Keys, Values, Identity)
 STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Score, Add, Mean, Route)
 
-__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Constant", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean", "Multiply", "Normalize",
+__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Constant", "Diagonal", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean", "Multiply",
+           "Normalize",
            "Plain", "Queue", "Requant", "Rescale", "Restore", "Route", "RowFactor", "Run", "Score", "Stage", "Stationary", "Table", "Tile", "Values"]

@@ -25,24 +25,26 @@ SHIFTS = {INT8: (1, numerics.MAX_SHIFT), WIDE: (9, 36)}      # what a feed does;
 
 @dataclass(frozen=True, slots=True)
 class Normalize(Feed):
-    """LayerNorm of each token: `numerics.norm_coefficients` and `numerics.normalize`.
+    """LayerNorm of each token, or RMSNorm: `numerics.norm_coefficients` and `numerics.normalize`.
 
     eps: added to D**2 * variance, >= 1. mean: factor of 16 / D. out: factor of D / (16 * scale of the result), of 16 bits
-    D / (16 * 256 * scale), that of the high half. to: of the result.
+    D / (16 * 256 * scale), that of the high half. to: of the result. rms: the mean counts as 0.
     """
 
     eps: int
     mean: Factor
     out: Factor
     to: Format = INT8
+    rms: bool = False
 
     name: ClassVar[str] = "normalize"
     hls: ClassVar[str] = "layer_norm"
 
     def evaluate(self, run: Run) -> np.ndarray:
         x = run.read(run.step.source)
-        mean, mult, shift = numerics.norm_coefficients(x.sum(-1), (x * x).sum(-1), x.shape[-1], self.eps, self.mean.mult,
-                                                       self.mean.shift, self.out.mult, self.out.shift)
+        total = np.zeros(x.shape[:-1], np.int64) if self.rms else x.sum(-1)
+        mean, mult, shift = numerics.norm_coefficients(total, (x * x).sum(-1), x.shape[-1], self.eps, self.mean.mult, self.mean.shift,
+                                                       self.out.mult, self.out.shift)
         run.inner.update(mean=mean, mult=mult, shift=shift)
         return result(self.to)(x, mean[..., None], mult[..., None], shift[..., None])
 
@@ -53,7 +55,8 @@ class Normalize(Feed):
     def fields(self, step: Step) -> dict[str, int]:
         view = step.source
         return {"src": Src.NORM, "norm_dim": view.channels.count, "norm_eps": self.eps,
-                "inv_mult": self.mean.mult, "inv_shift": self.mean.shift, "norm_mult": self.out.mult, "norm_shift": self.out.shift}
+                "inv_mult": self.mean.mult, "inv_shift": self.mean.shift, "norm_mult": self.out.mult, "norm_shift": self.out.shift,
+                "rms": int(self.rms)}
 
     def wrong(self, step: Step) -> str | None:
         if not step.source.all_channels:
@@ -71,10 +74,10 @@ class Normalize(Feed):
 
     @property
     def brief(self) -> str:
-        return self.name + ("" if self.to == INT8 else f" {self.to}")
+        return self.name + (" rms" if self.rms else "") + ("" if self.to == INT8 else f" {self.to}")
 
     def __str__(self) -> str:
-        return f"normalize(eps {self.eps}, mean {self.mean}, {self.out}{'' if self.to == INT8 else f', {self.to}'})"
+        return f"normalize(eps {self.eps}, mean {self.mean}, {self.out}{'' if self.to == INT8 else f', {self.to}'}{', rms' if self.rms else ''})"
 
 
 def least_eps(out: Factor, to: Format) -> int:

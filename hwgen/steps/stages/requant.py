@@ -47,7 +47,7 @@ class Requant(Stage):
     def wrong(self, step: Step) -> str | None:
         if not self.to.signed or self.to.bits not in (INT8.bits, WIDE.bits):
             return f"the requantizer saturates to {INT8} or {WIDE}, not to {self.to}"
-        if isinstance(self.factor, Columns) != (step.weights is not None):
+        if isinstance(self.factor, Columns) != step.tile.by_columns:
             return "weights have a factor for each column, what else is stationary has one"
         if isinstance(self.factor, Columns) and self.factor.mult.array.shape != (step.columns,):
             return f"{self.factor.mult.array.shape} factors for {step.columns} columns"

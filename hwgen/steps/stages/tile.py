@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +13,7 @@ from ... import numerics
 from ...isa import Stat
 from ..format import INT8, WEIGHTS, WIDE, Format
 from ..param import Param
-from ..tensor import View
+from ..tensor import Memory, View
 from .base import Interval, Run
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Tile(ABC):
     """A stationary operand."""
 
     multiplies: ClassVar[bool] = True
+    mixes: ClassVar[bool] = True
+    """Whether a column of the result is a sum of channels."""
+    by_columns: ClassVar[bool] = False
+    """Whether each column of the result has parameters of its own, which come with the weights."""
     by_rows: ClassVar[bool] = False
     """Whether a token of ``stationary`` is a row; else it is a column."""
     hls: ClassVar[str] = ""
@@ -54,6 +59,10 @@ class Tile(ABC):
     def fields(self, step: Step) -> dict[str, int]:
         """Of the instruction, addresses left out."""
 
+    def parameters(self, step: Step) -> Mapping[str, np.ndarray]:
+        """Integers [N] of the columns that lie with the weights: bias; turn, whether the complement of a word is taken."""
+        return {}
+
     def wrong(self, step: Step) -> str | None:
         """What keeps hardware from doing it, or None."""
         return None
@@ -73,6 +82,7 @@ class Stationary(Tile):
     scale: Param
     format: Format = INT8
 
+    by_columns: ClassVar[bool] = True
     hls: ClassVar[str] = "features"
 
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
@@ -81,10 +91,10 @@ class Stationary(Tile):
         result += self.bias.array
         return result
 
-    def passed_bias(self, step: Step) -> np.ndarray:
+    def parameters(self, step: Step) -> Mapping[str, np.ndarray]:
         """The bias for what the array sees: it gives back what the low half of a wide operand is less (`numerics.planes`)."""
         less = numerics.LOW_OFFSET if step.feed.format(step) == WIDE else 0
-        return np.asarray(self.bias.array + less * self.weight.array.sum(0, dtype=np.int64))
+        return {"bias": np.asarray(self.bias.array + less * self.weight.array.sum(0, dtype=np.int64))}
 
     def shape(self, step: Step) -> tuple[int, int]:
         return self.weight.array.shape
@@ -212,6 +222,61 @@ class Identity(Tile):
 
     def __str__(self) -> str:
         return self.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Diagonal(Tile):
+    """``sign * x + bias``, each channel by itself: the words of the feed go past the array. sign: int8 [N], 1 or -1; bias: int32 [N]."""
+
+    sign: Param
+    bias: Param
+
+    mixes: ClassVar[bool] = False
+    by_columns: ClassVar[bool] = True
+
+    def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
+        return np.asarray(x * self.sign.array.astype(np.int64) + self.bias.array)
+
+    def parameters(self, step: Step) -> Mapping[str, np.ndarray]:
+        """A sign of -1 takes the complement of a word; the bias has the one that is missing."""
+        turn = (self.sign.array < 0).astype(np.int64)
+        return {"bias": self.bias.array + turn, "turn": turn}
+
+    def as_matrix(self) -> Stationary:
+        """The same as a product."""
+        return Stationary(Param(f"{self.sign.name}.matrix", np.diag(self.sign.array)), self.bias,
+                          Param(f"{self.sign.name}.scale", np.ones(len(self.sign.array))))
+
+    def shape(self, step: Step) -> tuple[int, int]:
+        return len(self.sign.array), len(self.sign.array)
+
+    def interval(self, step: Step) -> Interval:
+        bound = largest(step.feed.format(step)) + int(np.abs(self.bias.array.astype(np.int64)).max())
+        return -bound, bound
+
+    def fields(self, step: Step) -> dict[str, int]:
+        return {"stat": Stat.BYPASS, "column_params": 1}
+
+    def wrong(self, step: Step) -> str | None:
+        sign, bias = self.sign.array, self.bias.array
+        if sign.ndim != 1 or sign.dtype != np.int8 or not (np.abs(sign) == 1).all():
+            return f"sign {self.sign.name} is not 1 or -1 for each channel"
+        if bias.shape != sign.shape or bias.dtype != np.int32:
+            return f"{self.bias.name} is {bias.dtype} {bias.shape}, expected int32 {sign.shape}"
+        if step.source_view is None or step.source.tensor.memory is not Memory.RES or step.expert is not None or step.heads != 1:
+            return "only words of the residual stream go past the array"
+        if step.source.tensor == step.sink.tensor:
+            return f"changes {step.sink} while it is read"
+        if not np.array_equal(step.sink.positions - step.sink.position, np.arange(len(sign))):
+            return f"its channels lie apart in {step.sink}"
+        return None
+
+    @property
+    def brief(self) -> str:
+        return "each channel"
+
+    def __str__(self) -> str:
+        return f"diagonal({self.sign.name}, {self.bias.name})"
 
 
 def seen(limit: int, rows: int, keys: int) -> np.ndarray:
