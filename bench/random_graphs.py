@@ -41,7 +41,8 @@ def options(rng: np.random.Generator, act: Act) -> dict:
             "classes": ((5,), (10,), (4, 7), (3, 3))[int(rng.integers(4))], "class_token": bool(rng.integers(2)),
             "renormalize": bool(rng.integers(2)), "patch": patch, "channels": int(rng.choice([1, 2, 3])), "act": act,
             "pool": str(rng.choice(["select", "mean"])), "causal": bool(rng.integers(2)),
-            "norms": str(rng.choice(["pre", "pre", "post", "respost", "sandwich"])), "rms": bool(rng.integers(2))}
+            "norms": str(rng.choice(["pre", "pre", "post", "respost", "sandwich"])), "rms": bool(rng.integers(2)),
+            "bias": (None, "heads", "all", "mask")[int(rng.integers(4))]}
 
 
 def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
@@ -69,7 +70,7 @@ def main() -> int:
             executable = hls_networks.build(work / act.value, (act,))
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
-                                           "activation": act.value, "wide": True, "causal": True, "operand_words": 64, "bypass": True,
+                                           "activation": act.value, "wide": True, "causal": True, "operand_words": 128, "bypass": True,
                                            "rms": True})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)

@@ -134,7 +134,7 @@ class Instr:
     plane            ACT: what is stored of a 16-bit result (`Half`)
     mean             OUT: accumulators of all tokens are added up, one word per output tile leaves; else one per token
     operand          what the words of the operand memory do to a result (`Operand`): those of output tile 0 from word op_base on, a word a
-                     token, those of the next tile behind them. MULTIPLY, ROTATE: shift2; the table of act as it is
+                     token, those of the next tile ``tokens`` words on. MULTIPLY, ROTATE: shift2; the table of act as it is
     op_base          with dst OPERAND where results go, in the same order
     op_period        after so many output tiles the words of the first one serve again; 0: never
     slack            the feed starts when at most ``slack`` earlier instructions have not retired (0..3)

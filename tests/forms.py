@@ -67,6 +67,12 @@ def gate(folder: Path, **options) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
 
 
+def added(folder: Path, name: str) -> Path:
+    made = Net()
+    masked_nets.attention(made, masked_nets.ADDED[name])
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, masked_nets.COUNT, DIM])
+
+
 ACTIVATIONS = ("Gelu", "erf", "tanh pow", "silu", "quick gelu", "Relu", "HardSwish", "Mish", "Elu", "LeakyRelu", "Softplus", "Sigmoid", "Tanh")
 FORMS: dict[str, dict[str, Form]] = {
     "Attention": {
@@ -81,6 +87,7 @@ FORMS: dict[str, dict[str, Form]] = {
         "Einsum": partial(pooling, spelling="einsum", queries=2),
         "a Linear weighs the tokens (SeqPool)": partial(pooling, spelling="SeqPool", queries=1),
         "the sum of tokens times such weights": partial(pooling, spelling="a weighted sum", queries=1)},
+    "Constants added to the scores": {name: partial(added, name=name) for name in masked_nets.ADDED},
     "Causal attention, by its mask": {name: partial(masked, spelling=name) for name in masked_nets.CAUSAL},
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),

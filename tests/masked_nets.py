@@ -77,3 +77,19 @@ CAUSAL = {
     "and a number for each query": lambda net, s: net.op("Add", s, net.const(additive(LOWER) + np.arange(COUNT)[:, None])),
     "filled": filled, "by places": by_places, "GPT-2": written_by_gpt2, "with padding of nothing": with_zeros_of_padding,
     "maximum": not_below_the_least, "scaled behind": scaled_behind}
+
+
+def _normal(net: Net, *shape: int) -> str:
+    return net.const(net.rng.normal(size=shape))
+
+
+DISTANCES = np.abs(np.subtract.outer(np.arange(COUNT), np.arange(COUNT)))
+ADDED = {
+    "a position bias of each head (BeiT, Swin)": lambda net, s: net.op("Add", s, _normal(net, 1, HEADS, COUNT, COUNT)),
+    "gathered from a table (T5)": lambda net, s: net.op("Add", s, net.op("Transpose", net.op("Gather", _normal(net, COUNT, HEADS), net.const(
+        DISTANCES, np.int64), axis=0), perm=[2, 0, 1])),
+    "one for all heads": lambda net, s: net.op("Add", s, _normal(net, COUNT, COUNT)),
+    "ALiBi, causal": lambda net, s: net.op("Add", net.op("Add", s, net.const(-np.array([0.5, 0.25])[:, None, None] * DISTANCES)), net.const(additive(LOWER))),
+    "a window": lambda net, s: net.op("Add", s, net.const(additive(DISTANCES < 3, -1e9))),
+    "blocks": lambda net, s: net.op("Where", net.const(np.equal.outer(np.arange(COUNT) // 3, np.arange(COUNT) // 3), bool), s, net.const(LOWEST)),
+    "keys left out": lambda net, s: net.op("Add", s, net.const(additive(np.broadcast_to(np.arange(COUNT) < 5, (COUNT, COUNT)))))}

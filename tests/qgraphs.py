@@ -18,7 +18,8 @@ from hwgen.steps.step import Quantized
 def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
-                 channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False) -> Model:
+                 channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
+                 bias: str | None = None) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation.
 
@@ -26,6 +27,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
     act: of every block, or of one after the other in turn. causal: no token sees one behind it. norms: "pre", "post" (behind each sum),
     "respost" (behind each branch) or "sandwich" (on both sides of it), with gammas of both signs; rms: they take no mean off.
+    bias: of the scores, "heads", each its own, "all" the same, "mask": keys hidden at random.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -73,8 +75,13 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             read = normed(f"{b}.norm1", state, "pre", "sandwich")
             for letter, gain in (("q", 1.5), ("k", 1.5), ("v", 1.0)):
                 nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, *matrix(f"{b}.{letter}", dim, dim, gain)))
-            nodes.append(ops.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q", f"{b}.k", f"{b}.v", heads,
-                                      (dim // heads) ** -0.5, causal))
+            attended = (f"{b}.attention", f"{b}.attention", f"{b}.q", f"{b}.k", f"{b}.v", heads, (dim // heads) ** -0.5, causal)
+            if bias is not None:
+                added = draw(f"{b}.bias", heads if bias == "heads" else 1, tokens, tokens)
+                unseen = (draw(f"{b}.mask", 1, tokens, tokens) > 0.5) & ~np.eye(tokens, dtype=bool)
+                nodes.append(ops.BiasedAttention(*attended, bias=np.where(unseen, np.float32(-1e5), 0 * added) if bias == "mask" else added))
+            else:
+                nodes.append(ops.Attention(*attended))
             nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", dim, dim)))
             nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, normed(f"{b}.behind1", f"{b}.proj", "respost", "sandwich")))
             state = normed(f"{b}.post1", f"{b}.mid", "post")

@@ -50,13 +50,13 @@ def tokens() -> tuple[Net, dict[str, str]]:
 
 
 def two_causes() -> tuple[Net, dict[str, str]]:
-    """A window on the attention of one block, an activation without a table in the other."""
+    """A computed mask on the attention of one block, an activation without a table in the other."""
     net = Net()
     t = net.embed(net.image())
     n = net.norm(t)
     q, k, v = net.heads(n, "separate")
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
-    weights = net.op("Softmax", net.op("Add", scores, net.const(np.where(np.abs(np.subtract.outer(range(5), range(5))) > 1, -1e9, 0))), axis=-1)
+    weights = net.op("Softmax", net.op("Add", scores, net.op("Mul", scores, scores)), axis=-1)
     y = net.op("Reshape", net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
     t = net.add(t, net.linear(y, DIM, DIM))
     t = net.add(t, net.mlp(net.norm(t), "Celu"))
@@ -77,6 +77,18 @@ def causal() -> tuple[Net, dict[str, str]]:
     return net, {"y": net.linear(last, DIM, 5)}
 
 
+def operands() -> tuple[Net, dict[str, str]]:
+    """A position bias on the scores, a gated MLP."""
+    net = Net()
+    t = net.embed(net.image())
+    q, k, v = net.heads(net.norm(t), "separate")
+    scores = net.op("Add", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.random(1, 2, 5, 5))
+    t = net.add(t, net.linear(net.merged(net.op("MatMul", net.op("Softmax", scores, axis=-1), v)), DIM, DIM))
+    n = net.norm(t)
+    t = net.add(t, net.linear(net.op("Mul", net.act(net.linear(n, DIM, 24), "silu"), net.linear(n, DIM, 24)), 24, DIM))
+    return net, {"y": net.head(net.norm(t))}
+
+
 def post_norm() -> tuple[Net, dict[str, str]]:
     """The norm behind each addition, twice."""
     net = Net()
@@ -89,7 +101,8 @@ def post_norm() -> tuple[Net, dict[str, str]]:
 NETS: dict[str, Callable[[], tuple[Net, dict[str, str]]]] = {
     "class_token": lambda: vit(), "mean_pool": lambda: vit(pool="mean of patches", act="silu", layer_scale=True, norm=True), "two_blocks": two_blocks,
     "two_tasks": two_tasks, "narrow_weights": lambda: vit(router="plain"), "batch": lambda: vit(split="chunk", act="erf"), "tokens": tokens,
-    "two_causes": two_causes, "post_norm": post_norm, "causal": causal}
+    "two_causes": two_causes, "post_norm": post_norm, "causal": causal,
+    "operands": operands}
 
 
 if __name__ == "__main__":

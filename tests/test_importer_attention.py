@@ -65,15 +65,15 @@ def test_a_nan_guard_by_another_softmax_is_declined(path):
     assert {"other", "isnan", "where"} <= set(declined(net, path))
 
 
-def test_a_bias_on_the_scores_is_declined(path):
+def test_a_computed_bias_on_the_scores_is_declined(path):
     net = Net()
-    attention(net, tokens(net), scores=lambda s: net.op("Add", s, net.random(1, 1, 5, 5), name="bias"))
+    attention(net, tokens(net), scores=lambda s: net.op("Add", s, net.op("Mul", s, s), name="bias"))
     found = declined(net, path)
     assert found["attention"] == (
-        "adds a constant to the scores in 'bias' that differs from key to key (an attention mask or a position bias); only attention over all "
-        "tokens, or over those up to its own (causal), without a bias is supported")
+        "masks the scores in Add node 'bias' by something that is computed; only attention over all tokens, or over those up to its own (causal), or "
+        "with a constant added to the scores, is supported")
     assert found["softmax"] == f"belongs to 'attention', which {found['attention']}"
-    assert set(found) == {"attention", "softmax", "bias", "matmul_3"}
+    assert set(found) >= {"attention", "softmax", "bias"}
 
 
 @pytest.mark.parametrize("change, reason", [
@@ -118,11 +118,8 @@ PLAIN_ONLY = "caps its scores or returns more than the result; only plain attent
 
 
 @pytest.mark.parametrize("build, reason", [
-    (lambda net: attention_operator(net, net.random(TOKENS, TOKENS)),
-     ("adds a constant to the scores in 'attention' that differs from key to key (an attention mask or a position bias); only attention over all "
-      "tokens, or over those up to its own (causal), without a bias is supported")),
     (lambda net: attention_operator(net, softcap=3.0), PLAIN_ONLY),
-], ids=["mask", "softcap"])
+], ids=["softcap"])
 def test_other_attention_operators_are_declined(path, build, reason):
     net = Net(23)
     build(net)

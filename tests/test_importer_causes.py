@@ -34,15 +34,12 @@ def optimized(net: Net):
     return net.head(net.op("CDist", n, net.random(DIM), domain="com.microsoft"))
 
 
-WINDOW = np.where(np.abs(np.subtract.outer(range(TOKENS), range(TOKENS))) > 1, -1e4, 0)
+def squared(net: Net, scores: str) -> str:
+    return net.op("Add", scores, net.op("Mul", scores, scores))
 
 
-def window(net: Net):
-    return net.head(encoder(net, scores=lambda net, scores: net.op("Add", scores, net.const(WINDOW))))
-
-
-def position_bias(net: Net):
-    return net.head(encoder(net, scores=lambda net, scores: net.op("Add", scores, net.random(1, HEADS, TOKENS, TOKENS))))
+def computed_mask(net: Net):
+    return net.head(encoder(net, scores=squared))
 
 
 def normalisation(net: Net):
@@ -89,8 +86,7 @@ def an_expert_is_missing(net: Net):
 CASES = {
     quantized: ("the file is quantized by an operator that is not read: com.microsoft.QMoE node", "in pairs"),
     optimized: ("uses operators of its own: com.microsoft.CDist node", "export without the optimizer"),
-    window: ("the attention has a mask or a position bias: MatMul node", "export without it"),
-    position_bias: ("the attention has a mask or a position bias: MatMul node", "export without it"),
+    computed_mask: ("the attention has a mask or a position bias: MatMul node", "export without it"),
     normalisation: ("the input is changed before the network proper", "give images that are normalised already"),
     normalisation_by_pixel: ("the input is changed before the network proper", "give images that are normalised already"),
     channels_last: ("the input is rearranged before the network proper", "channels first"),
@@ -142,14 +138,14 @@ def test_a_cause_in_front_of_others_is_named_before_them(tmp_path):
 
 
 def test_causes_apart_from_each_other_are_all_named(tmp_path):
-    """A window in the first block, the same unknown function in the second and the third: two causes, and what is behind each."""
+    """A computed mask in the first block, the same unknown function in the second and the third: two causes, and what is behind each."""
     net = Net()
-    t = encoder(net, scores=lambda net, scores: net.op("Add", scores, net.const(WINDOW)))
+    t = encoder(net, scores=squared)
     for i in range(2):
         t = net.add(t, net.linear(net.op("Celu", net.linear(net.norm(t), DIM, DIM), name=f"celu{i}"), DIM, DIM))
     path = net.save(tmp_path / "net.onnx", {"y": net.head(net.norm(t))}, [1, CLASSES])
     error = hwgen.check(path).error
-    assert "has a mask or a position bias: MatMul node" in error.message and "(and 3 other nodes of it or behind it)" in error.message
+    assert "has a mask or a position bias: MatMul node" in error.message and "(and 4 other nodes of it or behind it)" in error.message
     (other,) = error.others
     assert other.message == "Celu node 'celu0' is not supported (and 1 other node of it or behind it): operator Celu is not supported"
     assert str(error).splitlines()[3] == f"also: {other.message}" and error.to_dict()["others"] == [other.to_dict()]

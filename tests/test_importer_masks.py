@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from hwgen import quantizer
+from hwgen.errors import ModelError
 from hwgen.importer import import_model
+from hwgen.ops.masks import LEAST
 from hwgen.steps import golden
 from masked_nets import CAUSAL, COUNT, HEAD, LOWER, additive, attention
 from onnx_nets import DIM, HEADS, Net, result
@@ -71,39 +73,81 @@ def band(width: int) -> np.ndarray:
     return LOWER & ~np.tri(COUNT, k=-width, dtype=bool)
 
 
-ALL = "only attention over all tokens, or over those up to its own (causal),"
-
-
-@pytest.mark.parametrize("shown, reason", [
-    (~np.tri(COUNT, k=-1, dtype=bool), "which shows key 1 to query 0"),
-    (band(3), "which hides key 0 from query 3"), (LOWER | (np.arange(COUNT) < 2), "which shows key 1 to query 0"),
-    (np.broadcast_to(np.arange(COUNT) < 5, (COUNT, COUNT)), "which shows key 1 to query 0"),
-    (np.tri(COUNT, k=-1, dtype=bool), "which hides key 0 from query 0")], ids=["backwards", "window", "prefix", "padding", "not itself"])
-def test_other_masks_are_named(path, shown, reason):
+@pytest.mark.parametrize("shown", [
+    ~np.tri(COUNT, k=-1, dtype=bool), band(3), LOWER | (np.arange(COUNT) < 2), np.broadcast_to(np.arange(COUNT) < 5, (COUNT, COUNT)),
+    np.stack([LOWER, LOWER.T])[None]], ids=["backwards", "window", "prefix", "padding", "one for each head"])
+def test_other_masks_are_a_constant_that_is_added(path, shown):
     net = Net()
     attention(net, lambda net, s: net.op("Add", s, net.const(additive(shown, -1e9)), name="mask"))
-    assert declined(net, path)["attention"] == f"masks the scores in 'mask', {reason}; {ALL} is supported"
+    node = accepted(net, path).nodes[-1]
+    assert np.array_equal(node.bias <= LEAST, ~shown.reshape(-1, COUNT, COUNT)) and node.bias.max() == 0
+
+
+def test_a_query_that_sees_nothing_is_named(path):
+    net = Net()
+    attention(net, lambda net, s: net.op("Add", s, net.const(additive(np.tri(COUNT, k=-1, dtype=bool), -1e9)), name="mask"))
+    assert declined(net, path)["attention"] == "masks the scores in 'mask', which hides all keys from query 0; each has to see one at least"
+
+
+BIASES = {
+    "a position bias": (lambda net, s: net.op("Add", s, net.const(net.rng.normal(size=(1, HEADS, COUNT, COUNT)))), False, HEADS),
+    "of all heads": (lambda net, s: net.op("Sub", net.const(net.rng.normal(size=(COUNT, COUNT))), net.op("Neg", s)), False, 1),
+    "a weak mask": (lambda net, s: net.op("Add", s, net.const(additive(LOWER, -100.0))), False, 1),
+    "behind a causal mask": (lambda net, s: net.op("Add", s, net.const(additive(LOWER) - 0.1 * np.arange(COUNT))), True, 1),
+    "ALiBi": (lambda net, s: net.op("Add", net.op("Add", s, net.const(-np.array([0.5, 0.25])[:, None, None] * np.abs(np.subtract.outer(
+        np.arange(COUNT), np.arange(COUNT))))), net.const(additive(LOWER))), True, HEADS),
+    "scaled": (lambda net, s: net.op("Mul", net.op("Add", s, net.const(net.rng.normal(size=(COUNT, COUNT)))), net.const(0.5)), False, 1)}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_a_constant_is_added_to_the_scores(path, name):
+    change, causal, heads = BIASES[name]
+    net = Net()
+    attention(net, change)
+    node = accepted(net, path).nodes[-1]
+    assert (type(node).__name__, node.causal, len(node.bias)) == ("BiasedAttention", causal, heads)
+
+
+def test_the_operators_mask_of_numbers_is_added(path):
+    net = Net(23)
+    operator(net, net.random(1, HEADS, COUNT, COUNT))
+    assert accepted(net, path).nodes[-1].bias.shape == (HEADS, COUNT, COUNT)
+
+
+def test_the_integer_network_sees_no_hidden_token(path):
+    """Whatever the hidden tokens are, the words of those that do not see them stay, to the bit."""
+    net, shown = Net(), np.arange(COUNT) < 5
+    attention(net, lambda net, s: net.op("Add", s, net.const(additive(np.broadcast_to(shown, (COUNT, COUNT)), -1e4))))
+    net.save(path, {"y": result(net)})
+    images = np.random.default_rng(3).normal(size=(8, COUNT, DIM)).astype(np.float32)
+    quantized = quantizer.quantize(import_model(path).model, {"x": images})
+    other = images.copy()
+    other[:, 5:] = 3 * np.random.default_rng(4).normal(size=other[:, 5:].shape)
+    found, changed = (golden.run(quantized.tasks[0], x)["y"].reshape(8, COUNT, DIM) for x in (images, other))
+    np.testing.assert_array_equal(found[:, :5], changed[:, :5])
+    assert (found[:, 5:] != changed[:, 5:]).any()
+
+
+def test_scores_too_large_beside_a_mask_are_named(path):
+    net = Net()
+    attention(net, lambda net, s: net.op("Add", s, net.const(additive(band(3), -1e9))), scale=4e4)
+    net.save(path, {"y": result(net)})
+    images = np.random.default_rng(3).normal(size=(8, COUNT, DIM)).astype(np.float32)
+    with pytest.raises(ModelError) as caught:
+        quantizer.quantize(import_model(path).model, {"x": images})
+    assert "and a mask: the engine holds scores up to 706.3 beside one" in caught.value.message and "attention" in caught.value.where
 
 
 @pytest.mark.parametrize("change, reason", [
-    (lambda net, s: net.op("Add", s, net.const(additive(LOWER, -100.0)), name="mask"),
-     f"adds a constant to the scores in 'mask' that differs from key to key (an attention mask or a position bias); {ALL} without a bias is supported"),
-    (lambda net, s: net.op("Add", s, net.const(additive(LOWER) - 0.1 * np.arange(COUNT)), name="mask"), "that differs from key to key"),
     (lambda net, s: net.op("Mul", s, net.const(LOWER), name="mask"), "masks the scores in Mul node 'mask' and does more than that"),
     (lambda net, s: net.op("Clip", net.op("Add", s, net.const(additive(LOWER)), name="mask"), net.const(-1e9), net.const(30.0)),
      "masks the scores in Add node 'mask' and does more than that"),
     (lambda net, s: net.op("Add", s, net.op("Mul", s, s), name="mask"), "masks the scores in Add node 'mask' by something that is computed"),
-], ids=["too weak", "bias as well", "zeros", "clipped", "computed"])
+], ids=["zeros", "clipped", "computed"])
 def test_what_is_no_mask_is_named(path, change, reason):
     net = Net()
     attention(net, change)
     assert reason in declined(net, path)["attention"]
-
-
-def test_heads_with_masks_of_their_own(path):
-    net = Net()
-    attention(net, lambda net, s: net.op("Add", s, net.const(additive(np.stack([LOWER, LOWER.T])[None], -1e9)), name="mask"))
-    assert declined(net, path)["attention"].startswith("masks the scores in 'mask', which shows key 1 to query 0")
 
 
 def test_constant_queries_see_all(path):

@@ -50,6 +50,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr unsigned MAX_TOKENS = 40;
     static constexpr unsigned HEAD_WORDS = 5;
     static constexpr bool CAUSAL = true;
+    static constexpr bool BIASED = true;
     static constexpr unsigned MAX_EXPERTS = 20;
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 2048;
@@ -228,6 +229,7 @@ hwgen::AttentionJob attention_job()
     job.out = next_factor();
     job.frac = next_size();
     job.causal = next_size() != 0;
+    job.biased = next_size() != 0;
     const unsigned channels = job.heads * job.head_dim;
     const unsigned words = hwgen::words_of(channels, L) * job.tokens;
     job.q = 1;
@@ -238,6 +240,12 @@ hwgen::AttentionJob attention_job()
     for (const unsigned address : {job.k, job.v}) {
         load<L>(memories<L>.act, address, job.tokens, channels);
     }
+    if (job.biased) {
+        job.operand = 5;
+        job.bias_queries = job.queries;
+        job.bias_keys = job.tokens;
+        load<L>(memories<L>.operand, job.operand, job.queries, job.heads * job.tokens);
+    }
     return job;
 }
 
@@ -245,7 +253,7 @@ template <unsigned L>
 void attention()
 {
     const hwgen::AttentionJob job = attention_job<L>();
-    hwgen::attention<Config<L>>(job, memories<L>.act, memories<L>.low);
+    hwgen::attention<Config<L>>(job, memories<L>.act, memories<L>.low, memories<L>.operand);
     store<L>(memories<L>.act, job.dst, job.queries, job.heads * job.head_dim);
 }
 

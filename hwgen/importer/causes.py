@@ -205,7 +205,8 @@ FAMILIES = (
            _changes_input),
     Family("the network ends in a function that belongs on the host", "export the logits, and apply it to the outputs", _is_last),
     Family("the attention has a mask or a position bias",
-           "export without it: a fixed sequence length, and every token sees every other one, or those up to itself (causal)", _is_mask),
+           "export without it: a fixed sequence length, and every token sees every other one, "
+           "those up to itself (causal), or those of a constant mask", _is_mask),
     Family("a shared expert beside the routed ones has a gate of its own",
            "leave out its gate and train on: a dense expert beside the routed ones is taken, its result added as it is", _is_shared),
     Family("a mixture of experts in a form that is not read", EXPERTS, _is_router),

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from .activation import Activation
-from .attention import Attention
+from .attention import Attention, BiasedAttention
 from .embed import PatchEmbed
 from .linear import Linear
 from .mean import Mean
@@ -30,5 +30,5 @@ from .select import Select
 from .slice import Slice
 from .tokens import ConcatTokens
 
-__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "ConcatTokens", "LayerNorm", "Linear", "Mean", "MoE", "Multiply",
-           "PatchEmbed", "RMSNorm", "Select", "Slice"]
+__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "LayerNorm", "Linear", "Mean",
+           "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Select", "Slice"]

@@ -6,7 +6,7 @@ Spelled as the Attention operator, or as ``softmax(scale * q @ k.T) @ v`` in wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import math
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,13 +16,13 @@ from ..functions import softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole, split_operands
-from ..steps.format import OCTAVE
-from ..steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
+from ..steps.format import OCTAVE, SCORES, WIDE, Format
+from ..steps.stages import Bias, Constant, Exp2, Identity, Keys, Plain, Requant, Restore, RowFactor, Stage, Values
 from ..steps.stages.tile import pairs
 from ..steps.step import Keep, Step
 from ..steps.tensor import Memory, Tensor
 from .linear import Linear
-from .masks import ALL, Scores, operator_mask, scores_of
+from .masks import ALL, LEAST, Scores, operator_mask, scores_of
 from .operands import rescaled
 from .operator import Operator, Spellings
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
     from ..steps.tensor import View as Words
 
+NEXT_TO_NOTHING = 10               # octaves below the largest score of a row in which a weight is 0 for sure
 SAME = 1e-9                      # relative difference of equal scales
 SAME_SCALE = 1e-6           # relative: what float32 makes of 1 / sqrt(head_dim), in whatever parts
 
@@ -64,7 +65,11 @@ class Attention(Operator):
 
     def lower(self, to: Lowering) -> None:
         q, k, v = words(to, self, {"the query": self.q, "the key": self.k, "the value": self.v})
-        products(to, self, q, k, v, self.num_heads, self.scale, int(self.causal))
+        products(to, self, q, k, v, self.num_heads, self.scale, int(self.causal), self.added())
+
+    def added(self) -> Array | None:
+        """What is added to the scores."""
+        return None
 
     @classmethod
     def spellings(cls) -> Spellings:
@@ -72,12 +77,42 @@ class Attention(Operator):
                          dict.fromkeys(("Einsum", "IsNaN", "MatMul", "Mul", "Softmax", "Where"), "an attention"), rank=5)
 
 
-def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None, causal: bool = False) -> Array:
+@dataclass(frozen=True, eq=False, repr=False)
+class BiasedAttention(Attention):
+    """The same with a constant added to the scores: a position bias, or a mask."""
+
+    bias: Array = field(kw_only=True)            # [heads or 1, queries, keys], below `LEAST`: hidden
+
+    def shape(self, *shapes: Shape) -> Shape:
+        found = super().shape(*shapes)
+        if self.bias.shape[1:] != (shapes[0][0], shapes[1][0]) or self.bias.shape[0] not in (1, self.num_heads):
+            raise self.fail(f"a bias {self.bias.shape} does not fit {self.num_heads} heads of {shapes[0][0]} queries and {shapes[1][0]} keys")
+        return found
+
+    def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
+        q, k, v = operands
+        return attend(q, k, v, self.num_heads, self.scale, inner, self.causal, self.bias)
+
+    def added(self) -> Array:
+        return self.bias
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings()
+
+
+def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None, causal: bool = False, bias: Array | None = None) -> Array:
     """``softmax(scale * q @ k.T) @ v`` of each head: [B or 1, Q, heads * d], [B, T, heads * d] twice -> [B, Q, heads * d]. inner: gets the
-    scores, 0 where they are not seen. causal: query i sees keys 0 to i."""
+    scores, 0 where they are not seen. causal: query i sees keys 0 to i. bias: [heads or 1, Q, T], added to the scores."""
     q, k, v = (a.reshape(*a.shape[:2], heads, -1).transpose(0, 2, 1, 3) for a in (q, k, v))
     scores = q @ k.swapaxes(-1, -2) * np.float32(scale)
     hidden = np.tri(*scores.shape[-2:]) == 0 if causal else None
+    if bias is not None:
+        unseen = bias <= LEAST
+        hidden = unseen if hidden is None else hidden | unseen
+        if inner is not None:                    # what is held in 16 bits on the way, too
+            inner.append((Role.SCORE, np.where(hidden, np.float32(0), scores)))
+        scores = scores + np.where(unseen, np.float32(0), bias)
     if inner is not None:
         inner.append((Role.SCORE, scores if hidden is None else np.where(hidden, np.float32(0), scores)))
     if hidden is not None:
@@ -93,22 +128,52 @@ def words(to: Lowering, node: Operator, values: Mapping[str, str]) -> list[Words
     return [to.plain(node, value) for value in values.values()]
 
 
-def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: int, scale: float, limit: int = 0) -> None:
+def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: int, scale: float, limit: int = 0,
+             bias: Array | None = None) -> None:
     """Two steps: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the scale
-    of the values' channel, times what brings the largest of them to the scale of the result. limit: of `Keys`."""
+    of the values' channel, times what brings the largest of them to the scale of the result. limit: of `Keys`. bias: of `BiasedAttention`;
+    its words are a constant that goes along with the scores."""
     value, unit, form, queries, keys = node.output, to.scale(node.output), to.form(node.output), q.tokens.count, k.tokens.count
-    scored = to.point(value, Role.SCORE, Unit.SCORE, value)
+    scored = to.point(value, Role.SCORE, Unit.SCORE, value) if bias is None else _beside_a_mask(to, node, bias)
+    added = list[Stage]() if bias is None else [_bias(to, node, bias, heads, scored)]
     scores = Tensor(to.fresh(f"{value}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
     out = replace(to.activations(value, queries, q.channels.count, unit, form), ratio=v.tensor.ratio)
     macs, both = pairs(limit, queries, keys) * q.channels.count, q.tensor.units * k.tensor.units
     if not np.allclose(both, both[0], rtol=SAME, atol=0):
         raise node.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
     product = to.factor(node, "scores", both[0] * scale / (scored.unit * OCTAVE))
-    to.emit(Step(value, node.name, Plain(), Keys(k, limit), (scores.view(),), q, (Requant(product, scored),), (Keep.ROW_MAX,),
+    to.emit(Step(value, node.name, Plain(), Keys(k, limit), (scores.view(),), q, (Requant(product, scored), *added), (Keep.ROW_MAX,),
                  part="scores", heads=heads, macs=macs, about="Q K"))
     to.emit(Step(value, node.name, Exp2(limit), Values(v), (out.view(),), scores.view(),
                  (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form)), heads=heads, macs=macs, about="P V"))
     to.define(value, out)
+
+
+def _beside_a_mask(to: Lowering, node: Operator, bias: Array) -> Format:
+    """The format of scores that holds them with the bias, and in which a score less the largest word is far below every one that is seen."""
+    seen = to.point(node.output, Role.SCORE, Unit.SCORE, node.output)
+    if not (bias <= LEAST).any():
+        return seen
+    largest = to.largest(node.output, Role.SCORE) / OCTAVE
+    fits = [form for form in SCORES if 2 * largest + NEXT_TO_NOTHING <= form.hi * form.unit and form.unit >= seen.unit]
+    if not fits:
+        coarsest = max(SCORES, key=lambda form: form.unit)
+        raise node.fail(f"has scores up to {largest * OCTAVE:.4g} and a mask: the engine holds scores up to "
+                        f"{(coarsest.hi * coarsest.unit - NEXT_TO_NOTHING) / 2 * OCTAVE:.4g} beside one",
+                        hint="calibrate with images like those the network will see, or export without the mask")
+    return min(fits, key=lambda form: form.unit)
+
+
+def _bias(to: Lowering, node: Operator, bias: Array, heads: int, scored: Format) -> Bias:
+    """The stage that adds a bias to the scores of all heads, and before it the step that brings its words."""
+    words = np.clip(np.rint(bias.astype(np.float64) / (scored.unit * OCTAVE)), WIDE.lo, WIDE.hi)
+    table = np.where(bias <= LEAST, WIDE.lo, words).astype(WIDE.dtype)
+    _, queries, keys = table.shape
+    flat = np.broadcast_to(table, (heads, queries, keys)).transpose(1, 0, 2).reshape(queries, heads * keys)
+    name = to.fresh(f"{node.output}.bias")
+    place = Tensor(name, WIDE, queries, heads * keys, memory=Memory.OPERAND).view()
+    to.emit(Step(name, node.name, Constant(to.pool.add(name, flat)), Identity(), (place,), about="bias of the scores"))
+    return Bias(place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,12 +224,13 @@ def matmul_attention(op: Op, trial: Trial) -> Match | None:
                ((scores.query, "q", swapped), (scores.key, "k", not swapped), (op.operand(1), "v", False)))
     if q is None or k is None or v is None:
         return None
-    return _attention(op, trial, q, k, replace(v, factor=v.factor * found.weights.scale), scores.scale, gates=found.gates, causal=scores.causal)
+    return _attention(op, trial, q, k, replace(v, factor=v.factor * found.weights.scale), scores.scale, gates=found.gates, causal=scores.causal,
+                      bias=scores.bias)
 
 
-def plain_operator(op: Op) -> tuple[list[Ref | None], bool, bool]:
-    """Operands q, k and v of the Attention operator of opset 23 as [B, heads, T, d], whether they are packed, and whether it is causal. Raises
-    Mismatch when it does more than attend."""
+def plain_operator(op: Op) -> tuple[list[Ref | None], bool, bool, Array | None]:
+    """Operands q, k and v of the Attention operator of opset 23 as [B, heads, T, d], whether they are packed, whether it is causal, and the bias of
+    its scores. Raises Mismatch when it does more than attend."""
     names = {3: "an attention mask that is computed", 4: "a key cache", 5: "a value cache", 6: "lengths of the sequences"}
     for position, ref in enumerate(op.inputs):
         name = names.get(position, f"an operand {position}")
@@ -172,7 +238,7 @@ def plain_operator(op: Op) -> tuple[list[Ref | None], bool, bool]:
             raise Mismatch(f"has {name}; only attention {ALL} is supported", op.name)
     if op.attrs.get("softcap", 0.0) or any(op.outputs[1:]):
         raise Mismatch("caps its scores or returns more than the result; only plain attention is supported", op.name)
-    causal = operator_mask(op, op.ref(0).shape[-2], op.ref(1).shape[-2])
+    causal, bias = operator_mask(op, op.ref(0).shape[-2], op.ref(1).shape[-2])
     refs = list(op.inputs[:3])
     packed = len(op.shape(0)) == 3
     if packed:
@@ -180,19 +246,19 @@ def plain_operator(op: Op) -> tuple[list[Ref | None], bool, bool]:
         refs = [_unpacked(ref, count) for ref, count in zip(refs, (counts[0], counts[1], counts[1]), strict=True)]
     if refs[0] is not None:
         refs[1:] = [_repeated(ref, refs[0].shape[1]) for ref in refs[1:]]
-    return refs, packed, causal
+    return refs, packed, causal, bias
 
 
 def attention_operator(op: Op, trial: Trial) -> Match | None:
     """The Attention operator, on 4-dimensional heads or on packed ones."""
-    refs, packed, causal = plain_operator(op)
+    refs, packed, causal, bias = plain_operator(op)
     if isinstance(refs[0], Const):
         return None
     q, k, v = (heads_of(trial, ref, op, name, False) for ref, name in zip(refs, "qkv", strict=True))
     if q is None or k is None or v is None:
         return None
     scale = op.number("scale", 1 / math.sqrt(q.columns.shape[1]))
-    return _attention(op, trial, q, k, v, scale, tokens_first=packed, causal=causal)
+    return _attention(op, trial, q, k, v, scale, tokens_first=packed, causal=causal, bias=bias)
 
 
 def _check_softmax(row_wise: Op, op: Op) -> None:
@@ -240,7 +306,7 @@ def heads_of(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool)
 
 
 def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None,
-               causal: bool = False) -> Match:
+               causal: bool = False, bias: Array | None = None) -> Match:
     """gates: factors of the results, one a head or one for all."""
     if causal and q.tokens != k.tokens:
         raise Mismatch(f"is causal, with {q.tokens} queries and {k.tokens} keys; equal numbers are supported", op.name)
@@ -258,7 +324,10 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         x = _changed(op, trial, x, -np.ones(q.columns.size), "q")
     if gates is not None:
         z = gated(op, trial, z, gates, v)
-    node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale), causal)
+    if bias is not None and bias.shape[0] not in (1, heads):
+        raise Mismatch(f"adds a bias {list(bias.shape)} to the scores of {heads} heads", op.name)
+    node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale), causal) if bias is None else BiasedAttention(
+        op.name, op.outputs[0], x, y, z, heads, float(scale), causal, bias=trial.array(bias))
     if tokens_first:
         return Match((node,), in_order(q.tokens, heads * head_dim), factor=v.factor)
     return Match((node,), packed_positions(heads, q.tokens, head_dim), factor=v.factor)

@@ -12,21 +12,23 @@ from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Mismatch, Trial
 
 BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Where", "Max", "Min", "Clip")
+HIDDEN = -1e5             # a score that a mask has left
 LEAST = -1e3                # a score less by this weighs nothing beside any that a network gives
 PROBE = 64.0                # what scores become that are tried lies within plus and minus it
 SAME = 1e-4                 # relative
-ALL = "over all tokens, or over those up to its own (causal),"
+ALL = "over all tokens, or over those up to its own (causal), or with a constant added to the scores,"
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     """The product of queries and keys behind a softmax, or of keys and queries (``swapped``): ``scale`` times it goes in, of all keys or of those
-    up to the query's own."""
+    up to the query's own. bias: float32 [heads or 1, queries, keys], added to that, `HIDDEN` where a key is hidden; None where nothing is."""
 
     product: Op
     swapped: bool
     scale: float
     causal: bool = False
+    bias: Array | None = None
 
     @property
     def query(self) -> Ref | None:
@@ -77,8 +79,8 @@ def _not_scores(trial: Trial, scores: View) -> str:
     return f"has a softmax that reads {producer.kind} node {producer.name!r}, not a product of q and k"
 
 
-def operator_mask(op: Op, queries: int, keys: int) -> bool:
-    """Whether the Attention operator is causal; False where each query sees all keys. Raises Mismatch for anything else."""
+def operator_mask(op: Op, queries: int, keys: int) -> tuple[bool, Array | None]:
+    """Whether the Attention operator is causal, False where each query sees all keys; and the bias of `Scores`. Raises Mismatch for anything else."""
     mask = op.constant(3)
     mask = np.ones((queries, keys), np.bool_) if mask is None else mask
     if mask.ndim == 0 or mask.shape[-1] != keys:                    # of fewer keys it hides the others (operator set 24)
@@ -88,29 +90,23 @@ def operator_mask(op: Op, queries: int, keys: int) -> bool:
     if op.integer("is_causal", 0):
         hidden = hidden | ~np.tri(queries, keys, dtype=np.bool_)
     shape = np.broadcast_shapes(hidden.shape, (queries, keys))
-    return _is_causal(op, np.broadcast_to(hidden, shape), np.broadcast_to(added, shape), op.name)
+    return _meant(op, np.broadcast_to(hidden, shape), np.broadcast_to(added, shape), op.name)
 
 
-def _is_causal(op: Op, hidden: Array, added: Array, blame: str) -> bool:
-    """Whether what is hidden, bool [..., queries, keys], are all keys behind the query's own; False where nothing is. ``added``: to the scores
-    that are not. Raises Mismatch for anything else, which the node ``blame`` is told to do."""
+def _meant(op: Op, hidden: Array, added: Array, blame: str) -> tuple[bool, Array | None]:
+    """Whether the keys behind the query's own are hidden, bool [..., queries, keys]; and the bias that is left: None where nothing else is hidden
+    and what is ``added`` to the scores of a query is one number, which a softmax does not hear. Raises Mismatch where a query sees no key."""
     rows = hidden.reshape(-1, *hidden.shape[-2:])
     sums = np.where(hidden, np.nan, added).reshape(rows.shape)
-    with np.errstate(all="ignore"):
-        low, high = (np.fmin.reduce(sums, -1), np.fmax.reduce(sums, -1))
-    if (high - low > SAME * np.maximum(1, np.abs(high))).any():
-        raise Mismatch(f"adds a constant to the scores in {blame!r} that differs from key to key (an attention mask or a position bias); only "
-                       f"attention {ALL} without a bias is supported", op.name)
-    if not hidden.any():
-        return False
+    if (none := np.argwhere(rows.all(-1))).size:
+        raise Mismatch(f"masks the scores in {blame!r}, which hides all keys from query {int(none[0, 1])}; each has to see one at least", op.name)
+    low, high = np.nanmin(sums, -1, keepdims=True), np.nanmax(sums, -1, keepdims=True)
     behind = ~np.tri(*rows.shape[-2:], dtype=np.bool_)
-    wrong = np.argwhere(rows != behind)
-    if wrong.size == 0:
-        return True
-    head, query, key = (int(place) for place in wrong[0])
-    does = "hides" if rows[head, query, key] else "shows"
-    raise Mismatch(f"masks the scores in {blame!r}, which {does} key {key} {'from' if does == 'hides' else 'to'} query {query}; only attention {ALL} "
-                   "is supported", op.name)
+    causal = bool(behind.any() and rows[:, behind].all())
+    if (high - low <= SAME * np.maximum(1, np.abs(high))).all() and (rows == (behind if causal else False)).all():
+        return causal, None
+    bias = np.where(rows, HIDDEN, sums - (high + low) / 2).astype(np.float32)
+    return causal, bias[:1] if (bias == bias[:1]).all() else bias
 
 
 def _judged(op: Op, trial: Trial, found: Scores, chain: list[tuple[Op, View]], given: View) -> Scores:
@@ -129,8 +125,8 @@ def _judged(op: Op, trial: Trial, found: Scores, chain: list[tuple[Op, View]], g
     scale = float(rise @ run / (run @ run)) if run.size else 0.0
     if not scale or not np.abs(rise - scale * run).max() <= SAME * PROBE:
         raise Mismatch(f"masks the scores in {blame.kind} node {blame.name!r} and does more than that; only attention {ALL} is supported", op.name)
-    return replace(found, scale=plain if math.isclose(scale, plain, rel_tol=SAME) else scale,
-                   causal=_is_causal(op, hidden, y - scale * x, blame.name))
+    causal, bias = _meant(op, hidden, y - scale * x, blame.name)
+    return replace(found, scale=plain if math.isclose(scale, plain, rel_tol=SAME) else scale, causal=causal, bias=bias)
 
 
 def _evaluated(trial: Trial, chain: list[tuple[Op, View]], scores: Array, given: View) -> Array:

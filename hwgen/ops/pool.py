@@ -73,7 +73,7 @@ def matmul_pool(op: Op, trial: Trial) -> Match | None:
     if found is None or not isinstance(found.scores.query, Const):
         return None
     scores = found.scores
-    _sees_all(op, scores.causal)
+    _sees_all(op, scores.causal, scores.bias)
     query = found.scores.query.array.swapaxes(-1, -2) if scores.swapped else found.scores.query.array
     k, v = heads_of(trial, scores.key, op, "k", not scores.swapped), heads_of(trial, op.operand(1), op, "v", False)
     if k is None or v is None:
@@ -83,17 +83,19 @@ def matmul_pool(op: Op, trial: Trial) -> Match | None:
 
 def pool_operator(op: Op, trial: Trial) -> Match | None:
     """The Attention operator with a constant query."""
-    refs, packed, causal = plain_operator(op)
+    refs, packed, causal, bias = plain_operator(op)
     if not isinstance(refs[0], Const):
         return None
-    _sees_all(op, causal)
+    _sees_all(op, causal, bias)
     k, v = (heads_of(trial, ref, op, name, False) for ref, name in zip(refs[1:], "kv", strict=True))
     if k is None or v is None:
         return None
     return _pool(op, trial, refs[0].array, k, v, op.number("scale", 1 / math.sqrt(k.columns.shape[1])), tokens_first=packed)
 
 
-def _sees_all(op: Op, causal: bool) -> None:
+def _sees_all(op: Op, causal: bool, bias: Array | None) -> None:
+    if bias is not None:
+        raise Mismatch("adds a mask or a position bias to the scores of constant queries; they see all tokens alike", op.name)
     if causal:
         raise Mismatch("is causal, with constant queries; they see all tokens", op.name)
 

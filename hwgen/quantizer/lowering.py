@@ -142,9 +142,13 @@ class Lowering:
                              where="quantization recipe", hint="a scale a channel is for results of Linear nodes and of activations")
         return units
 
+    def largest(self, value: str, role: Role = Role.OUT) -> float:
+        """Magnitude that calibration has seen."""
+        return self.ranges[self.known[value], role].maximum
+
     def fine_unit(self, value: str) -> float:
         """Of a value that is kept in 16 bits on the way to another one, by calibration."""
-        return (self.ranges[self.known[value], Role.OUT].maximum or 1.0) / WIDE_TOP
+        return (self.largest(value) or 1.0) / WIDE_TOP
 
     def point(self, value: str, role: Role, unit: Unit, result: str) -> Format:
         """Of what a value is kept in with a binary point, on the way to ``result``; see `Range.form`."""
@@ -186,8 +190,7 @@ class Lowering:
 
     def is_gate(self, value: str) -> bool:
         """Whether products of two values are all that reads it."""
-        readers = self.readers[value]
-        return bool(readers) and all(isinstance(reader, Multiply) for reader in readers) and value not in self.graph.outputs.values()
+        return value not in self.graph.outputs.values() and {type(reader) for reader in self.readers[value]} == {Multiply}
 
     def store(self, value: str, x: Lowered) -> None:
         """What was put off as a function of a linear map is done after all."""

@@ -177,7 +177,7 @@ class Feeder(wiring.Component):
                          dst_chunk.eq(dst_chunk + Mux(wrapped, cur.dst_stride, 0))]
             if c.operand_words:
                 again = repeats(cur.op_period, op_tile)
-                m.d.sync += [op_tile.eq(Mux(again, 0, op_tile + 1)), op_chunk.eq(Mux(again, cur.op_base, op_chunk + count))]
+                m.d.sync += [op_tile.eq(Mux(again, 0, op_tile + 1)), op_chunk.eq(Mux(again, cur.op_base, op_chunk + cur.tokens))]
 
         def next_tile():
             with m.If(k_end):

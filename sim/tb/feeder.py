@@ -74,7 +74,7 @@ class Model:
                         "row": (instr.dst_row + target) % (1 << 16), "address": (chunk + target) % (1 << 20), "group": group % c.groups,
                         "lanes": seen(instr.n_last if j == instr.n_tiles - 1 else lanes, instr, Dst.SCORE, t - j * c.to), "inject": stream}
                     if c.operand_words:
-                        fields |= {"operand": (instr.op_base + (j % instr.op_period if instr.op_period else j) * count + t) % (1 << 16)}
+                        fields |= {"operand": (instr.op_base + (j % instr.op_period if instr.op_period else j) * instr.tokens + t) % (1 << 16)}
                     if score is not None and instr.scatter:
                         fields |= {"score": score}
                     if not stream:

@@ -75,6 +75,9 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
     case hwgen::Kind::SCALE:
         dump_stream(index, m, s.stream);
         break;
+    case hwgen::Kind::OPERANDS:
+        dump(index, m.operand[s.dst], in_words * s.tokens * sizeof m.operand[0]);
+        break;
     case hwgen::Kind::ROUTE:
         dump(index, m.logits, out_words * s.tokens * sizeof m.logits[0]);
         break;

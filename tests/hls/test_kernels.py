@@ -207,7 +207,7 @@ def test_attention(kernel, lanes, tokens, heads, dim, form, limit):
     """Heads inside a word, across words, fewer tokens than resident queries."""
     q, k, v, score, out = attention_case(tokens, heads, dim, form)
     wanted = exact(q, k, v, heads, score, out, form, limit)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, tokens, heads, dim, score, out, form.frac, limit, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, tokens, heads, dim, score, out, form.frac, limit, 0, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -215,7 +215,7 @@ def test_attention(kernel, lanes, tokens, heads, dim, form, limit):
 def test_attention_with_other_numbers_of_queries_and_keys(kernel, lanes, queries, tokens, heads, dim):
     q, k, v, score, out = attention_case(tokens, heads, dim, queries=queries)
     wanted = exact(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, queries, heads, dim, score, out, SCORES[0].frac, 0, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, queries, heads, dim, score, out, SCORES[0].frac, 0, 0, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -223,7 +223,7 @@ def test_attention_with_other_numbers_of_queries_and_keys(kernel, lanes, queries
 def test_fused_attention(kernel, lanes, tokens, heads, dim):
     q, k, v, score, out = attention_case(tokens, heads, dim)
     wanted = fused_attention.attention(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"fused{lanes}", tokens, tokens, heads, dim, score, out, SCORES[0].frac, 0, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"fused{lanes}", tokens, tokens, heads, dim, score, out, SCORES[0].frac, 0, 0, q, k, v), wanted.ravel())
 
 
 def test_fused_attention_is_close_to_the_exact_one():

@@ -22,6 +22,7 @@ struct AttentionConfig {
     static constexpr unsigned QUERIES = 4;     ///< resident queries
     static constexpr unsigned HEAD_WORDS = 2;  ///< words a head touches, at most
     static constexpr bool CAUSAL = false;      ///< there are layers in which a query sees no key behind its own
+    static constexpr bool BIASED = false;      ///< there are layers in which a constant is added to the scores
 };
 
 /// Steps of a round, at least: a score is written at the end of the pipeline and read at its beginning a round later. The same
@@ -43,6 +44,10 @@ struct AttentionJob {
     bool wide_result;  ///< 16 bits
     unsigned frac;  ///< fraction bits of scores
     bool causal;    ///< a query sees no key behind its own
+    bool biased;    ///< a constant is added to the scores: of head h and key k, channel h * bias_keys + k of the words from `operand` on
+    unsigned operand;
+    unsigned bias_queries;  ///< its rows, as many as there are queries or more
+    unsigned bias_keys;
 };
 
 /// What a slot knows of the query whose scores it writes, and of the two before.
@@ -53,9 +58,9 @@ struct Slot {
     std::int32_t last_sum;  ///< of the query to be written
 };
 
-/// act [word][token]: q, k, v -> dst; low_halves: of a result of 16 bits.
+/// act [word][token]: q, k, v -> dst; low_halves: of a result of 16 bits; operand: the constant that is added.
 template <class Config>
-void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves[][Config::LANES])
+void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves[][Config::LANES], const Res operand[][Config::LANES])
 {
 #pragma HLS INLINE off
     constexpr unsigned LANES = Config::LANES;
@@ -165,7 +170,11 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                     }
                     score[j] += part;
                     if (w + 1 == words) {
-                        const auto s = static_cast<Res>(requantize<16>(score[j], scale_of(job.score)));
+                        const int plain = requantize<16>(score[j], scale_of(job.score));
+                        const unsigned place = h * job.bias_keys + step;
+                        const bool adds = Config::BIASED && job.biased && scored < job.queries;
+                        const int added = adds ? operand[job.operand + place / LANES * job.bias_queries + scored][place % LANES] : 0;
+                        const auto s = static_cast<Res>(saturate<16>(plain + added));
                         scores[j][step] = s;
                         slot.maximum = s > slot.maximum && !(limited && step > scored) ? s : slot.maximum;
                     }

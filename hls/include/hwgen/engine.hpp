@@ -54,6 +54,8 @@ constexpr std::uint32_t weight_words(const Step &s)
     case Kind::RESIDUAL_INIT:
     case Kind::RESIDUAL_ADD:
         return 2U * s.tokens * words_of(s.out_channels, Config::LANES);
+    case Kind::OPERANDS:
+        return 2U * s.tokens * words_of(s.in_channels, Config::LANES);
     case Kind::CONSTANT:
         return s.tokens * words_of(s.in_channels, Config::LANES);
     case Kind::SCALE:
@@ -159,6 +161,9 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
         case Kind::CONSTANT:
             load_constant<Config>(stream, in, m.act, s.dst);
             break;
+        case Kind::OPERANDS:
+            load_operand<Config>(stream, s.tokens * words_of(s.in_channels, Config::LANES), m.operand, s.dst);
+            break;
         case Kind::TOKENS:
             load_tokens<Config>(input, out, s.stream, m.residual);
             break;
@@ -174,8 +179,9 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             break;
         case Kind::ATTENTION:
             attention<Config>(AttentionJob{s.tokens, s.rows, s.count, s.size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result,
-                                           s.frac, s.causal},
-                              m.act, m.low);
+                                           s.frac, s.causal, s.biased, s.operand, s.out_channels,
+                                           s.in_channels},
+                              m.act, m.low, m.operand);
             break;
         case Kind::ROUTE:
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);

@@ -127,6 +127,21 @@ void load_tokens(const Word<Config::LANES> *input, const Rectangle &size, unsign
     }
 }
 
+/// `count` words of LANES int16 -> operand, from word `dst` on.
+template <class Config>
+void load_operand(hls::stream<Word<Config::LANES>> &weights, unsigned count, Res operand[][Config::LANES], unsigned dst)
+{
+#pragma HLS INLINE off
+    for (unsigned i = 0; i < 2 * count; ++i) {
+#pragma HLS PIPELINE II = 1
+        const Word<Config::LANES> word = weights.read();
+        for (unsigned half = 0; half < Config::LANES / 2; ++half) {
+#pragma HLS UNROLL
+            operand[dst + i / 2][(i % 2) * (Config::LANES / 2) + half] = half_of<Config::LANES>(word, half);
+        }
+    }
+}
+
 }  // namespace hwgen
 
 #endif

@@ -10,7 +10,8 @@
 namespace hwgen {
 
 /// What a step does.
-enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT, SCALE };
+enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT, SCALE,
+                                 OPERANDS };
 
 constexpr std::int8_t ALL_TASKS = -1;
 
@@ -41,11 +42,12 @@ struct Step {
     bool wide_result = false;
     std::uint8_t frac = 0;      ///< fraction bits of scores, or of what an activation function is of
     bool causal = false;        ///< a token sees no token behind itself
-    std::uint32_t operand = 0;  ///< word address of what a result is multiplied with
+    std::uint32_t operand = 0;  ///< word address of what a result is multiplied with, or scores are added to
     std::uint8_t follows = 0;   ///< of Follow: what is shorter in a shorter sequence
     bool rms = false;           ///< a norm that takes no mean off
     bool fresh = false;         ///< a residual stream starts with the result
     std::uint32_t stream = 0;   ///< word address of the residual stream that is written; of one that is read it is `src`
+    bool biased = false;        ///< scores are
 };
 
 /// What of a step a frame makes shorter whose sequence has fewer tokens than the longest.
@@ -124,6 +126,14 @@ constexpr Step constant(Value dst, Weights weights)
     Step s = patches(dst);
     s.kind = Kind::CONSTANT;
     s.weights = weights.word;
+    return s;
+}
+
+/// The constant of 16 bits at `weights` -> the operand memory.
+constexpr Step operands(Value dst, Weights weights)
+{
+    Step s = constant(dst, weights);
+    s.kind = Kind::OPERANDS;
     return s;
 }
 
@@ -308,6 +318,16 @@ constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t hea
     s.out = out;
     s.frac = frac;
     return s;
+}
+
+/// An attention with a constant of the operand memory, for every head, query and key of the longest sequence, added to its scores.
+constexpr Step biased(Step step, Value bias)
+{
+    step.biased = true;
+    step.out_channels = step.rows;
+    step.in_channels = step.tokens;
+    step.operand = bias.address;
+    return step;
 }
 
 /// An attention in which a token sees no token behind itself.

@@ -86,6 +86,7 @@ void read_network()
         read(s.rms);
         read(s.fresh);
         read(s.stream);
+        read(s.biased);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

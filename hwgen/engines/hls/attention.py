@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...steps.format import SCORE
-from ...steps.stages import Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
+from ...steps.stages import Bias, Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ...steps.step import Step
 from ...steps.verify import failure
 from .call import DEPTH, Call, Follow, part
@@ -16,7 +16,7 @@ class Attention(Call):
     """q, k, v -> dst."""
 
     function, kind = "attention", "ATTENTION"
-    form = ((Plain, Keys, Requant), (Exp2, Values, Restore, RowFactor))
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Keys, Requant), (Exp2, Values, Restore, RowFactor))
 
     MIN_PERIOD: ClassVar[int] = 32               # of the unit, hls/include/hwgen/attention.hpp
 
@@ -72,3 +72,21 @@ class Attention(Call):
         tokens, blocks = self.keys.tokens, -(-self.src.tokens // queries)
         period = max(tokens, queries, self.MIN_PERIOD)
         return sum(words * tokens + ((blocks + 1) * period + queries) * words + 2 * DEPTH for words in self.head_words(lanes))
+
+
+class BiasedAttention(Attention):
+    """The same with a constant in the operand memory added to the scores."""
+
+    asked = "attention"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Keys, Requant, Bias), (Exp2, Values, Restore, RowFactor))
+
+    @classmethod
+    def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
+        return super().find(steps) | {"operand": Value.of(part(steps[0], Bias).view.tensor)}
+
+    @property
+    def code(self) -> str:
+        return f"biased(hwgen::{super().code}, {self.operands['operand'].code})"
+
+    def about(self) -> str:
+        return f"{super().about()}, with a bias of the scores"

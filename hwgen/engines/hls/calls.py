@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from itertools import groupby
+from itertools import cycle, groupby
 
 from ...steps.step import Network, Step
 from ...steps.tensor import Tensor
 from ...steps.verify import failure
 from ...steps.walk import with_tensors
-from .attention import Attention
+from .attention import Attention, BiasedAttention
 from .call import Call, does
 from .experts import Experts, Router
 from .products import Features, Head, Linear, LinearActivated, LinearFresh, LinearGated, LinearMultiplied, LinearOperand, LinearResidual
 from .scale import Scaled, ScaledFresh
-from .start import Constants, LayerNorm, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
+from .start import Constants, LayerNorm, Operands, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
-CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, LayerNorm, Rescaled, Scaled, ScaledFresh, Linear,
-                                 LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated, Head, Features,
-                                 Attention, Router, Experts)
+CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
+                                 Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated, Head, Features,
+                                 Attention, BiasedAttention, Router, Experts)
 
 
 def calls(network: Network) -> list[Call]:
@@ -42,7 +42,7 @@ def _function(steps: tuple[Step, ...]) -> type[Call]:
     asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)] + [last.tile.hls]
     name = next(filter(None, asked), "")
     found = [call for call in CALLS if (call.asked or call.function) == name]
-    for call in (*(call for call in found if does(last, call.form[-1]) and last.sink.tensor.memory is call.memory), *found):
+    for call in (*(call for call in found if all(map(does, steps, cycle(call.form))) and last.sink.tensor.memory is call.memory), *found):
         return call
     raise failure(last, "the HLS engine has no step for it")
 

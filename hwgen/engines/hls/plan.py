@@ -15,7 +15,7 @@ from ...layout.merge import align, slots
 from ...steps.step import Quantized
 from ...steps.tensor import Memory
 from ...steps.walk import tensors
-from .attention import Attention
+from .attention import Attention, BiasedAttention
 from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router
@@ -62,6 +62,11 @@ class Plan:
     def causal(self) -> bool:
         """Whether there are layers in which a token sees no token behind itself."""
         return any(isinstance(step, Attention) and step.limit for step in self.steps)
+
+    @property
+    def biased(self) -> bool:
+        """Whether there are layers in which a constant is added to the scores."""
+        return any(isinstance(step, BiasedAttention) for step in self.steps)
 
     @property
     def weight_words(self) -> int:

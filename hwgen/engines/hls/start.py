@@ -92,6 +92,18 @@ class Constants(Call):
         return self.dst.words(lanes)
 
 
+class Operands(Constants):
+    """A constant of 16 bits -> dst in the operand memory."""
+
+    function, kind, memory = "operands", "OPERANDS", Memory.OPERAND
+
+    def weight_words(self, lanes: int) -> int:
+        return 2 * self.dst.words(lanes)
+
+    def traced(self) -> tuple[str, int, int]:
+        return WIDE.stored, *self.dst.shape
+
+
 class Tokens(Call):
     """The residual stream becomes the input of the frame."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ...isa import FIELDS, Dst, Instr, Op, Src, Stat
+from ...isa import FIELDS, Dst, Instr, Op, Operand, Src, Stat
 from ...listing import Line, Part, short, text as listing
 from .program import BufferInfo, InstrInfo, Program
 from .touched import SOURCES, TARGETS, columns
@@ -30,7 +30,8 @@ def part(program: Program) -> Part:
     def rows(length: int) -> list[Line]:
         return [_row(pc, program, length) for pc in range(len(program.instrs))]
     tasks = f"{program.num_tasks} task{'s' * (program.num_tasks > 1)}"
-    words = ", ".join(f"{name} {getattr(config, f'{name}_words')}" for name in ("act", "kv", "score", "res"))
+    held = ("act", "kv", "score", "res", *(("operand",) if config.operand_words else ()))
+    words = ", ".join(f"{name} {getattr(config, f'{name}_words')}" for name in held)
     return Part(f"program: {len(program.instrs)} instructions, {tasks}, batch {program.batch}, array {config.ti}x{config.to}, "
                 f"{len(program.image):,} bytes of weights, words of memory: {words}", rows)
 
@@ -43,10 +44,11 @@ def _row(pc: int, program: Program, length: int) -> Line:
     flags += [f"top {instr.top_k} of {instr.num_experts}"] if instr.num_experts else []
     flags += [f"every {instr.step}"] if instr.step > 1 else []
     flags += [f"keys {instr.limit}+row"] if instr.limit else []
+    flags += [f"{Operand(instr.operand).name.lower()} @{instr.op_base}"] if instr.operand else []
     last = "  ".join(filter(None, [" ".join(flags), note]))
     cells = (_source(instr), _stationary(instr), _target(instr), _tiles(instr, program), _slack(instr), last)
     kind = (instr.op, instr.pred, instr.src, instr.stat, instr.dst, instr.tokens, instr.step, instr.k_tiles, instr.n_tiles, instr.n_last,
-            tuple(name for name in FLAGS if getattr(instr, name)), instr.function, instr.top_k, instr.num_experts, instr.limit > 0)
+            tuple(name for name in FLAGS if getattr(instr, name)), instr.function, instr.top_k, instr.num_experts, instr.limit > 0, instr.operand)
     return Line(cells, info.node, kind, str(instr), lambda: _detail(instr, info, pc, program.buffers))
 
 
@@ -74,6 +76,8 @@ def _target(instr: Instr) -> str:
         return ""
     if instr.dst in (Dst.ROUTER, Dst.OUT):
         return f"-> {Dst(instr.dst).name.lower()}" + (f", act @{instr.dst_base}" if instr.keep else "")
+    if instr.dst == Dst.OPERAND:
+        return f"-> operand @{instr.op_base}"
     add = "+=" if instr.dst == Dst.RES_ADD else "->"
     return f"{add} {TARGETS[Dst(instr.dst)]} @{instr.dst_base}" + (f"+{instr.dst_group}g" if instr.dst_group else "")
 

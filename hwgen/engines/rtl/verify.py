@@ -92,7 +92,7 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
         if value < low or high is not None and value > high:
             return f"{name} = {value} is not in {low}..{'' if high is None else high}"
     if instr.op == Op.STREAM:
-        if instr.src == Src.NORM and instr.tokens == 1 and instr.n_tiles > 1:
+        if instr.dst != Dst.OPERAND and instr.src == Src.NORM and instr.tokens == 1 and instr.n_tiles > 1:
             return "streams words of one token to the residual stream one after the other: its statistics are written later than they are read"
         wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET), (Src.NORM, Dst.RES_ADD), (Src.ACT, Dst.OPERAND), (Src.NORM, Dst.OPERAND)}
         return None if (instr.src, instr.dst) in wanted else f"streams {Src(instr.src).name} words to {Dst(instr.dst).name}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..stages import Exp2, Keys, Plain, Values
+import numpy as np
+
+from ..param import Param
+from ..stages import Bias, Constant, Exp2, Keys, Plain, Values
 from ..stages.tile import pairs
 from ..step import Network, Step
 from ..tensor import Memory, Span, Tensor
@@ -15,7 +18,7 @@ STAIRS = 8               # blocks that a head is cut into because rows see fewer
 
 def order_inputs(network: Network) -> Network:
     """The products that give k, q and v of one attention right before it come in this order: keys are loaded first."""
-    steps = list(network.steps)
+    steps = _biases_first(network.steps)
     for index in range(len(steps) - 3):
         scores, weigh = steps[index + 3], steps[min(index + 4, len(steps) - 1)]
         if not isinstance(scores.tile, Keys) or not isinstance(weigh.tile, Values):
@@ -26,6 +29,13 @@ def order_inputs(network: Network) -> Network:
         if len(group) == 3 and set(group) == set(wanted) and apart:
             steps[index:index + 3] = [group[tensor] for tensor in wanted]
     return replace(network, steps=tuple(steps))
+
+
+def _biases_first(network: tuple[Step, ...]) -> list[Step]:
+    """The steps with constants of the drain right behind the input."""
+    constants = [step for step in network if isinstance(step.feed, Constant) and step.sink.tensor.memory is Memory.OPERAND]
+    others = [step for step in network if step not in constants]
+    return [*others[:1], *constants, *others[1:]]
 
 
 def _is_product(step: Step) -> bool:
@@ -41,21 +51,53 @@ def split_heads(network: Network, words: int, lanes: int, most: int = 0) -> Netw
     """
     steps: list[Step] = []
     found: list[tuple[Step, Step]] = []
+    biases = _Biases(network)
     for index, step in enumerate(network.steps):
+        if step.sink.tensor in biases.whole:
+            continue
         if isinstance(step.tile, Keys):
             found.append((step, network.steps[index + 1]))
         elif isinstance(step.feed, Exp2):
             following = network.steps[index + 1] if index + 1 < len(network.steps) else None
             if following is None or following.value != step.value or not isinstance(following.tile, Keys):   # images of a batch: one run
-                steps += _split(found, words, lanes, most)
+                steps += _split(found, words, lanes, most, biases)
                 found = []
         else:
             steps.append(step)
     return replace(network, steps=tuple(steps))
 
 
-def _split(units: list[tuple[Step, Step]], words: int, lanes: int, most: int) -> list[Step]:
-    scores: list[Step] = []
+class _Biases:
+    """The constants that are added to scores. whole: {tensor: the step that brings it, for all heads}; each head and block of queries gets its part,
+    and equal parts are brought once in the network."""
+
+    def __init__(self, network: Network) -> None:
+        read = {stage.view.tensor for step in network.steps for stage in step.drain if isinstance(stage, Bias)}
+        self.whole = {step.sink.tensor: step for step in network.steps if step.sink.tensor in read}
+        self.made: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
+
+    def part(self, step: Step, heads: int, head: int, queries: Span, keys: int) -> list[Step]:
+        """The step of the scores of one of the heads and some queries, which see the first ``keys`` keys; before it the one that brings its bias,
+        unless that is there."""
+        stage = next((stage for stage in step.drain if isinstance(stage, Bias)), None)
+        if stage is None:
+            return [step]
+        brings = self.whole[stage.view.tensor]
+        if not isinstance(brings.feed, Constant):
+            raise TypeError(f"step {brings.name!r} brings no constant")
+        table, first = brings.feed.table, head * (stage.view.channels.count // heads)
+        part = np.ascontiguousarray(table.array[queries.slice, first:first + keys])
+        key, new = (part.shape, part.tobytes()), list[Step]()
+        if key not in self.made:
+            label = f"{brings.sink.name}.{len(self.made)}"
+            self.made[key] = replace(brings.sink.tensor, name=label, tokens=queries.count, channels=keys)
+            new = [replace(brings, value=label, feed=Constant(Param(f"{table.name}[{head}: {queries}, {keys}]", part)),
+                           sinks=(self.made[key].view(),))]
+        return [*new, replace(step, drain=tuple(Bias(self.made[key].view()) if one is stage else one for one in step.drain))]
+
+
+def _split(units: list[tuple[Step, Step]], words: int, lanes: int, most: int, biases: _Biases) -> list[Step]:
+    scores: list[list[Step]] = []
     weighs: list[Step] = []
     for score, weigh in units:
         tokens, keys, limit = score.source.tokens.count, score.columns, _limit(score)
@@ -70,11 +112,11 @@ def _split(units: list[tuple[Step, Step]], words: int, lanes: int, most: int) ->
                 queries = Span(first, min(block, tokens - first))
                 seen = min(keys, limit + queries.stop - 1) if limit else keys
                 unit = _Unit(head, queries, half, buffer, tokens, limit and limit + first, seen)
-                scores.append(unit.score(score))
+                scores.append(biases.part(unit.score(score), score.heads, head, queries, seen))
                 weighs.append(unit.weigh(weigh))
-    ordered = scores[:1]
+    ordered = [*scores[0]]
     for index, weigh in enumerate(weighs):
-        ordered += [*scores[index + 1:index + 2], weigh]
+        ordered += [step for some in scores[index + 1:index + 2] for step in some] + [weigh]
     return ordered
 
 

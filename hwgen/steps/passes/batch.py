@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import CapacityError
 from ..format import WIDE
 from ..param import Param
-from ..stages import Add, Constant, Exp2, Host, Keys, Mean, Requant, Values
+from ..stages import Add, Bias, Constant, Exp2, Host, Keys, Mean, Requant, Values
 from ..step import Network, Step
 from ..tensor import Memory, Span, Tensor, View
 from ..walk import with_tensors
@@ -27,14 +27,17 @@ def batch(network: Network, images: int) -> Network:
         return network
     embed, front = _embedding(network)
     patches = network.input[1]
+    biases = {stage.view.tensor for step in network.steps for stage in step.drain if isinstance(stage, Bias)}          # of every image
 
     def many(tensor: Tensor) -> Tensor:
-        return replace(tensor, tokens=images * (tensor.tokens + (front if tensor == patches else 0)))
+        return tensor if tensor in biases else replace(tensor, tokens=images * (tensor.tokens + (front if tensor == patches else 0)))
 
     steps: list[Step] = []
     for step in network.steps:
         changed = replace(with_tensors(step, many), macs=step.macs * images)
-        if isinstance(step.feed, Host):
+        if step.sink.tensor in biases:
+            steps.append(step)
+        elif isinstance(step.feed, Host):
             steps.append(_all(changed))
         elif isinstance(step.feed, Constant):
             table = step.feed.table

@@ -16,6 +16,6 @@ def beside(view: View, step: Step) -> str | None:
         return f"{view} is no operand of the drain"
     if not view.whole:
         return f"the operand {view} is a part of a value"
-    wanted = step.sink.tokens.count if step.expert is None else step.expert.queue.tokens.count, step.columns
+    wanted = step.sink.tokens.count if step.expert is None else step.expert.queue.tokens.count, step.columns * step.heads
     found = view.tokens.count, view.channels.count
     return None if found == wanted else f"the operand {view} is {list(found)}, the result {list(wanted)}"
