@@ -46,9 +46,10 @@ class Net:
         return results[0] if outputs == 1 else results
 
     def model(self, outputs: dict[str, str], shape=("batch", "classes")) -> onnx.ModelProto:
-        """outputs: ONNX output name -> value. shape: of each, or None for those that follow."""
+        """outputs: ONNX output name -> value. shape: of each, by its name if they differ, or None for those that follow."""
         last = [helper.make_node("Identity", [value], [name], name=f"out_{name}") for name, value in outputs.items()]
-        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape and list(shape)) for name in outputs]
+        shapes = shape if isinstance(shape, dict) else dict.fromkeys(outputs, shape)
+        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name] and list(shapes[name])) for name in outputs]
         graph = helper.make_graph([*self.nodes, *last], "net", self.inputs, infos, self.weights)
         domains = sorted({node.domain for node in self.nodes} - {""})
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in domains)],

@@ -12,11 +12,14 @@ from hwgen.errors import InputError
 from onnx_nets import result
 
 
-@pytest.fixture(params=[True, False], ids=["logits of the last token", "logits of all"])
+@pytest.fixture(params=["of the last token", "of all", "of the last token, keys and values"])
 def path(request, tmp_path):
-    shape = [1, gpt_nets.VOCABULARY] if request.param else [1, gpt_nets.COUNT, gpt_nets.VOCABULARY]
-    net = gpt_nets.gpt2(last=request.param)
-    return net.save(tmp_path / "gpt.onnx", {"logits": result(net)}, shape)
+    last = request.param != "of all"
+    net, cache = gpt_nets.gpt2_with_cache(last=last)
+    cache = cache if "keys" in request.param else {}
+    shapes = {key: [1, gpt_nets.HEADS, gpt_nets.COUNT, gpt_nets.HEAD] for key in cache}
+    shapes["logits"] = [1, gpt_nets.VOCABULARY] if last else [1, gpt_nets.COUNT, gpt_nets.VOCABULARY]
+    return net.save(tmp_path / "gpt.onnx", {"logits": result(net), **cache}, shapes)
 
 
 def ids(count: int, seed: int) -> np.ndarray:
@@ -27,15 +30,19 @@ def test_a_gpt_from_ids_to_logits(path, tmp_path):
     acc = hwgen.compile(path, calib={"input_ids": ids(32, 0)}, target="zcu104", array=(8, 8), backend="both", out=tmp_path / "build")
     given = ids(4, 1)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    right = np.concatenate([session.run(["logits"], {"input_ids": row[None]})[0] for row in given])
+    names = [output.name for output in session.get_outputs()]
+    right = [np.concatenate(rows) for rows in zip(*(session.run(names, {"input_ids": row[None]}) for row in given), strict=True)]
     found = {}
     for engine in ("golden", "csim", "verilator"):
         done = acc.simulate({"input_ids": given}, engine=engine)
         assert engine == "golden" or done.bit_exact
-        found[engine] = done.outputs["logits"]
-    np.testing.assert_array_equal(found["csim"], found["golden"])
-    np.testing.assert_array_equal(found["verilator"], found["golden"])
-    assert cosine(found["golden"], right) > 0.99
+        found[engine] = done.outputs
+    assert found["golden"].keys() == set(names)
+    for name, value in zip(names, right, strict=True):
+        np.testing.assert_array_equal(found["csim"][name], found["golden"][name])
+        np.testing.assert_array_equal(found["verilator"][name], found["golden"][name])
+        assert found["golden"][name].shape == value.shape
+        assert cosine(found["golden"][name], value) > 0.99, name
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -46,9 +53,11 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_prompts_of_several_lengths(tmp_path):
     """Logits of the last token of each prompt, on one build: those that the file gives for this token of a longer one."""
     sizes = [1, gpt_nets.COUNT, gpt_nets.VOCABULARY]
-    every, last = gpt_nets.gpt2(last=False), gpt_nets.gpt2(last=True)
+    every, (last, cache) = gpt_nets.gpt2(last=False), gpt_nets.gpt2_with_cache()
     whole = every.save(tmp_path / "every.onnx", {"logits": result(every)}, sizes)
-    path = last.save(tmp_path / "gpt.onnx", {"logits": result(last)}, [1, gpt_nets.VOCABULARY])
+    keys = {"present.1.key": cache["present.1.key"]}
+    path = last.save(tmp_path / "gpt.onnx", {"logits": result(last), **keys}, {
+        "logits": [1, gpt_nets.VOCABULARY], "present.1.key": [1, gpt_nets.HEADS, gpt_nets.COUNT, gpt_nets.HEAD]})
     acc = hwgen.compile(path, calib={"input_ids": ids(32, 0)}, target="zcu104", array=(8, 8), backend="both", lengths=True, out=tmp_path / "build")
     given, lengths = ids(6, 1), [5, gpt_nets.COUNT, 1, 2]
     session = onnxruntime.InferenceSession(whole, providers=["CPUExecutionProvider"])
@@ -57,10 +66,13 @@ def test_prompts_of_several_lengths(tmp_path):
     for engine in ("golden", "csim", "verilator"):
         done = acc.simulate({"input_ids": given}, engine=engine, lengths=lengths)
         assert engine == "golden" or done.bit_exact
-        found[engine] = done.outputs["logits"]
-    np.testing.assert_array_equal(found["csim"], found["golden"])
-    np.testing.assert_array_equal(found["verilator"], found["golden"])
-    assert all(cosine(a, b) > 0.98 for a, b in zip(found["golden"], right, strict=True))
+        found[engine] = done.outputs
+    for name, value in found["golden"].items():
+        np.testing.assert_array_equal(found["csim"][name], value)
+        np.testing.assert_array_equal(found["verilator"][name], value)
+    assert all(cosine(a, b) > 0.98 for a, b in zip(found["golden"]["logits"], right, strict=True))
+    keys = found["golden"]["present.1.key"]
+    assert all(keys[i, :, :lengths[i % len(lengths)]].all() and not keys[i, :, lengths[i % len(lengths)]:].any() for i in range(len(given)))
     assert acc.first_differences({"input_ids": given}, lengths=lengths) == []
     assert acc.some_lengths == (gpt_nets.COUNT, 1, 7, 11)
     with pytest.raises(InputError, match=f"a sequence of {gpt_nets.COUNT + 1} tokens, the build takes 1 to {gpt_nets.COUNT}"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+import math
 
 import numpy as np
 
 from ..errors import ModelError
 from ..foreign import REPR, visible
-from .node import Node, Shape
+from .node import Array, Node, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +21,7 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: dict[str, str]                     # ONNX output name -> value name
     output_shapes: dict[str, Shape] = field(default_factory=dict)       # as in the ONNX file, batch included
+    output_orders: dict[str, Array] = field(default_factory=dict)       # where its elements stand in the value, flat; else in order
 
     def __repr__(self) -> str:
         return visible(f"<Graph {self.name}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}, {len(self.nodes)} nodes>", limit=REPR)
@@ -43,6 +45,9 @@ class Graph:
         for name, value in self.outputs.items():
             if value not in known:
                 raise ModelError(f"output {name!r} reads the unknown value {value!r}", where=f"graph {self.name!r}")
+            order = self.output_orders.get(name)
+            if order is not None and not np.array_equal(np.sort(order), np.arange(math.prod(known[value]))):
+                raise ModelError(f"output {name!r} is no order of the elements of {value!r}", where=f"graph {self.name!r}")
         for node in self.nodes:
             for key, array in node.params().items():
                 if not np.isfinite(array).all():

@@ -21,7 +21,8 @@ def part(graph: Graph) -> Part:
         return [_row(node, shapes, numbers, length) for node in graph.nodes]
     inputs = ", ".join(f"{name} {list(shape)}" for name, shape in graph.inputs.items())
     outputs = (f"     output {name} = {value} {list(shapes[value])}"
-               + (f", shape {list(graph.output_shapes[name])}" if name in graph.output_shapes else "") for name, value in graph.outputs.items())
+               + (f", shape {list(graph.output_shapes[name])}" if name in graph.output_shapes else "")
+               + (", in another order" if name in graph.output_orders else "") for name, value in graph.outputs.items())
     return Part(f"graph {graph.name}: {len(graph.nodes)} nodes, input {inputs}", rows, tuple(outputs))
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import heapq
 
 from ..errors import HwgenError, ModelError, ShapeError
-from ..graph import Graph, Node
+from ..graph import Array, Graph, Node
 from ..matching.grid import Grid
 from ..matching.opgraph import Const, Op, OpGraph, Pool, Ref, Trail, View
 from ..matching.proof import Prover
 from ..matching.region import behind, needed
 from ..matching.trial import Bound, Match, Mismatch, Trial, order_of
-from ..ops.operands import plain
+from ..ops.operands import outgoing
 from ..ops.registry import openers, parts, rules
 from .apart import apart
 from .verdict import Status, Verdict
@@ -69,6 +69,7 @@ class _Sweep:
         self.explained: dict[str, str] = {}                                          # part that no rule took -> the declined node it is of
         self.error: HwgenError | None = None                                         # an output that cannot be one
         self.grids: dict[str, tuple[Grid, ...]] = {}
+        self.orders: dict[str, Array] = {}                                     # of outputs, see `Graph.output_orders`
         self.lost: dict[str, str] = {}                                               # outputs that are no value of the network -> why
 
     def run(self, name: str | None) -> Swept:
@@ -219,7 +220,7 @@ class _Sweep:
             blamed = ref.trail.name if ref.trail else producer.name if producer is not None else ref.base
             trial = Trial(Op(blamed, "output", (ref,), (), {}, ()), self.graph, self.bound, self.pool, self.nodes)
             try:
-                operand = plain(trial, ref)
+                operand, order = outgoing(trial, ref)
             except Mismatch as mismatch:
                 self.declined[blamed] = f"is the output {name!r}: it {mismatch.reason}"
                 self.opaque.add(blamed)
@@ -232,6 +233,8 @@ class _Sweep:
                     self.nodes.setdefault(node.output, node)
                 self.taken[f"output {name}"] = Taken(tuple(trial.nodes), frozenset(trial.absorbed), frozenset(trial.moved))
                 values[name] = operand.value
+                if order is not None:
+                    self.orders[name] = order
         if self.lost:
             names, lost = ", ".join(map(repr, self.lost)), self._maker(self.graph.outputs[next(iter(self.lost))])
             self.error = ModelError(f"output {names} cannot be given: {'; '.join(dict.fromkeys(self.lost.values()))}",
@@ -284,7 +287,7 @@ class _Sweep:
         cone = self._cone(outputs.values())
         return Graph(name, {key: shape[1:] for key, shape in self.graph.inputs.items()},
                         tuple(node for value, node in self.nodes.items() if value in cone), outputs,
-                        {key: self.graph.outputs[key].shape for key in outputs})
+                        {key: self.graph.outputs[key].shape for key in outputs}, {key: self.orders[key] for key in outputs if key in self.orders})
 
     # ---------------------------------------------------------------- verdicts
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph import Array, Node, Shape
 from ..matching.opgraph import Ref, View
-from ..matching.trial import Affine, Bound, Mismatch, Trial, channels_of, close, is_whole
+from ..matching.trial import Affine, Bound, Mismatch, Trial, channels_of, close, inverse, is_whole
 from .select import Select
 from .slice import Slice
 
@@ -108,6 +108,22 @@ def plain(trial: Trial, ref: Ref | None) -> Operand | None:
     trial.absorbed.append(trial.bound[ref.base].anchor)
     trial.nodes.append(node)
     return Operand(node.output, found.shape, 1.0, node)
+
+
+def outgoing(trial: Trial, ref: View) -> tuple[Operand | None, Array | None]:
+    """What an output is: an operand, and which of its elements, flat, those of the output are, where they are not in order. Raises Mismatch
+    for less than all tokens of some channels, unless these are tokens that `operand` takes."""
+    before = len(trial.absorbed), len(trial.moved), len(trial.nodes)
+    try:
+        return plain(trial, ref), None
+    except Mismatch:
+        del trial.absorbed[before[0]:], trial.moved[before[1]:], trial.nodes[before[2]:]
+        found = trial.where(ref)
+        part = None if found is None or found[0].node is None else channels_of(found[1], found[0].shape)
+        if part is None:
+            raise
+        natural = replace(ref, shape=(1, *part[1].shape), index=ref.positions().ravel()[part[1]][None])
+        return plain(trial, natural), inverse(part[1])
 
 
 def rescaled(trial: Trial, node: Node, scale: Array, shift: Array, **names: str) -> Node | None:

@@ -305,10 +305,8 @@ class Lowering:
             return
         self.narrow(readers[0], source, "the input")
         window = cuts.pop() if cuts else None
-        if window is not None:
-            tokens, channels = math.prod(window.places(1 if len(shape) == 2 else shape[1], shape[-1])), shape[0] * window.words
-        else:
-            tokens, channels = shape
+        tokens, channels = shape if window is None else (
+            math.prod(window.places(1 if len(shape) == 2 else shape[1], shape[-1])), shape[0] * window.words)
         words = self.activations(self.fresh(f"{source}.int8"), tokens, channels, self.scale(source))
         self.emit(Step(words.name, readers[0].name, Host(source, window), Identity(), (words.view(),), about=f"input {source}"))
         self.define(source, words)
@@ -397,4 +395,6 @@ class Lowering:
             raise ModelError(f"output shape {shape} does not hold {rows} times {channels} channels", where=where)
         out = Tensor(onnx_name, ACCUMULATOR, rows, channels, memory=Memory.OUT)
         self.product(onnx_name, node, view, w, (Mean(),) if rows == 1 else (), out.view(), about=f"output {onnx_name}")
-        self.outputs[onnx_name] = Output(onnx_name, out, w.tile.scale, repeat, shape)
+        order = self.graph.output_orders.get(onnx_name)
+        self.outputs[onnx_name] = Output(onnx_name, out, w.tile.scale, repeat, shape,
+                                         None if order is None else self.pool.add(f"{onnx_name}.order", order))

@@ -59,12 +59,14 @@ def counted(network: Network, outputs: Mapping[str, np.ndarray], lengths: Sequen
 
 
 def dequantize(network: Network, outputs: Mapping[str, np.ndarray], lengths: Sequence[int] = ()) -> dict[str, np.ndarray]:
-    """int32 [B, n] of `golden.run` -> {ONNX output: float32 [B, ...]}: times the channel's scale, over the number of tokens. lengths: as there."""
+    """int32 [B, n] of `golden.run` -> {ONNX output: float32 [B, ...]}: times the channel's scale, over the number of tokens, in the
+    order of the output. lengths: as there."""
     result = {}
     runs = {int(length): shortened(network, int(length)).outputs for length in set(lengths)}
     for place, output in enumerate(network.outputs):
         acc = outputs[output.name]
         counts = np.array([runs[int(length)][place].tokens for length in lengths]).reshape(-1, 1, 1) if runs else output.tokens
         real = acc.reshape(len(acc), output.tensor.tokens, -1).astype(np.float64) * output.scale.array / counts
-        result[output.name] = real.astype(np.float32).reshape(len(acc), *output.shape[1:])
+        flat = real.astype(np.float32).reshape(len(acc), -1)
+        result[output.name] = (flat if output.order is None else flat[:, output.order.array]).reshape(len(acc), *output.shape[1:])
     return result

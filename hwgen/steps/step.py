@@ -143,13 +143,15 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Output:
     """A network output: ``tensor`` int32; the host multiplies by ``scale`` (float [channels]) over ``tokens``, how many each of its words
-    is the sum of. shape: in the ONNX file, the batch included."""
+    is the sum of. shape: in the ONNX file, the batch included. order: which of the words, flat [tokens * channels], its elements are, where
+    they are not in order (keys of attention by heads)."""
 
     name: str
     tensor: Tensor
     scale: Param
     tokens: int
     shape: tuple[int, ...]
+    order: Param | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,7 +115,8 @@ def _range(array: np.ndarray) -> str:
 
 def _outputs(network: Network) -> Iterator[str]:
     for output in network.outputs:
-        yield f"     output {output.name} = {output.tensor} * {output.scale.name} / {output.tokens}, shape {list(output.shape)}"
+        yield f"     output {output.name} = {output.tensor} * {output.scale.name} / {output.tokens}, shape {list(output.shape)}" + (
+            ", in another order" if output.order is not None else "")
 
 
 def _described(view: View) -> str:

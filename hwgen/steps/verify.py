@@ -217,6 +217,9 @@ def _leaves(output: Output, seen: _Seen) -> None:
     summed = step.source.tokens.count if any(isinstance(stage, Mean) for stage in step.drain) else 1
     if not seen.written.holds(tensor.view()):
         raise ValueError(f"output {output.name!r} is {tensor}, not all of which is made")
+    count = tensor.tokens * tensor.channels
+    if output.order is not None and not np.array_equal(np.sort(output.order.array, axis=None), np.arange(count)):
+        raise ValueError(f"output {output.name!r} is no order of the {count} words of {tensor}")
     if output.tokens != summed or math.prod(output.shape[1:]) != tensor.tokens * tensor.channels:
         raise ValueError(f"output {output.name!r} has the shape {list(output.shape)} and {output.tokens} tokens, {tensor} is made of {summed}")
     if scale.dtype != np.float64 or not np.isfinite(scale).all() or not (scale > 0).all():

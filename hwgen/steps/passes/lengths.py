@@ -44,7 +44,7 @@ def sequenced(network: Network) -> Network:
         if wrong := _wrong(step, sent.tokens, keys):
             raise ModelError(wrong, where=f"node {step.node!r}", hint=HINT)
     for output in marked.outputs:
-        if output.tensor.sequence and output.shape[1] != output.tensor.tokens:
+        if output.tensor.sequence and output.order is None and output.shape[1] != output.tensor.tokens:
             raise ModelError(f"output {output.name!r} {list(output.shape)} has the tokens of the sequence elsewhere than in its second dimension",
                              where=f"network {network.name!r}", hint=HINT)
     return marked
@@ -144,5 +144,10 @@ def _held(step: Step) -> int:
 
 
 def _output(output: Output, tensor: Tensor, summed: int) -> Output:
-    shape = (output.shape[0], tensor.tokens, *output.shape[2:]) if tensor.sequence else output.shape
-    return replace(output, tensor=tensor, tokens=summed, shape=shape)
+    if not tensor.sequence:
+        return replace(output, tensor=tensor, tokens=summed)
+    if output.order is None:
+        return replace(output, tensor=tensor, tokens=summed, shape=(output.shape[0], tensor.tokens, *output.shape[2:]))
+    words = tensor.tokens * tensor.channels                  # the first ones are those of the tokens that are there
+    order = Param(f"{output.order.name}[:{words}]", output.order.array[output.order.array < words])
+    return replace(output, tensor=tensor, tokens=summed, shape=(output.shape[0], words), order=order)
