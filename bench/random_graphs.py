@@ -42,7 +42,8 @@ def options(rng: np.random.Generator, act: Act) -> dict:
             "renormalize": bool(rng.integers(2)), "patch": patch, "channels": int(rng.choice([1, 2, 3])), "act": act,
             "pool": str(rng.choice(["select", "mean"])), "causal": bool(rng.integers(2)),
             "norms": str(rng.choice(["pre", "pre", "post", "respost", "sandwich"])), "rms": bool(rng.integers(2)),
-            "bias": (None, "heads", "all", "mask")[int(rng.integers(4))]}
+            "bias": (None, "heads", "all", "mask")[int(rng.integers(4))],
+            "gates": str(rng.choice(["softmax", "sigmoid", "biased"]))}
 
 
 def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
@@ -67,14 +68,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hwgen_random_") as folder:
         work = Path(folder)
         for group, act in enumerate((Act.GELU, Act.SILU, Act.GELU_TANH, Act.RELU)):
-            executable = hls_networks.build(work / act.value, (act,))
+            executable = hls_networks.build(work / act.value, (act, Act("sigmoid")))
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
-                                           "activation": act.value, "wide": True, "causal": True, "operand_words": 128, "bypass": True,
-                                           "rms": True})
+                                           "activation": f"{act.value} sigmoid", "wide": True, "causal": True, "operand_words": 128, "bypass": True,
+                                           "rms": True, "scores": True})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)
-                done, tasks = hls_networks.run(executable, work / "network", model, images)
+                done, tasks = hls_networks.run(executable, work / "network", model, images, functions=(act.value, "sigmoid"))
                 count, wrong = hls_networks.differing(model, images, done, tasks)
                 values += count
                 if not args.no_rtl:

@@ -17,7 +17,7 @@ MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-
 BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
 READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
-LATER = ("wide", "causal", "operand_words", "rotate", "lengths", "bypass", "rms")          # of `EngineConfig`
+LATER = ("wide", "causal", "operand_words", "rotate", "lengths", "bypass", "rms", "scores")          # of `EngineConfig`
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 
 
@@ -55,6 +55,7 @@ class EngineConfig:
     lengths: bool = False    # a run says how many tokens of the sequence there are
     bypass: bool = False     # words of the residual stream can go past the array to the drain
     rms: bool = False        # a token can be normalised without its mean
+    scores: bool = False     # the router takes scores as they are, too, with a bias for the choice
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -118,7 +119,7 @@ class EngineConfig:
 
 SIZES = ("max_tokens", "act_words", "kv_words", "score_words", "res_words", "program_words", "max_experts", "max_top_k", "read_bursts",
          "operand_words")
-CAN = ("w4", "wide", "causal", "rotate", "lengths", "bypass", "rms")      # what an engine can do that another may not need
+CAN = ("w4", "wide", "causal", "rotate", "lengths", "bypass", "rms", "scores")      # what an engine can do that another may not need
 
 
 def covering(configs: Iterable[EngineConfig]) -> EngineConfig:

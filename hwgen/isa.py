@@ -87,7 +87,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2), ("limit", 16),
     ("operand", 2), ("op_base", 16), ("op_period", 4),
     ("follow", 2), ("keys_follow", 1), ("first", 12),
-    ("rms", 1),
+    ("rms", 1), ("biased", 1),
 )
 WORD_BITS = 512
 ADDRESSES = 1 << dict(FIELDS)["dst_base"]
@@ -124,6 +124,8 @@ class Instr:
     follow, first    what its tokens are of a sequence whose length a run says (`Follow`, `followed`)
     keys_follow      and its keys are those of this sequence
     rms              NORM: the mean counts as 0 (numerics.norm_coefficients of a total of 0)
+    act              ROUTER: the scores of the experts are the function's results, in 16 bits, unit 2**-15
+    biased           ROUTER with act: the choice is by score plus the bias that a STREAM to ROUTER brought
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
@@ -204,6 +206,7 @@ class Instr:
     keys_follow: int = 0
     first: int = 0
     rms: int = 0
+    biased: int = 0
     note: str = ""
 
     def encode(self) -> int:

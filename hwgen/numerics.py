@@ -30,6 +30,7 @@ MAX_SHIFT = 47
 ACT_BITS = 8             # of an activation
 WIDE_BITS = 16           # of the residual stream, pre-activations, scores and logits, and of wide operands
 LOW_OFFSET = 128         # what the low half of a wide operand is less
+RATING_FRAC = 15           # of a score a router takes as it is: up to 1
 SHARE_BITS = 16          # of a router score, all of them fraction bits
 PRE_ACT_FRAC = 8         # fraction bits of a pre-activation, unless a layer has others: up to ±128
 PRE_ACT_FRACS = (PRE_ACT_FRAC, 10, 12, 7)               # by the code in an instruction: up to ±128, ±32, ±8, ±256
@@ -323,6 +324,23 @@ def route(logits: AnyInts, top_k: int, renormalize: bool) -> tuple[Ints, Ints]:
         s = e.sum(-1)
     r, exponent = reciprocal(s)
     return experts, np.minimum(round_shift(e * r[..., None], (15 + exponent)[..., None]), 65535)
+
+
+def route_scores(scores: AnyInts, bias: AnyInts, top_k: int, renormalize: bool) -> tuple[Ints, Ints]:
+    """Router: scores [..., E], 0 to 32767 in unit 2**-15 -> (experts [..., k], scores [..., k] unit 2**-16, at most 65535).
+
+    The k experts with the largest score plus ``bias`` [E] in descending order; the lowest index wins a tie. With ``renormalize`` their scores
+    are divided by their sum.
+    """
+    scores = np.asarray(scores, np.int64)
+    experts = np.argsort(-(scores + bias), axis=-1, kind="stable")[..., :top_k]
+    e = np.take_along_axis(scores, experts, -1)
+    if not renormalize:
+        return experts, 2 * e
+    total = np.maximum(e.sum(-1), 1)
+    lift = np.maximum(16 - bit_length(total), 0)
+    r, exponent = reciprocal(total << lift)
+    return experts, np.minimum(round_shift((e << lift[..., None]) * r[..., None], (15 + exponent)[..., None]), 65535)
 
 
 def weigh(y: AnyInts, score: AnyInts) -> Ints:

@@ -10,6 +10,7 @@ from gate_nets import CONDITIONED, task_gate
 import gated_nets
 import masked_nets
 from moe_loops import LOOPS
+from moe_sigmoids import BIASED, PLAIN, SHARED
 from moe_spellings import SPELLINGS, TOP_1
 import norm_nets
 from onnx_nets import CLASSES, DIM, Net, result, vit
@@ -113,6 +114,8 @@ FORMS: dict[str, dict[str, Form]] = {
     "Mixtures of experts: the best alone": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in TOP_1.items()},
     "Mixtures of experts: loops in which an expert sees its own tokens": {
         name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in LOOPS.items()},
+    "Mixtures of experts: sigmoid gates": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (PLAIN | BIASED).items()},
+    "Mixtures of experts: shared experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, (spelling, _) in SHARED.items()},
     "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},
     "Quantized by onnxruntime and Brevitas": {
         **{f"static: {name}": partial(quantized_nets.static, form=name) for name in quantized_nets.STATIC}, "dynamic": quantized_nets.dynamic,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from hwgen.engines.hls import csim, frames
 from hwgen.engines.hls.attention import Attention, BiasedAttention
 from hwgen.engines.hls.call import Call, part
-from hwgen.engines.hls.experts import Experts, Router
+from hwgen.engines.hls.experts import Experts, Router, ScoreRouter
 from hwgen.engines.hls.plan import Plan, plan
 from hwgen.engines.hls.products import Features, Head, LinearActivated, LinearGated, LinearMultiplied, LinearResidual, Product, behind
 from hwgen.engines.hls.project import tables
@@ -27,8 +28,8 @@ from hwgen.steps.step import Quantized
 from hwgen.tools import cxx
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE",
-         "CONSTANT", "SCALE", "OPERANDS")
-TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED")
+         "CONSTANT", "SCALE", "OPERANDS", "CHOOSE")
+TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED", "SCORES")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
           "wide_source", "wide_result", "frac", "causal", "operand", "follows", "rms", "fresh", "stream",
@@ -62,9 +63,12 @@ def build(folder: Path, acts: tuple[Act, ...], extra=("-Werror",), kernels: Path
                        csim.compiler_flags(project, list(extra)))
 
 
-def make_plan(model: Quantized) -> Plan:
-    """The plan for this engine; raises ValueError when the network is too large for it."""
+def make_plan(model: Quantized, functions: tuple[str, ...] = ()) -> Plan:
+    """The plan for this engine; raises ValueError when the network is too large for it. functions: of the engine, as it numbers them, where
+    they are more than the network's first ones."""
     result = plan(model, LANES, QUERIES)
+    if functions:
+        result = replace(result, functions=functions, steps=tuple(replace(step, functions=functions) for step in result.steps))
     large = {name: getattr(result, name) for name, limit in LIMITS.items() if getattr(result, name) > limit}
     if large or len(result.steps) > 256:
         raise ValueError(f"the test's engine is too small: {large}, {len(result.steps)} steps")
@@ -121,6 +125,8 @@ def _fields(step: Call) -> list[int]:
             found |= {"out_channels": step.src.tokens, "in_channels": step.keys.tokens} if isinstance(step, BiasedAttention) else {}
         case Router():
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
+            if isinstance(step, ScoreRouter):
+                found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step), "frac": part(step.steps[0], Table).x.frac}
         case Experts():
             found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.dst.channels, count=step.count,
                           size=step.dst.channels, function=_function(step), frac=step.table.x.frac, **_factor("out", behind(step.table)))
@@ -135,9 +141,11 @@ def _factor(name: str, factor) -> dict[str, int]:
     return {f"{name}.mult": factor.mult, f"{name}.shift": factor.shift}
 
 
-def run(executable: Path, folder: Path, model: Quantized, images: np.ndarray, lengths: Sequence[int] = ()) -> tuple[csim.CsimRun, list[int]]:
-    """All tasks of every image through the network's C simulation, traced: (run, task of each frame). lengths: of each image's sequence."""
-    made = make_plan(model)
+def run(executable: Path, folder: Path, model: Quantized, images: np.ndarray, lengths: Sequence[int] = (),
+        functions: tuple[str, ...] = ()) -> tuple[csim.CsimRun, list[int]]:
+    """All tasks of every image through the network's C simulation, traced: (run, task of each frame). lengths: of each image's sequence;
+    functions: see `make_plan`."""
+    made = make_plan(model, functions)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "network.bin").write_bytes(table(made, len(model.tasks)))
     (folder / "weights.bin").write_bytes(made.weight_file())

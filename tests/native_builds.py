@@ -70,7 +70,10 @@ class Engine:
                  if isinstance(value, int) and getattr(program.config, name) > value}
         if small or config.max_tokens != program.config.max_tokens:
             raise ValueError(f"the test's engine is too small: {small}, {program.config.max_tokens} tokens")
-        return replace(program, config=config)
+        if config.functions[:len(program.config.functions)] == program.config.functions:
+            return replace(program, config=config)
+        return schedule(model, ti=self.ti, to=self.to, axi_data_bits=self.axi_data_bits, fifo_beats=self.fifo_beats, packed=self.packed,
+                        load_columns=self.load_columns, **options, engine=config)
 
     def bench(self, program: Program, model: Quantized) -> tuple[Path, Path]:
         """(executable, directory with the program) of one program."""

@@ -19,7 +19,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
-                 bias: str | None = None) -> Model:
+                 bias: str | None = None, gates: str = "softmax") -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation.
 
@@ -28,6 +28,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     act: of every block, or of one after the other in turn. causal: no token sees one behind it. norms: "pre", "post" (behind each sum),
     "respost" (behind each branch) or "sandwich" (on both sides of it), with gammas of both signs; rms: they take no mean off.
     bias: of the scores, "heads", each its own, "all" the same, "mask": keys hidden at random.
+    gates: "softmax", "sigmoid", or "biased" (sigmoids, and a bias for the choice) of every router.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -90,7 +91,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 inner = expert_hidden or hidden
                 nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", read, *matrix(f"{b}.gate{task}", dim, experts),
                                     *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
-                                    renormalize))
+                                    renormalize, gates != "softmax", draw(f"{b}.choice", experts if gates == "biased" else 0, gain=0.3)))
             elif kind in "gb":
                 nodes += [ops.Linear(f"{b}.{part}", f"{b}.{part}", read, *matrix(f"{b}.{part}", dim, hidden)) for part in ("gate", "up")]
                 nodes += [ops.Activation(f"{b}.act", f"{b}.looked", f"{b}.gate", function)] if kind == "g" else []

@@ -14,6 +14,7 @@ from hwgen.importer import import_model
 from hwgen.quantizer import quantize
 from hwgen.steps import golden
 from moe_loops import LOOPS, LOOPS_OF_ONE
+from moe_sigmoids import BIAS, BIASED, PLAIN, SHARED, scaled
 from moe_spellings import RENORMALIZED, SPELLINGS, TOP_1, Mix, stack
 from onnx_nets import CLASSES, DIM, EXPERTS, IMAGE, TOKENS, Net, result
 
@@ -101,3 +102,38 @@ def test_a_loop_over_experts_is_one_mixture(name, renormalize, folder):
 @pytest.mark.parametrize("name", LOOPS_OF_ONE)
 def test_a_loop_over_the_experts_of_a_top_one(name, folder):
     same_as_the_stack(LOOPS_OF_ONE[name], False, 1, folder)
+
+
+@cache
+def first_of_sigmoids(biased: bool, renormalize: bool, folder) -> tuple[ops.MoE, np.ndarray]:
+    spelling = BIASED["bias added"] if biased else PLAIN["sigmoids"]
+    model = imported(network(spelling, renormalize, 2), folder / f"sigmoids{biased}{renormalize}.onnx")
+    return moe_of(model), integers(model)
+
+
+@pytest.mark.parametrize("renormalize", [False, True], ids=["shares", "renormalized"])
+@pytest.mark.parametrize("name", [*PLAIN, *BIASED])
+def test_scores_are_sigmoids(name, renormalize, folder):
+    biased = name in BIASED
+    model = imported(network({**PLAIN, **BIASED}[name], renormalize, 2), folder / "net.onnx")
+    node, (want, words) = moe_of(model), first_of_sigmoids(biased, renormalize, folder)
+    assert (node.top_k, node.renormalize, node.sigmoid, node.choice.tolist()) == (2, renormalize, True, BIAS.tolist() if biased else [])
+    for key, array in want.params().items():
+        np.testing.assert_array_equal(getattr(node, key), array, err_msg=key)
+    np.testing.assert_array_equal(integers(model), words)
+
+
+@pytest.mark.parametrize("renormalize", [False, True], ids=["shares", "renormalized"])
+def test_a_factor_behind_the_router_is_one_of_the_experts(renormalize, folder):
+    node, (want, _) = moe_of(imported(network(scaled, renormalize, 2), folder / "net.onnx")), first_of_sigmoids(True, renormalize, folder)
+    np.testing.assert_allclose(node.w2, 2.5 * want.w2, rtol=1e-6)
+    assert node.sigmoid and node.renormalize == renormalize
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_an_expert_that_every_token_takes(name, folder):
+    spelling, count = SHARED[name]
+    model = imported(network(spelling, True, 2), folder / "net.onnx")
+    found = [node for node in model.tasks[0].nodes if isinstance(node, ops.MoE)]
+    assert len(found) == count and all(node.sigmoid and not node.renormalize for node in found if node.num_experts == 1)
+    assert integers(model).shape == (len(IMAGES), CLASSES)

@@ -6,20 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
-from hwgen import ops
 from hwgen.importer import check_model
 from hwgen.importer.evaluate import Evaluator
-from moe_loops import LOOPS, pairs, places, zeros
+from moe_loops import pairs, places, zeros
+from moe_sigmoids import dense, two_groups
 from moe_spellings import SPELLINGS, Mix, dispatched
 from onnx_nets import CLASSES, DIM, EXPERTS, HIDDEN, TOKENS, result
-from test_importer_mixtures import imported, network
-
-
-def sigmoids(m: Mix) -> str:
-    shares = m.op("Sigmoid", m.logits())
-    top, index = m.op("TopK", shares, m.net.ints(m.k), outputs=2, axis=-1)
-    scores = m.op("ScatterElements", m.net.const(np.zeros((TOKENS, EXPERTS))), index, top, axis=1)
-    return m.summed(lambda e: m.column(scores, e))
+from test_importer_mixtures import network
 
 
 def choice_by_another_bias(m: Mix) -> str:
@@ -115,14 +108,9 @@ def sum_that_starts_with_a_shared_expert(m: Mix) -> str:
     return y
 
 
-def dense(m: Mix) -> str:
-    """An expert that every token passes."""
-    return m.net.linear(m.op("Gelu", m.net.linear(m.rows, DIM, HIDDEN)), HIDDEN, DIM)
-
-
-NO_TOP_K = "the factors of its experts are those of no top-k softmax: "
+NO_TOP_K = "the factors of its experts are those of no top-k of a softmax or of sigmoids: "
 REFUSED = {
-    sigmoids: "has a router that takes Sigmoid of its logits before it chooses",
+    two_groups: f"{NO_TOP_K}on random logits no k, no division by the sum of the chosen and no bias of the choice",
     choice_by_another_bias: f"{NO_TOP_K}on random logits no k",
     two_layers_before_the_choice: "has a router that reads 'tanh_0.out', and experts that read something else",
     experts_of_one_layer: "has a router, but no experts",
@@ -155,20 +143,20 @@ def test_what_is_no_mixture_is_refused(spelling, tmp_path):
     assert "a mixture of experts in a form that is not read: " in refusal(spelling, tmp_path)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("name", ["modules", "mixtral"])
-def test_a_shared_expert_is_taken_and_its_gate_is_named(name, gated, tmp_path):
-    def build(m: Mix) -> str:
-        y = dense(m)
-        if gated:
-            y = m.op("Mul", m.op("Sigmoid", m.op("MatMul", m.rows, m.net.random(DIM, 1))), y)
-        return m.op("Add", (SPELLINGS | LOOPS)[name](m), y)
-    if not gated:
-        net = network(build, True, 2)
-        assert any(isinstance(node, ops.MoE) for node in imported(net, tmp_path / "net.onnx").tasks[0].nodes)
-        return
+def of_other_tokens(m: Mix) -> str:
+    """A share made of what another Linear gives."""
+    other = m.net.linear(m.rows, DIM, DIM)
+    return m.op("Add", SPELLINGS["modules"](m), m.op("Mul", m.op("Sigmoid", m.net.linear(other, DIM, 1)), dense(m)))
+
+
+def of_one_layer(m: Mix) -> str:
+    return m.op("Add", SPELLINGS["modules"](m), m.op("Mul", m.op("Sigmoid", m.net.linear(m.rows, DIM, 1)), m.net.linear(m.rows, DIM, DIM)))
+
+
+@pytest.mark.parametrize("build, reason", [(of_other_tokens, "and must read the same"), (of_one_layer, "two layers with an activation between them")])
+def test_a_share_of_a_shared_expert_in_another_form_is_named(build, reason, tmp_path):
     error = refusal(build, tmp_path)
-    assert error.startswith("a shared expert beside the routed ones has a gate of its own: Mul node 'mul_") and "next: leave out its gate" in error
+    assert error.startswith("a shared expert beside the routed ones has a gate of its own: Mul node 'mul_") and reason in error, error
 
 
 @pytest.mark.parametrize("kind, operands", [

@@ -32,7 +32,7 @@ ENGINES = {
     "16x8, no router, SiLU, causal": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0, "causal": True, "wide": True,
                                                                                               "bypass": True, "rms": True} | DEEP},
     "32x16, packed, two columns a cycle, 4-bit weights": {"ti": 32, "to": 16, "axi_data_bits": 512, "packed": True, "load_columns": 2,
-                                                          "options": dict(w4=True, wide=True, bypass=True, **ROUTER)},
+                                                          "options": dict(w4=True, wide=True, bypass=True, scores=True, **ROUTER)},
 }
 SMALL, PLAIN, WIDE = ENGINES
 
@@ -73,6 +73,10 @@ NETWORKS = {
     "packed": (WIDE, {"seed": 19, "blocks": "dm", "dim": 40, "classes": (10, 2)}, {}),
     "packed, 4-bit weights": (WIDE, {"seed": 20, "blocks": "dm", "dim": 72, "heads": 3, "hidden": 100, "precision": Precision.W4A8}, {}),
     "packed, experts with 4-bit weights": (WIDE, {"seed": 21, "blocks": "mm", "experts": 5, "top_k": 3, "precision": Precision.W4A8_EXPERTS}, {}),
+    "sigmoid gates": (WIDE, {"seed": 27, "blocks": "dmm", "experts": 6, "top_k": 2, "gates": "sigmoid"}, {}),
+    "sigmoid gates, not renormalised, two tasks": (WIDE, {"seed": 28, "blocks": "dm", "gates": "sigmoid", "renormalize": False, "classes": (3, 4)}, {}),
+    "a bias for the choice, three tasks": (WIDE, {"seed": 29, "blocks": "dmm", "experts": 8, "top_k": 3, "gates": "biased", "classes": (3, 9, 5)}, {}),
+    "a bias for the choice, batch of two": (WIDE, {"seed": 30, "tokens": 7, "blocks": "dm", "gates": "biased", "renormalize": False}, {"batch": 2}),
 }
 
 
@@ -83,7 +87,7 @@ def engine(tmp_path_factory):
 
     def get(name: str) -> Engine:
         if name not in made:
-            activation = "silu relu gelu" if name == PLAIN else "gelu"
+            activation = {SMALL: "gelu", PLAIN: "silu relu gelu", WIDE: "gelu sigmoid"}[name]
             options = ENGINES[name] | {"options": dict(activation=activation, **ENGINES[name]["options"])}
             made[name] = Engine(tmp_path_factory.mktemp("engine"), **options)
         return made[name]

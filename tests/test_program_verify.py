@@ -183,6 +183,25 @@ def test_words_past_the_array(where, fields, config, text):
     assert text in refusal(changed(program, place(program, **where), **fields)).message
 
 
+BIASED = make(blocks="dm", gates="biased")
+
+
+@pytest.mark.parametrize("where, fields, config, text", [
+    (ROUTER, {}, {"scores": False}, "or the engine takes none"), ({"op": 2, "dst": int(Dst.ROUTER)}, {"act": 0}, {}, "or by a bias of logits"),
+    (MATMUL, {"biased": 1}, {}, "has fields of a router"), ({"op": 1, "dst": int(Dst.ROUTER)}, {"tokens": 2}, {}, "streams a bias"),
+    ({"op": 1, "dst": int(Dst.ROUTER)}, {"src": int(Src.ACT)}, {}, "streams a bias")])
+def test_choices_by_scores(where, fields, config, text):
+    verify(BIASED)
+    program = replace(BIASED, config=replace(BIASED.config, **config))
+    assert text in refusal(changed(program, place(program, **where), **fields)).message
+
+
+def test_a_bias_is_there_before_the_choice():
+    program = make(blocks="dm", gates="sigmoid")
+    asked = changed(program, place(program, op=2, dst=int(Dst.ROUTER)), biased=1)
+    assert "reads word 0 of bias of the router's choice, which was never written" in refusal(asked).message
+
+
 def test_functions():
     program = replace(PROGRAM, config=replace(PROGRAM.config, activation="gelu silu"))
     verify(changed(program, place(program, act=1), function=1))

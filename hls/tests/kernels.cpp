@@ -51,6 +51,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr unsigned HEAD_WORDS = 5;
     static constexpr bool CAUSAL = true;
     static constexpr bool BIASED = true;
+    static constexpr bool SCORES = true;
     static constexpr unsigned MAX_EXPERTS = 20;
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 2048;

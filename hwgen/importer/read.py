@@ -321,8 +321,16 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
             raise ModelError(f"the types or shapes in the file contradict each other: {_one_line(error)}", where=str(path),
                              hint="export the model again with a current exporter") from error
         place = node_place(found[1], found[2])
-        raise ShapeError(f"the types or shapes of {place} do not fit: {_one_line(found[3])}", where=f"{path}: {place}",
-                         hint="export the model again; the node cannot run as it stands") from error
+        few = "" if found[1] != "TopK" else "choose at most as many as there are (experts of a router), then "
+        raise ShapeError(f"the types or shapes of {place} do not fit: {_one_line(found[3])}{_wanted(proto, found[2])}", where=f"{path}: {place}",
+                         hint=f"{few}export the model again; the node cannot run as it stands") from error
+
+
+def _wanted(proto: onnx.ModelProto, name: str) -> str:
+    """How many a TopK of this name asks for, for a message."""
+    asked = {node.input[1] for node in proto.graph.node if node.op_type == "TopK" and node.name == name and len(node.input) > 1}
+    found = [tensor for tensor in proto.graph.initializer if tensor.name in asked and not tensor.external_data]
+    return "".join(f" (k = {int(onnx.numpy_helper.to_array(tensor).ravel()[0])})" for tensor in found)
 
 
 def _one_line(error) -> str:

@@ -14,12 +14,15 @@ import math
 
 import numpy as np
 
+from ..functions import Act
 from ..graph import Array
 from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.region import Region, region
 from ..matching.trial import Bound, Mismatch, Trial
+from .activation import Activation
 from .linear import Linear
 
+SIGMOID = Act("sigmoid")
 LIMIT = 20_000                   # operators of a mixture
 CHOICES = {"Softmax", "LogSoftmax", "TopK", "ArgMax", "ReduceMax", "Hardmax"}         # what reads the logits of a router
 BY_HAND = {"Sigmoid", "Exp"}                                                           # or these, which may be an activation of an expert as well
@@ -127,7 +130,7 @@ def _logits(op: Op, trial: Trial) -> Logits | None:
     """Those of the router that ``op`` is behind: the Linear a softmax or a choice reads, between it and the next values of the ir."""
     def is_read(value: str) -> bool:
         bound = trial.bound.get(value)
-        return bound is not None and (bound.node is not None or not bound.anchor)       # not what was given up
+        return bound is not None and (bound.node is not None or not bound.anchor) and not _is_sigmoid(bound)       # not what was given up
 
     near = region(trial.graph, op, is_read, LIMIT)
     if near is None:
@@ -148,6 +151,11 @@ def _logits(op: Op, trial: Trial) -> Logits | None:
     if not factor:
         raise Mismatch(f"has a router that reads its logits {value!r} times 0", op.name)
     return Logits(value, bound, gate, factor)
+
+
+def _is_sigmoid(bound: Bound) -> bool:
+    """What a router may make scores by."""
+    return isinstance(bound.node, Activation) and bound.node.kind == SIGMOID
 
 
 def _read_by(kinds: set[str], trial: Trial, near: Region) -> dict[str, set[float]]:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..functions import Act, activate, softmax
+from ..functions import FUNCTIONS, Act, activate, softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op, View
 from ..matching.region import Unprovable
-from ..matching.trial import Bound, Match, Mismatch, Trial
-from ..steps.format import INT8, LOGIT, OCTAVE, SHARE, WIDE
-from ..steps.stages import Add as AddTo, Gather, Plain, Requant, Route, Score
+from ..matching.trial import Bound, Match, Mismatch, Trial, in_order
+from ..steps.format import INT8, LOGIT, OCTAVE, RATING, SHARE, TABLE_UNIT, WIDE
+from ..steps.stages import Add as AddTo, Choose, Gather, Plain, Requant, Route, Score, Stage, Table
 from ..steps.step import Expert, Keep, Step
 from ..steps.tensor import Memory, Tensor
+from .activation import Activation
+from .linear import Linear
 from .mixture import mixture
+from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
 from .routing import routed
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
+    from ..steps.format import Format
     from ..steps.tensor import View as Place
 
 TIE = 1e-5                       # difference of two router scores that another order of additions may turn
@@ -37,7 +41,8 @@ PARTS = {"Add": "a mixture of experts", "MatMul": "a mixture of experts", "Mul":
 class MoE(Operator):
     """Mixture of experts, each a two-layer MLP; router = softmax over all experts, then top-k (lowest index wins a tie).
 
-    ``renormalize``: the k scores are divided by their sum. ``y = sum_e score_e * (act(x @ w1[e] + b1[e]) @ w2[e] + b2[e])``
+    ``sigmoid``: a score is the sigmoid of its logit; ``choice`` is added to the scores for the top-k alone. ``renormalize``: the k scores are
+    divided by their sum. ``y = sum_e score_e * (act(x @ w1[e] + b1[e]) @ w2[e] + b2[e])``
     """
 
     x: str
@@ -50,6 +55,8 @@ class MoE(Operator):
     act: Act
     top_k: int
     renormalize: bool
+    sigmoid: bool = False
+    choice: Array = field(default_factory=lambda: np.zeros(0, np.float32))        # [E], or empty: zeros
 
     BY_TOKEN: ClassVar[bool] = True
     TAKES: ClassVar[bool] = True
@@ -69,7 +76,12 @@ class MoE(Operator):
             raise self.fail(f"input {x}, gate {self.gate.shape}, w1 {self.w1.shape}, w2 {self.w2.shape} do not fit")
         if not 1 <= self.top_k <= e:
             raise self.fail(f"top-{self.top_k} of {e} experts")
+        if self.choice.shape not in ((0,), (e,)):
+            raise self.fail(f"a bias {list(self.choice.shape)} of the choice among {e} experts")
         return x
+
+    def attributes(self) -> dict[str, object]:
+        return {key: value for key, value in super().attributes().items() if value or key != "sigmoid"}
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         (x,) = operands
@@ -89,14 +101,20 @@ class MoE(Operator):
         return y.reshape(x.shape)
 
     def logits(self, rows: Array) -> Array:
-        """What the router's softmax reads: [rows, experts]."""
+        """What the router makes scores of: [rows, experts]."""
         logits: Array = rows @ self.gate + self.gate_bias
         return logits
 
+    def scores(self, rows: Array) -> tuple[Array, Array]:
+        """Scores of all experts, and what the choice is by, [rows, experts] both."""
+        logits = self.logits(rows)
+        scores: Array = FUNCTIONS["sigmoid"].f(logits) if self.sigmoid else softmax(logits)
+        return scores, scores + self.choice if self.choice.size else scores
+
     def route(self, rows: Array) -> tuple[Array, Array]:
         """Chosen experts of each row, best first, lowest index first among equals; int64 and float32 scores, both [rows, k]."""
-        scores = softmax(self.logits(rows))
-        experts = np.argsort(-scores, axis=-1, kind="stable")[:, :self.top_k]
+        scores, ranked = self.scores(rows)
+        experts = np.argsort(-ranked, axis=-1, kind="stable")[:, :self.top_k]
         chosen = np.take_along_axis(scores, experts, axis=-1)
         return experts, chosen / chosen.sum(-1, keepdims=True) if self.renormalize else chosen
 
@@ -110,8 +128,8 @@ class MoE(Operator):
         return (self.margins(x.reshape(-1, x.shape[-1])) >= TIE).reshape(x.shape[:-1])
 
     def margins(self, rows: Array) -> Array:
-        """For each row the difference between the scores of the last expert chosen and of the first one not; infinite if all are."""
-        scores = np.sort(softmax(self.logits(rows)), axis=-1)[:, ::-1]
+        """For each row the difference between what the last expert chosen has and the first one not; infinite if all are."""
+        scores = np.sort(self.scores(rows)[1], axis=-1)[:, ::-1]
         margins: Array = scores[:, self.top_k - 1] - scores[:, self.top_k] if self.top_k < self.num_experts else np.full(len(scores), np.inf)
         return margins
 
@@ -128,7 +146,8 @@ class MoE(Operator):
                 "w1": matrix @ self.w1, "b1": self.b1 + offset @ self.w1}
 
     def formats(self) -> tuple[FixedFormat, ...]:
-        return (FixedFormat("router logit", Unit.LOGIT, Role.LOGIT), FixedFormat("pre-activation", Unit.PRE_ACT, Role.PRE),
+        logit = FixedFormat("router logit", Unit.PRE_ACT if self.sigmoid else Unit.LOGIT, Role.LOGIT)
+        return (logit, FixedFormat("pre-activation", Unit.PRE_ACT, Role.PRE),
                 FixedFormat("expert result", Unit.RESIDUAL, Role.EXPERT))
 
     def lower(self, to: Lowering) -> None:
@@ -140,21 +159,21 @@ class MoE(Operator):
     def lower_update(self, to: Lowering, output: str, place: Place) -> None:
         """The router, then expert by expert: its tokens are gathered, its results are added to the residual stream by their shares."""
         to.narrow(self, self.x, "what experts read,")
-        x, form = to.operand(self, self.x), to.form(self.output)
+        x, hidden_form = to.operand(self, self.x), to.form(self.output)
         if x.mean or not x.view.whole or not place.whole:
             raise self.fail("routes some of the tokens of a value, or of a residual stream", hint=SUPPORTED)
         if x.tensor.format != INT8:
             x = to.as_lowered(to.plain(self, self.x).tensor)
         tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
         queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
-        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, LOGIT.unit * OCTAVE, name=f"{output}.gate", role=Role.LOGIT)
-        to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, LOGIT), Route(self.top_k, self.renormalize)), queue,
-                   part="gate", about="gate")
+        form, unit, choose = self._router(to, output)
+        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, unit, name=f"{output}.gate", role=Role.LOGIT)
+        to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, form), *choose), queue, part="gate", about="gate")
         pre = to.point(self.output, Role.PRE, Unit.PRE_ACT, self.output)
         given = to.units(self.output, self.b1.shape, Role.HIDDEN)
-        tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts", form, pre)
+        tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts", hidden_form, pre)
         for e in range(experts):
-            hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e], form)
+            hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e], hidden_form)
             first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], pre.unit, narrow=narrow,
                                name=f"{output}.expert{e}.layer1", role=Role.PRE, index=e)
             second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], place.tensor.scale,
@@ -167,6 +186,20 @@ class MoE(Operator):
                          (Keep.MOMENTS,), part=f"expert{e}.layer2", macs=tokens * self.top_k * self.w2[e].size // experts,
                          about=f"expert {e}, layer 2", expert=expert))
 
+    def _router(self, to: Lowering, output: str) -> tuple[Format, float, tuple[Stage, ...]]:
+        """Format of the logits, real value of their unit, and the stages behind them."""
+        if not self.sigmoid:
+            return LOGIT, LOGIT.unit * OCTAVE, (Route(self.top_k, self.renormalize),)
+        form, bias = to.point(self.output, Role.LOGIT, Unit.PRE_ACT, self.output, fine=True), None
+        if self.choice.any():
+            words = np.rint((self.choice - (float(self.choice.max()) + float(self.choice.min())) / 2) / RATING.unit)
+            if np.abs(words).max() > WIDE.hi:
+                raise self.fail(f"the biases of its choice are up to {np.ptp(self.choice):.4g} apart; up to {2 * WIDE.hi * RATING.unit:.4g} fit",
+                                hint="scores are at most 1: an expert whose bias is more than that below the others' is never chosen, leave it out")
+            bias = to.pool.add(f"{output}.choice", words.astype(WIDE.dtype)[None])
+        table = Table("sigmoid", to.factor(self, "router score", TABLE_UNIT / RATING.unit), RATING, form)
+        return form, form.unit, (table, Choose(self.top_k, self.renormalize, bias))
+
     @classmethod
     def spellings(cls) -> Spellings:
         return Spellings(dict.fromkeys(SUMS, (moe,)), PARTS, rank=6, opens=CHOICES)
@@ -176,8 +209,7 @@ def moe(op: Op, trial: Trial) -> Match | None:
     """``sum over e of score[t, e] * expert_e(x[t])``, however it is written -> MoE."""
     found = mixture(op, trial)
     if found is None:
-        _gated(op, trial)
-        return None
+        return _gated(op, trial)
     try:
         whole = routed(found, op.name)
     except Unprovable:
@@ -199,7 +231,8 @@ def moe(op: Op, trial: Trial) -> Match | None:
     if (scale * logits.factor != 1).any() or offset.any():
         gate, gate_bias = gate * (scale * logits.factor), (gate_bias * scale + offset) * logits.factor
     node = MoE(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w1), b1=trial.array(b1),
-               w2=trial.array(whole.w2), b2=trial.array(whole.b2), act=whole.act, top_k=whole.top_k, renormalize=whole.renormalize)
+               w2=trial.array(whole.w2), b2=trial.array(whole.b2), act=whole.act, top_k=whole.routing.top_k, renormalize=whole.routing.renormalize,
+               sigmoid=whole.routing.sigmoid, choice=trial.array(whole.routing.choice))
     for part in found.region.ops:                                    # what the second layers of experts read
         ref = part.operand(0)
         if part.kind in ("MatMul", "Gemm") and isinstance(ref, View) and ref.base not in found.region.leaves:
@@ -207,13 +240,40 @@ def moe(op: Op, trial: Trial) -> Match | None:
     return Match((node,), whole.positions, proved=found.mixes)            # a product over all tokens: a few of them tell nothing
 
 
-def _gated(op: Op, trial: Trial) -> None:
-    """Raises Mismatch for a product of every token with a score of its own that no router gives, as a shared expert may have."""
-    refs = [ref for ref in op.inputs if isinstance(ref, View)]
-    for ref in refs if op.kind == "Mul" and len(refs) == 2 else ():
-        maker = trial.graph.producers.get(ref.base)
-        if maker is not None and maker.kind == "Sigmoid" and ref.shape[-1:] == (1,) and op.shape(0)[-1] > 1:
-            raise Mismatch(f"multiplies each token by {GATE}, {ref.base!r}", op.name)
+def _gated(op: Op, trial: Trial) -> Match | None:
+    """``sigmoid(gate(x)) * expert(x)``, an expert every token takes by a share of its own (Qwen-MoE) -> MoE of one expert.
+
+    Raises Mismatch for a product of every token with such a share when it is no such expert.
+    """
+    for share, y in (op.inputs, op.inputs[::-1]) if op.kind == "Mul" and len(op.inputs) == 2 else ():
+        if not (isinstance(share, View) and isinstance(y, View) and share.shape[-1:] == (1,) and op.shape(0)[-1] > 1):
+            continue
+        maker = trial.graph.producers.get(share.base)
+        if maker is not None and maker.kind == "Sigmoid" and share.base in trial.bound and y.base in trial.bound:
+            return _one_expert(op, trial, share, y)
+    return None
+
+
+def _one_expert(op: Op, trial: Trial, share: View, y: View) -> Match:
+    named = f"multiplies each token by {GATE}, {share.base!r}"
+    gate, (score, times) = trial.bound[share.base].node, (operand(trial, share), operand(trial, y))
+    second = None if times is None else times.node
+    act = trial.made.get(second.x) if isinstance(second, Linear) else None
+    first = trial.made.get(act.x) if isinstance(act, Activation) else None
+    logit = trial.made.get(gate.x) if isinstance(gate, Activation) else None
+    if not (isinstance(second, Linear) and isinstance(act, Activation) and isinstance(first, Linear) and isinstance(logit, Linear)
+            and score is not None and times is not None and score.shape[0] == times.shape[0]):
+        raise Mismatch(f"{named}; supported are a Linear of the token as its score, and as what it weighs two layers with an activation between them",
+                       op.name)
+    if logit.x != first.x:
+        raise Mismatch(f"{named}, which is made of {logit.x!r}; it weighs what is made of {first.x!r}, and must read the same", op.name)
+    factor = score.factor * times.factor
+    node = MoE(op.name, op.outputs[0], first.x, gate=logit.weight, gate_bias=logit.bias, w1=trial.array(first.weight[None]),
+               b1=trial.array(first.bias[None]), w2=trial.array(second.weight[None] * factor), b2=trial.array(second.bias[None] * factor),
+               act=act.kind, top_k=1, renormalize=False, sigmoid=True)
+    for ref in (share, y):
+        trial.absorb(trial.graph.producers[ref.base], ref)
+    return Match((node,), in_order(*times.shape))
 
 
 def _affine_of(bound: Bound, channels: int) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ routing the hardware has. Logits closer than an order of additions can turn are 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 import math
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..functions import FAMILIES, FUNCTIONS, Act, activate, softmax, titles
 from ..graph import Array
+from ..matching.opgraph import Const
 from ..matching.trial import Mismatch, close, in_order, inverse
 from .mixture import TWO_LAYERS, Expert, Mixture
 
@@ -27,6 +28,25 @@ ABSENT = "an expert that no token chose when the network was traced"     # nobod
 
 
 @dataclass(frozen=True, eq=False)
+class Routing:
+    """How experts are chosen, by the names of the operator MoE; choice: float64 [experts], or empty."""
+
+    top_k: int
+    renormalize: bool
+    sigmoid: bool = False
+    choice: Array = field(default_factory=lambda: np.zeros(0))
+
+    def shares(self, logits: Array) -> tuple[Array, Array]:
+        """Factors of all experts, [rows, experts], and how far apart what the choice is by lies at least, [rows]."""
+        scores = FUNCTIONS["sigmoid"].f(logits) if self.sigmoid else softmax(logits)
+        ranked = scores + self.choice if self.choice.size else scores
+        apart = np.diff(np.sort(ranked, axis=-1), axis=-1).min(-1, initial=np.inf)
+        chosen, best = np.zeros_like(scores), np.argsort(-ranked, axis=-1)[:, :self.top_k]
+        np.put_along_axis(chosen, best, np.take_along_axis(scores, best, -1), -1)
+        return chosen / chosen.sum(-1, keepdims=True) if self.renormalize else chosen, apart
+
+
+@dataclass(frozen=True, eq=False)
 class Routed:
     """The weights as the operator MoE has them, in the order of the router; factor: of every score; positions: of `Match`."""
 
@@ -35,8 +55,7 @@ class Routed:
     w2: Array
     b2: Array
     act: Act
-    top_k: int
-    renormalize: bool
+    routing: Routing
     positions: Array
 
 
@@ -87,9 +106,9 @@ class _Router:
             raise Mismatch(self._no_expert(summed), self.name)
         places, scale = placed
         weights = weights.of(places)
-        top_k, renormalize = self._routing(weights, act, scale)
+        routing = self._routing(weights, act, scale)
         total = np.float32(scale)
-        return Routed(weights.w1, weights.b1, weights.w2 * total, weights.b2 * total, act, top_k, renormalize, self.positions)
+        return Routed(weights.w1, weights.b1, weights.w2 * total, weights.b2 * total, act, routing, self.positions)
 
     # ---------------------------------------------------------------- running it
 
@@ -167,6 +186,8 @@ class _Router:
     def _favours(self, expert: int) -> Array:
         """A row of logits where one stands far above the others, as many times as there are runs for all."""
         row = -1.0 * self.rng.permutation(self.count)
+        if self.found.has("Sigmoid"):                        # of which all count, however far below the largest
+            row -= FAR
         row[expert] = FAR
         return row[None] / self.found.logits.factor
 
@@ -219,37 +240,42 @@ class _Router:
 
     # ---------------------------------------------------------------- the routing
 
-    def _routing(self, weights: _Weights, act: Act, scale: float) -> tuple[int, bool]:
-        """(k, whether scores are divided by the sum of the chosen ones)."""
+    def _ways(self) -> Iterator[Routing]:
+        """Every routing the hardware has, as far as the router has the operators for it."""
+        sums = [(op.kind, ref.array.reshape(-1)) for op in self.found.region.ops if op.kind in ("Add", "Sub") for ref in op.inputs
+                if isinstance(ref, Const) and ref.array.size == self.count > 1 and ref.array.dtype.kind == "f"]
+        biases = [np.zeros(0), *(array.astype(np.float64) * (-1 if kind == "Sub" else 1) for kind, array in sums)]
+        kinds = [(False, np.zeros(0)), *((True, bias) for bias in biases if self.found.has("Sigmoid"))]
+        for (sigmoid, bias), k, renormalize in product(kinds, range(1, self.count + 1), (False, True)):
+            yield Routing(k, renormalize, sigmoid, bias)
+
+    def _routing(self, weights: _Weights, act: Act, scale: float) -> Routing:
         alike = np.repeat(self.rng.normal(0, 1.5, (2, self.count)), self.tokens, 0)       # all tokens of a run choose the same: none may be dropped
         rest = self.rng.normal(0, 1.5, (-(-ROWS // self.tokens) * self.tokens, self.count))
         logits = np.concatenate([alike, rest]) / self.found.logits.factor
         x, y = self._samples(logits)
-        shares = softmax(np.resize(logits, (len(x), self.count)) * self.found.logits.factor)
-        settled = np.diff(np.sort(shares, axis=-1), axis=-1).min(-1, initial=np.inf) > APART
+        read = np.resize(logits, (len(x), self.count)) * self.found.logits.factor
         results = scale * weights.results(x, act).astype(np.float64)
-        order = np.argsort(-shares, axis=-1)
-        for k, renormalize in product(range(1, self.count + 1), (False, True)):
-            chosen = np.zeros_like(shares)
-            np.put_along_axis(chosen, order[:, :k], np.take_along_axis(shares, order[:, :k], -1), -1)
-            if renormalize:
-                chosen /= chosen.sum(-1, keepdims=True)
+        for way in self._ways():
+            chosen, apart = way.shares(read)
+            settled = apart > APART
             error = np.abs(np.einsum("te,etd->td", chosen, results) - y)[settled]
             if error.max(initial=math.inf if not settled.any() else 0.0) <= TOLERANCE * np.abs(y).max():
-                return k, renormalize
+                return way
         raise Mismatch(self._no_routing(), self.name)
 
     def _no_routing(self) -> str:
         found = self.found
-        if found.has("Sigmoid", "HardSigmoid"):
-            why = "its router takes sigmoids of the logits"
-        elif found.has("CumSum"):
+        if found.has("CumSum"):
             why = "its router counts the tokens of an expert (capacity) and drops those beyond"
+        elif found.has("Sigmoid"):
+            why = "on random logits no k, no division by the sum of the chosen and no bias of the choice that it adds to sigmoids gives its result " \
+                  "(groups of experts, of which some are left out, are no such choice)"
         elif not found.has("Softmax", "Exp"):
-            why = "it has no softmax"
+            why = "it has no softmax and no sigmoid"
         else:
             why = "on random logits no k and no division by the sum of the chosen gives its result"
-        return f"the factors of its experts are those of no top-k softmax: {why}"
+        return f"the factors of its experts are those of no top-k of a softmax or of sigmoids: {why}"
 
 
 def _read(expert: Expert, count: int, dim: int, t: float, factor: float) -> Iterator[_Weights]:

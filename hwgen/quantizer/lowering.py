@@ -150,9 +150,9 @@ class Lowering:
         """Of a value that is kept in 16 bits on the way to another one, by calibration."""
         return (self.largest(value) or 1.0) / WIDE_TOP
 
-    def point(self, value: str, role: Role, unit: Unit, result: str) -> Format:
+    def point(self, value: str, role: Role, unit: Unit, result: str, fine: bool = False) -> Format:
         """Of what a value is kept in with a binary point, on the way to ``result``; see `Range.form`."""
-        return self.ranges[self.known[value], role].form(*FORMS[unit], fine=self.recipe.value(result).fine)
+        return self.ranges[self.known[value], role].form(*FORMS[unit], fine=fine or self.recipe.value(result).fine)
 
     def form(self, value: str) -> Format:
         """Of the integer image of a float value: 8 bits, or 16 by the recipe."""

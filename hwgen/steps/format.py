@@ -60,10 +60,11 @@ SCORE = SCORES[0]
 TABLE = Format(numerics.RESULT_BITS, frac=numerics.ACT_FRAC)                # what a table gives
 LOGIT = Format(numerics.WIDE_BITS, frac=numerics.LOGIT_FRAC)            # router logit, log2 domain
 PROBABILITY = Format(numerics.ACT_BITS, signed=False)                   # attention weight, un-normalised
+RATING = Format(numerics.WIDE_BITS, frac=numerics.RATING_FRAC)             # a score that a router takes as it is
 SHARE = Format(numerics.SHARE_BITS, signed=False, frac=numerics.SHARE_BITS)               # router score
 ACCUMULATOR = Format(numerics.ACC_BITS)
 WEIGHTS = {fmt.bits: fmt for fmt in (INT4, INT8)}
-FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, *PRE_ACTIVATIONS, *SCORES, TABLE, LOGIT, PROBABILITY, SHARE, ACCUMULATOR)}
+FORMATS = {str(fmt): fmt for fmt in (INT8, INT4, WIDE, *PRE_ACTIVATIONS, *SCORES, TABLE, LOGIT, RATING, PROBABILITY, SHARE, ACCUMULATOR)}
 """Every format of the integer network, by its text."""
 
 OPERANDS = (INT8, WIDE)                                 # what streams through the array: WIDE in two passes of 8 bits

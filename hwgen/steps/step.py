@@ -124,7 +124,7 @@ class Step:
     @property
     def routes(self) -> bool:
         """Whether the result is the queues of experts."""
-        return self.sink.tensor.memory is Memory.ROUTER
+        return self.sink.tensor.memory is Memory.ROUTER and not self.feed.brings
 
     @property
     def weights(self) -> Stationary | None:

@@ -62,7 +62,7 @@ def drain_lanes(config: EngineConfig, **ports):
     number = ports.pop("which")
     which = number[:(len(tables) - 1).bit_length()] if len(tables) > 1 else C(0, 1)
     return Instance("drain_lanes", p_VB=C(config.vector_bytes, 32), p_TO=C(config.to, 32), p_BANKS=C(NUM_PARAM_BANKS, 32),
-                    p_FUNCTIONS=C(len(tables), 32), p_FINE=C(3 if config.packed else 1, 32), p_WIDE=C(int(config.wide), 32),
+                    p_FUNCTIONS=C(len(tables), 32), p_FINE=C(3 if config.packed else 1, 32), p_WIDE=C(int(config.wide or config.scores), 32),
                     p_OPERAND=C(2 * config.rotate + (config.operand_words > 0), 32),
                     p_BYPASS=C(int(config.bypass), 32),
                     **{f"p_KNOTS_{n}": Const(packed_table((v & (1 << knot_bits) - 1 for v in knot), knot_bits), knot_bits * len(knot))

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen import numerics
 from hwgen.engine import EngineConfig
-from hwgen.isa import WORD_BITS, Dst, Operand, Src, Stat
+from hwgen.isa import WORD_BITS, Dst, Half, Operand, Src, Stat
 from hwgen.registers import LENGTH_BITS, NUM_TASK_SLOTS
 
 from . import arrays
@@ -64,6 +64,11 @@ class Engine(wiring.Component):
             "frame_done": Out(1), "illegal": Out(1), "starved": Out(1),
             "trace_start": Out(1), "trace_pc": Out(self.pc_bits), "trace_retire": Out(1), "trace_retired": Out(8),
             **{f"count_{name}": Out(1) for name in COUNTERS}})
+
+    def plane_of(self, fields):
+        """What of a 16-bit result goes to the activation memory; the scores of a router are 16 bits behind an activation function too."""
+        plane = fields.plane if self.config.wide else C(0, 2)
+        return Mux(fields.dst == Dst.ROUTER, Half.HIGH, plane) if self.config.scores else plane
 
     def elaborate(self, platform):
         m = Module()
@@ -264,15 +269,17 @@ class Engine(wiring.Component):
             act=fields.act & ~feeder.inject, which=fields.function, frac=fields.pre_frac,
             second=(fields.act | fields.scatter) & ~feeder.inject, mult2=Mux(fields.act, fields.mult2, drain.score),
             shift2=Mux(scaled, fields.shift2, 16), act_columns=fields.act_columns & ~feeder.inject,
-            plane=fields.plane if c.wide else C(0, 2), operand=operand, other=operand_word, residual=is_residual,
+            plane=self.plane_of(fields), operand=operand, other=operand_word, residual=is_residual,
             fresh=fields.dst == Dst.RES_SET, lanes=drain.lanes,
             out=fields.dst == Dst.OUT, mean=fields.mean, first_token=drain.first_token, last_token=drain.last_token,
             old=words["old"][:16 * c.to], **outputs)
 
-        done_layout = {"valid": 1, "instr_last": 1, "first_n": 1, "dst": 3, "stride": 16, "row": 16, "address": 20, "group": 3, "lanes": 7,
-                       **({"operand": 16} if c.operand_words else {})}
+        # a stream word for the router is a bias, no token
+        more = {**({"operand": 16} if c.operand_words else {}), **({"bias": 1} if c.scores else {})}
+        done_layout = {"valid": 1, "instr_last": 1, "first_n": 1, "dst": 3, "stride": 16, "row": 16, "address": 20, "group": 3, "lanes": 7, **more}
         at_drain = Cat(drain_valid, drain.instr_last & (drain.last_k | ~drain.valid), drain.first_n, fields.dst, fields.dst_stride, drain.row,
-                       drain.address, drain.group, drain.lanes, *((drain.operand,) if c.operand_words else ()))
+                       drain.address, drain.group, drain.lanes, *((drain.operand,) if c.operand_words else ()),
+                       *((feeder.inject,) if c.scores else ()))
         m.d.comb += loader.par_free.eq(arrived.param_last)
         read_old = as_record(done_layout, at(at_drain, 6, "old_line"), "read_old")
         done = as_record(done_layout, at(read_old.word, 2, "done_line"), "done")
@@ -321,13 +328,18 @@ class Engine(wiring.Component):
 
         # ---------------------------------------------------------------- router, retire
         retire = Signal()
-        m.d.sync += retire.eq(post.instr_last & ((post.dst != Dst.ROUTER) if c.max_experts else 1))
+        m.d.sync += retire.eq(post.instr_last & ((post.dst != Dst.ROUTER) | (post.bias if c.scores else 0) if c.max_experts else 1))
         if c.max_experts:
-            m.submodules.router = router = Router(c.max_experts, c.max_top_k, c.max_tokens)
+            m.submodules.router = router = Router(c.max_experts, c.max_top_k, c.max_tokens, c.scores)
+            routed = (done.dst == Dst.ROUTER) & ~done.bias if c.scores else done.dst == Dst.ROUTER
+            if c.scores:
+                with m.If(feeder.router_reset):
+                    m.d.sync += [router.scored.eq(word.act), router.biased.eq(word.biased)]
+                m.d.comb += router.bias.eq(done.valid & done.bias & (done.dst == Dst.ROUTER))
             with m.If(feeder.router_reset):
                 m.d.sync += [router.num_experts.eq(word.num_experts), router.top_k.eq(word.top_k), router.renorm.eq(word.renorm)]
-            m.d.comb += [router.reset_queues.eq(feeder.router_reset), router.valid.eq(done.valid & (done.dst == Dst.ROUTER)),
-                         router.token.eq(done.row), router.last.eq(done.instr_last & (done.dst == Dst.ROUTER)),
+            m.d.comb += [router.reset_queues.eq(feeder.router_reset), router.valid.eq(done.valid & routed),
+                         router.token.eq(done.row), router.last.eq(done.instr_last & routed),
                          router.logits.eq(outputs["word16"][:16 * c.max_experts]),
                          router.q_expert.eq(feeder.q_expert), router.q_index.eq(feeder.q_index), feeder.q_token.eq(router.q_token),
                          feeder.q_score.eq(router.q_score), feeder.counts.eq(router.counts), feeder.retire.eq(retire | router.done)]

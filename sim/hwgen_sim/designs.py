@@ -94,9 +94,10 @@ def _attention(config, name):
                        ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), config)
 
 
-def _router(experts, top_k, tokens, label):
-    return BenchDesign(f"router_{label}", "tb.router", lambda: Router(experts, top_k, tokens), ("router_chain",), None,
-                       {"max_experts": experts, "max_top_k": top_k, "max_tokens": tokens})
+def _router(experts, top_k, tokens, label, scores=False):
+    return BenchDesign(f"router_{label}", "tb.router", lambda: Router(experts, top_k, tokens, scores),
+                       ("delay", "router_chain", "router_scores") if scores else ("router_chain",), None,
+                       {"max_experts": experts, "max_top_k": top_k, "max_tokens": tokens, "scores": scores})
 
 
 def _fifo(bits, depth, label):
@@ -154,6 +155,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("feeder_operands", "tb.feeder", lambda: Feeder(OPERANDS), (), OPERANDS),
     _attention(ATTENTION, "attention"), _attention(replace(ATTENTION, causal=True), "attention_causal"),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"), _router(64, 4, 8, "sixty_four"),
+    _router(1, 1, 8, "score_of_one", True), _router(9, 5, 32, "scores_of_nine", True), _router(20, 7, 8, "scores_of_twenty", True),
     _fifo(16, 2, "two"), _fifo(72, 5, "five"), _fifo(64, 16, "sixteen"),
     _dma(64, 8, 32, "equal"), _dma(32, 16, 32, "join"), _dma(128, 8, 16, "split"), _dma(64, 8, 64, "few", read_bursts=3),
     dma_rate(64, 8, 1024, 250, 8, 1 << 15), dma_rate(64, 8, 1024, 250, 8, 1 << 15, read_bursts=8),

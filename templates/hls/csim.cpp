@@ -79,6 +79,7 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
         dump(index, m.operand[s.dst], in_words * s.tokens * sizeof m.operand[0]);
         break;
     case hwgen::Kind::ROUTE:
+    case hwgen::Kind::CHOOSE:
         dump(index, m.logits, out_words * s.tokens * sizeof m.logits[0]);
         break;
     case hwgen::Kind::LINEAR:

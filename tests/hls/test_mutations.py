@@ -19,7 +19,8 @@ import wide_nets
 
 NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "tokens": 9}, {"seed": 2, "blocks": "m", "experts": 8, "top_k": 1, "dim": 24, "tokens": 6},
             {"seed": 3, "blocks": "dd", "dim": 24, "tokens": 7, "norms": "respost", "rms": True}, {"seed": 4, "blocks": "d", "dim": 16, "norms": "post"},
-            {"seed": 5, "blocks": "gb", "bias": "heads", "dim": 24, "tokens": 9})
+            {"seed": 5, "blocks": "gb", "bias": "heads", "dim": 24, "tokens": 9},
+            {"seed": 3, "blocks": "dm", "experts": 6, "top_k": 3, "dim": 24, "tokens": 6, "gates": "biased"})
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,10 @@ def networks():
 
 
 def seen_by_networks(kernels: Path, folder: Path, networks) -> bool:
-    executable = hls_networks.build(folder, (Act.GELU,), kernels=kernels)
+    executable = hls_networks.build(folder, (Act.GELU, Act("sigmoid")), kernels=kernels)
     for model, images, lengths in networks:
         try:
-            done, tasks = hls_networks.run(executable, folder / "run", model, images, lengths)
+            done, tasks = hls_networks.run(executable, folder / "run", model, images, lengths, ("gelu", "sigmoid"))
         except ToolError:                   # ends with an error of its own: an empty stream
             return True
         if hls_networks.differing(model, images, done, tasks, lengths)[1]:

@@ -20,18 +20,19 @@ import random_graphs
 import wide_nets
 
 SEEDS = range(1000, 1012)
-ACTS = (Act.SILU, Act.RELU, Act.GELU)         # of the C simulation; a network uses the first ones
+ACTS = (Act.SILU, Act.RELU, Act.GELU)         # of the C simulation, before the sigmoid; a network uses the first ones
+FUNCTIONS = (*(act.value for act in ACTS), "sigmoid")
 
 
 @pytest.fixture(scope="module")
 def executable(tmp_path_factory):
-    return hls_networks.build(tmp_path_factory.mktemp("any"), ACTS)
+    return hls_networks.build(tmp_path_factory.mktemp("any"), tuple(map(Act, FUNCTIONS)))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_csim_equals_the_integer_model_in_every_value(executable, seed, tmp_path):
     model, images, _ = random_graphs.network(seed, Act.SILU)
-    done, tasks = hls_networks.run(executable, tmp_path, model, images)
+    done, tasks = hls_networks.run(executable, tmp_path, model, images, functions=FUNCTIONS)
     count, wrong = hls_networks.differing(model, images, done, tasks)
     assert wrong == [] and count >= len(tasks) * 10
 
@@ -59,8 +60,8 @@ def test_scales_of_channels_in_the_csim(executable, tmp_path):
 
 def test_both_backends(executable, tmp_path):
     """Two of them in the RTL as well: the same output words."""
-    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, {"max_experts": 8, "max_top_k": 3, "activation": "silu", "wide": True, "causal": True,
-                                                                  "operand_words": 128, "bypass": True, "rms": True})
+    engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, {"max_experts": 8, "max_top_k": 3, "activation": "silu sigmoid", "wide": True, "causal": True,
+                                                                  "operand_words": 128, "bypass": True, "rms": True, "scores": True})
     compared = 0
     for seed in SEEDS:
         model, images, _ = random_graphs.network(seed, Act.SILU)
@@ -70,7 +71,7 @@ def test_both_backends(executable, tmp_path):
             continue
         images, tasks = images[:1], list(range(len(model.tasks)))
         result = engine.run(program, model, np.repeat(images, len(tasks), axis=0), tasks, native_builds.STALLED)
-        done, _ = hls_networks.run(executable, tmp_path / "csim", model, images)
+        done, _ = hls_networks.run(executable, tmp_path / "csim", model, images, functions=FUNCTIONS)
         for hardware, software in zip(result.outputs, done.outputs, strict=True):
             assert hardware.keys() == software.keys() and all(np.array_equal(hardware[name], software[name]) for name in hardware)
         compared += 1

@@ -74,6 +74,11 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("router_sixty_four", "router_chain.sv", "(SB+15)'({plus[i], 14'd0})", "35'({plus[i], 14'd0}) & 36'h7ffffffff"),
     ("router_all", "router_chain.sv", "t[15:12] != {4{t[16]}}", "t[15:12] == 7 - 15 * t[16]"),          # 16 octaves
     ("router_all", "router_chain.sv", "i == 1023 ? 17'd4095 :", ""),
+    ("router_scores_of_nine", "router_scores.sv", "value[i-1][j] < x)", "value[i-1][j] <= x)"),                    # ties
+    ("router_scores_of_nine", "router_scores.sv", "- bias1[j]", ""),                                               # the score without the bias
+    ("router_scores_of_nine", "router_scores.sv", "+ (33'd16384 << ex11)", ""),                                    # rounding
+    ("router_scores_of_nine", "router_scores.sv", "2*i < 32'(top_k) ?", "1 ?"),                                    # sum of the chosen
+    ("router_scores_of_nine", "router_scores.sv", "renorm && length7 < 16 ?", "length7 < 16 ?"),                     # shares as they are
     ("router_all", "router_chain.sv", "~{top[15], top};\n        a_next[11*i", "~{top[15], top} + 17'd1;\n        a_next[11*i"),
 )
 

@@ -1,6 +1,7 @@
 """The SystemVerilog arrays in Yosys: all of them are read, and the products land in DSP slices as intended."""
 
 from collections import Counter
+from dataclasses import replace
 import json
 from pathlib import Path
 import re
@@ -27,8 +28,9 @@ def needs_yosys():
 
 @pytest.mark.parametrize("path", sorted(SV.glob("*.sv")), ids=lambda path: path.stem)
 def test_yosys_reads_it(path):
+    text = path.read_text() + ((SV / "delay.sv").read_text() if path.stem == "router_scores" else "")
     commands = (f"read_verilog -sv {path.name}", f"hierarchy -check -top {path.stem}", "proc", "check -assert", "write_verilog out.v")
-    outputs, _ = yosys.script(commands, {path.name: path.read_text()}, ("out.v",))
+    outputs, _ = yosys.script(commands, {path.name: text}, ("out.v",))
     assert f"module {path.stem}(" in outputs["out.v"]
 
 
@@ -80,13 +82,23 @@ def test_the_estimate_lists_the_products_of_the_arrays(unit):
     assert products(module, (SV / f"{module}.sv").read_text(), parameters) == expected(unit)
 
 
+def test_the_estimate_lists_the_products_of_a_router_of_scores():
+    texts = "".join((SV / name).read_text() for name in ("delay.sv", "router_scores.sv"))
+    chain = products("router_chain", (SV / "router_chain.sv").read_text(), "-set E 8 -set K 2")
+    with_scores = Counter()
+    for product in resources._products(replace(ENGINE, scores=True)):
+        if product.unit == "router":
+            with_scores[product.signed, max(product.bits), min(product.bits)] += product.count
+    assert products("router_scores", texts, "-set E 8 -set K 2") == with_scores - chain
+
+
 def test_the_estimate_lists_the_products_of_the_control():
     assert products(rtl.TOP, rtl.files(ENGINE)[f"rtl/{rtl.TOP}.sv"]) == expected("coefficients", "sequencer")
 
 
 TABLES = {               # module -> parameters
     "drain_lanes": "-set TO 1 -set VB 8", "feed_lanes": f"-set TI 1 -set EXP_TABLE {16 * len(numerics.EXP_P8)}'h{packed_table(numerics.EXP_P8):x}",
-    "router_chain": "-set E 2 -set K 1"}
+    "router_chain": "-set E 2 -set K 1", "router_scores": "-set E 8 -set K 1"}
 LONG = re.compile(r"    for \(genvar h = 0; h < 16 \* FUNCTIONS.*?\n    end\n", re.DOTALL)       # Yosys takes a minute to cut the knots out of it
 
 
@@ -94,6 +106,7 @@ LONG = re.compile(r"    for \(genvar h = 0; h < 16 \* FUNCTIONS.*?\n    end\n", 
 def test_tables_are_read_as_block_memories_are(module):
     """Every read port of a memory that is meant for block RAM has a register, in front or behind: there is no block RAM without."""
     text = LONG.sub("    initial for (int unsigned i = 0; i < KNOT_WORDS; i++) knots[i] = 36'(i * 12345);\n", (SV / f"{module}.sv").read_text())
+    text += (SV / "delay.sv").read_text() if module == "router_scores" else ""
     commands = (f"read_verilog -sv {module}.sv", f"chparam {TABLES[module]} {module}", f"hierarchy -top {module}", "proc", "flatten",
                 "opt -nodffe -nosdff", "opt", "memory_dff", "memory_collect", "tee -q -o found.txt dump t:$mem_v2")
     outputs, _ = yosys.script(commands, {f"{module}.sv": text}, ("found.txt",))

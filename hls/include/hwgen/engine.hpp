@@ -63,6 +63,8 @@ constexpr std::uint32_t weight_words(const Step &s)
     case Kind::LINEAR:
     case Kind::ROUTE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES);
+    case Kind::CHOOSE:
+        return linear_words(s.in_channels, s.out_channels, Config::LANES) + (2U * words_of(s.count, Config::LANES));
     case Kind::EXPERTS:
         return s.count *
                (linear_words(s.in_channels, s.size, Config::LANES) + linear_words(s.size, s.in_channels, Config::LANES));
@@ -102,6 +104,27 @@ inline LayerNormJob norm_job(const Step &s)
 {
 #pragma HLS INLINE
     return LayerNormJob{s.tokens, s.in_channels, s.dst, s.eps, s.first, s.out, s.kind == Kind::RESCALE, s.wide_result, s.src, s.rms};
+}
+
+/// The bias of the choice, then the choice by scores.
+template <class Config>
+void choose_experts(const Step &s, hls::stream<Word<Config::LANES>> &stream, Memories<Config> &m)
+{
+#pragma HLS INLINE
+    Res bias[Config::MAX_EXPERTS] = {};
+#pragma HLS ARRAY_PARTITION variable = bias complete
+    for (unsigned i = 0; i < 2 * words_of(s.count, Config::LANES); ++i) {
+#pragma HLS PIPELINE II = 1
+        const Word<Config::LANES> word = stream.read();
+        for (unsigned c = 0; c < Config::LANES / 2; ++c) {
+#pragma HLS UNROLL
+            const unsigned e = i * (Config::LANES / 2) + c;
+            if (e < Config::MAX_EXPERTS) {
+                bias[e] = static_cast<Res>(half_of<Config::LANES>(word, c));
+            }
+        }
+    }
+    choose<Config>(RouterJob{s.tokens, s.count, s.size, s.renormalize}, m.logits, bias, m.queues);
 }
 
 /// All experts in order: each one's weights are read once, whoever chose it.
@@ -186,6 +209,12 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
         case Kind::ROUTE:
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
             route<Config>(RouterJob{s.tokens, s.count, s.size, s.renormalize}, m.logits, m.queues);
+            break;
+        case Kind::CHOOSE:
+            linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
+            if (Config::SCORES) {
+                choose_experts<Config>(s, stream, m);
+            }
             break;
         case Kind::EXPERTS:
             run_experts<Config>(s, stream, m, output);

@@ -33,6 +33,7 @@ enum class Target : std::uint8_t {
     OPERAND,    ///< requantized to 16 bits, to the operand memory
     MULTIPLIED, ///< requantized to 16 bits, activation function if `frac` is not 0, times the word of the operand memory, 8 bits, to the
                 ///< activation memory
+    SCORES,     ///< requantized to 16 bits, activation function, 16 bits, to the logits memory
 };
 
 /// One matrix product.
@@ -144,7 +145,8 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
                 static_cast<Res>(used ? saturate<16>((job.fresh ? 0 : residual[job.stream + word + row][c]) + part) : 0);
             break;
         case Target::LOGITS:
-            logits[word + t][c] = wide;
+        case Target::SCORES:
+            logits[word + t][c] = Config::SCORES && job.target == Target::SCORES ? static_cast<Res>(result) : wide;
             break;
         case Target::OUTPUT:
             total[c] += acc[c];

@@ -11,7 +11,7 @@ namespace hwgen {
 
 /// What a step does.
 enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT, SCALE,
-                                 OPERANDS };
+                                 OPERANDS, CHOOSE };
 
 constexpr std::int8_t ALL_TASKS = -1;
 
@@ -369,6 +369,18 @@ constexpr Step route(Value src, Choice choice, Weights weights)
     s.count = choice.experts;
     s.size = choice.top_k;
     s.renormalize = choice.renormalize;
+    return s;
+}
+
+/// The same by scores, the results of an activation function; `out` is the factor behind it. The bias of the choice is behind the weights.
+constexpr Step choose(Value src, Choice choice, Weights weights, Factor out, std::uint8_t function = 0, std::uint8_t frac = 8)
+{
+    Step s = route(src, choice, weights);
+    s.kind = Kind::CHOOSE;
+    s.target = Target::SCORES;
+    s.out = out;
+    s.function = function;
+    s.frac = frac;
     return s;
 }
 

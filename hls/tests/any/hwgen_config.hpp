@@ -12,6 +12,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr bool CAUSAL = true;
     static constexpr bool LENGTHS = true;
     static constexpr bool BIASED = true;
+    static constexpr bool SCORES = true;
     static constexpr unsigned MAX_EXPERTS = 16;
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 4096;

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
+from ...layout.image import Shape, constant
 from ...steps.format import WIDE
-from ...steps.stages import Add, Gather, Plain, Requant, Route, Score, Stationary, Table
+from ...steps.stages import Add, Choose, Gather, Plain, Requant, Route, Score, Stationary, Table
 from ...steps.step import Expert, Step
 from ...steps.tensor import Memory
 from ...steps.verify import failure
 from .call import DEPTH, Call, part
 from .products import Product, activation, behind, linear_cycles, linear_words
-from .value import Value
+from .value import Value, words
 
 ROUTER_II = 4                 # the running sum of the softmax: a multiplication and an addition before the next expert
 
@@ -19,7 +21,8 @@ ROUTER_II = 4                 # the running sum of the softmax: a multiplication
 class Router(Product):
     """src -> the queues of the experts."""
 
-    function, kind, target, form = "route", "ROUTE", "LOGITS", ((Plain, Stationary, Requant, Route),)
+    function, kind, target = "route", "ROUTE", "LOGITS"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant, Route),)
     memory = Memory.ROUTER
 
     @property
@@ -39,6 +42,28 @@ class Router(Product):
 
     def traced(self) -> tuple[str, int, int]:
         return WIDE.stored, self.src.tokens, self.channels
+
+
+class ScoreRouter(Router):
+    """The same by scores, with a bias for the choice."""
+
+    function, kind, target, form = "choose", "CHOOSE", "SCORES", ((Plain, Stationary, Requant, Table, Choose),)
+
+    @property
+    def activation(self) -> str:
+        return part(self.steps[0], Table).function
+
+    def arguments(self) -> list[str]:
+        return [*super().arguments(), *activation(self)]
+
+    def about(self) -> str:
+        return f"router, {self.src} -> the best {self.route.top_k} of {self.channels} experts by {self.activation}"
+
+    def weight_words(self, lanes: int) -> int:
+        return super().weight_words(lanes) + 2 * words(self.channels, lanes)
+
+    def data(self, shape: Shape) -> bytes:
+        return super().data(shape) + constant(part(self.steps[0], Choose).table_of(self.channels), shape)
 
 
 class Experts(Call):

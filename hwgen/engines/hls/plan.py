@@ -18,7 +18,7 @@ from ...steps.walk import tensors
 from .attention import Attention, BiasedAttention
 from .call import ALL_TASKS, Call
 from .calls import calls
-from .experts import Router
+from .experts import Router, ScoreRouter
 from .products import Head
 from .start import Patches, Tokens
 from .value import Value, words
@@ -67,6 +67,11 @@ class Plan:
     def biased(self) -> bool:
         """Whether there are layers in which a constant is added to the scores."""
         return any(isinstance(step, BiasedAttention) for step in self.steps)
+
+    @property
+    def scores(self) -> bool:
+        """Whether there are routers of scores."""
+        return any(isinstance(step, ScoreRouter) for step in self.steps)
 
     @property
     def weight_words(self) -> int:

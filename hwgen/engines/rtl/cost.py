@@ -31,6 +31,7 @@ from ...isa import WORD_BITS
 OUT_WORDS = 16           # queue of the output writer
 WIDE_FEED, WIDE_DRAIN = 0.15, 0.08       # what operands of 16 bits add to a lane of the feed and of the drain
 PAST_FEED, PAST_DRAIN = 0.35, 0.1         # what words that go past the array add to a lane: their high bits; their way to the drain
+SCORE_EXPERT, SCORE_PLACE, SCORE_TOP = 0.4, 1.15, 5      # what a router of scores adds: experts, their places, and places alone, in router parts
 CAUSAL = 0.014           # what a limit of keys adds to the control: 80 LUTs, 52 flip-flops
 LENGTHS = 0.12           # what run-time lengths do: 700 LUTs, 520 flip-flops, half of them registers and their reading
 
@@ -141,6 +142,8 @@ def _products(c: EngineConfig) -> list[_Product]:
         lanes = _router_lanes(c)
         products += [_Product("router", lanes - 2, (16 + (lanes - 1).bit_length(), 16), False),            # running sums
                      _Product("router", c.max_top_k, (16, 16), False), _Product("router", 1, (17, 16), False)]
+    if c.scores:
+        products += [_Product("router", c.max_top_k + 1, (16, 16), False), _Product("router", 1, (17, 16), False)]
     return products
 
 
@@ -175,19 +178,21 @@ def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
     logic: list[tuple[str, str, float]] = [
         ("array", "processing element", c.ti * c.to), ("array", "array row", c.ti), ("array", "array column", c.to),
         ("array", "fabric element", c.ti * c.fabric_columns),
-        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + c.wide * WIDE_DRAIN + c.bypass * PAST_DRAIN)),
+        ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + (c.wide or c.scores) * WIDE_DRAIN + c.bypass * PAST_DRAIN)),
         ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED + c.bypass * PAST_FEED)),
         ("sequencer", "control", 1 + c.causal * CAUSAL + c.lengths * LENGTHS), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
     ]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual
         logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in (("activations", 8), ("keys and values", 8), ("residual", 32))]
     if c.max_experts:
-        logic += [("router", "router expert", _router_lanes(c)), ("router", "router place", c.max_top_k * _router_lanes(c))]
+        lanes = _router_lanes(c)
+        logic += [("router", "router expert", lanes * (1 + c.scores * SCORE_EXPERT)),
+                  ("router", "router place", c.max_top_k * (lanes * (1 + c.scores * SCORE_PLACE) + c.scores * SCORE_TOP))]
     return logic
 
 
 def _router_lanes(c: EngineConfig) -> int:
-    return max(c.max_experts, 4)
+    return max(c.max_experts, 8 if c.scores else 4)
 
 
 # ---------------------------------------------------------------- cells

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig, covering
 from ...errors import CapacityError, combined
-from ...isa import Instr, Op, Operand, Src, Stat
+from ...isa import Dst, Instr, Op, Operand, Src, Stat
 from ...layout import image
 from ...layout.memory import first_fit, lifetimes
 from ...layout.merge import Slot, merge
@@ -17,6 +17,7 @@ from ...steps.passes.ablation import Ablation, extra_steps
 from ...steps.passes.attention import order_inputs, split_heads
 from ...steps.passes.batch import batch as batched
 from ...steps.passes.blocks import split_hidden
+from ...steps.passes.choices import stream_biases
 from ...steps.passes.experts import order_experts
 from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
@@ -39,7 +40,8 @@ OPERAND_WORDS = 1024      # words of an operand; products of two values are work
 SCORE_WORDS = 4096        # words of a score buffer; longer sequences are worked on in blocks of queries
 STAGES: dict[str, Callable[[Instr], bool]] = {       # of `EngineConfig`: which instructions ask for it
     "wide": lambda instr: bool(instr.wide or instr.plane or instr.src == Src.RES), "causal": lambda instr: instr.limit > 0,
-    "rotate": lambda instr: instr.operand == Operand.ROTATE, "bypass": lambda instr: instr.stat == Stat.BYPASS, "rms": lambda instr: instr.rms > 0}
+    "rotate": lambda instr: instr.operand == Operand.ROTATE, "bypass": lambda instr: instr.stat == Stat.BYPASS, "rms": lambda instr: instr.rms > 0,
+    "scores": lambda instr: bool(instr.act and instr.dst == Dst.ROUTER)}
 PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND)
 
 
@@ -69,7 +71,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         network = copies(fuse_norms(split_outputs(network, OUT_WORDS)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
         network = split_products(network, OPERAND_WORDS, to)
-        networks.append(number(lengthen_starts(split_planes(extra_steps(network, ablation, ti, to)))))
+        networks.append(stream_biases(number(lengthen_starts(split_planes(extra_steps(network, ablation, ti, to))))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
     bases, rows, words, buffers = _memory_map(slots, ti, to)
@@ -81,7 +83,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots),
-        wide=False, causal=False, rotate=False, bypass=False, rms=False, lengths=False,
+        wide=False, causal=False, rotate=False, bypass=False, rms=False, lengths=False, scores=False,
         operand_words=_round(words[Memory.OPERAND]) if words[Memory.OPERAND] else 0)
     if engine is not None:
         config = _with_stages(covering((engine, config)), set())
@@ -105,7 +107,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
 def _with_stages(config: EngineConfig, names: set[str]) -> EngineConfig:
     """With these of `STAGES` and no others."""
     return replace(config, wide="wide" in names, causal="causal" in names, rotate="rotate" in names, bypass="bypass" in names, rms="rms" in names,
-                   lengths=False)
+                   scores="scores" in names, lengths=False)
 
 
 def identity(step: Step) -> Hashable:

@@ -13,7 +13,7 @@ from ...isa import ADDRESSES, Dst, Instr, Op, Operand, Src, Stat
 SOURCES = {Src.ACT: "act", Src.NORM: "res", Src.EXP: "score", Src.RES: "res"}
 TARGETS = {Dst.ACT: "act", Dst.KV: "kv", Dst.SCORE: "score", Dst.RES_SET: "res", Dst.RES_ADD: "res"}
 PLACED = ("act", "kv", "score", "res", "operand")
-MAXIMA, MOMENTS, QUEUES = "row maxima", "token statistics", "router queues"
+MAXIMA, MOMENTS, QUEUES, BIAS = "row maxima", "token statistics", "router queues", "bias of the router's choice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Area:
 def sizes_of(config: EngineConfig) -> dict[str, int]:
     """Words of every memory."""
     return {"act": config.act_words, "kv": config.kv_words, "score": config.score_words, "res": config.res_words, "operand": config.operand_words,
-            MAXIMA: 2 * config.max_tokens, MOMENTS: config.max_tokens, QUEUES: max(1, config.max_experts)}
+            MAXIMA: 2 * config.max_tokens, MOMENTS: config.max_tokens, QUEUES: max(1, config.max_experts), BIAS: 1}
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Touched:
             loaded.append(Area("kv", instr.stat_base, chunks, instr.stat_stride, instr.stat_count))
         written = list(_written(config, instr))
         added = [_operand(instr, instr.op_period or instr.n_tiles)] if instr.operand != Operand.NONE else []
+        added += [Area(BIAS, 0, 1, 0, 1)] if instr.biased else []
         return cls(list(_fed(config, instr)), loaded, written + added if instr.dst == Dst.RES_ADD else added, written)
 
 
@@ -89,7 +90,9 @@ def _fed(config: EngineConfig, instr: Instr) -> Iterator[Area]:
 
 
 def _written(config: EngineConfig, instr: Instr) -> Iterator[Area]:
-    if instr.dst == Dst.ROUTER:
+    if instr.dst == Dst.ROUTER and instr.op == Op.STREAM:
+        yield Area(BIAS, 0, 1, 0, 1)
+    elif instr.dst == Dst.ROUTER:
         yield Area(QUEUES, 0, 1, 0, instr.num_experts)
         if instr.keep:
             yield Area("act", (instr.dst_base + instr.src_base) % ADDRESSES, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)

@@ -94,6 +94,9 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
     if instr.op == Op.STREAM:
         if instr.dst != Dst.OPERAND and instr.src == Src.NORM and instr.tokens == 1 and instr.n_tiles > 1:
             return "streams words of one token to the residual stream one after the other: its statistics are written later than they are read"
+        if instr.dst == Dst.ROUTER:
+            alone = instr.src == Src.NORM and instr.tokens == instr.n_tiles == 1 and config.scores
+            return None if alone else "streams a bias of the router's choice that is no word of 16 bits, or the engine takes none"
         wanted = {(Src.ACT, Dst.ACT), (Src.NORM, Dst.RES_SET), (Src.NORM, Dst.RES_ADD), (Src.ACT, Dst.OPERAND), (Src.NORM, Dst.OPERAND)}
         return None if (instr.src, instr.dst) in wanted else f"streams {Src(instr.src).name} words to {Dst(instr.dst).name}"
     return _kinds(instr, config)
@@ -122,7 +125,9 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
                 or not 1 <= instr.top_k <= min(columns, config.max_top_k):
             return (f"routes to {instr.top_k} of {instr.num_experts} experts by {columns} logits, the engine does {config.max_top_k} of "
                     f"{config.max_experts}")
-    elif instr.num_experts or instr.top_k or instr.keep or instr.renorm:
+        if (instr.act or instr.biased) and not config.scores or instr.biased and not instr.act:
+            return "routes by scores or by a bias of the choice, and the engine does not, or by a bias of logits"
+    elif instr.num_experts or instr.top_k or instr.keep or instr.renorm or instr.biased:
         return "has fields of a router and is none"
     if instr.keep and instr.src != Src.NORM:
         return "keeps normalised words, and has none"

@@ -53,7 +53,7 @@ def files(config: EngineConfig) -> dict[str, str]:
     ``rtl/waivers.vlt``, for Verilator's lint, is not in the list. What is generated is kept in the cache, under a digest of ``config``,
     of the sources that generate it and of the versions of Amaranth and Yosys; Amaranth is loaded only when it is not there.
     """
-    names = (*ARRAYS, "pe_array_packed.sv" if config.packed else "pe_array.sv")
+    names = (*ARRAYS, *(("router_scores.sv",) if config.scores else ()), "pe_array_packed.sv" if config.packed else "pe_array.sv")
     result = {f"rtl/{name}": (data_dir("rtl/sv") / name).read_text() for name in sorted(names)}
     result[f"rtl/{TOP}.sv"] = cache.text("rtl", _key(config), lambda: _top(config), lambda text: f"module {TOP}" in text)
     result["rtl/filelist.f"] = "".join(f"{name.removeprefix('rtl/')}\n" for name in result)

@@ -3,6 +3,7 @@
 from .add import Add
 from .base import Feed, Queue, Run, Stage
 from .bias import Bias
+from .choose import Choose
 from .constant import Constant
 from .exp2 import Exp2
 from .gather import Gather
@@ -22,8 +23,8 @@ from .tile import Diagonal, Identity, Keys, Stationary, Tile, Values
 
 FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Rescale, Exp2, Gather)
 TILES: tuple[type[Tile], ...] = (Stationary, Diagonal, Keys, Values, Identity)
-STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Bias, Score, Add, Mean, Route)
+STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Bias, Score, Add, Mean, Route, Choose)
 
-__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Bias", "Constant", "Diagonal", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean",
+__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Bias", "Choose", "Constant", "Diagonal", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean",
            "Multiply", "Normalize", "Plain", "Queue", "Requant", "Rescale", "Restore", "Route", "RowFactor", "Run", "Score", "Stage",
            "Stationary", "Table", "Tile", "Values"]

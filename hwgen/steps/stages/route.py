@@ -25,9 +25,13 @@ class Route(Stage):
     name: ClassVar[str] = "route"
     hls: ClassVar[str] = "route"
 
+    def routed(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Experts and their shares, best first, [..., top_k] both."""
+        return numerics.route(x, self.top_k, self.renormalize)
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         """-> the shares [B, tokens, top_k]; the queues of all tokens are made anew."""
-        experts, shares = numerics.route(x, self.top_k, self.renormalize)
+        experts, shares = self.routed(x)
         run.inner.update(logits=x, experts=experts, weights=shares)
         sink = run.step.sinks[0]
         queue = Queue(*(np.full((len(x), sink.tensor.tokens, self.top_k), empty) for empty in (-1, 0)))

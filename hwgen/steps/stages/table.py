@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import numerics
 from ...knots import knots
-from ..format import INT8, OPERANDS, PRE_ACTIVATION, PRE_ACTIVATIONS, TABLE, Format
+from ..format import INT8, OPERANDS, PRE_ACTIVATION, PRE_ACTIVATIONS, RATING, TABLE, Format
 from ..param import Factor, ShortColumns
 from .base import Interval, Run, Stage, need
 
@@ -66,8 +66,8 @@ class Table(Stage):
         return own | {"shift2": self.factor.shift} | ({"mult2": self.factor.mult} if isinstance(self.factor, Factor) else {"act_columns": 1})
 
     def wrong(self, step: Step) -> str | None:
-        if self.to not in (OPERANDS if self.factor is not None else (TABLE,)):
-            return f"the result of a table is {' or '.join(map(str, OPERANDS))}, or {TABLE} for a product of two values, not {self.to}"
+        if self.to not in ((*OPERANDS, RATING) if self.factor is not None else (TABLE,)):
+            return f"the result of a table is {', '.join(map(str, (*OPERANDS, RATING)))}, or {TABLE} for a product of two values, not {self.to}"
         if self.x not in PRE_ACTIVATIONS:
             return f"a table takes {', '.join(map(str, PRE_ACTIVATIONS))}, not {self.x}"
         if isinstance(self.factor, ShortColumns) and (step.weights is None or self.factor.mult.array.shape != (step.columns,)):
