@@ -34,13 +34,15 @@ def partitioned(path: str | Path, shapes: dict[str, tuple[int, ...]] | None, all
         checked = Checked((), False, error)
     if checked.error is None or any(ABSENT in verdict.reason for verdict in checked.verdicts):
         return checked
+    search: _Search | None = None
     try:
         whole = Whole(read_any(path, shapes))
         say("look for what the host can run")
-        division, found = _Search(whole).run(checked)
+        search = _Search(whole)
+        division, found = search.run(checked)
         _not_too_much(division.host, found, allow_host)
     except Uncut as reason:
-        return replace(checked, error=_extended(checked.error, reason.message))
+        return replace(checked, error=_extended(search and search.within or checked.error, reason.message))
     except (ModelError, ShapeError):                        # the file cannot be read, whatever is cut off
         return checked
     return _whole(whole, division, checked, found)
@@ -67,13 +69,15 @@ def _taken(checked: Checked) -> Checked:
 
 
 class _Search:
-    """waist, behind: where the file is cut at the moment; first: multiply-accumulates that the first cut gave to the host."""
+    """waist, behind: where the file is cut at the moment; first: multiply-accumulates that the first cut gave to the host; within: what is wrong
+    behind inputs that only the host can read (token ids)."""
 
     def __init__(self, whole: Whole):
         self.whole = whole
         self.waist: Waist | None = None
         self.behind: frozenset[str] = frozenset()
         self.first: int | None = None
+        self.within: HwgenError | None = None
 
     def run(self, checked: Checked) -> tuple[Division, Checked]:
         """The cut, and what is left of the file as imported. Raises Uncut."""
@@ -88,6 +92,8 @@ class _Search:
             checked, added = _taken(check_file(division.middle)), division.added
             if checked.error is None:
                 return division, checked
+            if self.whole.strange and not self.behind:
+                self.within = checked.error
         raise Uncut("")
 
     def _refused(self, checked: Checked) -> set[str]:

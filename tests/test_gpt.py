@@ -77,3 +77,17 @@ def test_prompts_of_several_lengths(tmp_path):
     assert acc.some_lengths == (gpt_nets.COUNT, 1, 7, 11)
     with pytest.raises(InputError, match=f"a sequence of {gpt_nets.COUNT + 1} tokens, the build takes 1 to {gpt_nets.COUNT}"):
         acc.simulate({"input_ids": given}, engine="golden", lengths=[3, gpt_nets.COUNT + 1])
+
+
+def test_what_is_wrong_behind_token_ids_is_what_is_said(tmp_path):
+    """The ids are no reason: the host looks them up."""
+    net = gpt_nets.gpt2(blocks=4)
+    second = next(node for node in net.nodes if node.op_type == "Add" and node.output[0] == "add_5.out")
+    turned = net.op("Sin", second.output[0], name="turn")
+    for node in net.nodes[:-1]:
+        if node.op_type == "LayerNormalization" and second.output[0] in node.input:
+            node.input[0] = turned
+    net.nodes.insert(net.nodes.index(second) + 1, net.nodes.pop())
+    path = net.save(tmp_path / "gpt.onnx", {"logits": result(net)}, [1, gpt_nets.VOCABULARY])
+    checked = hwgen.check(path)
+    assert not checked.ok and "'turn'" in str(checked.error) and "input_ids" not in str(checked.error)
