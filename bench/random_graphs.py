@@ -43,7 +43,7 @@ def options(rng: np.random.Generator, act: Act) -> dict:
             "pool": str(rng.choice(["select", "mean"])), "causal": bool(rng.integers(2)),
             "norms": str(rng.choice(["pre", "pre", "post", "respost", "sandwich"])), "rms": bool(rng.integers(2)),
             "bias": (None, "heads", "all", "mask")[int(rng.integers(4))],
-            "gates": str(rng.choice(["softmax", "sigmoid", "biased"]))}
+            "gates": str(rng.choice(["softmax", "sigmoid", "biased"])), "rotary": int(rng.choice([0, 0, 2, 4]))}
 
 
 def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
@@ -71,8 +71,8 @@ def main() -> int:
             executable = hls_networks.build(work / act.value, (act, Act("sigmoid")))
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
-                                           "activation": f"{act.value} sigmoid", "wide": True, "causal": True, "operand_words": 128, "bypass": True,
-                                           "rms": True, "scores": True})
+                                           "activation": f"{act.value} sigmoid", "wide": True, "causal": True, "operand_words": 160,
+                                           "rotate": True, "bypass": True, "rms": True, "scores": True})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)
                 done, tasks = hls_networks.run(executable, work / "network", model, images, functions=(act.value, "sigmoid"))

@@ -16,6 +16,7 @@ import norm_nets
 from onnx_nets import CLASSES, DIM, Net, result, vit
 import pooled_nets
 import quantized_nets
+import rotary_nets
 import test_host_parts as hosted
 from test_importer_mixtures import network
 
@@ -68,6 +69,11 @@ def gate(folder: Path, **options) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
 
 
+def turned(folder: Path, turn: str, **options) -> Path:
+    made = rotary_nets.attention(rotary_nets.TURNS[turn], **options)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, rotary_nets.TOKENS, rotary_nets.DIM])
+
+
 def added(folder: Path, name: str) -> Path:
     made = Net()
     masked_nets.attention(made, masked_nets.ADDED[name])
@@ -88,6 +94,10 @@ FORMS: dict[str, dict[str, Form]] = {
         "Einsum": partial(pooling, spelling="einsum", queries=2),
         "a Linear weighs the tokens (SeqPool)": partial(pooling, spelling="SeqPool", queries=1),
         "the sum of tokens times such weights": partial(pooling, spelling="a weighted sum", queries=1)},
+    "Rotary position embeddings": {
+        **{name: partial(turned, turn=name) for name in rotary_nets.TURNS},
+        "in two dimensions": partial(turned, turn="interleaved (EVA-02, GPT-J)", given=rotary_nets.two_dimensions),
+        "a part of each head": partial(turned, turn="rotate half (GPT-NeoX, Llama)", part=4)},
     "Constants added to the scores": {name: partial(added, name=name) for name in masked_nets.ADDED},
     "Causal attention, by its mask": {name: partial(masked, spelling=name) for name in masked_nets.CAUSAL},
     "Norms, factors, heads": {

@@ -14,7 +14,17 @@ from hwgen.engines.hls.attention import Attention, BiasedAttention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router, ScoreRouter
 from hwgen.engines.hls.plan import Plan, plan
-from hwgen.engines.hls.products import Features, Head, LinearActivated, LinearGated, LinearMultiplied, LinearResidual, Product, behind
+from hwgen.engines.hls.products import (
+    Features,
+    Head,
+    LinearActivated,
+    LinearGated,
+    LinearMultiplied,
+    LinearResidual,
+    LinearRotated,
+    Product,
+    behind,
+)
 from hwgen.engines.hls.project import tables
 from hwgen.engines.hls.scale import Scaled
 from hwgen.engines.hls.start import LayerNorm, Rescaled, ResidualInit, Tokens
@@ -29,7 +39,7 @@ from hwgen.tools import cxx
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE",
          "CONSTANT", "SCALE", "OPERANDS", "CHOOSE")
-TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED", "SCORES")
+TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED", "SCORES", "ROTATED")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
           "wide_source", "wide_result", "frac", "causal", "operand", "follows", "rms", "fresh", "stream",
@@ -113,6 +123,8 @@ def _fields(step: Call) -> list[int]:
         case LinearMultiplied():
             found |= {"out.mult": 1, "out.shift": step.shift}
             found |= {"function": _function(step), "frac": step.frac} if isinstance(step, LinearGated) else {}
+            if isinstance(step, LinearRotated):
+                found |= {"first_token": step.operands["operand"].tokens, "size": step.operands["operand"].channels}
         case LinearResidual():
             found |= {"first_token": step.target_rows.tokens.start, "dst_tokens": step.target_rows.tensor.tokens}
         case Head():

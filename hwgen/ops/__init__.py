@@ -7,7 +7,7 @@
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
     select.py     Select              slice.py       Slice
     mean.py       Mean                pool.py        AttentionPool
-    multiply.py   Multiply
+    multiply.py   Multiply            rotate.py      Rotate
 
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
 
@@ -26,9 +26,10 @@ from .norm import LayerNorm, RMSNorm
 from .pool import AttentionPool
 from .position import AddConst
 from .residual import Add
+from .rotate import Rotate
 from .select import Select
 from .slice import Slice
 from .tokens import ConcatTokens
 
 __all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "LayerNorm", "Linear", "Mean",
-           "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Select", "Slice"]
+           "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice"]

@@ -25,6 +25,7 @@ from .linear import Linear
 from .masks import ALL, LEAST, Scores, operator_mask, scores_of
 from .operands import rescaled
 from .operator import Operator, Spellings
+from .rotate import Rotate
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -318,6 +319,9 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
     negative, scale, plain = scale < 0, abs(scale), 1 / math.sqrt(q.columns.shape[1])
     scale = plain if math.isclose(scale, plain, rel_tol=SAME_SCALE) else scale      # wherever it stands, and in how many parts
+    if not is_whole(q.columns):                          # in whatever order: q . k does not mind
+        within = np.argsort(q.columns, axis=1)
+        q, k = (replace(part, columns=np.take_along_axis(part.columns, within, 1)) for part in (q, k))
     x, y, z = (columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv", strict=True))
     heads, head_dim = q.columns.shape
     if negative:
@@ -361,6 +365,8 @@ def columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
         trial.rounds(part.bound.value, part.ref, part.bound.factor)
         return part.bound.value
     linear = part.bound.node
+    if isinstance(linear, Rotate):
+        return _turned_columns(op, trial, part, linear, name)
     if not isinstance(linear, Linear):
         raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which is no Linear", op.name)
     trial.absorbed.append(part.bound.anchor)
@@ -369,3 +375,17 @@ def columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
     trial.nodes.append(node)
     trial.rounds(node.output, part.ref, part.bound.factor)
     return node.output
+
+
+def _turned_columns(op: Op, trial: Trial, part: Heads, node: Rotate, name: str) -> str:
+    """Pairs of turned channels, some more than once: a Linear with these columns and a turn of its own."""
+    wanted, linear = part.columns.ravel(), trial.made.get(node.x)
+    if not isinstance(linear, Linear) or (wanted[0::2] % 2).any() or (wanted[0::2] + 1 != wanted[1::2]).any():
+        raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which are no turned pairs of a Linear", op.name)
+    trial.absorbed.append(part.bound.anchor)
+    rows = replace(linear, output=trial.fresh(f"{op.outputs[0]}.{name}.pairs"), weight=trial.array(linear.weight[:, wanted]),
+                   bias=trial.array(linear.bias[wanted]))
+    turn = replace(node, x=rows.output, output=trial.fresh(f"{op.outputs[0]}.{name}"), cos=trial.array(node.cos[:, wanted[0::2] // 2]),
+                   sin=trial.array(node.sin[:, wanted[0::2] // 2]))
+    trial.nodes += [rows, turn]
+    return turn.output

@@ -96,7 +96,7 @@ inline LinearJob linear_job(const Step &s)
 #pragma HLS INLINE
     return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
                      s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result, s.frac,
-                     s.operand, s.fresh,  s.stream};
+                     s.operand, s.fresh,  s.stream,       s.size};
 }
 
 /// The norm of a LAYER_NORM, RESCALE or SCALE step.

@@ -20,6 +20,7 @@ struct LinearConfig : ActivationConfig, RouterConfig {
     static constexpr unsigned LANES = 16;  ///< rows and columns of a weight tile
     static constexpr unsigned MAX_TOKENS = 64;
     static constexpr unsigned OPERAND_WORDS = 1;  ///< of 16 bits that results are multiplied with; 1: there are none
+    static constexpr bool ROTATES = false;        ///< there are results of which they turn pairs
 };
 
 /// Where results go.
@@ -34,6 +35,7 @@ enum class Target : std::uint8_t {
     MULTIPLIED, ///< requantized to 16 bits, activation function if `frac` is not 0, times the word of the operand memory, 8 bits, to the
                 ///< activation memory
     SCORES,     ///< requantized to 16 bits, activation function, 16 bits, to the logits memory
+    ROTATED,    ///< requantized to 16 bits, pairs of lanes turned by cosines and sines in the operand memory, 8 bits, to the activation memory
 };
 
 /// One matrix product.
@@ -54,9 +56,10 @@ struct LinearJob {
     bool wide_source;  ///< words of 16 bits: each tile is passed by the high halves, then by the low ones
     bool wide_result;  ///< ACT, ACTIVATED: the same
     unsigned frac;  ///< fraction bits of what the activation function is of
-    unsigned operand;  ///< MULTIPLIED: word address of what is multiplied with; it has `rows` rows
+    unsigned operand;  ///< MULTIPLIED, ROTATED: word address of what is multiplied with; it has `rows` rows, or `first_token`
     bool fresh;     ///< RESIDUAL: the result is not added
     unsigned stream;  ///< RESIDUAL, WEIGHED: word address
+    unsigned period;  ///< ROTATED: channels of the operand
 };
 
 /// Parameters of an output column.
@@ -122,8 +125,18 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
         const std::int64_t f = job.target == Target::ACT ? acc[c] : looked;
         const Scale second = job.out.mult == 0 ? Scale{columns[c].second, Shift(job.out.shift)} : scale_of(job.out);
         const Scale scale = job.target == Target::ACT ? columns[c].scale : second;
-        const bool multiplied = Config::OPERAND_WORDS > 1 && job.target == Target::MULTIPLIED;
-        const std::int64_t times = multiplied ? looked * operand[job.operand + n * job.rows + t][c] : 0;
+        const bool rotated = Config::ROTATES && job.target == Target::ROTATED;
+        const bool multiplied = Config::OPERAND_WORDS > 1 && (rotated || job.target == Target::MULTIPLIED);
+        std::int64_t times = 0;
+        if (rotated) {
+            const auto other = static_cast<Res>(requantize<16>(acc[c ^ 1U], columns[c ^ 1U].scale));
+            const unsigned pair = (n * Config::LANES + (c & ~1U)) % job.period;
+            const unsigned turn = job.operand + pair / Config::LANES * job.first_token + t;
+            const std::int64_t sine = static_cast<std::int64_t>(other) * operand[turn][pair % Config::LANES + 1];
+            times = static_cast<std::int64_t>(wide) * operand[turn][pair % Config::LANES] + (c % 2 == 1 ? sine : -sine);
+        } else if (multiplied) {
+            times = looked * operand[job.operand + n * job.rows + t][c];
+        }
         const std::int64_t product = round_shift(times, multiplied ? job.out.shift : 0U);
         const int narrow = used ? (multiplied ? saturate<8>(product) : requantize<8>(f, scale)) : 0;
         const Wide result = used ? (multiplied ? saturate<16>(product) : requantize<16>(f, scale)) : 0;
@@ -134,6 +147,7 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
         case Target::ACT:
         case Target::ACTIVATED:
         case Target::MULTIPLIED:
+        case Target::ROTATED:
             act[job.dst + word + t][c] = job.wide_result ? high_half(result) : static_cast<Act>(narrow);
             if (job.wide_result) {
                 low[job.dst + word + t][c] = low_half(result);

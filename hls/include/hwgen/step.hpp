@@ -273,6 +273,16 @@ constexpr Step linear_multiplied(Value dst, Value src, Weights weights, Value op
     return s;
 }
 
+/// src -> dst, pairs of channels turned by cosines and sines in the operand memory.
+constexpr Step linear_rotated(Value dst, Value src, Weights weights, Value operand, std::uint8_t shift)
+{
+    Step s = linear_multiplied(dst, src, weights, operand, shift);
+    s.target = Target::ROTATED;
+    s.first_token = operand.tokens;
+    s.size = operand.channels;
+    return s;
+}
+
 /// Residual stream += src, from row `first_token` on.
 constexpr Step linear_residual(Shape residual, std::uint16_t first_token, Value src, Weights weights)
 {

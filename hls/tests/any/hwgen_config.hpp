@@ -13,6 +13,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr bool LENGTHS = true;
     static constexpr bool BIASED = true;
     static constexpr bool SCORES = true;
+    static constexpr bool ROTATES = true;
     static constexpr unsigned MAX_EXPERTS = 16;
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 4096;

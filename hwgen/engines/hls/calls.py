@@ -13,13 +13,24 @@ from ...steps.walk import with_tensors
 from .attention import Attention, BiasedAttention
 from .call import Call, does
 from .experts import Experts, Router, ScoreRouter
-from .products import Features, Head, Linear, LinearActivated, LinearFresh, LinearGated, LinearMultiplied, LinearOperand, LinearResidual
+from .products import (
+    Features,
+    Head,
+    Linear,
+    LinearActivated,
+    LinearFresh,
+    LinearGated,
+    LinearMultiplied,
+    LinearOperand,
+    LinearResidual,
+    LinearRotated,
+)
 from .scale import Scaled, ScaledFresh
 from .start import Constants, LayerNorm, Operands, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
-                                 Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated, Head, Features,
-                                 Attention, BiasedAttention, Router, ScoreRouter, Experts)
+                                 Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated,
+                                 LinearRotated, Head, Features, Attention, BiasedAttention, Router, ScoreRouter, Experts)
 
 
 def calls(network: Network) -> list[Call]:

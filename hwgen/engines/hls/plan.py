@@ -19,7 +19,7 @@ from .attention import Attention, BiasedAttention
 from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router, ScoreRouter
-from .products import Head
+from .products import Head, LinearRotated
 from .start import Patches, Tokens
 from .value import Value, words
 
@@ -62,6 +62,11 @@ class Plan:
     def causal(self) -> bool:
         """Whether there are layers in which a token sees no token behind itself."""
         return any(isinstance(step, Attention) and step.limit for step in self.steps)
+
+    @property
+    def rotates(self) -> bool:
+        """Whether there are layers in which pairs of channels are turned."""
+        return any(isinstance(step, LinearRotated) for step in self.steps)
 
     @property
     def biased(self) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ...steps.format import PRE_ACTIVATION, WIDE
 from ...steps.param import UNIT, Factor, ShortColumns
-from ...steps.stages import Add, Mean, Multiply, Plain, Requant, Stationary, Table
+from ...steps.stages import Add, Mean, Multiply, Plain, Requant, Rotate, Stationary, Table
 from ...steps.step import Step
 from ...steps.tensor import Memory, View
 from .call import DEPTH, Call, part
@@ -78,7 +78,8 @@ class LinearMultiplied(Linear):
 
     @classmethod
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
-        return super().find(steps) | {"operand": Value.of(part(steps[0], Multiply).view.tensor)}
+        (view,) = (stage.operand for stage in steps[0].drain if stage.operand is not None)
+        return super().find(steps) | {"operand": Value.of(view.tensor)}
 
     @property
     def shift(self) -> int:
@@ -90,6 +91,20 @@ class LinearMultiplied(Linear):
 
     def about(self) -> str:
         return f"linear times {self.operands['operand']}, {self.src} -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
+
+
+class LinearRotated(LinearMultiplied):
+    """src -> dst, pairs of channels turned by cosines and sines in the operand memory."""
+
+    function, target = "linear_rotated", "ROTATED"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant, Rotate),)
+
+    @property
+    def shift(self) -> int:
+        return part(self.steps[0], Rotate).shift
+
+    def about(self) -> str:
+        return f"linear, turned by {self.operands['operand']}, {self.src} -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
 
 
 class LinearGated(LinearMultiplied):

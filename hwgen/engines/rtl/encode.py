@@ -10,6 +10,7 @@ from ...layout.image import columns_of
 from ...layout.merge import Slot
 from ...steps.format import WIDE
 from ...steps.passes.lengths import last_token
+from ...steps.passes.rotations import period
 from ...steps.step import Step
 from ...steps.tensor import Memory, Plane, Span, Tensor, View
 
@@ -50,7 +51,7 @@ class Encoder:
             if stage.table is not None:
                 fields["function"] = self.config.functions.index(stage.table)
             if stage.operand is not None:
-                fields["op_base"] = self.bases[stage.operand.tensor]
+                fields |= {"op_base": self.bases[stage.operand.tensor], "op_period": period(step, self.config.to)}
         if slot.task is not None:
             fields |= {"pred": 1, "task": slot.task}
         return Instr(**fields, note=step.note)

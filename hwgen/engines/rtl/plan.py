@@ -25,6 +25,7 @@ from ...steps.passes.outputs import split_outputs
 from ...steps.passes.planes import split_planes
 from ...steps.passes.products import split_products
 from ...steps.passes.roles import copies
+from ...steps.passes.rotations import tile_rotations
 from ...steps.passes.starts import lengthen_starts
 from ...steps.passes.taps import is_tap, taps as tapped
 from ...steps.step import Quantized, Step
@@ -70,7 +71,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
             network = split_hidden(network, token_block)
         network = copies(fuse_norms(split_outputs(network, OUT_WORDS)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
-        network = split_products(network, OPERAND_WORDS, to)
+        network = tile_rotations(split_products(network, OPERAND_WORDS, to), to)
         networks.append(stream_biases(number(lengthen_starts(split_planes(extra_steps(network, ablation, ti, to))))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import CapacityError
 from ..format import WIDE
 from ..param import Param
-from ..stages import Add, Bias, Constant, Exp2, Host, Keys, Mean, Requant, Values
+from ..stages import Add, Bias, Constant, Exp2, Host, Keys, Mean, Multiply, Requant, Rotate, Values
 from ..step import Network, Step
 from ..tensor import Memory, Span, Tensor, View
 from ..walk import with_tensors
@@ -75,7 +75,8 @@ def _all(step: Step) -> Step:
         return replace(view, tokens=Span(0, view.tensor.tokens))
     expert = step.expert and replace(step.expert, queue=whole(step.expert.queue))
     return replace(step, source_view=step.source_view and whole(step.source_view), sinks=tuple(map(whole, step.sinks)), expert=expert,
-                   drain=tuple(Add(whole(stage.view)) if isinstance(stage, Add) else stage for stage in step.drain))
+                   drain=tuple(replace(stage, view=whole(stage.view)) if isinstance(stage, (Add, Multiply, Rotate)) else stage
+                               for stage in step.drain))
 
 
 def _experts(step: Step) -> Step:

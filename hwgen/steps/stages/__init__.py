@@ -15,6 +15,7 @@ from .plain import Plain
 from .requant import Requant
 from .rescale import Rescale
 from .restore import Restore
+from .rotate import Rotate
 from .route import Route
 from .row_factor import RowFactor
 from .score import Score
@@ -23,8 +24,8 @@ from .tile import Diagonal, Identity, Keys, Stationary, Tile, Values
 
 FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Rescale, Exp2, Gather)
 TILES: tuple[type[Tile], ...] = (Stationary, Diagonal, Keys, Values, Identity)
-STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Bias, Score, Add, Mean, Route, Choose)
+STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Rotate, Bias, Score, Add, Mean, Route, Choose)
 
-__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Bias", "Choose", "Constant", "Diagonal", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys", "Mean",
-           "Multiply", "Normalize", "Plain", "Queue", "Requant", "Rescale", "Restore", "Route", "RowFactor", "Run", "Score", "Stage",
-           "Stationary", "Table", "Tile", "Values"]
+__all__ = ["FEEDS", "STAGES", "TILES", "Add", "Bias", "Choose", "Constant", "Diagonal", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys",
+           "Mean", "Multiply", "Normalize", "Plain", "Queue", "Requant", "Rescale", "Restore", "Rotate", "Route", "RowFactor", "Run", "Score",
+           "Stage", "Stationary", "Table", "Tile", "Values"]

@@ -1,0 +1,53 @@
+"""Pass: the cosines and sines of a rotation fill whole words of an engine, which serve again after a few output tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import math
+
+import numpy as np
+
+from ..param import Param
+from ..stages import Constant, Rotate
+from ..step import Network, Step
+from ..tensor import Span, Tensor
+from ..walk import with_tensors
+
+MAX_PERIOD = 15             # output tiles, 4 bits of an instruction
+
+
+def tile_rotations(network: Network, lanes: int) -> Network:
+    """Those of one head are repeated until they fill words of ``lanes`` lanes; for all columns where that takes more than `MAX_PERIOD` words."""
+    columns: dict[Tensor, int] = {}
+    for step in network.steps:
+        for stage in step.drain:
+            if isinstance(stage, Rotate):
+                columns[stage.view.tensor] = max(columns.get(stage.view.tensor, 0), step.columns)
+    widths = {tensor: _width(tensor.channels, most, lanes) for tensor, most in columns.items()}
+
+    def wider(tensor: Tensor) -> Tensor:
+        return replace(tensor, channels=widths[tensor]) if tensor in widths else tensor
+
+    return replace(network, steps=tuple(_step(step, with_tensors(step, wider), widths) for step in network.steps))
+
+
+def period(step: Step, lanes: int) -> int:
+    """Output tiles after which the words of the step's operand serve again; 0: never."""
+    stage = next((stage for stage in step.drain if isinstance(stage, Rotate)), None)
+    return 0 if stage is None or stage.view.channels.count >= step.columns else stage.view.channels.count // lanes
+
+
+def _width(channels: int, columns: int, lanes: int) -> int:
+    whole = math.lcm(channels, lanes)
+    return columns if whole >= columns or whole // lanes > MAX_PERIOD else whole
+
+
+def _step(step: Step, changed: Step, widths: dict[Tensor, int]) -> Step:
+    """A step with the wider tensor."""
+    if isinstance(step.feed, Constant) and step.sink.tensor in widths:
+        table, width = step.feed.table, widths[step.sink.tensor]
+        wide = np.tile(table.array, (1, width // table.array.shape[1]))
+        return replace(changed, feed=Constant(Param(f"{table.name} x{width}", wide)), sinks=(changed.sink.tensor.view(),))
+    drain = tuple(replace(stage, view=replace(stage.view, channels=Span(0, stage.view.tensor.channels))) if isinstance(stage, Rotate) else stage
+                  for stage in changed.drain)
+    return replace(changed, drain=drain)
