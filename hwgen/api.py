@@ -83,7 +83,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
         files |= ENGINES[name].files(made, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
     builds.write(Path(out), files, quantized, planned.plans.get("rtl"), _report(foreign.visible(Path(model).name), planned, options),
                  inputs=dict(planned.imported.model.tasks[0].inputs), target=board.name, clock_mhz=board.clock_mhz,
-                 bytes_per_cycle=board.bytes_per_cycle(), host=planned.imported.host)
+                 bytes_per_cycle=board.bytes_per_cycle(), host=planned.imported.host, padding=planned.imported.padding)
     return Accelerator(builds.load(out))
 
 
@@ -129,12 +129,13 @@ class Accelerator:
     def __post_init__(self):
         host = self.build.host
         outputs = [v.name for v in host.outputs] if host else [o.name for network in self.build.model.tasks for o in network.outputs]
-        object.__setattr__(self, "inputs", {value.name: value.shape for value in self.values})
+        masks = () if self.build.padding is None else (self.build.padding.value,)
+        object.__setattr__(self, "inputs", {value.name: value.shape for value in (*self.values, *masks)})
         object.__setattr__(self, "outputs", tuple(dict.fromkeys(outputs)))
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """The inputs with their types."""
+        """The inputs with their types, without one that says which tokens are there."""
         host = self.build.host
         return host.inputs if host else tuple(Value(name, "float32", shape) for name, shape in self.build.inputs.items())
 
@@ -156,8 +157,8 @@ class Accelerator:
         Without ``task`` each image runs once for each task. lengths: tokens of each image's sequence, of a build for lengths, all if empty; fewer
         numbers than images are used again from the first on. Outputs of every token are 0 behind them. Raises InputError, ToolError.
         """
-        result = simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory, lengths=lengths,
-                          progress=progress)
+        result = simulate(self.build, self._images(inputs), task=task, engine=engine, waves=waves, memory=memory,
+                          lengths=self._lengths(inputs, lengths), progress=progress)
         return replace(result, outputs=hostrun.after(self.build.host, result.outputs)) if self.build.host else result
 
     @property
@@ -165,10 +166,12 @@ class Accelerator:
         """What the build can run besides the integer model: "rtl", "csim"."""
         return tuple(name for name, there in (("rtl", self.build.has_rtl), ("csim", self.build.has_hls)) if there)
 
-    @property
-    def some_lengths(self) -> tuple[int, ...]:
-        """Of sequences, to try a build for lengths with: the longest, the shortest and some between; none of other builds."""
+    def some_lengths(self, inputs: dict[str, np.ndarray]) -> tuple[int, ...]:
+        """Of sequences, to try a build for lengths with: the longest, the shortest and some between; none of other builds, and where the inputs
+        say them."""
         sent = self.build.model.tasks[0].input[1]
+        if self.build.padding is not None and self.build.padding.name in inputs:
+            return ()
         return tuple(dict.fromkeys((sent.tokens, 1, sent.tokens // 2 + 1, sent.tokens - 1))) if sent.sequence else ()
 
     def first_differences(self, inputs: dict[str, np.ndarray], progress: Progress | None = None,
@@ -177,7 +180,7 @@ class Accelerator:
 
         At most one entry for each level and task. lengths: as for `simulate`. Raises InputError, ToolError.
         """
-        return difference.search(self.build, self._images(inputs), progress, lengths)
+        return difference.search(self.build, self._images(inputs), progress, self._lengths(inputs, lengths))
 
     def layer_errors(self, inputs: dict[str, np.ndarray], *, model: str | Path | None = None, alone: bool = True) -> list[LayerError]:
         """What each layer of the integer network loses on these images against the float network, in the order of the network.
@@ -244,6 +247,15 @@ class Accelerator:
         values, weights = ({name: Rule(scale=1.0) for name in given.get(what, ())} for what in ("values", "weights"))
         return rotated(imported.model, quantized_file.rules(imported, Recipe(values, weights))[0]).tasks
 
+    def _lengths(self, inputs: dict[str, np.ndarray], lengths: Sequence[int]) -> Sequence[int]:
+        """Of the sequences: those of the mask among the inputs, if there is one, or those that are given. Raises InputError."""
+        padding = self.build.padding
+        if padding is None or padding.name not in inputs:
+            return lengths
+        if len(lengths):
+            raise InputError(f"lengths of the sequences are given, and the input {padding.name!r} says them", hint="leave one of the two out")
+        return padding.lengths(np.asarray(inputs[padding.name]), "input", InputError)
+
     def _images(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Of the engine's input."""
         images = hostrun.checked(self.values, inputs, "input", InputError)
@@ -266,6 +278,8 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
                     "useful_macs_per_image": first.useful_macs, "residual_scale": model.tasks[0].residual_scale},
         "board": {"name": board.name, "part": board.part, "clock_mhz": board.clock_mhz, "memory_bytes_per_cycle": board.bytes_per_cycle(),
                   "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)}}
+    if (sent := model.tasks[0].input[1]).sequence:
+        report["lengths"] = {"longest": sent.tokens, "input": planned.imported.padding and planned.imported.padding.name}
     report |= costs.pop("rtl", {})
     report |= _judged(planned)
     if planned.imported.host:

@@ -258,10 +258,10 @@ def verify(
     rows = []
     with Bars(err) as bars:
         for level, simulator, name, memory in runs:
-            result = acc.simulate(inputs, engine=simulator.value, memory=memory, lengths=acc.some_lengths, progress=bars)
+            result = acc.simulate(inputs, engine=simulator.value, memory=memory, lengths=acc.some_lengths(inputs), progress=bars)
             rows.append({"level": level, "memory": name, "images": result.images, "bit_exact": result.bit_exact,
                          "mismatches": result.mismatches, "cycles_per_image": result.cycles_per_image})
-        differences = acc.first_differences(inputs, progress=bars, lengths=acc.some_lengths) if trace else None
+        differences = acc.first_differences(inputs, progress=bars, lengths=acc.some_lengths(inputs)) if trace else None
     if json:
         write_json(json, {"engine": engine.value, "bit_exact": all(r["bit_exact"] for r in rows), "runs": rows,
                           "differences": None if differences is None else [d.to_dict() for d in differences]})

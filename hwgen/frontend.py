@@ -143,7 +143,7 @@ def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> P
     say("quantize")
     quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
                                                   precision=options.precision, recipe=rules, ranges=ranges)
-    if options.lengths:
+    if options.lengths or imported.padding is not None:
         quantized = replace(quantized, tasks=tuple(map(sequenced, quantized.tasks)))
     said = quantized_file.compared(imported, quantized, rules, notes, images, options.random)
     errors = {} if options.random else _output_error(imported, quantized, images)
@@ -223,14 +223,27 @@ def calibration_images(imported: Imported, options: Options) -> tuple[dict[str, 
     given = None if options.random else load_calibration(options.calib)
     if host is None or host.prefix is None:
         images = calibration.checked(imported.model, given, options.random)
+        images = images if given is None else _filled(imported, given, images)
         images = quantized_file.in_range(imported, images) if options.random else images
         return images, images
     if given is None:
         rng = np.random.default_rng(0)
         given = {value.name: value.noise(rng, calibration.RANDOM_IMAGES) for value in host.inputs}
-    given = hostrun.checked(host.inputs, given, "calibration input", CalibrationError)
-    fed = hostrun.before(host, given, "calibration input", CalibrationError)
+    mask, given = given, hostrun.checked(host.inputs, given, "calibration input", CalibrationError)
+    fed = _filled(imported, mask, hostrun.before(host, given, "calibration input", CalibrationError))
     return given, calibration.checked(imported.model, fed, options.random)
+
+
+def _filled(imported: Imported, given: dict[str, np.ndarray], fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The engine's input without what is behind the sequences, where a mask says so. Raises CalibrationError."""
+    padding = imported.padding
+    if padding is None or padding.name not in given:
+        return fed
+    lengths = padding.lengths(np.asarray(given[padding.name]), "calibration input", CalibrationError)
+    if any(len(array) != len(lengths) for array in fed.values()):
+        raise CalibrationError(f"the calibration set holds {len(lengths)} masks {padding.name!r}, and other numbers of sequences",
+                               hint="give each input one array entry a sequence")
+    return {name: padding.filled(array, lengths) for name, array in fed.items()}
 
 
 def error_images(model: Model) -> int:

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from . import hostrun
+from . import hostrun, mask_judge
 from .errors import CalibrationError, MismatchError, ModelError
 from .graph import Graph, evaluate
 from .hostparts import PREFIX, HostParts, Value
@@ -97,6 +97,11 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
             if different[name][kept].any() or similarity < MIN_COSINE:
                 raise _mismatch(imported, graph, origin, images, fed, name, similarity, error, float(np.abs(a).max(initial=0.0)))
             least, largest = min(least, similarity), max(largest, error)
+        if imported.padding is not None:
+            some = {name: array[:mask_judge.IMAGES] for name, array in images.items()}
+            masked = {length: _run(imported, origin, some, length=length) for length in imported.padding.tried()}
+            some = {name: array[:mask_judge.IMAGES] for name, array in fed.items()}
+            mask_judge.judge_masks(imported, imported.padding, graph, some, masked)
     run = next(iter(runs.values()))
     note = run.note
     if imported.float_file is not None and imported.kept is None:
@@ -192,7 +197,8 @@ def _as_rounded(imported: Imported, origin: Origin, images: dict[str, np.ndarray
                                      "DequantizeLinear in pairs (QuantFormat.QDQ) helps")
 
 
-def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], values: bool = False) -> OnnxRun:
+def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], values: bool = False, length: int = 0) -> OnnxRun:
+    """length: tokens that a mask shows, of the file as it is; 0: all, and of what stands for it."""
     graphs, count, host = imported.model.tasks, len(next(iter(images.values()))), imported.host
     numbers = sum(math.prod(shape) for graph in graphs for shape in graph.shapes().values())
     macs, weights = sum(macs_of(graph) for graph in graphs), imported.size
@@ -201,8 +207,11 @@ def _run(imported: Imported, origin: Origin, images: dict[str, np.ndarray], valu
         for part in host.parts.values():
             numbers, macs, weights = numbers + part.size, macs + part.macs, weights + len(part.content)
         more = (*((value.name for value in host.prefix.outputs) if host.prefix else ()), *(name for graph in graphs for name in graph.outputs))
+    content, padding = (None if length else imported.float_file), imported.padding
+    if padding is not None and content is None:
+        images = images | {padding.name: padding.masks([length or padding.tokens] * count)}
     return run_onnx(imported.path, images, origin.task, cpu_seconds=hostrun.seconds(macs, count),
-                    more_bytes=weights * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values, more=more, content=imported.float_file)
+                    more_bytes=weights * MEMORY_PER_BYTE + numbers * BYTES_PER_VALUE, values=values, more=more, content=content)
 
 
 def macs_of(graph: Graph) -> int:

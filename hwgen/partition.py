@@ -26,23 +26,32 @@ RETREAT = 0.25      # of the multiply-accumulates of the file: what borders may 
 def partitioned(path: str | Path, shapes: dict[str, tuple[int, ...]] | None, allow_host: bool, say: Callable[[str], None]) -> Checked:
     """`check_model`, and what there are no steps for is left to the host (`Imported.host`); ``allow_host``: however much that is.
 
-    Why a file is not taken, or cannot be read, is its ``error``.
+    Why a file is not taken, or cannot be read, is its ``error``. An input that says which tokens are there may as well say which are not.
     """
+    checked = _partitioned(path, shapes, allow_host, say, 1)
+    if checked.error is None or checked.padding is None:
+        return checked
+    reverse = _partitioned(path, shapes, allow_host, say, 0)
+    return checked if reverse.error is not None else reverse
+
+
+def _partitioned(path: str | Path, shapes: dict[str, tuple[int, ...]] | None, allow_host: bool, say: Callable[[str], None], shown: int) -> Checked:
+    """shown: what such an input holds where a token is there."""
     try:
-        checked = _taken(check_model(path, shapes))
+        checked = _taken(check_model(path, shapes, shown))
     except (ModelError, ShapeError) as error:
         checked = Checked((), False, error)
     if checked.error is None or any(ABSENT in verdict.reason for verdict in checked.verdicts):
         return checked
     search: _Search | None = None
     try:
-        whole = Whole(read_any(path, shapes))
+        whole = Whole(read_any(path, shapes, shown))
         say("look for what the host can run")
         search = _Search(whole)
         division, found = search.run(checked)
         _not_too_much(division.host, found, allow_host)
     except Uncut as reason:
-        return replace(checked, error=_extended(search and search.within or checked.error, reason.message))
+        return replace(checked, error=_extended(search and search.within or checked.error, reason.message), padding=whole.file.padding)
     except (ModelError, ShapeError):                        # the file cannot be read, whatever is cut off
         return checked
     return _whole(whole, division, checked, found)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from onnx import TensorProto
+
+import bert_nets
 from gate_nets import CONDITIONED, task_gate
 import gated_nets
 import masked_nets
@@ -55,6 +58,11 @@ def masked(folder: Path, spelling: str) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, masked_nets.COUNT, DIM])
 
 
+def padded(folder: Path, end: str, spelling: str, kind: int = TensorProto.INT64) -> Path:
+    made, sizes = bert_nets.bert(end=end, spelling=spelling, kind=kind), bert_nets.Sizes()
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, sizes.tokens, sizes.dim] if end == "all" else [1, sizes.dim])
+
+
 def first_layer(folder: Path, size: tuple[int, ...], kernel: tuple[int, ...], places: int, **attrs) -> Path:
     """A convolution, a norm, a Linear on each token. size: of the input, channels first."""
     made = Net()
@@ -99,6 +107,12 @@ FORMS: dict[str, dict[str, Form]] = {
         "in two dimensions": partial(turned, turn="interleaved (EVA-02, GPT-J)", given=rotary_nets.two_dimensions),
         "a part of each head": partial(turned, turn="rotate half (GPT-NeoX, Llama)", part=4)},
     "Constants added to the scores": {name: partial(added, name=name) for name in masked_nets.ADDED},
+    "Sequences of several lengths, by their mask": {
+        "BERT, all tokens": partial(padded, end="all", spelling="transformers"), "BERT, first token": partial(padded, end="first", spelling="filled"),
+        "sentence-transformers: mean of what is shown": partial(padded, end="mean", spelling="transformers"),
+        "src_key_padding_mask, true where hidden": partial(padded, end="all", spelling="key padding", kind=TensorProto.BOOL),
+        "floating point": partial(padded, end="all", spelling="transformers", kind=TensorProto.FLOAT),
+        "a number for each key, which is no mask": partial(padded, end="all", spelling="a number")},
     "Causal attention, by its mask": {name: partial(masked, spelling=name) for name in masked_nets.CAUSAL},
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),

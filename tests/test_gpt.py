@@ -74,7 +74,7 @@ def test_prompts_of_several_lengths(tmp_path):
     keys = found["golden"]["present.1.key"]
     assert all(keys[i, :, :lengths[i % len(lengths)]].all() and not keys[i, :, lengths[i % len(lengths)]:].any() for i in range(len(given)))
     assert acc.first_differences({"input_ids": given}, lengths=lengths) == []
-    assert acc.some_lengths == (gpt_nets.COUNT, 1, 7, 11)
+    assert acc.some_lengths({}) == (gpt_nets.COUNT, 1, 7, 11)
     with pytest.raises(InputError, match=f"a sequence of {gpt_nets.COUNT + 1} tokens, the build takes 1 to {gpt_nets.COUNT}"):
         acc.simulate({"input_ids": given}, engine="golden", lengths=[3, gpt_nets.COUNT + 1])
 

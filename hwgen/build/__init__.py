@@ -23,6 +23,7 @@ from ..errors import BuildVersionError, InputError
 from ..foreign import REPR, visible
 from ..hostparts import PREFIX, SUFFIX, HostParts
 from ..output import OutputDir
+from ..padding import Padding
 from ..render import render
 from ..steps.step import Quantized
 from ..strict_json import parse
@@ -33,7 +34,7 @@ from . import directory, facts, hostfacts, store
 class Build:
     """A loaded build directory. inputs: ONNX input name -> shape without the batch dimension; files: name -> SHA-256;
     digest: of the manifest. host: what runs in front of the engine and behind it, if anything does; program, rtl: of the RTL engine, its
-    sources in the order a tool reads them; None and empty without it."""
+    sources in the order a tool reads them; None and empty without it. padding: input of the file that says which tokens are there."""
 
     path: Path
     model: Quantized
@@ -47,6 +48,7 @@ class Build:
     digest: str
     rtl: tuple[str, ...]
     host: HostParts | None = None
+    padding: Padding | None = None
 
     def __repr__(self) -> str:
         return visible(f"<Build {self.path} for {self.target}: {self.program or self.model!r}>", limit=REPR)
@@ -90,7 +92,7 @@ class Build:
 
 
 def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: Program | None, report: dict, *, inputs: dict[str, tuple[int, ...]],
-          target: str, clock_mhz: float, bytes_per_cycle: float, host: HostParts | None = None) -> None:
+          target: str, clock_mhz: float, bytes_per_cycle: float, host: HostParts | None = None, padding: Padding | None = None) -> None:
     """Write a build directory, whole or not at all. program: of the RTL engine, if the build has it. inputs: of the engine. Raises OutputError."""
     with OutputDir(path) as out:
         for name, content in files.items():
@@ -106,7 +108,7 @@ def write(path: Path, files: dict[str, str | bytes], model: Quantized, program: 
         out.manifest(
             format=directory.FORMAT, target=target, clock_mhz=clock_mhz, bytes_per_cycle=bytes_per_cycle,
             inputs={k: list(v) for k, v in inputs.items()}, **({} if program is None else _facts(program)), **({} if host is None else {
-                "host": hostfacts.record(host)}))
+                "host": hostfacts.record(host)}), **({} if padding is None else {"padding": asdict(padding)}))
 
 
 def _facts(program: Program) -> dict:
@@ -134,9 +136,10 @@ def load(path: str | Path) -> Build:
         facts.agree(model, program, inputs)
         parts = {name: directory.read(path, name, files) for name in (PREFIX, SUFFIX) if name in files}
         host = hostfacts.read(manifest.get("host"), parts, inputs, model) if "host" in manifest or parts else None
+        padding = facts.padding(manifest["padding"], model) if "padding" in manifest else None
         return Build(path, model, program, inputs, facts.text(manifest.get("target"), "target"),
                      facts.positive(manifest.get("clock_mhz"), "clock_mhz"), facts.positive(manifest.get("bytes_per_cycle"), "bytes_per_cycle"),
-                     facts.report(parse(report), directory.holds(files, directory.HLS)), files, digest, rtl, host)
+                     facts.report(parse(report), directory.holds(files, directory.HLS)), files, digest, rtl, host, padding)
     except store.Unreadable as error:
         raise BuildVersionError(f"the build is damaged: model.npz {error}", where=str(path), hint=directory.AGAIN) from error
     except ValueError as error:

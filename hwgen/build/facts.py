@@ -16,6 +16,7 @@ from ..engines.rtl.verify import verify as verify_program
 from ..errors import HwgenError
 from ..isa import WORD_BITS, Instr, Op, Src
 from ..knots import knots
+from ..padding import Padding
 from ..registers import MAX_PROGRAM_WORDS
 from ..steps.stages import Host
 from ..steps.step import Network, Quantized
@@ -31,6 +32,7 @@ MAX_TASKS = 16                       # 4 bits of the TASKS register
 ENGINE_LIMITS = {"max_tokens": MAX_TOKENS, "program_words": MAX_PROGRAM_WORDS, "axi_data_bits": 1024, "ti": 64, "to": 64,
                  "operand_words": 1 << 16}
 INSTRUCTION_BYTES = WORD_BITS // 8
+MASKS = ("bool", "int32", "int64", "float32")
 
 
 def number(value, name: str, low: int, high: int) -> int:
@@ -150,6 +152,15 @@ def inputs(value) -> dict[str, tuple[int, ...]]:
     if math.prod(found) > 1 << 28:
         raise ValueError(f"inputs: {math.prod(found):,} values an image")
     return {text(name, "inputs"): found}
+
+
+def padding(value, model: Quantized) -> Padding:
+    """The input that says which tokens are there, of a network for sequences of several lengths."""
+    found: Padding = record(Padding, value, "padding", {"shown": (0, 1)})
+    sent = model.tasks[0].input[1]
+    if found.dtype not in MASKS or not sent.sequence or found.tokens != sent.tokens:
+        raise ValueError("padding is no mask of the tokens of the network")
+    return found
 
 
 def agree(model: Quantized, run: Program | None, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 
 import numpy as np
@@ -38,6 +38,15 @@ class Graph:
                 raise node.misplaced(f"value {node.output!r} is defined twice")
             known[node.output] = node.shape(*(known[v] for v in node.inputs))
         return known
+
+    def shortened(self, tokens: int) -> Graph:
+        """The network for the first so many tokens of its one input, a sequence. Raises ModelError where it has none."""
+        ((name, (longest, *rest)),) = self.inputs.items()
+        known = self.shapes()
+        sizes = {output: (shape[0], tokens, *shape[2:]) if len(shape) > 2 and shape[1] == longest == known[self.outputs[output]][0] else shape
+                 for output, shape in self.output_shapes.items()}
+        short = replace(self, inputs={name: (tokens, *rest)}, nodes=tuple(node.shorter(tokens, longest) for node in self.nodes), output_shapes=sizes)
+        return short.verify()
 
     def verify(self) -> Graph:
         """Checks names, order, shapes and that every weight is finite; returns self."""

@@ -115,6 +115,10 @@ class Node(ABC):
         """The weights with which it gives only these channels; None when it has none that can."""
         return None
 
+    def shorter(self, tokens: int, longest: int) -> Node:
+        """The node for the first so many tokens of a sequence that has ``longest``."""
+        return self
+
     def params(self) -> dict[str, Array]:
         """The weights by the name of their field."""
         return {key: value for key, value in self._fields() if isinstance(value, np.ndarray)}

@@ -30,6 +30,7 @@ from ..listing import Part
 from ..matching.grid import Kept
 from ..matching.opgraph import Pool
 from ..matching.trial import Bound
+from ..padding import Padding
 from ..uncollected import uncollected
 from .causes import unsupported
 from .normalize import normalize
@@ -60,7 +61,8 @@ class Imported:
     what of the file the host runs, None where the network is the whole file.
 
     kept: what a quantized file says of its rounding, None for a float one; float_file: the float32 network that a quantized file, or one of
-    16-bit floating point, stands for, as an ONNX file; rounded_file: and with the rounding of a quantized file put back.
+    16-bit floating point, stands for, as an ONNX file; rounded_file: and with the rounding of a quantized file put back. padding: the input
+    that says which tokens of a sequence are there; the network is that of all of them.
     """
 
     model: Model
@@ -73,6 +75,7 @@ class Imported:
     kept: Kept | None = None
     float_file: bytes | None = None
     rounded_file: bytes | None = None
+    padding: Padding | None = None
 
     @property
     def became(self) -> dict[str, str]:
@@ -93,7 +96,8 @@ class Imported:
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """``error``: why the file is not taken, None when ok; imported: None when the importer refuses it.
+    """``error``: why the file is not taken, None when ok; imported: None when the importer refuses it; padding: an input that may say which
+    tokens are there, whatever became of the file.
 
     onnx: how well the network computes what the file does (`judge.Judgement` as a dict), and warnings: what calibration found, where that was
     asked for.
@@ -103,6 +107,7 @@ class Checked:
     ok: bool
     error: HwgenError | None
     imported: Imported | None = None
+    padding: Padding | None = None
     onnx: dict | None = None
     warnings: tuple[str, ...] = ()
 
@@ -134,20 +139,20 @@ def import_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = N
     return checked.imported
 
 
-def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Checked:
-    """Like `import_model`, but a network that is not supported is a result. Raises only when the file cannot be read."""
-    return check_file(unquantized(read(path, shapes)))
+def check_model(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, shown: int = 1) -> Checked:
+    """Like `import_model`, but a network that is not supported is a result. Raises only when the file cannot be read. shown: see `read.read`."""
+    return check_file(unquantized(read(path, shapes, shown)))
 
 
-def read_any(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
+def read_any(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, shown: int = 1) -> OnnxFile:
     """A file to be cut, whatever its inputs are; of a quantized one the float network it stands for. Raises ModelError, ShapeError."""
-    return unquantized(_read_any(path, shapes))
+    return unquantized(_read_any(path, shapes, shown))
 
 
 def check_file(file: OnnxFile) -> Checked:
     """`check_model` of a file that was read, or of a part of one."""
     with uncollected():
-        return _check(file)
+        return replace(_check(file), padding=file.padding)
 
 
 def listed(path: str | Path, verdicts: tuple[Verdict, ...], shapes: dict[str, tuple[int, ...]] | None = None) -> Part:
@@ -176,6 +181,7 @@ def _check(file: OnnxFile) -> Checked:
         return Checked(verdicts, False, ModelError(error.message, ": ".join(filter(None, [str(file.path), error.where])), error.hint))
     size = sum(array.nbytes for array in file.weights.values())
     found = Imported(model, verdicts, file.path, file.digest, tuple(origin for _, origin in graphs), size, float_file=file.float_file)
+    found = replace(found, padding=file.padding)
     if file.quantization is not NOT_QUANTIZED:
         found = replace(found, kept=_kept(file, [part for _, part in parts]), rounded_file=file.quantization.rounded_file)
     return Checked(verdicts, True, None, found)

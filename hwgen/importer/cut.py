@@ -244,7 +244,7 @@ class Whole:
         proto, weights = self._extract(names, [*inputs, *([self.task] if reads_task else [])], outputs, lifted)
         file = self.file
         return OnnxFile(file.path, proto, file.digest, {name: self._shape(name) for name in inputs}, file.task if reads_task else None, weights,
-                        quantization=file.quantization)
+                        quantization=file.quantization, padding=file.padding)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.graph.shapes.get(name) or ())

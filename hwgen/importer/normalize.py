@@ -383,7 +383,7 @@ def read_values(node: onnx.NodeProto):
 
 
 def _elementwise(kind: str, inputs: list[Ref], shape: tuple[int, ...]) -> View | None:
-    """x * c, c * x and x / c with one number c; adding zeros, multiplying by ones. None for everything else."""
+    """x * c, c * x and x / c with one number c (a divisor may be an array of it); adding zeros, multiplying by ones. None for everything else."""
     x, c = inputs if isinstance(inputs[0], View) else reversed(inputs)
     if not isinstance(x, View) or not isinstance(c, Const) or x.shape != shape or c.array.dtype.kind != "f":
         return None
@@ -393,7 +393,7 @@ def _elementwise(kind: str, inputs: list[Ref], shape: tuple[int, ...]) -> View |
         return None if c.array.any() else x
     if (c.array == 1).all():
         return x
-    if c.array.size != 1:
+    if c.array.size != 1 and (kind != "Div" or (c.array != c.array.flat[0]).any()):
         return None
     number = float(c.array.ravel()[0])
     return replace(x, scale=x.scale * number) if kind == "Mul" else replace(x, scale=x.scale / number) if number else None

@@ -18,9 +18,11 @@ import onnx.inliner
 from ..errors import ModelError, ShapeError
 from ..matching.grid import Grid
 from ..matching.opgraph import Ref, View
+from ..padding import Padding
 from . import contrib, control, halves
 from .border import border, node_place, quoted
 from .inputs import Entry, any_inputs, plain_inputs
+from .padded import padding_of, shown_whole
 from .weights import array_of, load_external
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -63,6 +65,7 @@ class OnnxFile:
     """A model as read. ``inputs``: static shape of every float input, batch included; ``task``: the integer scalar input; ``kinds``: ONNX element
     types of the inputs that are not float32, of a file that is read to be cut (`read_any`); proto: of a quantized file the float network,
     and ``quantization`` what that leaves out. widened: the file is of 16-bit floating point, ``proto`` the float32 network it stands for.
+    padding: the input that says which tokens are there; all of them are in ``proto``.
     """
 
     path: Path
@@ -74,6 +77,7 @@ class OnnxFile:
     kinds: dict[str, int] = field(default_factory=dict)
     quantization: Quantization = NOT_QUANTIZED
     widened: bool = False
+    padding: Padding | None = None
 
     @property
     def float_file(self) -> bytes | None:
@@ -83,25 +87,26 @@ class OnnxFile:
         return self.proto.SerializeToString() if self.widened else None
 
 
-def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
-    """Read and check a file; ``shapes`` gives inputs with symbolic dimensions, batch first.
+def read(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, shown: int = 1) -> OnnxFile:
+    """Read and check a file; ``shapes`` gives inputs with symbolic dimensions, batch first. shown: what an input holds that says which tokens are
+    there, where one is.
 
     Raises ModelError (the file cannot be read, is no ONNX, or its external weights are missing) and ShapeError (a dimension
     is symbolic and not given, or does not fit).
     """
     path = Path(path)
     with border(path, "the model"):
-        return _read(path, shapes or {}, plain_inputs)
+        return _read(path, shapes or {}, plain_inputs, shown)
 
 
-def read_any(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None) -> OnnxFile:
+def read_any(path: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, shown: int = 1) -> OnnxFile:
     """`read`, of a file whose inputs have any number, types and shapes: one to be cut."""
     path = Path(path)
     with border(path, "the model"):
-        return _read(path, shapes or {}, any_inputs)
+        return _read(path, shapes or {}, any_inputs, shown)
 
 
-def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., Entry]) -> OnnxFile:
+def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., Entry], shown: int) -> OnnxFile:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ModelError("the model is a pipe or a device; it is read twice, and its weights lie beside it", where=str(path),
                          hint="save it as a file first")
@@ -131,6 +136,10 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., E
         if node.domain == "ai.onnx":                                # the long name of the standard domain
             node.domain = ""
     halves.sort_nodes(proto.graph)
+    padding = padding_of(proto, shapes, shown)
+    if padding is not None:
+        proto = shown_whole(proto, padding)
+        shapes = {name: shape for name, shape in shapes.items() if name != padding.name}
     inputs, task, kinds = enter(path, proto, shapes)
     weights = _weights(path, proto)
     _check(path, proto)
@@ -143,7 +152,7 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., E
     if wide or proto is not plain or len(proto.graph.initializer) != len(weights):
         weights = _weights(path, proto)
     kinds = {name: FLOAT if kind in halves.HALVES else kind for name, kind in kinds.items()}
-    return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights, kinds, widened=wide)
+    return OnnxFile(path, proto, digest.hexdigest(), inputs, task, weights, kinds, widened=wide, padding=padding)
 
 
 def _weights(path: Path, proto: onnx.ModelProto) -> dict[str, np.ndarray]:

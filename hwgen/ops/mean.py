@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op, View
-from ..matching.trial import Match, Mismatch, Trial, inverse, reduced_axes
+from ..matching.trial import Match, Mismatch, Trial, close, inverse, reduced_axes
 from ..steps.tensor import Span
 from .operator import Operator, Spellings
 
@@ -43,15 +43,19 @@ class Mean(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"ReduceMean": (mean,)}, {"ReduceMean": "the mean of tokens"}, rank=7)
+        return Spellings({"ReduceMean": (mean,), "ReduceSum": (mean,)}, {"ReduceMean": "the mean of tokens"}, rank=7)
 
 
 def mean(op: Op, trial: Trial) -> Match | None:
-    """ReduceMean over the tokens start.. -> Mean."""
+    """ReduceMean over the tokens start.. -> Mean; a ReduceSum that their number divides -> so many times that."""
     view, axes = op.ref(0), reduced_axes(op)
     found = trial.where(view)
     if found is None or not isinstance(view, View) or axes == [len(view.shape) - 1]:
         return None                                                  # over channels: part of a LayerNorm
+    count = math.prod(view.shape[axis] for axis in axes) if op.kind == "ReduceSum" else 1
+    if count > 1 and not any(isinstance(ref, View) and ref.base == op.outputs[0] and close(ref.scale * count, 1.0)
+                             for ref in trial.graph.values.values()):
+        return None
     bound, positions = found
     if not positions.size:
         raise Mismatch(f"averages {list(view.shape)}, which holds nothing", op.name)
@@ -66,4 +70,4 @@ def mean(op: Op, trial: Trial) -> Match | None:
     place = inverse(channels[0]) if whole else None
     if place is None:
         raise Mismatch(f"averages axes {axes} of {list(view.shape)}, not the tokens of a sequence up to the last", op.name)
-    return Match((Mean(op.name, op.outputs[0], bound.value, last + 1 - len(tokens)),), place, factor=bound.factor * view.scale)
+    return Match((Mean(op.name, op.outputs[0], bound.value, last + 1 - len(tokens)),), place, factor=bound.factor * view.scale * count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from typing import TYPE_CHECKING, ClassVar
 
@@ -37,6 +37,9 @@ class AddConst(Operator):
         (x,) = operands
         y: Array = x + self.value
         return y
+
+    def shorter(self, tokens: int, longest: int) -> AddConst:
+        return replace(self, value=self.value[:tokens]) if len(self.value) == longest else self
 
     def turned(self, matrix: Array) -> Mapping[str, Array]:
         return {"value": self.value @ matrix}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ..graph import Array, Inner, Shape
@@ -31,6 +31,9 @@ class Select(Operator):
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         return operands[0][:, self.index]
+
+    def shorter(self, tokens: int, longest: int) -> Select:
+        return replace(self, index=tokens - 1) if self.index == longest - 1 else self
 
     def lower(self, to: Lowering) -> None:
         to.choose(self, self.x, Span(self.index, 1))

@@ -25,7 +25,7 @@ def taps(network: Network, rows: int) -> Network:
 
 def _taps(step: Step, rows: int) -> list[Step]:
     value = step.sink.tensor
-    out = Tensor(f"{value.name}.{TAP}", ACCUMULATOR, value.tokens, value.channels, memory=Memory.OUT)
+    out = Tensor(f"{value.name}.{TAP}", ACCUMULATOR, value.tokens, value.channels, memory=Memory.OUT, sequence=value.sequence)
     tile = unity(value.channels)
     spans = (Span(first, min(rows, value.tokens - first)) for first in range(0, value.tokens, rows))
     return [Step(step.value, step.node, Plain(), tile, (out.view(span),), value.view(span), part=f"{TAP}{span.start}", about=TAP)
