@@ -121,7 +121,9 @@ FORMS: dict[str, dict[str, Form]] = {
         "norms behind the sums (BERT)": partial(normed, place="post"), "and behind the embedding": partial(normed, place="embedded"),
         "norms behind the branches (Swin v2)": partial(normed, place="respost"), "on both sides of the branches": partial(normed, place="sandwich"),
         "RMSNorm, behind the sums": partial(normed, place="post", norm="rms"), "SimplifiedLayerNormalization": partial(normed, place="pre", norm="rms simplified"),
-        "RMSNorm written out": partial(normed, place="sandwich", norm="rms pow")},
+        "RMSNorm written out": partial(normed, place="sandwich", norm="rms pow"),
+        "LayerNorm of each head of q and k": partial(normed, place="pre", heads_norm="layer"),
+        "RMSNorm of each head of q and k": partial(normed, place="pre", heads_norm="rms", split="early")},
     "A convolution first, cut into windows by the host": {
         "patches side by side": partial(first_layer, size=(3, 8, 8), kernel=(4, 4), places=4, strides=[4, 4]),
         "overlapping, with a border of zeros (Segformer, PVT)": partial(first_layer, size=(3, 16, 16), kernel=(7, 7), places=16, strides=[4, 4], pads=[3] * 4),

@@ -39,18 +39,21 @@ NORMS = {"layer": layer, "rms": rms, "rms simplified": partial(rms, spelling="si
          "rms mul": partial(rms, spelling="mul"), "rms reciprocal": partial(rms, spelling="reciprocal")}
 
 
-def attention(net: Net, x: str, heads_norm: str | None = None) -> str:
-    """heads_norm: one of `NORMS` for each head of q and of k."""
+def attention(net: Net, x: str, heads_norm: str | None = None, split: str = "slice") -> str:
+    """heads_norm: one of `NORMS` for each head of q and of k; split: as `Net.heads` has it, or "early", normalised as [1, T, HEADS, d]."""
     d = DIM // HEADS
-    q, k, v = net.heads(x, "slice")
-    if heads_norm:
-        q, k = (NORMS[heads_norm](net, part, d) for part in (q, k))
+    if split == "early":
+        q, k, v = (net.op("Reshape", net.linear(x, DIM, DIM), net.ints(1, -1, HEADS, d)) for _ in range(3))
+        q, k, v = (net.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (*(NORMS[str(heads_norm)](net, part, d) for part in (q, k)), v))
+    else:
+        q, k, v = net.heads(x, split)
+        q, k = (NORMS[heads_norm](net, part, d) if heads_norm else part for part in (q, k))
     scores = net.op("Div", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(math.sqrt(d)))
     return net.linear(net.merged(net.op("MatMul", net.op("Softmax", scores, axis=-1), v)), DIM, DIM)
 
 
 def encoder(place: str = "post", norm: str = "layer", heads_norm: str | None = None, pool: str = "token", blocks: int = 2,
-            opset: int = 23, seed: int = 0) -> tuple[Net, dict[str, str]]:
+            split: str = "slice", opset: int = 23, seed: int = 0) -> tuple[Net, dict[str, str]]:
     """place of the norms: post (behind the sum), respost (behind each branch), sandwich (in front of it too), pre, embedded (post, and one behind
     the embedding). pool: token, mean (of tokens, then a norm), each (all tokens leave)."""
     net = Net(opset, seed)
@@ -58,7 +61,7 @@ def encoder(place: str = "post", norm: str = "layer", heads_norm: str | None = N
     if place == "embedded":
         x = normed(net, x)
     for _ in range(blocks):
-        for branch in (partial(attention, heads_norm=heads_norm), mlp):
+        for branch in (partial(attention, heads_norm=heads_norm, split=split), mlp):
             y = branch(net, normed(net, x) if place in ("pre", "sandwich") else x)
             y = normed(net, y) if place in ("respost", "sandwich") else y
             x = net.op("Add", x, y)

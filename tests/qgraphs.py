@@ -25,7 +25,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
-    act: of every block, or of one after the other in turn. causal: no token sees one behind it. norms: "pre", "post" (behind each sum),
+    act: of every block, or of one after the other in turn. causal: no token sees one behind it. norms: "pre", "post" (behind each sum, and the embedding),
     "respost" (behind each branch) or "sandwich" (on both sides of it), with gammas of both signs; rms: they take no mean off.
     bias: of the scores, "heads", each its own, "all" the same, "mask": keys hidden at random.
     gates: "softmax", "sigmoid", or "biased" (sigmoids, and a bias for the choice) of every router.
@@ -72,6 +72,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             nodes.append(norm(name, value))
             return name
 
+        state = normed("embedding", state, "post")
         for i, kind in enumerate(blocks):
             b, function = f"block{i}", acts[i % len(acts)]
             read = normed(f"{b}.norm1", state, "pre", "sandwich")
@@ -110,8 +111,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             branch = f"{b}.mlp" if kind == "m" else normed(f"{b}.behind2", f"{b}.mlp", "respost", "sandwich")
             nodes.append(ops.Add(f"{b}.add2", f"{b}.out", state, branch))
             state = normed(f"{b}.post2", f"{b}.out", "post")
-        nodes.append(norm("norm", state))
-        nodes.append(ops.Select("pool", "pool", "norm", tokens - 1 if causal else 0) if pool == "select" else ops.Mean("pool", "pool", "norm", first))
+        last = normed("norm", state, "pre", "respost", "sandwich")
+        nodes.append(ops.Select("pool", "pool", last, tokens - 1 if causal else 0) if pool == "select" else ops.Mean("pool", "pool", last, first))
         nodes.append(ops.Linear("head", "head", "pool", *matrix(f"head{task}", dim, width)))
         name = f"task{task}" if len(classes) > 1 else "logits"
         graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), {name: "head"},

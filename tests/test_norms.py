@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 
 from hwgen import numerics, quantizer
+from hwgen.engines.hls.plan import plan as hls_plan
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.verify import verify as verify_program
 from hwgen.errors import ModelError
@@ -56,6 +57,29 @@ def test_an_encoder(network, place, norm):
     assert {instr.dst for instr in past} == {Dst.RES_ADD if place in ("behind the branch", "on both sides") else Dst.RES_SET}
     assert program.config.bypass and program.config.rms == (norm == "rms")
     assert not any(step.weights is not None and "identity" in step.weights.weight.name for step in steps.steps)
+
+
+@pytest.mark.parametrize("split", ["slice", "chunk", "separate", "early"])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_norms_of_heads(network, norm, split):
+    """q and k of each head normalised by themselves: a stream of its own for each head, and its norm past the array."""
+    model, wanted = network(place="pre", heads_norm=norm, split=split)
+    (steps,) = model.tasks
+    found = host.dequantize(steps, golden.run(steps, IMAGES))["y"]
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.998
+    for ti, to in ((16, 8), (16, 16)):                               # heads of 8 channels: half a group of 16 lanes
+        program = schedule(model, ti=ti, to=to, axi_data_bits=64)
+        verify_program(program)
+        past = [instr for instr in program.instrs if instr.stat == Stat.BYPASS]
+        assert len(past) == 2 * 2 * 2 and {instr.dst for instr in past} == {Dst.ACT, Dst.KV} and all(instr.n_last == 8 for instr in past)
+        scores = [instr for instr in program.instrs if instr.stat == Stat.K_COLUMNS]
+        assert all((instr.k_lo, instr.k_hi, instr.k_tiles) == (0, 8, 1) for instr in scores) == (to == 16)
+
+
+def test_the_hls_engine_has_no_step_for_norms_of_heads(network):
+    model, _ = network(place="pre", heads_norm="rms")
+    with pytest.raises(ModelError, match="the HLS engine has no step for it"):
+        hls_plan(model, 16)
 
 
 def test_other_engines_have_no_such_way():

@@ -3,6 +3,7 @@
     operator.py   what a file here must hold; registry.py finds them and makes the table of rules
     operands.py   how a rule reads whole values; affine.py, factors and offsets that go into the weights of the node before
     embed.py      PatchEmbed          linear.py      Linear            norm.py       LayerNorm, RMSNorm
+    head_norm.py  HeadNorm
     activation.py Activation          attention.py   Attention         moe.py        MoE
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
     select.py     Select              slice.py       Slice
@@ -18,6 +19,7 @@ from __future__ import annotations
 from .activation import Activation
 from .attention import Attention, BiasedAttention
 from .embed import PatchEmbed
+from .head_norm import HeadNorm
 from .linear import Linear
 from .mean import Mean
 from .moe import MoE
@@ -31,5 +33,5 @@ from .select import Select
 from .slice import Slice
 from .tokens import ConcatTokens
 
-__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "LayerNorm", "Linear", "Mean",
-           "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice"]
+__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "HeadNorm", "LayerNorm", "Linear",
+           "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice"]

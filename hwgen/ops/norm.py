@@ -22,7 +22,6 @@ from .operator import SUPPORTED, Operator, Spellings
 from .spelled_norm import WHOLE, spelled_norm
 
 if TYPE_CHECKING:
-    from ..quantizer.lowered import Lowered
     from ..quantizer.lowering import Lowering
 
 
@@ -81,38 +80,40 @@ class LayerNorm(Operator):
         gamma, beta = np.asarray(self.gamma, np.float64), np.asarray(self.beta, np.float64)
         kept, read = to.uses[self.output]
         if read:
-            _, words = self._words(to, state, self.output, to.scale(self.output, Role.NORM), to.form(self.output))
+            unit, form = to.scale(self.output, Role.NORM), to.form(self.output)
+            _, words = normalized_words(self, to, state.tensor, self.output, unit, form, self.eps, self.RMS)
             to.define(self.output, words, gamma=gamma, beta=beta, tokens=state.tokens)
         if kept:
             unit = to.wide_unit(self.output, Role.NORM)
-            feed, words = self._words(to, state, to.fresh(f"{self.output}.int16"), unit, WIDE)
+            feed, words = normalized_words(self, to, state.tensor, to.fresh(f"{self.output}.int16"), unit, WIDE, self.eps, self.RMS)
             to.norms[self.output] = replace(state, gamma=gamma, beta=beta, past=Past(feed, unit, to.versions[state.tensor.name], words))
-
-    def _words(self, to: Lowering, state: Lowered, value: str, unit: float, form: Format) -> tuple[Normalize, Tensor]:
-        """The step that gives the normalised words of a state; its feed and what it gives."""
-        residual = state.tensor
-        dim = residual.channels
-        units = self.eps * (dim / residual.scale) ** 2
-        if not units < (1 << EPS_BITS) - 1:                       # nor infinite, nor NaN
-            raise self.fail(f"eps = {self.eps:.6g} is too large for a residual scale of {residual.scale:.3g}",
-                            hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
-        half = 1 if form == INT8 else 1 << INT8.bits                  # of 16 bits the unit of the high one
-        out = to.factor(self, "normalise", dim / (16 * unit * half))
-        least = least_eps(out, form)                                  # counts for tokens whose channels are all but alike
-        feed = Normalize(max(least, round(units)), to.factor(self, "16 / D", 16 / dim), out, form, self.RMS)
-        words = to.activations(value, residual.tokens, dim, unit, form)
-        step = Step(value, self.name, feed, Identity(), (words.view(),), residual.view())
-        if (wrong := feed.wrong(step)) or least > max(1, dim * dim // FLAT):
-            raise self.fail(f"has a result in units of {unit:.3g}, which does not fit what it normalises, in units of {residual.scale:.3g}: "
-                            f"{wrong or f'eps would grow to {least:,} units'}",
-                            hint="give its result another scale or method by --quant, or calibrate with other images")
-        to.emit(step)
-        return feed, words
 
     @classmethod
     def spellings(cls) -> Spellings:
         return Spellings({"LayerNormalization": (layer_norm,), **dict.fromkeys(("Add", "Div", "Mul", "Sub", *WHOLE), (spelled,))},
                          dict.fromkeys(("Div", "Pow", "Reciprocal", "ReduceMean", "ReduceSumSquare", "Sqrt", "Sub"), "a LayerNorm"), rank=1)
+
+
+def normalized_words(node: Operator, to: Lowering, residual: Tensor, value: str, unit: float, form: Format, eps: float,
+                     rms: bool) -> tuple[Normalize, Tensor]:
+    """The step that gives the normalised words of a residual stream, in ``unit``; its feed and what it gives."""
+    dim = residual.channels
+    units = eps * (dim / residual.scale) ** 2
+    if not units < (1 << EPS_BITS) - 1:                       # nor infinite, nor NaN
+        raise node.fail(f"eps = {eps:.6g} is too large for a residual scale of {residual.scale:.3g}",
+                        hint="a LayerNorm's epsilon keeps it from dividing by zero; usual are 1e-5 and 1e-6")
+    half = 1 if form == INT8 else 1 << INT8.bits                  # of 16 bits the unit of the high one
+    out = to.factor(node, "normalise", dim / (16 * unit * half))
+    least = least_eps(out, form)                                  # counts for tokens whose channels are all but alike
+    feed = Normalize(max(least, round(units)), to.factor(node, "16 / D", 16 / dim), out, form, rms)
+    words = to.activations(value, residual.tokens, dim, unit, form)
+    step = Step(value, node.name, feed, Identity(), (words.view(),), residual.view())
+    if (wrong := feed.wrong(step)) or least > max(1, dim * dim // FLAT):
+        raise node.fail(f"has a result in units of {unit:.3g}, which does not fit what it normalises, in units of {residual.scale:.3g}: "
+                        f"{wrong or f'eps would grow to {least:,} units'}",
+                        hint="give its result another scale or method by --quant, or calibrate with other images")
+    to.emit(step)
+    return feed, words
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -16,9 +16,9 @@ from ..graph import Array, Graph, Node, Role, Unit
 from ..ops import Activation, Linear, MoE, Multiply, PatchEmbed
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import ACCUMULATOR, INT4, INT8, WEIGHTS, WIDE, Format
-from ..steps.param import Factor, Params
+from ..steps.param import Columns, Factor, Params
 from ..steps.passes.norms import drop_unread
-from ..steps.stages import Add, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Stationary, Table
+from ..steps.stages import Add, Diagonal, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Stationary, Table
 from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
@@ -30,7 +30,7 @@ from .order import multiplied, order
 from .precision import Precision
 from .recipe import Recipe
 from .structure import Stream, base, consumers
-from .weights import Quantized, factor, identity, quantize_linear
+from .weights import Quantized, factor, identity, quantize_diagonal, quantize_linear
 
 WIDE_TOP = 28000         # int16 value of the largest magnitude seen in calibration: headroom of 17 %
 
@@ -111,8 +111,6 @@ class Lowering:
         node.lower(self)
         if node.output in self.residuals:
             self._sum(node)
-
-    # ---------------------------------------------------------------- values
 
     def fresh(self, name: str) -> str:
         """A name that no float value and no output has."""
@@ -242,8 +240,6 @@ class Lowering:
         return Linear(value if producer is None else producer.name, value, value, np.eye(channels, dtype=np.float32),
                       np.zeros(channels, np.float32))
 
-    # ---------------------------------------------------------------- steps
-
     def factor(self, node: Node, what: str, ratio: float) -> Factor:
         """The nearest factor, or a ModelError that names the node."""
         return factor(node, what, ratio)
@@ -276,6 +272,10 @@ class Lowering:
     def tables(self, node: Node, function: str, units: Array, name: str, form: Format, x: Format) -> tuple[list[Table], Array]:
         """See `lookup.tables`."""
         return lookup.tables(self.pool, node, function, units, name, form, x)
+
+    def diagonal(self, node: Node, gamma: Array, beta: Array, unit: float, out: float | Array, name: str) -> tuple[Diagonal, Columns]:
+        """``gamma * x + beta`` for each channel; see `weights.quantize_diagonal`."""
+        return quantize_diagonal(node, "gamma", self.pool, gamma, beta, unit, out, name=name)
 
     def emit(self, step: Step) -> None:
         self.steps.append(step)

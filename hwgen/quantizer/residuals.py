@@ -14,7 +14,6 @@ from ..steps.stages import Add, Constant, Identity, Requant
 from ..steps.step import Keep, Step
 from ..steps.tensor import Span, Tensor, View
 from .structure import Stream, base, consumers
-from .weights import quantize_diagonal
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -34,7 +33,7 @@ def add_norm(to: Lowering, node: Node, term: str, value: str, tokens: Span | Non
         linear.lower_update(to, replace(x, tensor=x.past.words, past=None), value, place, False, fresh)
         return
     norm = to.producers[term]
-    tile, factor = quantize_diagonal(norm, "gamma", to.pool, x.gamma, x.beta, x.past.unit, place.tensor.scale, name=f"{norm.output}.gamma")
+    tile, factor = to.diagonal(norm, x.gamma, x.beta, x.past.unit, place.tensor.scale, f"{norm.output}.gamma")
     drain = (Requant(factor, WIDE),) if fresh else (Requant(factor, WIDE), Add(place))
     to.emit(Step(value, norm.name, x.past.feed, tile, (place,), x.view, drain, keeps=(Keep.MOMENTS,), about="norm as a value"))
 

@@ -23,7 +23,8 @@ class Role(StrEnum):
 
 def copies(network: Network, group: int) -> Network:
     """Products get a step for every role of their result; what nobody reads is not computed. Keys and values go to a memory of their
-    own. Heads of values, and of what attention gives, start at multiples of ``group`` lanes.
+    own. Heads of values, and of what attention gives, start at multiples of ``group`` lanes; so do those of queries and keys that are normalised by
+    themselves.
 
     Raises ModelError where attention itself would have to give keys or values.
     """
@@ -50,7 +51,23 @@ def copies(network: Network, group: int) -> Network:
                 steps.append(done)
         else:
             steps.append(read)
-    return replace(network, steps=tuple(steps))
+    apart = _apart(network, group)
+
+    def place(tensor: Tensor) -> Tensor:
+        return replace(tensor, heads=apart[tensor.name]) if tensor.name in apart and tensor.heads is None else tensor
+    return replace(network, steps=with_tensors(tuple(steps), place))
+
+
+def _apart(network: Network, group: int) -> dict[str, HeadMap]:
+    """Queries and keys, by name, of attentions in which one of the two is made head by head past the array: each head starts at a multiple
+    of ``group`` lanes, of both."""
+    made = {step.sink.tensor for step in network.steps if not step.tile.mixes and not step.sink.all_channels}
+    found: dict[str, HeadMap] = {}
+    for step in network.steps:
+        if isinstance(step.tile, Keys) and {step.source.tensor, step.tile.view.tensor} & made:
+            heads = HeadMap(step.heads, step.source.channels.count // step.heads, group)
+            found |= {step.source.name: heads, f"{step.tile.view.name}.{Role.KEYS}": heads}
+    return found
 
 
 def _roles(network: Network) -> dict[Tensor, dict[Role, None]]:
