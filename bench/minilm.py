@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument("--engine", default="verilator", choices=("verilator", "golden", "csim"))
     parser.add_argument("--texts", type=int, default=50)
     parser.add_argument("--method", default="minmax")
-    parser.add_argument("--precision", default="w8a8")
+    parser.add_argument("--precision", default="w8a16")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     wheels, begin = Wheels(args.folder), time.monotonic()
@@ -111,6 +111,7 @@ def main() -> int:
         net = bert_nets.bert(SIZES, lambda name, shape: params[name].reshape(shape))
         path = net.save(Path(work) / "minilm.onnx", {"embedding": result(net)}, [1, SIZES.dim])
         acc = hwgen.compile(path, target="zcu102", calib=inputs(tokenize, background), method=args.method, precision=args.precision,
+                            quant={"bias_correction": True},
                             backend="hls" if args.engine == "csim" else "rtl", out=Path(work) / "build")
         print(f"compiled after {time.monotonic() - begin:.0f} s", flush=True)
         given = inputs(tokenize, texts)

@@ -1,6 +1,7 @@
 """Random small networks through both backends: ``python bench/random_graphs.py [--count 200] [--seed 0] [--no-rtl]``.
 
-Every network is quantized, compiled for the HLS engine and for the RTL engine, and run on images. The C simulation is compared with the
+Every network is quantized, compiled for the HLS engine and for the RTL engine, and run on images; behind every third one comes one of a sequence,
+run with shorter ones. The C simulation is compared with the
 integer model in every intermediate value (router logits included), the RTL (Verilator) in every output word and in every int8 value,
 which taps let out (patches, norms, q, k, v, attention, hidden; the residual stream is seen through its norms). One C simulation and one
 Verilator model an activation function serve all networks. Exit code 1 when a word differs.
@@ -20,11 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "rtl"), str(ROOT / "tests")]
 
 import hls_networks
+from hwgen.devices.memory import MemoryModel
 from hwgen.functions import Act
 from hwgen.steps import golden
+from hwgen.steps.passes.lengths import shortened
 from hwgen.steps.step import Quantized
 import native_builds
 import qgraphs
+import sequence_nets
 import wide_nets
 
 IMAGES = 2
@@ -58,6 +62,30 @@ def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
     return quantized, qgraphs.random_images(model, IMAGES, seed), chosen
 
 
+def short(seed: int, act: Act) -> tuple[Quantized, np.ndarray, list[int]]:
+    """(network of a sequence, sequences, their lengths)."""
+    rng = np.random.default_rng(seed)
+    heads, tokens = int(rng.choice([1, 2, 3])), int(rng.integers(9, 17))
+    model = sequence_nets.sequence_network(
+        seed, tokens=tokens, dim=heads * int(rng.choice([8, 12, 16])), heads=heads, hidden=int(rng.choice([16, 24, 40])),
+        experts=int(rng.integers(2, 6)), blocks=str(rng.choice(["d", "m", "g", "dm", "gd"])), end=str(rng.choice(sequence_nets.ENDS)), causal=bool(rng.integers(2)), act=act)
+    return model, sequence_nets.sequences(model, IMAGES, seed), [int(length) for length in rng.integers(1, tokens + 1, IMAGES)]
+
+
+def short_in_rtl(engine: native_builds.Engine, model: Quantized, images: np.ndarray, lengths: list[int],
+                 memory: MemoryModel) -> tuple[int, list[str]]:
+    """(values compared, those that differ) of sequences of these lengths, each against the network of its length."""
+    network, count, wrong = model.tasks[0], 0, []
+    result = engine.run(engine.program(model, taps=True), model, images, [0] * len(images), memory, lengths=lengths)
+    for length, image, outputs, taps in zip(lengths, images, result.outputs, result.values, strict=True):
+        wanted = golden.trace(shortened(network, length), image[None, :length])
+        for name, value in {**taps, **outputs}.items():
+            right = wanted[name][0]
+            count += 1
+            wrong += [] if np.array_equal(value[:len(right)], right) else [f"RTL: {name}, {length} tokens"]
+    return count, wrong
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200)
@@ -72,7 +100,7 @@ def main() -> int:
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
                                            "activation": f"{act.value} sigmoid", "wide": True, "causal": True, "operand_words": 160,
-                                           "rotate": True, "bypass": True, "rms": True, "scores": True})
+                                           "rotate": True, "bypass": True, "rms": True, "scores": True, "lengths": True})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)
                 done, tasks = hls_networks.run(executable, work / "network", model, images, functions=(act.value, "sigmoid"))
@@ -90,6 +118,14 @@ def main() -> int:
                         rtl_values += len(taps)
                         wrong += [f"RTL: {name}" for name, value in taps.items() if (value != wanted[name][0]).any()]
                     wrong += [f"RTL: {rtl_wrong} output words"] if rtl_wrong else []
+                if seed // 4 % 3 == 0:
+                    sequence, tokens, lengths = short(seed, act)
+                    done, tasks = hls_networks.run(executable, work / "sequence", sequence, tokens, lengths, functions=(act.value, "sigmoid"))
+                    count, more = hls_networks.differing(sequence, tokens, done, tasks, lengths)
+                    values, wrong = values + count, wrong + more
+                    if not args.no_rtl:
+                        count, more = short_in_rtl(engine, sequence, tokens, lengths, native_builds.MEMORIES[seed // 4 % len(native_builds.MEMORIES)])
+                        rtl_values, wrong = rtl_values + count, wrong + more
                 if wrong:
                     failed.append(seed)
                     print(f"seed {seed} {chosen}: {wrong[:3]}", flush=True)

@@ -9,6 +9,7 @@ import pytest
 
 from hwgen import ops, quantizer
 from hwgen.engine import covering
+from hwgen.engines.rtl.verify import verify as verify_program
 from hwgen.errors import CapacityError, InputError, ModelError
 from hwgen.graph import Graph, Model
 from hwgen.isa import Dst, Follow, Instr, Op, Src, Stat, followed
@@ -96,6 +97,13 @@ def test_batches_have_no_lengths():
     with pytest.raises(CapacityError) as caught:
         native_builds.schedule(sequence_network(), ti=8, to=8, axi_data_bits=64, batch=2)
     assert "a run-time length is that of a frame" in caught.value.message
+
+
+def test_values_that_leave_for_comparison_keep_their_places():
+    """Of every token, whatever the length: those behind the sequence are anything."""
+    program = native_builds.schedule(sequence_network(tokens=40, blocks="g"), ti=8, to=8, axi_data_bits=64, taps=True)
+    verify_program(program)
+    assert not any(instr.follow == Follow.ROWS for instr in program.instrs if instr.dst == Dst.OUT and not instr.mean)
 
 
 @pytest.mark.parametrize("instr, length, wanted", [
