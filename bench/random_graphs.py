@@ -41,7 +41,7 @@ def options(rng: np.random.Generator, act: Act) -> dict:
     patch = int(rng.choice([1, 2]))
     return {"tokens": int(rng.integers(9, 17)), "dim": heads * int(rng.choice([4, 8, 12, 16])), "heads": heads,
             "hidden": int(rng.choice([16, 24, 40, 64])), "experts": experts, "top_k": int(rng.integers(1, min(3, experts) + 1)),
-            "blocks": str(rng.choice(["d", "m", "g", "dm", "mg", "gb", "bm"])),
+            "blocks": str(rng.choice(["d", "m", "g", "dm", "mg", "gb", "bm", "s", "sm"])),
             "classes": ((5,), (10,), (4, 7), (3, 3))[int(rng.integers(4))], "class_token": bool(rng.integers(2)),
             "renormalize": bool(rng.integers(2)), "patch": patch, "channels": int(rng.choice([1, 2, 3])), "act": act,
             "pool": str(rng.choice(["select", "mean"])), "causal": bool(rng.integers(2)),

@@ -20,6 +20,7 @@ from onnx_nets import CLASSES, DIM, Net, result, vit
 import pooled_nets
 import quantized_nets
 import rotary_nets
+from soft_nets import SOFT
 import test_host_parts as hosted
 from test_importer_mixtures import network
 
@@ -142,6 +143,7 @@ FORMS: dict[str, dict[str, Form]] = {
         name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in LOOPS.items()},
     "Mixtures of experts: sigmoid gates": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (PLAIN | BIASED).items()},
     "Mixtures of experts: shared experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, (spelling, _) in SHARED.items()},
+    "Mixtures of experts: soft": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in SOFT.items()},
     "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},
     "Quantized by onnxruntime and Brevitas": {
         **{f"static: {name}": partial(quantized_nets.static, form=name) for name in quantized_nets.STATIC}, "dynamic": quantized_nets.dynamic,

@@ -104,6 +104,8 @@ def _fields(step: Call) -> list[int]:
     if isinstance(step, Product):
         span = step.source.tokens
         found |= {"src": step.src.address + span.start, "rows": span.count, "dst_tokens": span.count, "out_channels": step.channels}
+        if step.INTO_ROWS:
+            found |= {"dst_tokens": step.dst.tokens, "first_token": step.steps[0].sink.tokens.start}
     found |= dict(zip(("wide_source", "wide_result"), map(int, step.wide), strict=True))
     match step:
         case ResidualInit() | Tokens():

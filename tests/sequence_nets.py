@@ -15,8 +15,8 @@ ENDS = ("mean", "first", "last", "all")
 
 def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int = 2, hidden: int = 24, experts: int = 4, top_k: int = 2,
                    blocks: str = "dm", end: str = "mean", causal: bool = False, act: Act = Act.GELU, classes: tuple[int, ...] = (5,)) -> Model:
-    """Pre-norm blocks over tokens [tokens, dim] of the host. blocks: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated; end: what the
-    classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
+    """Pre-norm blocks over tokens [tokens, dim] of the host. blocks: one letter a block, "d" = dense MLP, "m" = mixture of experts, "s" = soft one, "g" =
+    gated; end: what the classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int, gain: float = 1.0, offset: float = 0.0) -> np.ndarray:
@@ -39,6 +39,10 @@ def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int
             nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", draw(dim, experts, gain=dim ** -0.5), draw(experts, gain=0.1),
                                  draw(experts, dim, hidden, gain=dim ** -0.5), draw(experts, hidden, gain=0.1),
                                  draw(experts, hidden, dim, gain=hidden ** -0.5), draw(experts, dim, gain=0.1), act, top_k, True))
+        elif kind == "s":
+            nodes.append(ops.SoftMoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", draw(dim, 2 * experts, gain=0.4),
+                                     draw(experts, dim, hidden, gain=dim ** -0.5), draw(experts, hidden, gain=0.1),
+                                     draw(experts, hidden, dim, gain=hidden ** -0.5), draw(experts, dim, gain=0.1), act))
         elif kind == "g":
             nodes += [linear(f"{b}.gate", f"{b}.norm2", dim, hidden), linear(f"{b}.up", f"{b}.norm2", dim, hidden),
                       ops.Activation(f"{b}.act", f"{b}.looked", f"{b}.gate", act), ops.Multiply(f"{b}.mul", f"{b}.hidden", f"{b}.looked", f"{b}.up"),

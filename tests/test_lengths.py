@@ -39,10 +39,10 @@ def cut(model: Model, tokens: int) -> Model:
                        for graph in model.tasks)).verify()
 
 
-@pytest.mark.parametrize("seed, end", [*enumerate(ENDS)])
-def test_a_length_is_the_network_made_for_it(seed, end):
+@pytest.mark.parametrize("seed, end, blocks", [*((seed, end, "dm") for seed, end in enumerate(ENDS)), (5, "mean", "s")])
+def test_a_length_is_the_network_made_for_it(seed, end, blocks):
     """By the same ranges: every word, every step's work, and what the outputs are the mean of."""
-    model = sequence_model(seed, tokens=LONGEST, end=end, causal=end == "last")
+    model = sequence_model(seed, tokens=LONGEST, end=end, causal=end == "last", blocks=blocks)
     ranges = calibration.collect(model, {"x": sequences(sequence_network(seed, tokens=LONGEST), 3)})
     network = sequenced(quantizer.from_ranges(model, ranges).tasks[0])
     images = np.random.default_rng(7).standard_normal((4, LONGEST, 16)).astype(np.float32)

@@ -76,6 +76,8 @@ NETWORKS = {
     "sigmoid gates": (WIDE, {"seed": 27, "blocks": "dmm", "experts": 6, "top_k": 2, "gates": "sigmoid"}, {}),
     "sigmoid gates, not renormalised, two tasks": (WIDE, {"seed": 28, "blocks": "dm", "gates": "sigmoid", "renormalize": False, "classes": (3, 4)}, {}),
     "a bias for the choice, three tasks": (WIDE, {"seed": 29, "blocks": "dmm", "experts": 8, "top_k": 3, "gates": "biased", "classes": (3, 9, 5)}, {}),
+    "soft experts": (SMALL, {"seed": 31, "blocks": "ds"}, {}),
+    "soft experts, two tasks": (SMALL, {"seed": 32, "blocks": "ds", "dim": 40, "experts": 3, "classes": (3, 4)}, {}),
     "a bias for the choice, batch of two": (WIDE, {"seed": 30, "tokens": 7, "blocks": "dm", "gates": "biased", "renormalize": False}, {"batch": 2}),
 }
 

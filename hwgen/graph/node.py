@@ -26,6 +26,7 @@ class Role(Enum):
     LOGIT = "logit"      # MoE: what the router's softmax reads
     PRE = "pre"          # MoE: the first layer of the chosen experts, before the activation
     HIDDEN = "hidden"    # MoE: activations between the two layers of the chosen experts
+    SLOT = "slot"        # SoftMoE: what experts read
     EXPERT = "expert"    # MoE: results of the chosen experts, before their scores
 
 

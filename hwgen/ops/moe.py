@@ -19,10 +19,12 @@ from ..steps.step import Expert, Keep, Step
 from ..steps.tensor import Memory, Tensor
 from .activation import Activation
 from .linear import Linear
-from .mixture import mixture
+from .mixture import Mixture, mixture
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
 from .routing import routed
+from .soft import SoftMoE
+from .softmix import Soft, soft
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -211,14 +213,14 @@ def moe(op: Op, trial: Trial) -> Match | None:
     if found is None:
         return _gated(op, trial)
     try:
+        mixed = soft(found, op.name)
+        if mixed is not None:
+            return _soft(found, mixed, op, trial)
         whole = routed(found, op.name)
     except Unprovable:
         raise Mismatch("is a mixture of experts, but it has an operator that cannot be evaluated here", op.name) from None
     logits, value = found.logits, found.logits.gate.x
-    for part in found.region.ops[:-1]:
-        trial.absorb(part)
-    trial.absorb(op)
-    trial.absorbed += [logits.bound.anchor, *logits.bound.waiting, *(name for bound in found.xs.values() for name in bound.waiting)]
+    _absorb(found, op, trial)
     affines = [_affine_of(bound, bound.shape[-1]) for bound in found.xs.values()]
     if any(not np.array_equal(one, affines[0]) for one in affines):
         raise Mismatch(f"has experts that read {value!r} times different factors", op.name)
@@ -238,6 +240,33 @@ def moe(op: Op, trial: Trial) -> Match | None:
         if part.kind in ("MatMul", "Gemm") and isinstance(ref, View) and ref.base not in found.region.leaves:
             trial.rounds(node.output, ref, 1 / ref.scale)
     return Match((node,), whole.positions, proved=found.mixes)            # a product over all tokens: a few of them tell nothing
+
+
+def _absorb(found: Mixture, op: Op, trial: Trial) -> None:
+    """All of it becomes part of the match."""
+    for part in found.region.ops[:-1]:
+        trial.absorb(part)
+    trial.absorb(op)
+    bound = found.logits.bound
+    trial.absorbed += [bound.anchor, *bound.waiting, *(name for x in found.xs.values() for name in x.waiting)]
+
+
+def _soft(found: Mixture, mixed: Soft, op: Op, trial: Trial) -> Match:
+    """A soft one -> SoftMoE."""
+    logits = found.logits
+    scale, offset = _affine_of(logits.bound, logits.gate.weight.shape[-1])
+    for bound in found.xs.values():
+        ones, zeros = _affine_of(bound, bound.shape[-1])
+        if (ones != 1).any() or zeros.any():
+            raise Mismatch(f"has soft experts that read {bound.value!r} times a factor", op.name)
+    if offset.any() or logits.gate.bias.any():
+        raise Mismatch(f"has slots with a bias, of {logits.bound.anchor!r}: their logits are products of the tokens alone", op.name)
+    _absorb(found, op, trial)
+    w = mixed.weights
+    phi = (logits.gate.weight * (scale * logits.factor))[:, mixed.columns]
+    node = SoftMoE(op.name, op.outputs[0], logits.gate.x, phi=trial.array(phi), w1=trial.array(w.w1), b1=trial.array(w.b1), w2=trial.array(w.w2),
+                   b2=trial.array(w.b2), act=mixed.act)
+    return Match((node,), mixed.positions, proved=True)
 
 
 def _gated(op: Op, trial: Trial) -> Match | None:

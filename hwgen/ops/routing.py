@@ -60,32 +60,40 @@ class Routed:
 
 
 @dataclass(frozen=True, eq=False)
-class _Weights:
+class Weights:
+    """Of all experts."""
+
     w1: Array                # [experts, D, H]
     b1: Array
     w2: Array
     b2: Array
 
     def results(self, x: Array, act: Act) -> Array:
-        """Of every expert on every token, [experts, tokens, D]."""
+        """Of every expert on every token, or on rows of its own: x [tokens, D] or [experts, tokens, D] -> [experts, tokens, D]."""
         found: Array = activate(x @ self.w1 + self.b1[:, None], act) @ self.w2 + self.b2[:, None]
         return found
 
-    def of(self, places: list[int]) -> _Weights:
-        return _Weights(self.w1[places], self.b1[places], self.w2[places], self.b2[places])
+    def times(self, factor: float) -> Weights:
+        """Of experts whose results are so many times as large."""
+        return self if factor == 1 else Weights(self.w1, self.b1, self.w2 * np.float32(factor), self.b2 * np.float32(factor))
+
+    def of(self, places: list[int]) -> Weights:
+        return Weights(self.w1[places], self.b1[places], self.w2[places], self.b2[places])
 
 
 def routed(found: Mixture, name: str) -> Routed:
     """Raises Mismatch with what does not fit, and Unprovable where an operator cannot be evaluated. name: of the result, for messages."""
-    return _Router(found, name).run()
+    return Router(found, name).run()
 
 
-class _Router:
+class Router:
+    """Runs a mixture. stack: experts in one constant."""
+
     def __init__(self, found: Mixture, name: str):
         self.found, self.name = found, name
         bound = next(iter(found.xs.values()))
         self.tokens, self.dim = bound.shape
-        self.count = found.logits.bound.shape[-1]
+        self.count = self.stack = found.logits.bound.shape[-1]
         positions = None if bound.order is None else inverse(bound.order)
         self.positions = in_order(self.tokens, self.dim) if positions is None else positions.reshape(self.tokens, self.dim)
         self.rng = np.random.default_rng(0)
@@ -94,10 +102,10 @@ class _Router:
     def run(self) -> Routed:
         if not self.found.experts:
             raise Mismatch("has a router, but no experts: no two products with constants behind one another", self.name)
-        act, t, factor = self._activation()
+        act, t, factor = self.activation()
         x, y = self._samples(np.concatenate([self._favours(e) for e in range(self.count)]))
         summed = False
-        for weights in self._readings(t, factor):
+        for weights in self.readings(t, factor):
             results = weights.results(x, act).astype(np.float64)
             if (placed := self._places(results, y)) is not None:
                 break
@@ -117,7 +125,7 @@ class _Router:
         rows = -(-len(logits) // self.tokens) * self.tokens
         logits = np.resize(logits, (rows, self.count)).astype(np.float32)
         x = self.rng.standard_normal((rows, self.dim)).astype(np.float32)
-        runs = [self._run(x[start:start + self.tokens], logits[start:start + self.tokens]) for start in range(0, rows, self.tokens)]
+        runs = [self.computed(x[start:start + self.tokens], logits[start:start + self.tokens]) for start in range(0, rows, self.tokens)]
         y = np.concatenate(runs)
         if not np.isfinite(y).all():
             raise Mismatch("has experts that give NaN or infinity on random tokens and logits", self.name)
@@ -129,14 +137,15 @@ class _Router:
         flat = {value: array.ravel() if bound.order is None else array.ravel()[bound.order] for value, (bound, array) in values.items()}
         return {value: array.reshape(self.found.region.graph.shapes[value]) for value, array in flat.items()}
 
-    def _run(self, x: Array, logits: Array) -> Array:
+    def computed(self, x: Array, logits: Array) -> Array:
+        """What the mixture gives for these tokens and logits, float64 [tokens, D]."""
         y = self.found.region.run(self._given(x, logits), {self.result})[self.result]
         rows: Array = y.ravel()[self.positions].astype(np.float64)
         return rows
 
     # ---------------------------------------------------------------- the activation
 
-    def _activation(self) -> tuple[Act, float, float]:
+    def activation(self) -> tuple[Act, float, float]:
         """(which function, t, f): what stands between the layers of an expert is f * function(t * x), element by element."""
         before, behind = self._hidden()
         largest = float(np.abs(behind).max(initial=0.0))
@@ -148,7 +157,7 @@ class _Router:
                 continue
             factor = float(computed @ behind / (computed @ computed))
             if np.abs(factor * computed - behind).max() <= TOLERANCE / 10 * largest:
-                return act, t, self._exact(factor, t)
+                return act, t, self.exact(factor, t)
         expert = self.found.experts[0]
         if len(before) == 2 * len(behind):
             raise Mismatch(f"has gated experts (SwiGLU): halves of {expert.before!r} are multiplied with each other; {TWO_LAYERS}", self.name)
@@ -175,7 +184,7 @@ class _Router:
         for family, alpha in product(FAMILIES, sorted({*alphas, *(float(str(np.float32(s))) for s in self.found.scalars if s > 0)})):
             yield Act(family, alpha)
 
-    def _exact(self, measured: float, t: float = 1.0) -> float:
+    def exact(self, measured: float, t: float = 1.0) -> float:
         """The number of the file that a factor is: one, or one of the factors in it, or two of them."""
         scalars = list(dict.fromkeys(self.found.scalars))
         known = (1.0, 1 / t, *scalars, *(a * b for a, b in product(scalars, scalars)))
@@ -191,16 +200,16 @@ class _Router:
         row[expert] = FAR
         return row[None] / self.found.logits.factor
 
-    def _readings(self, t: float, factor: float) -> Iterator[_Weights]:
+    def readings(self, t: float, factor: float) -> Iterator[Weights]:
         """Each way to read the constants of the experts as weights."""
         experts = self.found.experts
         stacked = len(experts) == 1 and experts[0].second.weight.squeeze().ndim == 3
-        count = self.count if stacked else 1
+        count = self.stack if stacked else 1
         ways = [list(_read(expert, count, self.dim, t, factor)) for expert in experts]
         for place in range(min(map(len, ways), default=0)):
             read = [way[place] for way in ways]
             if len({weights.w1.shape for weights in read}) == 1:
-                yield _Weights(*(np.concatenate([getattr(weights, key) for weights in read]) for key in ("w1", "b1", "w2", "b2")))
+                yield Weights(*(np.concatenate([getattr(weights, key) for weights in read]) for key in ("w1", "b1", "w2", "b2")))
 
     def _places(self, results: Array, y: Array) -> tuple[list[int], float] | None:
         """(for each place of the router the expert it stands for, the factor of its result); None when a place has none."""
@@ -216,7 +225,7 @@ class _Router:
             factors.append(float(factor[best]))
         if len(set(places)) < self.count or max(factors) - min(factors) > TOLERANCE * max(map(abs, factors)):
             return None
-        return places, self._exact(float(np.median(factors)))
+        return places, self.exact(float(np.median(factors)))
 
     def _no_expert(self, summed: bool) -> str:
         """Why no reading of the constants gives the results. summed: they are sums of the experts' results, all the same."""
@@ -249,7 +258,7 @@ class _Router:
         for (sigmoid, bias), k, renormalize in product(kinds, range(1, self.count + 1), (False, True)):
             yield Routing(k, renormalize, sigmoid, bias)
 
-    def _routing(self, weights: _Weights, act: Act, scale: float) -> Routing:
+    def _routing(self, weights: Weights, act: Act, scale: float) -> Routing:
         alike = np.repeat(self.rng.normal(0, 1.5, (2, self.count)), self.tokens, 0)       # all tokens of a run choose the same: none may be dropped
         rest = self.rng.normal(0, 1.5, (-(-ROWS // self.tokens) * self.tokens, self.count))
         logits = np.concatenate([alike, rest]) / self.found.logits.factor
@@ -278,7 +287,7 @@ class _Router:
         return f"the factors of its experts are those of no top-k of a softmax or of sigmoids: {why}"
 
 
-def _read(expert: Expert, count: int, dim: int, t: float, factor: float) -> Iterator[_Weights]:
+def _read(expert: Expert, count: int, dim: int, t: float, factor: float) -> Iterator[Weights]:
     """Each way to read the constants of one expert, or of a stack of them. t, factor: in front of the activation and behind it."""
     before, behind = np.float32(expert.first.scale), np.float32(expert.second.scale * factor)
     for w1 in expert.first.weights(count, dim):
@@ -288,7 +297,7 @@ def _read(expert: Expert, count: int, dim: int, t: float, factor: float) -> Iter
                 first, bias = w1 if before == 1 else w1 * before, b1
                 if t != 1:
                     first, bias = first * np.float32(t), bias * np.float32(t)
-                yield _Weights(first, bias, w2 if behind == 1 else w2 * behind, b2)
+                yield Weights(first, bias, w2 if behind == 1 else w2 * behind, b2)
 
 
 def _is_sum(results: Array, y: Array) -> bool:

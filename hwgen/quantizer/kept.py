@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ModelError
 from ..graph import Graph, Model, Node, Role
 from ..matching.grid import Grid, Kept
-from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, MoE, Multiply
+from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, MoE, Multiply, SoftMoE
 from ..steps.format import INT8, WIDE
 from .balance import widenable
 from .calibration import Range, Site, sites
@@ -103,7 +103,7 @@ def _is_stored(graph: Graph, value: str, node: Node | None, readers: Sequence[No
         return True                                                  # the activations between its layers
     return (node is None or isinstance(node, (Linear, Activation, Attention, AttentionPool, LayerNorm, Multiply))) and bool(readers) \
         and value not in graph.outputs.values() and all(not isinstance(reader, (Activation, Multiply)) and not reader.TRUNK
-                                                        or isinstance(reader, (Attention, AttentionPool, MoE)) for reader in readers)
+                                                        or isinstance(reader, (Attention, AttentionPool, MoE, SoftMoE)) for reader in readers)
 
 
 def _may_be_wide(node: Node | None, readers: Sequence[Node]) -> bool:

@@ -86,3 +86,13 @@ def test_an_input_that_starts_the_residual_stream(executable, tmp_path):
     done, tasks = hls_networks.run(executable, tmp_path, network, tokens)
     values, wrong = hls_networks.differing(network, tokens, done, tasks)
     assert wrong == [] and values >= 20
+
+
+@pytest.mark.parametrize("blocks, experts", [("s", 3), ("ds", 2)])
+def test_soft_experts_in_the_csim(executable, blocks, experts, tmp_path):
+    """Experts that read and write rows of one value."""
+    model = random_model(5, tokens=9, dim=16, hidden=24, experts=experts, blocks=blocks, act=ACTS[0], classes=(3, 4))
+    network, images = quantizer.quantize(model, None, random=True), random_images(model, 2)
+    done, tasks = hls_networks.run(executable, tmp_path, network, images)
+    values, wrong = hls_networks.differing(network, images, done, tasks)
+    assert wrong == [] and values >= 20

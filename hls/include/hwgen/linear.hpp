@@ -41,7 +41,7 @@ enum class Target : std::uint8_t {
 /// One matrix product.
 struct LinearJob {
     unsigned tokens;       ///< rows of the source in memory
-    unsigned first_token;  ///< of the source; RESIDUAL: of the target
+    unsigned first_token;  ///< of the source; RESIDUAL, ACT, ACTIVATED: of the target
     unsigned rows;         ///< tokens to compute, at most `tokens`
     unsigned in_channels;
     unsigned out_channels;
@@ -148,9 +148,9 @@ inline void drain(const LinearJob &job, unsigned n, const Ticket &ticket, unsign
         case Target::ACTIVATED:
         case Target::MULTIPLIED:
         case Target::ROTATED:
-            act[job.dst + word + t][c] = job.wide_result ? high_half(result) : static_cast<Act>(narrow);
+            act[job.dst + word + (rotated ? t : row)][c] = job.wide_result ? high_half(result) : static_cast<Act>(narrow);
             if (job.wide_result) {
-                low[job.dst + word + t][c] = low_half(result);
+                low[job.dst + word + (rotated ? t : row)][c] = low_half(result);
             }
             break;
         case Target::RESIDUAL:

@@ -244,6 +244,13 @@ constexpr Step some(Step s, Rows rows)
     return s;
 }
 
+/// The same into the rows of its target from `first` on.
+constexpr Step into(Step s, std::uint16_t first)
+{
+    s.first_token = first;
+    return s;
+}
+
 /// The same with an activation function and its output factor, of which multiplier 0 means that of the column.
 constexpr Step linear_activated(Value dst, Value src, Weights weights, Factor out, std::uint8_t function = 0, std::uint8_t frac = 8)
 {

@@ -24,6 +24,7 @@ from .products import (
     LinearOperand,
     LinearResidual,
     LinearRotated,
+    Product,
 )
 from .scale import Scaled, ScaledFresh
 from .start import Constants, LayerNorm, Operands, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
@@ -41,9 +42,11 @@ def calls(network: Network) -> list[Call]:
     found: list[Call] = []
     places: dict[str, int] = {}             # of the newest words of a tensor: index of the call that wrote them
     for _, group in groupby(network.steps, lambda step: (step.value, step.expert is None)):
-        steps = tuple(group)
-        found.append(_function(steps).of(steps, _identity(steps, places)))
-        places |= {sink.name: len(found) - 1 for step in steps for sink in step.sinks}
+        whole = tuple(group)
+        function = _function(whole)
+        for steps in ([(step,) for step in whole] if issubclass(function, Product) else [whole]):          # parts of one value
+            found.append(function.of(steps, _identity(steps, places)))
+            places |= {sink.name: len(found) - 1 for step in steps for sink in step.sinks}
     return found
 
 

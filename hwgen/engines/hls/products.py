@@ -21,6 +21,8 @@ class Product(Call, ABC):
 
     TAKES_ROWS: ClassVar[bool] = False
     """Whether the function itself takes some rows of its source."""
+    INTO_ROWS: ClassVar[bool] = False
+    """Whether it may write some rows of its target."""
 
     @property
     def channels(self) -> int:
@@ -34,12 +36,13 @@ class Product(Call, ABC):
 
     @property
     def rows(self) -> tuple[View, ...]:
-        return (self.source,)
+        return (self.source, self.steps[0].sink) if self.INTO_ROWS else (self.source,)
 
     @property
     def code(self) -> str:
-        span = self.source.tokens
-        return super().code if self.source.whole or self.TAKES_ROWS else f"some(hwgen::{super().code}, {{{span.start}, {span.count}}})"
+        span, sink = self.source.tokens, self.steps[0].sink
+        code = super().code if self.source.whole or self.TAKES_ROWS else f"some(hwgen::{super().code}, {{{span.start}, {span.count}}})"
+        return f"into({'' if code.startswith('some(') else 'hwgen::'}{code}, {sink.tokens.start})" if self.INTO_ROWS and not sink.whole else code
 
     def cycles(self, lanes: int, queries: int) -> int:
         return linear_cycles(self.source.tokens.count, self.src.channels, self.channels, lanes, self.src.wide)
@@ -51,6 +54,7 @@ class Product(Call, ABC):
 class Linear(Product):
     """src -> dst."""
 
+    INTO_ROWS = True
     function = "linear"
     form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant),)
 
@@ -133,6 +137,7 @@ class LinearGated(LinearMultiplied):
 class LinearActivated(Product):
     """The same with the activation function and its output factor."""
 
+    INTO_ROWS = True
     function, target, form = "linear_activated", "ACTIVATED", ((Plain, Stationary, Requant, Table),)
 
     @property
