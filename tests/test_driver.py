@@ -22,6 +22,7 @@ from hwgen.registers import StatusBit
 from hwgen.steps import host
 from hwgen.tools import cxx
 from qgraphs import random_images, random_model, random_qgraph
+from sequence_nets import sequence_network
 from wide_nets import host_start
 
 OPTIONS = {"seed": 3, "blocks": "dm", "classes": (4, 19)}
@@ -36,6 +37,10 @@ const char *text(uint32_t code) { return hwgen_error(code); }
 uint32_t crc(const uint8_t *p, size_t n) { return hwgen_crc32(p, n); }
 int quantize(double x) { return hwgen_quantize(x); }
 double value(const int32_t *frame, uint32_t output, uint32_t channel) { return hwgen_value(frame, output, channel); }
+#ifdef HWGEN_TOKENS
+uint32_t set_lengths(hwgen_device *d, const uint32_t *lengths, uint32_t count) { return hwgen_set_lengths(d, lengths, count); }
+double value_of(const int32_t *frame, uint32_t output, uint32_t channel, uint32_t n) { return hwgen_value_of(frame, output, channel, n); }
+#endif
 int has_scale(uint32_t output) { return hwgen_outputs[output].scale != 0; }
 }
 """
@@ -87,13 +92,19 @@ def made(tmp_path_factory):
     return make(random_qgraph(**OPTIONS), tmp_path_factory.mktemp("driver"))
 
 
-def make(model, folder):
+@pytest.fixture(scope="module")
+def lengths(tmp_path_factory):
+    """The same for sequences of up to nine tokens, of which the mean leaves."""
+    return make(sequence_network(tokens=9, blocks="d"), tmp_path_factory.mktemp("lengths"), 1)
+
+
+def make(model, folder, batch=2):
     """See `made`."""
     try:
         compiler = cxx.find()
     except ToolError as error:
         pytest.skip(f"{error.message}: {error.hint}")
-    program = schedule(model, ti=16, to=8, axi_data_bits=128, batch=2)
+    program = schedule(model, ti=16, to=8, axi_data_bits=128, batch=batch)
     for name, text in driver.files(program, model, "random").items():
         (folder / name.removeprefix("driver/")).write_text(text)
     (folder / "wrapper.cpp").write_text(WRAPPER)
@@ -103,6 +114,8 @@ def make(model, folder):
     library.quantize.argtypes, library.wait.argtypes = [ctypes.c_double], [ctypes.c_void_p, ctypes.c_uint64, AGAIN, ctypes.c_void_p]
     library.load.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
     library.crc.argtypes, library.crc.restype = [ctypes.c_char_p, ctypes.c_size_t], ctypes.c_uint32
+    if program.config.lengths:
+        library.value_of.restype = ctypes.c_double
     return model, program, library, folder
 
 
@@ -132,6 +145,30 @@ def test_load_writes_the_program(made):
     assert load(made, device) == CODE["OK"]
     binary = made[1].binary()
     assert device.written == [(registers.PROGRAM_BASE + i, int.from_bytes(binary[i:i + 4], "little")) for i in range(0, len(binary), 4)]
+
+
+@pytest.mark.parametrize("given, slots", [([5], [5] * 8), ([1, 9, 3], [1, 9, 3, 1, 9, 3, 1, 9]), ([*range(1, 9)], [*range(1, 9)])])
+def test_lengths_are_written(lengths, given, slots):
+    device = Registers(lengths[1])
+    assert lengths[2].set_lengths(ctypes.byref(device.device), (ctypes.c_uint32 * len(given))(*given), len(given)) == CODE["OK"]
+    assert device.written == [(device.at[f"LENGTHS_{n}"], slots[2 * n] | slots[2 * n + 1] << 16) for n in range(4)]
+
+
+@pytest.mark.parametrize("given, status, text", [
+    ([], 0, b"a length is not in 1..HWGEN_TOKENS"), ([0], 0, b"a length is not in"), ([10], 0, b"a length is not in"), ([1] * 9, 0, b"more than eight"),
+    ([3], 1, b"busy")])
+def test_lengths_that_are_refused(lengths, given, status, text):
+    device = Registers(lengths[1], STATUS=status)
+    device.left = None                                              # busy for ever
+    code = lengths[2].set_lengths(ctypes.byref(device.device), (ctypes.c_uint32 * max(1, len(given)))(*given), len(given))
+    assert code != CODE["OK"] and text in lengths[2].text(code) and device.written == []
+
+
+def test_a_mean_of_a_shorter_sequence(lengths):
+    _, program, library, _ = lengths
+    frame = (ctypes.c_int32 * (program.output_bytes // 4))(*range(100, 100 + program.output_bytes // 4))
+    assert library.value_of(frame, 0, 2, 3) == pytest.approx(library.value(frame, 0, 2) * 9 / 3)
+    assert library.value_of(frame, 0, 2, 9) == library.value(frame, 0, 2)
 
 
 def flipped(data: bytes, at: int) -> bytes:
