@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation("low half off by one", "types.hpp", "(word & 255) - 128", "(word & 255) - 127"),
     Mutation("bias of another head", "attention.hpp", "place = h * job.bias_keys + step", "place = step"),
     Mutation("turned the wrong way", "linear.hpp", "(c % 2 == 1 ? sine : -sine)", "(c % 2 == 1 ? -sine : sine)"),
-    Mutation("operand of another token", "linear.hpp", "n * job.rows + t][c] : 0", "n * job.rows][c] : 0"),
+    Mutation("operand of another token", "linear.hpp", "n * job.rows + t][c];", "n * job.rows][c];"),
     Mutation("product of two values in 16 bits", "linear.hpp", "saturate<8>(product)", "saturate<16>(product)"),
     Mutation("class token overwritten", "linear.hpp", ": job.first_token + t;\n        switch", ": t;\n        switch"),
 )
