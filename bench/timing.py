@@ -36,6 +36,8 @@ CASES = {                # name -> module, parameters
     "array": ("pe_array", "-set TI 4 -set TO 4 -set SEG 4"),
     "array, packed": ("pe_array_packed", "-set TI 4 -set TO 4 -set SEG 4"),
     "drain, one lane": ("drain_lanes", "-set TO 1 -set VB 8"),
+    "drain, one lane, operands": ("drain_lanes", "-set TO 1 -set VB 8 -set OPERAND 1"),
+    "drain, two lanes, turned": ("drain_lanes", "-set TO 2 -set VB 16 -set OPERAND 3"),
     "feed, one lane": ("feed_lanes", f"-set TI 1 -set EXP_TABLE {EXP}"),
     "router, two experts": ("router_chain", "-set E 2 -set K 1"),
 }
@@ -48,7 +50,7 @@ ENGINE = EngineConfig(ti=16, to=16, max_tokens=256, act_words=1024, kv_words=512
                       max_top_k=4, axi_data_bits=128, fifo_beats=64)
 CONTROLS = {             # the generated modules of an engine, those of rtl/sv left out
     "control": ENGINE,
-    "control, all stages": replace(ENGINE, **dict.fromkeys(CAN, True)),
+    "control, all stages": replace(ENGINE, operand_words=256, **dict.fromkeys(CAN, True)),
 }
 
 

@@ -60,8 +60,8 @@ class Rotate(Operator):
                       if words.shape[1] % size == 0 and (words.reshape(len(words), -1, size) == words[:, None, :size]).all())
         words, top = words[:, :period], float(np.abs(words).max())
         unit, least, scale = top / WIDE.hi, to.fine_unit(self.x), to.scale(self.output)
-        shift = min(MAX_SHIFT, max(1, math.floor(math.log2(scale / (unit * least)))))
-        scale = max(scale, 2 * unit * least)
+        shift = min(MAX_SHIFT, max(2, 2 * math.floor(math.log2(scale / (unit * least)) / 2)))
+        scale = max(scale, 4 * unit * least)
         table = to.pool.add(to.fresh(f"{self.output}.angles"), np.rint(words / unit).astype(WIDE.dtype))
         beside = next((step.sink for step in to.steps if step.feed.constant is table.array), None)
         if beside is None:

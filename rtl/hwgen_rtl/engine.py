@@ -250,12 +250,12 @@ class Engine(wiring.Component):
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
                    "word16": Signal(16 * c.to), "d_sum": Signal(signed(32)), "d_squares": Signal(signed(48)), "lane_max": Signal(signed(16))}
         operand, operand_word = C(0, 2), C(0, 16 * c.to)
-        if c.operand_words:                     # words of the operand memory: asked for in cycle 2 of the drain, there in cycle 4
+        if c.operand_words:                     # words of the operand memory: asked for in cycle 1 of the drain, there in cycle 3
             m.submodules.operands = operands = Memory(shape=16 * c.to, depth=c.operand_words, init=[])
             operand_read, operand_write = operands.read_port(), operands.write_port()
             operand, operand_word = Mux(feeder.inject, Operand.NONE, fields.operand), Signal(16 * c.to)
             wanted = Cat(drain_valid & (operand != Operand.NONE), drain.operand)
-            asked = as_record({"valid": 1, "address": 16}, at(wanted, 2, "operand_line"), "asked")
+            asked = as_record({"valid": 1, "address": 16}, at(wanted, 1, "operand_line"), "asked")
             m.d.comb += [operand_read.addr.eq(asked.address), operand_read.en.eq(asked.valid)]
             m.d.sync += operand_word.eq(operand_read.data)
         scaled = fields.act | operand[0]

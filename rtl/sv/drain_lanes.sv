@@ -3,7 +3,7 @@
 //
 // cycle 0   acc, control           a = acc + bias
 // cycle 2   out_*                  a, or with `mean` the sum of a over the tokens (valid with the last one)
-// cycle 4   other                  word of the operand
+// cycle 3   other                  word of the operand
 // cycle 7   old                    residual word to add to (read by the control outside)
 // cycle 8   word8, word16          result (int8 / int16); with WIDE and plane 1 or 2 word8 is the high or low half of
 //                                  int16 (numerics.planes); with `residual` sat16(old + y); with `fresh` y alone
@@ -22,7 +22,7 @@
 //   (256 offset + slope * (x >> 4) + 127) >> 8 with the numbers of that end (numerics.Knots). `which` chooses among FUNCTIONS.
 //   Operand (OPERAND = 1): with `operand` 1 lanes of `other` are the multipliers of the second product, with act or without; with 2 they are
 //   added where the residual is. OPERAND = 3 can also turn pairs of lanes, with `operand` 3: x[2j] c - x[2j+1] s, x[2j+1] c + x[2j] s with c and
-//   s in lanes 2j and 2j+1 of `other`; one product more a lane. The sum is shifted and saturated as a product of 1.
+//   s in lanes 2j and 2j+1 of `other`, and an even shift2; one product more a lane. The sum is shifted and saturated as a product of 1.
 //   Second product: the multiplier is shifted left by one bit where shift2 is odd, as it is with that of a column; a constant in the
 //   product's sum rounds.
 module drain_lanes #(
@@ -108,6 +108,8 @@ module drain_lanes #(
   logic signed [15:0] data_2  [0:TO-1];
   logic signed [15:0] old_i   [0:TO-1];
   logic signed [15:0] other_i [0:TO-1];
+  logic signed [15:0] other4  [0:TO-1];
+  logic signed [63:0] turn4   [0:TO-1];       // what the other lane of a pair gives
   logic signed [16:0] times_i [0:TO-1];       // the same, twice with an odd shift2
   logic signed [15:0] add5    [0:TO-1];
   logic signed [15:0] add6    [0:TO-1];
@@ -147,7 +149,7 @@ module drain_lanes #(
   logic [16:0]        m_all;
   logic [4:0]         e5, e6, pairs;           // the second product's shift is 2 * e + 2
   logic               scaled6;                 // by shift2
-  logic signed [63:0] x;
+  logic signed [63:0] x, half4;                // half a unit of the result of the token in cycle 4
   logic signed [31:0] w, t, u;
   logic signed [16:0] change, both;
   logic signed [15:0] r;
@@ -169,7 +171,7 @@ module drain_lanes #(
     assign data_i[g] = data[16*g +: 16];
     assign old_i[g] = old[16*g +: 16];
     assign other_i[g] = other[16*g +: 16];
-    assign times_i[g] = c4.shift2[0] ? {other_i[g], 1'b0} : 17'(other_i[g]);
+    assign times_i[g] = c4.shift2[0] ? {other4[g], 1'b0} : 17'(other4[g]);
     assign fine3[g] = c3.frac == 0 ? {r3[g][15], r3[g][15:0], 4'd0} : c3.frac == 1 ? {{3{r3[g][15]}}, r3[g][15:0], 2'd0} :
                       c3.frac == 2 ? {{5{r3[g][15]}}, r3[g][15:0]} : {r3[g][15:0], 5'd0};
   end
@@ -224,7 +226,7 @@ module drain_lanes #(
   initial begin
     for (int unsigned j = 0; j < TO; j++) begin
       m5[j] = 0; data_1[j] = 0; data_2[j] = 0; a1[j] = 0; scale1[j] = 0; units2[j] = 0; x2[j] = 0; r3[j] = 0; r4[j] = 0; knot4[j] = 0;
-      frac4[j] = 256; g5[j] = 0; add5[j] = 0; add6[j] = 0; add7[j] = 0; turn5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
+      frac4[j] = 256; g5[j] = 0; add5[j] = 0; add6[j] = 0; add7[j] = 0; other4[j] = 0; turn4[j] = 0; turn5[j] = 0; x6[j] = 0; y7[j] = 0; n8[j] = 0; o8[j] = 0; sum1[j] = 0;
     end
     for (int unsigned j = 0; j < LANES; j++) begin
       sum9[j] = 0; square9[j] = 0; max9[j] = 0;
@@ -234,7 +236,7 @@ module drain_lanes #(
     valid8 = 0; word8 = 0; word16 = 0; out_word = 0; next8 = 0; next16 = 0; next_out = 0;
     load1 = '0; load2 = '0; load3 = '0; load4 = '0; code1 = '0; code2 = '0; code3 = '0;
     for (int unsigned g = 0; g < PER_VECTOR; g++) second_late[g] = 0;
-    m_all = 0; e5 = 7; e6 = 7; pairs = 0; scaled6 = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0; far = 0;
+    m_all = 0; e5 = 7; e6 = 7; pairs = 0; scaled6 = 0; half4 = 0; x = 0; w = 0; t = 0; u = 0; r = 0; change = 0; both = 0; negative = 0; over = 0; far = 0;
     below = 0; scale_b = 0; limit = 0; size = 0; beyond = 0;
     for (int unsigned i = 0; i < 2 << FW; i++) ends[i] = i < 2 * FUNCTIONS ? ENDS[39*i +: 39] : 39'd0;
   end
@@ -299,7 +301,7 @@ module drain_lanes #(
     e6 = e5;
     if (OPERAND != 0 && c6.valid) for (int unsigned j = 0; j < TO; j++) add7[j] = add6[j];
     if (OPERAND != 0 && c5.valid) for (int unsigned j = 0; j < TO; j++) add6[j] = add5[j];
-    if (OPERAND != 0 && c4.valid) for (int unsigned j = 0; j < TO; j++) add5[j] = c4.operand == 2 ? other_i[j] : 16'sd0;
+    if (OPERAND != 0 && c4.valid) for (int unsigned j = 0; j < TO; j++) add5[j] = c4.operand == 2 ? other4[j] : 16'sd0;
     if (c4.valid)
       for (int unsigned j = 0; j < TO; j++)
         g5[j] = 32'((64'($signed({knot4[j][35:15], 8'd127}))
@@ -312,9 +314,15 @@ module drain_lanes #(
         m5[j] = {1'b0, c4.act_columns ? {second4[j], 1'b0} : m_all};
         if (OPERAND != 0 && c4.operand[0]) m5[j] = 18'(times_i[OPERAND[1] && c4.operand[1] ? j & ~1 : j]);
         if (OPERAND[1]) begin                    // minus the odd lane in the even one, plus the even lane in the odd one
-          turn5[j] = 64'($signed(r4[j ^ 1][15:0])) * (c4.operand == 3 ? 64'(times_i[j | 1]) : 64'sd0);
-          turn5[j] = 64'($signed(43'd2 << {e5, 1'b0})) + (j[0] ? turn5[j] : -turn5[j]);
+          turn5[j] = c4.operand != 3 ? half4 : j[0] ? half4 + turn4[j] : half4 - turn4[j];
         end
+      end
+    pairs = 5'((c3.shift2 - 6'd1) >> 1);
+    if (OPERAND[1]) half4 = 64'($signed(43'd2 << {!(c3.act | c3.operand[0]) ? 5'd7 : pairs > 20 ? 5'd20 : pairs, 1'b0}));
+    if (OPERAND != 0 && c3.valid)
+      for (int unsigned j = 0; j < TO; j++) begin
+        other4[j] = other_i[j];
+        if (OPERAND[1]) turn4[j] = 64'($signed(r3[j ^ 1][15:0])) * 64'(other_i[j | 1]);
       end
     if (c3.valid)
       if (c3.act)

@@ -94,6 +94,7 @@ class Token:
         self.mult2, self.shift2 = rng.randint(0, 65535), rng.choice([1, rng.randint(16, 40), 47]) if self.act else 16
         if self.scaled:
             self.shift2 = rng.choice([1, 2, 42, rng.randint(1, 42), rng.randint(14, 32), rng.randint(20, 26)])
+            self.shift2 += self.shift2 % 2 if self.operand == Operand.ROTATE else 0
         self.lanes = rng.choice([c.to, rng.randint(1, c.to)])
         self.acc, self.data = accumulators(rng, c.to), np.array([rng.randint(-32767, 32767) for _ in range(c.to)])
         if self.act and not self.scaled and rng.random() < 0.5:     # where the activation is nearly 0, with a scale that shows its last bit
@@ -193,7 +194,7 @@ async def matches_golden(dut, pattern):
             checker.expected[cycle + 2] = {"out_valid": (1, ""), "out_word": (pack(total, 32), str(t))}
         if mean_sum is not None and last_token:
             mean_sum = None
-        driver.at(cycle + 4, other=pack(t.other, 16))
+        driver.at(cycle + 3, other=pack(t.other, 16))
         driver.at(cycle + 7, old=pack(t.old, 16))
         checker.expect(cycle + 8, str(t), valid8=1, word8=pack(t.result, 8), word16=pack(t.word, 16))
         checker.expect(cycle + 9, str(t), d_sum=t.d_sum & 0xFFFFFFFF, d_squares=t.d_squares & (1 << 48) - 1, lane_max=t.lane_max & 0xFFFF)

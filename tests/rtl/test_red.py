@@ -46,10 +46,10 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "negative & w[6:0] == 0", "1'b0"),                         # -128 of the activation
     ("drain_lanes_square", "drain_lanes.sv", "over | negative & w[6:0] == 0", "negative & w[6:0] == 0"),     # saturation
     ("drain_lanes_square", "drain_lanes.sv", "mean1 && !first1", "mean1"),
-    ("drain_lanes_wide", "drain_lanes.sv", "c4.shift2[0] ? {other_i[g], 1'b0}", "1'b0 ? {other_i[g], 1'b0}"),    # an odd shift behind an operand
-    ("drain_lanes_wide", "drain_lanes.sv", "c4.operand == 2 ? other_i[j] : 16'sd0", "other_i[j]"),              # added to what has none to add
-    ("drain_lanes_tall", "drain_lanes.sv", "j[0] ? turn5[j] : -turn5[j]", "turn5[j]"),                        # the sense of a rotation
-    ("drain_lanes_tall", "drain_lanes.sv", "c4.operand == 3 ? 64'(times_i[j | 1])", "c4.operand[0] ? 64'(times_i[j | 1])"),
+    ("drain_lanes_wide", "drain_lanes.sv", "c4.shift2[0] ? {other4[g], 1'b0}", "1'b0 ? {other4[g], 1'b0}"),    # an odd shift behind an operand
+    ("drain_lanes_wide", "drain_lanes.sv", "c4.operand == 2 ? other4[j] : 16'sd0", "other4[j]"),              # added to what has none to add
+    ("drain_lanes_tall", "drain_lanes.sv", "j[0] ? half4 + turn4", "1'b1 ? half4 + turn4"),                        # the sense of a rotation
+    ("drain_lanes_tall", "drain_lanes.sv", "c4.operand != 3 ? half4", "!c4.operand[0] ? half4"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
     ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c7.lanes) ? t", "1 ? t"),                           # sums
     ("feed_lanes_bypass", "feed_lanes.sv", "{upper[i][5:0], u[i][9:8]}", "{upper[i][5:0], u[i][8:7]}"),      # high byte of a word past the array

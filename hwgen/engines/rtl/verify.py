@@ -165,6 +165,8 @@ def _operands(instr: Instr, config: EngineConfig) -> str | None:
         return f"has operands to {Operand(instr.operand).name}, the engine has none"
     if not instr.to16 or instr.act and instr.operand != Operand.MULTIPLY or instr.act_columns or instr.scatter:
         return f"has operands to {Operand(instr.operand).name} for a result that is none of 16 bits without another multiplier"
+    if instr.operand == Operand.ROTATE and instr.shift2 % 2:
+        return f"shift2 = {instr.shift2}, behind a rotation it is even"
     if instr.dst not in wanted[Operand(instr.operand)]:
         return f"has operands to {Operand(instr.operand).name}, and a result for {Dst(instr.dst).name}"
     return None

@@ -57,7 +57,7 @@ class Rotate(Stage):
             return f"{self.view} is no operand of the drain, or a part of one"
         if channels % 2 or step.columns % 2 or self.view.tokens.count != step.sink.tokens.count or step.heads > 1:
             return f"{[self.view.tokens.count, channels]} cosines and sines do not fit {[step.sink.tokens.count, step.columns]} words"
-        return None if 1 <= self.shift <= MAX_SHIFT else f"the shift behind a rotation is {self.shift}, not in 1..{MAX_SHIFT}"
+        return None if self.shift in range(2, MAX_SHIFT + 1, 2) else f"the shift behind a rotation is {self.shift}, not an even one in 2..{MAX_SHIFT}"
 
     @property
     def brief(self) -> str:
