@@ -107,14 +107,10 @@ module drain_lanes #(
   logic signed [15:0] data_1  [0:TO-1];
   logic signed [15:0] data_2  [0:TO-1];
   logic signed [15:0] old_i   [0:TO-1];
-  logic signed [15:0] other_i [0:TO-1];
-  logic signed [15:0] other4  [0:TO-1];
-  logic signed [63:0] turn4   [0:TO-1];       // what the other lane of a pair gives
+  logic signed [15:0] other_i [0:TO-1], other4 [0:TO-1];
   logic signed [16:0] times_i [0:TO-1];       // the same, twice with an odd shift2
-  logic signed [15:0] add5    [0:TO-1];
-  logic signed [15:0] add6    [0:TO-1];
-  logic signed [15:0] add7    [0:TO-1];
-  logic signed [63:0] turn5   [0:TO-1];       // the other lane's part of a rotation, and half a unit of the result
+  logic signed [15:0] add5 [0:TO-1], add6 [0:TO-1], add7 [0:TO-1];
+  logic signed [63:0] turn4 [0:TO-1], turn5 [0:TO-1];     // the other lane's part of a rotation, and half a unit of the result
   logic signed [31:0] a1      [0:TO-1];
   logic [25:0]        scale1  [0:TO-1];
   logic [31:0]        units2  [0:TO-1];       // few bits, but loops over values of one width are faster to simulate; so below
@@ -313,17 +309,12 @@ module drain_lanes #(
       for (int unsigned j = 0; j < TO; j++) begin
         m5[j] = {1'b0, c4.act_columns ? {second4[j], 1'b0} : m_all};
         if (OPERAND != 0 && c4.operand[0]) m5[j] = 18'(times_i[OPERAND[1] && c4.operand[1] ? j & ~1 : j]);
-        if (OPERAND[1]) begin                    // minus the odd lane in the even one, plus the even lane in the odd one
-          turn5[j] = c4.operand != 3 ? half4 : j[0] ? half4 + turn4[j] : half4 - turn4[j];
-        end
+        if (OPERAND[1]) turn5[j] = c4.operand != 3 ? half4 : j[0] ? half4 + turn4[j] : half4 - turn4[j];
       end
     pairs = 5'((c3.shift2 - 6'd1) >> 1);
     if (OPERAND[1]) half4 = 64'($signed(43'd2 << {!(c3.act | c3.operand[0]) ? 5'd7 : pairs > 20 ? 5'd20 : pairs, 1'b0}));
-    if (OPERAND != 0 && c3.valid)
-      for (int unsigned j = 0; j < TO; j++) begin
-        other4[j] = other_i[j];
-        if (OPERAND[1]) turn4[j] = 64'($signed(r3[j ^ 1][15:0])) * 64'(other_i[j | 1]);
-      end
+    if (OPERAND != 0 && c3.valid) for (int unsigned j = 0; j < TO; j++) other4[j] = other_i[j];
+    if (OPERAND[1] && c3.valid) for (int unsigned j = 0; j < TO; j++) turn4[j] = 64'($signed(r3[j ^ 1][15:0])) * 64'(other_i[j | 1]);
     if (c3.valid)
       if (c3.act)
         for (int unsigned j = 0; j < TO; j++) begin
