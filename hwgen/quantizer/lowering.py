@@ -334,7 +334,7 @@ class Lowering:
         fresh = False
         if start and stream.source is None:
             embed, runs = self.producers[terms[0]], stream.runs
-            fresh = not stream.table.any() and [places for _, places in runs] == [Span(0, residual.tokens)] and not isinstance(embed, MoE)
+            fresh = residuals.bare(self, stream) and not isinstance(embed, MoE)
             if not fresh:
                 residuals.start(self, stream, residual, embed, embed.output)
         self.versions[residual.name] += 1

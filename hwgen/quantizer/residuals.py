@@ -56,6 +56,13 @@ def uses(graph: Graph) -> dict[str, tuple[bool, bool]]:
     return found
 
 
+def bare(to: Lowering, stream: Stream) -> bool:
+    """Whether a stream needs no constant to start with: where its first term covers it, in networks with norms that are values; others are
+    as they always were."""
+    past = any(isinstance(node, LayerNorm) and to.uses[node.output][0] for node in to.graph.nodes)
+    return past and not stream.table.any() and [places for _, places in stream.runs] == [Span(0, len(stream.table))]
+
+
 def start(to: Lowering, stream: Stream, residual: Tensor, node: Node, value: str, *drain: Add) -> None:
     """The constant of a residual stream."""
     name = to.fresh(f"{value}.start")
