@@ -17,6 +17,7 @@ from ..steps.stages.multiply import MAX_SHIFT
 from ..steps.tensor import Memory
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
+from .spelled_norm import REDUCING
 
 if TYPE_CHECKING:
     from ..quantizer.lowered import Lowered
@@ -100,6 +101,8 @@ def multiply(op: Op, trial: Trial) -> Match | None:
     if any(math.prod(ref.shape) != math.prod(op.shape(0)) for ref in refs):
         raise Mismatch(f"multiplies values of {list(refs[0].shape)} and {list(refs[1].shape)}: broadcasting is only supported for constants", op.name)
     (x, px), (y, py) = places
+    if x.value == y.value and any(reader.kind in REDUCING for reader in trial.graph.readers.get(op.outputs[0], ())):
+        return None                                          # the squares of a norm
     order = inverse(px)
     if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py):
         factor = x.factor * refs[0].scale * y.factor * refs[1].scale

@@ -60,14 +60,13 @@ module router_scores #(
   logic               over [0:K-1];                 // x is greater than this place
   logic               on;
   logic [15:0]        a, b;
-  logic [34:0]        wide;
   logic [17:0]        high;
 
   initial for (int unsigned i = 0; i < 256; i++) recip_table[i] = RECIP_TABLE[16*i +: 16];
 
   assign late[KW-1:0] = key[KW-1:0];
   for (genvar g = 1; g < E; g++) begin : g_wait
-    delay #(.W(KW), .N(g)) line (.clk(clk), .rst(1'b0), .d(key[KW*g +: KW]), .q(late[KW*g +: KW]));
+    delay #(.W(KW), .N(g)) wait_in_line (.clk(clk), .rst(1'b0), .d(key[KW*g +: KW]), .q(late[KW*g +: KW]));
   end
   delay #(.W(PW*K), .N(E - 5)) wait_for_the_chain (.clk(clk), .rst(1'b0), .d(place), .q(place3));      // the other router's
   delay #(.W(PW*K), .N(6)) wait_for_the_sum (.clk(clk), .rst(1'b0), .d(place3), .q(place_late));
@@ -83,7 +82,7 @@ module router_scores #(
     for (int unsigned i = 0; i < FOURS; i++) four5[i] = 0;
     key = 0; next_key = 0; place = 0; next_place = 0; total6 = 0; total7 = 0; length7 = 0; n8 = 0; n9 = 0; r9 = 0; r10 = 0; r11 = 0; w10 = 0;
     r_full = 0; lift8 = 0; lift9 = 0; ex8 = 0; ex9 = 0; ex10 = 0; ex11 = 0; ex12 = 0; next_expert = 0; next_score = 0; x = 0; on = 0; a = 0; b = 0;
-    wide = 0; high = 0; out_expert = 0; out_score = 0;
+    high = 0; out_expert = 0; out_score = 0;
   end
 
   /* verilator lint_off BLKSEQ */
@@ -120,8 +119,7 @@ module router_scores #(
     n9 = n8;
     lift9 = lift8;
     ex9 = ex8;
-    wide = {total7, 16'd0} >> length7;         // the leading one in bit 15
-    n8 = wide[15:0];
+    n8 = 16'({total7, 16'd0} >> length7);      // the leading one in bit 15
     lift8 = renorm && length7 < 16 ? 4'(5'd16 - length7) : 4'd0;
     ex8 = length7 > 16 ? 2'(length7 - 5'd16) : 2'd0;
     // steps 4 .. 7: the sum of the scores, and its length
