@@ -220,7 +220,7 @@ def macs_of(graph: Graph) -> int:
     total = 0
     for node in graph.nodes:
         tokens = math.prod(shapes[node.output][:-1])
-        weights = sum(getattr(node, key).size for key in ("weight", "w1", "w2", "gate") if hasattr(node, key))
+        weights = sum(getattr(node, key).size for key in ("weight", "w1", "w2", "w3", "gate") if hasattr(node, key))
         total += tokens * weights
         if isinstance(node, (Attention, AttentionPool)):
             total += 2 * tokens * math.prod(shapes[node.k])

@@ -12,6 +12,7 @@ import bert_nets
 from gate_nets import CONDITIONED, task_gate
 import gated_nets
 import masked_nets
+from moe_gated import GATED, OTHERS as GATED_OTHERS
 from moe_loops import LOOPS
 from moe_sigmoids import BIASED, PLAIN, SHARED
 from moe_spellings import SPELLINGS, TOP_1
@@ -142,6 +143,7 @@ FORMS: dict[str, dict[str, Form]] = {
     "Mixtures of experts: loops in which an expert sees its own tokens": {
         name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in LOOPS.items()},
     "Mixtures of experts: sigmoid gates": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (PLAIN | BIASED).items()},
+    "Mixtures of experts: gated experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (GATED | GATED_OTHERS).items()},
     "Mixtures of experts: shared experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, (spelling, _) in SHARED.items()},
     "Mixtures of experts: soft": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in SOFT.items()},
     "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},

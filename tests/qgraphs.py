@@ -21,7 +21,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
                  bias: str | None = None, gates: str = "softmax", rotary: int = 0) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
-    without an activation, "s" = soft mixture of experts, two slots each.
+    without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
@@ -94,11 +94,12 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, normed(f"{b}.behind1", f"{b}.proj", "respost", "sandwich")))
             state = normed(f"{b}.post1", f"{b}.mid", "post")
             read = normed(f"{b}.norm2", state, "pre", "sandwich")
-            if kind == "m":
+            if kind in "mx":
                 inner = expert_hidden or hidden
+                third = stack(f"{b}.third", dim, inner) if kind == "x" else ()
                 nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", read, *matrix(f"{b}.gate{task}", dim, experts),
                                     *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
-                                    renormalize, gates != "softmax", draw(f"{b}.choice", experts if gates == "biased" else 0, gain=0.3)))
+                                    renormalize, gates != "softmax", draw(f"{b}.choice", experts if gates == "biased" else 0, gain=0.3), *third))
             elif kind == "s":
                 nodes.append(ops.SoftMoE(f"{b}.moe", f"{b}.mlp", read, draw(f"{b}.phi{task}", dim, 2 * experts, gain=0.4),
                                         *stack(f"{b}.first", dim, expert_hidden or hidden), *stack(f"{b}.second", expert_hidden or hidden, dim),
@@ -112,7 +113,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", read, *matrix(f"{b}.fc1", dim, hidden)))
                 nodes.append(ops.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", function))
                 nodes.append(ops.Linear(f"{b}.fc2", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
-            branch = f"{b}.mlp" if kind == "m" else normed(f"{b}.behind2", f"{b}.mlp", "respost", "sandwich")
+            branch = f"{b}.mlp" if kind in "mx" else normed(f"{b}.behind2", f"{b}.mlp", "respost", "sandwich")
             nodes.append(ops.Add(f"{b}.add2", f"{b}.out", state, branch))
             state = normed(f"{b}.post2", f"{b}.out", "post")
         last = normed("norm", state, "pre", "respost", "sandwich")

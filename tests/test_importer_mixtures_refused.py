@@ -11,7 +11,7 @@ from hwgen.importer.evaluate import Evaluator
 from moe_loops import pairs, places, zeros
 from moe_sigmoids import dense, two_groups
 from moe_spellings import SPELLINGS, Mix, dispatched
-from onnx_nets import CLASSES, DIM, EXPERTS, HIDDEN, TOKENS, result
+from onnx_nets import CLASSES, DIM, EXPERTS, TOKENS, result
 from test_importer_mixtures import network
 
 
@@ -43,28 +43,6 @@ def experts_of_three_layers(m: Mix) -> str:
     scores, total = m.scores(), None
     for e in range(EXPERTS):
         y = m.op("MatMul", m.op("Relu", m.expert(e, m.rows)), m.net.random(DIM, DIM))
-        y = m.op("Mul", m.column(scores, e), y)
-        total = y if total is None else m.op("Add", total, y)
-    return total
-
-
-def gated(m: Mix) -> str:
-    """SwiGLU, by two products."""
-    scores, net, total = m.scores(), m.net, None
-    for e in range(EXPERTS):
-        a, b = (m.op("MatMul", m.rows, net.random(DIM, HIDDEN)) for _ in range(2))
-        y = m.op("MatMul", m.op("Mul", net.act(a, "silu"), b), net.const(m.w2[e]))
-        y = m.op("Mul", m.column(scores, e), y)
-        total = y if total is None else m.op("Add", total, y)
-    return total
-
-
-def gated_halves(m: Mix) -> str:
-    """SwiGLU, by one product that is split."""
-    scores, net, total = m.scores(), m.net, None
-    for e in range(EXPERTS):
-        a, b = m.op("Split", m.op("MatMul", m.rows, net.random(DIM, 2 * HIDDEN)), net.ints(HIDDEN, HIDDEN), outputs=2, axis=-1)
-        y = m.op("MatMul", m.op("Mul", net.act(a, "silu"), b), net.const(m.w2[e]))
         y = m.op("Mul", m.column(scores, e), y)
         total = y if total is None else m.op("Add", total, y)
     return total
@@ -115,8 +93,6 @@ REFUSED = {
     two_layers_before_the_choice: "has a router that reads 'tanh_0.out', and experts that read something else",
     experts_of_one_layer: "has a router, but no experts",
     experts_of_three_layers: "has experts of more than two layers: ",
-    gated: "has gated experts (SwiGLU): 'matmul",
-    gated_halves: "has gated experts (SwiGLU): halves of 'matmul",
     capacity: f"{NO_TOP_K}its router counts the tokens of an expert (capacity) and drops those beyond",
     not_finite: "has experts that give NaN or infinity on random tokens and logits",
     sum_that_starts_with_a_shared_expert: "has 5 experts for 4 results of its router: an expert that every token passes (a shared one) is read "

@@ -32,7 +32,7 @@ ENGINES = {
     "16x8, no router, SiLU, causal": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0, "causal": True, "wide": True,
                                                                                               "bypass": True, "rms": True} | DEEP},
     "32x16, packed, two columns a cycle, 4-bit weights": {"ti": 32, "to": 16, "axi_data_bits": 512, "packed": True, "load_columns": 2,
-                                                          "options": dict(w4=True, wide=True, bypass=True, scores=True, **ROUTER)},
+                                                          "options": dict(w4=True, wide=True, bypass=True, scores=True, operand_words=256, **ROUTER)},
 }
 SMALL, PLAIN, WIDE = ENGINES
 
@@ -76,6 +76,10 @@ NETWORKS = {
     "sigmoid gates": (WIDE, {"seed": 27, "blocks": "dmm", "experts": 6, "top_k": 2, "gates": "sigmoid"}, {}),
     "sigmoid gates, not renormalised, two tasks": (WIDE, {"seed": 28, "blocks": "dm", "gates": "sigmoid", "renormalize": False, "classes": (3, 4)}, {}),
     "a bias for the choice, three tasks": (WIDE, {"seed": 29, "blocks": "dmm", "experts": 8, "top_k": 3, "gates": "biased", "classes": (3, 9, 5)}, {}),
+    "gated experts": (WIDE, {"seed": 33, "blocks": "dxx", "dim": 40, "experts": 6, "expert_hidden": 40}, {}),
+    "gated experts with 4-bit weights, sigmoid gates, two tasks": (WIDE, {"seed": 34, "blocks": "x", "gates": "sigmoid", "classes": (3, 4), "expert_hidden": 20,
+                                                                         "precision": Precision.W4A8_EXPERTS}, {}),
+    "gated experts, batch of two": (WIDE, {"seed": 35, "tokens": 7, "blocks": "dx", "top_k": 1}, {"batch": 2}),
     "soft experts": (SMALL, {"seed": 31, "blocks": "ds"}, {}),
     "soft experts, two tasks": (SMALL, {"seed": 32, "blocks": "ds", "dim": 40, "experts": 3, "classes": (3, 4)}, {}),
     "a bias for the choice, batch of two": (WIDE, {"seed": 30, "tokens": 7, "blocks": "dm", "gates": "biased", "renormalize": False}, {"batch": 2}),

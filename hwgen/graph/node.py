@@ -25,6 +25,7 @@ class Role(Enum):
     SCORE = "score"      # Attention: q . k * scale
     LOGIT = "logit"      # MoE: what the router's softmax reads
     PRE = "pre"          # MoE: the first layer of the chosen experts, before the activation
+    UP = "up"            # MoE of gated experts: what the activations of the chosen experts are multiplied by
     HIDDEN = "hidden"    # MoE: activations between the two layers of the chosen experts
     SLOT = "slot"        # SoftMoE: what experts read
     EXPERT = "expert"    # MoE: results of the chosen experts, before their scores

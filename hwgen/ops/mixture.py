@@ -30,7 +30,6 @@ PRODUCTS = {"MatMul", "Gemm", "Einsum"}
 SELECTIONS = {"Gather", "GatherND", "GatherElements", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Split", "Cast", "Expand",
               "Identity", "Flatten"}
 MOVES = SELECTIONS | {"Concat", "Tile", "Where", "Mul", "Pad", "ScatterElements", "ScatterND"}     # of tokens on their way to experts
-TWO_LAYERS = "experts of two layers with an activation between them are supported"
 SHAPES = {"Shape", "Size"}
 
 
@@ -81,12 +80,19 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """Two layers of one expert, or of a stack of them. before: the value that goes into the activation; behind: what comes out of it."""
+    """Layers of one expert, or of a stack of them. before: the value that goes into the activation; behind: what the second layer reads.
+    third: of gated experts, a layer beside the first one, and ``beside`` its result; which of both the activation is of, is not known here."""
 
     first: Layer
     second: Layer
     before: str
     behind: View
+    third: Layer | None = None
+    beside: str = ""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.first, self.second, *(() if self.third is None else (self.third,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +211,7 @@ class _Reader:
                 raise Mismatch(f"has experts of more than two layers: {op.name!r} is a third one", self.result.name)
             if self.depth[value] == 2:
                 expert = self._expert(value, operand)
-                experts.setdefault(tuple(id(array) for layer in (expert.first, expert.second) for array in (layer.weight, layer.bias)), expert)
+                experts.setdefault(tuple(id(array) for layer in expert.layers for array in (layer.weight, layer.bias)), expert)
         return Mixture(self.region, self.logits, self.xs, tuple(experts.values()), frozenset(self.routing), self.mixes, self.changed,
                        tuple(self._scalars()))
 
@@ -251,27 +257,26 @@ class _Reader:
 
     def _expert(self, value: str, hidden: View) -> Expert:
         """The one whose second product gives ``value``."""
-        firsts = self._before(hidden)
-        if len(firsts) == 2:
-            names = " and ".join(repr(self.products[first][0].name) for first in firsts)
-            raise Mismatch(f"has gated experts (SwiGLU): {names} are multiplied with each other; {TWO_LAYERS}", self.result.name)
-        if len(firsts) != 1:
+        firsts = [product for product in self.products if product in self._before(hidden)]
+        if len(firsts) not in (1, 2):
             raise Mismatch(f"has experts whose second layer {self.products[value][0].name!r} reads {len(firsts)} first layers", self.result.name)
-        (first,) = firsts
-        before, first_layer = self._layer(first)
+        before, first_layer = self._layer(firsts[0])
         _, second_layer = self._layer(value)
-        return Expert(first_layer, second_layer, before, hidden)
+        if len(firsts) == 1:
+            return Expert(first_layer, second_layer, before, hidden)
+        beside, third_layer = self._layer(firsts[1])
+        return Expert(first_layer, second_layer, before, hidden, third_layer, beside)
 
-    def _before(self, hidden: View) -> list[str]:
+    def _before(self, hidden: View) -> set[str]:
         """First products that a value between the two is computed from."""
-        found, seen, waiting = [], set(), [hidden.base]
+        found, seen, waiting = set(), set(), [hidden.base]
         while waiting:
             value = waiting.pop()
             if value in seen or self.depth.get(value) != 1:
                 continue
             seen.add(value)
             if value in self.products:
-                found.append(value)
+                found.add(value)
             else:
                 waiting += [ref.base for ref in self.region.graph.producers[value].inputs if isinstance(ref, View)]
         return found

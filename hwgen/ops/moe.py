@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,12 +14,14 @@ from ..matching.opgraph import Op, View
 from ..matching.region import Unprovable
 from ..matching.trial import Bound, Match, Mismatch, Trial, in_order
 from ..steps.format import INT8, LOGIT, OCTAVE, RATING, SHARE, TABLE_UNIT, WIDE
-from ..steps.stages import Add as AddTo, Choose, Gather, Plain, Requant, Route, Score, Stage, Table
+from ..steps.stages import Add as AddTo, Choose, Gather, Multiply as Times, Plain, Requant, Route, Score, Stage, Table
 from ..steps.step import Expert, Keep, Step
 from ..steps.tensor import Memory, Tensor
 from .activation import Activation
+from .expert_weights import nothing
 from .linear import Linear
 from .mixture import Mixture, mixture
+from .multiply import Multiply, product_units
 from .operands import operand
 from .operator import SUPPORTED, Operator, Spellings
 from .routing import routed
@@ -41,10 +43,11 @@ PARTS = {"Add": "a mixture of experts", "MatMul": "a mixture of experts", "Mul":
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MoE(Operator):
-    """Mixture of experts, each a two-layer MLP; router = softmax over all experts, then top-k (lowest index wins a tie).
+    """Mixture of experts, each a two-layer MLP, which may be gated; router = softmax over all experts, then top-k (lowest index wins a tie).
 
     ``sigmoid``: a score is the sigmoid of its logit; ``choice`` is added to the scores for the top-k alone. ``renormalize``: the k scores are
-    divided by their sum. ``y = sum_e score_e * (act(x @ w1[e] + b1[e]) @ w2[e] + b2[e])``
+    divided by their sum. ``y = sum_e score_e * (act(x @ w1[e] + b1[e]) @ w2[e] + b2[e])``; of gated experts the activation is multiplied by
+    ``x @ w3[e] + b3[e]``.
     """
 
     x: str
@@ -59,6 +62,8 @@ class MoE(Operator):
     renormalize: bool
     sigmoid: bool = False
     choice: Array = field(default_factory=lambda: np.zeros(0, np.float32))        # [E], or empty: zeros
+    w3: Array = field(default_factory=nothing)           # [E, D, H], or empty: experts are not gated
+    b3: Array = field(default_factory=nothing)           # [E, H], or empty
 
     BY_TOKEN: ClassVar[bool] = True
     TAKES: ClassVar[bool] = True
@@ -71,6 +76,10 @@ class MoE(Operator):
     def num_experts(self) -> int:
         return len(self.w1)
 
+    @property
+    def gated(self) -> bool:
+        return self.w3.size > 0
+
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
         e, d, h = self.w1.shape
@@ -78,6 +87,8 @@ class MoE(Operator):
             raise self.fail(f"input {x}, gate {self.gate.shape}, w1 {self.w1.shape}, w2 {self.w2.shape} do not fit")
         if not 1 <= self.top_k <= e:
             raise self.fail(f"top-{self.top_k} of {e} experts")
+        if (self.w3.shape, self.b3.shape) not in (((0,), (0,)), ((e, d, h), (e, h))):
+            raise self.fail(f"w3 {self.w3.shape} and b3 {self.b3.shape} do not fit w1 {self.w1.shape}")
         if self.choice.shape not in ((0,), (e,)):
             raise self.fail(f"a bias {list(self.choice.shape)} of the choice among {e} experts")
         return x
@@ -96,6 +107,11 @@ class MoE(Operator):
             mine, place = np.nonzero(experts == e)       # rows routed to e, and the place (0..k-1) it has there
             pre = rows[mine] @ self.w1[e] + self.b1[e]
             hidden = activate(pre, self.act)
+            if self.gated:
+                up = rows[mine] @ self.w3[e] + self.b3[e]
+                hidden = hidden * up
+                if inner is not None:
+                    inner.append((Role.UP, up))
             out = hidden @ self.w2[e] + self.b2[e]
             if inner is not None:
                 inner += [(Role.PRE, pre), (Role.HIDDEN, hidden), (Role.EXPERT, out)]
@@ -144,7 +160,8 @@ class MoE(Operator):
         return {"w2": self.w2 @ matrix, "b2": self.b2 @ matrix}
 
     def reading(self, matrix: Array, offset: Array) -> Mapping[str, Array]:
-        return {"gate": matrix @ self.gate, "gate_bias": self.gate_bias + offset @ self.gate,
+        third = {"w3": matrix @ self.w3, "b3": self.b3 + offset @ self.w3} if self.gated else {}
+        return {**third, "gate": matrix @ self.gate, "gate_bias": self.gate_bias + offset @ self.gate,
                 "w1": matrix @ self.w1, "b1": self.b1 + offset @ self.w1}
 
     def formats(self) -> tuple[FixedFormat, ...]:
@@ -173,15 +190,31 @@ class MoE(Operator):
         to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, form), *choose), queue, part="gate", about="gate")
         pre = to.point(self.output, Role.PRE, Unit.PRE_ACT, self.output)
         given = to.units(self.output, self.b1.shape, Role.HIDDEN)
-        tables, units = to.tables(self, self.act.value, np.broadcast_to(given, (experts, given.shape[-1])), f"{output}.experts", hidden_form, pre)
+        given = np.broadcast_to(given, (experts, given.shape[-1]))
+        if self.gated:
+            units, shift = product_units(given, TABLE_UNIT, to.fine_unit(self.output, Role.UP))
+            looked = [(to.table(self, self.act.value, pre),)] * experts
+        else:
+            tables, units = to.tables(self, self.act.value, given, f"{output}.experts", hidden_form, pre)
+            looked = [(table,) for table in tables]
         for e in range(experts):
             hidden = to.activations(to.fresh(f"{output}.hidden{e}"), tokens, self.w1[e].shape[1], units[e], hidden_form)
+            expert = Expert(e, experts, queue)
+            times: tuple[Stage, ...] = ()
+            if self.gated:
+                beside = to.activations(to.fresh(f"{output}.operand{e}"), tokens, self.w3[e].shape[1], units[e] / (TABLE_UNIT * 2.0 ** shift), WIDE)
+                beside = replace(beside, memory=Memory.OPERAND)
+                third = to.weights(self, f"expert {e}, layer 3", x, self.w3[e], self.b3[e], beside.units, narrow=narrow,
+                                   name=f"{output}.expert{e}.layer3", role=Role.UP, index=e)
+                to.emit(Step(output, self.name, Gather(), third.tile, (beside.view(),), x.tensor.view(), (Requant(third.factor, WIDE),),
+                             part=f"expert{e}.layer3", macs=tokens * self.top_k * self.w3[e].size // experts,
+                             about=f"expert {e}, layer 3", expert=expert))
+                times = (Times(beside.view(), shift, hidden_form),)
             first = to.weights(self, f"expert {e}, layer 1", x, self.w1[e], self.b1[e], pre.unit, narrow=narrow,
                                name=f"{output}.expert{e}.layer1", role=Role.PRE, index=e)
             second = to.weights(self, f"expert {e}, layer 2", to.as_lowered(hidden), self.w2[e], self.b2[e], place.tensor.scale,
                                 narrow=narrow, name=f"{output}.expert{e}.layer2", role=Role.EXPERT, index=e)
-            expert = Expert(e, experts, queue)
-            drain = Requant(first.factor, pre), tables[e]
+            drain = Requant(first.factor, pre), *looked[e], *times
             to.emit(Step(output, self.name, Gather(), first.tile, (hidden.view(),), x.tensor.view(), drain, part=f"expert{e}.layer1",
                          macs=tokens * self.top_k * self.w1[e].size // experts, about=f"expert {e}, layer 1", expert=expert))
             to.emit(Step(output, self.name, Plain(), second.tile, (place,), hidden.view(), (Requant(second.factor, WIDE), Score(), AddTo(place)),
@@ -225,15 +258,14 @@ def moe(op: Op, trial: Trial) -> Match | None:
     if any(not np.array_equal(one, affines[0]) for one in affines):
         raise Mismatch(f"has experts that read {value!r} times different factors", op.name)
     scale, offset = affines[0]
-    w1, b1 = whole.w1, whole.b1
-    if (scale != 1).any() or offset.any():
-        w1, b1 = w1 * scale[:, None], b1 + offset @ w1.astype(np.float64)
+    w = whole.weights.behind(scale, offset)
     gate, gate_bias = logits.gate.weight, logits.gate.bias
     scale, offset = _affine_of(logits.bound, gate.shape[-1])
     if (scale * logits.factor != 1).any() or offset.any():
         gate, gate_bias = gate * (scale * logits.factor), (gate_bias * scale + offset) * logits.factor
-    node = MoE(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w1), b1=trial.array(b1),
-               w2=trial.array(whole.w2), b2=trial.array(whole.b2), act=whole.act, top_k=whole.routing.top_k, renormalize=whole.routing.renormalize,
+    node = MoE(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w.w1), b1=trial.array(w.b1),
+               w2=trial.array(w.w2), b2=trial.array(w.b2), w3=trial.array(w.w3), b3=trial.array(w.b3),
+               act=whole.act, top_k=whole.routing.top_k, renormalize=whole.routing.renormalize,
                sigmoid=whole.routing.sigmoid, choice=trial.array(whole.routing.choice))
     for part in found.region.ops:                                    # what the second layers of experts read
         ref = part.operand(0)
@@ -288,18 +320,25 @@ def _one_expert(op: Op, trial: Trial, share: View, y: View) -> Match:
     gate, (score, times) = trial.bound[share.base].node, (operand(trial, share), operand(trial, y))
     second = None if times is None else times.node
     act = trial.made.get(second.x) if isinstance(second, Linear) else None
+    third = None
+    if isinstance(act, Multiply):
+        factors = trial.made.get(act.x), trial.made.get(act.y)
+        act, third = factors if isinstance(factors[0], Activation) else factors[::-1]
     first = trial.made.get(act.x) if isinstance(act, Activation) else None
     logit = trial.made.get(gate.x) if isinstance(gate, Activation) else None
     if not (isinstance(second, Linear) and isinstance(act, Activation) and isinstance(first, Linear) and isinstance(logit, Linear)
-            and score is not None and times is not None and score.shape[0] == times.shape[0]):
-        raise Mismatch(f"{named}; supported are a Linear of the token as its score, and as what it weighs two layers with an activation between them",
-                       op.name)
+            and (third is None or isinstance(third, Linear)) and score is not None and times is not None and score.shape[0] == times.shape[0]):
+        raise Mismatch(f"{named}; supported are a Linear of the token as its score, and as what it weighs two layers with an activation between "
+                       "them, which may be gated", op.name)
     if logit.x != first.x:
         raise Mismatch(f"{named}, which is made of {logit.x!r}; it weighs what is made of {first.x!r}, and must read the same", op.name)
+    if third is not None and third.x != first.x:
+        raise Mismatch(f"{named}; it weighs a gated MLP whose halves read {first.x!r} and {third.x!r}, and must read the same", op.name)
+    up = {} if third is None else {"w3": trial.array(third.weight[None]), "b3": trial.array(third.bias[None])}
     factor = score.factor * times.factor
     node = MoE(op.name, op.outputs[0], first.x, gate=logit.weight, gate_bias=logit.bias, w1=trial.array(first.weight[None]),
                b1=trial.array(first.bias[None]), w2=trial.array(second.weight[None] * factor), b2=trial.array(second.bias[None] * factor),
-               act=act.kind, top_k=1, renormalize=False, sigmoid=True)
+               act=act.kind, top_k=1, renormalize=False, sigmoid=True, **up)
     for ref in (share, y):
         trial.absorb(trial.graph.producers[ref.base], ref)
     return Match((node,), in_order(*times.shape))

@@ -63,11 +63,7 @@ class Multiply(Operator):
         else:
             drained = to.point(x.function.x, Role.OUT, Unit.PRE_ACT, x.function.output)
             table, unit, looked_up = [to.table(x.function, x.function.kind.value, drained)], drained.unit, TABLE_UNIT
-        units, least = to.units(self.output, (channels,)), to.fine_unit(streamed)
-        shift = math.floor(math.log2(float(units.min()) / (looked_up * least)))
-        if shift < 1:                                                                      # the product keeps far below what its factors reach
-            units, shift = np.maximum(units, 2 * looked_up * least), 1
-        shift = min(shift, MAX_SHIFT)
+        units, shift = product_units(to.units(self.output, (channels,)), looked_up, to.fine_unit(streamed))
         up = to.weights(y.linear, "linear", y, y.linear.weight, y.linear.bias, np.broadcast_to(units, (channels,)) / (looked_up * 2.0 ** shift),
                         narrow=to.precision.narrow_linear)
         beside = to.activations(to.fresh(f"{self.output}.operand"), tokens, channels, units / (looked_up * 2.0 ** shift), WIDE)
@@ -90,6 +86,14 @@ class Multiply(Operator):
     @classmethod
     def spellings(cls) -> Spellings:
         return Spellings({"Mul": (multiply,)}, {"Mul": "a product of two values"}, rank=7)
+
+
+def product_units(units: Array, looked_up: float, least: float) -> tuple[Array, int]:
+    """(units of a product, the shift behind it), where it would have ``units``, one factor has ``looked_up`` and the other at least ``least``."""
+    shift = math.floor(math.log2(float(units.min()) / (looked_up * least)))
+    if shift < 1:                                                                          # the product keeps far below what its factors reach
+        return np.maximum(units, 2 * looked_up * least), 1
+    return units, min(shift, MAX_SHIFT)
 
 
 def multiply(op: Op, trial: Trial) -> Match | None:

@@ -18,7 +18,9 @@ from ..functions import FAMILIES, FUNCTIONS, Act, activate, softmax, titles
 from ..graph import Array
 from ..matching.opgraph import Const
 from ..matching.trial import Mismatch, close, in_order, inverse
-from .mixture import TWO_LAYERS, Expert, Mixture
+from .expert_weights import Weights
+from .gating import Gating, halves
+from .mixture import Expert, Layer, Mixture
 
 ROWS = 48                        # of random logits, at least
 APART = 1e-3                     # difference of scores, at least
@@ -50,35 +52,10 @@ class Routing:
 class Routed:
     """The weights as the operator MoE has them, in the order of the router; factor: of every score; positions: of `Match`."""
 
-    w1: Array
-    b1: Array
-    w2: Array
-    b2: Array
+    weights: Weights
     act: Act
     routing: Routing
     positions: Array
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """Of all experts."""
-
-    w1: Array                # [experts, D, H]
-    b1: Array
-    w2: Array
-    b2: Array
-
-    def results(self, x: Array, act: Act) -> Array:
-        """Of every expert on every token, or on rows of its own: x [tokens, D] or [experts, tokens, D] -> [experts, tokens, D]."""
-        found: Array = activate(x @ self.w1 + self.b1[:, None], act) @ self.w2 + self.b2[:, None]
-        return found
-
-    def times(self, factor: float) -> Weights:
-        """Of experts whose results are so many times as large."""
-        return self if factor == 1 else Weights(self.w1, self.b1, self.w2 * np.float32(factor), self.b2 * np.float32(factor))
-
-    def of(self, places: list[int]) -> Weights:
-        return Weights(self.w1[places], self.b1[places], self.w2[places], self.b2[places])
 
 
 def routed(found: Mixture, name: str) -> Routed:
@@ -87,7 +64,7 @@ def routed(found: Mixture, name: str) -> Routed:
 
 
 class Router:
-    """Runs a mixture. stack: experts in one constant."""
+    """Runs a mixture. stack: experts in one constant; gating, is_gated: how the layers of an expert go together."""
 
     def __init__(self, found: Mixture, name: str):
         self.found, self.name = found, name
@@ -98,6 +75,7 @@ class Router:
         self.positions = in_order(self.tokens, self.dim) if positions is None else positions.reshape(self.tokens, self.dim)
         self.rng = np.random.default_rng(0)
         self.result = found.region.ops[-1].outputs[0]
+        self.gating, self.is_gated = Gating(), False
 
     def run(self) -> Routed:
         if not self.found.experts:
@@ -115,8 +93,7 @@ class Router:
         places, scale = placed
         weights = weights.of(places)
         routing = self._routing(weights, act, scale)
-        total = np.float32(scale)
-        return Routed(weights.w1, weights.b1, weights.w2 * total, weights.b2 * total, act, routing, self.positions)
+        return Routed(weights.times(scale), act, routing, self.positions)
 
     # ---------------------------------------------------------------- running it
 
@@ -146,8 +123,33 @@ class Router:
     # ---------------------------------------------------------------- the activation
 
     def activation(self) -> tuple[Act, float, float]:
-        """(which function, t, f): what stands between the layers of an expert is f * function(t * x), element by element."""
-        before, behind = self._hidden()
+        """(which function, t, f): what stands between the layers of an expert is f * function(t * x), element by element; times what the
+        third layer gives, if there is one."""
+        for gating in self._gatings():
+            before, behind = self._hidden(gating)
+            found = self._function(before, behind)
+            if found is not None and (not self._gates(gating) or self._is_product(gating)):
+                self.gating, self.is_gated = gating, self._gates(gating)
+                return found
+        expert = self.found.experts[0]
+        raise Mismatch(f"has experts that compute no known function between {expert.before!r} and {expert.behind.base!r}; supported are "
+                       f"{titles('and')}", self.name)
+
+    def _gatings(self) -> Iterator[Gating]:
+        """Each way the first layers may be a gate and what it multiplies."""
+        experts, shapes = self.found.experts, self.found.region.graph.shapes
+        if any(expert.third is not None for expert in experts):
+            yield from (Gating(), Gating(third=True))
+            return
+        yield self.gating
+        columns = {shape[-1] for expert in experts if (shape := shapes[expert.before])}
+        if len(columns) == 1 and all(expert.behind.shape[-1:] == (size // 2,) for expert in experts for size in columns):
+            yield from halves(columns.pop())
+
+    def _gates(self, gating: Gating) -> bool:
+        return gating.up is not None or self.found.experts[0].third is not None
+
+    def _function(self, before: Array, behind: Array) -> tuple[Act, float, float] | None:
         largest = float(np.abs(behind).max(initial=0.0))
         repeated = np.repeat(before, len(behind) // max(1, len(before)))
         scales = [1.0, *(factor for factor in dict.fromkeys(self.found.scalars) if factor > 0 and factor != 1)]
@@ -158,24 +160,30 @@ class Router:
             factor = float(computed @ behind / (computed @ computed))
             if np.abs(factor * computed - behind).max() <= TOLERANCE / 10 * largest:
                 return act, t, self.exact(factor, t)
-        expert = self.found.experts[0]
-        if len(before) == 2 * len(behind):
-            raise Mismatch(f"has gated experts (SwiGLU): halves of {expert.before!r} are multiplied with each other; {TWO_LAYERS}", self.name)
-        raise Mismatch(f"has experts that compute no known function between {expert.before!r} and {expert.behind.base!r}; supported are "
-                       f"{titles('and')}", self.name)
+        return None
 
-    def _hidden(self) -> tuple[Array, Array]:
-        """What goes into the activation and what comes out of it, each in order of size: it does not matter where elements stand."""
-        drawn = {expert.before: lambda array: self.rng.normal(0, 3, array.shape).astype(np.float32) for expert in self.found.experts}
+    def _hidden(self, gating: Gating, factor: float = 1.0) -> tuple[Array, Array]:
+        """What goes into the activation and what comes out of it times ``factor``, each in order of size: it does not matter where elements stand."""
+        rng = np.random.default_rng(1)
+
+        def draw(array: Array) -> Array:
+            return rng.normal(0, 3, array.shape).astype(np.float32)
+
+        drawn = {name: how for expert in self.found.experts for name, how in gating.drawn(expert, draw, factor).items()}
         wanted = {*drawn, *(expert.behind.base for expert in self.found.experts)}
-        x = self.rng.standard_normal((self.tokens, self.dim)).astype(np.float32)
-        given = self._given(x, self.rng.standard_normal((self.tokens, self.count)).astype(np.float32))
+        x = rng.standard_normal((self.tokens, self.dim)).astype(np.float32)
+        given = self._given(x, rng.standard_normal((self.tokens, self.count)).astype(np.float32))
         values = self.found.region.run(given, wanted, drawn)
         for expert in self.found.experts:
             if values[expert.before].size:
                 break
-        before, behind = values[expert.before].ravel(), values[expert.behind.base].ravel() * np.float32(expert.behind.scale)
+        before, behind = gating.looked_up(expert, values).ravel(), values[expert.behind.base].ravel() * np.float32(expert.behind.scale)
         return np.sort(before), np.sort(behind)
+
+    def _is_product(self, gating: Gating) -> bool:
+        """Whether what multiplies the activation does: twice as much of the other sign gives twice as much of the other sign."""
+        once, other = self._hidden(gating)[1], self._hidden(gating, -2.0)[1]
+        return bool(np.abs(np.sort(-2 * once) - other).max(initial=0.0) <= TOLERANCE * np.abs(other).max(initial=0.0))
 
     def _functions(self) -> Iterator[Act]:
         yield from map(Act, FUNCTIONS)
@@ -205,11 +213,11 @@ class Router:
         experts = self.found.experts
         stacked = len(experts) == 1 and experts[0].second.weight.squeeze().ndim == 3
         count = self.stack if stacked else 1
-        ways = [list(_read(expert, count, self.dim, t, factor)) for expert in experts]
+        ways = [list(_read(expert, count, self.dim, t, factor, self.gating)) for expert in experts]
         for place in range(min(map(len, ways), default=0)):
             read = [way[place] for way in ways]
             if len({weights.w1.shape for weights in read}) == 1:
-                yield Weights(*(np.concatenate([getattr(weights, key) for weights in read]) for key in ("w1", "b1", "w2", "b2")))
+                yield Weights(*(np.concatenate([getattr(weights, key) for weights in read]) for key in ("w1", "b1", "w2", "b2", "w3", "b3")))
 
     def _places(self, results: Array, y: Array) -> tuple[list[int], float] | None:
         """(for each place of the router the expert it stands for, the factor of its result); None when a place has none."""
@@ -287,17 +295,35 @@ class Router:
         return f"the factors of its experts are those of no top-k of a softmax or of sigmoids: {why}"
 
 
-def _read(expert: Expert, count: int, dim: int, t: float, factor: float) -> Iterator[Weights]:
+def _read(expert: Expert, count: int, dim: int, t: float, factor: float, gating: Gating) -> Iterator[Weights]:
     """Each way to read the constants of one expert, or of a stack of them. t, factor: in front of the activation and behind it."""
-    before, behind = np.float32(expert.first.scale), np.float32(expert.second.scale * factor)
-    for w1 in expert.first.weights(count, dim):
+    behind = np.float32(expert.second.scale * factor)
+    for (w1, b1), third in product(*_firsts(expert, count, dim, gating)):
         hidden = w1.shape[-1]
-        for w2, b1, b2 in product(expert.second.weights(count, hidden), expert.first.biases(count, hidden), expert.second.biases(count, dim)):
+        if third and third[0].shape != w1.shape:
+            continue
+        for w2, b2 in product(expert.second.weights(count, hidden), expert.second.biases(count, dim)):
             if w2.shape[-1] == dim:
-                first, bias = w1 if before == 1 else w1 * before, b1
-                if t != 1:
-                    first, bias = first * np.float32(t), bias * np.float32(t)
-                yield Weights(first, bias, w2 if behind == 1 else w2 * behind, b2)
+                first, bias = (w1, b1) if t == 1 else (w1 * np.float32(t), b1 * np.float32(t))
+                yield Weights(first, bias, w2 if behind == 1 else w2 * behind, b2, *third)
+
+
+def _firsts(expert: Expert, count: int, dim: int, gating: Gating) -> tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]]:
+    """Each way to read the layer in front of the activation, and what multiplies it, () where nothing does: weight and bias."""
+    first = _layer(expert.first, count, dim)
+    if gating.up is not None:
+        wide = [(w, b) for w, b in first if w.shape[-1] == len(gating.up)]
+        return [(w[..., ~gating.up], b[..., ~gating.up]) for w, b in wide], [(w[..., gating.up], b[..., gating.up]) for w, b in wide]
+    if expert.third is None:
+        return first, [()]
+    third = _layer(expert.third, count, dim)
+    return (third, first) if gating.third else (first, third)
+
+
+def _layer(layer: Layer, count: int, dim: int) -> list[tuple[Array, ...]]:
+    """Each way to read its weight, [count, dim, N], and bias."""
+    scale = np.float32(layer.scale)
+    return [(w if scale == 1 else w * scale, b) for w in layer.weights(count, dim) for b in layer.biases(count, w.shape[-1])]
 
 
 def _is_sum(results: Array, y: Array) -> bool:

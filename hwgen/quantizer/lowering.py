@@ -144,9 +144,9 @@ class Lowering:
         """Magnitude that calibration has seen."""
         return self.ranges[self.known[value], role].maximum
 
-    def fine_unit(self, value: str) -> float:
+    def fine_unit(self, value: str, role: Role = Role.OUT) -> float:
         """Of a value that is kept in 16 bits on the way to another one, by calibration."""
-        return (self.largest(value) or 1.0) / WIDE_TOP
+        return (self.largest(value, role) or 1.0) / WIDE_TOP
 
     def point(self, value: str, role: Role, unit: Unit, result: str, fine: bool = False) -> Format:
         """Of what a value is kept in with a binary point, on the way to ``result``; see `Range.form`."""

@@ -123,6 +123,21 @@ def _half(plane: Plane, before: np.ndarray | None, words: np.ndarray) -> np.ndar
     return words & ~low if plane is Plane.HIGH or before is None else before & ~low | words & low
 
 
+def _store_rows(step: Step, state: Run, result: np.ndarray) -> None:
+    """The same of an expert's tokens, [rows, C]; its columns come in order, and are all there before the tensor is another expert's."""
+    sink, columns = step.sink, step.sink.channels
+    before = state.values.get(sink.name)
+    if columns.count < sink.tensor.channels and columns.start == 0 and step.plane is not Plane.LOW:
+        before = None
+    if step.plane is not None:
+        result = _half(step.plane, None if before is None else before[:, columns.slice], result)
+    if columns.count < sink.tensor.channels:
+        words = np.zeros((len(result), sink.tensor.channels), np.int64) if before is None else before
+        words[:, columns.slice] = result
+        result = words
+    state.values[sink.name] = result
+
+
 def _store(step: Step, state: Run, result: np.ndarray) -> None:
     """Put the result, [B, T, C] or [B, heads, T, C / heads] or [rows, C], where the sinks say."""
     if result.ndim == 4:
@@ -133,7 +148,7 @@ def _store(step: Step, state: Run, result: np.ndarray) -> None:
         if sink.tensor.memory is Memory.RES:
             state.values[sink.name][state.rows] = result
         else:
-            state.values[sink.name] = result if step.plane is None else _half(step.plane, state.values.get(sink.name), result)
+            _store_rows(step, state, result)
         return
     if step.plane is not None:
         result = _half(step.plane, state.values[sink.name][:, sink.tokens.slice, sink.channels.slice] if step.plane is Plane.LOW else None, result)

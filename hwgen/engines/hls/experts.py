@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -72,6 +73,13 @@ class Experts(Call):
     function, kind, target = "experts", "EXPERTS", "ACTIVATED"
     form = ((Gather, Stationary, Requant, Table), (Plain, Stationary, Requant, Score, Add))
     memory = Memory.RES
+
+    @classmethod
+    def of(cls, steps: tuple[Step, ...], identity: Hashable) -> Call:
+        for step in steps:
+            if step.sink.tensor.memory is Memory.OPERAND:
+                raise failure(step, "has gated experts (SwiGLU), and the HLS engine has none", "build the RTL engine, which has them: --backend rtl")
+        return super().of(steps, identity)
 
     @classmethod
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
