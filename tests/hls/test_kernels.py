@@ -135,6 +135,9 @@ def test_linear(kernel, lanes, target, tokens, k, n, pre):
     """Tiles that are not full, fewer and more tokens than lanes; stream read to its end. pre: fraction bits of a pre-activation."""
     step, x = weights(tokens, k, n), rng.integers(-127, 128, (tokens, k))
     (requant,) = step.drain
+    if target.startswith("MULTIPLIED"):              # large enough factors that the products are not all near 0
+        requant = Requant(Columns(requant.factor.mult, Param("h", np.full(n, 20))))
+        step = replace(step, drain=(requant,))
     out, residual = (40000, 26), rng.integers(-32767, 32768, (tokens + 2, n))
     acc = nx.matmul(x, step.weights.weight.array) + step.weights.bias.array
     wide = requant.factor.apply(acc, WIDE)
@@ -158,7 +161,7 @@ def test_linear(kernel, lanes, target, tokens, k, n, pre):
             pre, out = (pre, (1, 27)) if target == "MULTIPLIED" else (0, (1, 20))
             residual, looked = residual[:tokens], nx.activation(wide, knots("gelu"), pre) if pre else wide
             wanted = nx.sat(nx.round_shift(looked * residual, out[1]), 8)
-            assert len(np.unique(wanted)) > 40
+            assert len(np.unique(wanted)) > 12
         case "OUTPUT":
             first, rows, dst_tokens, wanted = 1, tokens - 1, 1, acc[1:].sum(0)
         case "OUTPUT of each token":
