@@ -34,7 +34,8 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_square", "drain_lanes.sv", "31'h7FFFFFFF <<", "31'h7FFFFF00 <<"),                     # bits above the result
     ("drain_lanes_square", "drain_lanes.sv", "r[15] & size == limit", "1'b0"),                          # -128
     ("drain_lanes_square", "drain_lanes.sv", "[35:15], 8'd127}", "[35:15], 8'd0}"),                      # interpolation
-    ("drain_lanes_square", "drain_lanes.sv", "5'd20 : pairs", "5'd19 : pairs"),                         # largest shifts
+    ("drain_lanes_square", "drain_lanes.sv", "e5 = !(c4.act | OPERAND != 0 & c4.operand[0]) ? 5'd7 : pairs > 20 ? 5'd20",
+     "e5 = !(c4.act | OPERAND != 0 & c4.operand[0]) ? 5'd7 : pairs > 20 ? 5'd19"),                                                   # largest shifts
     ("drain_lanes_square", "drain_lanes.sv", "over = |(fine3[j][20:17] ^ {4{fine3[j][16]}})", "over = 1'b0"),        # beyond the knots
     ("drain_lanes_square", "drain_lanes.sv", "{second4[j], 1'b0} : m_all", "m_all : m_all"),                   # multiplier of a column
     ("drain_lanes_square", "drain_lanes.sv", "{{5{r3[g][15]}}, r3[g][15:0]}", "{{4{r3[g][15]}}, r3[g][15:0], 1'b0}"),     # 12 fraction bits
