@@ -57,6 +57,10 @@ class EngineConfig:
     rms: bool = False        # a token can be normalised without its mean
     scores: bool = False     # the router takes scores as they are, too, with a bias for the choice
 
+    def __repr__(self) -> str:
+        """What came later where it is so, as in `to_dict`."""
+        return f"EngineConfig({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+
     @property
     def functions(self) -> tuple[str, ...]:
         """Activation functions by the number an instruction says."""

@@ -44,7 +44,7 @@ MUTATIONS = (
     Mutation("a shorter sequence is streamed whole", "step.hpp", "(s.follows & FOLLOW_ROWS) != 0 ? length", "(s.follows & FOLLOW_ROWS) > 9 ? length"),
     Mutation("its keys are those of the longest", "step.hpp", "(s.follows & FOLLOW_TOKENS) != 0 ? length", "(s.follows & FOLLOW_TOKENS) > 9 ? length"),
     Mutation("the last token is that of the longest", "step.hpp", "(s.follows & FOLLOW_LAST) != 0)", "(s.follows & FOLLOW_LAST) > 9)"),
-    Mutation("constants behind a sequence stay", "patch_embed.hpp", "token < size.kept", "token <= size.kept"),
+    Mutation("the last constant of a sequence is dropped", "patch_embed.hpp", "token < size.kept", "token + 1 < size.kept"),
     Mutation("epsilon left out", "layer_norm.hpp", "total[t] * total[t] + job.eps", "total[t] * total[t] + 1", kernel=True),
     Mutation("a mean taken off an RMS norm", "layer_norm.hpp", "job.rms ? 0 : sum", "sum"),
     Mutation("a channel of negative sign", "layer_norm.hpp", "turn ? ~word : word", "turn ? -word : word"),

@@ -58,7 +58,8 @@ def keys(data: dict, open_records=()) -> set[str]:
     return found
 
 
-ONLY_WHEN_ASKED = {"accuracy", "quantization.scales_given"}      # labels; scales of --quant or of a quantized file
+ONLY_WHEN_ASKED = {"accuracy", "quantization.scales_given", "lengths", "lengths.input", "lengths.longest"}
+"""Labels; scales of --quant or of a quantized file; --lengths."""
 
 
 def test_check(run, tmp_path):

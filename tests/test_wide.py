@@ -160,7 +160,7 @@ BROKEN = {                      # id -> step, its other fields, what the message
     "queries that are wide": ("block0.attention.scores", {"source_view": lambda s: Tensor("block0.q", WIDE, 5, 16).view()}, "queries are s8, not s16"),
     "host: more zeros than tokens": ("x.int8", {"feed": lambda s: replace(s.feed, front=4)}, "4 of the 4 tokens are none of the input"),
     "division into 4 bits": ("block0.attention", {"drain": in_stage(1, to=INT4)}, "the result of a division is s8 or s16, not s4"),
-    "function into 4 bits": ("block0.hidden", {"drain": in_stage(1, to=INT4)}, "the result of a table is s8 or s16, not s4"),
+    "function into 4 bits": ("block0.hidden", {"drain": in_stage(1, to=INT4)}, "the result of a table is s8, s16, s16.15, or s25.16 for a product of two values, not s4"),
 }
 
 

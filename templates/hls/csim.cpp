@@ -3,8 +3,8 @@
 //     csim --weights weights.bin --input input.bin --output output.bin --frames 3 --tasks 0,1
 //          [--expect words.bin] [--trace trace.bin] [--lengths 5,12]
 //
-// Frame f runs for task f modulo the list, and so with the lengths: tokens of its sequence, of an engine that takes fewer. It prints a line per frame and at the end one line of JSON. Exit code 1: an output
-// word is not what --expect holds; 2: bad input.
+// Frame f runs for task f modulo the list, and so with the lengths: tokens of its sequence, of an engine that takes fewer. It prints a line per
+// frame and at the end one line of JSON. Exit code 1: an output word is not what --expect holds; 2: bad input.
 // The trace: per step and frame two uint32, step and bytes, then the words of the value the step wrote, as in memory.
 #include <chrono>
 #include <cstdlib>
