@@ -28,7 +28,7 @@ def run(graph: Graph, inputs: dict[str, Array]) -> dict[str, Array]:
         values = trace(graph, {name: array[start:start + chunk] for name, array in inputs.items()})
         for name, value in graph.outputs.items():
             tail = graph.output_shapes.get(name, (0, *shapes[value]))[1:]
-            flat = values[value].reshape(len(values[value]), -1)
+            flat = values[value].reshape(len(values[value]), math.prod(shapes[value]))
             order = graph.output_orders.get(name)
             parts[name].append((flat if order is None else flat[:, order]).reshape(len(flat), *tail))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}

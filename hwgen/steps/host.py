@@ -66,7 +66,7 @@ def dequantize(network: Network, outputs: Mapping[str, np.ndarray], lengths: Seq
     for place, output in enumerate(network.outputs):
         acc = outputs[output.name]
         counts = np.array([runs[int(length)][place].tokens for length in lengths]).reshape(-1, 1, 1) if runs else output.tokens
-        real = acc.reshape(len(acc), output.tensor.tokens, -1).astype(np.float64) * output.scale.array / counts
-        flat = real.astype(np.float32).reshape(len(acc), -1)
+        real = acc.reshape(len(acc), output.tensor.tokens, output.tensor.channels).astype(np.float64) * output.scale.array / counts
+        flat = real.astype(np.float32).reshape(len(acc), output.tensor.tokens * output.tensor.channels)
         result[output.name] = (flat if output.order is None else flat[:, output.order.array]).reshape(len(acc), *output.shape[1:])
     return result
