@@ -245,7 +245,7 @@ constexpr Step some(Step s, Rows rows)
 }
 
 /// The same into the rows of its target from `first` on.
-constexpr Step into(Step s, std::uint16_t first)
+constexpr Step into_rows(Step s, std::uint16_t first)
 {
     s.first_token = first;
     return s;

@@ -42,7 +42,7 @@ class Product(Call, ABC):
     def code(self) -> str:
         span, sink = self.source.tokens, self.steps[0].sink
         code = super().code if self.source.whole or self.TAKES_ROWS else f"some(hwgen::{super().code}, {{{span.start}, {span.count}}})"
-        return f"into({'' if code.startswith('some(') else 'hwgen::'}{code}, {sink.tokens.start})" if self.INTO_ROWS and not sink.whole else code
+        return f"into_rows({'' if code.startswith('some(') else 'hwgen::'}{code}, {sink.tokens.start})" if self.INTO_ROWS and not sink.whole else code
 
     def cycles(self, lanes: int, queries: int) -> int:
         return linear_cycles(self.source.tokens.count, self.src.channels, self.channels, lanes, self.src.wide)
