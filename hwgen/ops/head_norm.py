@@ -15,7 +15,7 @@ from ..steps.stages import Requant
 from ..steps.step import Step
 from ..steps.tensor import Memory, Span, Tensor
 from .attention import Heads, columns
-from .norm import normalized_words
+from .norm import normalized_words, over_last
 from .operator import SUPPORTED, Operator, Spellings
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ class HeadNorm(Operator):
         return y
 
     def _normalized(self, x: Array) -> Array:
-        parts = x.reshape(*x.shape[:-1], self.heads, -1)
-        parts = parts if self.rms else parts - parts.mean(-1, keepdims=True)
-        normalized: Array = (parts / np.sqrt((parts * parts).mean(-1, keepdims=True) + self.eps)).reshape(x.shape)
-        return normalized
+        return over_last(x.reshape(*x.shape[:-1], self.heads, -1), self.eps, self.rms).reshape(x.shape)
 
     def lower(self, to: Lowering) -> None:
         """For each head a residual stream of its own that the Linear in front starts, and its norm past the array."""

@@ -63,9 +63,7 @@ class LayerNorm(Operator):
         return y
 
     def _normalized(self, x: Array) -> Array:
-        centered = x if self.RMS else x - x.mean(-1, keepdims=True)
-        normalized: Array = centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + self.eps)
-        return normalized
+        return over_last(x, self.eps, self.RMS)
 
     def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
         return {"gamma": self.gamma * scale, "beta": self.beta * scale + shift}
@@ -92,6 +90,13 @@ class LayerNorm(Operator):
     def spellings(cls) -> Spellings:
         return Spellings({"LayerNormalization": (layer_norm,), **dict.fromkeys(("Add", "Div", "Mul", "Sub", *WHOLE), (spelled,))},
                          dict.fromkeys(("Div", "Pow", "Reciprocal", "ReduceMean", "ReduceSumSquare", "Sqrt", "Sub"), "a LayerNorm"), rank=1)
+
+
+def over_last(x: Array, eps: float, rms: bool) -> Array:
+    """x over its root mean square along the last dimension, ``eps`` inside the root; its mean taken off before, unless ``rms``."""
+    centered = x if rms else x - x.mean(-1, keepdims=True)
+    normalized: Array = centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + eps)
+    return normalized
 
 
 def normalized_words(node: Operator, to: Lowering, residual: Tensor, value: str, unit: float, form: Format, eps: float,

@@ -9,7 +9,7 @@
 #include "hwgen/layer_norm.hpp"
 #include "hwgen/linear.hpp"
 #include "hwgen/patch_embed.hpp"
-#include "hwgen/step.hpp"
+#include "hwgen/sequence.hpp"
 
 namespace hwgen {
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Follow(IntFlag):
-    """What of a call is as long as the sequence, as in step.hpp: rows of the source, those that stream, rows of the result; or its last row."""
+    """What of a call is as long as the sequence, as in sequence.hpp: rows of the source, those that stream, rows of the result; or its last row."""
 
     TOKENS = 1
     ROWS = 2
