@@ -28,8 +28,8 @@ class Spellings:
     opens: frozenset[str] = frozenset()
 
 
-SUPPORTED = ("supported are Linear, LayerNorm, activation and attention on tokens; a residual stream, if there is one, adds up results of these "
-             "or of a MoE")
+SUPPORTED = ("supported are Linear, LayerNorm, RMSNorm, activation, attention and products on tokens; a residual stream, if there is one, adds up "
+             "results of these or of a MoE")
 
 
 class Operator(Node):
