@@ -6,23 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-import math
 from typing import Any
 
 import numpy as np
 
 from ..errors import ModelError, combined
 from ..graph import Array, Graph, Node, Role, Unit
-from ..ops import Activation, Linear, MoE, Multiply, PatchEmbed
+from ..ops import Activation, Linear, Multiply
 from ..ops.operator import SUPPORTED, Operator
-from ..steps.format import ACCUMULATOR, INT4, INT8, WEIGHTS, WIDE, Format
+from ..steps.format import INT4, INT8, WEIGHTS, WIDE, Format
 from ..steps.param import Columns, Factor, Params
 from ..steps.passes.norms import drop_unread
-from ..steps.stages import Add, Diagonal, Host, Identity, Mean, Plain, Requant, Rescale, Stage, Stationary, Table
-from ..steps.stages.rescale import EXACT
+from ..steps.stages import Add, Diagonal, Plain, Requant, Stage, Stationary, Table
 from ..steps.step import Keep, Network, Output, Step
 from ..steps.tensor import Memory, Span, Tensor, View
-from . import lookup, residuals
+from . import ends, lookup, residuals
 from .bias import Target
 from .calibration import FORMS, Range, Site
 from .lowered import Lowered
@@ -30,7 +28,7 @@ from .order import multiplied, order
 from .precision import Precision
 from .recipe import Recipe
 from .structure import Stream, base, consumers
-from .weights import Quantized, factor, identity, quantize_diagonal, quantize_linear
+from .weights import Quantized, factor, quantize_diagonal, quantize_linear
 
 WIDE_TOP = 28000         # int16 value of the largest magnitude seen in calibration: headroom of 17 %
 
@@ -75,11 +73,11 @@ class Lowering:
 
     def run(self) -> Network:
         """Raises ModelError with every node that does not fit; what needs the result of such a node is counted as behind it."""
-        self._attempt(self._input)
+        self._attempt(partial(ends.receive, self))
         for unit in order(self.graph, self.streams):
             if isinstance(unit, str):
                 value = self.graph.outputs[unit]
-                self._attempt(partial(self._output, unit, value), (value,), node=self.producers[value].name)
+                self._attempt(partial(ends.leave, self, unit, value), (value,), node=self.producers[value].name)
             elif isinstance(unit, Operator):
                 self._attempt(partial(self._lower, unit), unit.inputs, unit.output)
         if self.wrong:
@@ -110,7 +108,7 @@ class Lowering:
     def _lower(self, node: Operator) -> None:
         node.lower(self)
         if node.output in self.residuals:
-            self._sum(node)
+            residuals.advance(self, node)
 
     def fresh(self, name: str) -> str:
         """A name that no float value and no output has."""
@@ -289,112 +287,3 @@ class Lowering:
         """A linear map whose result is added to a residual stream; fresh: which starts with it."""
         drain = (Requant(w.factor, WIDE),) if fresh else (Requant(w.factor, WIDE), Add(place))
         self.product(value, node, x, w, drain, place, keeps=(Keep.MOMENTS,))
-
-    def _input(self) -> None:
-        """What the host sends: an operand, or the start of a residual stream."""
-        ((source, shape),) = self.graph.inputs.items()
-        readers = self.readers[source]
-        cuts = {reader.window for reader in readers if isinstance(reader, PatchEmbed)}
-        if len(cuts) > 1 or cuts and len(shape) not in (2, 3) or not cuts and len(shape) != 2:
-            raise ModelError(f"input {source!r} {list(shape)} is read by {[type(reader).__name__ for reader in readers]}: it is either an image "
-                             "that is cut into patches of one size, or a sequence of tokens", where=f"graph {self.graph.name!r}",
-                             hint=SUPPORTED).about(readers[0].name)
-        found = next((item for item in self.residuals.values() if item[0].source == source), None)
-        if found is not None:
-            self._host_start(readers[0], source, *found)
-            return
-        self.narrow(readers[0], source, "the input")
-        window = cuts.pop() if cuts else None
-        tokens, channels = shape if window is None else (
-            math.prod(window.places(1 if len(shape) == 2 else shape[1], shape[-1])), shape[0] * window.words)
-        words = self.activations(self.fresh(f"{source}.int8"), tokens, channels, self.scale(source))
-        self.emit(Step(words.name, readers[0].name, Host(source, window), Identity(), (words.view(),), about=f"input {source}"))
-        self.define(source, words)
-
-    def _host_start(self, node: Node, source: str, stream: Stream, residual: Tensor) -> None:
-        """A residual stream starts with the words of the host, without an embedding: int16 in the last rows, zeros before; then its constant
-        is added."""
-        place, (_, rows), *more = residual.view(), *stream.runs
-        if more or rows.stop != residual.tokens:
-            raise node.fail(f"puts constant tokens between those of the input {source!r}, or behind them: supported is in front of them",
-                            hint="let a Linear follow the input, or put the constants in on the host")
-        self.emit(Step(self.fresh(f"{source}.int16"), node.name, Host(source, None, rows.start), Identity(), (place,),
-                       keeps=(Keep.MOMENTS,), about=f"input {source}"))
-        if source in self.raw:
-            self._as_it_is(node, source, residual, rows)
-        if stream.table.any():
-            residuals.start(self, stream, residual, node, source, Add(place))
-        self.states[stream.start] = Lowered(residual)
-
-    def _sum(self, node: Node) -> None:
-        """The steps that make a state of a residual stream."""
-        stream, residual = self.residuals[node.output]
-        terms, start = stream.terms[node.output], node.output == stream.start
-        runs = [(Span(0, residual.tokens), Span(0, residual.tokens))]
-        fresh = False
-        if start and stream.source is None:
-            embed, runs = self.producers[terms[0]], stream.runs
-            fresh = residuals.bare(self, stream) and not isinstance(embed, MoE)
-            if not fresh:
-                residuals.start(self, stream, residual, embed, embed.output)
-        self.versions[residual.name] += 1
-        value = node.output if node.output not in self.operands else self.fresh(f"{node.output}.int16")
-        parts = [(term, *run) for term in terms for run in runs]
-        for left, (term, tokens, rows) in enumerate(parts, 1 - len(parts)):
-            some = tokens if len(runs) > 1 else None
-            self._add(node, term, self.fresh(f"{value}.{-left}") if left else value, some, residual.view(rows), start and len(terms) == 1, fresh)
-            fresh = False
-        self.states[node.output] = Lowered(residual)
-        if node.output in self.raw - self.operands.keys():
-            self._as_it_is(node, node.output, residual)
-
-    def _as_it_is(self, node: Node, state: str, residual: Tensor, tokens: Span | None = None) -> None:
-        """A state of a residual stream becomes an operand of 16 bits: what reads it without a LayerNorm."""
-        words = self.activations(self.fresh(f"{state}.operand"), residual.tokens, residual.channels, residual.scale, WIDE)
-        self.emit(Step(words.name, node.name, Rescale(EXACT), Identity(), (words.view(),), residual.view(), about="residual stream as it is"))
-        self.define(state, words, tokens=tokens)
-
-    def _add(self, node: Node, term: str, value: str, tokens: Span | None, place: View, start: bool, fresh: bool) -> None:
-        """Add ``term``, or some tokens of it, to a part of a residual stream, and call that ``value``; fresh: the part starts with it."""
-        producer, x = self.producers.get(term), self.result(term)
-        if term in self.norms:
-            residuals.add_norm(self, node, term, value, tokens, place, fresh)
-        elif isinstance(producer, MoE) and tokens is None:
-            producer.lower_update(self, value, place)
-        elif x is None or x.linear is None:
-            raise node.fail(f"adds {term!r} of {type(producer).__name__}, which is inside another step", hint=SUPPORTED)
-        elif x.mean:
-            raise self.no_mean(node, term)
-        else:
-            x.linear.lower_update(self, x if tokens is None else x.of(tokens), value, place, start, fresh)
-
-    def _worth(self, value: str, where: str) -> None:
-        """Raises ModelError for a function that is applied to an output alone: the host has it without the rounding to 8 bits."""
-        node = self.producers.get(base(value, self.producers))
-        if isinstance(node, Activation) and node.output not in self.multiplied and not any(reader.ABSORBS for reader in self.readers[node.output]):
-            raise ModelError(f"value {node.output!r} is a function of what leaves the engine, which would round it to 8 bits: the host applies it",
-                             where=where, hint=f"end the network in front of node {node.name!r}").about(node.name)
-
-    def _output(self, onnx_name: str, value: str) -> None:
-        """An output: a linear map, or the words of a value as they are, of some tokens or their mean."""
-        where = f"output {onnx_name!r} of graph {self.graph.name!r}"
-        x, producer = self.result(value), self.producers.get(value)
-        if x is None or x.linear is None:
-            raise ModelError(f"value {value!r} of {type(producer).__name__} cannot leave the engine: it is inside another step",
-                             where=where, hint=SUPPORTED)
-        self._worth(value, where)
-        node, view = x.linear, x.view
-        repeat, rows = (view.tokens.count, 1) if x.mean else (1, view.tokens.count)
-        if value not in self.results and x.gamma is None:
-            w = identity(self.pool, x.tensor.channels, x.tensor.units)
-        else:
-            w = self.weights(node, "head", x, node.weight, node.bias, None, repeat=repeat, name=onnx_name)
-        channels = node.weight.shape[1]
-        shape = tuple(self.graph.output_shapes.get(onnx_name, (1, channels) if rows == 1 else (1, rows, channels)))
-        if math.prod(shape[1:]) != rows * channels:
-            raise ModelError(f"output shape {shape} does not hold {rows} times {channels} channels", where=where)
-        out = Tensor(onnx_name, ACCUMULATOR, rows, channels, memory=Memory.OUT)
-        self.product(onnx_name, node, view, w, (Mean(),) if rows == 1 else (), out.view(), about=f"output {onnx_name}")
-        order = self.graph.output_orders.get(onnx_name)
-        self.outputs[onnx_name] = Output(onnx_name, out, w.tile.scale, repeat, shape,
-                                         None if order is None else self.pool.add(f"{onnx_name}.order", order))

@@ -1,4 +1,4 @@
-"""Residual streams: what starts one, and LayerNorms whose result is added to one."""
+"""Residual streams: what starts one, what is added to it, LayerNorms among that."""
 
 from __future__ import annotations
 
@@ -8,18 +8,66 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Graph, Node
-from ..ops import Add as Sum, AddConst, ConcatTokens, LayerNorm
+from ..ops import Add as Sum, AddConst, ConcatTokens, LayerNorm, MoE
+from ..ops.operator import SUPPORTED
 from ..steps.format import WIDE
-from ..steps.stages import Add, Constant, Identity, Requant
+from ..steps.stages import Add, Constant, Identity, Requant, Rescale
+from ..steps.stages.rescale import EXACT
 from ..steps.step import Keep, Step
 from ..steps.tensor import Span, Tensor, View
+from .lowered import Lowered
 from .structure import Stream, base, consumers
 
 if TYPE_CHECKING:
     from .lowering import Lowering
 
 
-def add_norm(to: Lowering, node: Node, term: str, value: str, tokens: Span | None, place: View, fresh: bool) -> None:
+def advance(to: Lowering, node: Node) -> None:
+    """The steps that make a state of a residual stream."""
+    stream, residual = to.residuals[node.output]
+    terms, first = stream.terms[node.output], node.output == stream.start
+    runs = [(Span(0, residual.tokens), Span(0, residual.tokens))]
+    fresh = False
+    if first and stream.source is None:
+        embed, runs = to.producers[terms[0]], stream.runs
+        fresh = bare(to, stream) and not isinstance(embed, MoE)
+        if not fresh:
+            start(to, stream, residual, embed, embed.output)
+    to.versions[residual.name] += 1
+    value = node.output if node.output not in to.operands else to.fresh(f"{node.output}.int16")
+    parts = [(term, *run) for term in terms for run in runs]
+    for left, (term, tokens, rows) in enumerate(parts, 1 - len(parts)):
+        some = tokens if len(runs) > 1 else None
+        _add(to, node, term, to.fresh(f"{value}.{-left}") if left else value, some, residual.view(rows), first and len(terms) == 1, fresh)
+        fresh = False
+    to.states[node.output] = Lowered(residual)
+    if node.output in to.raw - to.operands.keys():
+        as_it_is(to, node, node.output, residual)
+
+
+def as_it_is(to: Lowering, node: Node, state: str, residual: Tensor, tokens: Span | None = None) -> None:
+    """A state of a residual stream becomes an operand of 16 bits: what reads it without a LayerNorm."""
+    words = to.activations(to.fresh(f"{state}.operand"), residual.tokens, residual.channels, residual.scale, WIDE)
+    to.emit(Step(words.name, node.name, Rescale(EXACT), Identity(), (words.view(),), residual.view(), about="residual stream as it is"))
+    to.define(state, words, tokens=tokens)
+
+
+def _add(to: Lowering, node: Node, term: str, value: str, tokens: Span | None, place: View, start: bool, fresh: bool) -> None:
+    """Add ``term``, or some tokens of it, to a part of a residual stream, and call that ``value``; fresh: the part starts with it."""
+    producer, x = to.producers.get(term), to.result(term)
+    if term in to.norms:
+        _add_norm(to, node, term, value, tokens, place, fresh)
+    elif isinstance(producer, MoE) and tokens is None:
+        producer.lower_update(to, value, place)
+    elif x is None or x.linear is None:
+        raise node.fail(f"adds {term!r} of {type(producer).__name__}, which is inside another step", hint=SUPPORTED)
+    elif x.mean:
+        raise to.no_mean(node, term)
+    else:
+        x.linear.lower_update(to, x if tokens is None else x.of(tokens), value, place, start, fresh)
+
+
+def _add_norm(to: Lowering, node: Node, term: str, value: str, tokens: Span | None, place: View, fresh: bool) -> None:
     """Add the norm ``term``, or some tokens of it, to a part of a residual stream, and call that ``value``; fresh: the part starts with it.
 
     The state is normalised on the way past the array, gamma and beta are the factors and biases of the channels. Where it has moved on,

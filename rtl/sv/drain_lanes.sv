@@ -99,35 +99,21 @@ module drain_lanes #(
   } place_t;
 
   logic [63:0]        load_column [0:PER_VECTOR-1];   // units, multiplier, bias[31:0]; FINE = 3: [57:55], [54:32]
-  logic signed [31:0] bias_0  [0:TO-1];
   logic [25:0]        scale_0 [0:TO-1];       // units, multiplier
   logic               turn_0  [0:TO-1];       // take the complement
-  logic signed [31:0] acc_i   [0:TO-1];
-  logic signed [15:0] data_i  [0:TO-1];
-  logic signed [15:0] data_1  [0:TO-1];
-  logic signed [15:0] data_2  [0:TO-1];
-  logic signed [15:0] old_i   [0:TO-1];
-  logic signed [15:0] other_i [0:TO-1], other4 [0:TO-1];
-  logic signed [16:0] times_i [0:TO-1];       // the same, twice with an odd shift2
-  logic signed [15:0] add5 [0:TO-1], add6 [0:TO-1], add7 [0:TO-1];
-  logic signed [63:0] turn4 [0:TO-1], turn5 [0:TO-1];     // the other lane's part of a rotation, and half a unit of the result
-  logic signed [31:0] a1      [0:TO-1];
+  logic signed [31:0] acc_i   [0:TO-1], bias_0 [0:TO-1], a1 [0:TO-1], sum1 [0:TO-1];
+  logic signed [15:0] data_i  [0:TO-1], data_1 [0:TO-1], data_2 [0:TO-1];
+  logic signed [15:0] old_i   [0:TO-1], other_i [0:TO-1], other4 [0:TO-1];
+  logic signed [16:0] times_i [0:TO-1];       // other4, twice with an odd shift2
+  logic signed [15:0] add5    [0:TO-1], add6 [0:TO-1], add7 [0:TO-1];
+  logic signed [63:0] turn4   [0:TO-1], turn5 [0:TO-1];     // the other lane's part of a rotation, and half a unit of the result
   logic [25:0]        scale1  [0:TO-1];
   logic [31:0]        units2  [0:TO-1];       // few bits, but loops over values of one width are faster to simulate; so below
-  logic signed [63:0] x2      [0:TO-1];
-  logic signed [31:0] r3      [0:TO-1];
-  logic signed [31:0] r4      [0:TO-1];
+  logic signed [63:0] x2      [0:TO-1], x6 [0:TO-1];
+  logic signed [31:0] r3      [0:TO-1], r4 [0:TO-1], frac4 [0:TO-1], g5 [0:TO-1], y7 [0:TO-1], n8 [0:TO-1], o8 [0:TO-1];
   logic [20:0]        fine3   [0:TO-1];       // r3 with 12 fraction bits
   logic [9:0]         index3  [0:TO-1];       // fine3[16:7] where it is between the knots: the table's own address register
-  logic [35:0]        knot3   [0:TO-1];       // F[35:15], slope[14:0]
-  logic [35:0]        knot4   [0:TO-1];
-  logic signed [31:0] frac4   [0:TO-1];
-  logic signed [31:0] g5      [0:TO-1];
-  logic signed [63:0] x6      [0:TO-1];
-  logic signed [31:0] y7      [0:TO-1];
-  logic signed [31:0] n8      [0:TO-1];
-  logic signed [31:0] o8      [0:TO-1];
-  logic signed [31:0] sum1    [0:TO-1];
+  logic [35:0]        knot3   [0:TO-1], knot4 [0:TO-1];     // F[35:15], slope[14:0]
   logic [8*TO-1:0]    next8;
   logic [16*TO-1:0]   next16;
   logic [32*TO-1:0]   next_out;
@@ -135,13 +121,11 @@ module drain_lanes #(
   logic signed [63:0] square9 [0:LANES-1];
   logic signed [15:0] max9    [0:LANES-1];
   logic [17:0]        m5      [0:TO-1];
-  logic [15:0]        second4 [0:TO-1];       // multiplier of a column behind the activation
+  logic [15:0]        second4 [0:TO-1], second3 [0:PER_VECTOR-1], second_late [0:PER_VECTOR-1];   // multiplier of a column behind the activation
   place_t             load1, load2, load3, load4;
   logic [10*PER_VECTOR-1:0] code0, code1, code2, code3;
-  logic [15:0]        second3 [0:PER_VECTOR-1];
-  logic [15:0]        second_late [0:PER_VECTOR-1];
   control_t           c1, c2, c3, c4, c5, c6, c7, c8;
-  logic               out1, mean1, first1, last1;
+  logic               out1, mean1, first1, last1, negative, over, far;
   logic [16:0]        m_all;
   logic [4:0]         e5, e6, pairs;           // the second product's shift is 2 * e + 2
   logic               scaled6;                 // by shift2
@@ -149,12 +133,10 @@ module drain_lanes #(
   logic signed [31:0] w, t, u;
   logic signed [16:0] change, both;
   logic signed [15:0] r;
-  logic               negative, over, far;
   logic [5:0]         below;
   logic [25:0]        scale_b;
   logic [14:0]        limit, size;
-  logic [38:0]        beyond;
-  logic [38:0]        ends    [0:(2<<FW)-1];
+  logic [38:0]        beyond, ends [0:(2<<FW)-1];
 
   // A multiplier shifted left by UNIT - 1 - low: of shift - 1 = UNIT * units + low bits, which leave half of the result's unit, UNIT * units
   // + UNIT - 1 remain.
