@@ -279,8 +279,8 @@ class Lowering:
         self.steps.append(step)
 
     def product(self, value: str, node: Node, x: View, w: Quantized, drain: tuple[Stage, ...], sink: View, **fields: Any) -> None:
-        """The step of a linear map. fields: further ones of `Step`."""
-        macs = x.tokens.count * w.tile.weight.array.size
+        """The step of a linear map. fields: further ones of `Step`; with ``taken``, which tokens of ``x`` it streams, it has its rows."""
+        macs = (taken.tokens if (taken := fields.get("taken")) else x.tokens.count) * w.tile.weight.array.size
         self.emit(Step(value, node.name, Plain(), w.tile, (sink,), x, drain, **{"macs": macs, **fields}))
 
     def update(self, value: str, node: Node, x: View, w: Quantized, place: View, fresh: bool = False) -> None:

@@ -65,6 +65,8 @@ def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] |
         if step.expert is not None:
             _select(step.expert, state)
         state.seen = step.feed.evaluate(state)
+        if step.taken is not None:
+            state.seen = step.taken.evaluate(state.seen)
         result = (step.tile if tile is None else tile(state)).evaluate(state.seen, state)
         for stage in step.drain:
             result = stage.evaluate(result, state)

@@ -15,6 +15,7 @@ from ..foreign import REPR, visible
 from .param import Param
 from .stages import Feed, Stage, Stationary, Tile
 from .stages.host import Host
+from .taken import Taken
 from .tensor import Memory, Plane, Tensor, View
 
 
@@ -61,6 +62,7 @@ class Step:
     expert    the step is done for the tokens of this expert
     half      of the row-maximum memory (`Keep.ROW_MAX`)
     plane     the half of its 16-bit words that is stored; None: all of them
+    taken     which tokens of the source it streams; None: all of them, in order
     macs      useful multiply-accumulates, padding and unused tokens not counted
     about     for people: what the part is
     """
@@ -78,6 +80,7 @@ class Step:
     expert: Expert | None = None
     half: int = 0
     plane: Plane | None = None
+    taken: Taken | None = None
     macs: int = 0
     about: str = ""
 
@@ -109,6 +112,8 @@ class Step:
         """Tokens that are streamed; of an expert, as many as its queue can hold."""
         if self.expert is not None:
             return self.expert.queue.tokens.count
+        if self.taken is not None:
+            return self.taken.tokens
         return self.sink.tokens.count if self.source_view is None else self.source_view.tokens.count
 
     @property

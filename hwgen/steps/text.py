@@ -21,6 +21,7 @@ SHOWN = 8       # factors of columns that are written out
 def line(step: Step) -> str:
     """``sinks = source | feed x tile | stages``, and what else the step says of itself."""
     source = "" if step.source_view is None else f"{_described(step.source_view)} "
+    source += "" if step.taken is None else f"by {step.taken} "
     chain = " | ".join([f"{source}{step.feed} x {step.tile}", *map(str, step.drain)])
     extras = [f"heads={step.heads}"] if step.heads > 1 else []
     extras += [f"expert={step.expert}"] if step.expert is not None else []
@@ -60,13 +61,15 @@ def _row(step: Step, numbers: dict[str, str], length: int) -> Line:
     brief = with_tensors(step, lambda tensor: replace(tensor, name=numbers.get(tensor.name) or short(tensor.name, length)))
     heads = f"  ({step.heads} heads)" if step.heads > 1 else ""
     source = [str(brief.source_view)] if brief.source_view is not None else []
+    source += [] if step.taken is None else [f"by {step.taken.taps}x{step.taken.tokens} tokens"]
     stream = " ".join([*source, *filter(None, [step.feed.brief])])
     chain = [f"{stream} x {brief.tile.brief}" if brief.tile.brief else stream, *(stage.brief for stage in brief.drain)]
     sinks = (_described(sink).removeprefix(f"{numbers.get(whole.name)} ") for sink, whole in zip(brief.sinks, step.sinks, strict=True))
     cells = (", ".join(sinks), "= " + " | ".join(chain) + heads,
              "; " + short(step.node, length) + (f": {step.about}" if step.node and step.about else step.about))
     kind = (tuple(map(_size, step.sinks)), step.source_view and _size(step.source_view), step.feed.brief, type(step.tile), step.tile.shape(step),
-            tuple(stage.brief for stage in step.drain), step.heads, step.expert is not None and step.expert.of)
+            tuple(stage.brief for stage in step.drain), step.heads, step.expert is not None and step.expert.of,
+            step.taken and (step.taken.taps, step.taken.tokens))
     return Line(cells, step.node, kind, line(step), lambda: _detail(step))
 
 
@@ -83,7 +86,9 @@ def _detail(step: Step) -> dict[str, str]:
     views = ([] if step.source_view is None else [("source", step.source_view)]) + [("sink", sink) for sink in step.sinks]
     found |= {key: f"{_described(view)}, in {view.tensor.memory}" + _unit(view.tensor)
               for key, view in views}
-    records: list[tuple[str, Any]] = [("feed", step.feed), ("tile", step.tile), *((f"stage {n}", stage) for n, stage in enumerate(step.drain))]
+    taken = [] if step.taken is None else [("taken", step.taken)]
+    records: list[tuple[str, Any]] = [*taken, ("feed", step.feed), ("tile", step.tile)]
+    records += [*((f"stage {n}", stage) for n, stage in enumerate(step.drain))]
     for key, record in records:
         found[key] = str(record)
         found |= {f"{key}.{entry.name}": _value(getattr(record, entry.name)) for entry in fields(record)}

@@ -13,6 +13,7 @@ from .format import ACCUMULATOR, INT8, OPERANDS, SCORES, SHARE, WIDE, Format
 from .stages import Add, Exp2, Feed, Identity, Keys, Mean, Route, Stage, Tile
 from .stages.base import Interval
 from .step import Expert, Keep, Network, Output, Step
+from .taken import Taken
 from .tensor import Memory, Tensor, View
 from .text import line
 from .walk import views
@@ -78,9 +79,12 @@ def _check(step: Step) -> int:
     for record in records:
         if wrong := record.wrong(step):
             raise ValueError(wrong)
+    if step.taken is not None and (wrong := _takes(step, step.taken)):
+        raise ValueError(wrong)
     rows, columns = step.tile.shape(step)
-    if step.source_view is not None and step.source_view.channels.count != rows * step.heads:
-        raise ValueError(f"streams {step.source_view.channels.count} channels into a tile of {rows} rows, {step.heads} heads")
+    streams = 0 if step.source_view is None else step.source_view.channels.count * (1 if step.taken is None else step.taken.taps)
+    if step.source_view is not None and streams != rows * step.heads:
+        raise ValueError(f"streams {streams} channels into a tile of {rows} rows, {step.heads} heads")
     shape = step.tokens, columns * step.heads
     for stage in step.drain:
         shape = stage.shape(*shape)
@@ -94,6 +98,15 @@ def _check(step: Step) -> int:
         raise ValueError(f"the result is {form}, {step.sink} holds {step.sink.tensor.format}")
     _stores(step, rows)
     return worst
+
+
+def _takes(step: Step, taken: Taken) -> str | None:
+    """What keeps a step from taking its tokens by an order, or None."""
+    if step.source_view is None or not step.tile.by_columns:
+        return f"takes tokens by the order {taken}, which a product with weights does, not {step.feed.name} x {step.tile.brief}"
+    if isinstance(step.feed, Exp2) or step.expert is not None or step.heads != 1 or len(step.sinks) > 1:
+        return f"takes tokens by the order {taken}, and by heads, experts or scores, or keeps what it streams"
+    return taken.wrong(step.source_view)
 
 
 def _prove(step: Step) -> tuple[int, Format]:
@@ -214,7 +227,7 @@ def _leaves(output: Output, seen: _Seen) -> None:
     if step is None or tensor.memory is not Memory.OUT or output.name != tensor.name or step.value != output.name \
             or scale.shape != (tensor.channels,):
         raise ValueError(f"output {output.name!r} is {tensor}, which no step makes, or has {scale.shape} scales")
-    summed = step.source.tokens.count if any(isinstance(stage, Mean) for stage in step.drain) else 1
+    summed = step.tokens if any(isinstance(stage, Mean) for stage in step.drain) else 1
     if not seen.written.holds(tensor.view()):
         raise ValueError(f"output {output.name!r} is {tensor}, not all of which is made")
     count = tensor.tokens * tensor.channels

@@ -53,6 +53,8 @@ def calls(network: Network) -> list[Call]:
 def _function(steps: tuple[Step, ...]) -> type[Call]:
     """The function a feed asks for, or the last stage of a plain product, or a product without stages."""
     last = steps[-1]
+    if any(step.taken is not None for step in steps):
+        raise failure(last, "the HLS engine does not take tokens by an order yet")
     asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)] + [last.tile.hls]
     name = next(filter(None, asked), "")
     found = [call for call in CALLS if (call.asked or call.function) == name]

@@ -113,7 +113,7 @@ def _with_stages(config: EngineConfig, names: set[str]) -> EngineConfig:
 
 def identity(step: Step) -> Hashable:
     """Equal for steps of two tasks that can be one instruction: tensors are numbered, params have names, the ONNX nodes do not count."""
-    return (step.feed, step.tile, step.drain, step.source_view, step.sinks, step.keeps, step.heads, step.expert, step.half, step.plane,
+    return (step.feed, step.tile, step.drain, step.source_view, step.sinks, step.keeps, step.heads, step.expert, step.half, step.plane, step.taken,
             tuple((t.name, t.format, t.tokens, t.channels, t.heads, t.sequence)
                   for t in tensors((step.source_view, step.tile, step.sinks, step.drain))))
 
@@ -160,6 +160,8 @@ def _check(slots: list[Slot[Step]], to: int) -> None:
     if any(slot.step.feed.from_host and slot.step.sink.tensor.memory is Memory.RES and slot.step.tokens == 1 for slot in slots):
         wrong.append(CapacityError("the input is one token that starts a residual stream: the engine needs two at least",
                                    hint="let a Linear follow the input"))
+    wrong += [CapacityError("the RTL engine does not take tokens by an order yet", where=f"node {slot.step.node!r}")
+              for slot in slots if slot.step.taken is not None]
     if len(slots) >= MAX_PROGRAM_WORDS:
         wrong.append(CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
                                    hint="a network with fewer layers, heads or experts, or a smaller --batch"))

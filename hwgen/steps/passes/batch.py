@@ -12,6 +12,7 @@ from ..format import WIDE
 from ..param import Param
 from ..stages import Add, Bias, Constant, Exp2, Host, Keys, Mean, Multiply, Requant, Rotate, Values
 from ..step import Network, Step
+from ..taken import Taken
 from ..tensor import Memory, Span, Tensor, View
 from ..walk import with_tensors
 
@@ -45,6 +46,8 @@ def batch(network: Network, images: int) -> Network:
                 _start(table, embed, front, images) if embed is not None and step.sink.tensor == embed.sink.tensor else _tiled(table, images))))
         elif isinstance(step.tile, (Keys, Values)):
             steps += [_image(step, changed, index) for index in range(images)]
+        elif step.taken is not None:
+            steps += _taken(step, changed, images, step.taken, front if step.source.tensor == patches else 0)
         elif step.sink.tensor.memory is Memory.OUT or not step.source.whole:
             steps += _some(step, changed, images)
         else:
@@ -133,6 +136,19 @@ def _some(step: Step, changed: Step, images: int) -> list[Step]:
         drain = tuple(stage for stage in changed.drain if not isinstance(stage, Mean))
         return [_moved(replace(changed, drain=drain), Span(first.start, images, tokens), Span(0, images))]
     return [replace(_moved(changed, replace(first, start=first.start + index * tokens), Span(index * rows, rows)),
+                    part=f"{step.part}.image{index}".lstrip("."), macs=step.macs) for index in range(images)]
+
+
+def _taken(step: Step, changed: Step, images: int, taken: Taken, front: int) -> list[Step]:
+    """A step that takes its tokens by an order: all images at once where it is done for all tokens, else an image after the other."""
+    if front:
+        raise CapacityError("takes patches by an order, and puts them behind class tokens: that is not done for several images at once",
+                            where=f"node {step.node!r}", hint="compile without --batch")
+    if step.source.whole and step.sink.whole and step.sink.tensor.memory is not Memory.OUT:
+        return [replace(_all(changed), taken=taken.images(images, step.source.tensor.tokens))]
+    source, sink = step.source, step.sink
+    return [replace(_moved(changed, replace(source.tokens, start=source.tokens.start + index * source.tensor.tokens),
+                           replace(sink.tokens, start=sink.tokens.start + index * sink.tensor.tokens)),
                     part=f"{step.part}.image{index}".lstrip("."), macs=step.macs) for index in range(images)]
 
 

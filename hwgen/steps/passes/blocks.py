@@ -35,11 +35,12 @@ def split_hidden(network: Network, rows: int) -> Network:
 
 def _between(first: Step, second: Step) -> bool:
     """Whether ``second`` reads all that ``first`` gives, each token by itself."""
-    if any(step.weights is None or step.expert is not None or step.heads > 1 or len(step.sinks) > 1 for step in (first, second)):
+    if second.taken is not None or any(step.weights is None or step.expert is not None or step.heads > 1 or len(step.sinks) > 1
+                                       for step in (first, second)):
         return False
     hidden = first.sink
     return (hidden.whole and hidden.tensor.memory is Memory.ACT and second.source == hidden
-            and first.source.tokens.count == hidden.tokens.count == second.sink.tokens.count
+            and first.tokens == hidden.tokens.count == second.sink.tokens.count
             and second.sink.tensor.memory in (Memory.ACT, Memory.RES) and all(isinstance(stage, (Requant, Table)) for stage in first.drain)
             and all(isinstance(stage, (Requant, Table, Add)) for stage in second.drain))
 
@@ -66,7 +67,8 @@ def _some(step: Step, whole: Step, start: int, count: int, reads: bool) -> Step:
     view = whole.source if reads else whole.sink
     tokens = replace(view.tokens, start=view.tokens.start + start * view.tokens.step, count=count)
     place = replace(view, tokens=tokens)
-    changed = replace(step, source_view=place) if reads else replace(
+    changed = replace(step, taken=step.taken.some(Span(start, count))) if reads and step.taken is not None else replace(
+        step, source_view=place) if reads else replace(
         step, sinks=(place,), drain=tuple(Add(place) if isinstance(stage, Add) else stage for stage in step.drain))
     total = whole.sink.tokens.count
     return replace(changed, part=f"{whole.part}.tokens{start}".lstrip("."), macs=whole.macs * count // total,

@@ -52,7 +52,7 @@ def sequenced(network: Network) -> Network:
 
 def _follows(step: Step, known: set[Tensor]) -> bool:
     """Whether the result has a token for each of the sequence."""
-    if step.source_view is None or any(isinstance(stage, Mean) for stage in step.drain):
+    if step.source_view is None or step.taken is not None or any(isinstance(stage, Mean) for stage in step.drain):
         return False
     follows = step.source.tensor in known or step.expert is not None and step.expert.queue.tensor in known
     return follows and step.sink.tokens == step.source.tokens == Span(0, step.source.tensor.tokens)
@@ -70,6 +70,8 @@ def _wrong(step: Step, tokens: int, keys: dict[Tensor, bool]) -> str | None:
     for view in (view for found in views(step) for view in found):
         if view.tensor.sequence and view.tokens not in (Span(0, tokens), Span(0, 1)) and not last_token(view):
             return f"takes tokens {view.tokens} of {view.tensor}: of a shorter sequence they may not be there"
+    if step.taken is not None and step.source.tensor.sequence:
+        return f"takes tokens of {step.source.tensor} by the order {step.taken}: of a shorter sequence they may not be there"
     if step.sink.tensor.sequence and step.sink.tokens != Span(0, tokens):
         return f"makes tokens {step.sink.tokens} of {step.sink.tensor}, the others come from elsewhere: they have no place in a shorter sequence"
     adds = any(isinstance(stage, Add) for stage in step.drain)

@@ -22,7 +22,8 @@ def _pieces(step: Step, rows: int) -> Iterator[Step]:
         return
     for first in range(0, tokens, rows):
         count = min(rows, tokens - first)
-        yield replace(step, source_view=_some(step.source, first, count), sinks=(_some(step.sink, first, count),),
+        reads = {"source_view": _some(step.source, first, count)} if step.taken is None else {"taken": step.taken.some(Span(first, count))}
+        yield replace(step, **reads, sinks=(_some(step.sink, first, count),),
                       part=f"{step.part}.tokens{first}".lstrip("."), macs=step.macs * count // tokens,
                       about=f"{step.about}, tokens {first}..")
 

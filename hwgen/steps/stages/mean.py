@@ -33,7 +33,7 @@ class Mean(Stage):
         return ACCUMULATOR
 
     def interval(self, x: Interval, step: Step) -> Interval:
-        tokens = step.source.tokens.count
+        tokens = step.tokens
         return x[0] * tokens, x[1] * tokens
 
     def fields(self, step: Step) -> dict[str, int]:

@@ -1,0 +1,61 @@
+"""Which tokens a step streams, where they are not those of its source one after the other: a permutation, windows, the taps of a convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .param import Param
+from .tensor import Span, View
+
+NOTHING = -1            # in an order: a word of zeros
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """For each token of the result, the tokens of the source that stand side by side in front of the array. order: int32 [taps, tokens], the
+    source's token of tap j and token t, counted within its view; `NOTHING`: zeros, the real value 0. The rows of the tile are taps x channels
+    of the source, all channels of the first tap first."""
+
+    order: Param
+
+    @property
+    def taps(self) -> int:
+        """Tokens of the source in one of the result."""
+        return int(self.order.array.shape[0])
+
+    @property
+    def tokens(self) -> int:
+        """Of the result."""
+        return int(self.order.array.shape[1])
+
+    def evaluate(self, x: np.ndarray) -> np.ndarray:
+        """What a feed gives of the source, integers [..., source tokens, C] -> what the array sees, [..., tokens, taps * C]."""
+        order = self.order.array
+        words = np.where(order.T[..., None] == NOTHING, 0, x[..., order.T, :])
+        return words.reshape(*x.shape[:-2], self.tokens, self.taps * x.shape[-1])
+
+    def some(self, tokens: Span) -> Taken:
+        """The same for some tokens of the result."""
+        return Taken(Param(f"{self.order.name}[{tokens}]", np.ascontiguousarray(self.order.array[:, tokens.slice])))
+
+    def images(self, count: int, source: int) -> Taken:
+        """The same for so many images, one behind the other in source and result; source: tokens of the source in each."""
+        if count == 1:
+            return self
+        order = self.order.array
+        parts = [np.where(order == NOTHING, NOTHING, order + source * index) for index in range(count)]
+        return Taken(Param(f"{self.order.name} x{count}", np.ascontiguousarray(np.concatenate(parts, axis=1).astype(order.dtype))))
+
+    def wrong(self, source: View) -> str | None:
+        """What keeps it from being an order of tokens of ``source``, or None."""
+        order = self.order.array
+        if order.ndim != 2 or order.dtype != np.int32 or not order.size:
+            return f"order {self.order.name} is {order.dtype} {list(order.shape)}, expected int32 [taps, tokens]"
+        if order.min() < NOTHING or order.max() >= source.tokens.count:
+            return f"order {self.order.name} has tokens {order.min()} to {order.max()}, {source} has {source.tokens.count}"
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.order.name} {list(self.order.array.shape)}"
