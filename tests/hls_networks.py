@@ -26,7 +26,7 @@ from hwgen.engines.hls.products import (
     behind,
 )
 from hwgen.engines.hls.project import tables
-from hwgen.engines.hls.scale import Scaled
+from hwgen.engines.hls.scale import Scaled, ScaledHead
 from hwgen.engines.hls.start import LayerNorm, Rescaled, ResidualInit, Tokens
 from hwgen.functions import Act
 from hwgen.paths import data_dir
@@ -117,9 +117,10 @@ def _fields(step: Call) -> list[int]:
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
         case Scaled():
             feed, place, channels = part(step.steps[0], Normalize), step.target_rows, step.source.channels.count
-            found |= dict(tokens=step.source.tensor.tokens, in_channels=channels, out_channels=channels, eps=feed.eps, **_factor("first", feed.mean),
+            found |= dict(tokens=step.source.tensor.tokens, in_channels=channels,
+                          out_channels=place.tensor.channels, eps=feed.eps, **_factor("first", feed.mean),
                           **_factor("out", feed.out), keys=step.source.tokens.start, rows=step.source.tokens.count,
-                          first_token=place.tokens.start, dst_tokens=place.tensor.tokens)
+                          first_token=place.channels.start if isinstance(step, ScaledHead) else place.tokens.start, dst_tokens=place.tensor.tokens)
         case LinearActivated():
             found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step), "frac": part(step.steps[0], Table).x.frac}
         case LinearMultiplied():
@@ -143,7 +144,7 @@ def _fields(step: Call) -> list[int]:
                 found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step), "frac": part(step.steps[0], Table).x.frac}
         case Experts():
             found |= dict(rows=step.src.tokens, dst_tokens=step.src.tokens, out_channels=step.dst.channels, count=step.count,
-                          size=step.dst.channels, function=_function(step), frac=step.table.x.frac, **_factor("out", behind(step.table)))
+                          size=step.dst.channels, function=step.functions.index(step.activation), frac=step.table.x.frac, **_factor("out", step.factor(step.firsts[0])))
     return [found.pop(field, 0) for field in FIELDS] + list(found.values())            # nothing is left over
 
 

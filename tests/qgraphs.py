@@ -19,7 +19,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
-                 bias: str | None = None, gates: str = "softmax", rotary: int = 0) -> Model:
+                 bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts.
 
@@ -29,7 +29,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     "respost" (behind each branch) or "sandwich" (on both sides of it), with gammas of both signs; rms: they take no mean off.
     bias: of the scores, "heads", each its own, "all" the same, "mask": keys hidden at random.
     gates: "softmax", "sigmoid", or "biased" (sigmoids, and a bias for the choice) of every router.
-    rotary: channels of each head of q and k that are turned, each token by its place.
+    rotary: channels of each head of q and k that are turned, each token by its place. heads_norm: of each head of q and k, "layer" or "rms".
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -78,11 +78,15 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             read = normed(f"{b}.norm1", state, "pre", "sandwich")
             for letter, gain in (("q", 1.5), ("k", 1.5), ("v", 1.0)):
                 nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, *matrix(f"{b}.{letter}", dim, dim, gain)))
+            if heads_norm is not None:
+                nodes[-3:-1] = [*nodes[-3:-1], *(ops.HeadNorm(f"{b}.{letter}.norm", f"{b}.{letter}.normed", f"{b}.{letter}", np.tile(draw(
+                    f"{b}.{letter}.g", dim // heads, gain=0.2, offset=1.0) * np.where(np.arange(dim // heads) % 5 == 2, -1, 1), heads).astype(np.float32),
+                    np.tile(draw(f"{b}.{letter}.beta", dim // heads, gain=0.2), heads), 1e-5, heads, heads_norm == "rms") for letter in "qk")]
             if rotary:
                 angle = np.outer(np.arange(tokens), 30.0 ** (-np.arange(0, dim // heads, 2) / rotary)) * (np.arange(0, dim // heads, 2) < rotary)
                 cos, sin = (np.tile(function(angle), (1, heads)).astype(np.float32) for function in (np.cos, np.sin))
                 nodes[-3:-1] = [*nodes[-3:-1], *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}", cos, sin) for letter in "qk")]
-            mark = ".turned" if rotary else ""
+            mark = ".turned" if rotary else ".normed" if heads_norm is not None else ""
             attended = (f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal)
             if bias is not None:
                 added = draw(f"{b}.bias", heads if bias == "heads" else 1, tokens, tokens)

@@ -14,9 +14,10 @@ ENDS = ("mean", "first", "last", "all")
 
 
 def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int = 2, hidden: int = 24, experts: int = 4, top_k: int = 2,
-                   blocks: str = "dm", end: str = "mean", causal: bool = False, act: Act = Act.GELU, classes: tuple[int, ...] = (5,)) -> Model:
-    """Pre-norm blocks over tokens [tokens, dim] of the host. blocks: one letter a block, "d" = dense MLP, "m" = mixture of experts, "s" = soft one, "g" =
-    gated; end: what the classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
+                   blocks: str = "dm", end: str = "mean", causal: bool = False, act: Act = Act.GELU, classes: tuple[int, ...] = (5,),
+                   heads_norm: bool = False) -> Model:
+    """Pre-norm blocks over tokens [tokens, dim] of the host. blocks: one letter a block, "d" = dense MLP, "m" = mixture of experts, "x" = of gated experts,
+    "s" = soft one, "g" = gated; heads_norm: RMSNorms of q and k; end: what the classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int, gain: float = 1.0, offset: float = 0.0) -> np.ndarray:
@@ -31,14 +32,18 @@ def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int
     state = "r0"
     for i, kind in enumerate(blocks):
         b = f"block{i}"
+        mark = ".normed" if heads_norm else ""
         nodes += [norm(f"{b}.norm1", state), *(linear(f"{b}.{letter}", f"{b}.norm1", dim, dim) for letter in "qkv"),
-                  ops.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q", f"{b}.k", f"{b}.v", heads, (dim // heads) ** -0.5, causal),
+                  *(ops.HeadNorm(f"{b}.{letter}.norm", f"{b}.{letter}.normed", f"{b}.{letter}", draw(dim, gain=0.2, offset=1.0), draw(dim, gain=0.2),
+                                 1e-5, heads, True) for letter in "qk" if heads_norm),
+                  ops.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal),
                   linear(f"{b}.proj", f"{b}.attention", dim, dim), ops.Add(f"{b}.add1", f"{b}.mid", state, f"{b}.proj"),
                   norm(f"{b}.norm2", f"{b}.mid")]
-        if kind == "m":
+        if kind in "mx":
             nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", draw(dim, experts, gain=dim ** -0.5), draw(experts, gain=0.1),
                                  draw(experts, dim, hidden, gain=dim ** -0.5), draw(experts, hidden, gain=0.1),
-                                 draw(experts, hidden, dim, gain=hidden ** -0.5), draw(experts, dim, gain=0.1), act, top_k, True))
+                                 draw(experts, hidden, dim, gain=hidden ** -0.5), draw(experts, dim, gain=0.1), act, top_k, True,
+                                 **({"w3": draw(experts, dim, hidden, gain=dim ** -0.5), "b3": draw(experts, hidden, gain=0.1)} if kind == "x" else {})))
         elif kind == "s":
             nodes.append(ops.SoftMoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", draw(dim, 2 * experts, gain=0.4),
                                      draw(experts, dim, hidden, gain=dim ** -0.5), draw(experts, hidden, gain=0.1),

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from hwgen import ops
-from hwgen.engines.hls.calls import calls
-from hwgen.errors import ModelError
 from hwgen.functions import Act
 from hwgen.graph import evaluate
 from hwgen.quantizer import quantize
@@ -18,7 +16,7 @@ from hwgen.steps.passes.products import split_products
 from hwgen.steps.tensor import Memory
 from hwgen.steps.verify import verify
 from moe_gated import B3, GATED, OTHERS, W3, shared, stack
-from qgraphs import random_images, random_model, random_qgraph
+from qgraphs import random_images, random_model
 from test_importer_mixtures import IMAGES, imported, moe_of, network
 
 
@@ -62,9 +60,3 @@ def test_blocks_of_columns_and_of_tokens_give_the_same_words(block, bits):
     parts, experts = (sum(step.sink.tensor.memory is Memory.OPERAND for step in net.steps) for net in (split, whole))
     assert parts > experts == 4
     np.testing.assert_array_equal(golden.run(split, images)["logits"], golden.run(whole, images)["logits"])
-
-
-def test_the_hls_engine_says_that_it_has_none():
-    with pytest.raises(ModelError, match=r"has gated experts \(SwiGLU\), and the HLS engine has none") as caught:
-        calls(random_qgraph(blocks="x").tasks[0])
-    assert "--backend rtl" in str(caught.value) and "block0.moe" in str(caught.value)

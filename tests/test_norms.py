@@ -7,7 +7,6 @@ import onnxruntime
 import pytest
 
 from hwgen import numerics, quantizer
-from hwgen.engines.hls.plan import plan as hls_plan
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.verify import verify as verify_program
 from hwgen.errors import ModelError
@@ -74,12 +73,6 @@ def test_norms_of_heads(network, norm, split):
         assert len(past) == 2 * 2 * 2 and {instr.dst for instr in past} == {Dst.ACT, Dst.KV} and all(instr.n_last == 8 for instr in past)
         scores = [instr for instr in program.instrs if instr.stat == Stat.K_COLUMNS]
         assert all((instr.k_lo, instr.k_hi, instr.k_tiles) == (0, 8, 1) for instr in scores) == (to == 16)
-
-
-def test_the_hls_engine_has_no_step_for_norms_of_heads(network):
-    model, _ = network(place="pre", heads_norm="rms")
-    with pytest.raises(ModelError, match="the HLS engine has no step for it"):
-        hls_plan(model, 16)
 
 
 def test_other_engines_have_no_such_way():

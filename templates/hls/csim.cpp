@@ -72,8 +72,14 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
     case hwgen::Kind::RESIDUAL_ADD:
     case hwgen::Kind::TOKENS:
     case hwgen::Kind::EXPERTS:
-    case hwgen::Kind::SCALE:
         dump_stream(index, m, s.stream);
+        break;
+    case hwgen::Kind::SCALE:
+        if (s.target == hwgen::Target::ACT) {
+            dump_value(index, m, s.dst, out_words * s.dst_tokens, false);
+        } else {
+            dump_stream(index, m, s.stream);
+        }
         break;
     case hwgen::Kind::OPERANDS:
         dump(index, m.operand[s.dst], in_words * s.tokens * sizeof m.operand[0]);

@@ -15,8 +15,9 @@ import native_builds
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 from hwgen import quantizer
 from hwgen.functions import Act
-from qgraphs import random_images, random_model, uneven
+from qgraphs import random_images, random_model, random_qgraph, uneven
 import random_graphs
+import sequence_nets
 import wide_nets
 
 SEEDS = range(1000, 1012)
@@ -95,4 +96,24 @@ def test_soft_experts_in_the_csim(executable, blocks, experts, tmp_path):
     network, images = quantizer.quantize(model, None, random=True), random_images(model, 2)
     done, tasks = hls_networks.run(executable, tmp_path, network, images)
     values, wrong = hls_networks.differing(network, images, done, tasks)
+    assert wrong == [] and values >= 20
+
+
+@pytest.mark.parametrize("make", [random_qgraph, wide_nets.random_wide])
+@pytest.mark.parametrize("options", [
+    {"blocks": "xd", "dim": 36, "heads": 3, "heads_norm": "rms", "classes": (3, 4), "top_k": 1}, {"blocks": "x", "dim": 40, "heads_norm": "layer", "gates": "biased"}])
+def test_gated_experts_and_norms_of_heads_in_the_csim(executable, options, make, tmp_path):
+    """Heads whose channels begin inside a word, and go on in the next."""
+    options = {"tokens": 9, "hidden": 24, "experts": 5, "act": ACTS[0]} | options
+    network, images = make(6, **options), random_images(random_model(6, **options), 2)
+    done, tasks = hls_networks.run(executable, tmp_path, network, images, functions=FUNCTIONS)
+    values, wrong = hls_networks.differing(network, images, done, tasks)
+    assert wrong == [] and values >= 20
+
+
+def test_shorter_sequences_with_gated_experts_and_norms_of_heads(executable, tmp_path):
+    network = sequence_nets.sequence_network(3, blocks="xd", dim=24, end="all", heads_norm=True, act=ACTS[0])
+    tokens = sequence_nets.sequences(network, 3)
+    done, tasks = hls_networks.run(executable, tmp_path, network, tokens, (1, 7, 12))
+    values, wrong = hls_networks.differing(network, tokens, done, tasks, (1, 7, 12))
     assert wrong == [] and values >= 20

@@ -10,6 +10,7 @@
 #include "hwgen/linear.hpp"
 #include "hwgen/patch_embed.hpp"
 #include "hwgen/sequence.hpp"
+#include "hwgen/variants.hpp"
 
 namespace hwgen {
 
@@ -66,8 +67,8 @@ constexpr std::uint32_t weight_words(const Step &s)
     case Kind::CHOOSE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES) + (2U * words_of(s.count, Config::LANES));
     case Kind::EXPERTS:
-        return s.count *
-               (linear_words(s.in_channels, s.size, Config::LANES) + linear_words(s.size, s.in_channels, Config::LANES));
+        return s.count * ((s.target == Target::MULTIPLIED ? 2U : 1U) * linear_words(s.in_channels, s.size, Config::LANES) +
+                          linear_words(s.size, s.in_channels, Config::LANES));
     default:
         return 0;
     }
@@ -127,19 +128,23 @@ void choose_experts(const Step &s, hls::stream<Word<Config::LANES>> &stream, Mem
     choose<Config>(RouterJob{s.tokens, s.count, s.size, s.renormalize}, m.logits, bias, m.queues);
 }
 
-/// All experts in order: each one's weights are read once, whoever chose it.
+/// All experts in order: each one's weights are read once, whoever chose it. Gated ones have a layer more, in front of the others.
 template <class Config>
 void run_experts(const Step &s, hls::stream<Word<Config::LANES>> &stream, Memories<Config> &m, Acc *output)
 {
 #pragma HLS INLINE
     for (unsigned e = 0; e < s.count; ++e) {
-        for (unsigned layer = 0; layer < 2; ++layer) {
+        for (unsigned layer = s.target == Target::MULTIPLIED ? 0 : 1; layer < 3; ++layer) {
             LinearJob job = linear_job(s);
             job.expert = e;
-            job.gather = layer == 0;
-            job.wide_source = layer == 1 && s.wide_source;
-            job.wide_result = layer == 0 && s.wide_source;
-            if (layer == 1) {
+            job.gather = layer < 2;
+            job.wide_source = layer == 2 && s.wide_source;
+            job.wide_result = layer == 1 && s.wide_source;
+            if (layer == 0) {
+                job.target = Target::OPERAND;
+                job.dst = s.operand;
+            }
+            if (layer == 2) {
                 job.in_channels = s.size;
                 job.out_channels = s.in_channels;
                 job.src = s.dst;
@@ -195,7 +200,8 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             layer_norm<Config>(norm_job(s), m.residual, m.act, m.low);
             break;
         case Kind::SCALE:
-            scale<Config>(norm_job(s), ScaleJob{s.keys, s.rows, s.stream, s.dst_tokens, s.first_token, s.fresh}, stream, m.residual);
+            scale<Config>(norm_job(s), ScaleJob{s.keys, s.rows, s.stream, s.dst_tokens, s.first_token, s.fresh, s.target == Target::ACT}, stream,
+                          m.residual, m.act);
             break;
         case Kind::LINEAR:
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);

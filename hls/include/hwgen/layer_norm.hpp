@@ -28,14 +28,16 @@ struct LayerNormJob {
     bool rms;  ///< no mean is taken off
 };
 
-/// Where a norm becomes a value of its own: some of its rows, each channel times its factor and with its bias, added to a residual stream.
+/// Where a norm becomes a value of its own: some of its rows, each channel times its factor and with its bias, added to a residual stream, or
+/// in 8 bits to some channels of a value.
 struct ScaleJob {
     unsigned first;        ///< row of the norm
     unsigned rows;
     unsigned stream;       ///< word address
-    unsigned dst_tokens;   ///< rows of the stream
-    unsigned first_token;  ///< of the stream
+    unsigned dst_tokens;   ///< rows of the stream, or of the value
+    unsigned first_token;  ///< of the stream; or the first channel of the value
     bool fresh;            ///< the stream starts with it
+    bool part;             ///< to a value at word `dst` of the norm's job
 };
 
 /// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
@@ -126,9 +128,24 @@ void layer_norm(const LayerNormJob &job, const Res residual[][Config::LANES], Ac
     }
 }
 
-/// The same, each channel by itself on to another residual stream; weights: the columns of its words.
+/// Words of a head, in 8 bits, to the lanes they have in a value: `first` is the lane of the first one.
 template <class Config>
-void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config::LANES>> &weights, Res residual[][Config::LANES])
+void store_head(const Act word[Config::LANES], unsigned channels, unsigned first, unsigned tokens, Act act[][Config::LANES], unsigned place)
+{
+#pragma HLS INLINE
+    for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+#pragma HLS UNROLL
+        const unsigned from = (lane + Config::LANES - first) % Config::LANES;
+        if (from < channels) {
+            act[place + (lane < first ? tokens : 0U)][lane] = word[from];
+        }
+    }
+}
+
+/// The same, each channel by itself on to another residual stream or to channels of a value; weights: the columns of its words.
+template <class Config>
+void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config::LANES>> &weights, Res residual[][Config::LANES],
+           Act act[][Config::LANES])
 {
 #pragma HLS INLINE off
     static std::int32_t mean[Config::MAX_TOKENS];
@@ -145,14 +162,24 @@ void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config:
         for (unsigned t = 0; t < to.rows; ++t) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = residual inter false
+#pragma HLS DEPENDENCE variable = act inter false
+            Act narrow[Config::LANES];
+#pragma HLS ARRAY_PARTITION variable = narrow complete
             for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
                 const unsigned row = to.first + t;
                 const Wide word = normal_word(residual[job.src + w * job.tokens + row][lane], mean[row], scale[row]);
                 const Acc acc = (columns[lane].turn ? ~word : word) + columns[lane].bias;
-                Res &place = residual[to.stream + w * to.dst_tokens + to.first_token + t][lane];
-                const int part = requantize<16>(acc, columns[lane].scale);
-                place = static_cast<Res>(w * Config::LANES + lane < job.channels ? saturate<16>((to.fresh ? 0 : place) + part) : 0);
+                narrow[lane] = static_cast<Act>(requantize<8>(acc, columns[lane].scale));
+                if (!to.part) {
+                    Res &place = residual[to.stream + w * to.dst_tokens + to.first_token + t][lane];
+                    const int part = requantize<16>(acc, columns[lane].scale);
+                    place = static_cast<Res>(w * Config::LANES + lane < job.channels ? saturate<16>((to.fresh ? 0 : place) + part) : 0);
+                }
+            }
+            if (to.part) {
+                store_head<Config>(narrow, job.channels - w * Config::LANES, to.first_token % Config::LANES, to.dst_tokens, act,
+                                   job.dst + (to.first_token / Config::LANES + w) * to.dst_tokens + t);
             }
         }
     }

@@ -142,14 +142,6 @@ constexpr Step tokens(Shape residual)
     return s;
 }
 
-/// A step whose source, or whose result, has words of 16 bits.
-constexpr Step wide(Step step, bool source, bool result)
-{
-    step.wide_source = source;
-    step.wide_result = result;
-    return step;
-}
-
 /// Residual stream -> dst.
 constexpr Step layer_norm(Value dst, std::int64_t eps, Factor inverse, Factor out)
 {
@@ -172,34 +164,6 @@ constexpr Step rescale(Value dst, Factor out)
     return s;
 }
 
-/// A norm that takes no mean off.
-constexpr Step rms(Step step)
-{
-    step.rms = true;
-    return step;
-}
-
-/// A step that reads the residual stream at word `address`.
-constexpr Step from(Step step, std::uint32_t address)
-{
-    step.src = address;
-    return step;
-}
-
-/// A step that writes the residual stream at word `address`.
-constexpr Step into(Step step, std::uint32_t address)
-{
-    step.stream = address;
-    return step;
-}
-
-/// A step that starts a residual stream instead of being added to it.
-constexpr Step fresh(Step step)
-{
-    step.fresh = true;
-    return step;
-}
-
 /// Some rows of a residual stream, normalised, each channel times its factor and with its bias: residual stream +=, from row `first_token` on.
 constexpr Step scale(Shape residual, std::uint16_t first_token, Shape source, Rows rows, std::int64_t eps, Factor inverse, Factor out,
                      Weights weights)
@@ -213,6 +177,16 @@ constexpr Step scale(Shape residual, std::uint16_t first_token, Shape source, Ro
     s.keys = rows.first;
     s.rows = rows.count;
     s.weights = weights.word;
+    return s;
+}
+
+/// A whole residual stream, normalised, each channel times its factor and with its bias -> channels of dst, from `first` on.
+constexpr Step scale_head(Value dst, std::uint16_t first, std::uint16_t channels, std::int64_t eps, Factor inverse, Factor out, Weights weights)
+{
+    Step s = scale(Shape{dst.tokens, channels}, first, Shape{dst.tokens, channels}, Rows{0, dst.tokens}, eps, inverse, out, weights);
+    s.target = Target::ACT;
+    s.out_channels = dst.channels;
+    s.dst = dst.address;
     return s;
 }
 
@@ -230,21 +204,6 @@ constexpr Step linear(Value dst, Value src, Weights weights)
     s.src = src.address;
     s.dst = dst.address;
     s.weights = weights.word;
-    return s;
-}
-
-/// The same product of some rows of its source only.
-constexpr Step some(Step s, Rows rows)
-{
-    s.src += rows.first;
-    s.rows = rows.count;
-    return s;
-}
-
-/// The same into the rows of its target from `first` on.
-constexpr Step into_rows(Step s, std::uint16_t first)
-{
-    s.first_token = first;
     return s;
 }
 
@@ -332,23 +291,6 @@ constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t hea
     s.out = out;
     s.frac = frac;
     return s;
-}
-
-/// An attention with a constant of the operand memory, for every head, query and key of the longest sequence, added to its scores.
-constexpr Step biased(Step step, Value bias)
-{
-    step.biased = true;
-    step.out_channels = step.rows;
-    step.in_channels = step.tokens;
-    step.operand = bias.address;
-    return step;
-}
-
-/// An attention in which a token sees no token behind itself.
-constexpr Step causal(Step step)
-{
-    step.causal = true;
-    return step;
 }
 
 /// src -> the queues of the experts.

@@ -55,6 +55,8 @@ class Call(ABC):
     """Feed, stationary operand and stages of each step the function does."""
     memory: ClassVar[Memory] = Memory.ACT
     """Of the result."""
+    makes: ClassVar[tuple[str, ...]] = ("dst",)
+    """Operands that come to be by it."""
 
     steps: tuple[Step, ...]
     operands: dict[str, Value]
@@ -92,8 +94,12 @@ class Call(ABC):
                 if wrong := stage.wrong(step):
                     raise failure(step, wrong)
             for view in (view for some in views(step) for view in some):
-                if not (view.whole or view in self.rows and view.all_channels and view.tokens.step == 1):
+                if not self.has(view):
                     raise failure(step, f"the HLS engine has no step for it: {view} is a part of a value")
+
+    def has(self, view: View) -> bool:
+        """Whether the function reads, or writes, such a part of a value."""
+        return view.whole or view in self.rows and view.all_channels and view.tokens.step == 1
 
     @property
     def rows(self) -> tuple[View, ...]:

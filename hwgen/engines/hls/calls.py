@@ -12,7 +12,7 @@ from ...steps.verify import failure
 from ...steps.walk import with_tensors
 from .attention import Attention, BiasedAttention
 from .call import Call, does
-from .experts import Experts, Router, ScoreRouter
+from .experts import Experts, GatedExperts, Router, ScoreRouter
 from .products import (
     Features,
     Head,
@@ -26,12 +26,13 @@ from .products import (
     LinearRotated,
     Product,
 )
-from .scale import Scaled, ScaledFresh
+from .scale import Scaled, ScaledFresh, ScaledHead
 from .start import Constants, LayerNorm, Operands, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
-                                 Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated,
-                                 LinearRotated, Head, Features, Attention, BiasedAttention, Router, ScoreRouter, Experts)
+                                 ScaledHead, Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated,
+                                 LinearRotated, Head, Features, Attention, BiasedAttention, Router, ScoreRouter, Experts,
+                                 GatedExperts)
 
 
 def calls(network: Network) -> list[Call]:

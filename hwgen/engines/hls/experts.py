@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import replace
 from typing import ClassVar
 
 from ...layout.image import Shape, constant
 from ...steps.format import WIDE
-from ...steps.stages import Add, Choose, Gather, Plain, Requant, Route, Score, Stationary, Table
+from ...steps.param import Factor
+from ...steps.stages import Add, Choose, Gather, Multiply, Plain, Requant, Route, Score, Stationary, Table
 from ...steps.step import Expert, Step
 from ...steps.tensor import Memory
 from ...steps.verify import failure
@@ -55,7 +55,8 @@ class ScoreRouter(Router):
         return part(self.steps[0], Table).function
 
     def arguments(self) -> list[str]:
-        return [*super().arguments(), *activation(self)]
+        table = part(self.steps[0], Table)
+        return [*super().arguments(), *activation(self.functions, table, behind(table))]
 
     def about(self) -> str:
         return f"router, {self.src} -> the best {self.route.top_k} of {self.channels} experts by {self.activation}"
@@ -71,19 +72,12 @@ class Experts(Call):
     """Residual stream += every expert's result for the tokens of its queue, weighed. dst: room for the layer between."""
 
     function, kind, target = "experts", "EXPERTS", "ACTIVATED"
-    form = ((Gather, Stationary, Requant, Table), (Plain, Stationary, Requant, Score, Add))
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Gather, Stationary, Requant, Table), (Plain, Stationary, Requant, Score, Add))
     memory = Memory.RES
 
     @classmethod
-    def of(cls, steps: tuple[Step, ...], identity: Hashable) -> Call:
-        for step in steps:
-            if step.sink.tensor.memory is Memory.OPERAND:
-                raise failure(step, "has gated experts (SwiGLU), and the HLS engine has none", "build the RTL engine, which has them: --backend rtl")
-        return super().of(steps, identity)
-
-    @classmethod
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
-        hidden = steps[0].sink.tensor
+        hidden = steps[len(cls.form) - 2].sink.tensor
         return super().find(steps) | {"dst": replace(Value.of(hidden), name=f"{steps[0].value}.hidden")}
 
     def check(self) -> None:
@@ -91,11 +85,19 @@ class Experts(Call):
         for place, step in enumerate(self.steps):
             if part_of(step).index != place // len(self.form):
                 raise failure(step, "the HLS engine has no step for it: experts come in order, each once")
-        if len({step.columns for step in self.steps[::2]}) > 1:
+        if len({step.columns for step in self.firsts}) > 1:
             raise failure(self.steps[0], "the experts differ in size", "the HLS engine needs experts of one size")
-        tables = [part(step, Table) for step in self.steps[::2]]
-        if len({(table.function, behind(table), table.x) for table in tables}) > 1:
+        if len({(part(step, Table).function, part(step, Table).x, self.factor(step)) for step in self.firsts}) > 1:
             raise failure(self.steps[0], "the experts differ in their activation", "the HLS engine needs experts with one activation")
+
+    @property
+    def firsts(self) -> tuple[Step, ...]:
+        """Of each expert the step with the activation."""
+        return self.steps[len(self.form) - 2::len(self.form)]
+
+    def factor(self, step: Step) -> Factor:
+        """Behind the activation of one of ``firsts``."""
+        return behind(part(step, Table))
 
     @property
     def count(self) -> int:
@@ -109,7 +111,7 @@ class Experts(Call):
     @property
     def table(self) -> Table:
         """Of all of them."""
-        return part(self.steps[0], Table)
+        return part(self.firsts[0], Table)
 
     @property
     def activation(self) -> str:
@@ -121,7 +123,7 @@ class Experts(Call):
         return self.src.tokens * self.top_k * sum(part(step, Stationary).weight.array.size for step in pair)
 
     def arguments(self) -> list[str]:
-        return [self.src.code, self.dst.code, str(self.count), self.image, *activation(self)]
+        return [self.src.code, self.dst.code, str(self.count), self.image, *activation(self.functions, self.table, self.factor(self.firsts[0]))]
 
     def about(self) -> str:
         return (f"{self.count} experts, {self.activation}, {self.src} -> {self.dst.channels} channels -> added to int16, "
@@ -130,11 +132,12 @@ class Experts(Call):
     def cycles(self, lanes: int, queries: int) -> int:
         rows = -(-self.src.tokens * self.top_k // self.count)
         width, hidden = self.src.channels, self.dst.channels
-        return self.count * (linear_cycles(rows, width, hidden, lanes) + linear_cycles(rows, hidden, width, lanes, self.dst.wide))
+        firsts = (len(self.form) - 1) * linear_cycles(rows, width, hidden, lanes)
+        return self.count * (firsts + linear_cycles(rows, hidden, width, lanes, self.dst.wide))
 
     def weight_words(self, lanes: int) -> int:
         width, hidden = self.src.channels, self.dst.channels
-        return self.count * (linear_words(width, hidden, lanes) + linear_words(hidden, width, lanes))
+        return self.count * ((len(self.form) - 1) * linear_words(width, hidden, lanes) + linear_words(hidden, width, lanes))
 
     @property
     def wide(self) -> tuple[bool, bool]:
@@ -144,6 +147,28 @@ class Experts(Call):
     def traced(self) -> tuple[str, int, int]:
         tensor = self.steps[-1].sink.tensor
         return WIDE.stored, tensor.tokens, tensor.channels
+
+
+class GatedExperts(Experts):
+    """The same of experts whose activations are multiplied by a second layer beside the first one. operand: room for what that gives."""
+
+    asked, target = "experts", "MULTIPLIED"
+    form = ((Gather, Stationary, Requant), (Gather, Stationary, Requant, Table, Multiply), (Plain, Stationary, Requant, Score, Add))
+    makes = ("dst", "operand")
+
+    @classmethod
+    def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
+        return super().find(steps) | {"operand": replace(Value.of(steps[0].sink.tensor), name=f"{steps[0].value}.operand")}
+
+    def factor(self, step: Step) -> Factor:
+        return Factor(1, part(step, Multiply).shift)
+
+    @property
+    def code(self) -> str:
+        return f"gated(hwgen::{super().code}, {self.operands['operand'].code})"
+
+    def about(self) -> str:
+        return super().about().replace(" experts,", " gated experts,")
 
 
 def part_of(step: Step) -> Expert:

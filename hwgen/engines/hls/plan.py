@@ -148,26 +148,27 @@ def _merged(tasks: list[list[Call]]) -> list[_Entry]:
 
 def _memory(table: list[_Entry], lanes: int) -> tuple[list[dict[str, Value]], tuple[Value, ...], dict[Memory, int]]:
     """(operands of each step with their addresses, all values, words needed of each memory). Values of tasks side by side share their place."""
-    values = {entry.row: entry.call.dst for entry in table if "dst" in entry.call.operands}
-    makers = {(task, call.dst.name): entry.row for entry in table if entry.row in values for task, call in entry.versions.items()}
+    made = [(entry, role) for entry in table for role in entry.call.makes if role in entry.call.operands]
+    values = {(entry.row, role): entry.call.operands[role] for entry, role in made}
+    makers = {(task, call.operands[role].name): (entry.row, role) for entry, role in made for task, call in entry.versions.items()}
     uses = []
     for entry in table:
         task, call = next(iter(entry.versions.items()))
         uses.append({role: makers[task, value.name] for role, value in call.operands.items()})
-    lives, bases, total = lifetimes(used.values() for used in uses), dict[int, int](), dict[Memory, int]()
+    lives, bases, total = lifetimes(used.values() for used in uses), dict[tuple[int, str], int](), dict[Memory, int]()
     for memory in (Memory.ACT, Memory.OPERAND):
-        found, total[memory] = first_fit({row: life for row, life in lives.items() if values[row].memory is memory},
-                                         lambda row: values[row].words(lanes))
+        found, total[memory] = first_fit({maker: life for maker, life in lives.items() if values[maker].memory is memory},
+                                         lambda maker: values[maker].words(lanes))
         bases |= found
-    placed: dict[int, Value] = {}
+    placed: dict[tuple[int, str], Value] = {}
     names: set[str] = set()
-    for row, base in ((row, bases[row]) for row in lives):
-        name = values[row].name
+    for maker in lives:
+        name = values[maker].name
         while name in names:                # two tasks of different structure may use one name
             name += "'"
         names.add(name)
-        placed[row] = replace(values[row], name=name, address=base)
-    return [{role: placed[row] for role, row in used.items()} for used in uses], tuple(placed[row] for row in lives), total
+        placed[maker] = replace(values[maker], name=name, address=bases[maker])
+    return [{role: placed[maker] for role, maker in used.items()} for used in uses], tuple(placed[maker] for maker in lives), total
 
 
 def _streams(table: list[_Entry], lanes: int) -> tuple[dict[str, int], int]:

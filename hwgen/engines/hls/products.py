@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 from typing import ClassVar
 
 from ...steps.format import PRE_ACTIVATION, WIDE
@@ -145,18 +146,18 @@ class LinearActivated(Product):
         return part(self.steps[0], Table).function
 
     def arguments(self) -> list[str]:
-        return [self.dst.code, self.src.code, self.image, *activation(self)]
+        table = part(self.steps[0], Table)
+        return [self.dst.code, self.src.code, self.image, *activation(self.functions, table, behind(table))]
 
     def about(self) -> str:
         return f"linear, {self.activation}, {self.src} -> {self.dst}, scale {self.steps[0].sink.tensor.scale:.5g}"
 
 
-def activation(call: Call) -> list[str]:
-    """Arguments that say the activation of the call's first step: the factor, the number of the function and the fraction bits of its
-    argument, as far as they are not the usual ones."""
-    table = part(call.steps[0], Table)
-    number, usual = call.functions.index(table.function), table.x == PRE_ACTIVATION
-    return [braces(behind(table)), *([str(number)] if number or not usual else []), *([] if usual else [str(table.x.frac)])]
+def activation(functions: Sequence[str], table: Table, factor: Factor) -> list[str]:
+    """Arguments that say an activation: the factor behind it, the number of the function and the fraction bits of its argument, as far as they
+    are not the usual ones."""
+    number, usual = functions.index(table.function), table.x == PRE_ACTIVATION
+    return [braces(factor), *([str(number)] if number or not usual else []), *([] if usual else [str(table.x.frac)])]
 
 
 def behind(table: Table) -> Factor:

@@ -1,13 +1,13 @@
-"""Calls of a norm that becomes a value of its own: each channel of it times a factor and with a bias."""
+"""Calls of a norm that becomes a value of its own, or some channels of one: each channel of it times a factor and with a bias."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from ...steps.format import WIDE
+from ...steps.format import INT8, WIDE
 from ...steps.passes.lengths import last_token
 from ...steps.stages import Add, Diagonal, Normalize, Requant
-from ...steps.tensor import Memory, View
+from ...steps.tensor import Memory, Span, View
 from ...steps.verify import failure
 from .call import DEPTH, Call, Follow, part
 from .value import braces, words
@@ -75,3 +75,24 @@ class ScaledFresh(Scaled):
     @property
     def fresh(self) -> bool:
         return True
+
+
+class ScaledHead(Scaled):
+    """The norm of a residual stream -> some channels of dst, in 8 bits."""
+
+    function, asked, target, memory = "scale_head", "layer_norm", "ACT", Memory.ACT
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Normalize, Diagonal, Requant),)
+
+    def has(self, view: View) -> bool:
+        return super().has(view) or view == self.target_rows and view.tokens == Span(0, view.tensor.tokens)
+
+    def arguments(self) -> list[str]:
+        feed = part(self.steps[0], Normalize)
+        return [self.dst.code, str(self.target_rows.channels.start), str(self.source.channels.count), str(feed.eps), braces(feed.mean),
+                braces(feed.out), self.image]
+
+    def about(self) -> str:
+        return f"norm, {self.source.tensor} -> {self.dst}, {self.target_rows.channels} of the channels, scale {self.target_rows.tensor.scale:.5g}"
+
+    def traced(self) -> tuple[str, int, int]:
+        return INT8.stored, *self.dst.shape
