@@ -22,6 +22,7 @@ class Mix:
         self.gate = rng.normal(0, 1, (DIM, EXPERTS)).astype(np.float32)
         self.w1, self.w2 = (rng.normal(0, 0.3, (EXPERTS, *shape)).astype(np.float32) for shape in ((DIM, HIDDEN), (HIDDEN, DIM)))
         self.b1, self.b2 = (rng.normal(0, 0.1, (EXPERTS, n)).astype(np.float32) for n in (HIDDEN, DIM))
+        self.w3 = self.b3 = None                     # of gated experts
 
     def op(self, *args, **kwargs):
         return self.net.op(*args, **kwargs)
@@ -55,6 +56,8 @@ class Mix:
         """Any number of rows [n, D]."""
         net = self.net
         hidden = self.op("Gelu", self.op("Add", self.op("MatMul", x, net.const(self.w1[e])), net.const(self.b1[e])))
+        if self.w3 is not None:
+            hidden = self.op("Mul", hidden, self.op("Add", self.op("MatMul", x, net.const(self.w3[e])), net.const(self.b3[e])))
         return self.op("Add", self.op("MatMul", hidden, net.const(self.w2[e])), net.const(self.b2[e]))
 
     def stacked(self) -> str:

@@ -21,7 +21,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
                  bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
-    without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts.
+    without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
+    "y" = soft one of them.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
@@ -104,10 +105,10 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", read, *matrix(f"{b}.gate{task}", dim, experts),
                                     *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
                                     renormalize, gates != "softmax", draw(f"{b}.choice", experts if gates == "biased" else 0, gain=0.3), *third))
-            elif kind == "s":
+            elif kind in "sy":
                 nodes.append(ops.SoftMoE(f"{b}.moe", f"{b}.mlp", read, draw(f"{b}.phi{task}", dim, 2 * experts, gain=0.4),
                                         *stack(f"{b}.first", dim, expert_hidden or hidden), *stack(f"{b}.second", expert_hidden or hidden, dim),
-                                        function))
+                                        function, *(stack(f"{b}.third", dim, expert_hidden or hidden) if kind == "y" else ())))
             elif kind in "gb":
                 nodes += [ops.Linear(f"{b}.{part}", f"{b}.{part}", read, *matrix(f"{b}.{part}", dim, hidden)) for part in ("gate", "up")]
                 nodes += [ops.Activation(f"{b}.act", f"{b}.looked", f"{b}.gate", function)] if kind == "g" else []

@@ -17,7 +17,7 @@ def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int
                    blocks: str = "dm", end: str = "mean", causal: bool = False, act: Act = Act.GELU, classes: tuple[int, ...] = (5,),
                    heads_norm: bool = False) -> Model:
     """Pre-norm blocks over tokens [tokens, dim] of the host. blocks: one letter a block, "d" = dense MLP, "m" = mixture of experts, "x" = of gated experts,
-    "s" = soft one, "g" = gated; heads_norm: RMSNorms of q and k; end: what the classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
+    "s" = soft one, "y" = of gated experts, "g" = gated; heads_norm: RMSNorms of q and k; end: what the classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int, gain: float = 1.0, offset: float = 0.0) -> np.ndarray:
@@ -44,10 +44,11 @@ def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int
                                  draw(experts, dim, hidden, gain=dim ** -0.5), draw(experts, hidden, gain=0.1),
                                  draw(experts, hidden, dim, gain=hidden ** -0.5), draw(experts, dim, gain=0.1), act, top_k, True,
                                  **({"w3": draw(experts, dim, hidden, gain=dim ** -0.5), "b3": draw(experts, hidden, gain=0.1)} if kind == "x" else {})))
-        elif kind == "s":
+        elif kind in "sy":
             nodes.append(ops.SoftMoE(f"{b}.moe", f"{b}.mlp", f"{b}.norm2", draw(dim, 2 * experts, gain=0.4),
                                      draw(experts, dim, hidden, gain=dim ** -0.5), draw(experts, hidden, gain=0.1),
-                                     draw(experts, hidden, dim, gain=hidden ** -0.5), draw(experts, dim, gain=0.1), act))
+                                     draw(experts, hidden, dim, gain=hidden ** -0.5), draw(experts, dim, gain=0.1), act,
+                                     *((draw(experts, dim, hidden, gain=dim ** -0.5), draw(experts, hidden, gain=0.1)) if kind == "y" else ())))
         elif kind == "g":
             nodes += [linear(f"{b}.gate", f"{b}.norm2", dim, hidden), linear(f"{b}.up", f"{b}.norm2", dim, hidden),
                       ops.Activation(f"{b}.act", f"{b}.looked", f"{b}.gate", act), ops.Multiply(f"{b}.mul", f"{b}.hidden", f"{b}.looked", f"{b}.up"),

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from moe_gated import B3, W3
 from moe_spellings import Mix
-from onnx_nets import DIM, EXPERTS, TOKENS
+from onnx_nets import DIM, EXPERTS, HIDDEN, TOKENS
 
 SLOTS = 2                           # of an expert
 SOFT: dict[str, Callable[[Mix], str]] = {}
@@ -27,6 +28,8 @@ def of_slots(m: Mix, slots: str) -> str:
     """Every expert on its slots, [E, SLOTS, D] -> [E, SLOTS, D]."""
     net = m.net
     hidden = m.op("Gelu", m.op("Add", m.op("MatMul", slots, net.const(m.w1)), net.const(m.b1[:, None])))
+    if m.w3 is not None:
+        hidden = m.op("Mul", hidden, m.op("Add", m.op("MatMul", slots, net.const(m.w3)), net.const(m.b3[:, None])))
     return m.op("Add", m.op("MatMul", hidden, net.const(m.w2)), net.const(m.b2[:, None]))
 
 
@@ -64,6 +67,25 @@ def modules(m: Mix) -> str:
     parts = m.op("Split", slots, net.ints(*[SLOTS] * EXPERTS), outputs=EXPERTS, axis=0)
     results = m.op("Concat", *(m.expert(e, part) for e, part in enumerate(parts)), axis=0)
     return m.op("MatMul", m.op("Softmax", logits, axis=-1), results)
+
+
+def gated(spelling: Callable[[Mix], str]) -> Callable[[Mix], str]:
+    """The same with gated experts."""
+    def function(m: Mix) -> str:
+        m.w3, m.b3 = W3, B3
+        return spelling(m)
+    return function
+
+
+def fused(m: Mix) -> str:
+    """Of gated experts both first layers in one product."""
+    net, logits = m.net, m.op("MatMul", m.x, m.net.const(phi(m)))
+    slots = m.op("MatMul", m.op("Transpose", m.op("Softmax", logits, axis=1), perm=[0, 2, 1]), m.x)
+    slots = m.op("Reshape", slots, net.ints(EXPERTS, SLOTS, DIM))
+    both = m.op("Add", m.op("MatMul", slots, net.const(np.concatenate([m.w1, W3], -1))), net.const(np.concatenate([m.b1, B3], -1)[:, None]))
+    gate, up = m.op("Split", both, net.ints(HIDDEN, HIDDEN), outputs=2, axis=-1)
+    results = m.op("Add", m.op("MatMul", m.op("Mul", m.op("Gelu", gate), up), net.const(m.w2)), net.const(m.b2[:, None]))
+    return m.op("MatMul", m.op("Softmax", logits, axis=2), m.op("Reshape", results, net.ints(1, EXPERTS * SLOTS, DIM)))
 
 
 def with_a_bias(m: Mix) -> str:

@@ -12,9 +12,10 @@ from hwgen.graph import evaluate
 from hwgen.importer import check_model
 from hwgen.steps import golden
 from hwgen.steps.verify import verify
+from moe_gated import B3, W3
 from onnx_nets import CLASSES, result
 from qgraphs import random_images, random_model
-from soft_nets import SOFT, shares_of_one_softmax, with_a_bias
+from soft_nets import SOFT, fused, gated, shares_of_one_softmax, with_a_bias
 from test_importer_mixtures import imported, integers, network
 
 
@@ -38,6 +39,13 @@ def test_every_spelling_is_one_mixture(name, tmp_path, first):
     np.testing.assert_array_equal(integers(model), words)
 
 
+@pytest.mark.parametrize("spelling", [*map(gated, SOFT.values()), fused], ids=[*SOFT, "fused"])
+def test_experts_may_be_gated(spelling, tmp_path, first):
+    node = soft_of(imported(network(spelling, False, 1), tmp_path / "net.onnx"))
+    for key, array in {**first[0].params(), "w3": W3, "b3": B3}.items():
+        np.testing.assert_array_equal(getattr(node, key), array, err_msg=key)
+
+
 @pytest.mark.parametrize("spelling, reason", [
     (with_a_bias, "has slots with a bias"), (shares_of_one_softmax, "over axis 1, not the last")])
 def test_what_is_none_is_named(spelling, reason, tmp_path):
@@ -46,9 +54,9 @@ def test_what_is_none_is_named(spelling, reason, tmp_path):
     assert not checked.ok and reason in str(checked.error), checked.error
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": 17, "experts": 3, "dim": 48, "classes": (3, 4)}])
+@pytest.mark.parametrize("options", [{}, {"tokens": 17, "experts": 3, "dim": 48, "classes": (3, 4), "blocks": "y"}])
 def test_a_network_is_near_its_float_model(options):
-    model = random_model(3, blocks="ds", **options)
+    model = random_model(3, **{"blocks": "dsy"} | options)
     images = random_images(model, 8)
     quantized = quantizer.quantize(model, {"x": images})
     verify_program(schedule(quantized, ti=16, to=16, axi_data_bits=128))

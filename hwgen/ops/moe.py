@@ -297,7 +297,7 @@ def _soft(found: Mixture, mixed: Soft, op: Op, trial: Trial) -> Match:
     w = mixed.weights
     phi = (logits.gate.weight * (scale * logits.factor))[:, mixed.columns]
     node = SoftMoE(op.name, op.outputs[0], logits.gate.x, phi=trial.array(phi), w1=trial.array(w.w1), b1=trial.array(w.b1), w2=trial.array(w.w2),
-                   b2=trial.array(w.b2), act=mixed.act)
+                   b2=trial.array(w.b2), w3=trial.array(w.w3), b3=trial.array(w.b3), act=mixed.act)
     return Match((node,), mixed.positions, proved=True)
 
 

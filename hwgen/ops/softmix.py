@@ -39,8 +39,6 @@ class _SoftRouter(Router):
         if slots % self.stack:
             raise Mismatch(f"mixes tokens into {slots} slots for {self.stack} experts, which does not divide", self.name)
         act, t, factor = self.activation()
-        if self.is_gated:
-            raise Mismatch("has gated experts (SwiGLU) in a soft mixture; gated experts are supported where a router chooses them", self.name)
         logits = self.rng.normal(0, 1.5, (self.tokens, slots)).astype(np.float32)
         x = self.rng.standard_normal((self.tokens, self.dim)).astype(np.float32)
         y, read = self.computed(x, logits), logits * np.float32(self.found.logits.factor)

@@ -89,7 +89,7 @@ def test_an_input_that_starts_the_residual_stream(executable, tmp_path):
     assert wrong == [] and values >= 20
 
 
-@pytest.mark.parametrize("blocks, experts", [("s", 3), ("ds", 2)])
+@pytest.mark.parametrize("blocks, experts", [("s", 3), ("ds", 2), ("y", 3), ("ys", 2)])
 def test_soft_experts_in_the_csim(executable, blocks, experts, tmp_path):
     """Experts that read and write rows of one value."""
     model = random_model(5, tokens=9, dim=16, hidden=24, experts=experts, blocks=blocks, act=ACTS[0], classes=(3, 4))
@@ -112,7 +112,7 @@ def test_gated_experts_and_norms_of_heads_in_the_csim(executable, options, make,
 
 
 def test_shorter_sequences_with_gated_experts_and_norms_of_heads(executable, tmp_path):
-    network = sequence_nets.sequence_network(3, blocks="xd", dim=24, end="all", heads_norm=True, act=ACTS[0])
+    network = sequence_nets.sequence_network(3, blocks="xy", dim=24, end="all", heads_norm=True, act=ACTS[0])
     tokens = sequence_nets.sequences(network, 3)
     done, tasks = hls_networks.run(executable, tmp_path, network, tokens, (1, 7, 12))
     values, wrong = hls_networks.differing(network, tokens, done, tasks, (1, 7, 12))
