@@ -50,7 +50,7 @@ ENGINE = EngineConfig(ti=16, to=16, max_tokens=256, act_words=1024, kv_words=512
                       max_top_k=4, axi_data_bits=128, fifo_beats=64)
 CONTROLS = {             # the generated modules of an engine, those of rtl/sv left out
     "control": ENGINE,
-    "control, all stages": replace(ENGINE, operand_words=256, **dict.fromkeys(CAN, True)),
+    "control, all stages": replace(ENGINE, operand_words=256, list_words=256, **dict.fromkeys(CAN, True)),
 }
 
 

@@ -17,7 +17,8 @@ MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-
 BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
 READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
-LATER = ("wide", "causal", "operand_words", "rotate", "lengths", "bypass", "rms", "scores")          # of `EngineConfig`
+LATER = ("wide", "causal", "operand_words", "rotate", "lengths", "bypass", "rms", "scores", "list_words")          # of `EngineConfig`
+LIST_LATENCY = 2         # from a token's place in a list to its number: every token takes it, where there are lists
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 
 
@@ -56,6 +57,7 @@ class EngineConfig:
     bypass: bool = False     # words of the residual stream can go past the array to the drain
     rms: bool = False        # a token can be normalised without its mean
     scores: bool = False     # the router takes scores as they are, too, with a bias for the choice
+    list_words: int = 0      # lists of tokens that are streamed, words of to numbers of 16 bits; 0 = none in the hardware
 
     def __repr__(self) -> str:
         """What came later where it is so, as in `to_dict`."""
@@ -122,7 +124,7 @@ class EngineConfig:
 
 
 SIZES = ("max_tokens", "act_words", "kv_words", "score_words", "res_words", "program_words", "max_experts", "max_top_k", "read_bursts",
-         "operand_words")
+         "operand_words", "list_words")
 CAN = ("w4", "wide", "causal", "rotate", "lengths", "bypass", "rms", "scores")      # what an engine can do that another may not need
 
 
@@ -152,4 +154,4 @@ def burst_beats(fifo_beats: int) -> int:
 
 def retire_latency(config: EngineConfig) -> int:
     """Cycles from the issue of an instruction's last token to the issue of one that waits for its results."""
-    return 2 + (NORM_LATENCY + 1) + (config.segment + 6) + 10 + 2
+    return 2 + LIST_LATENCY * (config.list_words > 0) + (NORM_LATENCY + 1) + (config.segment + 6) + 10 + 2

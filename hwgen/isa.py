@@ -87,9 +87,11 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2), ("limit", 16),
     ("operand", 2), ("op_base", 16), ("op_period", 4),
     ("follow", 2), ("keys_follow", 1), ("first", 12),
-    ("rms", 1), ("biased", 1),
+    ("rms", 1), ("biased", 1), ("list", 1),
 )
 WORD_BITS = 512
+LISTED = 14              # bits of the number of a token in a list
+ABSENT = 1 << LISTED     # with it the token is all zeros; its number is that of a token all the same
 ADDRESSES = 1 << dict(FIELDS)["dst_base"]
 OFFSETS: dict[str, int] = {}
 _position = 0
@@ -126,6 +128,9 @@ class Instr:
     rms              NORM: the mean counts as 0 (numerics.norm_coefficients of a total of 0)
     act              ROUTER: the scores of the experts are the function's results, in 16 bits, unit 2**-15
     biased           ROUTER with act: the choice is by score plus the bias that a STREAM to ROUTER brought
+    list             MATMUL with weights or past the array: token t of reduction tile k is the one whose number stands in the list memory, place t
+                     of the row at word stat_base + k // stat_count * stat_stride: with `ABSENT` zeros. The source's words begin anew with
+                     each row. STREAM to OPERAND: words go to the list memory
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
@@ -207,6 +212,7 @@ class Instr:
     first: int = 0
     rms: int = 0
     biased: int = 0
+    list: int = 0
     note: str = ""
 
     def encode(self) -> int:

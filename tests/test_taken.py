@@ -10,14 +10,17 @@ import pytest
 from hwgen import quantizer
 from hwgen.engines.hls.plan import plan
 from hwgen.engines.rtl.plan import schedule
-from hwgen.errors import HwgenError, ModelError
+from hwgen.errors import CapacityError, HwgenError, ModelError
+from hwgen.isa import ABSENT
 from hwgen.steps import golden, text
+from hwgen.steps.format import INT8
 from hwgen.steps.param import Param
 from hwgen.steps.passes.lengths import sequenced
+from hwgen.steps.passes.lists import bring_lists, row_words
 from hwgen.steps.stages import Stationary
 from hwgen.steps.step import Network, Step
 from hwgen.steps.taken import NOTHING, Taken
-from hwgen.steps.tensor import Span
+from hwgen.steps.tensor import Memory, Span, Tensor
 from hwgen.steps.verify import verify
 from qgraphs import random_images, random_model, random_qgraph
 from sequence_nets import sequence_model
@@ -112,7 +115,37 @@ def test_a_run_time_length_has_no_order():
         sequenced(changed)
 
 
-@pytest.mark.parametrize("make", [lambda q: schedule(q, ti=8, to=8, axi_data_bits=64), lambda q: plan(q, 8, 4)])
-def test_an_engine_that_does_not_know_orders_says_so(make):
+def test_an_engine_that_does_not_know_orders_says_so():
     with pytest.raises(HwgenError, match="tokens by an order"):
-        make(taking(random_qgraph(1, blocks="d")))
+        plan(taking(random_qgraph(1, blocks="d")), 8, 4)
+
+
+def test_lists_are_brought_once():
+    """Equal orders lie in memory once; numbers are those of the whole tensor, zeros have the number of a token that is there."""
+    network = taking(random_qgraph(2, blocks="dd", tokens=11), 4).tasks[0]
+    listed = bring_lists(network, 8)
+    verify(listed)
+    (brings,) = (step for step in listed.steps if step.sink.tensor.memory is Memory.LIST)
+    words = brings.feed.table.array.reshape(16, -1, 8).transpose(1, 0, 2).reshape(-1, 8)
+    takes = [step for step in listed.steps if step.taken is not None]
+    assert len({(step.taken.order, step.source.tokens) for step in takes}) == len({step.taken.first for step in takes}) > 2
+    for step in takes:
+        rows = words[step.taken.first:step.taken.first + step.taken.taps * row_words(step.taken, 8)].reshape(step.taken.taps, -1)[:, :step.tokens]
+        span, order = step.source.tokens, step.taken.order.array
+        np.testing.assert_array_equal(rows >= ABSENT, order == NOTHING)
+        np.testing.assert_array_equal(rows % ABSENT, span.start + span.step * np.maximum(order, 0))
+    assert bring_lists(random_qgraph(2, blocks="d").tasks[0], 8).steps == random_qgraph(2, blocks="d").tasks[0].steps
+
+
+def test_a_source_of_too_many_tokens(network):
+    far = Tensor("far", INT8, ABSENT + 1, 16, 1.0)
+    step = replace(step_of(network, "block0.q"), source_view=far.view(), taken=order([[0, 1, 2, 3, ABSENT]]))
+    with pytest.raises(CapacityError, match="takes tokens of far .* by an order, numbers of tokens have 16383 at most"):
+        bring_lists(replace(network, steps=(*network.steps, step)), 8)
+
+
+def test_engines_of_other_networks_have_no_lists():
+    program = schedule(random_qgraph(1, blocks="d"), ti=8, to=8, axi_data_bits=64)
+    assert program.config.list_words == 0 and "list_words" not in program.config.to_dict()
+    engine = schedule(taking(random_qgraph(1, blocks="d")), ti=8, to=8, axi_data_bits=64).config
+    assert engine.list_words > 0 and schedule(random_qgraph(1, blocks="d"), ti=8, to=8, axi_data_bits=64, engine=engine).config.list_words == engine.list_words

@@ -30,7 +30,7 @@ MAX_WORDS = 1 << 28                  # of one tensor of one image
 MAX_MEMORY_WORDS = 1 << 20           # what an instruction can address
 MAX_TASKS = 16                       # 4 bits of the TASKS register
 ENGINE_LIMITS = {"max_tokens": MAX_TOKENS, "program_words": MAX_PROGRAM_WORDS, "axi_data_bits": 1024, "ti": 64, "to": 64,
-                 "operand_words": 1 << 16}
+                 "operand_words": 1 << 16, "list_words": 1 << 16}
 INSTRUCTION_BYTES = WORD_BITS // 8
 MASKS = ("bool", "int32", "int64", "float32")
 

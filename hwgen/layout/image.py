@@ -4,7 +4,7 @@
                multiplier behind an activation in 10; little endian, padded to whole vectors), then for each reduction tile ``to`` columns
                of ``ti`` weights; narrow weights two in a byte, low nibble first. The bias of a
                16-bit operand gives back what its low half is less (`numerics.planes`). Of words that go past the array only the
-               parameters, for each tile those of as many columns as lie in one word
+               parameters, for each tile those of as many columns as lie in one word. With several taps (`Taken`) each begins with a tile
     constant   int8 or int16 [T, D]: for each output tile and token ``to`` values, in one vector or two
     input      int8 [T, K], the frame's input: for each output tile and token one vector of ``to`` values; int16 [T, K]: as a constant
 """
@@ -38,7 +38,9 @@ def product(step: Step, shape: Shape, *, pack: bool = True) -> bytes:
     tile = step.weights
     if tile is None:
         return _heads(step, shape, math.gcd(shape.ti, shape.to)).tobytes()
-    rows, (columns, width) = step.source.positions, columns_of(step)
+    rows, (columns, width) = step.source.positions - step.source.position // shape.ti * shape.ti, columns_of(step)
+    if step.taken is not None:                          # each tap begins with a tile
+        rows = np.concatenate([rows + tap * (-(-(int(rows.max()) + 1) // shape.ti)) * shape.ti for tap in range(step.taken.taps)])
     k_tiles, n_tiles = -(-(int(rows.max()) + 1) // shape.ti), -(-width // shape.to)
     padded = np.zeros((k_tiles * shape.ti, n_tiles * shape.to), INT8.dtype)
     padded[np.ix_(rows, columns)] = tile.weight.array

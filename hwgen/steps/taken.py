@@ -16,9 +16,12 @@ NOTHING = -1            # in an order: a word of zeros
 class Taken:
     """For each token of the result, the tokens of the source that stand side by side in front of the array. order: int32 [taps, tokens], the
     source's token of tap j and token t, counted within its view; `NOTHING`: zeros, the real value 0. The rows of the tile are taps x channels
-    of the source, all channels of the first tap first."""
+    of the source, all channels of the first tap first. place: where the order lies for an engine that reads it from a memory, ``first`` words
+    behind its begin (`passes.lists`)."""
 
     order: Param
+    place: View | None = None
+    first: int = 0
 
     @property
     def taps(self) -> int:

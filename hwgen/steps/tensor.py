@@ -19,6 +19,7 @@ class Memory(StrEnum):
     SCORE = "score"      # int16 scores with a maximum a row
     RES = "res"          # int16 residual stream with moments a token
     OPERAND = "operand"  # int16 words that go along with a result in the drain
+    LIST = "list"        # numbers of tokens, for steps that take them by a list
     ROUTER = "router"    # the queues of the experts
     OUT = "out"          # int32 words that leave
 

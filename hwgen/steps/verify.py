@@ -21,7 +21,7 @@ from .written import Written
 
 OVERFLOW = "the layer is too wide or its bias too large for int32 accumulators"
 HELD: dict[Memory, tuple[Format, ...]] = {Memory.ACT: OPERANDS, Memory.KV: (INT8,), Memory.SCORE: SCORES, Memory.RES: (WIDE,),
-                                          Memory.OPERAND: (WIDE,), Memory.ROUTER: (SHARE, WIDE), Memory.OUT: (ACCUMULATOR,)}
+                                          Memory.OPERAND: (WIDE,), Memory.LIST: (WIDE,), Memory.ROUTER: (SHARE, WIDE), Memory.OUT: (ACCUMULATOR,)}
 KEPT = {Memory.RES: (Keep.MOMENTS,), Memory.SCORE: (Keep.ROW_MAX,)}
 
 

@@ -23,7 +23,7 @@ def params(record: Any) -> Iterator[Param]:
 
 def views(step: Step) -> tuple[list[View], list[View]]:
     """(read, written) views of a step; what is added to counts as both."""
-    read = [view for record in (step.source_view, step.feed, step.tile, *step.drain, step.expert) for view in _views(record)]
+    read = [view for record in (step.source_view, step.taken, step.feed, step.tile, *step.drain, step.expert) for view in _views(record)]
     return read, list(step.sinks)
 
 

@@ -44,7 +44,7 @@ def accumulator(config: EngineConfig, *, acc, acc_valid, **inputs):
 def feed_lanes(config: EngineConfig, *, a, b, psum, **inputs):
     """rtl/sv/feed_lanes.sv: a and b = 3, psum = 5 cycles after the input."""
     return Instance("feed_lanes", p_TI=C(config.ti, 32), p_FRAC=C(numerics.EXP_FRAC, 32), p_WIDE=C(int(config.wide), 32),
-                    p_BYPASS=C(int(config.bypass), 32), i_clk=ClockSignal(),
+                    p_BYPASS=C(int(config.bypass), 32), p_LISTS=C(int(config.list_words > 0), 32), i_clk=ClockSignal(),
                     p_EXP_TABLE=Const(packed_table(numerics.EXP_P8), 16 * len(numerics.EXP_P8)),
                     **_ports(inputs, {"a": a, "b": b, "psum": psum}))
 

@@ -13,14 +13,14 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen import numerics
-from hwgen.engine import EngineConfig
+from hwgen.engine import LIST_LATENCY, EngineConfig
 from hwgen.isa import WORD_BITS, Dst, Half, Operand, Src, Stat
 from hwgen.registers import LENGTH_BITS, NUM_TASK_SLOTS
 
 from . import arrays
 from .arrays import delayed
 from .coefficients import NormCoefficients, SoftmaxFactor
-from .feeder import SOURCE, Feeder, token_layout
+from .feeder import Feeder, source_layout, token_layout
 from .fetch import Fetch
 from .fields import BITS, Fields, Record
 from .loader import Loader
@@ -109,7 +109,7 @@ class Engine(wiring.Component):
                 "act_columns", "function", "pre_frac", "score_frac",
                 "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep",
                 *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()), *(("stat",) if c.bypass else ()),
-                *(("rms",) if c.rms else ()))
+                *(("rms",) if c.rms else ()), *(("list",) if c.list_words else ()))
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
         for i, context in enumerate(contexts):
@@ -133,7 +133,8 @@ class Engine(wiring.Component):
         m.submodules.norm = norm = NormCoefficients(c.wide, c.rms)
         wait, pipe = NormCoefficients.LATENCY, token_layout(c)
         token0 = as_record(pipe, feeder.token, "token0")
-        source0 = as_record(SOURCE, feeder.source, "source0")
+        source = source_layout(c)
+        source0 = as_record(source, feeder.source, "source0")
         feed_valid = token0.valid & ~feeder.inject
         m.submodules.statistics = statistics = Memory(shape=80, depth=c.max_tokens, init=[])
         stat_feed, stat_old, stat_write = statistics.read_port(), statistics.read_port(), statistics.write_port()
@@ -153,7 +154,7 @@ class Engine(wiring.Component):
             m.d.sync += mode1.eq(source0.mode)
             m.d.comb += norm.raw.eq(mode1 == Src.RES)
 
-        feed_layout = {"valid": 1, **SOURCE}
+        feed_layout = {"valid": 1, **source}
         feed_row = as_record(feed_layout, at(Cat(feed_valid, source0.word), wait - 1, "feed_row_line"), "feed_row")
         feed_address = as_record(feed_layout, at(feed_row.word, 1, "feed_address_line"), "feed_address")
         lane = as_record(feed_layout, at(feed_address.word, 1, "feed_lane_line"), "feed_lane")
@@ -188,7 +189,8 @@ class Engine(wiring.Component):
         a, b, psum, sums = Signal(8 * c.ti), Signal(16 * c.ti), Signal(32), Signal(32 * c.to)
         m.submodules.feed_lanes = arrays.feed_lanes(
             c, a=a, b=b, psum=psum, valid=lane.valid, mode=lane.mode, plane=lane.plane, act=words["act"], res=words["res"], score=words["score"],
-            mean=norm.mean, mult=norm.multiplier, shift=norm.out_shift, top=top, frac=score_frac, lanes=lane.lanes)
+            mean=norm.mean, mult=norm.multiplier, shift=norm.out_shift, top=top, frac=score_frac, lanes=lane.lanes,
+            none=lane.none if c.list_words else C(0, 1))
 
         # ---------------------------------------------------------------- array and accumulators
         lane_at = wait + 1
@@ -233,18 +235,22 @@ class Engine(wiring.Component):
         m.d.comb += [factor_read.addr.eq(before.slot), factor_read.en.eq(before.valid & before.last_k)]
         drain = Record(pipe, "drain_token")
         m.d.comb += drain.word.eq(Mux(feeder.inject, feeder.token, arrived.word))
-        stream_word = Signal(16 * c.to)         # stream data waits the two cycles its token spends in the feeder
+        stream_word = Signal(16 * c.to)         # stream data waits the cycles its token spends in the feeder
         stream_wait = Signal(16 * c.to)
         with m.If(loader.word_valid & loader.word_ready):
             m.d.sync += stream_wait.eq(loader.word)
-        m.d.sync += stream_word.eq(stream_wait)
+        if c.list_words:
+            m.d.sync += stream_word.eq(at(stream_wait, LIST_LATENCY, "stream_line"))
+        else:
+            m.d.sync += stream_word.eq(stream_wait)
         through = None
         if c.bypass:                            # words that go past the array: those of a tile, as late as its sums would come
             part = at(lane.lanes, 3, "part_line")[(c.bypass_lanes // c.group).bit_length() - 1:]        # its place in the word, in tiles
             through = at(b.word_select(part[:max(1, (c.ti // c.bypass_lanes - 1).bit_length())], 16 * c.bypass_lanes), c.segment + 3, "through_line")
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
                                 "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function", "pre_frac",
-                                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()), *(("stat",) if c.bypass else ()))
+                                *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()), *(("stat",) if c.bypass else ()),
+                                *(("list",) if c.list_words else ()))
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
@@ -275,11 +281,11 @@ class Engine(wiring.Component):
             old=words["old"][:16 * c.to], **outputs)
 
         # a stream word for the router is a bias, no token
-        more = {**({"operand": 16} if c.operand_words else {}), **({"bias": 1} if c.scores else {})}
+        more = {**({"operand": 16} if "operand" in pipe else {}), **({"bias": 1} if c.scores else {}), **({"list": 1} if c.list_words else {})}
         done_layout = {"valid": 1, "instr_last": 1, "first_n": 1, "dst": 3, "stride": 16, "row": 16, "address": 20, "group": 3, "lanes": 7, **more}
         at_drain = Cat(drain_valid, drain.instr_last & (drain.last_k | ~drain.valid), drain.first_n, fields.dst, fields.dst_stride, drain.row,
-                       drain.address, drain.group, drain.lanes, *((drain.operand,) if c.operand_words else ()),
-                       *((feeder.inject,) if c.scores else ()))
+                       drain.address, drain.group, drain.lanes, *((drain.operand,) if "operand" in pipe else ()),
+                       *((feeder.inject,) if c.scores else ()), *((fields.list & feeder.inject,) if c.list_words else ()))
         m.d.comb += loader.par_free.eq(arrived.param_last)
         read_old = as_record(done_layout, at(at_drain, 6, "old_line"), "read_old")
         done = as_record(done_layout, at(read_old.word, 2, "done_line"), "done")
@@ -301,7 +307,13 @@ class Engine(wiring.Component):
 
         if c.operand_words:
             m.d.comb += [operand_write.addr.eq(done.operand), operand_write.data.eq(outputs["word16"]),
-                         operand_write.en.eq(done.valid & (done.dst == Dst.OPERAND))]
+                         operand_write.en.eq(done.valid & (done.dst == Dst.OPERAND) & (~done.list if c.list_words else 1))]
+        if c.list_words:
+            m.submodules.lists = lists = Memory(shape=16 * c.to, depth=c.list_words, init=[])
+            list_read, list_write = lists.read_port(), lists.write_port()
+            m.d.comb += [list_read.addr.eq(feeder.list_addr), feeder.list_data.eq(list_read.data), list_read.en.eq(1),
+                         list_write.addr.eq(done.operand), list_write.data.eq(outputs["word16"]),
+                         list_write.en.eq(done.valid & (done.dst == Dst.OPERAND) & done.list)]
 
         # the gate's normalised tokens, kept for the experts
         if c.max_experts:

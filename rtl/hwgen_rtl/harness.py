@@ -43,7 +43,7 @@ def accumulator(c: EngineConfig) -> ArrayTop:
 def feed_lanes(c: EngineConfig) -> ArrayTop:
     return ArrayTop(lambda **ports: arrays.feed_lanes(c, **ports),
                     {"valid": 1, "mode": 2, "plane": 2, "act": 8 * c.ti, "res": 16 * c.ti, "score": 16 * c.ti, "mean": 21, "mult": 16, "shift": 6,
-                     "top": 17, "frac": 2, "lanes": 7}, {"a": 8 * c.ti, "b": 16 * c.ti, "psum": 32})
+                     "top": 17, "frac": 2, "lanes": 7, "none": 1}, {"a": 8 * c.ti, "b": 16 * c.ti, "psum": 32})
 
 
 def drain_lanes(c: EngineConfig) -> ArrayTop:

@@ -6,12 +6,13 @@
 // mode 2  exp        p = exp2_p8(row_max - score), 0 from lane `lanes` on; a = p - 128      numerics.exp2_p8
 //         top = row_max + half of what the distance top - score loses; scores have 6, 8, 10 or 4 fraction bits by `frac`, the table
 //         has FRAC, 6 or 7, and an entry for each fraction
+// LISTS: with none the token is all zeros: a = 0, of the low half of 16 bits -128
 // psum: sum of p over the lanes, 5 cycles after the input.
 // No stall, no reset. Cost of a lane: a product of 21 x 17 bits whose difference, rounding and registers fit into its DSP slice, half
 // a block RAM of 18 kbit for the exponential of 16 octaves, some 105 LUTs: window of the product and output 32, its overflow 35, distance 16.
 module feed_lanes #(
   parameter [31:0] TI = 16, parameter [31:0] FRAC = 6, parameter [(16<<FRAC)-1:0] EXP_TABLE = '0, parameter [31:0] WIDE = 0,
-  parameter [31:0] BYPASS = 0
+  parameter [31:0] BYPASS = 0, parameter [31:0] LISTS = 0
 ) (
   input  logic               clk,
   input  logic               valid,
@@ -26,6 +27,7 @@ module feed_lanes #(
   input  logic signed [16:0] top,
   input  logic [1:0]         frac,
   input  logic [6:0]         lanes,
+  input  logic               none,
   output logic [8*TI-1:0]    a,
   output logic [16*TI-1:0]   b,          // with BYPASS: a, and with plane 2 all 16 bits; else 0
   output logic [31:0]        psum
@@ -174,7 +176,7 @@ module feed_lanes #(
     narrow2 = mode1[0] & ~high1 & ~low1;
     low_u2 = fine1 ? 10'h180 : 10'h003;
     from2 = mode1 == 0 ? 2'd3 : mode1[0] ? {fine1, ~fine1} : 2'd0;
-    if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) pass1[i] = act_i[i];
+    if (valid && mode == 0) for (int unsigned i = 0; i < TI; i++) pass1[i] = LISTS != 0 && none ? {WIDE != 0 && plane == 2, 7'd0} : act_i[i];
     if (valid && mode[0]) for (int unsigned i = 0; i < TI; i++) x1[i] = {res_i[i][15], res_i[i], 4'd0} - mean;
     if (valid && mode == 2)
       for (int unsigned i = 0; i < TI; i++) begin
@@ -187,8 +189,8 @@ module feed_lanes #(
     below = shift ^ {~|shift[4:0], ~|shift[3:0], ~|shift[2:0], ~|shift[1:0], ~shift[0], 1'b1};
     high = WIDE != 0 && plane == 1;
     low = WIDE != 0 && plane == 2;
-    mult1 = below >= 36 ? 17'd0 : below[0] ? 17'(mult) : {mult, 1'b0};
-    half1 = below >= 36 ? 36'd0 : 36'd2 << {below[5:3] ^ {~|below[4:3] & (high | low), ~below[3] & (high | low), high | low}, below[2:1], 1'b0};
+    mult1 = below >= 36 || LISTS != 0 && none ? 17'd0 : below[0] ? 17'(mult) : {mult, 1'b0};
+    half1 = below >= 36 || LISTS != 0 && none ? 36'd0 : 36'd2 << {below[5:3] ^ {~|below[4:3] & (high | low), ~below[3] & (high | low), high | low}, below[2:1], 1'b0};
     coarse1 = below[5] ? 2'd3 : below[4:3] ^ {~below[3] & low, low};
     middle1 = {below[5] & ~low, below[2] & ~below[5]};
     fine1 = below[1];

@@ -53,18 +53,19 @@ async def matches_numerics(dut, pattern):
         least, most = SHIFTS[INT8 if plane == Half.NONE else WIDE]
         v = inputs(rng, c.ti, least + cycle % (most + 1 - least), plane != Half.NONE)
         frac = numerics.SCORE_FRACS[v["code"]]
+        none = bool(c.list_words) and mode != Src.EXP and rng.random() < 0.2             # all zeros
         half = 1 << max(0, frac - numerics.EXP_FRAC) >> 1           # of a unit of the table
         driver.at(cycle, valid=int(valid), mode=int(mode), plane=int(plane), act=pack(v["act"], 8), res=pack(v["res"], 16),
                   score=pack(v["score"], 16), mean=v["mean"] & 0x1FFFFF, mult=v["mult"], shift=v["shift"],
-                  top=v["row_max"] + half & 0x1FFFF, frac=v["code"], lanes=v["lanes"])
+                  top=v["row_max"] + half & 0x1FFFF, frac=v["code"], lanes=v["lanes"], none=int(none))
         if not valid:
             continue
         match mode:
             case Src.ACT:
-                a = v["act"]
+                a = np.full(c.ti, -numerics.LOW_OFFSET * (plane == Half.LOW)) if none else v["act"]
             case Src.NORM | Src.RES:
                 normalize = numerics.normalize if plane == Half.NONE else numerics.normalize_wide
-                a = normalize(v["res"], v["mean"], v["mult"], v["shift"])
+                a = normalize(v["res"], v["mean"], v["mult"], v["shift"]) * (not none)
                 past = a                        # of 16 bits all of them go past the array
                 a = a if plane == Half.NONE else numerics.planes(a)[plane == Half.LOW]
             case Src.EXP:

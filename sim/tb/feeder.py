@@ -12,9 +12,9 @@ import random
 import cocotb
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hwgen.engine import MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
-from hwgen.isa import Dst, Half, Instr, Op, Src, Stat
-from hwgen_rtl.feeder import SOURCE, token_layout
+from hwgen.engine import LIST_LATENCY, MIN_PASS, NUM_CONTEXTS, OUT_WORDS, EngineConfig
+from hwgen.isa import ABSENT, Dst, Half, Instr, Op, Src, Stat
+from hwgen_rtl.feeder import source_layout, token_layout
 from hwgen_sim.bench import config
 from hwgen_sim.checker import BenchFailure
 from hwgen_sim.endpoints import sample, start
@@ -41,8 +41,13 @@ class Slot:
 class Model:
     """Instruction by instruction -> slots. Keeps what lives on: parameter banks, contexts."""
 
-    def __init__(self, c: EngineConfig):
-        self.c, self.tiles, self.param_tiles, self.instrs = c, 0, 0, 0
+    def __init__(self, c: EngineConfig, lists: list[list[int]]):
+        self.c, self.lists, self.tiles, self.param_tiles, self.instrs = c, lists, 0, 0, 0
+
+    def listed(self, instr: Instr, k: int, t: int) -> int:
+        """What stands in the list memory for token t of reduction tile k."""
+        word, lane = divmod(t, self.c.to)
+        return self.lists[instr.stat_base + k // instr.stat_count * instr.stat_stride + word][lane]
 
     def slots(self, instr: Instr, queues: Queues) -> list[Slot]:
         c, stream, number = self.c, instr.op == Op.STREAM, self.instrs
@@ -64,8 +69,15 @@ class Model:
                     token, score = queue[t] if queue and t < count else (t, None)
                     target = token if instr.scatter else t
                     origin = token if instr.gather else t * instr.step
+                    by_list = instr.list and not stream and t < count
+                    entry = self.listed(instr, k, t) if by_list else 0
+                    origin = entry % ABSENT if by_list else origin
                     end = t == length - 1 and not high
-                    chunk_of = chunk_past if past else 2 * k + 1 - high if instr.wide and instr.src == Src.ACT else k
+                    chunk_of = chunk_past if past else k
+                    if instr.list and not stream and not past:
+                        chunk_of = k % instr.stat_count
+                    if instr.wide and instr.src == Src.ACT and not past:
+                        chunk_of = 2 * chunk_of + 1 - high
                     fields = {
                         "valid": t < count, "tile_last": end and not stream,
                         "param_last": end and last_k and instr.column_params and not stream, "instr_last": end and last_tile,
@@ -73,7 +85,7 @@ class Model:
                         "last_token": t == count - 1, "context": number % NUM_CONTEXTS, "slot": t,
                         "row": (instr.dst_row + target) % (1 << 16), "address": (chunk + target) % (1 << 20), "group": group % c.groups,
                         "lanes": seen(instr.n_last if j == instr.n_tiles - 1 else lanes, instr, Dst.SCORE, t - j * c.to), "inject": stream}
-                    if c.operand_words:
+                    if "operand" in token_layout(c):
                         fields |= {"operand": (instr.op_base + (j % instr.op_period if instr.op_period else j) * instr.tokens + t) % (1 << 16)}
                     if score is not None and instr.scatter:
                         fields |= {"score": score}
@@ -83,6 +95,8 @@ class Model:
                                    "source_plane": (Half.HIGH if high else Half.LOW) if instr.wide else Half.NONE,
                                    "source_row": (instr.src_row + origin) % (1 << 16),
                                    "source_lanes": part if past else seen(instr.k_hi if last_k else c.ti, instr, Src.EXP, t - k * c.ti)}
+                        if c.list_words:
+                            fields |= {"source_none": entry >= ABSENT}
                         if instr.column_params:
                             fields |= {"param_bank": self.param_tiles % 4}
                     output = instr.dst == Dst.OUT and t < count and last_k and not high and (not instr.mean or t == count - 1)
@@ -112,15 +126,21 @@ def random_instr(rng: random.Random, c: EngineConfig) -> Instr:
     past = c.bypass and op == Op.MATMUL and src in (Src.NORM, Src.RES) and not queued and rng.random() < 0.5
     if past:
         dst, mean = rng.choice((Dst.ACT, Dst.KV, Dst.RES_SET, Dst.RES_ADD)), 0
+    tokens = rng.choice([1, 2, MIN_PASS - 1, MIN_PASS, MIN_PASS + 1, OUT_WORDS, 3 if dst == Dst.OUT and not mean else 21])
+    k_tiles, by_list = 1 if past else rng.randint(1, 3), {}
+    if c.list_words and op == Op.MATMUL and src != Src.EXP and not queued and not limited and rng.random() < 0.6:
+        row, k_tiles, tiles = -(-tokens // c.to), 1 if past else rng.randint(1, 6), 1
+        tiles = rng.choice([tiles for tiles in range(1, k_tiles + 1) if k_tiles % tiles == 0])
+        stride = rng.randint(row, row + 2)
+        by_list = {"list": 1, "stat_count": tiles, "stat_stride": stride, "stat_base": rng.randint(0, c.list_words - k_tiles // tiles * stride)}
     return Instr(
-        op=op, src=src, dst=dst, stat=Stat.BYPASS if past else Stat.WEIGHTS, mean=mean, gather=int(queued == 1), scatter=int(queued == 2),
+        **by_list, op=op, src=src, dst=dst, stat=Stat.BYPASS if past else Stat.WEIGHTS, mean=mean, gather=int(queued == 1), scatter=int(queued == 2),
         expert=rng.randrange(c.max_experts) if queued else rng.getrandbits(8), column_params=rng.randrange(2),
-        tokens=rng.choice([1, 2, MIN_PASS - 1, MIN_PASS, MIN_PASS + 1, OUT_WORDS, 3 if dst == Dst.OUT and not mean else 21]),
-        step=rng.choice([1, 1, rng.randrange(1, 300)]), k_tiles=1 if past else rng.randint(1, 3), n_tiles=rng.randint(1, 5 if past else 3),
+        tokens=tokens, step=rng.choice([1, 1, rng.randrange(1, 300)]), k_tiles=k_tiles, n_tiles=rng.randint(1, 5 if past else 3),
         k_hi=rng.randint(1, c.ti), n_last=rng.randint(1, c.to), src_base=rng.getrandbits(20), src_stride=rng.getrandbits(16),
         src_row=rng.getrandbits(16), dst_base=rng.getrandbits(20), dst_stride=rng.getrandbits(16), dst_row=rng.getrandbits(16),
         dst_group=rng.randrange(c.groups), slack=rng.randrange(NUM_CONTEXTS), wide=wide, limit=rng.randint(0, 3 * c.ti) if limited and not past else 0,
-        op_base=rng.getrandbits(16) if c.operand_words else 0, op_period=rng.choice([0, 0, 1, 2]) if c.operand_words else 0)
+        op_base=rng.getrandbits(16) if "operand" in token_layout(c) else 0, op_period=rng.choice([0, 0, 1, 2]) if c.operand_words else 0)
 
 
 def random_frame(rng: random.Random, c: EngineConfig, length: int) -> list[Instr]:
@@ -152,11 +172,13 @@ class Bench:
 
     def __init__(self, dut, program: list[Instr], rng: random.Random, stalls: dict):
         self.dut, self.rng, self.c, self.program, self.stalls = dut, rng, config(), program, stalls
-        self.model = Model(self.c)
+        self.lists = [[rng.getrandbits(15) for _ in range(self.c.to)] for _ in range(self.c.list_words)]
+        self.list_word = 0
+        self.model = Model(self.c, self.lists)
         self.queues: Queues = random_queues(rng, self.c)
         self.next_queues: deque[tuple[int, Queues]] = deque()        # (number of the router instruction, what it leaves behind)
         self.slots: deque[Slot] = deque()       # expected, not yet issued
-        self.line = deque([None] * ISSUE)       # issued, record not yet seen
+        self.line = deque([None] * (ISSUE + LIST_LATENCY * (self.c.list_words > 0)))       # issued, record not yet seen
         self.place = 0                          # of the next instruction in the program
         self.started, self.retired, self.slots_seen = 0, 0, 0
         self.tiles_given, self.tiles_freed, self.tile_pulse = 0, 0, False
@@ -185,12 +207,16 @@ class Bench:
         known = expert < len(self.queues) and index < len(self.queues[expert])
         token, score = self.queues[expert][index] if known else (self.rng.getrandbits(16), self.rng.getrandbits(16))
         dut.q_token.value, dut.q_score.value = token, score
+        if self.lists:
+            dut.list_data.value = pack(self.lists[self.list_word] if self.list_word < len(self.lists) else [0] * self.c.to, 16)
         dut.counts.value = pack((len(queue) for queue in self.queues), 16)
 
     def look(self, cycle: int) -> None:
         """The ports of this cycle, all before the clock edge."""
         dut = self.dut
         self.read_queue = sample(dut.q_expert), sample(dut.q_index)
+        if self.lists:
+            self.list_word = sample(dut.list_addr)
         fail_unless(sample(dut.retired) == self.retired % 256, f"retired is {sample(dut.retired)}, not {self.retired % 256}")
         fail_unless(sample(dut.drained) == (self.started == self.retired), f"drained is {sample(dut.drained)} at cycle {cycle}")
         issue, inject = sample(dut.issue), sample(dut.inject)
@@ -236,11 +262,11 @@ class Bench:
         return slot
 
     def record(self, cycle: int, slot: Slot | None, inject: int) -> None:
-        """The token and source records against the slot issued two cycles ago."""
+        """The token and source records against the slot issued two cycles ago, or a few more."""
         found, word, source = {"inject": inject}, sample(self.dut.token), sample(self.dut.source)
         for key, bits in token_layout(self.c).items():
             found[key], word = word & (1 << bits) - 1, word >> bits
-        for key, bits in SOURCE.items():
+        for key, bits in source_layout(self.c).items():
             found[f"source_{key}"], source = source & (1 << bits) - 1, source >> bits
         if slot is None:
             wrong = [key for key in CONTROL if found[key]]

@@ -55,6 +55,8 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c7.lanes) ? t", "1 ? t"),                           # sums
     ("feed_lanes_bypass", "feed_lanes.sv", "{upper[i][5:0], u[i][9:8]}", "{upper[i][5:0], u[i][8:7]}"),      # high byte of a word past the array
     ("feed_lanes_bypass", "feed_lanes.sv", "upper[i] = sat[i] ?", "upper[i] = 1'b0 ?"),                   # its saturation
+    ("feed_lanes_lists", "feed_lanes.sv", "{WIDE != 0 && plane == 2, 7'd0} : act_i[i]", "8'd0 : act_i[i]"),    # zeros of a low half
+    ("feed_lanes_lists", "feed_lanes.sv", "mult1 = below >= 36 || LISTS != 0 && none", "mult1 = below >= 36"),          # zeros of a normalised token
     ("drain_lanes_tall", "drain_lanes.sv", "data_i[j] ^ {16{turn_0[j]}}", "data_i[j]"),                  # a column of negative sign
     ("drain_lanes_bypass", "drain_lanes.sv", "BYPASS != 0 && through ?", "1'b0 ?"),
     ("lane_memory_one", "lane_memory.sv", "wen & wmask[b]", "wen"),
@@ -114,6 +116,8 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("registers_lengths", registers, "LENGTH_BITS", 8),
     ("feeder_narrow", feeder, "MIN_PASS", 7),
     ("feeder_operands", feeder, "repeats", lambda period, tile: C(0)),                                      # operands of the first tile again
+    ("feeder_lists", feeder, "next_row", lambda row, stride: row),                                       # the first tap again
+    ("feeder_lists_three_quarters", feeder, "LISTED", 13),                                              # zeros for a token of a high number
     ("feeder_causal", feeder, "at_most", lambda left, lanes: Mux(left < lanes, left[:7], lanes)),              # tiles behind a row's last key
     ("attention_causal", feeder, "at_most", lambda left, lanes: Mux(left < 0, 0, lanes)),                   # the tile it lies in
     ("attention_causal", engine, "sees_any", lambda lanes: C(1)),                                           # maximum over no key

@@ -33,6 +33,7 @@ WIDE_FEED, WIDE_DRAIN = 0.15, 0.08       # what operands of 16 bits add to a lan
 PAST_FEED, PAST_DRAIN = 0.35, 0.1         # what words that go past the array add to a lane: their high bits; their way to the drain
 SCORE_EXPERT, SCORE_PLACE, SCORE_TOP = 0.4, 1.15, 5      # what a router of scores adds: experts, their places, and places alone, in router parts
 CAUSAL = 0.014           # what a limit of keys adds to the control: 80 LUTs, 52 flip-flops
+LISTS = 0.1              # counters of a list and stages of the feeder; the registers of its words, and of what a stream brings, are bytes of a stream
 LENGTHS = 0.12           # what run-time lengths do: 700 LUTs, 520 flip-flops, half of them registers and their reading
 
 
@@ -160,6 +161,7 @@ def _memories(c: EngineConfig) -> list[_Memory]:
         _Memory("scores", c.groups, 16 * bank, c.score_words),
         _Memory("residual", 2 * c.groups, 16 * bank, c.res_words),          # one to feed, one to add to
         *([_Memory("operands", 1, 16 * c.to, c.operand_words)] if c.operand_words else []),
+        *([_Memory("lists", 1, 16 * c.to, c.list_words)] if c.list_words else []),
         _Memory("accumulators", 1, 32 * c.to, c.max_tokens),
         _Memory("program", 2, WORD_BITS, c.program_words, wide=False),      # loader and feeder walk it apart; 32-bit writes
         _Memory("weight FIFO", 1, c.axi_data_bits, c.fifo_beats),
@@ -181,6 +183,7 @@ def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
         ("accumulators", "accumulator column", c.to), ("drain", "drain lane", c.to * (1 + (c.wide or c.scores) * WIDE_DRAIN + c.bypass * PAST_DRAIN)),
         ("feed", "feed lane", c.ti * (1 + c.wide * WIDE_FEED + c.bypass * PAST_FEED)),
         ("sequencer", "control", 1 + c.causal * CAUSAL + c.lengths * LENGTHS), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
+        *([("lists", "control", LISTS), ("lists", "stream byte", 6 * c.to)] if c.list_words else []),
     ]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual
         logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in (("activations", 8), ("keys and values", 8), ("residual", 32))]

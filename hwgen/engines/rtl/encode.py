@@ -10,12 +10,14 @@ from ...layout.image import columns_of
 from ...layout.merge import Slot
 from ...steps.format import WIDE
 from ...steps.passes.lengths import last_token
+from ...steps.passes.lists import row_words
 from ...steps.passes.rotations import period
 from ...steps.step import Step
+from ...steps.taken import Taken
 from ...steps.tensor import Memory, Plane, Span, Tensor, View
 
 DESTINATION = {Memory.ACT: Dst.ACT, Memory.KV: Dst.KV, Memory.SCORE: Dst.SCORE, Memory.RES: Dst.RES_SET, Memory.ROUTER: Dst.ROUTER,
-               Memory.OUT: Dst.OUT, Memory.OPERAND: Dst.OPERAND}
+               Memory.OUT: Dst.OUT, Memory.OPERAND: Dst.OPERAND, Memory.LIST: Dst.OPERAND}
 
 
 HALF = {None: Half.NONE, Plane.HIGH: Half.HIGH, Plane.LOW: Half.LOW}
@@ -44,6 +46,8 @@ class Encoder:
         fields |= {"wide": int(step.tile.multiplies and step.feed.format(step) == WIDE), "plane": HALF[step.plane]}
         fields |= self._tiles(step) | self._source(step) | self._target(step) | self._stationary(step)
         fields |= _followed(step)
+        if step.taken is not None:
+            fields |= self._list(step, step.taken, fields["k_tiles"])
         fields |= {"slack": limits[0], "load_slack": limits[1]}
         if step.expert is not None:
             fields["expert"] = step.expert.index
@@ -71,7 +75,8 @@ class Encoder:
             fields |= {"k_tiles": 1, "k_hi": ti}
         elif step.tile.multiplies:
             first, last = step.source.position, step.source.position + step.source.width - 1
-            fields |= {"k_tiles": last // ti - first // ti + 1, "k_lo": first % ti, "k_hi": last % ti + 1}
+            taps = 1 if step.taken is None else step.taken.taps
+            fields |= {"k_tiles": taps * (last // ti - first // ti + 1), "k_lo": first % ti, "k_hi": last % ti + 1}
         return fields
 
     def _word(self, view: View) -> int:
@@ -82,7 +87,7 @@ class Encoder:
         if step.source_view is None:
             return {}
         view = step.source
-        if step.feed.gathers:                                # queues hold tokens of the whole tensor
+        if step.feed.gathers or step.taken is not None:      # queues and lists hold tokens of the whole tensor
             view = replace(view, tokens=Span(0, view.tensor.tokens))
         row = {}
         if view.tensor.memory is Memory.SCORE:
@@ -99,6 +104,8 @@ class Encoder:
                 return {}
             case Memory.OPERAND:
                 return {"op_base": self.bases[view.tensor]}
+            case Memory.LIST:
+                return {"op_base": self.bases[view.tensor], "list": 1}
             case Memory.ROUTER:
                 fields = {"dst_row": view.tokens.start}
                 if len(step.sinks) == 1:
@@ -113,6 +120,13 @@ class Encoder:
         low = view.tensor.tokens if step.plane is Plane.LOW else 0          # words behind the high half
         return fields | {"dst_base": self._word(view) + low, "dst_stride": view.tensor.tokens * planes_of(view.tensor),
                          "dst_group": view.position % config.ti // config.group}
+
+    def _list(self, step: Step, taken: Taken, k_tiles: int) -> dict[str, int]:
+        """Of the numbers of the tokens that stream."""
+        if taken.place is None:
+            raise ValueError(f"step {step.name!r} has no list in a memory")
+        return {"list": 1, "stat_base": self.bases[taken.place.tensor] + taken.first, "stat_stride": row_words(taken, self.config.to),
+                "stat_count": k_tiles // taken.taps}
 
     def _stationary(self, step: Step) -> dict[str, int]:
         view = step.tile.stationary

@@ -18,7 +18,8 @@ def reads(step: Step) -> Reads:
     feed = () if step.source_view is None else (step.source.name,)
     queue = () if step.expert is None else (step.expert.queue.name,)
     loads = () if step.tile.stationary is None else (step.tile.stationary.name,)
-    return (*feed, *queue), loads
+    numbers = () if step.taken is None or step.taken.place is None else (step.taken.place.name,)
+    return (*feed, *queue, *numbers), loads
 
 
 def slacks(slots: list[Slot[Step]], starts: list[int], num_tasks: int) -> list[tuple[int, int]]:

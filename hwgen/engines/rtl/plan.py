@@ -19,6 +19,7 @@ from ...steps.passes.batch import batch as batched
 from ...steps.passes.blocks import split_hidden
 from ...steps.passes.choices import stream_biases
 from ...steps.passes.experts import order_experts
+from ...steps.passes.lists import bring_lists
 from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
 from ...steps.passes.outputs import split_outputs
@@ -43,7 +44,8 @@ STAGES: dict[str, Callable[[Instr], bool]] = {       # of `EngineConfig`: which 
     "wide": lambda instr: bool(instr.wide or instr.plane or instr.src == Src.RES), "causal": lambda instr: instr.limit > 0,
     "rotate": lambda instr: instr.operand == Operand.ROTATE, "bypass": lambda instr: instr.stat == Stat.BYPASS, "rms": lambda instr: instr.rms > 0,
     "scores": lambda instr: bool(instr.act and instr.dst == Dst.ROUTER)}
-PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND)
+PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND, Memory.LIST)
+BY_COLUMNS = (Memory.OPERAND, Memory.LIST)      # words of To lanes, of engines whose networks ask for them
 
 
 def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
@@ -72,20 +74,20 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         network = copies(fuse_norms(split_outputs(network, OUT_WORDS)), group)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
         network = tile_rotations(split_products(network, OPERAND_WORDS, to), to)
-        networks.append(stream_biases(number(lengthen_starts(split_planes(extra_steps(network, ablation, ti, to))))))
+        networks.append(stream_biases(number(lengthen_starts(split_planes(extra_steps(bring_lists(network, to), ablation, ti, to))))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
     bases, rows, words, buffers = _memory_map(slots, ti, to)
     routers = [(slot.step.columns, slot.step.sink.tensor.channels) for slot in slots if slot.step.routes]
     config = EngineConfig(
         ti=ti, to=to, max_tokens=_max_tokens(slots, rows),
-        **{f"{memory}_words": _round(words[memory]) for memory in PLACED if memory is not Memory.OPERAND},
+        **{f"{memory}_words": _round(words[memory]) for memory in PLACED if memory not in BY_COLUMNS},
         program_words=len(slots) + 1, max_experts=max((experts for experts, _ in routers), default=0),
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots),
         wide=False, causal=False, rotate=False, bypass=False, rms=False, lengths=False, scores=False,
-        operand_words=_round(words[Memory.OPERAND]) if words[Memory.OPERAND] else 0)
+        **{f"{memory}_words": _round(words[memory]) if words[memory] else 0 for memory in BY_COLUMNS})
     if engine is not None:
         config = _with_stages(covering((engine, config)), set())
     encoder = Encoder(config, bases, rows)
@@ -120,12 +122,12 @@ def identity(step: Step) -> Hashable:
 
 def _memory_map(slots: list[Slot[Step]], ti: int, to: int) -> tuple[dict[Tensor, int], dict[Tensor, int], dict[Memory, int], tuple[BufferInfo, ...]]:
     """First word of every tensor, first row of the statistics of each residual stream, words used of each memory, and the lines of the map."""
-    lives = lifetimes([tensor for tensor in tensors((slot.step.source_view, slot.step.sinks, slot.step.tile, slot.step.drain))
+    lives = lifetimes([tensor for tensor in tensors((slot.step.source_view, slot.step.taken, slot.step.sinks, slot.step.tile, slot.step.drain))
                        if tensor.memory in PLACED]
                       for slot in slots)
 
     def size(tensor: Tensor) -> int:
-        lanes = to if tensor.memory is Memory.OPERAND else ti
+        lanes = to if tensor.memory in BY_COLUMNS else ti
         return -(-tensor.width // lanes) * tensor.tokens * planes_of(tensor)
     bases: dict[Tensor, int] = {}
     words = {}
@@ -160,8 +162,6 @@ def _check(slots: list[Slot[Step]], to: int) -> None:
     if any(slot.step.feed.from_host and slot.step.sink.tensor.memory is Memory.RES and slot.step.tokens == 1 for slot in slots):
         wrong.append(CapacityError("the input is one token that starts a residual stream: the engine needs two at least",
                                    hint="let a Linear follow the input"))
-    wrong += [CapacityError("the RTL engine does not take tokens by an order yet", where=f"node {slot.step.node!r}")
-              for slot in slots if slot.step.taken is not None]
     if len(slots) >= MAX_PROGRAM_WORDS:
         wrong.append(CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
                                    hint="a network with fewer layers, heads or experts, or a smaller --batch"))

@@ -9,7 +9,7 @@ from ...listing import Line, Part, short, text as listing
 from .program import BufferInfo, InstrInfo, Program
 from .touched import SOURCES, TARGETS, columns
 
-FLAGS = tuple(name for name, bits in FIELDS if bits == 1 and name not in ("pred", "column_params"))     # the latter: with weights
+FLAGS = tuple(name for name, bits in FIELDS if bits == 1 and name not in ("pred", "column_params", "list"))     # column_params: with weights
 DEFAULTS = {entry.name: entry.default for entry in fields(Instr)}
 
 
@@ -30,7 +30,7 @@ def part(program: Program) -> Part:
     def rows(length: int) -> list[Line]:
         return [_row(pc, program, length) for pc in range(len(program.instrs))]
     tasks = f"{program.num_tasks} task{'s' * (program.num_tasks > 1)}"
-    held = ("act", "kv", "score", "res", *(("operand",) if config.operand_words else ()))
+    held = ("act", "kv", "score", "res", *(name for name in ("operand", "list") if getattr(config, f"{name}_words")))
     words = ", ".join(f"{name} {getattr(config, f'{name}_words')}" for name in held)
     return Part(f"program: {len(program.instrs)} instructions, {tasks}, batch {program.batch}, array {config.ti}x{config.to}, "
                 f"{len(program.image):,} bytes of weights, words of memory: {words}", rows)
@@ -43,6 +43,7 @@ def _row(pc: int, program: Program, length: int) -> Line:
     flags += [program.config.functions[instr.function] if name == "act" else name for name in FLAGS if getattr(instr, name)]
     flags += [f"top {instr.top_k} of {instr.num_experts}"] if instr.num_experts else []
     flags += [f"every {instr.step}"] if instr.step > 1 else []
+    flags += [f"{instr.k_tiles // instr.stat_count} taps by list @{instr.stat_base}"] if instr.list and instr.op == Op.MATMUL else []
     flags += [f"keys {instr.limit}+row"] if instr.limit else []
     flags += [f"{Operand(instr.operand).name.lower()} @{instr.op_base}"] if instr.operand else []
     last = "  ".join(filter(None, [" ".join(flags), note]))
@@ -77,7 +78,7 @@ def _target(instr: Instr) -> str:
     if instr.dst in (Dst.ROUTER, Dst.OUT):
         return f"-> {Dst(instr.dst).name.lower()}" + (f", act @{instr.dst_base}" if instr.keep else "")
     if instr.dst == Dst.OPERAND:
-        return f"-> operand @{instr.op_base}"
+        return f"-> {'list' if instr.op == Op.STREAM and instr.list else 'operand'} @{instr.op_base}"
     add = "+=" if instr.dst == Dst.RES_ADD else "->"
     return f"{add} {TARGETS[Dst(instr.dst)]} @{instr.dst_base}" + (f"+{instr.dst_group}g" if instr.dst_group else "")
 

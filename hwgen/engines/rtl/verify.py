@@ -13,9 +13,10 @@ from ...engine import OUT_WORDS, EngineConfig
 from ...errors import ModelError
 from ...isa import FIELDS, Dst, Follow, Half, Instr, Op, Operand, Src, Stat, followed
 from .hazards import MAX_SLACK
+from .lists import Lists, beyond, wrong_list
 from .program import BufferInfo, Program
 from .text import line
-from .touched import MAXIMA, PLACED, Area, Touched, sizes_of
+from .touched import MAXIMA, PLACED, Area, Touched, sizes_of, stream_bytes
 
 ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst), "plane": len(Half), "follow": len(Follow)}
 NEVER = -1
@@ -91,6 +92,8 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
         value = getattr(instr, name)
         if value < low or high is not None and value > high:
             return f"{name} = {value} is not in {low}..{'' if high is None else high}"
+    if wrong := wrong_list(instr, config):
+        return wrong
     if instr.op == Op.STREAM:
         if instr.dst != Dst.OPERAND and instr.src == Src.NORM and instr.tokens == 1 and instr.n_tiles > 1:
             return "streams words of one token to the residual stream one after the other: its statistics are written later than they are read"
@@ -200,16 +203,10 @@ def _past(instr: Instr, config: EngineConfig) -> str | None:
 
 def _streams(program: Program) -> str | None:
     """What is wrong with the bytes that the instructions take from the stream and give, or None."""
-    config, taken, given = program.config, {"input": 0, "image": 0}, [0] * program.num_tasks
-    vector = config.vector_bytes
-    params = -(-8 * config.to // vector) * vector
-    for pc, instr in enumerate(program.instrs):
-        if instr.op == Op.STREAM:                           # the host's words come first
-            kind = "input" if pc == 0 else "image"
-            taken[kind] += instr.tokens * instr.n_tiles * (vector if instr.src == Src.ACT else -(-2 * config.to // vector) * vector)
-        elif instr.op == Op.MATMUL and instr.stat in (Stat.WEIGHTS, Stat.BYPASS):
-            tiles = instr.k_tiles if instr.stat == Stat.WEIGHTS else 0
-            taken["image"] += instr.n_tiles * (params + tiles * (config.to * config.ti >> instr.w4))
+    config, given = program.config, [0] * program.num_tasks
+    sizes, host = [stream_bytes(config, instr) for instr in program.instrs], program.instrs[0].op == Op.STREAM       # the host's words come first
+    taken = {"input": sum(sizes[:host]), "image": sum(sizes[host:])}
+    for instr in program.instrs:
         if instr.op == Op.MATMUL and instr.dst == Dst.OUT:
             for task in range(program.num_tasks):
                 if not instr.pred or instr.task == task:
@@ -244,7 +241,7 @@ def _replay(program: Program, task: int, length: int) -> None:
     for place, buffer in enumerate(program.buffers):
         born.setdefault(buffer.first, []).append(place)
         gone.setdefault(buffer.last, []).append(buffer)
-    replay = _Replay(program.config, length)
+    replay, lists = _Replay(program.config, length), Lists(program)
     owner = {memory: np.full(len(replay.writer[memory]), NEVER, np.int32) for memory in PLACED}
     for pc, instr in enumerate(program.instrs):
         for place in born.get(pc, []):
@@ -252,8 +249,11 @@ def _replay(program: Program, task: int, length: int) -> None:
                 raise failure(pc, instr, wrong)
         done = followed(instr, length, program.config.ti, program.config.to)
         if done is not None and (not instr.pred or instr.task == task):
-            touched = Touched.by(program.config, done)
-            if wrong := next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) or replay.run(done, touched):
+            tokens = lists.tokens(done)
+            touched = Touched.by(program.config, done, tokens)
+            lists.bring(pc, done)
+            if wrong := beyond(done, tokens) or next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) \
+                    or replay.run(done, touched):
                 raise failure(pc, instr, wrong + (f", in a sequence of {length} tokens" if length else ""))
         for buffer in gone.get(pc, []):
             owner[buffer.memory][buffer.base:buffer.base + buffer.words] = NEVER
