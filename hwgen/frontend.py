@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, hostrun, layers, mixed, quantized_file, quantizer, routers, strict_yaml
+from . import arrays, convolutions, hostrun, layers, mixed, quantized_file, quantizer, routers, strict_yaml
 from .arrays import read_npz
 from .devices.board import Board, load_board
 from .engines.protocol import Wishes
@@ -112,7 +112,8 @@ class Planned:
         planning = [f"resources on {self.board.name} are planning figures: {text}" for text in self.board.family.not_measured]
         notes = self.said.notes if self.said else ()
         plans = [note for name, made in self.plans.items() for note in ENGINES[name].facts(made).notes]
-        return [*notes, *plans, *self.findings.warnings, *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
+        return [*notes, *plans, *convolutions.notes(self.quantized), *self.findings.warnings,
+                *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnx import TensorProto
 
 import bert_nets
+from conv_nets import pooled, reduced, stem, tokens
 from gate_nets import CONDITIONED, task_gate
 import gated_nets
 import masked_nets
@@ -74,6 +75,12 @@ def first_layer(folder: Path, size: tuple[int, ...], kernel: tuple[int, ...], pl
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, places, CLASSES])
 
 
+def convolved(folder: Path, build: Callable[[Net], str]) -> Path:
+    made = Net()
+    made.head(made.norm(build(made)), pool="mean")
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
 def gate(folder: Path, **options) -> Path:
     made = gated_nets.gated(**options)
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
@@ -133,6 +140,11 @@ FORMS: dict[str, dict[str, Form]] = {
         "dilated": partial(first_layer, size=(2, 9, 9), kernel=(3, 3), places=9, dilations=[2, 2], strides=[2, 2]),
         "auto_pad": partial(first_layer, size=(3, 7, 7), kernel=(3, 3), places=16, auto_pad="SAME_UPPER", strides=[2, 2]),
         "of a signal (Whisper, PatchTST)": partial(first_layer, size=(4, 24), kernel=(3,), places=12, strides=[2], pads=[1, 1])},
+    "Convolutions inside": {
+        "a stem of two convolutions": partial(convolved, build=lambda net: tokens(net, stem(net))),
+        "with batch norms and HardSwish (LeViT)": partial(convolved, build=lambda net: tokens(net, stem(net, True, "HardSwish"))),
+        "with a max pool (CCT)": partial(convolved, build=pooled),
+        "keys and values made fewer, depthwise between two Linears (PVT, Segformer)": partial(convolved, build=lambda net: reduced(net, tokens(net, stem(net))))},
     "Activations": {act: partial(net, act=act) for act in ACTIVATIONS},
     "Gated MLPs": {
         **{name: partial(gate, halves=name) for name in gated_nets.HALVES}, "the second half is the gate": partial(gate, halves="by Slice", second=True),

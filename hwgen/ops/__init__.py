@@ -9,7 +9,7 @@
     select.py     Select              slice.py       Slice
     mean.py       Mean                pool.py        AttentionPool
     multiply.py   Multiply            rotate.py      Rotate
-    soft.py       SoftMoE
+    soft.py       SoftMoE             take.py        Take
 
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
 
@@ -33,7 +33,8 @@ from .rotate import Rotate
 from .select import Select
 from .slice import Slice
 from .soft import SoftMoE
+from .take import Take
 from .tokens import ConcatTokens
 
 __all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "HeadNorm", "LayerNorm", "Linear",
-           "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE"]
+           "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take"]

@@ -12,8 +12,8 @@ import numpy as np
 from ..functions import Act, activate
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op, Ref, View
-from ..matching.trial import Match, Mismatch, Trial, close, in_order, split_operands
-from .operands import plain
+from ..matching.trial import Match, Mismatch, Trial, close, split_operands
+from .operands import anyhow
 from .operator import SUPPORTED, Operator, Spellings
 from .spelled_activation import spelled_activation
 
@@ -261,9 +261,10 @@ def activation(op: Op, trial: Trial) -> Match | None:
     found = recognize(op, trial)
     if found is None:
         return None
-    x = plain(trial, found.x)
-    if x is None:
+    read = anyhow(trial, found.x)
+    if read is None:
         return None
+    x, places = read
     for part in found.parts[1:]:
         trial.absorb(part)
-    return Match((Activation(op.name, op.outputs[0], x.value, found.kind),), in_order(*x.shape), factor=found.factor)
+    return Match((Activation(op.name, op.outputs[0], x.value, found.kind),), places, factor=found.factor)

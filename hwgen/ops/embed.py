@@ -84,17 +84,17 @@ def patch_embed(op: Op, trial: Trial) -> Match | None:
     if len(image.shape) != weight.ndim - 1 or dim % groups or image.shape[0] != groups * weight.shape[1]:
         raise Mismatch(f"has an image {list(image.shape)} and a weight {list(weight.shape)} of {groups} groups", op.name)
     height, width = (1, *image.shape[1:])[-2:]
-    window = _window(op, list(weight.shape[2:]), (height, width))
+    window = window_of(op, list(weight.shape[2:]), (height, width))
     if not all(window.places(height, width)):
         raise Mismatch(f"has an image {list(image.shape)} that holds no window of {window}", op.name)
-    whole = _ungrouped(weight.reshape(*weight.shape[:2], *window.kernel), groups)
+    whole = ungrouped(weight.reshape(*weight.shape[:2], *window.kernel), groups)
     bias = np.zeros(dim, np.float32) if bias is None else bias
     node = PatchEmbed(op.name, op.outputs[0], image.value, trial.array(whole * np.float32(image.factor)), trial.array(bias),
                       None if window == Window.patch(*window.kernel) else window)
     return Match((node,), in_order(dim, math.prod(window.places(height, width))).T)
 
 
-def _window(op: Op, kernel: list[int], size: tuple[int, int]) -> Window:
+def window_of(op: Op, kernel: list[int], size: tuple[int, int]) -> Window:
     """Of a Conv on an image, or on a signal as an image of one row."""
     rank = len(kernel)
     stride, dilation = op.integers("strides") or [1] * rank, op.integers("dilations") or [1] * rank
@@ -113,7 +113,7 @@ def _window(op: Op, kernel: list[int], size: tuple[int, int]) -> Window:
     return window
 
 
-def _ungrouped(weight: Array, groups: int) -> Array:
+def ungrouped(weight: Array, groups: int) -> Array:
     """[D, C / groups, p, q] -> [D, C, p, q], 0 where an output does not see a channel."""
     dim, own, p, q = weight.shape
     whole = np.zeros((groups, dim // groups, groups, own, p, q), weight.dtype)

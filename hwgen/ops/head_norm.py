@@ -58,7 +58,7 @@ class HeadNorm(Operator):
         x = to.result(self.x)
         if x is None or x.linear is None or x.mean or not (to.producers[self.x].DEFERS or self.x in to.operands):
             raise self.fail(f"normalises heads of {self.x!r}, which no Linear gives", hint=SUPPORTED)
-        tokens, dim, unit = x.view.tokens.count, len(self.gamma) // self.heads, to.wide_unit(self.x)
+        tokens, dim, unit = x.rows, len(self.gamma) // self.heads, to.wide_unit(self.x)
         to.narrow(self, self.output, "the norm of heads")
         words = to.activations(self.output, tokens, len(self.gamma), to.units(self.output, (len(self.gamma),)))
         normal = to.wide_unit(self.output, Role.NORM)
@@ -66,7 +66,7 @@ class HeadNorm(Operator):
             part, name = slice(head * dim, head * dim + dim), to.fresh(f"{self.x}.head{head}")
             linear = replace(x.linear, output=name, weight=x.linear.weight[:, part], bias=x.linear.bias[part])
             stream = Tensor(name, WIDE, tokens, dim, unit, Memory.RES)
-            to.update(name, linear, x.view, to.weights(linear, "linear", x, linear.weight, linear.bias, unit), stream.view(), fresh=True)
+            to.update(name, linear, x, to.weights(linear, "linear", x, linear.weight, linear.bias, unit), stream.view(), fresh=True)
             feed, _ = normalized_words(self, to, stream, to.fresh(f"{name}.int16"), normal, WIDE, self.eps, self.rms)
             tile, factor = to.diagonal(self, self.gamma[part], self.beta[part], normal,
                                        words.units if words.ratio is None else words.units[part], f"{name}.gamma")

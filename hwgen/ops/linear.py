@@ -62,7 +62,7 @@ class Linear(Operator):
 
     def lower(self, to: Lowering) -> None:
         """A step of its own where its result is multiplied; those that add it, look it up or let it leave do it themselves."""
-        x = to.operand(self, self.x)
+        x = to.operand(self, self.x, taken=True)
         to.put_off(self.output, x, self)
         if self.output in to.multiplied:
             self.lower_with(to, x, self.output)
@@ -80,8 +80,8 @@ class Linear(Operator):
             table, (units,) = to.tables(function, function.kind.value, units[None], output, form, drained)
             unit = np.array([drained.unit])
         w = to.weights(self, "linear", x, self.weight, self.bias, unit, narrow=to.precision.narrow_linear)
-        out = to.activations(output, x.view.tokens.count, channels, units, form)
-        to.product(output, self, x.view, w, (Requant(w.factor, drained), *table), out.view())
+        out = to.activations(output, x.rows, channels, units, form)
+        to.product(output, self, x, w, (Requant(w.factor, drained), *table), out.view())
         to.define(output, out)
 
     def lower_update(self, to: Lowering, x: Lowered, output: str, place: View, start: bool, fresh: bool = False) -> None:
@@ -89,7 +89,7 @@ class Linear(Operator):
         fresh: without a constant."""
         w = to.weights(self, "embedding" if start else "linear", x, self.weight, self.bias, place.tensor.scale,
                        narrow=to.precision.narrow_linear and not start)
-        to.update(output, self, x.view, w, place, fresh)
+        to.update(output, self, x, w, place, fresh)
 
     @classmethod
     def spellings(cls) -> Spellings:

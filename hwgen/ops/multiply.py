@@ -53,11 +53,11 @@ class Multiply(Operator):
         if (both := self._side(to, streamed)).function is not None:
             to.store(streamed, both)
         x, y = self._side(to, looked), self._side(to, streamed)
-        if x.view.tokens.count != y.view.tokens.count:
-            raise self.fail(f"multiplies {x.view.tokens.count} tokens of {looked!r} by {y.view.tokens.count} of {streamed!r}", hint=SUPPORTED)
+        if x.rows != y.rows:
+            raise self.fail(f"multiplies {x.rows} tokens of {looked!r} by {y.rows} of {streamed!r}", hint=SUPPORTED)
         if x.linear is None or y.linear is None:
             raise TypeError(f"operands of {self.name!r} are no linear maps")
-        channels, tokens, form = x.linear.weight.shape[1], x.view.tokens.count, to.form(self.output)
+        channels, tokens, form = x.linear.weight.shape[1], x.rows, to.form(self.output)
         if x.function is None:
             drained, table, unit, looked_up = WIDE, list[Table](), to.fine_unit(looked), to.fine_unit(looked)
         else:
@@ -68,10 +68,10 @@ class Multiply(Operator):
                         narrow=to.precision.narrow_linear)
         beside = to.activations(to.fresh(f"{self.output}.operand"), tokens, channels, units / (looked_up * 2.0 ** shift), WIDE)
         beside = replace(beside, memory=Memory.OPERAND)
-        to.product(beside.name, y.linear, y.view, up, (Requant(up.factor, WIDE),), beside.view(), about="what multiplies")
+        to.product(beside.name, y.linear, y, up, (Requant(up.factor, WIDE),), beside.view(), about="what multiplies")
         gate = to.weights(x.linear, "linear", x, x.linear.weight, x.linear.bias, np.array([unit]), narrow=to.precision.narrow_linear)
         out = to.activations(self.output, tokens, channels, units, form)
-        to.product(self.output, x.linear, x.view, gate, (Requant(gate.factor, drained), *table, Times(beside.view(), shift, form)), out.view())
+        to.product(self.output, x.linear, x, gate, (Requant(gate.factor, drained), *table, Times(beside.view(), shift, form)), out.view())
         to.define(self.output, out)
 
     def _side(self, to: Lowering, value: str) -> Lowered:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph import Array, Node, Shape
 from ..matching.opgraph import Ref, View
-from ..matching.trial import Affine, Bound, Mismatch, Trial, channels_of, close, inverse, is_whole
+from ..matching.trial import Affine, Bound, Mismatch, Trial, channels_of, close, in_order, inverse, is_whole
 from .select import Select
 from .slice import Slice
 
@@ -108,6 +108,22 @@ def plain(trial: Trial, ref: Ref | None) -> Operand | None:
     trial.absorbed.append(trial.bound[ref.base].anchor)
     trial.nodes.append(node)
     return Operand(node.output, found.shape, 1.0, node)
+
+
+def anyhow(trial: Trial, view: View) -> tuple[Operand, Array] | None:
+    """Like `plain`, for an operator that takes each element by itself, of a value in any order (an image of tokens): also where each of its
+    elements stands in the operand, flat."""
+    found = trial.where(view)
+    order = None if found is None or found[0].node is None else inverse(found[1])
+    if found is None or order is None or order.size != math.prod(found[0].shape) or is_whole(found[1]):
+        x = plain(trial, view)
+        return None if x is None else (x, in_order(*x.shape))
+    bound = found[0]
+    natural = np.arange(order.size, dtype=np.int32) if bound.order is None else inverse(bound.order)
+    if natural is None:
+        return None
+    x = plain(trial, replace(view, shape=bound.shape, index=natural.reshape(bound.shape)))
+    return None if x is None else (x, order.reshape(bound.shape))
 
 
 def outgoing(trial: Trial, ref: View) -> tuple[Operand | None, Array | None]:

@@ -69,8 +69,8 @@ class Rotate(Operator):
             to.emit(Step(beside.name, self.name, Constant(table), Identity(), (beside,), about="cosines and sines"))
         w = to.weights(x.linear, "linear", x, x.linear.weight, x.linear.bias, np.array([scale / (unit * 2.0 ** shift)]),
                        narrow=to.precision.narrow_linear)
-        out = to.activations(self.output, x.view.tokens.count, 2 * self.cos.shape[1], scale)
-        to.product(self.output, x.linear, x.view, w, (Requant(w.factor, WIDE), Turn(beside, shift)), out.view())
+        out = to.activations(self.output, x.rows, 2 * self.cos.shape[1], scale)
+        to.product(self.output, x.linear, x, w, (Requant(w.factor, WIDE), Turn(beside, shift)), out.view())
         to.define(self.output, out)
 
     @classmethod

@@ -76,9 +76,9 @@ def leave(to: Lowering, onnx_name: str, value: str) -> None:
         raise ModelError(f"value {value!r} of {type(producer).__name__} cannot leave the engine: it is inside another step",
                          where=where, hint=SUPPORTED)
     _worth(to, value, where)
-    node, view = x.linear, x.view
-    repeat, rows = (view.tokens.count, 1) if x.mean else (1, view.tokens.count)
-    if value not in to.results and x.gamma is None:
+    node = x.linear
+    repeat, rows = (x.rows, 1) if x.mean else (1, x.rows)
+    if value not in to.results and x.gamma is None and x.taken is None:
         w = identity(to.pool, x.tensor.channels, x.tensor.units)
     else:
         w = to.weights(node, "head", x, node.weight, node.bias, None, repeat=repeat, name=onnx_name)
@@ -87,7 +87,7 @@ def leave(to: Lowering, onnx_name: str, value: str) -> None:
     if math.prod(shape[1:]) != rows * channels:
         raise ModelError(f"output shape {shape} does not hold {rows} times {channels} channels", where=where)
     out = Tensor(onnx_name, ACCUMULATOR, rows, channels, memory=Memory.OUT)
-    to.product(onnx_name, node, view, w, (Mean(),) if rows == 1 else (), out.view(), about=f"output {onnx_name}")
+    to.product(onnx_name, node, x, w, (Mean(),) if rows == 1 else (), out.view(), about=f"output {onnx_name}")
     order = to.graph.output_orders.get(onnx_name)
     to.outputs[onnx_name] = Output(onnx_name, out, w.tile.scale, repeat, shape,
                                    None if order is None else to.pool.add(f"{onnx_name}.order", order))

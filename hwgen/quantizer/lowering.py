@@ -19,6 +19,7 @@ from ..steps.param import Columns, Factor, Params
 from ..steps.passes.norms import drop_unread
 from ..steps.stages import Add, Diagonal, Plain, Requant, Stage, Stationary, Table
 from ..steps.step import Keep, Network, Output, Step
+from ..steps.taken import NOTHING, Taken
 from ..steps.tensor import Memory, Span, Tensor, View
 from . import ends, lookup, residuals
 from .bias import Target
@@ -198,27 +199,38 @@ class Lowering:
         """``node`` is some tokens of ``value``, or their mean."""
         for known in (self.operands, self.results, self.states, self.norms):
             if value in known:
-                whole = known[value].tokens or Span(0, known[value].tensor.tokens)
-                span = Span(whole.start + whole.step * tokens.start, tokens.count, whole.step * tokens.step)
-                known[node.output] = replace(known[value], tokens=span, mean=mean)
+                known[node.output] = replace(known[value].of(tokens), mean=mean)
 
-    def operand(self, node: Node, value: str) -> Lowered:
-        """What ``node`` multiplies, in 8 or 16 bits. Raises ModelError when it is no value of its own."""
+    def take(self, node: Node, value: str, order: Array) -> None:
+        """``node`` is tokens of ``value`` side by side, in an order as of `Taken`. What an order takes of another one is stored first; so is a norm
+        that is not 0 where its words are."""
+        x = self.operand(node, value)
+        if x.mean:
+            raise self.no_mean(node, value)
+        if x.beta is not None and x.beta.any() and (order == NOTHING).any():
+            x = Lowered(self.plain(node, value).tensor)
+        self.operands[node.output] = replace(x, taken=Taken(self.pool.add(f"{node.output}.order", order)))
+
+    def operand(self, node: Node, value: str, taken: bool = False) -> Lowered:
+        """What ``node`` multiplies, in 8 or 16 bits. taken: it takes tokens by an order; for others they are stored. Raises ModelError when it is no
+        value of its own."""
         if value not in self.operands:
             raise node.fail(f"reads {value!r} of {type(self.producers.get(value)).__name__}, which is inside another step", hint=SUPPORTED)
+        if self.operands[value].taken is not None and not taken:
+            return Lowered(self.plain(node, value).tensor)
         return self.operands[value]
 
     def plain(self, node: Node, value: str) -> View:
         """An int8 operand with no gamma left to fold: any other one goes through a linear map that changes nothing."""
-        operand = self.operand(node, value)
+        operand = self.operand(node, value, taken=True)
         if operand.mean:
             raise self.no_mean(node, value)
-        if operand.gamma is None and operand.tensor.format == INT8:
+        if operand.gamma is None and operand.tensor.format == INT8 and operand.taken is None:
             return operand.view
         name = self.fresh(f"{value}.int8")
         if name not in self.operands:
             self.known[name] = self.known[value]
-            replace(self.identity(value, operand.tensor.channels), output=name).lower_with(self, operand, name)
+            replace(self.identity(value, operand.channels), output=name).lower_with(self, operand, name)
         return self.operands[name].view
 
     def no_mean(self, node: Node, value: str) -> ModelError:
@@ -230,7 +242,7 @@ class Lowering:
         if value in self.results:
             return self.results[value]
         operand = self.operands.get(value)
-        return None if operand is None else replace(operand, linear=self.identity(value, operand.tensor.channels))
+        return None if operand is None else replace(operand, linear=self.identity(value, operand.channels))
 
     def identity(self, value: str, channels: int) -> Linear:
         """A linear map that changes nothing."""
@@ -251,9 +263,9 @@ class Lowering:
         form = WEIGHTS[rule.bits] if rule.bits else INT4 if narrow else INT8
         weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
         if x.gamma is not None and x.beta is not None:
-            weight, bias = x.gamma[:, None] * weight, bias + x.beta @ weight
+            weight, bias = x.each(x.gamma)[:, None] * weight, bias + x.each(x.beta) @ weight
         if x.tensor.ratio is not None:
-            weight = x.tensor.ratio.array[:, None] * weight
+            weight = x.each(x.tensor.ratio.array)[:, None] * weight
         steps = None if self.recipe.steps is None or rule.scale is not None else self.recipe.steps.of(weight, form.hi)
         made = quantize_linear(node, what, self.pool, weight, bias, x.tensor.scale, out_scale, repeat=repeat, form=form,
                                name=name or node.output, scale=rule.scale, steps=steps, x_form=x.tensor.format)
@@ -278,12 +290,14 @@ class Lowering:
     def emit(self, step: Step) -> None:
         self.steps.append(step)
 
-    def product(self, value: str, node: Node, x: View, w: Quantized, drain: tuple[Stage, ...], sink: View, **fields: Any) -> None:
+    def product(self, value: str, node: Node, x: Lowered | View, w: Quantized, drain: tuple[Stage, ...], sink: View, **fields: Any) -> None:
         """The step of a linear map. fields: further ones of `Step`; with ``taken``, which tokens of ``x`` it streams, it has its rows."""
+        if isinstance(x, Lowered):
+            fields, x = {"taken": x.taken, **fields}, x.view
         macs = (taken.tokens if (taken := fields.get("taken")) else x.tokens.count) * w.tile.weight.array.size
         self.emit(Step(value, node.name, Plain(), w.tile, (sink,), x, drain, **{"macs": macs, **fields}))
 
-    def update(self, value: str, node: Node, x: View, w: Quantized, place: View, fresh: bool = False) -> None:
+    def update(self, value: str, node: Node, x: Lowered | View, w: Quantized, place: View, fresh: bool = False) -> None:
         """A linear map whose result is added to a residual stream; fresh: which starts with it."""
         drain = (Requant(w.factor, WIDE),) if fresh else (Requant(w.factor, WIDE), Add(place))
         self.product(value, node, x, w, drain, place, keeps=(Keep.MOMENTS,))

@@ -19,6 +19,7 @@ from ...steps.passes.batch import batch as batched
 from ...steps.passes.blocks import split_hidden
 from ...steps.passes.choices import stream_biases
 from ...steps.passes.experts import order_experts
+from ...steps.passes.groups import split_groups
 from ...steps.passes.lists import bring_lists
 from ...steps.passes.norms import fuse_norms
 from ...steps.passes.numbers import number
@@ -71,7 +72,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         network = batched(network, batch)
         if token_block:
             network = split_hidden(network, token_block)
-        network = copies(fuse_norms(split_outputs(network, OUT_WORDS)), group)
+        network = split_groups(copies(fuse_norms(split_outputs(network, OUT_WORDS)), group), ti)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
         network = tile_rotations(split_products(network, OPERAND_WORDS, to), to)
         networks.append(stream_biases(number(lengthen_starts(split_planes(extra_steps(bring_lists(network, to), ablation, ti, to))))))

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..param import Columns, Param
-from ..stages import Multiply, Requant, Stage, Stationary
+from ..param import Columns, Param, ShortColumns
+from ..stages import Add, Multiply, Requant, Stage, Stationary, Table
 from ..step import Network, Step
-from ..tensor import Memory, Span, Tensor
+from ..tensor import Memory, Span, Tensor, View
 
 
 def split_products(network: Network, words: int, lanes: int) -> Network:
@@ -47,23 +47,32 @@ def _parts(step: Step, blocks: list[Span]) -> list[Step]:
     """The step for each block of its columns."""
     if len(blocks) == 1:
         return [step]
+    return [of_columns(step, span) for span in blocks]
+
+
+def of_columns(step: Step, span: Span) -> Step:
+    """The product for some of its columns. Raises ValueError where it has no weights."""
     tile = step.weights
     if tile is None:
         raise ValueError(f"step {step.name!r} has no weights")
-    return [replace(step, tile=_columns(tile, span), drain=tuple(_some(stage, span) for stage in step.drain),
-                    sinks=(replace(step.sink, channels=Span(step.sink.channels.start + span.start, span.count)),),
-                    part=f"{step.part}.columns{span.start}".lstrip("."), macs=step.macs * span.count // step.columns,
-                    about=f"{step.about}, columns {span.start}..".lstrip(", ")) for span in blocks]
+    sink = replace(step.sink, channels=Span(step.sink.channels.start + span.start, span.count))
+    return replace(step, tile=_columns(tile, span), drain=tuple(_some(stage, span, sink) for stage in step.drain), sinks=(sink,),
+                   part=f"{step.part}.columns{span.start}".lstrip("."), macs=step.macs * span.count // step.columns,
+                   about=f"{step.about}, columns {span.start}..".lstrip(", "))
 
 
 def _columns(tile: Stationary, span: Span) -> Stationary:
     return replace(tile, weight=_cut(tile.weight, span), bias=_cut(tile.bias, span), scale=_cut(tile.scale, span))
 
 
-def _some(stage: Stage, span: Span) -> Stage:
+def _some(stage: Stage, span: Span, sink: View) -> Stage:
     match stage:
         case Requant(factor=Columns() as factor):
             return replace(stage, factor=Columns(_cut(factor.mult, span), _cut(factor.shift, span)))
+        case Table(factor=ShortColumns() as short):
+            return replace(stage, factor=replace(short, mult=_cut(short.mult, span)))
+        case Add():
+            return Add(sink)
     return stage
 
 

@@ -1,0 +1,83 @@
+"""Take: for each token of the result, tokens of a sequence side by side, or zeros; and what a convolution inside a network is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..graph import Array, Inner, Shape
+from ..matching.opgraph import Op, View
+from ..matching.trial import Match, Mismatch, Trial, in_order
+from ..steps.taken import NOTHING
+from .embed import ungrouped, window_of
+from .linear import Linear
+from .operator import Operator, Spellings
+
+if TYPE_CHECKING:
+    from ..quantizer.lowering import Lowering
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Take(Operator):
+    """``[T, D] -> [tokens, taps * D]``: token t of the result is the tokens ``order[:, t]`` of x side by side, zeros where that is -1."""
+
+    x: str
+    order: Array             # int32 [taps, tokens]
+
+    MULTIPLIES: ClassVar[bool] = True
+
+    def shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if len(x) != 2 or self.order.ndim != 2 or not self.order.size or self.order.min() < NOTHING or self.order.max() >= x[0]:
+            raise self.fail(f"takes tokens {self.order.min(initial=0)} to {self.order.max(initial=0)}, {list(self.order.shape)}, of {list(x)}")
+        return self.order.shape[1], len(self.order) * x[1]
+
+    def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
+        (x,) = operands
+        taken = np.where(self.order.T[..., None] == NOTHING, np.float32(0), x[:, self.order.T])
+        return taken.reshape(len(x), self.order.shape[1], -1)
+
+    def lower(self, to: Lowering) -> None:
+        """None of its own: whoever multiplies the result takes the tokens by the order."""
+        to.take(self, self.x, self.order)
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings({"Conv": (convolution,)}, rank=-1)
+
+
+def convolution(op: Op, trial: Trial) -> Match | None:
+    """Conv on tokens that stand on a grid, or in a row -> Take and Linear; without a Take where each token is a window of its own."""
+    weight, bias, ref = op.constant(1), op.constant(2), op.operand(0)
+    found = trial.where(ref) if isinstance(ref, View) and weight is not None else None
+    if found is None or weight is None or not isinstance(ref, View):
+        return None
+    bound, positions = found
+    if len(bound.shape) != 2 or bound.node is None:
+        return None
+    groups, (dim, channels) = op.integer("group", 1), (weight.shape[0], bound.shape[1])
+    if positions.ndim != weight.ndim or weight.ndim not in (3, 4) or positions.shape[0] != 1 or dim % groups or channels != groups * weight.shape[1]:
+        raise Mismatch(f"has an image {list(positions.shape)} of {bound.value!r} {list(bound.shape)} and a weight {list(weight.shape)} of "
+                       f"{groups} groups", op.name)
+    grid = positions.reshape(positions.shape[1], -1)
+    if len(grid) != channels or (grid % channels != np.arange(channels)[:, None]).any() or (grid // channels != grid[0] // channels).any():
+        raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} as an image {list(positions.shape)} whose pixels are not its tokens, each with "
+                       "all channels", op.name)
+    size = (1, *positions.shape[2:])[-2:]
+    window = window_of(op, list(weight.shape[2:]), (size[0], size[1]))
+    if not all(window.places(*size)):
+        raise Mismatch(f"has an image {list(positions.shape)} that holds no window of {window}", op.name)
+    tokens = (grid[0] // channels).reshape(1, 1, *size)
+    order = (window.cut(tokens + 1)[0].T - 1).astype(np.int32)                                # what lies on the border is 0 in a window
+    used = (order != NOTHING).any(1)
+    taps = ungrouped(weight.reshape(*weight.shape[:2], *window.kernel), groups).transpose(2, 3, 1, 0).reshape(window.words, channels, dim)[used]
+    matrix = trial.array(taps.reshape(-1, dim) * np.float32(bound.factor * ref.scale))
+    bias = trial.array(np.zeros(dim) if bias is None else bias)
+    trial.rounds(bound.value, ref, bound.factor)
+    places = in_order(dim, order.shape[1]).T
+    if used.sum() == 1 and np.array_equal(order[used][0], np.arange(bound.shape[0])):
+        return Match((Linear(op.name, op.outputs[0], bound.value, matrix, bias),), places)
+    take = Take(op.name, trial.fresh(f"{op.outputs[0]}.windows"), bound.value, trial.pool.array(order[used]))
+    return Match((take, Linear(op.name, op.outputs[0], take.output, matrix, bias)), places)
