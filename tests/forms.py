@@ -114,6 +114,8 @@ FORMS: dict[str, dict[str, Form]] = {
     "Rotary position embeddings": {
         **{name: partial(turned, turn=name) for name in rotary_nets.TURNS},
         "in two dimensions": partial(turned, turn="interleaved (EVA-02, GPT-J)", given=rotary_nets.two_dimensions),
+        "behind an RMSNorm of each head (Qwen3)": partial(turned, turn="rotate half (GPT-NeoX, Llama)", normed=True),
+        "behind an RMSNorm of each head, a part of it": partial(turned, turn="rotate half (GPT-NeoX, Llama)", normed=True, part=4),
         "a part of each head": partial(turned, turn="rotate half (GPT-NeoX, Llama)", part=4)},
     "Constants added to the scores": {name: partial(added, name=name) for name in masked_nets.ADDED},
     "Sequences of several lengths, by their mask": {

@@ -1,4 +1,6 @@
-"""A small Llama as transformers writes it: RMSNorm, rotary positions by halves, key heads shared by expanding them, SwiGLU, the head tied to the table."""
+"""A small Llama as transformers writes it: RMSNorm, rotary positions by halves, key heads shared by expanding them, SwiGLU, the head tied to the table.
+
+With `Sizes.normed` it is a Qwen3: an RMSNorm of each head of q and k in front of the rotation."""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ class Sizes:
     key_heads: int = 1
     hidden: int = 40
     blocks: int = 2
+    width: int = 0                   # of a head, 0: dim / heads
+    normed: str = ""                 # heads of q and k, "before" they are in front of the tokens or "behind" that, or by the "operator"
 
     @property
     def head(self) -> int:
-        return self.dim // self.heads
+        return self.width or self.dim // self.heads
 
 
 def llama(size: Sizes = Sizes(), last: bool = True, cached: bool = False) -> tuple[Net, dict[str, str], dict[str, list[int]]]:
@@ -57,10 +61,16 @@ def _linear(net: Net, x: str, k: int, n: int) -> str:
     return net.op("MatMul", x, net.random(k, n, scale=1 / math.sqrt(k)))
 
 
-def _norm(net: Net, size: Sizes, x: str) -> str:
+def _norm(net: Net, size: Sizes, x: str, width: int = 0) -> str:
     mean = net.op("ReduceMean", net.op("Pow", x, net.const(2.0)), axes=[-1], keepdims=1)
     root = net.op("Sqrt", net.op("Add", mean, net.const(1e-5)))
-    return net.op("Mul", net.random(size.dim, offset=1.0, scale=0.2), net.op("Mul", x, net.op("Div", net.const(1.0), root)))
+    return net.op("Mul", net.random(width or size.dim, offset=1.0, scale=0.2), net.op("Mul", x, net.op("Div", net.const(1.0), root)))
+
+
+def _head_norm(net: Net, size: Sizes, x: str) -> str:
+    if size.normed == "operator":
+        return net.op("SimplifiedLayerNormalization", x, net.random(size.head, offset=1.0, scale=0.2), axis=-1, epsilon=1e-6)
+    return _norm(net, size, x, size.head)
 
 
 def _turns(net: Net, size: Sizes) -> tuple[str, str]:
@@ -82,15 +92,17 @@ def _turned(net: Net, size: Sizes, x: str, cos: str, sin: str) -> str:
 
 def _attention(net: Net, size: Sizes, x: str, cos: str, sin: str, hidden: str) -> tuple[str, str, str]:
     """(result, keys, values)."""
-    def heads(count: int) -> str:
-        y = _linear(net, x, size.dim, count * size.head)
-        return net.op("Transpose", net.op("Reshape", y, net.ints(1, size.count, count, size.head)), perm=[0, 2, 1, 3])
+    def heads(count: int, normed: str = "") -> str:
+        y = net.op("Reshape", _linear(net, x, size.dim, count * size.head), net.ints(1, size.count, count, size.head))
+        y = net.op("Transpose", _head_norm(net, size, y) if normed == "before" else y, perm=[0, 2, 1, 3])
+        return y if normed in ("", "before") else _head_norm(net, size, y)
 
     def shared(value: str) -> str:
         shape = net.ints(1, size.key_heads, size.heads // size.key_heads, size.count, size.head)
         return net.op("Reshape", net.op("Expand", net.op("Unsqueeze", value, net.ints(2)), shape), net.ints(1, size.heads, size.count, size.head))
-    q, k, v = _turned(net, size, heads(size.heads), cos, sin), _turned(net, size, heads(size.key_heads), cos, sin), heads(size.key_heads)
+    q, k = (_turned(net, size, heads(count, size.normed), cos, sin) for count in (size.heads, size.key_heads))
+    v = heads(size.key_heads)
     scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", shared(k), perm=[0, 1, 3, 2])), net.const(1 / math.sqrt(size.head)))
     weights = net.op("Softmax", net.op("Add", scores, hidden), axis=-1)
     mixed = net.op("Transpose", net.op("MatMul", weights, shared(v)), perm=[0, 2, 1, 3])
-    return _linear(net, net.op("Reshape", mixed, net.ints(1, size.count, size.dim)), size.dim, size.dim), k, v
+    return _linear(net, net.op("Reshape", mixed, net.ints(1, size.count, size.heads * size.head)), size.heads * size.head, size.dim), k, v

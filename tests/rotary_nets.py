@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from norm_nets import rms
 from onnx_nets import Net
 
 TOKENS, DIM, HEADS = 7, 32, 4
@@ -64,8 +65,9 @@ TURNS: dict[str, Turn] = {"rotate half (GPT-NeoX, Llama)": half, "two halves (Ro
                           "interleaved (EVA-02, GPT-J)": interleaved, "parts of complex numbers": stacked}
 
 
-def attention(turn: Turn, given: Callable[[int, int], np.ndarray] = angles, part: int = HEAD, scale: float = 1.0, head: int = HEAD) -> Net:
-    """Attention whose q and k are turned, the first ``part`` channels of each head. scale: of q before it."""
+def attention(turn: Turn, given: Callable[[int, int], np.ndarray] = angles, part: int = HEAD, scale: float = 1.0, head: int = HEAD,
+              normed: bool = False) -> Net:
+    """Attention whose q and k are turned, the first ``part`` channels of each head. scale: of q before it; normed: an RMSNorm of each head, too."""
     net = Net()
     x, width = net.input("x", [1, TOKENS, DIM]), HEADS * head
 
@@ -73,6 +75,7 @@ def attention(turn: Turn, given: Callable[[int, int], np.ndarray] = angles, part
         return net.op("Transpose", net.op("Reshape", y, net.ints(1, -1, HEADS, head)), perm=[0, 2, 1, 3])
 
     def turned(y: str) -> str:
+        y = rms(net, y, head, "pow") if normed else y
         if part == head:
             return turn(net, y, given(part, TOKENS), part)
         first = net.op("Slice", y, net.ints(0), net.ints(part), net.ints(3))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -69,6 +69,7 @@ class Node(ABC):
     MULTIPLIES: ClassVar[bool] = False       # whether what it reads is an operand of a product
     DEFERS: ClassVar[bool] = False           # whether its product is done where its result is added, looked up or leaves
     ABSORBS: ClassVar[bool] = False          # whether it does the product that was put off to it
+    BY_CHANNEL: ClassVar[bool] = False       # whether its `part` reads the same channels of what it reads
     BY_TOKEN: ClassVar[bool] = False         # whether it takes each token by itself, so that a few can be evaluated alone
     TAKES: ClassVar[bool] = False            # whether it has weights that undo a matrix on the channels it reads: `reading`
     GIVES: ClassVar[bool] = False            # whether it has weights that put a matrix on the channels of its result: `turned`
@@ -113,8 +114,9 @@ class Node(ABC):
         """With `TAKES` the weights with which it gives of x what it gives of ``x @ matrix + offset`` now."""
         return {}
 
-    def part(self, channels: Array) -> Mapping[str, Array] | None:
-        """The weights with which it gives only these channels; None when it has none that can."""
+    def part(self, channels: Array) -> Mapping[str, Any] | None:
+        """The weights, and what else changes, with which it gives only these channels, in this order, some perhaps more than once; None when it has
+        none that can."""
         return None
 
     def shorter(self, tokens: int, longest: int) -> Node:

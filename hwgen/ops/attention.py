@@ -23,9 +23,9 @@ from ..steps.step import Keep, Step
 from ..steps.tensor import Memory, Tensor
 from .linear import Linear
 from .masks import ALL, LEAST, Scores, operator_mask, scores_of
-from .operands import rescaled
+from .norm import LayerNorm
+from .operands import picked, rescaled
 from .operator import Operator, Spellings
-from .rotate import Rotate
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -364,28 +364,15 @@ def columns(op: Op, trial: Trial, part: Heads, name: str) -> str:
     if is_whole(wanted) and wanted.size == part.bound.shape[1]:
         trial.rounds(part.bound.value, part.ref, part.bound.factor)
         return part.bound.value
-    linear = part.bound.node
-    if isinstance(linear, Rotate):
-        return _turned_columns(op, trial, part, linear, name)
-    if not isinstance(linear, Linear):
-        raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which is no Linear", op.name)
+    source = part.bound.node
+    node = None if source is None else picked(trial, source, wanted, f"{op.outputs[0]}.{name}")
+    if node is None and isinstance(source, LayerNorm):          # one key head, normalised as a whole, for several query heads
+        node = Linear(op.name, trial.fresh(f"{op.outputs[0]}.{name}"), part.bound.value, trial.array(np.eye(part.bound.shape[1])[:, wanted]),
+                      trial.array(np.zeros(wanted.size)))
+    if node is None:
+        raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which "
+                       f"{'are no turned pairs or whole heads of a Linear' if source is not None and source.BY_CHANNEL else 'is no Linear'}", op.name)
     trial.absorbed.append(part.bound.anchor)
-    node = replace(linear, output=trial.fresh(f"{op.outputs[0]}.{name}"), weight=trial.array(linear.weight[:, wanted]),
-                   bias=trial.array(linear.bias[wanted]))
     trial.nodes.append(node)
     trial.rounds(node.output, part.ref, part.bound.factor)
     return node.output
-
-
-def _turned_columns(op: Op, trial: Trial, part: Heads, node: Rotate, name: str) -> str:
-    """Pairs of turned channels, some more than once: a Linear with these columns and a turn of its own."""
-    wanted, linear = part.columns.ravel(), trial.made.get(node.x)
-    if not isinstance(linear, Linear) or (wanted[0::2] % 2).any() or (wanted[0::2] + 1 != wanted[1::2]).any():
-        raise Mismatch(f"makes {name} of some channels of {part.bound.value!r}, which are no turned pairs of a Linear", op.name)
-    trial.absorbed.append(part.bound.anchor)
-    rows = replace(linear, output=trial.fresh(f"{op.outputs[0]}.{name}.pairs"), weight=trial.array(linear.weight[:, wanted]),
-                   bias=trial.array(linear.bias[wanted]))
-    turn = replace(node, x=rows.output, output=trial.fresh(f"{op.outputs[0]}.{name}"), cos=trial.array(node.cos[:, wanted[0::2] // 2]),
-                   sin=trial.array(node.sin[:, wanted[0::2] // 2]))
-    trial.nodes += [rows, turn]
-    return turn.output

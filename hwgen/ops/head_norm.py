@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..graph import Array, Inner, Role, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Match, Mismatch, Trial, row
-from ..steps.format import INT8, WIDE
-from ..steps.stages import Requant
+from ..steps.format import INT8, WIDE, Format
+from ..steps.stages import Requant, Stage
 from ..steps.step import Step
 from ..steps.tensor import Memory, Span, Tensor
 from .attention import Heads, columns
 from .norm import normalized_words, over_last
 from .operator import SUPPORTED, Operator, Spellings
+from .rotate import Rotate
+from .spelled_norm import WHOLE, near_norm, spelled_heads
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -35,6 +38,7 @@ class HeadNorm(Operator):
     rms: bool = False
 
     BY_TOKEN: ClassVar[bool] = True
+    BY_CHANNEL: ClassVar[bool] = True
     ABSORBS: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
@@ -53,38 +57,92 @@ class HeadNorm(Operator):
     def _normalized(self, x: Array) -> Array:
         return over_last(x.reshape(*x.shape[:-1], self.heads, -1), self.eps, self.rms).reshape(x.shape)
 
+    def affine(self, scale: Array, shift: Array) -> Mapping[str, Array]:
+        return {"gamma": self.gamma * scale, "beta": self.beta * scale + shift}
+
+    @property
+    def head_dim(self) -> int:
+        return len(self.gamma) // self.heads
+
+    def part(self, channels: Array) -> Mapping[str, Any] | None:
+        """Whole heads, each with its channels in any order."""
+        if channels.size % self.head_dim:
+            return None
+        heads = np.sort(channels.reshape(-1, self.head_dim))
+        if (heads[:, 0] % self.head_dim).any() or (heads != heads[:, :1] + np.arange(self.head_dim)).any():
+            return None
+        return {"gamma": self.gamma[channels], "beta": self.beta[channels], "heads": len(heads)}
+
     def lower(self, to: Lowering) -> None:
-        """For each head a residual stream of its own that the Linear in front starts, and its norm past the array."""
+        """Steps that store the norm; none yet where nothing but rotations of whole heads, alike for all, read it."""
+        to.narrow(self, self.output, "the norm of heads")
+        turned = all(isinstance(reader, Rotate) and self.head_dim % reader.period == 0 for reader in to.readers[self.output])
+        if not turned or self.output in to.graph.outputs.values():
+            words = to.activations(self.output, to.float_shapes[self.x][0], len(self.gamma), to.units(self.output, (len(self.gamma),)))
+            self._lower(to, words, words.units, INT8)
+            to.define(self.output, words)
+
+    def lower_through(self, to: Lowering, out: Tensor, unit: float, form: Format, then: Stage) -> bool:
+        self._lower(to, out, np.array([unit]), form, then)
+        return True
+
+    def _lower(self, to: Lowering, words: Tensor, units: Array, form: Format, *then: Stage) -> None:
+        """For each head a residual stream of its own that the Linear in front starts, and its norm past the array, in ``units`` of one channel or
+        of each, through the stages ``then``."""
         x = to.result(self.x)
         if x is None or x.linear is None or x.mean or not (to.producers[self.x].DEFERS or self.x in to.operands):
             raise self.fail(f"normalises heads of {self.x!r}, which no Linear gives", hint=SUPPORTED)
-        tokens, dim, unit = x.rows, len(self.gamma) // self.heads, to.wide_unit(self.x)
-        to.narrow(self, self.output, "the norm of heads")
-        words = to.activations(self.output, tokens, len(self.gamma), to.units(self.output, (len(self.gamma),)))
-        normal = to.wide_unit(self.output, Role.NORM)
+        tokens, dim, unit, normal = x.rows, self.head_dim, to.wide_unit(self.x), to.wide_unit(self.output, Role.NORM)
         for head in range(self.heads):
             part, name = slice(head * dim, head * dim + dim), to.fresh(f"{self.x}.head{head}")
             linear = replace(x.linear, output=name, weight=x.linear.weight[:, part], bias=x.linear.bias[part])
             stream = Tensor(name, WIDE, tokens, dim, unit, Memory.RES)
             to.update(name, linear, x, to.weights(linear, "linear", x, linear.weight, linear.bias, unit), stream.view(), fresh=True)
             feed, _ = normalized_words(self, to, stream, to.fresh(f"{name}.int16"), normal, WIDE, self.eps, self.rms)
-            tile, factor = to.diagonal(self, self.gamma[part], self.beta[part], normal,
-                                       words.units if words.ratio is None else words.units[part], f"{name}.gamma")
-            to.emit(Step(self.output, self.name, feed, tile, (words.view(channels=Span(head * dim, dim)),), stream.view(), (Requant(factor, INT8),),
-                         part=f"head{head}", about=f"norm of head {head}"))
-        to.define(self.output, words)
+            tile, factor = to.diagonal(self, self.gamma[part], self.beta[part], normal, units if len(units) == 1 else units[part], f"{name}.gamma")
+            to.emit(Step(words.name, self.name, feed, tile, (words.view(channels=Span(head * dim, dim)),), stream.view(),
+                         (Requant(factor, form), *then), part=f"head{head}", about=f"norm of head {head}"))
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"LayerNormalization": (head_norm,), "RMSNormalization": (head_norm,)})
+        """Written out in front of `LayerNorm`, which takes all channels of a token."""
+        return Spellings({"LayerNormalization": (head_norm,), "RMSNormalization": (head_norm,),
+                          **dict.fromkeys(("Add", "Div", "Mul", "Sub", *WHOLE), (spelled,))})
 
 
 def head_norm(op: Op, trial: Trial) -> Match | None:
     """LayerNormalization or RMSNormalization over the channels of a head -> HeadNorm."""
     view, gamma, beta = op.operand(0), op.constant(1), op.constant(2)
-    found = trial.where(view) if isinstance(view, View) else None
-    if found is None or not isinstance(view, View) or gamma is None or op.operand(2) is not None and beta is None \
+    if not isinstance(view, View) or gamma is None or op.operand(2) is not None and beta is None \
             or op.attrs.get("axis", -1) not in (-1, len(view.shape) - 1):
+        return None
+    dim = view.shape[-1]
+    found = _heads(trial, view)
+    if found is None:
+        return None
+    factor = found[0].bound.factor * view.scale
+    if factor <= 0:
+        raise Mismatch(f"normalises its input times {factor:.6g}", op.name)
+    return _match(op, trial, *found, row(op, "scale", gamma, dim), np.zeros(dim) if beta is None else row(op, "bias", beta, dim),
+                  op.number("epsilon", 1e-5) / factor ** 2, op.kind == "RMSNormalization")
+
+
+def spelled(op: Op, trial: Trial) -> Match | None:
+    """The same, written out."""
+    near = near_norm(op, trial)
+    found = None if near is None else _heads(trial, near.view)
+    norm = None if near is None or found is None else spelled_heads(op, trial, near, found[0].bound)
+    if norm is None or found is None:
+        return None
+    for part in norm.parts:
+        trial.absorb(part)
+    return _match(op, trial, *found, norm.gamma, norm.beta, norm.eps, norm.rms)
+
+
+def _heads(trial: Trial, view: View) -> tuple[Heads, Array] | None:
+    """The heads of which each row of the view is one token's; where each token and head stands in it, [tokens, heads]. None for other rows."""
+    found = trial.where(view)
+    if found is None:
         return None
     bound, positions = found
     dim, rows = positions.shape[-1], positions.reshape(-1, positions.shape[-1])
@@ -92,18 +150,18 @@ def head_norm(op: Op, trial: Trial) -> Match | None:
         return None
     tokens, width = bound.shape
     token, channels = rows // width, rows % width
-    firsts = np.unique(channels[:, 0])
-    heads = len(firsts)
+    heads = len(np.unique(channels[:, 0]))
     order = np.lexsort((channels[:, 0], token[:, 0]))                # by token, then by head
     sets = channels[order].reshape(-1, heads, dim) if len(rows) == tokens * heads else channels[:0].reshape(0, 1, 1)
-    if heads < 2 or not len(sets) or (sets != sets[0]).any() or (token[order] != np.repeat(np.arange(tokens), heads)[:, None]).any():
+    if not len(sets) or (sets != sets[0]).any() or (token[order] != np.repeat(np.arange(tokens), heads)[:, None]).any():
         return None
-    factor = bound.factor * view.scale
-    if factor <= 0:
-        raise Mismatch(f"normalises its input times {factor:.6g}", op.name)
-    x = columns(op, trial, Heads(bound, sets[0], tokens, factor, view), "heads")
-    node = HeadNorm(op.name, op.outputs[0], x, trial.array(np.tile(row(op, "scale", gamma, dim), heads)),
-                    trial.array(np.tile(np.zeros(dim) if beta is None else row(op, "bias", beta, dim), heads)),
-                    op.number("epsilon", 1e-5) / factor ** 2, heads, op.kind == "RMSNormalization")
-    places = order.reshape(tokens, heads, 1) * dim + np.arange(dim)  # in the result, of each token, head and channel
-    return Match((node,), places.reshape(tokens, heads * dim))
+    return Heads(bound, sets[0], tokens, bound.factor * view.scale, view), order.reshape(tokens, heads)
+
+
+def _match(op: Op, trial: Trial, part: Heads, order: Array, gamma: Array, beta: Array, eps: float, rms: bool) -> Match:
+    """gamma and beta of one head."""
+    heads, dim = part.columns.shape
+    node = HeadNorm(op.name, op.outputs[0], columns(op, trial, part, "heads"), trial.array(np.tile(gamma, heads)), trial.array(np.tile(beta, heads)),
+                    eps, heads, rms)
+    places = order[..., None] * dim + np.arange(dim)                 # in the result, of each token, head and channel
+    return Match((node,), places.reshape(len(order), heads * dim))

@@ -86,14 +86,32 @@ def _chosen(trial: Trial, ref: View, bound: Bound, positions: Array) -> Select |
 
 def part_of(trial: Trial, bound: Bound, channels: Array) -> Node | None:
     """A node that gives some channels of a value, rising, as several Linears make one; None when no weights of it can be taken apart."""
-    arrays = None if bound.node is None else bound.node.part(channels)
-    if arrays is None or bound.node is None:
+    if bound.node is None or bound.node.BY_CHANNEL:
         return None
-    trial.absorbed.append(bound.anchor)
-    some: dict[str, Any] = {key: trial.array(array) for key, array in arrays.items()}
     first, last = int(channels[0]), int(channels[-1])
     name = f"{first}:{last + 1}" if last - first + 1 == channels.size else ",".join(map(str, channels))
-    return replace(bound.node, output=trial.fresh(f"{bound.value}[{name}]"), **some)
+    node = picked(trial, bound.node, channels, f"{bound.value}[{name}]")
+    if node is not None:
+        trial.absorbed.append(bound.anchor)
+    return node
+
+
+def picked(trial: Trial, node: Node, channels: Array, output: str) -> Node | None:
+    """The node with just these channels of its result, in this order, as ``output``; None when no weights of it, or of what it is made of channel
+    by channel, can be chosen so. The trial gets the new ones of what it reads."""
+    arrays = node.part(channels)
+    if arrays is None:
+        return None
+    some: dict[str, Any] = {key: trial.array(value) if isinstance(value, np.ndarray) else value for key, value in arrays.items()}
+    if node.BY_CHANNEL:
+        (value,), (key,) = node.inputs, node.VALUES
+        before = trial.made.get(value)
+        source = None if before is None else picked(trial, before, channels, f"{output}.of")
+        if source is None:
+            return None
+        trial.nodes.append(source)
+        some[key] = source.output
+    return replace(node, output=trial.fresh(output), **some)
 
 
 def plain(trial: Trial, ref: Ref | None) -> Operand | None:

@@ -12,6 +12,9 @@ from ..matching.trial import Rule
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
+    from ..steps.format import Format
+    from ..steps.stages import Stage
+    from ..steps.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Operator(Node):
     @abstractmethod
     def lower(self, to: Lowering) -> None:
         """Its steps. Raises ModelError when it has none where it stands."""
+
+    def lower_through(self, to: Lowering, out: Tensor, unit: float, form: Format, then: Stage) -> bool:
+        """Where its steps were put off to what reads it: they go on from words of ``form`` and ``unit`` through one more stage into ``out``. False
+        where they were not."""
+        return False
 
     @classmethod
     @abstractmethod

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 import math
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..errors import ModelError
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Const, Op, Ref, View
 from ..matching.trial import Match, Mismatch, Trial
@@ -18,6 +19,7 @@ from ..steps.stages.multiply import MAX_SHIFT
 from ..steps.step import Step
 from ..steps.tensor import Memory, Tensor
 from .linear import Linear
+from .operands import picked
 from .operator import SUPPORTED, Operator, Spellings
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Rotate(Operator):
     sin: Array
 
     ABSORBS: ClassVar[bool] = True
+    BY_CHANNEL: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         (x,) = shapes
@@ -49,16 +52,29 @@ class Rotate(Operator):
         turned: Array = np.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1).reshape(x.shape)
         return turned
 
+    def part(self, channels: Array) -> Mapping[str, Array] | None:
+        """Pairs as they are."""
+        if (channels[0::2] % 2).any() or (channels[0::2] + 1 != channels[1::2]).any():
+            return None
+        return {"cos": self.cos[:, channels[0::2] // 2], "sin": self.sin[:, channels[0::2] // 2]}
+
+    @property
+    def period(self) -> int:
+        """Channels after which cosines and sines are the same again."""
+        both = np.stack([self.cos, self.sin], -1).reshape(len(self.cos), -1)
+        return next(size for size in range(2, both.shape[1] + 1, 2)
+                    if both.shape[1] % size == 0 and (both.reshape(len(both), -1, size) == both[:, None, :size]).all())
+
     def lower(self, to: Lowering) -> None:
-        """The turn in the drain of the linear map before it, by a constant that is there once for all maps that are turned alike."""
-        x = to.result(self.x)
-        if x is None or x.linear is None or x.mean or to.form(self.output) != INT8:
-            raise self.fail(f"turns {self.x!r}, which is no linear map of 8 bits", hint=SUPPORTED)
+        """The turn in the drain of the linear map, or of the norm of heads, before it, by a constant that is there once for all that are turned
+        alike."""
+        x, norm = to.result(self.x), to.producers.get(self.x)
+        plain = x is not None and x.linear is not None and not x.mean
+        if not plain and not (x is None and isinstance(norm, Operator)) or to.form(self.output) != INT8:
+            raise self._no_map()
         to.narrow(self, self.output, "what is turned")
         words = np.stack([self.cos, self.sin], -1).reshape(len(self.cos), -1).astype(np.float64)
-        period = next(size for size in range(2, words.shape[1] + 1, 2)
-                      if words.shape[1] % size == 0 and (words.reshape(len(words), -1, size) == words[:, None, :size]).all())
-        words, top = words[:, :period], float(np.abs(words).max())
+        words, top = words[:, :self.period], float(np.abs(words).max())
         unit, least, scale = top / WIDE.hi, to.fine_unit(self.x), to.scale(self.output)
         shift = min(MAX_SHIFT, max(2, 2 * math.floor(math.log2(scale / (unit * least)) / 2)))
         scale = max(scale, 4 * unit * least)
@@ -67,11 +83,17 @@ class Rotate(Operator):
         if beside is None:
             beside = Tensor(to.fresh(f"{self.output}.turn"), WIDE, *words.shape, unit, Memory.OPERAND).view()
             to.emit(Step(beside.name, self.name, Constant(table), Identity(), (beside,), about="cosines and sines"))
-        w = to.weights(x.linear, "linear", x, x.linear.weight, x.linear.bias, np.array([scale / (unit * 2.0 ** shift)]),
-                       narrow=to.precision.narrow_linear)
-        out = to.activations(self.output, x.rows, 2 * self.cos.shape[1], scale)
-        to.product(self.output, x.linear, x, w, (Requant(w.factor, WIDE), Turn(beside, shift)), out.view())
+        straight, turn = scale / (unit * 2.0 ** shift), Turn(beside, shift)
+        out = to.activations(self.output, len(self.cos), 2 * self.cos.shape[1], scale)
+        if x is not None and x.linear is not None:
+            w = to.weights(x.linear, "linear", x, x.linear.weight, x.linear.bias, np.array([straight]), narrow=to.precision.narrow_linear)
+            to.product(self.output, x.linear, x, w, (Requant(w.factor, WIDE), turn), out.view())
+        elif not isinstance(norm, Operator) or not norm.lower_through(to, out, straight, WIDE, turn):
+            raise self._no_map()
         to.define(self.output, out)
+
+    def _no_map(self) -> ModelError:
+        return self.fail(f"turns {self.x!r}, which is no linear map of 8 bits", hint=SUPPORTED)
 
     @classmethod
     def spellings(cls) -> Spellings:
@@ -116,20 +138,19 @@ def rotary(op: Op, trial: Trial) -> Match | None:
     channels, outputs, cos, sin = found
     for one in ops:
         trial.absorb(one)
-    if isinstance(bound.node, Linear):
-        trial.absorbed.append(bound.anchor)
-        linear = replace(bound.node, output=trial.fresh(f"{op.outputs[0]}.pairs"), weight=trial.array(bound.node.weight[:, channels]),
-                         bias=trial.array(bound.node.bias[channels]))
+    width, pairs = bound.shape[1], f"{op.outputs[0]}.pairs"
+    source = None if bound.node is None else picked(trial, bound.node, channels, pairs)
+    if source is None:
+        source = Linear(op.name, trial.fresh(pairs), bound.value, trial.array(np.eye(width)[:, channels]), trial.array(np.zeros(len(channels))))
     else:
-        linear = Linear(op.name, trial.fresh(f"{op.outputs[0]}.pairs"), bound.value, trial.array(np.eye(bound.shape[1])[:, channels]),
-                        trial.array(np.zeros(len(channels))))
-    trial.nodes.append(linear)
-    node = Rotate(op.name, op.outputs[0], linear.output, trial.array(cos), trial.array(sin))
+        trial.absorbed.append(bound.anchor)
+    trial.nodes.append(source)
+    node = Rotate(op.name, op.outputs[0], source.output, trial.array(cos), trial.array(sin))
     return Match((node,), outputs, factor=bound.factor)
 
 
 def _region(op: Op, trial: Trial) -> Iterator[Op]:
-    """The operators that make a result out of elements of values times constants, ``op`` first; none where they are too many."""
+    """The operators that make a result out of elements of values of the network times constants, ``op`` first; none where they are too many."""
     found: dict[str, Op] = {}
     waiting = [op]
     while waiting:
@@ -141,7 +162,8 @@ def _region(op: Op, trial: Trial) -> Iterator[Op]:
             return
         for ref in at.inputs:
             before = trial.graph.producers.get(ref.base) if isinstance(ref, View) else None
-            if before is not None and _is_linear(before):
+            known = trial.bound.get(ref.base) if isinstance(ref, View) else None
+            if before is not None and _is_linear(before) and (known is None or isinstance(known.node, (Linear, Rotate, type(None)))):
                 waiting.append(before)
     yield from found.values()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
+import math
 
 from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig, covering
 from ...errors import CapacityError, combined
@@ -74,7 +75,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
             network = split_hidden(network, token_block)
         network = split_groups(copies(fuse_norms(split_outputs(network, OUT_WORDS)), group), ti)
         network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
-        network = tile_rotations(split_products(network, OPERAND_WORDS, to), to)
+        network = tile_rotations(split_products(network, OPERAND_WORDS, to), to, math.gcd(ti, to))
         networks.append(stream_biases(number(lengthen_starts(split_planes(extra_steps(bring_lists(network, to), ablation, ti, to))))))
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)

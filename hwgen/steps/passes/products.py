@@ -21,13 +21,13 @@ def split_products(network: Network, words: int, lanes: int) -> Network:
     made: dict[Tensor, list[Step]] = {}
     for step in network.steps:
         if step.sink.tensor in blocks:
-            made[step.sink.tensor] = _parts(step, blocks[step.sink.tensor])
+            made[step.sink.tensor] = parts(step, blocks[step.sink.tensor])
             continue
         operand = next((stage.operand.tensor for stage in step.drain if stage.operand is not None), None)
         if operand is None or operand not in made:
             steps.append(step)
             continue
-        for first, second, span in zip(made[operand], _parts(step, blocks[operand]), blocks[operand], strict=True):
+        for first, second, span in zip(made[operand], parts(step, blocks[operand]), blocks[operand], strict=True):
             place = operand if len(blocks[operand]) == 1 else replace(
                 operand, name=f"{operand.name}.{span.start // lanes}", channels=span.count, ratio=operand.ratio and _cut(operand.ratio, span))
             drain = tuple(replace(stage, view=place.view()) if isinstance(stage, Multiply) else stage for stage in second.drain)
@@ -43,7 +43,7 @@ def _blocks(step: Step, words: int, lanes: int) -> list[Span]:
     return [Span(first, min(width, step.columns - first)) for first in range(0, step.columns, width)]
 
 
-def _parts(step: Step, blocks: list[Span]) -> list[Step]:
+def parts(step: Step, blocks: list[Span]) -> list[Step]:
     """The step for each block of its columns."""
     if len(blocks) == 1:
         return [step]

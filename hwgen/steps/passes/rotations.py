@@ -7,17 +7,23 @@ import math
 
 import numpy as np
 
+from ...errors import ModelError
 from ..param import Param
-from ..stages import Constant, Rotate
+from ..stages import Constant, Diagonal, Rotate
 from ..step import Network, Step
 from ..tensor import Span, Tensor
 from ..walk import with_tensors
+from .products import parts
 
 MAX_PERIOD = 15             # output tiles, 4 bits of an instruction
 
 
-def tile_rotations(network: Network, lanes: int) -> Network:
-    """Those of one head are repeated until they fill words of ``lanes`` lanes; for all columns where that takes more than `MAX_PERIOD` words."""
+def tile_rotations(network: Network, lanes: int, past: int = 0) -> Network:
+    """Those of one head are repeated until they fill words of ``lanes`` lanes; for all columns where that takes more than `MAX_PERIOD` words.
+
+    past: lanes of a tile that goes past the array, if they are fewer: a rotated norm of more channels becomes a product then."""
+    steps = (_multiplied(step) if past and past % lanes and step.columns > past else step for step in network.steps)
+    network = replace(network, steps=tuple(part for step in steps for part in _by_heads(step)))
     columns: dict[Tensor, int] = {}
     for step in network.steps:
         for stage in step.drain:
@@ -35,6 +41,23 @@ def period(step: Step, lanes: int) -> int:
     """Output tiles after which the words of the step's operand serve again; 0: never."""
     stage = next((stage for stage in step.drain if isinstance(stage, Rotate)), None)
     return 0 if stage is None or stage.view.channels.count >= step.columns else stage.view.channels.count // lanes
+
+
+def _multiplied(step: Step) -> Step:
+    if isinstance(step.tile, Diagonal) and any(isinstance(stage, Rotate) for stage in step.drain):
+        return replace(step, tile=step.tile.as_matrix(), macs=step.source.tokens.count * step.columns ** 2)
+    return step
+
+
+def _by_heads(step: Step) -> list[Step]:
+    """A rotated product whose heads lie apart, head by head: in words of one head its cosines and sines lie side by side."""
+    stage, heads = next((stage for stage in step.drain if isinstance(stage, Rotate)), None), step.sink.tensor.heads
+    if stage is None or step.weights is None or heads is None or step.sink.width == step.columns:
+        return [step]
+    if heads.dim % stage.view.channels.count:
+        raise ModelError("turns each head by angles of its own, beside queries or keys that are normalised head by head",
+                         where=f"node {step.node!r}", hint="turn all heads alike, or normalise both")
+    return parts(step, [Span(head * heads.dim, heads.dim) for head in range(heads.heads)])
 
 
 def _width(channels: int, columns: int, lanes: int) -> int:
