@@ -47,7 +47,8 @@ def options(rng: np.random.Generator, act: Act) -> dict:
             "pool": str(rng.choice(["select", "mean"])), "causal": bool(rng.integers(2)),
             "norms": str(rng.choice(["pre", "pre", "post", "respost", "sandwich"])), "rms": bool(rng.integers(2)),
             "bias": (None, "heads", "all", "mask")[int(rng.integers(4))],
-            "gates": str(rng.choice(["softmax", "sigmoid", "biased"])), "rotary": int(rng.choice([0, 0, 2, 4]))}
+            "gates": str(rng.choice(["softmax", "sigmoid", "biased"])), "rotary": int(rng.choice([0, 0, 2, 4])),
+            "value_dim": int(rng.choice([0, 0, 4, 12, 20]))}
 
 
 def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:

@@ -37,6 +37,7 @@ MUTATIONS = (
              "(job.in_channels, job.out_channels, LANES) - 1; ++i"),
     Mutation("row maximum starts at 0", "attention.hpp", "slot.maximum = -32767;", "slot.maximum = 0;", kernel=True),
     Mutation("queries lie as far apart as keys", "attention.hpp", "word * job.queries + load", "word * job.tokens + load", kernel=True),
+    Mutation("values lie where keys do", "attention.hpp", "value_low = h * job.value_dim", "value_low = h * job.head_dim", kernel=True),
     Mutation("last key left out", "attention.hpp", "if (step < job.tokens) {", "if (step + 1 < job.tokens) {"),
     Mutation("a key behind the query counts for the maximum", "attention.hpp", "limited && step > scored)", "limited && step > scored + 1)",
              kernel=True),

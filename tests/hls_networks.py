@@ -43,7 +43,7 @@ TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERA
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
           "wide_source", "wide_result", "frac", "causal", "operand", "follows", "rms", "fresh", "stream",
-          "biased")       # of hwgen::Step
+          "biased", "value_size")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64,
           "operand_words": 512}
@@ -136,7 +136,8 @@ def _fields(step: Call) -> list[int]:
         case Attention():
             found |= dict(tokens=step.keys.tokens, rows=step.src.tokens, count=step.heads, size=step.src.channels // step.heads,
                           **_factor("first", part(step.steps[0], Requant).factor), **_factor("out", part(step.steps[1], RowFactor).factor),
-                          frac=step.steps[0].sink.tensor.format.frac, causal=int(step.limit > 0), biased=int(isinstance(step, BiasedAttention)))
+                          frac=step.steps[0].sink.tensor.format.frac, causal=int(step.limit > 0), biased=int(isinstance(step, BiasedAttention)),
+                          value_size=step.dst.channels // step.heads)
             found |= {"out_channels": step.src.tokens, "in_channels": step.keys.tokens} if isinstance(step, BiasedAttention) else {}
         case Router():
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}

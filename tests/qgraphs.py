@@ -19,7 +19,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
-                 bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None) -> Model:
+                 bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
     "y" = soft one of them.
@@ -31,6 +31,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     bias: of the scores, "heads", each its own, "all" the same, "mask": keys hidden at random.
     gates: "softmax", "sigmoid", or "biased" (sigmoids, and a bias for the choice) of every router.
     rotary: channels of each head of q and k that are turned, each token by its place. heads_norm: of each head of q and k, "layer" or "rms".
+    value_dim: channels of a head of v, 0 for as many as q and k have.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -77,8 +78,9 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         for i, kind in enumerate(blocks):
             b, function = f"block{i}", acts[i % len(acts)]
             read = normed(f"{b}.norm1", state, "pre", "sandwich")
-            for letter, gain in (("q", 1.5), ("k", 1.5), ("v", 1.0)):
-                nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, *matrix(f"{b}.{letter}", dim, dim, gain)))
+            values = heads * value_dim or dim
+            for letter, gain, channels_of in (("q", 1.5, dim), ("k", 1.5, dim), ("v", 1.0, values)):
+                nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, *matrix(f"{b}.{letter}", dim, channels_of, gain)))
             if heads_norm is not None:
                 nodes[-3:-1] = [*nodes[-3:-1], *(ops.HeadNorm(f"{b}.{letter}.norm", f"{b}.{letter}.normed", f"{b}.{letter}", np.tile(draw(
                     f"{b}.{letter}.g", dim // heads, gain=0.2, offset=1.0) * np.where(np.arange(dim // heads) % 5 == 2, -1, 1), heads).astype(np.float32),
@@ -95,7 +97,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 nodes.append(ops.BiasedAttention(*attended, bias=np.where(unseen, np.float32(-1e5), 0 * added) if bias == "mask" else added))
             else:
                 nodes.append(ops.Attention(*attended))
-            nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", dim, dim)))
+            nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", values, dim)))
             nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, normed(f"{b}.behind1", f"{b}.proj", "respost", "sandwich")))
             state = normed(f"{b}.post1", f"{b}.mid", "post")
             read = normed(f"{b}.norm2", state, "pre", "sandwich")

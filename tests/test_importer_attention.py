@@ -144,16 +144,6 @@ def test_keys_and_values_that_query_heads_share(path, heads, shared, packed):
     assert columns.shape[2] > 1 and (columns == columns[:, :, :1]).all()
 
 
-def test_q_and_k_of_other_sizes_are_declined(path):
-    net = Net()
-    x = tokens(net)
-    q, k, v = net.linear(x, K, 4), net.linear(x, K, 4), net.linear(x, K, K)
-    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
-    net.op("MatMul", weights, v, name="attention")
-    assert declined(net, path)["attention"] == (
-        "has q, k and v with [heads, channels] [1, 4], [1, 4], [1, 6]; equal ones are supported")
-
-
 def test_attention_over_a_vector_is_declined(path):
     net = Net()
     x = net.input("x", [1, K])

@@ -226,21 +226,21 @@ hwgen::AttentionJob attention_job()
     job.queries = next_size();
     job.heads = next_size();
     job.head_dim = next_size();
+    job.value_dim = next_size();
     job.score = next_factor();
     job.out = next_factor();
     job.frac = next_size();
     job.causal = next_size() != 0;
     job.biased = next_size() != 0;
     const unsigned channels = job.heads * job.head_dim;
-    const unsigned words = hwgen::words_of(channels, L) * job.tokens;
+    const unsigned values = job.heads * job.value_dim;
     job.q = 1;
     job.k = job.q + hwgen::words_of(channels, L) * job.queries;
-    job.v = job.k + words;
-    job.dst = job.v + words;
+    job.v = job.k + hwgen::words_of(channels, L) * job.tokens;
+    job.dst = job.v + hwgen::words_of(values, L) * job.tokens;
     load<L>(memories<L>.act, job.q, job.queries, channels);
-    for (const unsigned address : {job.k, job.v}) {
-        load<L>(memories<L>.act, address, job.tokens, channels);
-    }
+    load<L>(memories<L>.act, job.k, job.tokens, channels);
+    load<L>(memories<L>.act, job.v, job.tokens, values);
     if (job.biased) {
         job.operand = 5;
         job.bias_queries = job.queries;
@@ -255,7 +255,7 @@ void attention()
 {
     const hwgen::AttentionJob job = attention_job<L>();
     hwgen::attention<Config<L>>(job, memories<L>.act, memories<L>.low, memories<L>.operand);
-    store<L>(memories<L>.act, job.dst, job.queries, job.heads * job.head_dim);
+    store<L>(memories<L>.act, job.dst, job.queries, job.heads * job.value_dim);
 }
 
 template <unsigned L>

@@ -151,12 +151,11 @@ def _attention(call: Call) -> Body:
     _plain(call, 1)
     if call.attribute("do_rotary", 0):
         raise Refused("turns its queries and keys by their place (rotary embedding)")
-    if call.attribute("qkv_hidden_sizes", []) and len(set(call.attribute("qkv_hidden_sizes", []))) != 1:
-        raise Refused(f"has q, k and v of {call.attribute('qkv_hidden_sizes', [])} channels; equal numbers are supported")
+    sizes = call.attribute("qkv_hidden_sizes", [])
     yield "packed = MatMul (x0, x1)"
     if call.has(2):
         yield "shifted = Add (packed, x2)"
-    yield from split(["q", "k", "v"], "shifted" if call.has(2) else "packed", call.opset)
+    yield from split(["q", "k", "v"], "shifted" if call.has(2) else "packed", call.opset, sizes=sizes)
     yield from attended(call, call.attribute("num_heads", 0), "x5" if call.has(5) else "")
     yield "y0 = Identity (y)"
 

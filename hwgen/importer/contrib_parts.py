@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-LAYER_NORM, GELU, SPLIT_OUTPUTS, AXES_OPERAND, RANGE = 17, 20, 18, 18, 11      # operator set that brought it
+LAYER_NORM, GELU, SPLIT_OPERAND, SPLIT_OUTPUTS, AXES_OPERAND, RANGE = 17, 20, 13, 18, 18, 11      # operator set that brought it
 
 
 class Refused(Exception):
@@ -133,8 +133,15 @@ def rms_norm(result: str, x: str, epsilon: float, opset: int, gamma: str) -> Bod
     yield f"{result} = Mul (normal, {gamma})"
 
 
-def split(results: list[str], x: str, opset: int, axis: int = -1) -> Body:
-    """In equal parts."""
+def split(results: list[str], x: str, opset: int, axis: int = -1, sizes: Sequence[int] = ()) -> Body:
+    """In equal parts, or in parts of these sizes."""
+    if sizes and opset >= SPLIT_OPERAND:
+        yield integers("sizes", *sizes)
+        yield f"{', '.join(results)} = Split <axis = {axis}> ({x}, sizes)"
+        return
+    if sizes:
+        yield f"{', '.join(results)} = Split <axis = {axis}, split = {list(sizes)}> ({x})"
+        return
     count = f", num_outputs = {len(results)}" if opset >= SPLIT_OUTPUTS else ""
     yield f"{', '.join(results)} = Split <axis = {axis}{count}> ({x})"
 

@@ -38,7 +38,8 @@ SAME_SCALE = 1e-6           # relative: what float32 makes of 1 / sqrt(head_dim)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attention(Operator):
-    """Multi-head scaled dot-product attention on packed heads: q, k, v ``[T, heads * head_dim]`` -> ``[T, D]``."""
+    """Multi-head scaled dot-product attention on packed heads: q ``[Q, heads * head_dim]``, k the same of T tokens, v ``[T, heads * value_dim]`` ->
+    ``[Q, heads * value_dim]``."""
 
     q: str
     k: str
@@ -53,9 +54,9 @@ class Attention(Operator):
 
     def shape(self, *shapes: Shape) -> Shape:
         q, k, v = shapes
-        if k != v or q[-1] != k[-1] or q[-1] % self.num_heads:
+        if k[:-1] != v[:-1] or q[-1] != k[-1] or q[-1] % self.num_heads or v[-1] % self.num_heads:
             raise self.fail(f"q {q}, k {k}, v {v} do not form {self.num_heads} heads")
-        return q
+        return *q[:-1], v[-1]
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         q, k, v = operands
@@ -103,8 +104,8 @@ class BiasedAttention(Attention):
 
 
 def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None, causal: bool = False, bias: Array | None = None) -> Array:
-    """``softmax(scale * q @ k.T) @ v`` of each head: [B or 1, Q, heads * d], [B, T, heads * d] twice -> [B, Q, heads * d]. inner: gets the
-    scores, 0 where they are not seen. causal: query i sees keys 0 to i. bias: [heads or 1, Q, T], added to the scores."""
+    """``softmax(scale * q @ k.T) @ v`` of each head: [B or 1, Q, heads * d], [B, T, heads * d], [B, T, heads * e] -> [B, Q, heads * e].
+    inner: gets the scores, 0 where they are not seen. causal: query i sees keys 0 to i. bias: [heads or 1, Q, T], added to the scores."""
     q, k, v = (a.reshape(*a.shape[:2], heads, -1).transpose(0, 2, 1, 3) for a in (q, k, v))
     scores = q @ k.swapaxes(-1, -2) * np.float32(scale)
     hidden = np.tri(*scores.shape[-2:]) == 0 if causal else None
@@ -138,15 +139,16 @@ def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: 
     scored = to.point(value, Role.SCORE, Unit.SCORE, value) if bias is None else _beside_a_mask(to, node, bias)
     added = list[Stage]() if bias is None else [_bias(to, node, bias, heads, scored)]
     scores = Tensor(to.fresh(f"{value}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
-    out = replace(to.activations(value, queries, q.channels.count, unit, form), ratio=v.tensor.ratio)
-    macs, both = pairs(limit, queries, keys) * q.channels.count, q.tensor.units * k.tensor.units
+    out = replace(to.activations(value, queries, v.channels.count, unit, form), ratio=v.tensor.ratio)
+    seen, both = pairs(limit, queries, keys), q.tensor.units * k.tensor.units
     if not np.allclose(both, both[0], rtol=SAME, atol=0):
         raise node.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
     product = to.factor(node, "scores", both[0] * scale / (scored.unit * OCTAVE))
     to.emit(Step(value, node.name, Plain(), Keys(k, limit), (scores.view(),), q, (Requant(product, scored), *added), (Keep.ROW_MAX,),
-                 part="scores", heads=heads, macs=macs, about="Q K"))
+                 part="scores", heads=heads, macs=seen * q.channels.count, about="Q K"))
     to.emit(Step(value, node.name, Exp2(limit), Values(v), (out.view(),), scores.view(),
-                 (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form)), heads=heads, macs=macs, about="P V"))
+                 (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form)), heads=heads, macs=seen * v.channels.count,
+                 about="P V"))
     to.define(value, out)
 
 
@@ -311,9 +313,13 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
     """gates: factors of the results, one a head or one for all."""
     if causal and q.tokens != k.tokens:
         raise Mismatch(f"is causal, with {q.tokens} queries and {k.tokens} keys; equal numbers are supported", op.name)
-    if q.columns.shape != k.columns.shape or k.columns.shape != v.columns.shape:
+    k, v = shared(k, len(q.columns)), shared(v, len(q.columns))
+    if q.columns.shape != k.columns.shape or len(k.columns) != len(v.columns):
         shown = ", ".join(str(list(part.columns.shape)) for part in (q, k, v))
-        raise Mismatch(f"has q, k and v with [heads, channels] {shown}; equal ones are supported", op.name)
+        raise Mismatch(f"has q, k and v with [heads, channels] {shown}; as many heads of each are supported, those of q "
+                       "as wide as those of k", op.name)
+    if k.tokens != v.tokens:
+        raise Mismatch(f"has {k.tokens} keys and {v.tokens} values", op.name)
     scale *= q.factor * k.factor
     if not scale:
         raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
@@ -323,7 +329,7 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         within = np.argsort(q.columns, axis=1)
         q, k = (replace(part, columns=np.take_along_axis(part.columns, within, 1)) for part in (q, k))
     x, y, z = (columns(op, trial, part, name) for part, name in zip((q, k, v), "qkv", strict=True))
-    heads, head_dim = q.columns.shape
+    heads = len(q.columns)
     if negative:
         x = _changed(op, trial, x, -np.ones(q.columns.size), "q")
     if gates is not None:
@@ -332,9 +338,13 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         raise Mismatch(f"adds a bias {list(bias.shape)} to the scores of {heads} heads", op.name)
     node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale), causal) if bias is None else BiasedAttention(
         op.name, op.outputs[0], x, y, z, heads, float(scale), causal, bias=trial.array(bias))
-    if tokens_first:
-        return Match((node,), in_order(q.tokens, heads * head_dim), factor=v.factor)
-    return Match((node,), packed_positions(heads, q.tokens, head_dim), factor=v.factor)
+    width = v.columns.shape[1]
+    return Match((node,), in_order(q.tokens, heads * width) if tokens_first else packed_positions(heads, q.tokens, width), factor=v.factor)
+
+
+def shared(part: Heads, heads: int) -> Heads:
+    """One head, for as many as there are of the query: as products broadcast."""
+    return replace(part, columns=np.repeat(part.columns, heads, axis=0)) if len(part.columns) == 1 else part
 
 
 def packed_positions(heads: int, tokens: int, head_dim: int) -> Array:

@@ -17,7 +17,7 @@ from ..matching.trial import Match, Mismatch, Trial, in_order, is_whole, reduced
 from ..steps.format import INT8
 from ..steps.stages import Constant, Identity
 from ..steps.step import Step
-from .attention import Heads, attend, columns, gated, heads_of, packed_positions, plain_operator, products, weighing, words
+from .attention import Heads, attend, columns, gated, heads_of, packed_positions, plain_operator, products, shared, weighing, words
 from .linear import Linear
 from .operator import Operator, Spellings
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionPool(Operator):
-    """Attention of constant queries: ``softmax(query @ k.T) @ v`` of each head, k, v ``[T, heads * head_dim]`` -> ``[Q, heads * head_dim]``."""
+    """Attention of constant queries: ``softmax(query @ k.T) @ v`` of each head, k ``[T, heads * head_dim]``, v ``[T, heads * value_dim]`` ->
+    ``[Q, heads * value_dim]``."""
 
     k: str
     v: str
@@ -40,9 +41,9 @@ class AttentionPool(Operator):
 
     def shape(self, *shapes: Shape) -> Shape:
         k, v = shapes
-        if k != v or len(k) != 2 or k[-1] != self.query.shape[-1] or k[-1] % self.num_heads:
+        if k[:-1] != v[:-1] or len(k) != 2 or k[-1] != self.query.shape[-1] or k[-1] % self.num_heads or v[-1] % self.num_heads:
             raise self.fail(f"queries {list(self.query.shape)}, k {k}, v {v} do not form {self.num_heads} heads")
-        return self.query.shape
+        return len(self.query), v[-1]
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         k, v = operands
@@ -115,13 +116,14 @@ def token_pool(op: Op, trial: Trial) -> Match | None:
     bound, positions = place
     linear = bound.node
     if not isinstance(linear, Linear) or len(bound.shape) != 2 or positions.size != math.prod(bound.shape) or not is_whole(positions) \
-            or v.columns.shape != (1, len(linear.weight)):
-        raise Mismatch("weighs tokens by what is no Linear of as many channels as they have", op.name)
+            or len(v.columns) != 1:
+        raise Mismatch("weighs tokens by what is no Linear", op.name)
     trial.absorb(row_wise, rows)
     trial.absorbed.append(bound.anchor)
     y = columns(op, trial, v, "v")
     query = linear.weight.T.astype(np.float64) * (bound.factor * scores.scale)
-    return Match((AttentionPool(op.name, op.outputs[0], linear.x, y, trial.array(query), 1),), in_order(*query.shape), factor=v.factor * rows.scale)
+    node = AttentionPool(op.name, op.outputs[0], linear.x, y, trial.array(query), 1)
+    return Match((node,), in_order(len(query), v.columns.shape[1]), factor=v.factor * rows.scale)
 
 
 def _over_tokens(trial: Trial, rows: Ref | None) -> tuple[Op, View] | None:
@@ -156,14 +158,18 @@ def _summed(op: Op, trial: Trial) -> tuple[Ref | None, Ref | None]:
 
 def _pool(op: Op, trial: Trial, query: Array, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None) -> Match:
     """query: [..., heads, Q, head_dim], or one head for all; gates: as of `Weighing`."""
-    heads, head_dim = k.columns.shape
+    heads = max(len(k.columns), len(v.columns), math.prod(query.shape[:-2]) if query.ndim > 2 else 1)
+    k, v = shared(k, heads), shared(v, heads)
+    head_dim = k.columns.shape[1]
     count = query.shape[-2] if query.ndim > 1 else 0
-    if v.columns.shape != k.columns.shape or not count or query.shape[-1] != head_dim or math.prod(query.shape[:-2]) not in (1, heads):
+    fits = len(k.columns) == len(v.columns) == heads and v.tokens == k.tokens and math.prod(query.shape[:-2]) in (1, heads)
+    if not fits or not count or query.shape[-1] != head_dim:
         raise Mismatch(f"has a constant query {list(query.shape)}, and k and v with [heads, channels] {list(k.columns.shape)}, "
-                       f"{list(v.columns.shape)}; equal ones are supported", op.name)
+                       f"{list(v.columns.shape)}; as many heads of each are supported, those of the query as wide as those of k", op.name)
     rows = np.broadcast_to(query.reshape(-1, count, head_dim), (heads, count, head_dim)).transpose(1, 0, 2).reshape(count, heads * head_dim)
     x, y = columns(op, trial, k, "k"), columns(op, trial, v, "v")
     if gates is not None:
         y = gated(op, trial, y, gates, v)
     node = AttentionPool(op.name, op.outputs[0], x, y, trial.array(rows.astype(np.float64) * (scale * k.factor)), heads)
-    return Match((node,), in_order(count, heads * head_dim) if tokens_first else packed_positions(heads, count, head_dim), factor=v.factor)
+    width = v.columns.shape[1]
+    return Match((node,), in_order(count, heads * width) if tokens_first else packed_positions(heads, count, width), factor=v.factor)

@@ -172,21 +172,21 @@ def test_linear(kernel, lanes, target, tokens, k, n, pre):
     assert np.array_equal(found, [1, *wanted.ravel()])
 
 
-def attention_case(tokens, heads, dim, form=SCORES[0], queries=None):
-    q, k, v = (rng.integers(-127, 128, (rows, heads * dim)) for rows in (queries or tokens, tokens, tokens))
+def attention_case(tokens, heads, dim, form=SCORES[0], queries=None, value_dim=None):
+    q, k, v = (rng.integers(-127, 128, (rows, heads * width)) for rows, width in ((queries or tokens, dim), (tokens, dim), (tokens, value_dim or dim)))
     score, out = nx.quantize_multiplier(3.5 * 2 ** form.frac / (127 * 127 * dim ** 0.5)), nx.quantize_multiplier(1.7)
     return q, k, v, score, out
 
 
 def exact(q, k, v, heads, score, out, form=SCORES[0], limit=0) -> np.ndarray:
     """The integer model's attention; q, k, v are parts of what the host sends, and rows of q that are not used are zeros."""
-    (queries, channels), tokens = q.shape, len(k)
+    (queries, channels), tokens, width = q.shape, len(k), v.shape[1]
     rows = max(queries, tokens)
-    sent, scores = Tensor("qkv", INT8, rows, 3 * channels), Tensor("s", form, queries, heads * tokens, memory=Memory.SCORE)
-    query, key, value = (sent.view(Span(0, len(part)), Span(place * channels, channels)) for place, part in enumerate((q, k, v)))
+    sent, scores = Tensor("qkv", INT8, rows, 2 * channels + width), Tensor("s", form, queries, heads * tokens, memory=Memory.SCORE)
+    query, key, value = (sent.view(Span(0, len(part)), Span(place * channels, part.shape[1])) for place, part in enumerate((q, k, v)))
     steps = (Step("qkv", "", Host("qkv", None), Identity(), (sent.view(),)),
              Step("a", "", Plain(), Keys(key, limit), (scores.view(),), query, (Requant(Factor(*score), form),), part="scores", heads=heads),
-             Step("a", "", Exp2(limit), Values(value), (Tensor("a", INT8, queries, channels).view(),), scores.view(),
+             Step("a", "", Exp2(limit), Values(value), (Tensor("a", INT8, queries, width).view(),), scores.view(),
                   (Restore(), RowFactor(Factor(*out))), heads=heads))
     words = np.concatenate([np.pad(part, ((0, rows - len(part)), (0, 0))) for part in (q, k, v)], axis=1)
     return completed(Network("attention", steps, ()), words[None], "a")[0]
@@ -210,15 +210,17 @@ def test_attention(kernel, lanes, tokens, heads, dim, form, limit):
     """Heads inside a word, across words, fewer tokens than resident queries."""
     q, k, v, score, out = attention_case(tokens, heads, dim, form)
     wanted = exact(q, k, v, heads, score, out, form, limit)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, tokens, heads, dim, score, out, form.frac, limit, 0, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, tokens, heads, dim, dim, score, out, form.frac, limit, 0, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("queries, tokens, heads, dim", [(1, 9, 3, 12), (2, 40, 2, 24), (5, 1, 1, 8), (17, 9, 4, 5), (40, 33, 2, 16)])
-def test_attention_with_other_numbers_of_queries_and_keys(kernel, lanes, queries, tokens, heads, dim):
-    q, k, v, score, out = attention_case(tokens, heads, dim, queries=queries)
+@pytest.mark.parametrize("queries, tokens, heads, dim, value_dim", [(1, 9, 3, 12, 12), (2, 40, 2, 24, 24), (5, 1, 1, 8, 8), (17, 9, 4, 5, 11), (40, 33, 2, 16, 6),
+                                                                    (7, 7, 3, 4, 40), (7, 9, 2, 40, 3)])
+def test_attention_with_numbers_of_their_own(kernel, lanes, queries, tokens, heads, dim, value_dim):
+    """Of queries and of keys; of channels of keys and of values, those of a head in more words or in fewer."""
+    q, k, v, score, out = attention_case(tokens, heads, dim, queries=queries, value_dim=value_dim)
     wanted = exact(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"attention{lanes}", tokens, queries, heads, dim, score, out, SCORES[0].frac, 0, 0, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"attention{lanes}", tokens, queries, heads, dim, value_dim, score, out, SCORES[0].frac, 0, 0, q, k, v), wanted.ravel())
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -226,7 +228,7 @@ def test_attention_with_other_numbers_of_queries_and_keys(kernel, lanes, queries
 def test_fused_attention(kernel, lanes, tokens, heads, dim):
     q, k, v, score, out = attention_case(tokens, heads, dim)
     wanted = fused_attention.attention(q, k, v, heads, score, out)
-    assert np.array_equal(kernel(f"fused{lanes}", tokens, tokens, heads, dim, score, out, SCORES[0].frac, 0, 0, q, k, v), wanted.ravel())
+    assert np.array_equal(kernel(f"fused{lanes}", tokens, tokens, heads, dim, dim, score, out, SCORES[0].frac, 0, 0, q, k, v), wanted.ravel())
 
 
 def test_fused_attention_is_close_to_the_exact_one():

@@ -48,6 +48,16 @@ def test_several_functions_in_the_csim(executable, count, blocks, tmp_path):
     assert wrong == [] and values >= 20
 
 
+@pytest.mark.parametrize("value_dim", [20, 4])
+def test_heads_of_values_with_a_width_of_their_own(executable, value_dim, tmp_path):
+    """In more words than those of keys, and in fewer."""
+    sizes = {"seed": value_dim, "tokens": 9, "dim": 24, "heads": 2, "hidden": 16, "blocks": "d", "value_dim": value_dim, "act": Act.SILU}
+    network, images = random_qgraph(**sizes), random_images(random_model(**sizes), 2)
+    done, tasks = hls_networks.run(executable, tmp_path, network, images, functions=FUNCTIONS)
+    values, wrong = hls_networks.differing(network, images, done, tasks)
+    assert wrong == [] and values >= 16
+
+
 def test_scales_of_channels_in_the_csim(executable, tmp_path):
     """One experts' layer and two dense ones, each with multipliers of its columns."""
     model = random_model(4, tokens=9, dim=16, hidden=24, experts=3, blocks="dmd", act=Act.SILU)

@@ -29,12 +29,13 @@ struct AttentionConfig {
 /// number as in the DEPENDENCE pragma below.
 constexpr unsigned MIN_PERIOD = 32;
 
-/// One attention layer. Head h occupies channels h * head_dim .. of q, k, v and of the result.
+/// One attention layer. Head h occupies channels h * head_dim .. of q and k, h * value_dim .. of v and of the result.
 struct AttentionJob {
     unsigned tokens;   ///< keys
     unsigned queries;  ///< rows of q and of the result
     unsigned heads;
     unsigned head_dim;
+    unsigned value_dim;
     unsigned q;  ///< word addresses
     unsigned k;
     unsigned v;
@@ -89,14 +90,19 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
         const unsigned low = h * job.head_dim;
         const unsigned high = low + job.head_dim;
         const unsigned first = low / LANES;
-        const unsigned words = (high - 1) / LANES - first + 1;
+        const unsigned key_words = (high - 1) / LANES - first + 1;
+        const unsigned value_low = h * job.value_dim;
+        const unsigned value_high = value_low + job.value_dim;
+        const unsigned value_first = value_low / LANES;
+        const unsigned value_words = (value_high - 1) / LANES - value_first + 1;
+        const unsigned words = key_words > value_words ? key_words : value_words;
         for (unsigned w = 0; w < words; ++w) {
             for (unsigned t = 0; t < job.tokens; ++t) {
 #pragma HLS PIPELINE II = 1
                 for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-                    keys[w][t][lane] = act[job.k + (first + w) * job.tokens + t][lane];
-                    values[w][t][lane] = act[job.v + (first + w) * job.tokens + t][lane];
+                    keys[w][t][lane] = static_cast<Act>(w < key_words ? act[job.k + (first + w) * job.tokens + t][lane] : 0);
+                    values[w][t][lane] = static_cast<Act>(w < value_words ? act[job.v + (value_first + w) * job.tokens + t][lane] : 0);
                 }
             }
         }
@@ -110,6 +116,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
 #pragma HLS DEPENDENCE variable = scores inter true distance = 32
 #pragma HLS DEPENDENCE variable = act inter false
             const unsigned word = first + w;
+            const unsigned value_word = value_first + w;
             if (step < QUERIES) {
                 Slot &slot = slots[step];
                 if (w == 0) {
@@ -129,13 +136,14 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                     if (load < job.queries) {
                         query[step][w][lane] = static_cast<Act>(mine ? act[job.q + word * job.queries + load][lane] : 0);
                     }
-                    if (stores && mine) {
+                    const unsigned value = value_word * LANES + lane;
+                    if (stores && value >= value_low && value < value_high) {
                         const Acc sum = weighted[step][w][lane];
                         const Wide wide = requantize<16>(sum, scale);
-                        act[job.dst + word * job.queries + store][lane] =
+                        act[job.dst + value_word * job.queries + store][lane] =
                             job.wide_result ? high_half(wide) : static_cast<Act>(requantize<8>(sum, scale));
                         if (job.wide_result) {
-                            low_halves[job.dst + word * job.queries + store][lane] = low_half(wide);
+                            low_halves[job.dst + value_word * job.queries + store][lane] = low_half(wide);
                         }
                     }
                     weighted[step][w][lane] = 0;

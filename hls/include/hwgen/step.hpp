@@ -48,6 +48,7 @@ struct Step {
     bool fresh = false;         ///< a residual stream starts with the result
     std::uint32_t stream = 0;   ///< word address of the residual stream that is written; of one that is read it is `src`
     bool biased = false;        ///< scores are
+    std::uint16_t value_size = 0;  ///< channels of a head of values and results
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.
@@ -283,6 +284,7 @@ constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t hea
     s.rows = q.tokens;
     s.count = heads;
     s.size = static_cast<std::uint16_t>(q.channels / heads);
+    s.value_size = static_cast<std::uint16_t>(v.channels / heads);
     s.src = q.address;
     s.keys = k.address;
     s.values = v.address;

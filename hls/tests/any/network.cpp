@@ -87,6 +87,7 @@ void read_network()
         read(s.fresh);
         read(s.stream);
         read(s.biased);
+        read(s.value_size);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

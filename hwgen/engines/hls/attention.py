@@ -54,9 +54,9 @@ class Attention(Call):
         return self.steps[0].heads
 
     def head_words(self, lanes: int) -> list[int]:
-        """Words a token's channels of each head lie in."""
-        dim = self.src.channels // self.heads
-        return [((head + 1) * dim - 1) // lanes - head * dim // lanes + 1 for head in range(self.heads)]
+        """Words a token's channels of each head lie in, those of keys or those of values."""
+        dims = self.src.channels // self.heads, self.dst.channels // self.heads
+        return [max(((head + 1) * dim - 1) // lanes - head * dim // lanes + 1 for dim in dims) for head in range(self.heads)]
 
     def arguments(self) -> list[str]:
         factors = part(self.steps[0], Requant).factor, part(self.steps[1], RowFactor).factor
