@@ -58,7 +58,8 @@ def reduced(net: Net, x: str, stride: int = 2) -> str:
 
 def pooled(net: Net) -> str:
     """The tokenizer of CCT, and an attention on its tokens."""
-    x = tokens(net, net.op("MaxPool", net.op("Relu", stem(net)), kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4))
+    y = net.op("Relu", conv(net, net.input("x", [1, 3, SIZE, SIZE]), 3, strides=[2, 2], pads=[1] * 4, bias=False))
+    x = tokens(net, net.op("MaxPool", y, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4))
     return net.add(x, net.attention(net.norm(x)))
 
 

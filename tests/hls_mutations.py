@@ -63,6 +63,10 @@ MUTATIONS = (
     Mutation("a head in other lanes", "layer_norm.hpp", "(lane + Config::LANES - first) %", "(lane + first) %"),
     Mutation("a head within one word", "layer_norm.hpp", "(lane < first ? tokens : 0U)", "0U * tokens"),
     Mutation("all heads at the first word", "layer_norm.hpp", "(to.first_token / Config::LANES + w)", "w"),
+    Mutation("zeros of a low half", "linear.hpp", "none ? low_half(0) :", "none ? Act(0) :"),
+    Mutation("a token where there is none", "linear.hpp", "(none ? Act(0) :", "(false ? Act(0) :"),
+    Mutation("the tokens of the first tap for all", "linear.hpp", "first = chunk == 0 ? first + rows : first;", "first = chunk == 0 ? 0 * rows : first;"),
+    Mutation("a list within one word", "linear.hpp", "numbers[i * (LANES / 2) + c] =", "numbers[c] ="),
     Mutation("class token overwritten", "linear.hpp", ": job.first_token + t;\n        switch", ": t;\n        switch"),
 )
 

@@ -43,10 +43,10 @@ TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERA
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
           "wide_source", "wide_result", "frac", "causal", "operand", "follows", "rms", "fresh", "stream",
-          "biased", "value_size")       # of hwgen::Step
+          "biased", "value_size", "taps")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64,
-          "operand_words": 512}
+          "operand_words": 512, "list_size": 1024}
 
 
 def write_project(folder: Path, acts: tuple[Act, ...], kernels: Path | None = None) -> Path:
@@ -102,8 +102,9 @@ def _fields(step: Call) -> list[int]:
     if isinstance(step, (LayerNorm, Scaled)):
         found |= {"src": step.read}
     if isinstance(step, Product):
-        span = step.source.tokens
-        found |= {"src": step.src.address + span.start, "rows": span.count, "dst_tokens": span.count, "out_channels": step.channels}
+        first = 0 if step.taps else step.source.tokens.start
+        found |= {"src": step.src.address + first, "rows": step.streamed, "dst_tokens": step.streamed, "out_channels": step.channels,
+                  "taps": step.taps}
         if step.INTO_ROWS:
             found |= {"dst_tokens": step.dst.tokens, "first_token": step.steps[0].sink.tokens.start}
     found |= dict(zip(("wide_source", "wide_result"), map(int, step.wide), strict=True))
@@ -131,8 +132,8 @@ def _fields(step: Call) -> list[int]:
         case LinearResidual():
             found |= {"first_token": step.target_rows.tokens.start, "dst_tokens": step.target_rows.tensor.tokens}
         case Head():
-            found |= {"src": step.src.address, "first_token": step.source.tokens.start, "dst": step.place,
-                      "dst_tokens": step.source.tokens.count if isinstance(step, Features) else 1}
+            found |= {"src": step.src.address, "first_token": 0 if step.taps else step.source.tokens.start, "dst": step.place,
+                      "dst_tokens": step.streamed if isinstance(step, Features) else 1}
         case Attention():
             found |= dict(tokens=step.keys.tokens, rows=step.src.tokens, count=step.heads, size=step.src.channels // step.heads,
                           **_factor("first", part(step.steps[0], Requant).factor), **_factor("out", part(step.steps[1], RowFactor).factor),

@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 
 from hwgen import quantizer
+from hwgen.engines.hls.calls import calls
 from hwgen.engines.hls.plan import plan
+from hwgen.engines.hls.products import Product
 from hwgen.engines.rtl.plan import schedule
-from hwgen.errors import CapacityError, HwgenError, ModelError
+from hwgen.errors import CapacityError, ModelError
 from hwgen.isa import ABSENT
+from hwgen.layout.image import Shape
 from hwgen.steps import golden, text
-from hwgen.steps.format import INT8
+from hwgen.steps.format import INT8, WIDE
 from hwgen.steps.param import Param
 from hwgen.steps.passes.lengths import sequenced
 from hwgen.steps.passes.lists import bring_lists, row_words
-from hwgen.steps.stages import Stationary
+from hwgen.steps.passes.unity import each, one
+from hwgen.steps.stages import Requant, Rescale, Stationary
+from hwgen.steps.stages.rescale import EXACT
 from hwgen.steps.step import Network, Step
 from hwgen.steps.taken import NOTHING, Taken
 from hwgen.steps.tensor import Memory, Span, Tensor
@@ -115,9 +120,27 @@ def test_a_run_time_length_has_no_order():
         sequenced(changed)
 
 
-def test_an_engine_that_does_not_know_orders_says_so():
-    with pytest.raises(HwgenError, match="tokens by an order"):
-        plan(taking(random_qgraph(1, blocks="d")), 8, 4)
+def test_numbers_of_tokens_lie_in_front_of_the_weights():
+    """HLS: int16, a tap after the other, of the whole source; whole words of the stream."""
+    made = plan(taking(random_qgraph(1, blocks="d")), 8, 4)
+    takes = [call for call in made.steps if isinstance(call, Product) and call.taps]
+    assert len(takes) > 3 and made.list_size == max(call.taps * call.streamed for call in takes)
+    for call in takes:
+        order, span = call.steps[0].taken.order.array, call.source.tokens
+        words = np.frombuffer(made.image, "<i2", order.size, call.weights * 8)
+        np.testing.assert_array_equal(words, np.where(order == NOTHING, NOTHING, span.start + order).ravel())
+        assert call.weight_words(8) * 8 == len(call.data(Shape(8, 8, 8))) and f", {call.taps}, {call.streamed})" in call.code
+    assert plan(random_qgraph(1, blocks="d"), 8, 4).list_size == 1
+
+
+def test_what_the_hls_engine_cannot_take(network):
+    rows = Tensor("rows", WIDE, 4, 16, 1.0, Memory.RES)
+    step = Step("y", "n", Rescale(EXACT), each(16), (Tensor("y", INT8, 4, 16, 1.0).view(),), rows.view(), (Requant(one(16)),), taken=order([[3, 2, 1, 0]]))
+    with pytest.raises(ModelError, match="takes tokens by an order for products with weights only"):
+        calls(replace(network, steps=(step,)))
+    far = replace(step_of(network, "block0.q"), source_view=Tensor("far", INT8, 1 << 16, 16, 1.0).view(), taken=order([[0, 1, 2, 3, 4]]))
+    with pytest.raises(ModelError, match="by an order of at most 32768"):
+        calls(replace(network, steps=(far,)))
 
 
 def test_lists_are_brought_once():

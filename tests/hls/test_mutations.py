@@ -15,6 +15,7 @@ from hwgen.errors import ToolError
 from hwgen.functions import Act
 import qgraphs
 import sequence_nets
+from taken_nets import taking
 import wide_nets
 
 NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "tokens": 9}, {"seed": 2, "blocks": "m", "experts": 8, "top_k": 1, "dim": 24, "tokens": 6},
@@ -30,6 +31,9 @@ def networks():
     whole = [(make(**options), 6 * qgraphs.random_images(qgraphs.random_model(**options), 2), ())
              for options in NETWORKS for make in (qgraphs.random_qgraph, wide_nets.random_wide)]
     short = [sequence_nets.sequence_network(seed, tokens=9, end=end) for seed, end in enumerate(("mean", "last"))]
+    options = {"seed": 8, "blocks": "d", "dim": 24, "tokens": 11}
+    whole += [(taking(make(**options), 2), 6 * qgraphs.random_images(qgraphs.random_model(**options), 2), ())
+              for make in (qgraphs.random_qgraph, wide_nets.random_wide)]
     return whole + [(model, sequence_nets.sequences(model, 2), (5, 2)) for model in short]
 
 

@@ -18,6 +18,7 @@ from hwgen.functions import Act
 from qgraphs import random_images, random_model, random_qgraph, uneven
 import random_graphs
 import sequence_nets
+from taken_nets import taking
 import wide_nets
 
 SEEDS = range(1000, 1012)
@@ -67,6 +68,19 @@ def test_scales_of_channels_in_the_csim(executable, tmp_path):
     done, tasks = hls_networks.run(executable, tmp_path, network, images)
     values, wrong = hls_networks.differing(network, images, done, tasks)
     assert wrong == [] and values >= 20
+
+
+@pytest.mark.parametrize("seed, options", [(0, {"blocks": "dm", "classes": (3, 4)}), (1, {"blocks": "gd", "norms": "post"}), (2, {"blocks": "d", "pool": "mean"})])
+def test_tokens_by_an_order_in_the_csim(executable, seed, options, tmp_path):
+    """Products that take their tokens by a list, several side by side, of 8 and of 16 bits."""
+    options = {"tokens": 11, "dim": 24, "hidden": 40, "experts": 3, "act": ACTS[0], **options}
+    images = random_images(random_model(seed, **options), 2)
+    for made in (random_qgraph(seed, **options), wide_nets.random_wide(seed, **options)):
+        network = taking(made, seed)
+        assert any("taken(" in step.code for step in hls_networks.make_plan(network, FUNCTIONS).steps)
+        done, tasks = hls_networks.run(executable, tmp_path, network, images, functions=FUNCTIONS)
+        values, wrong = hls_networks.differing(network, images, done, tasks)
+        assert wrong == [] and values >= 20
 
 
 def test_both_backends(executable, tmp_path):

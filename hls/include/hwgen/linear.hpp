@@ -21,6 +21,7 @@ struct LinearConfig : ActivationConfig, RouterConfig {
     static constexpr unsigned MAX_TOKENS = 64;
     static constexpr unsigned OPERAND_WORDS = 1;  ///< of 16 bits that results are multiplied with; 1: there are none
     static constexpr bool ROTATES = false;        ///< there are results of which they turn pairs
+    static constexpr unsigned LIST_SIZE = 1;      ///< numbers of tokens of a product that takes them by a list; 1: there is none
 };
 
 /// Where results go.
@@ -60,6 +61,7 @@ struct LinearJob {
     bool fresh;     ///< RESIDUAL: the result is not added
     unsigned stream;  ///< RESIDUAL, WEIGHED: word address
     unsigned period;  ///< ROTATED: channels of the operand
+    unsigned taps;    ///< tokens of the source side by side in one of the result, whose numbers come in front of the weights; 0: it is streamed in order
 };
 
 /// Parameters of an output column.
@@ -77,6 +79,14 @@ constexpr unsigned linear_words(unsigned in_channels, unsigned out_channels, uns
 {
     return words_of(out_channels, lanes) * (COLUMN_BYTES + words_of(in_channels, lanes) * lanes);
 }
+
+/// Words of the stream with the numbers of `taps` times `rows` tokens, two bytes each.
+constexpr unsigned list_words(unsigned taps, unsigned rows, unsigned lanes)
+{
+    return words_of(taps * rows, lanes / 2);
+}
+
+constexpr std::int16_t NO_TOKEN = -1;  ///< in a list: all words are 0
 
 /// Takes a word of column parameters apart.
 template <class Config>
@@ -184,11 +194,14 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
     static Column columns[2][LANES];
     static Acc acc[Config::MAX_TOKENS][LANES];
     static Acc total[LANES];  // of an OUTPUT
+    static std::int16_t numbers[Config::LIST_SIZE];
 #pragma HLS ARRAY_PARTITION variable = tile complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = columns complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = acc complete dim = 2
 #pragma HLS ARRAY_PARTITION variable = total complete
-    const unsigned k_tiles = words_of(job.in_channels, LANES);
+    const bool listed = Config::LIST_SIZE > 1 && job.taps != 0;
+    const unsigned chunks = words_of(job.in_channels, LANES);          // of a token of the source
+    const unsigned k_tiles = listed ? job.taps * chunks : chunks;
     const unsigned n_tiles = words_of(job.out_channels, LANES);
     const unsigned passes = job.wide_source ? 2 : 1;
     const unsigned rows = job.gather || job.target == Target::WEIGHED ? queues.count[job.expert] : job.rows;
@@ -198,6 +211,18 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
             (void)weights.read();
         }
         return;
+    }
+    if (Config::LIST_SIZE > 1) {
+        for (unsigned i = 0; i < list_words(job.taps, rows, LANES); ++i) {
+#pragma HLS PIPELINE II = 1
+            const Word<LANES> word = weights.read();
+            for (unsigned c = 0; c < LANES / 2; ++c) {
+#pragma HLS UNROLL
+                if (i * (LANES / 2) + c < job.taps * rows) {
+                    numbers[i * (LANES / 2) + c] = static_cast<std::int16_t>(half_of<LANES>(word, c));
+                }
+            }
+        }
     }
     for (unsigned i = 0; i < COLUMN_BYTES + LANES; ++i) {  // the first columns and the first tile
 #pragma HLS PIPELINE II = 1
@@ -214,6 +239,8 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
 #pragma HLS UNROLL
             total[c] = 0;
         }
+        unsigned chunk = 0;  // of the source, and the first number of the tap
+        unsigned first = 0;
         for (unsigned p = 0; p < passes * k_tiles; ++p) {
             const unsigned k = p / passes;
             const bool last = k + 1 == k_tiles;
@@ -238,14 +265,18 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
                 }
                 if (t < rows) {
                     const Ticket ticket = queues.tickets[job.expert][t];
-                    const unsigned token = job.gather ? ticket.token : (job.target == Target::OUTPUT ? job.first_token + t : t);
-                    const unsigned address = job.src + k * job.tokens + token;
+                    const int number = listed ? numbers[first + t] : 0;
+                    const bool none = listed && number == NO_TOKEN;
+                    const unsigned in_order = job.target == Target::OUTPUT ? job.first_token + t : t;
+                    const unsigned token = listed ? static_cast<unsigned>(none ? 0 : number) : (job.gather ? ticket.token : in_order);
+                    const unsigned address = job.src + chunk * job.tokens + token;
                     for (unsigned c = 0; c < LANES; ++c) {
 #pragma HLS UNROLL
                         Acc sum = 0;
                         for (unsigned r = 0; r < LANES; ++r) {
 #pragma HLS UNROLL
-                            sum += static_cast<Acc>(low_pass ? low[address][r] : act[address][r]) * tile[half][c][r];
+                            const Act word = low_pass ? (none ? low_half(0) : low[address][r]) : (none ? Act(0) : act[address][r]);
+                            sum += static_cast<Acc>(word) * tile[half][c][r];
                         }
                         acc[t][c] = (p == 0 ? columns[n % 2][c].bias : acc[t][c]) + (passes == 2 && !low_pass ? sum * 256 : sum);
                     }
@@ -256,6 +287,8 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
             }
             if (p % passes + 1 == passes) {
                 half = 1 - half;
+                chunk = chunk + 1 == chunks ? 0 : chunk + 1;
+                first = chunk == 0 ? first + rows : first;
             }
         }
         if (job.target == Target::OUTPUT) {

@@ -49,6 +49,7 @@ struct Step {
     std::uint32_t stream = 0;   ///< word address of the residual stream that is written; of one that is read it is `src`
     bool biased = false;        ///< scores are
     std::uint16_t value_size = 0;  ///< channels of a head of values and results
+    std::uint16_t taps = 0;     ///< tokens of the source side by side in one of a product's result, by a list; 0: there is none
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.

@@ -57,6 +57,14 @@ constexpr Step into_rows(Step s, std::uint16_t first)
     return s;
 }
 
+/// A product of `rows` tokens, each of which is `taps` tokens of the source side by side, or zeros: their numbers lie in front of the weights.
+constexpr Step taken(Step s, std::uint16_t taps, std::uint16_t rows)
+{
+    s.taps = taps;
+    s.rows = rows;
+    return s;
+}
+
 /// An attention with a constant of the operand memory, for every head, query and key of the longest sequence, added to its scores.
 constexpr Step biased(Step step, Value bias)
 {

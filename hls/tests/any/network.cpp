@@ -88,6 +88,7 @@ void read_network()
         read(s.stream);
         read(s.biased);
         read(s.value_size);
+        read(s.taps);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

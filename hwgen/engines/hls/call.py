@@ -137,7 +137,7 @@ class Call(ABC):
     @property
     def params(self) -> tuple[str, ...]:
         """Names of what the weight image holds for it."""
-        return tuple(param.name for step in self.steps for param in params((step.feed, step.tile, step.drain)))
+        return tuple(param.name for step in self.steps for param in params((step.taken, step.feed, step.tile, step.drain)))
 
     def data(self, shape: Shape) -> bytes:
         """What the weight image holds for it; 4-bit weights take a byte each."""

@@ -29,6 +29,7 @@ from .products import (
 from .scale import Scaled, ScaledFresh, ScaledHead
 from .start import Constants, LayerNorm, Operands, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
+MOST_TOKENS = 1 << 15        # whose numbers a list holds
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
                                  ScaledHead, Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated,
                                  LinearRotated, Head, Features, Attention, BiasedAttention, Router, ScoreRouter, Experts,
@@ -54,11 +55,13 @@ def calls(network: Network) -> list[Call]:
 def _function(steps: tuple[Step, ...]) -> type[Call]:
     """The function a feed asks for, or the last stage of a plain product, or a product without stages."""
     last = steps[-1]
-    if any(step.taken is not None for step in steps):
-        raise failure(last, "the HLS engine does not take tokens by an order yet")
     asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)] + [last.tile.hls]
     name = next(filter(None, asked), "")
     found = [call for call in CALLS if (call.asked or call.function) == name]
+    if any(step.taken is not None for step in steps) and not all(issubclass(call, Product) for call in found):
+        raise failure(last, "the HLS engine takes tokens by an order for products with weights only")
+    if any(step.taken is not None and step.source.tokens.stop > MOST_TOKENS for step in steps):
+        raise failure(last, f"the HLS engine takes tokens by an order of at most {MOST_TOKENS}")
     for call in (*(call for call in found if all(map(does, steps, cycle(call.form))) and last.sink.tensor.memory is call.memory), *found):
         return call
     raise failure(last, "the HLS engine has no step for it")
@@ -68,5 +71,5 @@ def _identity(steps: tuple[Step, ...], places: dict[str, int]) -> Hashable:
     """What is computed, by names of params and places of values: names of values may differ from task to task."""
     def place(tensor: Tensor) -> Tensor:
         return replace(tensor, name=str(places.get(tensor.name, "")))
-    return tuple((with_tensors((step.feed, step.tile, step.drain, step.source_view), place), step.sink.tensor.scale, step.heads,
+    return tuple((with_tensors((step.feed, step.tile, step.drain, step.source_view, step.taken), place), step.sink.tensor.scale, step.heads,
                   step.expert.index if step.expert else None) for step in steps)

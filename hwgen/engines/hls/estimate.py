@@ -61,7 +61,7 @@ def resources(plan: Plan) -> HlsResources:
     dsp = lanes * (lanes + linear_lane + norm_lane + attention_lane) + queries * WIDE + 40         # scores; router, Newton steps
     arrays = (                                  # words, banks, bytes
         (plan.act_words + plan.low_words, lanes, 1), (plan.residual_words, lanes, 2), (plan.logit_words, lanes, 2), (plan.max_tokens, lanes, 4),
-        (plan.operand_words if plan.operand_words > 1 else 0, lanes, 2),
+        (plan.operand_words if plan.operand_words > 1 else 0, lanes, 2), (plan.list_size if plan.list_size > 1 else 0, 1, 2),
         (plan.head_words * plan.max_tokens, 2 * lanes, 1), (plan.max_tokens, queries, 2),
         (plan.max_tokens * plan.max_experts, 1, 4), (FIFO_BYTES // lanes, lanes // 8, 8),
         (len(plan.functions) * KNOTS, lanes // 2, KNOT_BYTES))

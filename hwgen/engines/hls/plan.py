@@ -19,7 +19,7 @@ from .attention import Attention, BiasedAttention
 from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router, ScoreRouter
-from .products import Head, LinearRotated
+from .products import Head, LinearRotated, Product
 from .start import Patches, Tokens
 from .value import Value, words
 
@@ -74,6 +74,11 @@ class Plan:
         return any(isinstance(step, BiasedAttention) for step in self.steps)
 
     @property
+    def list_size(self) -> int:
+        """Numbers of tokens that a product takes by a list, at most; 1: none does."""
+        return max([1, *(step.taps * step.streamed for step in self.steps if isinstance(step, Product))])
+
+    @property
     def scores(self) -> bool:
         """Whether there are routers of scores."""
         return any(isinstance(step, ScoreRouter) for step in self.steps)
@@ -122,7 +127,8 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
     starts = [(view.tensor.tokens, view.tensor.channels) for step in steps for part in step.steps for view in part.sinks
               if view.tensor.memory is Memory.RES]
     routers = [step for step in steps if isinstance(step, Router)]
-    tokens = max([step.src.tokens for step in steps if "src" in step.operands] + [count for count, _ in starts])
+    tokens = max([step.src.tokens for step in steps if "src" in step.operands]
+                 + [step.streamed for step in steps if isinstance(step, Product)] + [count for count, _ in starts])
     _check_sizes(model)
     return Plan(
         lanes, queries, functions, tuple(steps), values, outputs, image, max_tokens=tokens,

@@ -6,10 +6,14 @@ from abc import ABC
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
+
+from ...layout.image import Shape
 from ...steps.format import PRE_ACTIVATION, WIDE
 from ...steps.param import UNIT, Factor, ShortColumns
 from ...steps.stages import Add, Mean, Multiply, Plain, Requant, Rotate, Stationary, Table
 from ...steps.step import Step
+from ...steps.taken import NOTHING
 from ...steps.tensor import Memory, View
 from .call import DEPTH, Call, part
 from .value import Value, braces, words
@@ -40,16 +44,37 @@ class Product(Call, ABC):
         return (self.source, self.steps[0].sink) if self.INTO_ROWS else (self.source,)
 
     @property
+    def taps(self) -> int:
+        """Tokens of the source in one of the result, by a list; 0: there is none."""
+        taken = self.steps[0].taken
+        return 0 if taken is None else taken.taps
+
+    @property
+    def streamed(self) -> int:
+        """Tokens that stream."""
+        return self.steps[0].tokens
+
+    @property
     def code(self) -> str:
-        span, sink = self.source.tokens, self.steps[0].sink
-        code = super().code if self.source.whole or self.TAKES_ROWS else f"some(hwgen::{super().code}, {{{span.start}, {span.count}}})"
+        span, sink, code = self.source.tokens, self.steps[0].sink, super().code
+        if self.taps:
+            code = f"taken(hwgen::{code}, {self.taps}, {self.streamed})"
+        elif not (self.source.whole or self.TAKES_ROWS):
+            code = f"some(hwgen::{code}, {{{span.start}, {span.count}}})"
         return f"into_rows({'' if code.startswith('some(') else 'hwgen::'}{code}, {sink.tokens.start})" if self.INTO_ROWS and not sink.whole else code
 
+    def data(self, shape: Shape) -> bytes:
+        return b"".join(numbers(step, shape) for step in self.steps if step.taken is not None) + super().data(shape)
+
     def cycles(self, lanes: int, queries: int) -> int:
-        return linear_cycles(self.source.tokens.count, self.src.channels, self.channels, lanes, self.src.wide)
+        return linear_cycles(self.streamed, self._rows(lanes), self.channels, lanes, self.src.wide) + list_words(self.taps, self.streamed, lanes)
 
     def weight_words(self, lanes: int) -> int:
-        return linear_words(self.src.channels, self.channels, lanes)
+        return linear_words(self._rows(lanes), self.channels, lanes) + list_words(self.taps, self.streamed, lanes)
+
+    def _rows(self, lanes: int) -> int:
+        """Of the weights: each tap begins with a word."""
+        return max(1, self.taps) * words(self.src.channels, lanes) * lanes if self.taps else self.src.channels
 
 
 class Linear(Product):
@@ -221,11 +246,11 @@ class Head(Product):
         return self.steps[0].sink.tokens.count * self.channels
 
     def arguments(self) -> list[str]:
-        span = self.source.tokens
-        return [f"{{{self.place}, {self.channels}}}", self.src.code, f"{{{span.start}, {span.count}}}", self.image]
+        first = 0 if self.taps else self.source.tokens.start
+        return [f"{{{self.place}, {self.channels}}}", self.src.code, f"{{{first}, {self.streamed}}}", self.image]
 
     def about(self) -> str:
-        return f"linear, {self.src}, {self.source.tokens.count} of the tokens -> {self.output}: int32 [{self.channels}]"
+        return f"linear, {self.src}, {self.streamed} of the tokens -> {self.output}: int32 [{self.channels}]"
 
 
 class Features(Head):
@@ -234,10 +259,26 @@ class Features(Head):
     function, form = "features", ((Plain, Stationary),)
 
     def about(self) -> str:
-        return f"linear, {self.src} -> {self.output}: int32 [{self.source.tokens.count}, {self.channels}]"
+        return f"linear, {self.src} -> {self.output}: int32 [{self.streamed}, {self.channels}]"
 
     def cycles(self, lanes: int, queries: int) -> int:
-        return super().cycles(lanes, queries) + words(self.channels, lanes) * self.source.tokens.count * (lanes + DEPTH)
+        return super().cycles(lanes, queries) + words(self.channels, lanes) * self.streamed * (lanes + DEPTH)
+
+
+def list_words(taps: int, rows: int, lanes: int) -> int:
+    """Words of the weight stream with the numbers of so many tokens."""
+    return words(taps * rows, lanes // 2)
+
+
+def numbers(step: Step, shape: Shape) -> bytes:
+    """The tokens that a step takes, a tap after the other: int16, those of the whole source, `NOTHING` for zeros; whole words of the stream."""
+    if step.taken is None:
+        return b""
+    order, span = step.taken.order.array, step.source.tokens
+    taken = np.where(order == NOTHING, NOTHING, span.start + span.step * order).ravel()
+    padded = np.zeros(list_words(step.taken.taps, step.taken.tokens, shape.vector) * shape.vector // 2, WIDE.stored)
+    padded[:taken.size] = taken
+    return padded.tobytes()
 
 
 def linear_words(k: int, n: int, lanes: int) -> int:
