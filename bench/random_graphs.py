@@ -29,6 +29,7 @@ from hwgen.steps.step import Quantized
 import native_builds
 import qgraphs
 import sequence_nets
+from taken_nets import taking
 import wide_nets
 
 IMAGES = 2
@@ -53,13 +54,15 @@ def options(rng: np.random.Generator, act: Act) -> dict:
 
 def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
     """(network, images, its sizes): a third with operands of 8 bits, a third with 16 bits wherever there can be some, a third with them here
-    and there; these read the residual stream out too."""
+    and there; these read the residual stream out too. Half of all take tokens by lists."""
     chosen = options(np.random.default_rng(seed), act)
     model = qgraphs.random_model(seed, **chosen)
     if kind := seed // 4 % 3:
         quantized = wide_nets.read_out(wide_nets.random_wide(seed, part=seed if kind == 2 else None, **chosen))
     else:
         quantized = qgraphs.random_qgraph(seed, **chosen)
+    if seed // 12 % 2:
+        quantized = taking(quantized, seed)
     return quantized, qgraphs.random_images(model, IMAGES, seed), chosen
 
 
@@ -100,7 +103,7 @@ def main() -> int:
             executable = hls_networks.build(work / act.value, (act, Act("sigmoid")))
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
-                                           "activation": f"{act.value} sigmoid", "wide": True, "causal": True, "operand_words": 160,
+                                           "activation": f"{act.value} sigmoid", "wide": True, "causal": True, "operand_words": 160, "list_words": 256,
                                            "rotate": True, "bypass": True, "rms": True, "scores": True, "lengths": True})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)

@@ -14,9 +14,13 @@ from hwgen.steps.taken import NOTHING, Taken
 from hwgen.steps.tensor import Memory
 
 
+GROUPED, GROUP = 0.4, 16          # how many see in each column a group of so many channels only
+
+
 def taking(quantized: Quantized, seed: int = 0, share: float = 0.7, most: int = 3) -> Quantized:
     """About ``share`` of the products with weights of 8 bits, that are no experts' and do not route, get an order of 1 to ``most`` taps: source
-    tokens at random, again and again, and zeros. Their weights have the rows for it. Two tasks get the same where they were the same."""
+    tokens at random, again and again, and zeros; some see only a group of channels in each column. Their weights have the rows for it. Two tasks
+    get the same where they were the same."""
     made: dict[str, Taken | None] = {}
     return replace(quantized, tasks=tuple(replace(network, steps=tuple(_step(step, seed, share, most, made) for step in network.steps))
                                           for network in quantized.tasks))
@@ -28,6 +32,7 @@ def _step(step: Step, seed: int, share: float, most: int, made: dict[str, Taken 
         return step
     label = f"{seed} {tile.weight.name} {step.tokens} {step.source.tensor.memory}"
     rng = np.random.default_rng(list(label.encode()))
+    grouped = rng.random() < GROUPED
     if label not in made:
         taps, tokens = int(rng.integers(1, most + 1)), step.tokens
         order = rng.integers(0, tokens, (taps, tokens)).astype(np.int32)
@@ -38,6 +43,9 @@ def _step(step: Step, seed: int, share: float, most: int, made: dict[str, Taken 
     if taken is None:
         return step
     weight = np.concatenate([np.roll(tile.weight.array, tap, axis=0) for tap in range(taken.taps)])
+    if grouped:
+        channel = np.tile(np.arange(len(tile.weight.array)), taken.taps) // GROUP
+        weight[channel[:, None] != np.arange(step.columns) // GROUP] = 0
     return replace(step, taken=taken, macs=step.macs * taken.taps, tile=replace(tile, weight=Param(f"{tile.weight.name} x{taken.taps}", weight)))
 
 

@@ -37,11 +37,10 @@ def _parts(step: Step, lanes: int) -> list[Step]:
 def _apart(step: Step) -> bool:
     """Whether it can be done for some of its channels and columns."""
     memory = step.sink.tensor.memory
-    if step.taken is None or not isinstance(step.feed, Plain) or not step.source.all_channels or any(stage.operand for stage in step.drain):
+    if step.taken is None or not isinstance(step.feed, Plain) or not step.source.all_channels or any(stage.operand for stage in step.drain) \
+            or step.source.tensor.heads is not None or step.sink.tensor.heads is not None:
         return False
-    if memory is Memory.RES:
-        return any(isinstance(stage, Add) for stage in step.drain)
-    return memory in (Memory.ACT, Memory.KV) and step.source.tensor.heads is None and step.sink.tensor.heads is None
+    return memory in (Memory.ACT, Memory.KV) or memory is Memory.RES and any(isinstance(stage, Add) for stage in step.drain)
 
 
 def _runs(used: np.ndarray, lanes: int) -> list[tuple[Span, Span]]:
