@@ -13,7 +13,6 @@ from hwgen.steps.step import Network, Quantized, Step
 from hwgen.steps.taken import NOTHING, Taken
 from hwgen.steps.tensor import Memory
 
-
 GROUPED, GROUP = 0.4, 16          # how many see in each column a group of so many channels only
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hwgen import quantizer
+from hwgen.build import store
 from hwgen.engines.hls.calls import calls
 from hwgen.engines.hls.plan import plan
 from hwgen.engines.hls.products import Product
@@ -118,6 +119,15 @@ def test_a_run_time_length_has_no_order():
     verify(changed)
     with pytest.raises(ModelError, match="by the order order .*: of a shorter sequence they may not be there"):
         sequenced(changed)
+
+
+def test_a_build_keeps_orders():
+    model = taking(random_qgraph(1, blocks="d", classes=(3, 4)))
+    read = store.decode(store.encode(model))
+    for before, after in zip(model.tasks, read.tasks, strict=True):
+        assert list(text.lines(before)) == list(text.lines(after))
+        for kept, other in zip(orders(before), orders(after), strict=True):
+            np.testing.assert_array_equal(kept.order.array, other.order.array)
 
 
 def test_numbers_of_tokens_lie_in_front_of_the_weights():
