@@ -63,6 +63,29 @@ def pooled(net: Net) -> str:
     return net.add(x, net.attention(net.norm(x)))
 
 
+def peg(net: Net) -> str:
+    """Positions by a depthwise convolution of the residual stream (CPVT, Twins)."""
+    x = net.add(net.linear(net.input("x", [1, GRID * GRID, DIM]), DIM, DIM), net.random(1, GRID * GRID, DIM))
+    x = net.add(x, net.attention(net.norm(x)))
+    return net.add(x, tokens(net, conv(net, image(net, x), group=DIM, pads=[1] * 4)))
+
+
+def images(net: Net) -> str:
+    """A residual stream of images, to which branches of convolutions are added, then attention."""
+    y = stem(net)
+    y = net.add(y, conv(net, net.op("Gelu", conv(net, y, to=HIDDEN, kernel=1)), HIDDEN, DIM, 1))
+    y = net.add(y, conv(net, net.op("Relu", norm2d(net, conv(net, y, to=HIDDEN, pads=[1] * 4), HIDDEN)), HIDDEN, pads=[1] * 4))
+    x = tokens(net, y)
+    return net.add(x, net.attention(net.norm(x)))
+
+
+def stages(net: Net) -> str:
+    """A stage, tokens merged by a convolution of its norm, and another stage."""
+    x = reduced(net, net.add(tokens(net, stem(net)), net.random(1, GRID * GRID, DIM)))
+    x = net.norm(tokens(net, conv(net, image(net, net.norm(x)), strides=[2, 2], pads=[1] * 4)))
+    return net.add(x, net.attention(net.norm(x)))
+
+
 def hybrid(batch_norm: bool = False, act: str = "Relu") -> Net:
     """Stem, position, a block with reduction, mean of the tokens."""
     net = Net()

@@ -6,8 +6,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from conv_nets import GRID, conv, hybrid, image, norm2d, stem, tokens
+from conv_nets import GRID, conv, hybrid, image, images, norm2d, peg, stages, stem, tokens
 from hwgen import convolutions, quantizer
+from hwgen.engines.hls.plan import plan
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.verify import verify as verify_program
 from hwgen.graph import evaluate
@@ -61,6 +62,9 @@ CASES = {               # name -> the net, nodes behind the first Linear
     "batch norm": (lambda net: tokens(net, norm2d(net, conv(net, grid(net), to=9, pads=[1] * 4), 9), 9), ["Take", "Linear"]),
     "in a row": (in_a_row, ["Take", "Linear"]),
     "in a row with a border": (lambda net: in_a_row(net, pads=[1, 1], strides=[2]), ["Take", "Linear"]),
+    "mean of windows": (lambda net: tokens(net, net.op("AveragePool", grid(net), kernel_shape=[2, 2], strides=[2, 2])), ["Take", "Linear"]),
+    "mean with a border that counts": (lambda net: tokens(net, net.op("AveragePool", grid(net), kernel_shape=[3, 3], pads=[1] * 4,
+                                                                      count_include_pad=1)), ["Take", "Linear"]),
     "without a class token": (without_a_class_token, ["Take", "Linear"]),
     "stem": (lambda net: tokens(net, stem(net)), ["Activation", "Take", "Linear"]),
     "stem with batch norms": (lambda net: tokens(net, stem(net, True, "HardSwish")), ["Activation", "Take", "Linear"]),
@@ -78,6 +82,7 @@ def test_a_convolution_is_tokens_side_by_side(name, path):
 REFUSED = {
     "pixels are no tokens": (lambda net: conv(net, net.op("Reshape", net.linear(net.input("x", [1, 16, DIM]), DIM, DIM), net.ints(1, DIM, 4, 4))),
                              "whose pixels are not its tokens"),
+    "a border that does not count": (lambda net: net.op("AveragePool", grid(net), kernel_shape=[3, 3], pads=[1] * 4), "divided by another number"),
     "no window": (lambda net: conv(net, grid(net), kernel=7), "holds no window of 7x7"),
 }
 
@@ -114,6 +119,20 @@ def test_a_hybrid_as_integers(batch_norm, path):
     assert 10 * np.log10((wanted ** 2).sum() / ((wanted - found) ** 2).sum()) > 25
     for batch in (1, 2):
         verify_program(schedule(network, ti=16, to=8, axi_data_bits=64, batch=batch))
+
+
+@pytest.mark.parametrize("build", [peg, images, stages], ids=lambda build: build.__name__)
+def test_networks_of_both(build, path):
+    """Positions by a depthwise convolution of the residual stream; a residual stream of images; a second stage with fewer tokens."""
+    net = Net()
+    net.head(net.norm(build(net)), pool="mean")
+    model, network, images, wanted = quantized(net, path)
+    assert np.abs(evaluate.run(model.tasks[0], {"x": images})["y"] - wanted).max() < 1e-4
+    output = network.tasks[0].outputs[0]
+    found = golden.run(network.tasks[0], images)["y"] * output.scale.array / output.tokens
+    assert 10 * np.log10((wanted ** 2).sum() / ((wanted - found) ** 2).sum()) > 25
+    verify_program(schedule(network, ti=16, to=8, axi_data_bits=64))
+    assert any("taken(" in call.code for call in plan(network, 8, 4).steps)
 
 
 def test_zeros_at_the_border_of_a_norm_are_zeros(path):

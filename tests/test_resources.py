@@ -42,6 +42,14 @@ def test_dsps_by_hand():
     assert "router" not in resources.estimate(LARGE, ZCU102).by_unit
 
 
+def test_lists_of_tokens():
+    """A memory of To numbers of 16 bits a word, the registers of two words, and counters; nothing else changes."""
+    plain, listed = (resources.estimate(replace(SMALL, list_words=words), ZCU102) for words in (0, 512))
+    assert "lists" not in plain.by_unit and listed.by_unit["lists"].bram36 == 4
+    assert 500 < listed.by_unit["lists"].lut < 3000 and listed.by_unit["lists"].ff > 16 * 16 * 3
+    assert {unit: used for unit, used in listed.by_unit.items() if unit != "lists"} == plain.by_unit
+
+
 def test_dsps_of_the_ecp5():
     """18x18: the scale of a drain lane and the normalisation of a feed lane (21x18) take two multipliers; the nineteenth bit of a sum
     of eight experts takes none, the twentieth of nine and more another multiplier."""

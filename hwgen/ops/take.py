@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -45,19 +46,36 @@ class Take(Operator):
 
     @classmethod
     def spellings(cls) -> Spellings:
-        return Spellings({"Conv": (convolution,)}, rank=-1)
+        return Spellings({"Conv": (convolution,), "AveragePool": (average_pool,)}, rank=-1)
 
 
 def convolution(op: Op, trial: Trial) -> Match | None:
     """Conv on tokens that stand on a grid, or in a row -> Take and Linear; without a Take where each token is a window of its own."""
-    weight, bias, ref = op.constant(1), op.constant(2), op.operand(0)
-    found = trial.where(ref) if isinstance(ref, View) and weight is not None else None
-    if found is None or weight is None or not isinstance(ref, View):
+    weight, ref = op.constant(1), op.operand(0)
+    return _convolved(op, trial, ref, weight, op.integer("group", 1)) if isinstance(ref, View) and weight is not None else None
+
+
+def average_pool(op: Op, trial: Trial) -> Match | None:
+    """AveragePool of such tokens: a convolution of each channel by itself."""
+    ref, kernel = op.operand(0), op.integers("kernel_shape")
+    if not isinstance(ref, View) or len(ref.shape) != len(kernel) + 2:
+        return None
+    border = any(op.integers("pads")) or str(op.attrs.get("auto_pad", "NOTSET")).startswith("SAME")
+    if op.attrs.get("ceil_mode", 0) or border and not op.attrs.get("count_include_pad", 0):
+        raise Mismatch("has windows that reach over the border, which is not counted: each would be divided by another number", op.name)
+    weight = np.full((ref.shape[1], 1, *kernel), 1 / math.prod(kernel), np.float32)
+    return _convolved(op, trial, ref, weight, ref.shape[1])
+
+
+def _convolved(op: Op, trial: Trial, ref: View, weight: Array, groups: int) -> Match | None:
+    """By a weight [D, C / groups, h, w] or [D, C / groups, w], and the bias of the operator, if it has one."""
+    found, bias = trial.where(ref), op.constant(2)
+    if found is None:
         return None
     bound, positions = found
     if len(bound.shape) != 2 or bound.node is None:
         return None
-    groups, (dim, channels) = op.integer("group", 1), (weight.shape[0], bound.shape[1])
+    dim, channels = weight.shape[0], bound.shape[1]
     if positions.ndim != weight.ndim or weight.ndim not in (3, 4) or positions.shape[0] != 1 or dim % groups or channels != groups * weight.shape[1]:
         raise Mismatch(f"has an image {list(positions.shape)} of {bound.value!r} {list(bound.shape)} and a weight {list(weight.shape)} of "
                        f"{groups} groups", op.name)
