@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import os
 from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, flows, foreign, hostrun, layers, quantized_file, routers, show as shows
+from . import __version__, build as builds, flows, foreign, hostrun, layers, quantized_file, report as reporting, routers, show as shows
 from .devices.board import load_board
 from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
@@ -21,7 +22,8 @@ from .graph import Graph
 from .hostparts import Value
 from .importer import Checked
 from .layers import LayerError
-from .output import check_target
+from .output import MANIFEST, check_target
+from .page import Made, page, when
 from .partition import import_parts, partitioned
 from .progress import Progress
 from .quantizer import Recipe, Rule, rotated
@@ -210,7 +212,8 @@ class Accelerator:
         simulation = {"stage": "rtl simulation", "images": result.images, "bit_exact": result.bit_exact, "cycles_per_image": result.cycles_per_image,
                           "latency_ms": result.latency_ms, "utilization": result.utilization, "memory": result.memory}
         layers = trace.layers(result.per_instruction, self.build.need_rtl().config.macs_per_cycle)
-        self.build.keep({"simulation": simulation, "stalls": dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), "layers": layers})
+        self.build.keep({"simulation": simulation, "stalls": dict(stage="rtl simulation", **trace.stalls(result.per_instruction)), "layers": layers,
+                         "timeline": trace.first_frame(self.build.need_rtl(), result.runs)})
 
     def report(self) -> dict:
         """What report.json holds, and the cycles of the last simulation kept for this build."""
@@ -219,6 +222,16 @@ class Accelerator:
             limit = max(self.build.report["limits"][key] for key in ("array_limit_cycles", "memory_limit_cycles"))
             kept["simulation"]["cycles_over_limit"] = kept["simulation"]["cycles_per_image"] / limit
         return self.build.report | kept | ({"simulation_ignored": ignored} if ignored else {})
+
+    def page(self) -> str:
+        """The report as one HTML page that needs nothing from outside: figures, charts, timeline, tables.
+
+        Raises BuildVersionError for a report that hwgen did not write.
+        """
+        build, data = self.build, self.report()
+        built = (build.path / MANIFEST).stat().st_mtime
+        made = Made(data.get("source", {}).get("command", "not known"), when(built), when(time.time()), str(build.path), build.digest)
+        return page(data, f"hwgen: {build.path}", made, build.program, build.model.tasks[0], reporting.sections(data))
 
     def show(self, stage: str | None = None, node: str | None = None, everything: bool = False) -> Shown:
         """The build at the stage "steps" or "program" (steps for a build without RTL), as text for a screen; see `api.show`."""
@@ -270,14 +283,16 @@ def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
     costs = {engine: ENGINES[engine].cost(made, model, board) for engine, made in planned.plans.items()}
     first = next(iter(facts.values()))
     report = {
-        "version": __version__, "source": {"file": os.fsencode(planned.imported.path).decode(errors="replace"), "sha256": planned.imported.digest},
+        "version": __version__, "source": {"file": os.fsencode(planned.imported.path).decode(errors="replace"), "sha256": planned.imported.digest,
+                                            "command": options.command(planned.imported.path)},
         "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
         "weight_bytes": first.weight_bytes,
         "network": {"name": name, "tasks": len(model.tasks),
                     "outputs": [o.name for network in model.tasks for o in network.outputs for _ in range(first.batch)],
                     "useful_macs_per_image": first.useful_macs, "residual_scale": model.tasks[0].residual_scale},
         "board": {"name": board.name, "part": board.part, "clock_mhz": board.clock_mhz, "memory_bytes_per_cycle": board.bytes_per_cycle(),
-                  "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports)}}
+                  "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports),
+                  "cells": {kind: getattr(board, kind) for kind in ("lut", "ff", "dsp", "bram36", "uram")}}}
     if (sent := model.tasks[0].input[1]).sequence:
         report["lengths"] = {"longest": sent.tokens, "input": planned.imported.padding and planned.imported.padding.name}
     report |= costs.pop("rtl", {})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 import math
 import os
 from pathlib import Path
+import shlex
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ from .steps.step import Quantized
 
 ERROR_IMAGES = 8         # of the calibration set, for the error of the integer model
 ERROR_MACS = 2e10        # multiply-accumulates of a float network that may go into it; 2 images are looked at in any case
+
+
+def plain(value: object) -> str:
+    """As text that UTF-8 can hold: a file's name may be bytes that are none."""
+    return os.fsencode(value).decode(errors="replace") if isinstance(value, (str, Path)) else str(value)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,25 @@ class Options:
             raise InputError(f"batch is {self.batch!r}, not a whole number of images", hint="give 1 or more")
         if self.method not in quantizer.METHODS:
             raise InputError(f"there is no method {self.method!r}", hint=quantizer.known_methods(self.method))
+
+    def command(self, model: str | Path) -> str:
+        """The line for a shell that compiles a file with these options; arrays and rules that came from Python have no file to name."""
+        words = ["hwgen", "compile", plain(model)]
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value == option.default:
+                continue
+            name = f"--{option.name.replace('_', '-')}"
+            match value:
+                case True:
+                    words.append(name)
+                case (rows, columns):
+                    words += [name, f"{rows}x{columns}"]
+                case str() | Path() | int() | float():
+                    words += [name, plain(value)]
+                case _:
+                    words += [name, "(from Python)"]
+        return shlex.join(words)
 
     @property
     def random(self) -> bool:

@@ -7,15 +7,19 @@ stands without the stage it comes from.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 import math
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import page
+from .errors import InputError
 from .foreign import visible
-from .render import render
+from .page import readable
 
 UNITS = {"_ms": "ms", "_mhz": "MHz", "_bytes": "bytes", "_mb": "MB", "_gb_s": "GB/s", "_percent": "%"}
 FRACTIONS = ("utilization", "accuracy")         # shown in percent
@@ -101,6 +105,24 @@ def _section(key: str, value: dict) -> Section:
     return Section(title, (), tuple((label(k), text(key if key in FRACTIONS else k, v)) for k, v in rows))
 
 
+def named(data: dict, name: str) -> list[Section]:
+    """The sections of this name (their title up to the stage, in any case), "all" for every one. Raises InputError."""
+    every = sections(data)
+    wanted = [section for section in every if name == "all" or section.title.partition(" (")[0].lower() == name.lower()]
+    if not wanted:
+        names = [section.title.partition(" (")[0] for section in every]
+        near = get_close_matches(name, names, 1)
+        raise InputError(f"the report has no section {name!r}", where="option --section",
+                         hint=(f"nearest: {near[0]!r}; " if near else "") + f"there are {', '.join(names)}, and all")
+    return wanted
+
+
+def summary(data: dict) -> list[str]:
+    """The report in 25 lines, see `hwgen.page`. Raises BuildVersionError for one that hwgen did not write."""
+    with readable(data.get("source", {}).get("file", "report")):
+        return page.summary(page.Story(data))
+
+
 RESULT = ("bit_exact", "mismatches", "accuracy", "images", "cycles_per_image", "latency_ms", "utilization")      # shown first by `simulate`
 SETTINGS = ("network", "source", "board", "array", "limits", "memory", "instructions", "warnings",       # warnings go to stderr,
             "onnx")                                                                                                 # onnx is a line
@@ -123,13 +145,28 @@ def brief(data: dict) -> dict:
 
 def show(data: dict, console: Console, title: str = "build", first: tuple[str, ...] = (), leave_out: tuple[str, ...] = ()) -> None:
     """Prints the sections, the keys of ``first`` before the others; those of ``leave_out`` are skipped (long tables)."""
-    for section in sections({k: data[k] for k in dict.fromkeys((*first, *data)) if k in data and k not in leave_out}, title):
+    show_sections(sections({k: data[k] for k in dict.fromkeys((*first, *data)) if k in data and k not in leave_out}, title), console)
+
+
+def show_sections(shown: Iterable[Section], console: Console) -> None:
+    """Tables on a terminal; elsewhere plain text as wide as it is, a line a row."""
+    for section in shown:
+        if not console.is_terminal:
+            console.print(Text("\n".join(plain(section))), soft_wrap=True)
+            continue
         table = Table(title=section.title, title_justify="left", show_header=bool(section.columns), title_style="bold")
         for column in section.columns or ("", ""):
             table.add_column(column)
         for row in section.rows:
             table.add_row(*(Text(visible(cell)) for cell in row))        # Text: names with brackets are no markup
         console.print(table)
+
+
+def plain(section: Section) -> list[str]:
+    """A section as lines: its title, headings if it has any, rows with two spaces between columns as wide as their longest cell, an empty line."""
+    rows = [tuple(visible(cell) for cell in row) for row in ((section.columns, *section.rows) if section.columns else section.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [section.title, *("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows), ""]
 
 
 MAX_ROWS = 2_000         # of a table of nodes; a larger network shows those that are not supported
@@ -148,9 +185,3 @@ def judged(onnx: dict) -> str:
     note = f"; {onnx['note']}" if onnx["note"] else ""
     return (f"equal to the ONNX file ({onnx['runtime']}, {onnx['images']} images{apart}): cosine {onnx['onnx_cosine']:.7f}, largest error "
             f"{onnx['onnx_max_abs_error']:.2g}{note}")
-
-
-def html(data: dict, title: str) -> str:
-    """One page without outside resources."""
-    warning = "Calibrated with seeded noise: accuracy is unknown." if data.get("calibration") == "random" else ""
-    return render("report.html.j2", title=title, warning=warning, sections=sections(data))

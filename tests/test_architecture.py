@@ -26,7 +26,7 @@ HOMES = {
     "amaranth": ("hwgen_rtl/", "hwgen/engines/rtl/verilog.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
     "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/strict_yaml.py",), "subprocess": ("hwgen/tools/",),
-    "typer": ("hwgen/cli.py",), "rich": ("hwgen/cli.py", "hwgen/report.py", "hwgen/progress.py"),
+    "typer": ("hwgen/cli.py", "hwgen/commands/"), "rich": ("hwgen/commands/terminal.py", "hwgen/report.py", "hwgen/progress.py"),
     "signal": ("hwgen/ending.py", "hwgen/tools/process.py"),
     "sklearn": (), "torch": (), "pickle": (),
 }

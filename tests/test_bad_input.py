@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from hwgen import cli
+from hwgen.commands import terminal
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 MODEL, CALIB, TEST = EXAMPLE / "model.onnx", EXAMPLE / "calib.npz", EXAMPLE / "test.npz"
@@ -19,7 +20,7 @@ MODEL, CALIB, TEST = EXAMPLE / "model.onnx", EXAMPLE / "calib.npz", EXAMPLE / "t
 @pytest.fixture
 def run(capsys, monkeypatch):
     """run("check", ...) -> (exit code, stdout, stderr)."""
-    monkeypatch.setattr(cli, "out", cli.Terminal(width=200))
+    monkeypatch.setattr(terminal, "out", terminal.Terminal(width=200))
 
     def call(*args):
         with pytest.raises(SystemExit) as stop:

@@ -230,7 +230,7 @@ def use(b: Path) -> None:
     data = acc.report()
     write_json(b.parent / "r.json", data)
     report.show(data, Console(file=io.StringIO()))
-    report.html(data, "title")
+    acc.page()
     images = random_images(random_model(**OPTIONS), 2)
     acc.simulate({"x": images}, engine="golden")
 

@@ -2,119 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from enum import Enum
+from dataclasses import asdict
 import json
 from pathlib import Path
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fake_api import REPORT, Fake
 from hwgen import cli, errors
+from hwgen.commands import terminal
 from hwgen.devices.memory import MemoryModel
 from hwgen.errors import HwgenError, OutputError
-from hwgen.hostparts import Value
 
 UNSAID = {"quant": None, "target_snr": None, "target_accuracy": None, "allow_host": False, "lengths": False}
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
-REPORT = {
-    "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952, "warnings": [], "onnx_cosine": 0.9999999, "onnx_max_abs_error": 1.5e-6,
-    "onnx": {"stage": "float models", "images": 8, "images_set_apart": 1, "runtime": "onnxruntime 1", "note": None},
-    "network": {"name": "m3vit", "tasks": ["digit", "parity"], "tokens": 17},
-    "array": {"ti": 64, "to": 32, "macs_per_cycle": 2048},
-    "resources": {"stage": "estimate", "used": {"lut": 1000, "uram": 0}, "available": {"lut": 4000, "uram": 0}},
-    "estimate": {"stage": "estimate", "cycles_per_image": 5000.0, "latency_ms": 0.0166, "utilization": 0.25},
-    "instructions": [{"index": 0, "note": "patch [embed]", "cycles": 100}, {"index": 1, "note": "<qkv>", "cycles": 200}],
-}
-
-
-class Status(Enum):
-    SUPPORTED = "supported"
-    UNSUPPORTED = "unsupported"
-
-
-@dataclass
-class Result:
-    outputs: dict
-    images: int
-    mismatches: int = 0
-    bit_exact: bool | None = True
-    cycles_per_image: float = 1234.5
-    input_clipped: float | None = None
-
-    def to_dict(self):
-        return {"images": self.images, "bit_exact": self.bit_exact, "mismatches": self.mismatches,
-                "cycles_per_image": self.cycles_per_image, "utilization": 0.5, "frames": [{"cycles": 3}], "per_instruction": []}
-
-
-@dataclass
-class Fake:
-    """Stands for `hwgen.api`; records the calls."""
-
-    calls: list = field(default_factory=list)
-    mismatches: int = 0
-    error: HwgenError | None = None
-    inputs: dict = field(default_factory=lambda: {"x": (1, 8, 8)})
-    outputs: dict = field(default_factory=lambda: {"digit": (10,), "parity": (2,)})
-    values = (Value("x", "float32", (1, 8, 8)),)
-    levels, some_lengths = ("rtl",), staticmethod(lambda inputs: ())
-    MemoryModel = staticmethod(lambda **kw: kw)
-    build = SimpleNamespace(need_rtl=lambda: SimpleNamespace(config=SimpleNamespace(axi_data_bits=512)))
-
-    def check(self, model, shapes, **options):
-        options.pop("progress")("import", 0, 0)
-        self.calls.append((model, shapes, options))
-        verdicts = [SimpleNamespace(node="/a/Gelu [0]", op="Gelu", status=Status.SUPPORTED, into="mlp", reason=""),
-                    SimpleNamespace(node="/b/Foo", op="Foo", status=Status.UNSUPPORTED, into="", reason="no such operator")]
-        onnx = {key: value for key, value in REPORT.items() if key.startswith("onnx_")} | REPORT["onnx"]
-        del onnx["stage"]
-        return SimpleNamespace(verdicts=verdicts[:1 if self.error is None else 2], ok=self.error is None, error=self.error,
-                               onnx=None if self.error else onnx, warnings=(), host=None)
-
-    def compile(self, model, **options):
-        options.pop("progress")("quantize", 1, 2)
-        self.calls.append((model, options))
-        if self.error:
-            raise self.error
-        return self
-
-    def load(self, path):
-        self.calls.append(path)
-        if self.error:
-            raise self.error
-        return self
-
-    def report(self):
-        return REPORT
-
-    def first_differences(self, inputs, progress, lengths):
-        return []
-
-    def keep(self, result):
-        self.calls.append(("keep", result))
-
-    def trace(self, result):
-        return {"traceEvents": []}
-
-    def synth(self, flow, target, progress):
-        self.calls.append((flow, target))
-        return SimpleNamespace(stage="synthesis (Yosys)", notes=("[a] note",), to_dict=lambda: {
-            "flow": flow, "resources": REPORT["resources"], "units": [{"unit": "array", "lut": 1000}], "modules": [{"module": "m"}]})
-
-    def simulate(self, inputs, **options):
-        options.pop("progress")("simulate", 0, 0)
-        self.calls.append((inputs, options))
-        images = len(inputs["x"])
-        digit = np.eye(10, dtype=np.float32)[np.arange(images) % 10]
-        return Result({"digit": digit, "parity": np.ones((images, 2), np.float32)}, images, self.mismatches, self.mismatches == 0)
 
 
 @pytest.fixture
 def api(monkeypatch):
     fake = Fake()
-    monkeypatch.setattr(cli, "_api", lambda: fake)
+    monkeypatch.setattr(terminal, "api", lambda: fake)
     return fake
 
 
@@ -122,7 +31,7 @@ def api(monkeypatch):
 def run(capsys, monkeypatch):
     """run("check", ...) -> (exit code, stdout, stderr), at a terminal 200 columns wide."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli, "out", cli.Terminal(width=200))
+    monkeypatch.setattr(terminal, "out", terminal.Terminal(width=200))
 
     def call(*args):
         with pytest.raises(SystemExit) as stop:
@@ -256,11 +165,24 @@ def test_bad_array(run, api, size):
 def test_report_as_text_html_and_json(run, api, tmp_path):
     code, text, _ = run("report", "b", "--html", tmp_path / "r.html", "--json", tmp_path / "r.json")
     assert code == 0 and api.calls == [Path("b")]
-    assert "patch [embed]" in text and "<qkv>" in text and "253,952" in text
+    assert "patch [embed]" in text and "<qkv>" in text and "253,952" not in text and len(text.splitlines()) <= 25
     page = (tmp_path / "r.html").read_text()
-    assert page.startswith("<!doctype html>") and "&lt;qkv&gt;" in page and "http" not in page and "accuracy is unknown" not in page
+    assert page.startswith("<!doctype html>") and "&lt;qkv&gt;" in page and "http" not in page
     assert json.loads((tmp_path / "r.json").read_text()) == REPORT
-    assert "accuracy is unknown" in cli.reporting.html(REPORT | {"calibration": "random"}, "t")
+
+
+def test_sections_of_a_report(run, api):
+    assert "253,952" in run("report", "b", "--section", "all")[1]
+    code, text, _ = run("report", "b", "--section", "Resources")
+    assert code == 0 and text.startswith("resources (estimate)\n") and "lut   1,000  4,000" in text
+    code, text, message = run("report", "b", "--section", "resource")
+    assert code == 2 and text == "" and "no section 'resource'" in message and "nearest: 'resources'" in message and "instructions" in message
+
+
+def test_a_report_that_hwgen_did_not_write(run, api, monkeypatch):
+    monkeypatch.setattr(api, "report", lambda: REPORT | {"estimate": {"cycles_per_image": "many"}})
+    code, _, message = run("report", "b")
+    assert code == 2 and "the report holds something else than this hwgen writes" in message and "compile the model again" in message
 
 
 # ---------------------------------------------------------------- synth, trace

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from hwgen import api, build as builds, cli, ending
+from hwgen.commands import terminal
 from hwgen.errors import HwgenError, OutputError, ToolError
 from hwgen.output import OutputDir, work_folder, write_file
 from hwgen.tools import process
@@ -146,7 +147,7 @@ def broken(monkeypatch, capsys, tmp_path):
     def run(error: BaseException):
         def fail():
             raise error
-        monkeypatch.setattr(cli, "_api", fail)
+        monkeypatch.setattr(terminal, "api", fail)
         with pytest.raises(SystemExit) as stop:
             cli.main(["report", "b"])
         captured = capsys.readouterr()

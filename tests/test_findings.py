@@ -14,6 +14,7 @@ import pytest
 from bench import snr
 import hwgen
 from hwgen import cli
+from hwgen.commands import terminal
 from onnx_nets import DIM, HIDDEN, result, vit
 
 
@@ -29,7 +30,7 @@ def small_vit(folder: Path, hidden: float = 1.0) -> Path:
 @pytest.fixture
 def run(capsys, monkeypatch):
     """run("check", ...) -> (exit code, stdout, stderr)."""
-    monkeypatch.setattr(cli, "out", cli.Terminal(width=200))
+    monkeypatch.setattr(terminal, "out", terminal.Terminal(width=200))
 
     def call(*args):
         with pytest.raises(SystemExit) as stop:

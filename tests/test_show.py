@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hwgen import api, cli, listing
+from hwgen.commands import terminal
 from hwgen.engines.rtl import text as program_text
 from hwgen.engines.rtl.plan import schedule
 from hwgen.errors import HwgenError, InputError, ModelError
@@ -215,7 +216,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
         calls.append((source, stage, node, everything, options))
         line = {"part": 0, "number": 0, "node": "n", "text": "line", "detail": {}}
         return SimpleNamespace(of=str(source), stage="steps", text="steps of [x]\n   0 line\n", lines=[line])
-    monkeypatch.setattr(cli, "_api", lambda: SimpleNamespace(show=show))
+    monkeypatch.setattr(terminal, "api", lambda: SimpleNamespace(show=show))
 
     def run(*args):
         with pytest.raises(SystemExit) as stop:

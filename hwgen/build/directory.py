@@ -30,6 +30,7 @@ MORE = re.compile(r"rtl/waivers\.vlt|rtl/[a-z][a-z0-9_]{0,60}\.sv|driver/[a-z0-9
                   r"|host/(prefix\.onnx|suffix\.onnx|README\.md)"
                   r"|hls/(include/hwgen|stub)/[a-z][a-z0-9_]{0,60}\.(h|hpp)", re.ASCII)
 KEPT = "simulation.json"            # the last simulation; hwgen may write it later, so it has no digest and is not trusted
+SPENT = ("cycles", "issue", "wait_tile", "wait_hazard", "wait_output", "other")    # of its ``stalls``
 JSON_BYTES = 1 << 26                # of the manifest and the kept simulation, at most
 FILE_BYTES = 1 << 30                # of any other file
 AGAIN = "compile the model again"
@@ -187,12 +188,23 @@ def kept(root: Path, build: str) -> tuple[dict, str | None]:
         return {}, f"{KEPT} is ignored: it is no record of a simulation"
     if content.pop("build", None) != build:
         return {}, None                                     # of an earlier build in this directory
-    simulation, stalls, layers = (content.get(key) for key in ("simulation", "stalls", "layers"))
-    if not (isinstance(simulation, dict) and _positive(simulation.get("cycles_per_image")) and isinstance(stalls, dict)
-            and isinstance(layers, list) and all(isinstance(row, dict) for row in layers)):
+    found = {key: content.get(key) for key in ("simulation", "stalls", "layers", "timeline")}
+    simulation, stalls, layers, timeline = found.values()
+    good = (isinstance(simulation, dict) and _numbers(simulation, ("cycles_per_image", "images"), least=1e-9)
+            and isinstance(simulation.get("memory"), dict) and isinstance(stalls, dict) and _numbers(stalls, SPENT)
+            and _rows(layers, ("instructions", "cycles", "useful_macs", *SPENT[1:-1]))
+            and all(isinstance(row.get("node"), str) for row in layers or ())
+            and _rows(timeline, ("pc", "start", "cycles", *SPENT[2:-1])))
+    if not good:
         return {}, f"{KEPT} is ignored: it is no record of a simulation"
-    return {"simulation": simulation, "stalls": stalls, "layers": layers}, None
+    return found, None
 
 
-def _positive(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+def _rows(value, keys: tuple[str, ...]) -> bool:
+    """A list of records with such numbers."""
+    return isinstance(value, list) and all(isinstance(row, dict) and _numbers(row, keys) for row in value)
+
+
+def _numbers(record: dict, keys: tuple[str, ...], least: float = -math.inf) -> bool:
+    """Whether the record has all of them as numbers."""
+    return all(type(record.get(key)) in (int, float) and least <= record[key] < math.inf for key in keys)

@@ -10,6 +10,7 @@ there; waits for tiles and for the output are drawn at the beginning of the inst
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -63,6 +64,14 @@ def slices(program: Program, events: np.ndarray) -> list[Slice]:
         idle = max(stop - start - int(event["issue"]) - inside, 0)
         before = min(idle, sum(int(following[cause]) for cause in CAUSES)) if following is not None else 0
     return feed + stalls
+
+
+def first_frame(program: Program, runs: Sequence[tuple[Sequence[int], np.ndarray]]) -> list[dict]:
+    """Instructions of the first simulated frame, in cycles from its start: pc, start, cycles, and its waits by cause."""
+    for _, events in runs:
+        return [{"pc": piece.args["pc"], "start": piece.start, "cycles": piece.args["cycles"], **{cause: piece.args[cause] for cause in CAUSES}}
+                for piece in slices(program, events) if piece.track == FEED and piece.frame == 0]
+    return []
 
 
 def timeline(program: Program, runs: list[tuple[list[int], np.ndarray]], clock_mhz: float) -> dict:

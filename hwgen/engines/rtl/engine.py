@@ -62,7 +62,8 @@ class RtlEngine:
         return {
             "array": {"ti": config.ti, "to": config.to, "packed": config.packed, "fabric_columns": config.fabric_columns,
                       "load_columns": config.load_columns, "macs_per_cycle": config.macs_per_cycle},
-            "resources": {"stage": "estimate", "used": {k: getattr(used, k) for k in KINDS}, "available": {k: getattr(board, k) for k in KINDS}},
+            "resources": {"stage": "estimate", "used": {k: getattr(used, k) for k in KINDS}, "available": {k: getattr(board, k) for k in KINDS},
+                          "units": {unit: {k: getattr(cells, k) for k in KINDS} for unit, cells in used.by_unit.items()}},
             "estimate": {"stage": "estimate", "cycles_per_image": cycles / plan.batch, "latency_ms": cycles / board.clock_mhz / 1000,
                          "utilization": macs * plan.batch / (config.macs_per_cycle * cycles),
                          "accumulator_use": max(max(verify(network).values()) for network in model.tasks),

@@ -1,0 +1,115 @@
+"""Commands that look at a build or a board: report, show, synth, targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import report as reporting
+from ..arrays import parse_array, parse_shapes
+from ..choices import Method, Precision, Stage
+from ..output import write_file, write_json
+from ..progress import Bars
+from . import terminal
+from .options import (
+    AllowHost,
+    Array,
+    Batch,
+    Build,
+    Calib,
+    Json,
+    MethodOption,
+    PrecisionOption,
+    Quant,
+    Shapes,
+    Target,
+)
+from .terminal import say, table
+
+
+def report(
+    build: Build,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write one self-contained HTML page.")] = None,
+    section: Annotated[str | None, typer.Option(metavar="NAME|all", show_default=False, help="Print this table instead, as `layers`, `resources` or "
+                                                "`instructions`; `all` prints every one.")] = None,
+    json: Json = None,
+) -> None:
+    """Say how fast a build is, whether it fits, what limits it and how accurate it is; after `simulate` with the cycles of the simulation."""
+    acc = terminal.api().load(build)
+    data = acc.report()
+    if html:
+        write_file(html, acc.page())
+    if json:
+        write_json(json, data)
+    if section:
+        reporting.show_sections(reporting.named(data, section), terminal.out)
+        return
+    for line in reporting.summary(data):
+        say(terminal.out, line)
+    for warning in data.get("warnings", ()):
+        say(terminal.out, f"warning: {warning}")
+    if not html:
+        say(terminal.out, f"all figures: hwgen report {build} --section all    a page: hwgen report {build} --html report.html")
+
+
+def show(
+    source: Annotated[Path, typer.Argument(metavar="MODEL|BUILD", help="An ONNX file, or a directory that `hwgen compile` wrote.",
+                                           show_default=False)],
+    stage: Annotated[Stage | None, typer.Option(help="Nodes of the file, operators, passes of the array, instructions; otherwise the graph of a "
+                                                "file, the program of a build.")] = None,
+    node: Annotated[str | None, typer.Option(metavar="NAME", help="Only what comes from this ONNX node, or from those with this in their name, in "
+                                             "full detail.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every line: repeated blocks are not folded.")] = False,
+    target: Target = "sim", calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False, json: Json = None,
+) -> None:
+    """Print a model, or a build, as it is at one stage of the compiler."""
+    with Bars(terminal.err) as bars:
+        shown = terminal.api().show(source, stage, node, everything, shapes=parse_shapes(shape), target=target, calib=calib, array=parse_array(array),
+                            method=method.value, precision=precision.value, batch=batch, quant=quant,
+                            allow_host=allow_host, progress=bars)
+    if json:
+        write_json(json, {"of": shown.of, "stage": shown.stage, "lines": shown.lines})
+    say(terminal.out, shown.text.rstrip("\n"))
+
+
+def synth(
+    build: Build,
+    flow: Annotated[str, typer.Option(help="A file of the folder flows, without its ending.")] = "yosys",
+    target: Annotated[str | None, typer.Option(help="Count for another board of the same family.")] = None,
+    json: Json = None,
+) -> None:
+    """Synthesize the generated RTL and count its cells, unit by unit, against the board."""
+    acc = terminal.api().load(build)
+    with Bars(terminal.err) as bars:
+        result = acc.synth(flow, target, progress=bars)
+    data = result.to_dict()
+    if json:
+        write_json(json, data)
+    reporting.show(data, terminal.out, title=result.stage, leave_out=("modules", "notes"))
+    for note in result.notes:
+        say(terminal.out, f"note: {note}")
+
+
+def targets(json: Json = None) -> None:
+    """List the boards `--target` knows."""
+    from ..devices.board import boards
+    known = boards()
+    if json:
+        write_json(json, {"targets": [b.to_dict() for b in known]})
+
+    def amount(board, number):
+        return f"{number:,}" if board.family.limits else "no limit"
+    table("name", "LUT", "DSP", "BRAM36", "URAM", "GB/s", "MHz",
+          rows=[(b.name, *(amount(b, n) for n in (b.lut, b.dsp, b.bram36, b.uram)), f"{b.memory_gb_s:g}", f"{b.clock_mhz:g}") for b in known])
+
+    def memory(board):
+        ports, every = board.ports, f"; all {board.ports.number}: {board.bytes_per_cycle(ports=board.ports.number):.3g}, not built"
+        return f"port of {ports.bits} bits: {board.bytes_per_cycle():.3g} bytes a cycle{every if ports.number > 1 else ''}"
+    for board in known:
+        say(terminal.out, f"{board.name}: {board.title}" + (f", {board.part}" if board.family.limits else "") + f"; {memory(board)}")
+    for text in dict.fromkeys(text for board in known for text in board.family.not_measured):
+        names = ", ".join(board.name for board in known if text in board.family.not_measured)
+        say(terminal.out, f"note: resources on {names} are planning figures: {text}")

@@ -1,0 +1,370 @@
+"""What a report says, as answers to the questions people have: how fast, does it fit, what limits it, how accurate, what is worst, under
+what assumptions. The page, the terminal and the comparison of builds tell the same story.
+
+The input is what ``hwgen report --json`` writes (docs/reference/json.md). An answer that it does not hold is said to be unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..errors import BuildVersionError
+from .words import decibels, digits, percent, plural
+
+UNKNOWN = "not known"
+BOUND_BY_MEMORY = 0.9  # of its cycles an HLS project takes with every port, if memory is its limit
+NO_LOSS = 200.0  # dB, of values without any error
+KINDS = {"lut": "LUT", "ff": "flip-flops", "dsp": "DSP slices", "bram36": "block RAM (36 kbit)", "uram": "UltraRAM"}
+CLOCK = "the clock of the board file: no tool has shown that the engine reaches it"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of them. short: a few words for a tile; long: a sentence; stage: where it comes from (estimate, rtl simulation, ...)."""
+
+    question: str
+    short: str
+    long: str
+    stage: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Cycles of an image, the stage they come from, and the memory they hold for."""
+
+    stage: str
+    cycles: float
+    memory: Mapping[str, Any]
+    images: int = 0
+    bit_exact: bool | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A value of the network and its error in dB: of all that came before it, and of the outputs if it alone were in integers."""
+
+    node: str
+    value: str
+    format: str
+    clipped: float
+    snr_db: float
+    alone_db: float | None
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Round what reads a report. Raises BuildVersionError where it holds something else than hwgen writes; anyone may have written it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError) as error:
+        raise BuildVersionError(
+            f"the report holds something else than this hwgen writes ({type(error).__name__}: {str(error)[:120]})",
+            where=where,
+            hint="compile the model again",
+        ) from error
+
+
+class Story:
+    """The answers of one report."""
+
+    def __init__(self, data: Mapping[str, Any]):
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"<Story of {self.name} on {self.board.get('name', UNKNOWN)}>"
+
+    # ------------------------------------------------------------ figures
+
+    @property
+    def name(self) -> str:
+        """Of the network."""
+        return str(self.data.get("network", {}).get("name", "network"))
+
+    @property
+    def board_name(self) -> str:
+        return str(self.board.get("name", "no board"))
+
+    @property
+    def version(self) -> str:
+        """Of hwgen."""
+        return str(self.data.get("version", UNKNOWN))
+
+    @property
+    def board(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.data.get("board", {})
+        return found
+
+    @property
+    def hls(self) -> Mapping[str, Any]:
+        """Its section; empty for a build without an HLS project."""
+        found: Mapping[str, Any] = self.data.get("hls", {})
+        return found
+
+    @property
+    def backend(self) -> str:
+        """What was generated."""
+        return "RTL and HLS C++" if self.hls and "estimate" in self.data else "HLS C++" if self.hls else "RTL"
+
+    @cached_property
+    def speed(self) -> Speed | None:
+        """By simulation if there was one, else by the cycle model; of RTL if the build holds it."""
+        if simulated := self.data.get("simulation"):
+            return Speed("rtl simulation", simulated["cycles_per_image"], simulated["memory"], simulated["images"], simulated["bit_exact"])
+        for key in ("estimate", "hls"):
+            if key in self.data:
+                return Speed("estimate", self.data[key]["cycles_per_image"], self.data[key]["memory"])
+        return None
+
+    @property
+    def clock_mhz(self) -> float | None:
+        return self.board.get("clock_mhz")
+
+    @property
+    def latency_ms(self) -> float | None:
+        return self.speed.cycles / self.clock_mhz / 1e3 if self.speed and self.clock_mhz else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        return 1e3 / self.latency_ms if self.latency_ms else None
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Of the array at its best; 0 where nothing says it."""
+        return int(self.data.get("array", self.hls).get("macs_per_cycle", 0))
+
+    @property
+    def utilization(self) -> float | None:
+        """Useful multiply-accumulates over what the array could do in that time."""
+        macs = self.data.get("network", {}).get("useful_macs_per_image")
+        return macs / (self.speed.cycles * self.macs_per_cycle) if macs and self.speed and self.macs_per_cycle else None
+
+    @cached_property
+    def used(self) -> dict[str, tuple[float, float | None]]:
+        """{kind: (cells used, cells of the board or None)}; an HLS project's where there is no RTL."""
+        found = self.data.get("resources", {})
+        available = found.get("available") or self.board.get("cells", {})
+        used = found.get("used") or self.hls.get("resources", {})
+        return {kind: (used[kind], available.get(kind)) for kind in KINDS if kind in used and (used[kind] or available.get(kind))}
+
+    @property
+    def fullest(self) -> tuple[str, float] | None:
+        """(kind, share) of what the board has least to spare."""
+        shares = [(kind, used / of) for kind, (used, of) in self.used.items() if of]
+        return max(shares, key=lambda item: item[1], default=None)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Values inside the network, in its order."""
+        return [
+            Layer(row["node"], row["value"], row["format"], row["clipped"], row["snr_db"], row["alone_db"])
+            for row in self.data.get("quantization", {}).get("layers", ())
+            if row["snr_db"] is not None
+        ]
+
+    @property
+    def worst(self) -> Layer | None:
+        """What costs the outputs most by itself; where that was not computed, where the error is largest."""
+        inner = [layer for layer in self.layers if layer.format != "output" and layer.snr_db < NO_LOSS]
+        known = [layer for layer in inner if layer.alone_db is not None]
+        if known:
+            return min(known, key=lambda layer: layer.alone_db or 0.0)
+        return min(inner, key=lambda layer: layer.snr_db, default=None)
+
+    @property
+    def output_errors(self) -> dict[str, float]:
+        """{output: relative error, root mean square}; empty where it is not known."""
+        found = self.data.get("quantization", {}).get("output_error") or {}
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    # ------------------------------------------------------------ answers
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All six."""
+        return [self.how_fast, self.fits, self.limit, self.accuracy, self.worst_layer, self.assumptions]
+
+    @property
+    def how_fast(self) -> Answer:
+        if self.speed is None or self.latency_ms is None:
+            return Answer("How fast is it?", UNKNOWN, "The build holds no figure of cycles.", "")
+        rate = self.images_per_second or 0.0
+        words = f"{digits(self.latency_ms)} ms an image"
+        tile = f"{words}, {digits(rate)} images a second"
+        exact: dict[bool | None, str] = {
+            True: ", every output word equal to the integer model",
+            False: ", with output words that differ from the integer model",
+        }
+        source = (
+            f"RTL simulation of {plural(self.speed.images, 'image')}{exact.get(self.speed.bit_exact, '')}"
+            if self.speed.images
+            else "estimate of the cycle model; never simulated"
+        )
+        return Answer(
+            "How fast is it?",
+            tile,
+            f"{digits(self.speed.cycles)} cycles at {digits(self.clock_mhz or 0.0)} MHz ({source}).",
+            self.speed.stage,
+        )
+
+    @property
+    def fits(self) -> Answer:
+        name = self.board.get("name", "the board")
+        if not self.fullest:
+            return Answer(
+                "Does it fit?", "no limits stated", f"{name} states no numbers of cells, or they are not in the report.", "estimate"
+            )
+        kind, share = self.fullest
+        verdict = "yes" if share <= 1 else "no"
+        return Answer(
+            "Does it fit?",
+            f"{verdict}: {percent(share)} of {KINDS[kind]}",
+            f"{verdict.capitalize()}, on {name}: the fullest kind of cell is "
+            f"{KINDS[kind]}, {percent(share)} of the chip's. No synthesis or place-and-route stands behind it.",
+            "estimate",
+        )
+
+    @property
+    def limit(self) -> Answer:
+        limits = self.data.get("limits")
+        if not limits and self.hls and self.speed:
+            every = self.hls["all_ports"]["cycles_per_image"] / self.speed.cycles
+            what = "memory bandwidth" if every < BOUND_BY_MEMORY else "the kernels' own cycles"
+            return Answer(
+                "What limits it?",
+                what,
+                f"{what.capitalize()}: with every memory port of the board a frame would take {percent(every)} of the cycles.",
+                "estimate",
+            )
+        if not limits or self.speed is None:
+            return Answer("What limits it?", UNKNOWN, "The report holds no limits; `hwgen compile` with the RTL backend states them.", "")
+        by = limits["bound_by"]
+        least = max(limits["array_limit_cycles"], limits["memory_limit_cycles"])
+        over = self.speed.cycles / least
+        reasons = {
+            "memory": f"reading the weights and the input once takes {limits['memory_limit_cycles']:,} cycles, the products only "
+            f"{limits['array_limit_cycles']:,}",
+            "array": f"the products keep the array busy for {limits['array_limit_cycles']:,} cycles, reading the "
+            f"weights takes {limits['memory_limit_cycles']:,}",
+        }
+        what = {"memory": "memory bandwidth", "array": "the array"}[by]
+        rest = f"; waiting and filling add {percent(over - 1)} to that" if over >= 1 else ""
+        return Answer("What limits it?", what, f"{what.capitalize()}: {reasons[by]}{rest}.", self.speed.stage)
+
+    @property
+    def accuracy(self) -> Answer:
+        cosine = self.data.get("onnx_cosine")
+        file = f" The float network equals the ONNX file (smallest cosine {cosine:.7f})." if cosine is not None else ""
+        if not self.output_errors:
+            return Answer(
+                "How accurate is it?",
+                "unknown: calibrated with seeded noise",
+                "Give real images: hwgen compile --calib FILE.npz." + file,
+                "",
+            )
+        worst = max(self.output_errors, key=lambda name: self.output_errors[name])
+        error = self.output_errors[worst]
+        images = self.data["quantization"]["images"]
+        return Answer(
+            "How accurate is it?",
+            f"{digits(decibels(error))} dB",
+            f"The integers are {digits(decibels(error))} dB from the float network: the error of "
+            f"output {worst} is {percent(error)} of its size (root mean square, {plural(images, 'calibration image')}).{file}",
+            "golden model",
+        )
+
+    @property
+    def worst_layer(self) -> Answer:
+        layer = self.worst
+        if layer is None:
+            return Answer("Which layer is worst?", UNKNOWN, "No error by layer is known.", "")
+        if layer.alone_db is None:
+            text = f"{layer.node}: {digits(layer.snr_db)} dB there, everything before it included"
+        else:
+            alone = f"if it alone were in integers ({layer.format})"
+            text = f"{layer.node}: {alone}, the outputs would be {digits(layer.alone_db)} dB from the float network"
+        return Answer("Which layer is worst?", layer.node, f"{text}.", "golden model")
+
+    @property
+    def assumptions(self) -> Answer:
+        return Answer(
+            "Under what assumptions?",
+            f"{digits(self.clock_mhz or 0.0)} MHz, {self._memory('bytes_per_cycle')} B a cycle",
+            "; ".join(self.conditions) + ".",
+            "",
+        )
+
+    @property
+    def conditions(self) -> list[str]:
+        """What the figures hold for."""
+        lines = [f"{digits(self.clock_mhz or 0.0)} MHz, {CLOCK}"]
+        if self.speed:
+            memory = self.speed.memory
+            ports = f" ({memory['ports']} of {self.board['ports']['number']} ports)" if "ports" in memory and "ports" in self.board else ""
+            stall = f", stalling in {percent(memory['stall'])} of the cycles" if memory.get("stall") else ""
+            lines.append(
+                f"memory gives {self._memory('bytes_per_cycle')} bytes a cycle{ports} after {self._memory('latency')} cycles of latency{stall}"
+            )
+        lines.append(
+            f"{self.data.get('precision', UNKNOWN)} weights and activations, {plural(int(self.data.get('batch', 1)), 'image')} a frame"
+        )
+        if self.data.get("lengths"):
+            lines.append(f"sequences of {self.data['lengths']['longest']} tokens, the longest the build takes")
+        lines.append("weights are read once a frame; host time is not counted")
+        return lines
+
+    def _memory(self, key: str) -> str:
+        value = self.speed.memory.get(key) if self.speed else None
+        return UNKNOWN if value is None else digits(float(value))
+
+    # ------------------------------------------------------------ where cycles go
+
+    @cached_property
+    def cycles_by_cause(self) -> dict[str, float]:
+        """{what they were for: cycles of an image}; empty without RTL."""
+        if found := self.data.get("stalls"):
+            return {
+                "computing": found["issue"],
+                "waiting for weights": found["wait_tile"],
+                "waiting for results": found["wait_hazard"],
+                "waiting for the output": found["wait_output"],
+                "input, output, pipeline": max(0.0, found["other"]),
+            }
+        rows = self.data.get("instructions")
+        if not rows:
+            return {}
+        waits = {
+            "waiting for weights": float(sum(row["wait_tile"] for row in rows)),
+            "waiting for results": float(sum(row["wait_hazard"] for row in rows)),
+        }
+        total = rows[-1]["start"] + rows[-1]["cycles"]
+        return {"computing and transfers": max(0.0, total - sum(waits.values())), **waits}
+
+    @cached_property
+    def cycles_by_node(self) -> list[dict[str, Any]]:
+        """Cycles, useful multiply-accumulates and waits of each ONNX node, in the order of the program: node, cycles, useful_macs, wait_tile,
+        wait_hazard, utilization. Simulated if there was a simulation; empty without RTL."""
+        rows = self.data.get("layers")
+        if not rows:
+            sums: dict[str, dict[str, Any]] = {}
+            for row in self.data.get("instructions", ()):
+                found = sums.setdefault(
+                    row["node"] or "end of frame",
+                    {
+                        "node": row["node"] or "end of frame",
+                        "instructions": 0,
+                        "cycles": 0,
+                        "wait_tile": 0,
+                        "wait_hazard": 0,
+                        "useful_macs": 0,
+                    },
+                )
+                found["instructions"] += 1
+                for key in ("cycles", "wait_tile", "wait_hazard", "useful_macs"):
+                    found[key] += row[key]
+            rows = list(sums.values())
+        peak = self.macs_per_cycle
+        return [{**row, "utilization": row["useful_macs"] / (row["cycles"] * peak) if row["cycles"] and peak else 0.0} for row in rows]
