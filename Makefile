@@ -1,6 +1,7 @@
 # make demo    compile the bundled M3ViT, run real digits through the generated RTL, print the table
 # make test    every test
 # make check   what takes seconds: ruff, mypy, who imports whom, snapshots
+# make test-browser   the pages in a headless Chromium, which it installs
 # make clean   remove what make made (the environment included)
 #
 # All set everything up first: system tools, a virtual environment, pinned dependencies. The second time that is instant.
@@ -11,8 +12,9 @@ IMAGES ?= 100
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 DEV     = $(VENV)/.installed-dev
+BROWSER = $(VENV)/.installed-browser
 
-.PHONY: demo test check tools clean
+.PHONY: demo test check test-browser tools clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py --images $(IMAGES)
@@ -22,6 +24,9 @@ test: $(STAMP) $(DEV)
 
 check: $(STAMP) $(DEV)
 	@$(BIN)/python scripts/check.py
+
+test-browser: $(STAMP) $(BROWSER)
+	@$(BIN)/python -m pytest tests/browser $(TESTFLAGS)
 
 tools:
 	@scripts/system-tools $(PYTHON)
@@ -34,6 +39,11 @@ $(STAMP): requirements.txt pyproject.toml setup.py scripts/install.py | tools
 $(DEV): requirements-dev.txt | $(STAMP)
 	@scripts/system-tools $(PYTHON) ccache
 	@$(BIN)/python scripts/install.py requirements-dev.txt
+	@touch $@
+
+$(BROWSER): requirements-browser.txt | $(STAMP)
+	@scripts/system-tools $(PYTHON) chromium
+	@$(BIN)/python scripts/install.py requirements-browser.txt
 	@touch $@
 
 clean:

@@ -11,19 +11,31 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, build as builds, flows, foreign, hostrun, layers, quantized_file, report as reporting, routers, show as shows
+from . import (
+    __version__,
+    build as builds,
+    flows,
+    foreign,
+    hostrun,
+    layers,
+    quantized_file,
+    report as reporting,
+    routers,
+    show as shows,
+    strict_json,
+)
 from .devices.board import load_board
 from .devices.memory import MemoryModel
 from .engines.protocol import Facts, Files
 from .engines.registry import ENGINES
-from .errors import HwgenError, InputError
+from .errors import BuildVersionError, HwgenError, InputError
 from .frontend import Options, Planned, error_images, plan
 from .graph import Graph
 from .hostparts import Value
 from .importer import Checked
 from .layers import LayerError
 from .output import MANIFEST, check_target
-from .page import Made, page, when
+from .page import Comparison, Made, compare_reports, page, readable, when
 from .partition import import_parts, partitioned
 from .progress import Progress
 from .quantizer import Recipe, Rule, rotated
@@ -32,7 +44,7 @@ from .run import difference, timeline as trace
 from .run.simulate import SimulationResult, simulate
 from .show import Shown
 
-__all__ = ["Accelerator", "Checked", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check", "compile", "load", "show"]
+__all__ = ["Accelerator", "Checked", "Comparison", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check", "compare", "compile", "load", "show"]
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -110,6 +122,32 @@ def _judged(planned: Planned) -> dict:
     figures = {key: onnx.pop(key) for key in ("onnx_cosine", "onnx_max_abs_error")}
     unknown = {"accuracy": UNKNOWN_ACCURACY} if planned.quantized.calibration == "random" else {}
     return {**unknown, **figures, "onnx": {"stage": "float models", **onnx}}
+
+
+def compare(builds: Sequence[str | Path]) -> Comparison:
+    """Builds side by side: directories, or JSON files that ``hwgen report --json`` wrote; two or more.
+
+    Raises InputError, BuildVersionError for one that cannot be read or is of another version.
+    """
+    reports = [(str(build), _report_of(Path(build))) for build in builds]
+    with readable(", ".join(name for name, _ in reports)):
+        return compare_reports(reports)
+
+
+def _report_of(path: Path) -> dict[str, Any]:
+    """Of a build directory, or of a JSON file."""
+    if not path.is_file():
+        return load(path).report()
+    try:
+        data = strict_json.parse(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"the report cannot be read: {str(error)[:200]}", where=str(path), hint="write it with hwgen report BUILD --json FILE") from error
+    if not isinstance(data, dict) or "version" not in data or "network" not in data:
+        raise InputError("this is no report", where=str(path), hint="write it with hwgen report BUILD --json FILE")
+    if data["version"] != __version__:
+        raise BuildVersionError(f"the report was written by hwgen {str(data['version'])[:40]}, this is hwgen {__version__}", where=str(path),
+                                hint="compile the model again, and write the report with this version")
+    return data
 
 
 def load(path: str | Path) -> Accelerator:

@@ -53,8 +53,8 @@ def test_contributing_knows_every_folder_and_every_target():
         "hwgen", "scripts", "build", "dist", "hwgen.egg-info"}
     assert {name for name in packages | others if f"`{name}`" not in text} == set()
     assert {name for name in re.findall(r"`(hwgen/\w+)`", text) if name not in packages} == set()
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make (\w+)`", text)) <= targets
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([\w-]+)`", text)) <= targets
 
 
 def test_no_figure_is_left_open():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import time
 from typing import Annotated
 
 import typer
@@ -52,6 +53,27 @@ def report(
         say(terminal.out, f"warning: {warning}")
     if not html:
         say(terminal.out, f"all figures: hwgen report {build} --section all    a page: hwgen report {build} --html report.html")
+
+
+def compare(
+    builds: Annotated[list[Path], typer.Argument(metavar="BUILD BUILD...", help="Build directories, or JSON files that `hwgen report --json` wrote.",
+                                                 show_default=False)],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write one self-contained HTML page with Pareto plots.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write a line a build.")] = None,
+    json: Json = None,
+) -> None:
+    """Put builds side by side: cycles, latency, cells, accuracy; `*` marks what differs, `<` what is best."""
+    from ..page import compare_page
+    compared = terminal.api().compare(builds)
+    if html:
+        write_file(html, compare_page(compared, time.time()))
+    if csv:
+        write_file(csv, compared.to_csv())
+    if json:
+        write_json(json, compared.to_dict())
+    table("", *compared.names, rows=compared.lines())
+    for note in compared.notes:
+        say(terminal.out, f"note: {note}")
 
 
 def show(

@@ -50,6 +50,12 @@ def api() -> ModuleType:
 
 def table(*columns: str, rows) -> None:
     """Prints a plain table on stdout; cells are taken literally."""
+    if not out.is_terminal:
+        shown = [tuple(visible(str(cell)) for cell in row) for row in rows]
+        widths = [max(map(len, column)) for column in zip(columns, *shown, strict=True)]
+        for row in (columns, *shown):
+            say(out, "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
     grid = Table(*columns)
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))

@@ -76,13 +76,13 @@ def _rendered(story: Story, title: str, made: Made, program: Program | None, net
         details=details,
         made=made,
         warnings=list(story.data.get("warnings", ())),
-        style=_file("page.css"),
-        script=_file("page.js"),
+        **style(),
     )
 
 
-def _file(name: str) -> Markup:
-    return Markup((data_dir("templates") / name).read_text())
+def style() -> dict[str, Markup]:
+    """Style and script of every page, as its template names them."""
+    return {name: Markup((data_dir("templates") / file).read_text()) for name, file in (("style", "page.css"), ("script", "page.js"))}
 
 
 def parts(story: Story, made: Made, program: Program | None, network: Network | None) -> list[Part]:
