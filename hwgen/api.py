@@ -44,7 +44,10 @@ from .run import difference, timeline as trace
 from .run.simulate import SimulationResult, simulate
 from .show import Shown
 
-__all__ = ["Accelerator", "Checked", "Comparison", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check", "compare", "compile", "load", "show"]
+__all__ = [
+    "Accelerator", "Checked", "Comparison", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check",
+    "compare", "compile", "load", "show",
+]
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -141,11 +144,13 @@ def _report_of(path: Path) -> dict[str, Any]:
     try:
         data = strict_json.parse(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"the report cannot be read: {str(error)[:200]}", where=str(path), hint="write it with hwgen report BUILD --json FILE") from error
+        raise InputError(f"the report cannot be read: {str(error)[:200]}", where=str(path),
+                         hint="write it with hwgen report BUILD --json FILE") from error
     if not isinstance(data, dict) or "version" not in data or "network" not in data:
         raise InputError("this is no report", where=str(path), hint="write it with hwgen report BUILD --json FILE")
     if data["version"] != __version__:
-        raise BuildVersionError(f"the report was written by hwgen {str(data['version'])[:40]}, this is hwgen {__version__}", where=str(path),
+        written = str(data["version"])[:40]
+        raise BuildVersionError(f"the report was written by hwgen {written}, this is hwgen {__version__}", where=str(path),
                                 hint="compile the model again, and write the report with this version")
     return data
 

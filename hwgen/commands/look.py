@@ -58,7 +58,8 @@ def report(
 def compare(
     builds: Annotated[list[Path], typer.Argument(metavar="BUILD BUILD...", help="Build directories, or JSON files that `hwgen report --json` wrote.",
                                                  show_default=False)],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write one self-contained HTML page with Pareto plots.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write one self-contained HTML page with "
+                                              "Pareto plots.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write a line a build.")] = None,
     json: Json = None,
 ) -> None:
