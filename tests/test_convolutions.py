@@ -95,7 +95,7 @@ def test_what_is_no_convolution_of_tokens(name, path):
     assert any(text in reason for reason in declined(net, path, rank=4).values())
 
 
-def quantized(net: Net, path):
+def quantized(net: Net, path, precision: str = "w8a8"):
     """(float network, integer network, images, what onnxruntime gives for these)"""
     net.save(path, {"y": result(net)})
     model = import_model(path).model
@@ -103,7 +103,7 @@ def quantized(net: Net, path):
     images = np.random.default_rng(3).normal(size=(12, *shape)).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     wanted = np.concatenate([session.run(None, {"x": one[None]})[0] for one in images[8:]])
-    return model, quantizer.quantize(model, {"x": images[:8]}), images[8:], wanted
+    return model, quantizer.quantize(model, {"x": images[:8]}, precision=precision), images[8:], wanted
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -133,6 +133,18 @@ def test_networks_of_both(build, path):
     assert 10 * np.log10((wanted ** 2).sum() / ((wanted - found) ** 2).sum()) > 25
     verify_program(schedule(network, ti=16, to=8, axi_data_bits=64))
     assert any("taken(" in call.code for call in plan(network, 8, 4).steps)
+
+
+def test_what_convolutions_read_in_16_bits(path):
+    """As for Linears: `w8a16` is nearer to the file."""
+    errors = []
+    for precision in ("w8a8", "w8a16"):
+        _, network, images, wanted = quantized(hybrid(), path, precision)
+        output = network.tasks[0].outputs[0]
+        errors.append(np.abs(golden.run(network.tasks[0], images)["y"] * output.scale.array / output.tokens - wanted).max())
+        verify_program(schedule(network, ti=16, to=8, axi_data_bits=64))
+    assert errors[1] < errors[0]
+    assert sum(step.taken is not None and step.source.tensor.format.bits == 16 for step in network.tasks[0].steps) == 2
 
 
 def test_zeros_at_the_border_of_a_norm_are_zeros(path):

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..graph import Array, Graph, Model, Node, Role
-from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, Mean, MoE, Multiply, Select
+from ..ops import Activation, Attention, AttentionPool, LayerNorm, Linear, Mean, MoE, Multiply, Select, Take
 from ..steps.format import WIDE
 from .calibration import Range, Site, sites
 from .recipe import Recipe
@@ -81,7 +81,7 @@ def widenable(graph: Graph) -> dict[str, None]:
     readers = consumers(graph)
 
     def by_weights(value: str) -> bool:
-        return all(isinstance(node, Select) and by_weights(node.output) or
+        return all(isinstance(node, (Select, Take)) and by_weights(node.output) or
                    isinstance(node, Linear) and not any(isinstance(reader, Mean) for reader in readers[node.output])
                    for node in readers[value])
     return dict.fromkeys(node.output for node in graph.nodes if isinstance(node, WIDENED) and (isinstance(node, MoE) or by_weights(node.output)))

@@ -167,8 +167,9 @@ def _check(slots: list[Slot[Step]], to: int) -> None:
     if len(slots) >= MAX_PROGRAM_WORDS:
         wrong.append(CapacityError(f"the program has {len(slots) + 1} instructions, the program memory holds at most {MAX_PROGRAM_WORDS}",
                                    hint="a network with fewer layers, heads or experts, or a smaller --batch"))
-    if (tokens := max(slot.step.tokens for slot in slots)) > MAX_TOKENS:
-        wrong.append(CapacityError(f"{tokens} tokens, the engine's accumulators address {MAX_TOKENS}", hint="use a shorter sequence"))
+    if (longest := max((slot.step for slot in slots), key=lambda step: step.tokens)).tokens > MAX_TOKENS:
+        wrong.append(CapacityError(f"{longest.tokens} tokens, the engine's accumulators address {MAX_TOKENS}", where=f"node {longest.node!r}",
+                                   hint="use a shorter sequence or a smaller image; the host can run the first layers of a stem: cut it there"))
     if len(used := _functions(slots)) > MAX_FUNCTIONS:
         wrong.append(CapacityError(f"the network uses {len(used)} activation functions, {', '.join(used)}; the engine has tables for {MAX_FUNCTIONS}",
                                    hint=f"use at most {MAX_FUNCTIONS} activation functions in the whole network"))
