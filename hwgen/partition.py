@@ -20,6 +20,7 @@ from .ops.operator import SUPPORTED
 from .ops.routing import ABSENT
 
 ROUNDS = 24         # of cutting and trying again
+NOWHERE = -2        # place of a border in front of everything; that of the inputs is -1
 RETREAT = 0.25      # of the multiply-accumulates of the file: what borders may take beyond the first cut
 
 
@@ -114,7 +115,7 @@ class _Search:
 
     def _cut_off(self, refused: set[str]) -> None:
         """Move a border beyond nodes that are refused, or just up to the last of them in front: it may be there for what it reads only."""
-        place, before = self.whole.place, self.waist.place if self.waist else -1
+        place, before = self.whole.place, self.waist.place if self.waist else NOWHERE
         found = sorted((name for name in refused if name in place and name not in self.behind and place[name] > before), key=place.__getitem__)
         if not found and (self.waist or not self.whole.strange):
             raise Uncut("")
@@ -132,13 +133,29 @@ class _Search:
         beyond = [waist for waist in waists if waist.place >= last]
         if last == len(self.whole.order):                       # what the inputs are is refused
             up_to = waists[:1]
-        if not up_to and not beyond:
+        found = up_to[-1] if up_to else beyond[0] if beyond else None
+        joint = self._joint(least, last, before)
+        if joint is not None and (found is None or self._macs(found) - self._macs(joint) > SHARE * self.whole.up_to[-1]):
+            return joint
+        if found is None:
             raise Uncut("")
-        found = up_to[-1] if up_to else beyond[0]
         for waist in waists:
             if waist.place > found.place and self.whole.graph.moves.issuperset(self.whole.order[found.place + 1:waist.place + 1]):
                 found = waist
         return found
+
+
+    def _joint(self, least: int, last: int, before: int) -> Waist | None:
+        """The same of several values that are tokens: for networks that read a second sequence further behind."""
+        joints = [joint for joint in self.whole.joints if joint.place > before]
+        if last == len(self.whole.order):
+            return joints[0] if joints else None
+        up_to = [joint for joint in joints if least <= joint.place < last]
+        return up_to[-1] if up_to else next((joint for joint in joints if joint.place >= last), None)
+
+    def _macs(self, waist: Waist) -> int:
+        """Multiply-accumulates in front of it."""
+        return self.whole.up_to[waist.place + 1]
 
 
 def _not_too_much(host: HostParts, taken: Checked, allow_host: bool) -> None:

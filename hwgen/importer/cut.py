@@ -1,6 +1,7 @@
 """A file cut into three: what runs in front of the engine, what is imported, what runs behind it.
 
-In front is cut at a *waist*: a value that everything behind it reaches the inputs by. Behind, any nodes can be cut off together with what
+In front is cut at a *waist*: a value that everything behind it reaches the inputs by; or a few values, tokens, which enter the engine one
+behind the other, of as many channels as the widest has. Behind, any nodes can be cut off together with what
 follows them; the values they read become outputs of the engine. Constants are folded first: a part holds only nodes that compute.
 """
 
@@ -25,6 +26,8 @@ from .work import macs
 
 FLOAT = onnx.TensorProto.FLOAT
 NONE: Mapping[str, Value] = {}
+MOST_JOINED = 4             # values that enter the engine one behind the other, unless they are the inputs
+SPLIT_OPERAND = 13          # operator set from which on Split has its sizes as an operand
 CONTROL = ("If", "Loop", "Scan")
 
 
@@ -34,10 +37,15 @@ class Uncut(ModelError):
 
 @dataclass(frozen=True)
 class Waist:
-    """The value ``value`` is all that nodes behind place ``place`` (in `Whole.order`) read of what was computed up to there."""
+    """The values ``values`` are all that nodes behind place ``place`` (in `Whole.order`) read of what was computed up to there."""
 
-    value: str
+    values: tuple[str, ...]
     place: int
+
+    @property
+    def value(self) -> str:
+        """What enters the engine."""
+        return "+".join(self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +72,10 @@ class Whole:
         self.makers = {value: name for name in self.order for value in self.nodes[name].output if value}
         self.outputs = [value.name for value in file.proto.graph.output]
         self.place = {name: place for place, name in enumerate(self.order)}
+        self.made = {value: place for name, place in self.place.items() for value in self.nodes[name].output}
         self.macs = macs(graph.ops, file.proto.functions)
         self.up_to = list(accumulate((self.macs.get(name, 0) for name in self.order), initial=0))
-        self.waists = self._waists()
+        self.waists, self.joints = self._waists()
 
     @property
     def task(self) -> str:
@@ -101,22 +110,30 @@ class Whole:
 
     # ---------------------------------------------------------------- places to cut at
 
-    def _waists(self) -> list[Waist]:
-        """In order, the first place of each value. What depends on the task alone is as good as a constant."""
+    def _waists(self) -> tuple[list[Waist], list[Waist]]:
+        """In order, the first place of each value; and of several that are tokens. What depends on the task alone is as good as a constant."""
         last = {value: place for place, name in enumerate(self.order) for value in self.reads[name]}
         last.update(dict.fromkeys(self.outputs, len(self.order)))
         alive = {name for name in self.file.inputs if name in last}
         fed = set(self.file.inputs)
-        found: dict[str, Waist] = {}
+        found: dict[tuple[str, ...], Waist] = {}
+        start = tuple(name for name in self.file.inputs if name in alive)
+        found[start] = Waist(start, -1)
         for place, name in enumerate(self.order):
             if not fed.isdisjoint(self.reads[name]):
                 fed.update(self.nodes[name].output)
                 alive.update(value for value in self.nodes[name].output if last.get(value, -1) > place)
             alive.difference_update([value for value in self.reads[name] if last[value] <= place])
-            if len(alive) == 1:
-                (value,) = alive
-                found.setdefault(value, Waist(value, place))
-        return [waist for waist in found.values() if self._enters(waist.value)]
+            if len(alive) <= MOST_JOINED:
+                values = tuple(sorted(alive, key=lambda value: start.index(value) if value in start else len(start) + self.made[value]))
+                found.setdefault(values, Waist(values, place))
+        return ([waist for waist in found.values() if len(waist.values) == 1 and self._enters(waist.values[0])],
+                [waist for waist in found.values() if len(waist.values) > 1 and self._join(waist.values)])
+
+    def _join(self, names: tuple[str, ...]) -> bool:
+        """Whether values can enter the engine one behind the other: tokens [1, T, D]."""
+        return all(self.graph.types.get(name) == FLOAT and len(shape := self._shape(name)) == 3 and shape[0] == 1 and name not in self.outputs
+                   for name in names)
 
     def _enters(self, name: str) -> bool:
         """Whether a value can be the engine's input by its type and shape."""
@@ -173,6 +190,7 @@ class Whole:
             raise Uncut("")
         made = {value for name in rest for value in self.nodes[name].output}
         inputs = [waist.value] if waist else list(self.file.inputs)
+        join, apart = self._joined(waist) if waist and len(waist.values) > 1 else ([], [])
         read = dict.fromkeys(value for name in self.order if name in behind for value in self.reads[name])
         crossing = [value for value in read if self.makers.get(value) not in behind]
         if any(value not in made for value in crossing):                # it reads what is in front of the engine
@@ -186,8 +204,8 @@ class Whole:
         if unknown is not None:
             raise Uncut(f"the host cannot run it instead: the cut would go through {quoted(unknown)}, whose shape is not fixed")
         lifted = {value: self._lifted(value) for value in crossing if value not in self.outputs and self._shape(value)[:1] != (1,)}
-        middle = self._file(rest, inputs, outputs, lifted)
-        prefix = self._part(front, self._used(front), inputs) if waist else None
+        middle = self._file(rest, inputs, outputs, lifted, apart)
+        prefix = self._part(front, self._used(front, waist.values), inputs, extra=join) if waist else None
         suffix = self._part(behind, crossing, [value for value in self.outputs if value not in made], lifted) if behind else None
         needs = {value: (value,) if value in made else tuple(lifted[v].name if v in lifted else v for v in self._needs(value, behind))
                  for value in self.outputs}
@@ -201,8 +219,41 @@ class Whole:
             raise Uncut("")
         return Value(f"{value}'", "float32", (math.prod(shape[:-1]), shape[-1]))
 
-    def _used(self, names: frozenset[str]) -> list[str]:
-        read = {value for name in names for value in self.reads[name]}
+    def _joined(self, waist: Waist) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+        """The nodes that put the values of a waist one behind the other, zeros beside those of fewer channels, and those that take them apart."""
+        name, shapes = waist.value, [self._shape(value) for value in waist.values]
+        width = max(shape[2] for shape in shapes)
+        self.graph.shapes[name], self.graph.types[name] = (1, sum(shape[1] for shape in shapes), width), FLOAT
+        wide = [value if shape[2] == width else f"{value}, wide" for value, shape in zip(waist.values, shapes, strict=True)]
+        join: list[onnx.NodeProto] = []
+        apart = self._split(name, wide, 1, [shape[1] for shape in shapes])
+        for value, other, (_, tokens, channels) in zip(waist.values, wide, shapes, strict=True):
+            if other != value:
+                zeros = numpy_helper.from_array(np.zeros((1, tokens, width - channels), np.float32))
+                join += [helper.make_node("Constant", [], [f"{value}.zeros"], name=f"{value}, zeros", value=zeros),
+                         helper.make_node("Concat", [value, f"{value}.zeros"], [other], name=other, axis=2)]
+                apart += self._narrowed(other, value, width, channels)
+        return [*join, helper.make_node("Concat", wide, [name], name=f"{name}, joined", axis=1)], apart
+
+    def _narrowed(self, wide: str, value: str, width: int, channels: int) -> list[onnx.NodeProto]:
+        """The first channels of a value: linear maps read them alone, for others a linear map takes them."""
+        if all(self.nodes[name].op_type in ("MatMul", "Gemm") for name in self.order if value in self.reads[name]):
+            return self._split(wide, [value, f"{value}.rest"], 2, [channels, width - channels])
+        taken = numpy_helper.from_array(np.eye(width, channels, dtype=np.float32))
+        return [helper.make_node("Constant", [], [f"{value}.taken"], name=f"{value}, taken", value=taken),
+                helper.make_node("MatMul", [wide, f"{value}.taken"], [value], name=f"{value}, narrow")]
+
+    def _split(self, value: str, parts: Sequence[str], axis: int, sizes: list[int]) -> list[onnx.NodeProto]:
+        """In parts of these sizes, as the operator set of the file has it."""
+        name = f"{value}, apart"
+        if opset_versions(self.file.proto)[""] < SPLIT_OPERAND:
+            return [helper.make_node("Split", [value], parts, name=name, axis=axis, split=sizes)]
+        constant = numpy_helper.from_array(np.array(sizes, np.int64))
+        return [helper.make_node("Constant", [], [f"{value}.sizes"], name=f"{value}, sizes", value=constant),
+                helper.make_node("Split", [value, f"{value}.sizes"], parts, name=name, axis=axis)]
+
+    def _used(self, names: frozenset[str], more: Sequence[str]) -> list[str]:
+        read = {*more, *(value for name in names for value in self.reads[name])}
         return [value for value in self.file.inputs if value in read]
 
     def _known(self, names: Iterable[str]) -> list[Value]:
@@ -229,19 +280,22 @@ class Whole:
                 found[value] = None
         return tuple(found)
 
-    def _part(self, names: frozenset[str], inputs: Sequence[str], outputs: Sequence[str], lifted: Mapping[str, Value] = NONE) -> Part:
-        proto, _ = self._extract([name for name in self.order if name in names], inputs, outputs, lifted)
+    def _part(self, names: frozenset[str], inputs: Sequence[str], outputs: Sequence[str], lifted: Mapping[str, Value] = NONE,
+              extra: Sequence[onnx.NodeProto] = ()) -> Part:
+        proto, _ = self._extract([name for name in self.order if name in names], inputs, outputs, lifted, behind=extra)
         values = [value for name in names for value in self.nodes[name].output]
         size = sum(math.prod(self.graph.shapes.get(value) or (1,)) for value in values)
         if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
             raise Uncut(f"the host cannot run it instead: its part would have {proto.ByteSize():,} bytes, more than an ONNX file holds")
         return Part(proto.SerializeToString(deterministic=True), tuple(lifted.get(value.name, value) for value in self._known(inputs)),
                     tuple(self._known(outputs)),
-                    tuple(name for name in self.order if name in names), sum(self.macs.get(name, 0) for name in names), size)
+                    (*(name for name in self.order if name in names), *(node.name for node in extra)),
+                    sum(self.macs.get(name, 0) for name in names), size)
 
-    def _file(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], lifted: Mapping[str, Value]) -> OnnxFile:
+    def _file(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], lifted: Mapping[str, Value],
+              before: Sequence[onnx.NodeProto]) -> OnnxFile:
         reads_task = self.task and any(self.task in self.reads[name] for name in names)
-        proto, weights = self._extract(names, [*inputs, *([self.task] if reads_task else [])], outputs, lifted)
+        proto, weights = self._extract(names, [*inputs, *([self.task] if reads_task else [])], outputs, lifted, before=before)
         file = self.file
         return OnnxFile(file.path, proto, file.digest, {name: self._shape(name) for name in inputs}, file.task if reads_task else None, weights,
                         quantization=file.quantization, padding=file.padding)
@@ -250,8 +304,10 @@ class Whole:
         return tuple(self.graph.shapes.get(name) or ())
 
     def _extract(self, names: Sequence[str], inputs: Sequence[str], outputs: Sequence[str],
-                 lifted: Mapping[str, Value]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-        """Nodes as a model, and its weights; what does not depend on an input of the file is a weight. lifted: see `_lifted`."""
+                 lifted: Mapping[str, Value], before: Sequence[onnx.NodeProto] = (),
+                 behind: Sequence[onnx.NodeProto] = ()) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+        """Nodes as a model, and its weights; what does not depend on an input of the file is a weight. lifted: see `_lifted`; before, behind: nodes
+        that the file has not."""
         proto = self.file.proto
         nodes = [self.nodes[name] for name in names]
         stored = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -266,7 +322,7 @@ class Whole:
             weights[f"{other.name}.shape"] = np.array(self._shape(value) if enters else (1, *other.shape), np.int64)
             source, result = (other.name, value) if enters else (value, other.name)
             moved[enters].append(helper.make_node("Reshape", [source, f"{other.name}.shape"], [result], name=f"{other.name}.reshape"))
-        nodes = [*moved[True], *nodes, *moved[False]]
+        nodes = [*before, *moved[True], *nodes, *behind, *moved[False]]
         tensors = [stored[name] if name in stored else numpy_helper.from_array(array, name) for name, array in weights.items()]
         made = {value for node in nodes for value in node.output}
         said = [info for info in proto.graph.value_info if info.name in made and info.name not in outputs]

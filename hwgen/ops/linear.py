@@ -13,7 +13,7 @@ from ..matching.opgraph import Op
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
 from ..steps.stages import Requant, Table
 from .joined import joined
-from .operands import operand
+from .operands import narrow, operand
 from .operator import Operator, Spellings
 
 if TYPE_CHECKING:
@@ -123,9 +123,16 @@ def linear(op: Op, trial: Trial) -> Match | None:
         weight, bias = beside.weights(weight, bias, op.view(0).scale)
         node = Linear(op.name, op.outputs[0], beside.value, trial.array(weight), trial.array(bias))
         return Match((node,), in_order(*beside.shape[:-1], n))
-    x = operand(trial, op.operand(0), affine=True)
-    if x is None:
+    if (part := narrow(trial, op.operand(0))) is not None:
+        x, channels = part
+        wide = np.zeros((x.shape[-1], n))
+        np.add.at(wide, channels, weight * np.float32(x.factor))
+        node = Linear(op.name, op.outputs[0], x.value, trial.array(wide), trial.array(bias))
+        return Match((node,), in_order(*x.shape[:-1], n))
+    read = operand(trial, op.operand(0), affine=True)
+    if read is None:
         return None
+    x = read
     if x.affine is None:
         weight = weight * np.float32(x.factor)
     else:

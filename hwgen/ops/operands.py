@@ -68,6 +68,29 @@ def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | No
                    "supported are the whole sequence, tokens equally far apart, and the heads of an attention", trial.op.name)
 
 
+def narrow(trial: Trial, ref: Ref | None) -> tuple[Operand, Array] | None:
+    """Tokens of an input of the network, of which not all channels are read, and which ones are: what a Linear reads with rows of zeros. None for
+    others."""
+    known = trial.bound.get(ref.base) if isinstance(ref, View) else None
+    if known is None or not isinstance(ref, View) or known.node is not None or known.anchor or len(known.shape) != 2:
+        return None
+    found = trial.where(ref)
+    if found is None:
+        return None
+    bound, positions = found
+    width, rows = bound.shape[1], positions.reshape(-1, positions.shape[-1])
+    if not rows.size or rows.shape[1] >= width or (rows // width != rows[:, :1] // width).any() or (rows % width != rows[0] % width).any():
+        return None
+    whole = rows[:, :1] // width * width + np.arange(width)
+    if np.array_equal(whole.ravel(), np.arange(math.prod(bound.shape))):
+        return Operand(bound.value, bound.shape, bound.factor * ref.scale, None), rows[0] % width
+    node = _chosen(trial, ref, bound, whole)
+    if node is None:
+        return None
+    trial.nodes.append(node)
+    return Operand(node.output, node.shape(bound.shape), bound.factor * ref.scale, node), rows[0] % width
+
+
 def _chosen(trial: Trial, ref: View, bound: Bound, positions: Array) -> Select | Slice | None:
     """The node that takes just these tokens; None when they are not whole, or not equally far apart."""
     channels = bound.shape[-1]

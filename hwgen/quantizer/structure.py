@@ -98,8 +98,9 @@ def find_residuals(graphs: Sequence[Graph]) -> list[list[Stream]]:
 def find_streams(graph: Graph) -> list[Stream]:
     """In the order of their starts. Raises ModelError with the nodes that use one as the engine does not."""
     if len(graph.inputs) != 1:
-        raise ModelError(f"the network has {len(graph.inputs)} inputs {sorted(graph.inputs)}, one is supported",
-                         where=f"graph {graph.name!r}", hint="make the other inputs constants before export")
+        shown = ", ".join(f"{name!r} {[1, *shape]}" for name, shape in sorted(graph.inputs.items()))
+        raise ModelError(f"the network has {len(graph.inputs)} inputs, {shown}: several are supported where each is tokens [1, tokens, channels]",
+                         where=f"graph {graph.name!r}", hint="make the other inputs constants before export, or give tokens: patches of an image")
     return _Search(graph).run()
 
 

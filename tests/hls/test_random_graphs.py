@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import decoder_nets
 import hls_networks
 import native_builds
 
@@ -103,6 +104,13 @@ def test_both_backends(executable, tmp_path):
         if compared == 2:
             break
     assert compared == 2
+    (tmp_path / "decoder").mkdir()
+    for form in ("post", "pre"):                    # a decoder that attends to a second input, in both
+        model, images, _ = decoder_nets.network(tmp_path / "decoder", form, act="silu")
+        done, tasks = hls_networks.run(executable, tmp_path / "csim", model, images[:2], functions=FUNCTIONS)
+        count, wrong = hls_networks.differing(model, images[:2], done, tasks)
+        assert wrong == [] and count >= 20
+        assert native_builds.differences(engine.run(engine.program(model), model, images[:2], tasks, native_builds.STALLED), model, images[:2], tasks) == 0
 
 
 def test_an_input_that_starts_the_residual_stream(executable, tmp_path):

@@ -60,7 +60,7 @@ def files(program: Program, model: Quantized, name: str) -> dict[str, str]:
     host, source = model.tasks[0].input
     form = source.format
     header = render("driver/hwgen.h.j2", name=name, version=__version__, to=config.to, front=host.front, input_bits=form.bits, input_limit=form.hi,
-                    word_bytes=word_bytes(form.dtype.itemsize, shape_of(config)),
+                    input_name=host.input, word_bytes=word_bytes(form.dtype.itemsize, shape_of(config)),
                     input_bytes=program.input_bytes, input_stride=program.input_stride, output_bytes=program.output_bytes,
                     weight_bytes=len(program.image), weight_crc32=crc32(program.image), program_bytes=len(binary),
                     program_crc32=crc32(binary), beat_bytes=config.axi_data_bits // 8, num_tasks=program.num_tasks, outputs=outputs,
