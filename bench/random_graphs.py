@@ -42,7 +42,7 @@ def options(rng: np.random.Generator, act: Act) -> dict:
     patch = int(rng.choice([1, 2]))
     return {"tokens": int(rng.integers(9, 17)), "dim": heads * int(rng.choice([4, 8, 12, 16])), "heads": heads,
             "hidden": int(rng.choice([16, 24, 40, 64])), "experts": experts, "top_k": int(rng.integers(1, min(3, experts) + 1)),
-            "blocks": str(rng.choice(["d", "m", "g", "dm", "mg", "gb", "bm", "s", "sm"])),
+            "blocks": str(rng.choice(["d", "m", "g", "dm", "mg", "gb", "bm", "s", "sm", "t", "td", "mt"])),
             "classes": ((5,), (10,), (4, 7), (3, 3))[int(rng.integers(4))], "class_token": bool(rng.integers(2)),
             "renormalize": bool(rng.integers(2)), "patch": patch, "channels": int(rng.choice([1, 2, 3])), "act": act,
             "pool": str(rng.choice(["select", "mean"])), "causal": bool(rng.integers(2)),
@@ -104,7 +104,7 @@ def main() -> int:
             engine = native_builds.Engine(work / f"rtl_{act.value}", 16, 16, 128,
                                           {"max_experts": 8, "max_top_k": 3, "program_words": 256, "act_words": 1024,
                                            "activation": f"{act.value} sigmoid", "wide": True, "causal": True, "operand_words": 160, "list_words": 256,
-                                           "rotate": True, "bypass": True, "rms": True, "scores": True, "lengths": True})
+                                           "rotate": True, "bypass": True, "rms": True, "scores": True, "lengths": True, "mixes": True})
             for seed in range(args.seed + group, args.seed + args.count, 4):
                 model, images, chosen = network(seed, act)
                 done, tasks = hls_networks.run(executable, work / "network", model, images, functions=(act.value, "sigmoid"))

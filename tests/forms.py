@@ -13,6 +13,7 @@ from conv_nets import pooled, reduced, stem, tokens
 from gate_nets import CONDITIONED, task_gate
 import gated_nets
 import masked_nets
+from mixer_nets import MIXINGS, mixer
 from moe_gated import GATED, OTHERS as GATED_OTHERS
 from moe_loops import LOOPS
 from moe_sigmoids import BIASED, PLAIN, SHARED
@@ -41,6 +42,11 @@ def mixture(folder: Path, spelling, renormalize: bool, k: int) -> Path:
 
 def task_gated(folder: Path, spelling) -> Path:
     made, outputs = task_gate(spelling)
+    return made.save(folder / "net.onnx", outputs, [1, CLASSES])
+
+
+def mixing(folder: Path, spelling) -> Path:
+    made, outputs = mixer(spelling, depth=1)
     return made.save(folder / "net.onnx", outputs, [1, CLASSES])
 
 
@@ -159,6 +165,7 @@ FORMS: dict[str, dict[str, Form]] = {
     "Mixtures of experts: sigmoid gates": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (PLAIN | BIASED).items()},
     "Mixtures of experts: gated experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (GATED | GATED_OTHERS).items()},
     "Mixtures of experts: shared experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, (spelling, _) in SHARED.items()},
+    "Tokens mixed by a matrix (MLP-Mixer)": {name: partial(mixing, spelling=spelling) for name, spelling in MIXINGS.items()},
     "Mixtures of experts: soft": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in SOFT.items()},
     "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},
     "Quantized by onnxruntime and Brevitas": {

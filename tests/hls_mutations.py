@@ -67,6 +67,8 @@ MUTATIONS = (
     Mutation("a token where there is none", "linear.hpp", "(none ? Act(0) :", "(false ? Act(0) :"),
     Mutation("the tokens of the first tap for all", "linear.hpp", "first = chunk == 0 ? first + rows : first;", "first = chunk == 0 ? 0 * rows : first;"),
     Mutation("a list within one word", "linear.hpp", "numbers[i * (LANES / 2) + c] =", "numbers[c] ="),
+    Mutation("a bias of mixed tokens in other units", "linear.hpp", "row == count ? 1 : 127)", "row == count ? 1 : 126)"),
+    Mutation("mixed tokens of another output tile", "linear.hpp", "job.held + n * job.period + row", "job.held + n + row"),
     Mutation("class token overwritten", "linear.hpp", ": job.first_token + t;\n        switch", ": t;\n        switch"),
 )
 

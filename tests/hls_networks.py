@@ -13,6 +13,7 @@ from hwgen.engines.hls import csim, frames
 from hwgen.engines.hls.attention import Attention, BiasedAttention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router, ScoreRouter
+from hwgen.engines.hls.mixed import Mixed
 from hwgen.engines.hls.plan import Plan, plan
 from hwgen.engines.hls.products import (
     Features,
@@ -43,7 +44,7 @@ TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERA
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
           "wide_source", "wide_result", "frac", "causal", "operand", "follows", "rms", "fresh", "stream",
-          "biased", "value_size", "taps")       # of hwgen::Step
+          "biased", "value_size", "taps", "mixed")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64,
           "operand_words": 512, "list_size": 1024}
@@ -101,6 +102,9 @@ def _fields(step: Call) -> list[int]:
     found |= {"rms": int(step.rms), "fresh": int(step.fresh), "stream": step.written}
     if isinstance(step, (LayerNorm, Scaled)):
         found |= {"src": step.read}
+    if isinstance(step, Mixed):
+        found |= dict(mixed=1, values=step.operands["values"].address + step.held.tokens.start, size=step.held.tensor.tokens, count=step.ones,
+                      **_factor("first", part(step.steps[0], Requant).factor))
     if isinstance(step, Product):
         first = 0 if step.taps else step.source.tokens.start
         found |= {"src": step.src.address + first, "rows": step.streamed, "dst_tokens": step.streamed, "out_channels": step.channels,

@@ -22,7 +22,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
-    "y" = soft one of them.
+    "y" = soft one of them, "t" = dense MLP behind an MLP on tokens instead of an attention.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
     width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
@@ -78,7 +78,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         for i, kind in enumerate(blocks):
             b, function = f"block{i}", acts[i % len(acts)]
             read = normed(f"{b}.norm1", state, "pre", "sandwich")
-            values = heads * value_dim or dim
+            values, begin = heads * value_dim or dim, len(nodes)
             for letter, gain, channels_of in (("q", 1.5, dim), ("k", 1.5, dim), ("v", 1.0, values)):
                 nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, *matrix(f"{b}.{letter}", dim, channels_of, gain)))
             if heads_norm is not None:
@@ -98,6 +98,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             else:
                 nodes.append(ops.Attention(*attended))
             nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", values, dim)))
+            if kind == "t":
+                nodes[begin:] = token_mlp(b, read, function, [matrix(f"{b}.mix{layer}", *sizes) for layer, sizes in ((1, (tokens, 7)), (2, (7, tokens)))])
             nodes.append(ops.Add(f"{b}.add1", f"{b}.mid", state, normed(f"{b}.behind1", f"{b}.proj", "respost", "sandwich")))
             state = normed(f"{b}.post1", f"{b}.mid", "post")
             read = normed(f"{b}.norm2", state, "pre", "sandwich")
@@ -130,6 +132,13 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), {name: "head"},
                                {name: (1, width)}))
     return Model(tuple(graphs)).verify()
+
+
+def token_mlp(block: str, x: str, function: Act, layers: list[tuple[np.ndarray, np.ndarray]]) -> list[Node]:
+    """Tokens mixed by two matrices, as a Mixer does."""
+    (first, second), names = layers, [f"{block}.mixed", f"{block}.mixed.act", f"{block}.proj"]
+    return [ops.TokenMix(names[0], names[0], x, np.ascontiguousarray(first[0].T), first[1]), ops.Activation(names[1], names[1], names[0], function),
+            ops.TokenMix(names[2], names[2], names[1], np.ascontiguousarray(second[0].T), second[1])]
 
 
 def random_images(model: Model, count: int, seed: int = 1) -> np.ndarray:

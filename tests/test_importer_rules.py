@@ -91,18 +91,29 @@ def test_gemm_with_all_its_attributes(path):
     assert kinds(accepted(net, path, rank=2)) == ["Select", "Linear"]
 
 
-def test_gemm_transposed_is_declined(path):
+def test_gemm_transposed(path):
+    """It sums over the tokens; with a bias for each channel it is declined."""
+    for bias in (), (4,):
+        net = Net()
+        rows = net.op("Squeeze", tokens(net), net.ints(0))
+        net.op("Unsqueeze", net.op("Gemm", rows, net.random(5, 4), *(net.random(*shape) for shape in [bias][:len(bias)]), transA=1), net.ints(0))
+        assert kinds(accepted(net, path)) == ["TokenMix"]
     net = Net()
-    token = net.op("Squeeze", net.input("x", [1, 1, K]), net.ints(0))
-    net.op("Gemm", token, net.random(1, 4), transA=1, name="gemm")
-    assert declined(net, path, rank=2) == {"gemm": "has a transposed input, or a weight or bias that is no constant"}
+    net.op("Gemm", net.op("Squeeze", tokens(net), net.ints(0)), net.random(5, 4), net.random(K, 1), transA=1, name="gemm")
+    net.op("Unsqueeze", "gemm.out", net.ints(0))
+    assert declined(net, path)["gemm"] == "has a transposed input, or a weight or bias that is no constant"
 
 
-def test_a_product_from_the_left_is_declined(path):
+def test_products_from_the_left(path):
+    """With the channels of the tokens it is a Linear, with the tokens a mix of them, with a part of either it is declined."""
+    for weight, turned, kind in ((7, 5), False, "TokenMix"), ((7, K), True, "Linear"):
+        net = Net()
+        x = net.op("Transpose", tokens(net), perm=[0, 2, 1]) if turned else tokens(net)
+        net.op("MatMul", net.random(*weight), x)
+        assert kinds(accepted(net, path)) == [kind]
     net = Net()
-    net.op("MatMul", net.random(7, 5), tokens(net), name="mix")
-    assert declined(net, path) == {
-        "mix": "multiplies a constant [7, 5] from the left, which mixes tokens; only x @ W is supported"}
+    net.op("MatMul", net.random(2, 3, 5), net.op("Reshape", tokens(net), net.ints(1, 5, K)), name="stack")
+    assert declined(net, path) == {"stack": "multiplies a constant [2, 3, 5] from the left; supported are x @ W, and W @ x for a matrix W"}
 
 
 def test_a_linear_over_flattened_tokens_is_declined(path):

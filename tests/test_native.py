@@ -31,11 +31,11 @@ DEEP = {"act_words": 2048, "kv_words": 1024, "score_words": 2048, "res_words": 5
 
 # Each engine is one Verilator build, with memories deeper than any of the networks below needs.
 ENGINES = {
-    "8x8": {"ti": 8, "to": 8, "axi_data_bits": 64, "options": ROUTER},
+    "8x8": {"ti": 8, "to": 8, "axi_data_bits": 64, "options": {"mixes": True, "bypass": True, "wide": True, "rms": True, **ROUTER}},
     "16x8, no router, SiLU, causal": {"ti": 16, "to": 8, "axi_data_bits": 256, "options": {"max_experts": 0, "max_top_k": 0, "causal": True, "wide": True,
                                                                                               "bypass": True, "rms": True, "list_words": 512} | DEEP},
     "32x16, packed, two columns a cycle, 4-bit weights": {"ti": 32, "to": 16, "axi_data_bits": 512, "packed": True, "load_columns": 2,
-                                                          "options": dict(w4=True, wide=True, bypass=True, scores=True, operand_words=256, **ROUTER)},
+                                                          "options": dict(w4=True, mixes=True, wide=True, bypass=True, scores=True, operand_words=256, **ROUTER)},
 }
 SMALL, PLAIN, WIDE = ENGINES
 
@@ -52,6 +52,8 @@ NETWORKS = {
     "all experts chosen": (SMALL, {"seed": 8, "blocks": "mm", "experts": 4, "top_k": 4}, {}),
     "one of eight experts, not renormalised": (SMALL, {"seed": 9, "blocks": "mm", "experts": 8, "top_k": 1, "renormalize": False}, {}),
     "expert smaller than a tile": (SMALL, {"seed": 10, "blocks": "m", "expert_hidden": 5, "experts": 5, "top_k": 3}, {}),
+    "tokens mixed by matrices": (SMALL, {"seed": 42, "tokens": 13, "dim": 20, "heads": 2, "blocks": "tdt", "norms": "sandwich"}, {}),
+    "tokens mixed by matrices, batch of two, norms behind": (SMALL, {"seed": 43, "tokens": 8, "blocks": "td", "norms": "post"}, {"batch": 2}),
     "one class": (SMALL, {"seed": 11, "classes": (1,)}, {}),
     "mean of patch tokens": (SMALL, {"seed": 12, "blocks": "dm", "pool": "mean", "classes": (3, 3)}, {}),
     "no class token": (SMALL, {"seed": 13, "class_token": False, "pool": "mean", "blocks": "d"}, {}),
@@ -79,6 +81,7 @@ NETWORKS = {
     "three functions, two tasks": (PLAIN, {"seed": 23, "tokens": 65, "dim": 16, "hidden": 24, "blocks": "dddd", "classes": (3, 4),
                                            "act": (Act.SILU, Act.RELU, Act.GELU, Act.RELU)}, {}),
     "packed": (WIDE, {"seed": 19, "blocks": "dm", "dim": 40, "classes": (10, 2)}, {}),
+    "packed, tokens mixed by matrices, two tasks": (WIDE, {"seed": 44, "tokens": 15, "blocks": "tm", "dim": 40, "classes": (10, 2)}, {}),
     "packed, 4-bit weights": (WIDE, {"seed": 20, "blocks": "dm", "dim": 72, "heads": 3, "hidden": 100, "precision": Precision.W4A8}, {}),
     "packed, experts with 4-bit weights": (WIDE, {"seed": 21, "blocks": "mm", "experts": 5, "top_k": 3, "precision": Precision.W4A8_EXPERTS}, {}),
     "sigmoid gates": (WIDE, {"seed": 27, "blocks": "dmm", "experts": 6, "top_k": 2, "gates": "sigmoid"}, {}),

@@ -22,7 +22,7 @@ from qgraphs import random_model
 def wide_values(model: Model) -> list[str]:
     """Every value that can have 16 bits: what only linear maps read, and what experts have between their layers."""
     nodes = [node for graph in model.tasks for node in graph.nodes]
-    taken = {value for node in nodes if isinstance(node, (ops.MoE, ops.SoftMoE)) for value in node.inputs}
+    taken = {value for node in nodes if isinstance(node, (ops.MoE, ops.SoftMoE, ops.TokenMix)) for value in node.inputs}
     return sorted({node.output for node in nodes if isinstance(node, (ops.LayerNorm, ops.Activation, ops.Attention, ops.MoE))} - taken)
 
 

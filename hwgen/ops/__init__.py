@@ -10,6 +10,7 @@
     mean.py       Mean                pool.py        AttentionPool
     multiply.py   Multiply            rotate.py      Rotate
     soft.py       SoftMoE             take.py        Take
+    token_mix.py  TokenMix
 
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
 
@@ -34,7 +35,8 @@ from .select import Select
 from .slice import Slice
 from .soft import SoftMoE
 from .take import Take
+from .token_mix import TokenMix
 from .tokens import ConcatTokens
 
 __all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "HeadNorm", "LayerNorm", "Linear",
-           "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take"]
+           "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take", "TokenMix"]

@@ -13,6 +13,7 @@ from ..functions import Act, activate
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Op, Ref, View
 from ..matching.trial import Match, Mismatch, Trial, close, split_operands
+from .linear import Linear
 from .operands import anyhow
 from .operator import SUPPORTED, Operator, Spellings
 from .spelled_activation import spelled_activation
@@ -46,7 +47,7 @@ class Activation(Operator):
         x = to.result(self.x)
         if x is None or x.linear is None:
             raise self.fail(f"reads {self.x!r} of {type(to.producers.get(self.x)).__name__}; an activation must follow a Linear", hint=SUPPORTED)
-        if to.is_gate(self.output):
+        if to.is_gate(self.output) and isinstance(x.linear, Linear):
             to.put_off(self.output, x, x.linear, self)
         else:
             x.linear.lower_with(to, x, self.output, self)

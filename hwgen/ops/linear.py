@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..graph import Array, Inner, Role, Shape, Unit
-from ..matching.opgraph import Op
+from ..matching.opgraph import Op, Ref, View as Onnx
 from ..matching.trial import Match, Mismatch, Trial, in_order, row
 from ..steps.stages import Requant, Table
 from .joined import joined
@@ -104,8 +104,7 @@ def linear(op: Op, trial: Trial) -> Match | None:
         if left is not None and any(reader.kind == "Softmax" for reader in trial.graph.readers.get(op.outputs[0], ())):
             return None                                             # the scores of learned queries
         if left is not None:
-            raise Mismatch(f"multiplies a constant {list(left.shape)} from the left, which mixes tokens; only x @ W is "
-                           "supported", op.name)
+            return _from_the_left(op, trial, left)
         if weight is None or weight.ndim > 2:
             return None                                             # attention, or a stack of experts
     else:
@@ -123,13 +122,30 @@ def linear(op: Op, trial: Trial) -> Match | None:
         weight, bias = beside.weights(weight, bias, op.view(0).scale)
         node = Linear(op.name, op.outputs[0], beside.value, trial.array(weight), trial.array(bias))
         return Match((node,), in_order(*beside.shape[:-1], n))
-    if (part := narrow(trial, op.operand(0))) is not None:
+    return _linear(op, trial, op.operand(0), weight, bias)
+
+
+def _from_the_left(op: Op, trial: Trial, weight: Array) -> Match | None:
+    """``W @ x`` where x [K, T] has its tokens last, and so the result: a Linear with the transposed weight."""
+    view = op.operand(1)
+    if not isinstance(view, Onnx) or trial.where(view, affine=True) is None:
+        return None
+    if weight.ndim != 2 or len(view.shape) < 2:
+        raise Mismatch(f"multiplies a constant {list(weight.shape)} from the left; supported are x @ W, and W @ x for a matrix W", op.name)
+    index = view.positions().swapaxes(-1, -2)
+    found = _linear(op, trial, replace(view, shape=index.shape, index=index), weight.T, np.zeros(len(weight)))
+    return found and replace(found, positions=in_order(len(weight), found.positions.size // len(weight)).T)
+
+
+def _linear(op: Op, trial: Trial, view: Ref | None, weight: Array, bias: Array) -> Match | None:
+    n = weight.shape[1]
+    if (part := narrow(trial, view)) is not None:
         x, channels = part
         wide = np.zeros((x.shape[-1], n))
         np.add.at(wide, channels, weight * np.float32(x.factor))
         node = Linear(op.name, op.outputs[0], x.value, trial.array(wide), trial.array(bias))
         return Match((node,), in_order(*x.shape[:-1], n))
-    read = operand(trial, op.operand(0), affine=True)
+    read = operand(trial, view, affine=True)
     if read is None:
         return None
     x = read

@@ -194,12 +194,13 @@ def rescaled(trial: Trial, node: Node, scale: Array, shift: Array, **names: str)
         arrays = node.affine(scale, shift)
         if arrays is not None:
             changes = {key: trial.array(array) for key, array in arrays.items()}
-        elif _takes(trial, node):
-            changes = {}
+        elif len(node.VALUES) == 2 and _takes(trial, node):
+            changes, before = {}, len(trial.nodes)
             for key, rest in zip(node.VALUES, (shift, np.zeros_like(shift)), strict=True):
                 value = getattr(node, key)
                 part = rescaled(trial, trial.made[value], scale, rest, output=trial.fresh(f"{names.get('output', node.output)}.{key}"))
-                if part is None:
+                if part is None:                                    # takes factors, but not one for each channel
+                    del trial.nodes[before:]
                     return None
                 trial.nodes.append(part)
                 changes[key] = part.output

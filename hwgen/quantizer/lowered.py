@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph import Array
-from ..ops import Activation, Linear
+from ..ops import Activation, Linear, TokenMix
 from ..ops.norm import Past
 from ..steps.taken import Taken
 from ..steps.tensor import Span, Tensor, View
@@ -27,7 +27,7 @@ class Lowered:
     beta: Array | None = None
     tokens: Span | None = None
     mean: bool = False
-    linear: Linear | None = None
+    linear: Linear | TokenMix | None = None
     function: Activation | None = None
     past: Past | None = None
     taken: Taken | None = None

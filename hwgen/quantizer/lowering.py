@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ModelError, combined
 from ..graph import Array, Graph, Node, Role, Unit
-from ..ops import Activation, Linear, Multiply
+from ..ops import Activation, Linear, Multiply, TokenMix
 from ..ops.operator import SUPPORTED, Operator
 from ..steps.format import INT4, INT8, WEIGHTS, WIDE, Format
 from ..steps.param import Columns, Factor, Params
@@ -181,7 +181,7 @@ class Lowering:
         """A tensor that is no float value of its own."""
         return Lowered(tensor)
 
-    def put_off(self, value: str, x: Lowered, linear: Linear, function: Activation | None = None) -> None:
+    def put_off(self, value: str, x: Lowered, linear: Linear | TokenMix, function: Activation | None = None) -> None:
         """``value`` is a linear map of an operand, whose step is done where it is added, looked up, multiplied or leaves. function: of that map."""
         self.results[value] = replace(x, linear=linear, function=function)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Graph, Node
-from ..ops import Add as Sum, AddConst, ConcatTokens, LayerNorm, MoE
+from ..ops import Add as Sum, AddConst, ConcatTokens, LayerNorm, MoE, TokenMix
 from ..ops.operator import SUPPORTED
 from ..steps.format import WIDE
 from ..steps.stages import Add, Constant, Identity, Requant, Rescale
@@ -87,7 +87,8 @@ def _add_norm(to: Lowering, node: Node, term: str, value: str, tokens: Span | No
 
 
 def uses(graph: Graph) -> dict[str, tuple[bool, bool]]:
-    """For each value: whether it, or some tokens of it, is a value of a residual stream or added to one; whether anything else reads it."""
+    """For each value: whether it, or some tokens of it, is a value of a residual stream, added to one or mixed with other tokens, so that a norm
+    goes past the array; whether anything else reads it."""
     readers, producers = consumers(graph), {node.output: node for node in graph.nodes}
     left = {base(value, producers) for value in graph.outputs.values()}
     found: dict[str, tuple[bool, bool]] = {}
@@ -96,7 +97,7 @@ def uses(graph: Graph) -> dict[str, tuple[bool, bool]]:
         for reader in readers[value]:
             if reader.CHOOSES:
                 kept, read = kept or found[reader.output][0], read or found[reader.output][1]
-            elif isinstance(reader, (Sum, AddConst, ConcatTokens, LayerNorm)):
+            elif isinstance(reader, (Sum, AddConst, ConcatTokens, LayerNorm, TokenMix)):
                 kept = True
             else:
                 read = True

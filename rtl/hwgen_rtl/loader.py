@@ -9,6 +9,8 @@ from hwgen.isa import Op, Src, Stat
 
 from .fields import WORD_BITS, Fields
 
+FULL = 127               # of the rows behind tokens that are mixed, but the first one
+
 
 class Loader(wiring.Component):
     """Walks the program like the feed, one tile ahead of the one at work in the array.
@@ -21,9 +23,10 @@ class Loader(wiring.Component):
     word_*       assembled words of a STREAM instruction for the drain: To x int16
     retired      instructions retired so far, modulo 256
 
-    One vector or one key per cycle: To / load_columns cycles a column tile (To for keys), Ti cycles a row tile. 4-bit weights take
-    two cycles a vector. starved: waits for a vector. Latency: a vector is on load_* one cycle after it is taken, a key two after
-    its address. Reset: idle, nothing loaded. Cost: an instruction register (512 bits), a vector register, a product of 16 x 12 bits.
+    One vector or one key per cycle: To / load_columns cycles a column tile (To for keys), Ti cycles a row tile. A row tile past which
+    activations stream takes one more: its column sums are cleared again; behind the last key it has a row of 1, then rows of 127 up to
+    the last lane that counts. 4-bit weights take two cycles a vector. starved: waits for a vector. Latency: a vector is on load_* one cycle after it is taken, a key two
+    after its address. Reset: idle, nothing loaded. Cost: an instruction register (512 bits), a vector register, a product of 16 x 12 bits.
     """
 
     def __init__(self, config: EngineConfig):
@@ -76,6 +79,10 @@ class Loader(wiring.Component):
         m.d.sync += kv_valid.eq(0)
         m.d.comb += [self.kv_addr.eq(chunk + key), self.kv_stride.eq(f.stat_stride), self.kv_group.eq(group)]
         columns = f.stat == Stat.K_COLUMNS
+        if c.mixes:                             # a row tile past which activations stream
+            ended, plain, kv_fill = Signal(), Signal(), Signal(7)
+            mixes = (f.stat == Stat.V_ROWS) & (f.src == Src.ACT)
+            m.d.sync += plain.eq(0)
 
         def end_of_tile():
             """Advance (k, j); for the kv memory also the chunk, group and key walkers."""
@@ -189,19 +196,36 @@ class Loader(wiring.Component):
                 with m.If(free | (n != 0)):
                     inside = Signal()
                     m.d.comb += [inside.eq(key < f.stat_count), self.kv_ren.eq(inside)]
-                    m.d.sync += [kv_valid.eq(1), kv_row.eq(~columns), kv_index.eq(n), kv_last.eq(last), kv_inside.eq(inside),
-                                 kv_mask.eq(Mux(columns, mask, -1)), kv_first.eq(n == 0), n.eq(n + 1), key.eq(key + 1)]
+                    m.d.sync += [kv_valid.eq(1), kv_row.eq(~columns), kv_index.eq(n), kv_last.eq(last & ~mixes if c.mixes else last),
+                                 kv_inside.eq(inside), kv_mask.eq(Mux(columns, mask, -1)), kv_first.eq(n == 0), n.eq(n + 1),
+                                 key.eq(key + 1)]
                     with m.If(last):
                         m.d.comb += take_tile.eq(1)
                         end_of_tile()
                         with m.If((k == f.k_tiles - 1) & (j == f.n_tiles - 1)):
                             m.d.sync += index.eq(index + 1)
                             m.next = "FLUSH"
+                        if c.mixes:
+                            m.d.sync += ended.eq((k == f.k_tiles - 1) & (j == f.n_tiles - 1))
+                            with m.If(mixes):
+                                m.next = "SUMS"
+                    if c.mixes:
+                        used = (k != f.k_tiles - 1) | (n < f.k_hi)          # lanes of what streams; others may hold anything
+                        m.d.sync += kv_fill.eq(Mux(mixes & ~inside & used, Mux(key == f.stat_count, 1, FULL), 0))
+            if c.mixes:
+                with m.State("SUMS"):           # nothing was taken off what streams, so nothing is given back
+                    m.d.sync += plain.eq(1)
+                    m.next = "KV"
+                    with m.If(ended):
+                        m.next = "FLUSH"
             with m.State("FLUSH"):              # the last key is still on its way to the load port
                 m.next = "IDLE"
         with m.If(kv_valid):
             m.d.comb += [load_en.eq(1), load_row.eq(kv_row), load_wide.eq(0), load_index.eq(kv_index), clear.eq(kv_first), ready.eq(kv_last)]
             for i in range(c.ti):
-                m.d.comb += load_data[8 * i:8 * i + 8].eq(Mux(kv_mask[i] & kv_inside, self.kv_data[8 * i:8 * i + 8], 0))
+                m.d.comb += load_data[8 * i:8 * i + 8].eq(Mux(kv_mask[i] & kv_inside, self.kv_data[8 * i:8 * i + 8], kv_fill if c.mixes else 0))
+        if c.mixes:
+            with m.If(plain):
+                m.d.comb += [clear.eq(1), ready.eq(1)]
         m.d.comb += self.starved.eq(self.vec_ready & ~self.vec_valid)
         return m

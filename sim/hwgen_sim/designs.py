@@ -148,6 +148,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("loader_narrow", "tb.loader", lambda: Loader(NARROW), (), NARROW),
     BenchDesign("loader_wide", "tb.loader", lambda: Loader(WIDE), (), WIDE),
     BenchDesign("loader_bypass", "tb.loader", lambda: Loader(replace(WIDE, bypass=True)), (), replace(WIDE, bypass=True)),
+    BenchDesign("loader_mixes", "tb.loader", lambda: Loader(replace(NARROW, mixes=True)), (), replace(NARROW, mixes=True)),
     BenchDesign("loader_three_quarters", "tb.loader", lambda: Loader(THREE_QUARTERS), (), THREE_QUARTERS),
     _fetch(True, "feed"), _fetch(False, "load"), _fetch(True, "feed_lengths", (16, 8)), _fetch(False, "load_lengths", (64, 48)),
     BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(replace(NARROW, wide=True)), (), replace(NARROW, wide=True)),

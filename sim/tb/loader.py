@@ -49,7 +49,8 @@ class Model:
             self.expect_words(instr, active)
             return instr, active
         stat = rng.choice([stat for stat in Stat if c.bypass or stat is not Stat.BYPASS])
-        size = {"op": Op.MATMUL, "stat": stat, "k_tiles": rng.randint(1, 3), "n_tiles": rng.randint(1, 3), "load_slack": rng.randint(0, 3)}
+        src = rng.choice([Src.ACT, Src.EXP]) if c.mixes else Src.EXP
+        size = {"op": Op.MATMUL, "stat": stat, "src": src, "k_tiles": rng.randint(1, 3), "n_tiles": rng.randint(1, 3), "load_slack": rng.randint(0, 3)}
         match stat:
             case Stat.WEIGHTS:
                 instr = Instr(**size, column_params=rng.randint(0, 1), w4=rng.randint(0, 1) if c.w4 else 0)
@@ -95,7 +96,7 @@ class Model:
                     data = np.where(nibbles > 7, nibbles - 16, nibbles)
                 tile = data.reshape(c.to, c.ti).T
                 if active:
-                    self.tiles.expect((False, tile.tobytes()))
+                    self.tiles.expect((False, False, tile.tobytes()))
 
     def expect_kv(self, instr) -> None:
         """Tiles [ti, to] by column of keys, or by row."""
@@ -112,7 +113,11 @@ class Model:
                     chunk, group = divmod(instr.stat_group + j * (c.to // c.group), c.groups)
                     for n in range(min(c.ti, instr.stat_count - k * c.ti)):
                         tile[n] = self.kv_word(instr.stat_base + chunk * instr.stat_stride + k * c.ti + n, instr.stat_stride, group)[:c.to]
-                self.tiles.expect((instr.stat == Stat.V_ROWS, tile.tobytes()))
+                    if instr.src == Src.ACT:
+                        behind = [1, *[127] * c.ti]
+                        for n in range(max(0, instr.stat_count - k * c.ti), instr.k_hi if k == instr.k_tiles - 1 else c.ti):
+                            tile[n] = behind[min(k * c.ti + n - instr.stat_count, 1)]
+                self.tiles.expect((instr.stat == Stat.V_ROWS, instr.stat == Stat.V_ROWS and instr.src == Src.EXP, tile.tobytes()))
 
 
 class Array:
@@ -121,7 +126,7 @@ class Array:
     def __init__(self, dut, model: Model, hold, parameter_hold: int):
         c = model.c
         self.dut, self.model, self.hold, self.parameter_hold, self.age = dut, model, hold, parameter_hold, 0
-        self.tile, self.rows, self.full, self.loaded = np.zeros((c.ti, c.to), np.int64), False, False, False
+        self.tile, self.rows, self.sums, self.full, self.loaded = np.zeros((c.ti, c.to), np.int64), False, False, False, False
         self.parameters, self.parameter_bank, self.parameters_full = [], 0, 0
 
     def drive(self) -> None:
@@ -135,7 +140,9 @@ class Array:
     def look(self) -> None:
         dut, c = self.dut, self.model.c
         if sample(dut.load_clear):
-            self.tile[:], self.rows, self.loaded = 0, bool(sample(dut.load_row)), True
+            self.sums = bool(sample(dut.load_en) and sample(dut.load_row))        # without a write: cleared again
+            if sample(dut.load_en):
+                self.tile[:], self.rows, self.loaded = 0, self.sums, True
         if sample(dut.load_en):
             if self.full:
                 raise BenchFailure("a tile is overwritten before the array has taken it")
@@ -146,7 +153,7 @@ class Array:
                 for n in range(c.load_columns if sample(dut.load_wide) else 1):
                     self.tile[:, index + n] = data[c.ti * n:c.ti * (n + 1)]
         if sample(dut.tile_ready):
-            self.model.tiles.observe((self.rows, self.tile.tobytes()) if self.loaded else NO_TILE)
+            self.model.tiles.observe((self.rows, self.sums, self.tile.tobytes()) if self.loaded else NO_TILE)
             self.full, self.loaded = True, False
         if sample(dut.par_en):
             bank, index = sample(dut.par_bank), sample(dut.par_index)

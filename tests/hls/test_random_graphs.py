@@ -87,7 +87,8 @@ def test_tokens_by_an_order_in_the_csim(executable, seed, options, tmp_path):
 def test_both_backends(executable, tmp_path):
     """Two of them in the RTL as well: the same output words."""
     engine = native_builds.Engine(tmp_path / "rtl", 8, 8, 64, {"max_experts": 8, "max_top_k": 3, "activation": "silu sigmoid", "wide": True, "causal": True,
-                                                                  "operand_words": 128, "list_words": 512, "bypass": True, "rms": True, "scores": True})
+                                                                  "operand_words": 128, "list_words": 512, "bypass": True, "rms": True, "scores": True,
+                                                                  "mixes": True})
     compared = 0
     for seed in SEEDS:
         model, images, _ = random_graphs.network(seed, Act.SILU)

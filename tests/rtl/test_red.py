@@ -129,6 +129,7 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("writer_four", axi, "PAGE_BYTES", 8192),
     ("registers", registers, "SLVERR", 0),
     ("loader_square", loader, "NUM_PARAM_BANKS", 5),
+    ("loader_mixes", loader, "FULL", 126),                                                              # a bias of tokens
 )
 
 

@@ -62,6 +62,9 @@ constexpr std::uint32_t weight_words(const Step &s)
     case Kind::SCALE:
         return COLUMN_BYTES * words_of(s.in_channels, Config::LANES);
     case Kind::LINEAR:
+        if (s.mixed) {
+            return 0;
+        }
         return s.taps == 0 ? linear_words(s.in_channels, s.out_channels, Config::LANES)
                            : list_words(s.taps, s.rows, Config::LANES) +
                                  linear_words(s.taps * words_of(s.in_channels, Config::LANES) * Config::LANES, s.out_channels, Config::LANES);
@@ -100,7 +103,7 @@ inline LinearJob linear_job(const Step &s)
 #pragma HLS INLINE
     return LinearJob{s.tokens, s.first_token, s.rows, s.in_channels, s.out_channels, s.src, s.dst, s.dst_tokens,
                      s.target, false,         0,      s.out,        s.function,    s.wide_source, s.wide_result, s.frac,
-                     s.operand, s.fresh,  s.stream,       s.size,       s.taps};
+                     s.operand, s.fresh,  s.stream,       s.size,       s.taps,        s.mixed,       s.values,      s.count,       s.first};
 }
 
 /// The norm of a LAYER_NORM, RESCALE or SCALE step.

@@ -22,6 +22,7 @@ struct LinearConfig : ActivationConfig, RouterConfig {
     static constexpr unsigned OPERAND_WORDS = 1;  ///< of 16 bits that results are multiplied with; 1: there are none
     static constexpr bool ROTATES = false;        ///< there are results of which they turn pairs
     static constexpr unsigned LIST_SIZE = 1;      ///< numbers of tokens of a product that takes them by a list; 1: there is none
+    static constexpr bool MIXES = false;          ///< there are products with tokens of the activation memory instead of weights
 };
 
 /// Where results go.
@@ -60,8 +61,12 @@ struct LinearJob {
     unsigned operand;  ///< MULTIPLIED, ROTATED: word address of what is multiplied with; it has `rows` rows, or `first_token`
     bool fresh;     ///< RESIDUAL: the result is not added
     unsigned stream;  ///< RESIDUAL, WEIGHED: word address
-    unsigned period;  ///< ROTATED: channels of the operand
+    unsigned period;  ///< ROTATED: channels of the operand; `mixed`: rows of the tokens in memory
     unsigned taps;    ///< tokens of the source side by side in one of the result, whose numbers come in front of the weights; 0: it is streamed in order
+    bool mixed;       ///< tokens of the activation memory are the rows of the tiles, behind them `ones` of constants: one of 1, others of 127
+    unsigned held;    ///< word address of the tokens
+    unsigned ones;
+    Factor mix;       ///< of all columns
 };
 
 /// Parameters of an output column.
@@ -116,6 +121,23 @@ inline void load_tile(const Word<Config::LANES> &word, Act column[Config::LANES]
     for (unsigned r = 0; r < Config::LANES; ++r) {
 #pragma HLS UNROLL
         column[r] = lane_of<Config::LANES>(word, r);
+    }
+}
+
+/// A tile of tokens, for output tile `n` and reduction tile `k`.
+template <class Config>
+inline void load_tokens_tile(const LinearJob &job, unsigned n, unsigned k, const Act act[][Config::LANES], Act tile[Config::LANES][Config::LANES])
+{
+#pragma HLS INLINE
+    for (unsigned r = 0; r < Config::LANES; ++r) {
+#pragma HLS PIPELINE II = 1
+        const unsigned row = k * Config::LANES + r;
+        const unsigned count = job.in_channels - job.ones;
+        for (unsigned c = 0; c < Config::LANES; ++c) {
+#pragma HLS UNROLL
+            const Act constant = static_cast<Act>(row == count ? 1 : 127);
+            tile[c][r] = row < count ? act[job.held + n * job.period + row][c] : static_cast<Act>(row < job.in_channels ? constant : 0);
+        }
     }
 }
 
@@ -224,7 +246,12 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
             }
         }
     }
-    for (unsigned i = 0; i < COLUMN_BYTES + LANES; ++i) {  // the first columns and the first tile
+    const bool mixed = Config::MIXES && job.mixed;
+    for (unsigned c = 0; mixed && c < LANES; ++c) {
+#pragma HLS UNROLL
+        columns[0][c] = columns[1][c] = Column{0, scale_of(job.mix), Mult(0), false};
+    }
+    for (unsigned i = 0; !mixed && i < COLUMN_BYTES + LANES; ++i) {  // the first columns and the first tile
 #pragma HLS PIPELINE II = 1
         const Word<LANES> word = weights.read();
         if (i < COLUMN_BYTES) {
@@ -246,7 +273,10 @@ void linear(const LinearJob &job, hls::stream<Word<Config::LANES>> &weights, Act
             const bool last = k + 1 == k_tiles;
             const bool low_pass = p % passes == 1;  // the next tile is here already
             const unsigned head = last ? COLUMN_BYTES : 0;  // words of columns before the next tile
-            const unsigned loads = low_pass || (last && n + 1 == n_tiles) ? 0 : head + LANES;
+            const unsigned loads = mixed || low_pass || (last && n + 1 == n_tiles) ? 0 : head + LANES;
+            if (mixed) {
+                load_tokens_tile<Config>(job, n, k, act, tile[half]);
+            }
             const unsigned steps = rows > loads ? rows : loads;
             for (unsigned t = 0; t < steps; ++t) {
 #pragma HLS PIPELINE II = 1

@@ -50,6 +50,7 @@ struct Step {
     bool biased = false;        ///< scores are
     std::uint16_t value_size = 0;  ///< channels of a head of values and results
     std::uint16_t taps = 0;     ///< tokens of the source side by side in one of a product's result, by a list; 0: there is none
+    bool mixed = false;         ///< tokens of the activation memory are multiplied with, no weights
 };
 
 /// A value in the activation memory: `tokens` rows at word `address`.

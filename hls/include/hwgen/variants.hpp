@@ -65,6 +65,17 @@ constexpr Step taken(Step s, std::uint16_t taps, std::uint16_t rows)
     return s;
 }
 
+/// A product with tokens for weights, from row `first` of theirs on, and `ones` rows of constants behind them; factor: of the result.
+constexpr Step mixed(Step step, Value tokens, std::uint16_t first, std::uint16_t ones, Factor factor)
+{
+    step.mixed = true;
+    step.values = tokens.address + first;
+    step.size = tokens.tokens;
+    step.count = ones;
+    step.first = factor;
+    return step;
+}
+
 /// An attention with a constant of the operand memory, for every head, query and key of the longest sequence, added to its scores.
 constexpr Step biased(Step step, Value bias)
 {

@@ -15,6 +15,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr bool SCORES = true;
     static constexpr bool ROTATES = true;
     static constexpr unsigned LIST_SIZE = 1024;
+    static constexpr bool MIXES = true;
     static constexpr unsigned MAX_EXPERTS = 16;
     static constexpr unsigned MAX_TOP_K = 4;
     static constexpr unsigned ACT_WORDS = 4096;

@@ -89,6 +89,7 @@ void read_network()
         read(s.biased);
         read(s.value_size);
         read(s.taps);
+        read(s.mixed);
     }
     if (!read.at_end()) {
         fail("has more words than steps");

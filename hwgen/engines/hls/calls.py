@@ -13,6 +13,7 @@ from ...steps.walk import with_tensors
 from .attention import Attention, BiasedAttention
 from .call import Call, does
 from .experts import Experts, GatedExperts, Router, ScoreRouter
+from .mixed import MixedActivated, MixedFresh, MixedLinear, MixedResidual
 from .products import (
     Features,
     Head,
@@ -32,8 +33,8 @@ from .start import Constants, LayerNorm, Operands, Patches, Rescaled, ResidualAd
 MOST_TOKENS = 1 << 15        # whose numbers a list holds
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
                                  ScaledHead, Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated,
-                                 LinearRotated, Head, Features, Attention, BiasedAttention, Router, ScoreRouter, Experts,
-                                 GatedExperts)
+                                 LinearRotated, MixedLinear, MixedActivated, MixedResidual, MixedFresh, Head, Features, Attention, BiasedAttention,
+                                 Router, ScoreRouter, Experts, GatedExperts)
 
 
 def calls(network: Network) -> list[Call]:

@@ -19,6 +19,7 @@ from .attention import Attention, BiasedAttention
 from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router, ScoreRouter
+from .mixed import Mixed
 from .products import Head, LinearRotated, Product
 from .start import Patches, Tokens
 from .value import Value, words
@@ -67,6 +68,11 @@ class Plan:
     def rotates(self) -> bool:
         """Whether there are layers in which pairs of channels are turned."""
         return any(isinstance(step, LinearRotated) for step in self.steps)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether there are layers in which tokens are mixed."""
+        return any(isinstance(step, Mixed) for step in self.steps)
 
     @property
     def biased(self) -> bool:

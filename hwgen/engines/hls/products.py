@@ -164,7 +164,8 @@ class LinearActivated(Product):
     """The same with the activation function and its output factor."""
 
     INTO_ROWS = True
-    function, target, form = "linear_activated", "ACTIVATED", ((Plain, Stationary, Requant, Table),)
+    function, target = "linear_activated", "ACTIVATED"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant, Table),)
 
     @property
     def activation(self) -> str:
@@ -220,7 +221,8 @@ class LinearResidual(Product):
 class LinearFresh(LinearResidual):
     """A residual stream starts with the product."""
 
-    asked, form = "linear", ((Plain, Stationary, Requant),)
+    asked = "linear"
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Plain, Stationary, Requant),)
 
     @property
     def fresh(self) -> bool:

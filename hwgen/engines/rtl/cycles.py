@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ...engine import MIN_PASS, EngineConfig, burst_beats, retire_latency
-from ...isa import Instr, Op, Stat
+from ...isa import Instr, Op, Src, Stat
 
 LOAD_LATENCY = 3         # last vector of a tile -> the feed may take the tile
 TAKE = 2                 # the array takes a loaded tile -> the loader starts the next
@@ -133,7 +133,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                         room = max(stream.take(params, loader), room)
                     loader = stream.take(load_cycles >> instr.w4, room, 1 + instr.w4)
                 else:
-                    loader = room + 1 + (to if instr.stat == Stat.K_COLUMNS else ti)
+                    loader = room + 1 + (to if instr.stat == Stat.K_COLUMNS else ti + (instr.src == Src.ACT))
                 hazard = done(instr.slack) if begin is None else 0.0
                 tile = max(feed, loader + LOAD_LATENCY, hazard)
                 wait_hazard += max(0.0, min(hazard, tile) - feed)

@@ -117,8 +117,9 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
     held = config.ti * instr.k_tiles if instr.stat == Stat.V_ROWS else config.to * instr.n_tiles
     if loaded and not 1 <= instr.stat_count <= held:
         return f"{instr.stat_count} keys do not fit its tiles"
-    if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS):
-        return "exponentials, values and the division by the sum of a row go together"
+    mixes = config.mixes and instr.src == Src.ACT and not instr.wide and instr.stat == Stat.V_ROWS
+    if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS) and not mixes:
+        return "exponentials, values and the division by the sum of a row go together, or the engine does not mix tokens"
     if (instr.gather or instr.scatter) and (instr.expert >= config.max_experts or instr.gather and instr.src != Src.ACT
                                             or instr.scatter and instr.dst != Dst.RES_ADD):
         return f"takes tokens of expert {instr.expert} of {config.max_experts}: gathers activations, scatters into the residual stream"

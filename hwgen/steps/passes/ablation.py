@@ -53,7 +53,7 @@ def _one_tile(step: Step, to: int) -> Step:
     channels = replace(step.sink.channels, count=keep)
     tile = step.tile
     if isinstance(tile, Values):
-        tile = Values(replace(tile.view, channels=Span(tile.view.channels.start, keep)))
+        tile = replace(tile, view=replace(tile.view, channels=Span(tile.view.channels.start, keep)))
     if isinstance(tile, Stationary):
         tile = replace(tile, weight=_cut(tile.weight, keep), bias=_cut(tile.bias, keep), scale=_cut(tile.scale, keep))
     drain = tuple(_first(stage, keep) for stage in step.drain)

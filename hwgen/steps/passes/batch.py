@@ -29,6 +29,7 @@ def batch(network: Network, images: int) -> Network:
     embed, front = _embedding(network)
     patches = network.input[1]
     biases = {stage.view.tensor for step in network.steps for stage in step.drain if isinstance(stage, Bias)}          # of every image
+    biases |= {step.source.tensor for step in network.steps if mixes(step)}
 
     def many(tensor: Tensor) -> Tensor:
         return tensor if tensor in biases else replace(tensor, tokens=images * (tensor.tokens + (front if tensor == patches else 0)))
@@ -112,9 +113,16 @@ def _image(step: Step, changed: Step, index: int) -> Step:
     tile = changed.tile
     if not isinstance(tile, (Keys, Values)) or not isinstance(step.tile, (Keys, Values)):
         raise TypeError(f"step {step.name!r} is none of attention")
-    return replace(changed, source_view=part(changed.source, step.source), tile=replace(tile, view=part(tile.view, step.tile.view)),
+    source = step.source if mixes(step) else part(changed.source, step.source)
+    drain = tuple(Add(part(changed.sink, step.sink)) if isinstance(stage, Add) else stage for stage in changed.drain)
+    return replace(changed, source_view=source, drain=drain, tile=replace(tile, view=part(tile.view, step.tile.view)),
                    sinks=(part(changed.sink, step.sink),), part=f"{step.part}.image{index}".lstrip("."), macs=step.macs,
                    about=f"{step.about}, image {index}")
+
+
+def mixes(step: Step) -> bool:
+    """Whether a constant streams past the tokens of an image."""
+    return isinstance(step.tile, Values) and not isinstance(step.feed, Exp2)
 
 
 def _pairs(steps: list[Step]) -> Iterator[Step]:

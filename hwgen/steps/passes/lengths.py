@@ -85,6 +85,8 @@ def _wrong(step: Step, tokens: int, keys: dict[Tensor, bool]) -> str | None:
         return f"attends to tokens {held.tokens} of {held.tensor}: of a shorter sequence they may not be there"
     if isinstance(step.tile, Keys) and step.tile.limit and step.source.tensor.sequence != step.tile.view.tensor.sequence:
         return "is a causal attention of two sequences, of which only one can be shorter"
+    if isinstance(step.tile, Values) and not isinstance(step.feed, Exp2):
+        return "mixes the tokens of the sequence by a matrix, which is for all of them" if step.tile.view.tensor.sequence else None
     if isinstance(step.tile, Values) and keys[step.source.tensor] != step.tile.view.tensor.sequence:
         return f"weighs {step.tile.view} by keys of another sequence: only one of the two can be shorter"
     return None

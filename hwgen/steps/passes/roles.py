@@ -30,8 +30,9 @@ def copies(network: Network, group: int) -> Network:
     """
     roles = _roles(network)
     maps = {step.tile.view.tensor: HeadMap(step.heads, step.tile.view.channels.count // step.heads, group)
-            for step in network.steps if isinstance(step.tile, Values)}
-    padded = {step.sink.tensor: maps[step.tile.view.tensor] for step in network.steps if isinstance(step.tile, Values)}
+            for step in network.steps if isinstance(step.feed, Exp2) and isinstance(step.tile, Values)}
+    padded = {step.sink.tensor: maps[step.tile.view.tensor] for step in network.steps
+              if isinstance(step.feed, Exp2) and isinstance(step.tile, Values)}
     steps: list[Step] = []
     for step in network.steps:
         value = step.sink.tensor
@@ -41,7 +42,7 @@ def copies(network: Network, group: int) -> Network:
                 raise ModelError("its result is used as keys or values of another attention without a Linear in between",
                                  where=f"node {step.node!r}")
             steps.append(replace(read, sinks=(step.sink.of(replace(value, heads=padded[value])),)))
-        elif step.tile.by_columns and value.memory is Memory.ACT and step.expert is None:
+        elif (step.tile.by_columns or step.tile.by_rows) and value.memory is Memory.ACT and step.expert is None:
             for role in roles.get(value, ()):
                 copy = _copy(value, role, maps)
                 part = step.part if role is Role.DATA else f"{step.part}.{role}".lstrip(".")
@@ -86,7 +87,7 @@ def _roles(network: Network) -> dict[Tensor, dict[Role, None]]:
 def _copy(value: Tensor, role: Role, maps: dict[Tensor, HeadMap]) -> Tensor:
     if role is Role.DATA:
         return value
-    return replace(value, name=f"{value.name}.{role}", memory=Memory.KV, heads=maps[value] if role is Role.VALUES else None)
+    return replace(value, name=f"{value.name}.{role}", memory=Memory.KV, heads=maps.get(value) if role is Role.VALUES else None)
 
 
 def _read(step: Step, padded: dict[Tensor, HeadMap], maps: dict[Tensor, HeadMap]) -> Step:

@@ -19,6 +19,9 @@ from .base import Interval, Run
 if TYPE_CHECKING:
     from ..step import Step
 
+FULL = INT8.hi           # of the constants behind values
+
+
 def largest(form: Format) -> int:
     """Magnitude of what streams: INT8, or attention weights less 128; of WIDE what its halves can add up to on the way, one after the other
     and with what the bias gives back."""
@@ -163,9 +166,11 @@ class Keys(Tile):
 
 @dataclass(frozen=True, slots=True)
 class Values(Tile):
-    """``x @ view``: a key a row."""
+    """``x @ view``: a token a row. ones: so many rows of constants behind them, one of 1 and the others of `FULL`, so that what streams can hold a
+    bias for each of its rows (`with_bias`)."""
 
     view: View
+    ones: int = 0
 
     by_rows: ClassVar[bool] = True
 
@@ -173,26 +178,53 @@ class Values(Tile):
     def stationary(self) -> View:
         return self.view
 
+    @property
+    def behind(self) -> np.ndarray:
+        """The constants, int64 [ones]."""
+        return np.array([1, *[FULL] * (self.ones - 1)][:self.ones], np.int64)
+
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
-        return numerics.matmul(x, run.read(self.view), largest(INT8) * INT8.hi)
+        rows = run.read(self.view)
+        if self.ones:
+            rows = np.concatenate([rows, np.broadcast_to(self.behind[:, None], (*rows.shape[:-2], self.ones, rows.shape[-1]))], axis=-2)
+        return numerics.matmul(x, rows, largest(INT8) * INT8.hi)
 
     def shape(self, step: Step) -> tuple[int, int]:
-        return self.view.tokens.count, self.view.channels.count // step.heads
+        return self.view.tokens.count + self.ones, self.view.channels.count // step.heads
 
     def interval(self, step: Step) -> Interval:
-        bound = self.view.tokens.count * largest(INT8) * INT8.hi
+        bound = (self.view.tokens.count + self.ones) * largest(INT8) * INT8.hi
         return -bound, bound
 
     def fields(self, step: Step) -> dict[str, int]:
         return {"stat": Stat.V_ROWS, "stat_count": self.view.tokens.count}
 
     def wrong(self, step: Step) -> str | None:
-        if [stage.name for stage in step.drain] != ["restore", "row_factor"]:
-            return "products with values are restored and divided by the sum of their row, nothing else"
+        divided = [stage.name for stage in step.drain][:2] == ["restore", "row_factor"]
+        if divided != (step.feed.name == "exp2") or divided and len(step.drain) > 2:
+            return "products of attention weights with values are restored and divided by the sum of their row, nothing else"
+        if self.ones < 0 or self.ones and divided:
+            return f"has {self.ones} rows of constants behind the values"
+        if not divided and (found := step.feed.format(step)) != INT8:
+            return f"what mixes tokens is {INT8}, not {found}"
         return by_heads(self.view, step)
 
     def __str__(self) -> str:
-        return f"values({self.view})"
+        return f"values({self.view}{f', {self.ones} of ones' if self.ones else ''})"
+
+
+def with_bias(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, int]:
+    """Integers [R, K] and a bias for each row, integers [R], as one matrix int8 [R, K + ones], and ``ones`` of `Values`: its first column
+    behind is times 1, the others are times `FULL`."""
+    if not bias.any():
+        return weight.astype(INT8.dtype), 0
+    high = np.rint(bias / FULL).astype(np.int64)
+    count = -(-int(np.abs(high).max()) // FULL)
+    parts = [bias - high * FULL]
+    for _ in range(count):
+        part = np.clip(high, -FULL, FULL)
+        high, parts = high - part, [*parts, part]
+    return np.column_stack([weight, *parts]).astype(INT8.dtype), 1 + count
 
 
 @dataclass(frozen=True, slots=True)
