@@ -25,8 +25,9 @@ class Loader(wiring.Component):
 
     One vector or one key per cycle: To / load_columns cycles a column tile (To for keys), Ti cycles a row tile. A row tile past which
     activations stream takes one more: its column sums are cleared again; behind the last key it has a row of 1, then rows of 127 up to
-    the last lane that counts. 4-bit weights take two cycles a vector. starved: waits for a vector. Latency: a vector is on load_* one cycle after it is taken, a key two
-    after its address. Reset: idle, nothing loaded. Cost: an instruction register (512 bits), a vector register, a product of 16 x 12 bits.
+    the last lane that counts. 4-bit weights take two cycles a vector. starved: waits for a vector. Latency: a vector is on load_* one
+    cycle after it is taken, a key two after its address. Reset: idle, nothing loaded. Cost: an instruction register (512 bits), a vector
+    register, a product of 16 x 12 bits.
     """
 
     def __init__(self, config: EngineConfig):
