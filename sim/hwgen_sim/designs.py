@@ -28,7 +28,7 @@ TALL = replace(SQUARE, ti=32, to=16)                            # two segments
 WIDE = replace(NARROW, load_columns=2, w4=True)                 # two columns a cycle, 4-bit weights
 THREE_QUARTERS = replace(SQUARE, ti=64, to=48)                  # windows of three groups of four
 OPERANDS = replace(NARROW, operand_words=32)                    # words of another value go along
-LISTS = replace(NARROW, list_words=64, wide=True, bypass=True)  # tokens by a list
+LISTS = replace(NARROW, list_words=64, wide=True, bypass=True)  # tokens by a list, of 16 bits and past the array too
 ATTENTION = replace(NARROW, max_tokens=32, act_words=128, kv_words=128, score_words=128, max_experts=0, max_top_k=0)
 
 
@@ -132,7 +132,6 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _pe(WIDE, "wide"), _pe(WIDE, "packed_wide"), _pe(NARROW, "packed_fabric"), _pe(WIDE, "packed_fabric_wide"),
     _array("accumulator", SQUARE, harness.accumulator, "square"),
     _array("feed_lanes", SQUARE, harness.feed_lanes, "square"), _array("feed_lanes", replace(TALL, wide=True), harness.feed_lanes, "tall"),
-    _array("feed_lanes", replace(NARROW, wide=True, bypass=True), harness.feed_lanes, "bypass"),
     _array("feed_lanes", LISTS, harness.feed_lanes, "lists"),
     _drain(replace(SQUARE, packed=True), 0, "square"), _drain(replace(TALL, wide=True, operand_words=16, rotate=True, bypass=True), 1, "tall"),
     _drain(replace(WIDE, packed=True, operand_words=16), 2, "wide"),
@@ -153,10 +152,9 @@ DESIGNS: tuple[BenchDesign, ...] = (
     _fetch(True, "feed"), _fetch(False, "load"), _fetch(True, "feed_lengths", (16, 8)), _fetch(False, "load_lengths", (64, 48)),
     BenchDesign("feeder_narrow", "tb.feeder", lambda: Feeder(replace(NARROW, wide=True)), (), replace(NARROW, wide=True)),
     BenchDesign("feeder_causal", "tb.feeder", lambda: Feeder(replace(TALL, causal=True)), (), replace(TALL, causal=True)),
-    _feeder(replace(NARROW, wide=True, bypass=True), "bypass"), _feeder(replace(THREE_QUARTERS, wide=True, bypass=True), "bypass_three_quarters"),
+    _feeder(LISTS, "lists"), _feeder(replace(THREE_QUARTERS, wide=True, bypass=True), "bypass_three_quarters"),
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
     BenchDesign("feeder_operands", "tb.feeder", lambda: Feeder(OPERANDS), (), OPERANDS),
-    _feeder(LISTS, "lists"), _feeder(replace(THREE_QUARTERS, list_words=64, causal=True), "lists_three_quarters"),
     _attention(ATTENTION, "attention"), _attention(replace(ATTENTION, causal=True), "attention_causal"),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"), _router(64, 4, 8, "sixty_four"),
     _router(1, 1, 8, "score_of_one", True), _router(9, 5, 32, "scores_of_nine", True), _router(20, 7, 8, "scores_of_twenty", True),

@@ -53,8 +53,8 @@ SV_FAULTS = (            # design, file, text, what it becomes
     ("drain_lanes_tall", "drain_lanes.sv", "c4.operand != 3 ? half4", "!c4.operand[0] ? half4"),
     ("drain_lanes_square", "drain_lanes.sv", "-32'sd32767 : w;", "-32'sd32768 : w;"),
     ("drain_lanes_tall", "drain_lanes.sv", "j < 32'(c7.lanes) ? t", "1 ? t"),                           # sums
-    ("feed_lanes_bypass", "feed_lanes.sv", "{upper[i][5:0], u[i][9:8]}", "{upper[i][5:0], u[i][8:7]}"),      # high byte of a word past the array
-    ("feed_lanes_bypass", "feed_lanes.sv", "upper[i] = sat[i] ?", "upper[i] = 1'b0 ?"),                   # its saturation
+    ("feed_lanes_lists", "feed_lanes.sv", "{upper[i][5:0], u[i][9:8]}", "{upper[i][5:0], u[i][8:7]}"),      # high byte of a word past the array
+    ("feed_lanes_lists", "feed_lanes.sv", "upper[i] = sat[i] ?", "upper[i] = 1'b0 ?"),                   # its saturation
     ("feed_lanes_lists", "feed_lanes.sv", "{WIDE != 0 && plane == 2, 7'd0} : act_i[i]", "8'd0 : act_i[i]"),    # zeros of a low half
     ("feed_lanes_lists", "feed_lanes.sv", "mult1 = below >= 36 || LISTS != 0 && none", "mult1 = below >= 36"),          # zeros of a normalised token
     ("drain_lanes_tall", "drain_lanes.sv", "data_i[j] ^ {16{turn_0[j]}}", "data_i[j]"),                  # a column of negative sign
@@ -117,7 +117,6 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("feeder_narrow", feeder, "MIN_PASS", 7),
     ("feeder_operands", feeder, "repeats", lambda period, tile: C(0)),                                      # operands of the first tile again
     ("feeder_lists", feeder, "next_row", lambda row, stride: row),                                       # the first tap again
-    ("feeder_lists_three_quarters", feeder, "LISTED", 13),                                              # zeros for a token of a high number
     ("feeder_causal", feeder, "at_most", lambda left, lanes: Mux(left < lanes, left[:7], lanes)),              # tiles behind a row's last key
     ("attention_causal", feeder, "at_most", lambda left, lanes: Mux(left < 0, 0, lanes)),                   # the tile it lies in
     ("attention_causal", engine, "sees_any", lambda lanes: C(1)),                                           # maximum over no key
