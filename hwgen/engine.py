@@ -22,6 +22,11 @@ LIST_LATENCY = 2         # from a token's place in a list to its number: every t
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 
 
+def lane_group(ti: int, to: int) -> int:
+    """Lanes per memory bank of an array of ti x to."""
+    return min(16, to if ti % to == 0 else 16)
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Sizes of one engine. Lane counts are powers of two times the group; words are addresses of one memory.
@@ -72,7 +77,7 @@ class EngineConfig:
     @property
     def group(self) -> int:
         """Lanes per memory bank."""
-        return min(16, self.to if self.ti % self.to == 0 else 16)
+        return lane_group(self.ti, self.to)
 
     @property
     def groups(self) -> int:

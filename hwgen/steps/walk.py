@@ -46,14 +46,12 @@ def _with(record: Any, kind: type, change: Callable[[Any], Any]) -> Any:
             return items if any(a is not b for a, b in zip(items, record, strict=True)) else record
         case Param():
             return record
-    if not is_dataclass(record) or isinstance(record, type):
-        return record
     changed = {}
-    for entry in fields(record):
-        before = getattr(record, entry.name)
+    for name in _fields(type(record)):
+        before = getattr(record, name)
         after = _with(before, kind, change)
         if after is not before:
-            changed[entry.name] = after
+            changed[name] = after
     return replace(record, **changed) if changed else record
 
 
@@ -63,14 +61,24 @@ def _leaves(record: Any) -> Iterator[Any]:
     elif isinstance(record, tuple):
         for item in record:
             yield from _leaves(item)
-    elif is_dataclass(record) and not isinstance(record, type):
-        for entry in fields(record):
-            yield from _leaves(getattr(record, entry.name))
+    else:
+        for name in _fields(type(record)):
+            yield from _leaves(getattr(record, name))
 
 
 def _views(record: Any) -> Iterator[View]:
     if isinstance(record, View):
         yield record
-    elif is_dataclass(record) and not isinstance(record, (type, Tensor, Param)):
-        for entry in fields(record):
-            yield from _views(getattr(record, entry.name))
+    elif not isinstance(record, (Tensor, Param)):
+        for name in _fields(type(record)):
+            yield from _views(getattr(record, name))
+
+
+_FIELDS: dict[type, tuple[str, ...]] = {}
+
+
+def _fields(kind: type) -> tuple[str, ...]:
+    """Names of the fields of a record's class; none of any other."""
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(entry.name for entry in fields(kind)) if is_dataclass(kind) else ()
+    return _FIELDS[kind]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from dataclasses import dataclass
+from itertools import accumulate, islice, repeat
 
 from ...engine import MIN_PASS, EngineConfig, burst_beats, retire_latency
 from ...isa import Instr, Op, Src, Stat
@@ -17,6 +18,7 @@ from ...isa import Instr, Op, Src, Stat
 LOAD_LATENCY = 3         # last vector of a tile -> the feed may take the tile
 TAKE = 2                 # the array takes a loaded tile -> the loader starts the next
 DELIVERY = 6             # a beat comes -> the loader may have its vector
+EDGE = 1e-6              # cycles: far more than rounding, far less than a beat
 BANK = 4                 # beats, as in templates/bench/main.cpp
 
 
@@ -53,13 +55,29 @@ class _Stream:
     def take(self, count: int, now: float, cycles: int = 1) -> float:
         """The loader takes ``count`` vectors of ``cycles`` each from ``now`` on; returns the cycle after the last."""
         end = self.flight[-1][1] + DELIVERY if self.flight else 0.0
-        for _ in range(count):
-            self.needed += self.vector
-            while self.read < self.needed:
+        while count:
+            some = min(count, (self.read - self.needed) // self.vector)             # vectors of bursts that have been asked for
+            if some <= 0:
                 end = self._next_burst() + DELIVERY
-            now = max(now + cycles, end - (self.read - self.needed) * self.per_byte)
-            self.taken.append(now)
+                continue
+            count -= some
+            now = self._take_some(some, now, cycles, end)
         return now
+
+    def _take_some(self, some: int, now: float, cycles: int, end: float) -> float:
+        """The same for vectors of bursts whose last beat comes at ``end``: one waits for the one before it, or for its own beats."""
+        left, vector, per_byte = self.read - self.needed - self.vector, self.vector, self.per_byte       # left: bytes behind the first one
+        first, last = end - left * per_byte, end - (left - (some - 1) * vector) * per_byte
+        self.needed += some * vector
+        if first < now + cycles - EDGE and last < now + some * cycles - EDGE:                             # all are there already
+            self.taken.extend(islice(accumulate(repeat(cycles, some), initial=now), 1, None))
+        elif first > now + cycles and vector * per_byte > cycles + EDGE:                                  # all wait for memory
+            self.taken.extend([end - (left - i * vector) * per_byte for i in range(some)])
+        else:
+            for i in range(some):
+                now = max(now + cycles, end - (left - i * vector) * per_byte)
+                self.taken.append(now)
+        return self.taken[-1]
 
     def _next_burst(self) -> float:
         """Ask for one more; returns when its last beat comes."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 import math
+from weakref import WeakKeyDictionary
 
-from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig, covering
+from ...engine import MAX_FUNCTIONS, OUT_WORDS, EngineConfig, covering, lane_group
 from ...errors import CapacityError, combined
 from ...isa import Dst, Instr, Op, Operand, Src, Stat
 from ...layout import image
@@ -31,13 +32,14 @@ from ...steps.passes.roles import copies
 from ...steps.passes.rotations import tile_rotations
 from ...steps.passes.starts import lengthen_starts
 from ...steps.passes.taps import is_tap, taps as tapped
-from ...steps.step import Quantized, Step
+from ...steps.step import Network, Quantized, Step
 from ...steps.tensor import Memory, Tensor
 from ...steps.walk import tensors
 from .encode import Encoder, planes_of
 from .hazards import slacks
 from .program import BufferInfo, InstrInfo, OutputSlice, Program, shape_of
 
+_PASSED: WeakKeyDictionary[Quantized, dict[tuple[Hashable, ...], list[Network]]] = WeakKeyDictionary()
 NOTHING = Ablation()      # to do without
 MAX_TOKENS = 4096         # accumulator rows an instruction can address
 OPERAND_WORDS = 1024      # words of an operand; products of two values are worked on in blocks of columns
@@ -54,10 +56,10 @@ BY_COLUMNS = (Memory.OPERAND, Memory.LIST)      # words of To lanes, of engines 
 def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_beats: int = 512, packed: bool = False,
              batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = NOTHING,
              taps: bool = False, engine: EngineConfig | None = None,
-             token_block: int = 0) -> Program:
+             token_block: int = 0, sketch: bool = False) -> Program:
     """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a
     score buffer, longer sequences are worked on in blocks of queries. engine: that exists already; the program is for it, and not for the
-    smallest one. token_block: hidden values are there for so many tokens at a time (0: all), see `split_hidden`. Raises CapacityError when
+    smallest one. token_block: hidden values are there for so many tokens at a time (0: all), see `split_hidden`. sketch: without the weight image, which takes the longest to make. Raises CapacityError when
     the instruction set's limits, or those of ``engine``, are exceeded."""
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
@@ -65,19 +67,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     if batch > 1 and model.tasks[0].input[1].sequence:
         raise CapacityError("the sequences of a batch all have the compiled length: a run-time length is that of a frame", where="option --batch",
                             hint="compile without --batch, or without run-time lengths")
-    group = EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats).group
-    networks = []
-    for network in model.tasks:
-        network = order_inputs(network)
-        if taps:
-            network = tapped(network, OUT_WORDS)
-        network = batched(network, batch)
-        if token_block:
-            network = split_hidden(network, token_block)
-        network = split_groups(copies(fuse_norms(split_outputs(network, OUT_WORDS)), group), ti)
-        network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
-        network = tile_rotations(split_products(network, OPERAND_WORDS, to), to, math.gcd(ti, to))
-        networks.append(stream_biases(number(lengthen_starts(split_planes(extra_steps(bring_lists(network, to), ablation, ti, to))))))
+    networks = _passed(model, ti, to, batch, score_words, ablation, taps, token_block)
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
     bases, rows, words, buffers = _memory_map(slots, ti, to)
@@ -104,10 +94,34 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     infos = [InstrInfo(slot.step.node, slot.step.macs, slot.step.rows) for slot in slots]
     outputs, output_words = _outputs(slots, instrs, len(networks), batch)
     shape = shape_of(config)
-    return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"".join(_image(slots, shape)),
+    return Program(config, tuple(instrs), (*infos, InstrInfo("", 0, 0)), buffers, b"" if sketch else b"".join(_image(slots, shape)),
                    sum(instr.tokens * instr.n_tiles * image.word_bytes(slot.step.sink.tensor.format.dtype.itemsize, shape)
                        for slot, instr in zip(slots, instrs, strict=False) if slot.step.feed.from_host),
                    output_words * 4 * to, outputs, batch, token_block)
+
+
+def _passed(model: Quantized, ti: int, to: int, batch: int, score_words: int, ablation: Ablation, taps: bool, token_block: int) -> list[Network]:
+    """The network of each task as this array works on it. What decides is named here: several engines of one board have the same."""
+    key = (ti, to, batch, score_words, ablation, taps, token_block)
+    kept = _PASSED.setdefault(model, {})
+    if key not in kept:
+        kept[key] = [_passes(network, *key) for network in model.tasks]
+    return kept[key]
+
+
+def _passes(network: Network, ti: int, to: int, batch: int, score_words: int, ablation: Ablation, taps: bool, token_block: int) -> Network:
+    """Every pass, in order."""
+    group = lane_group(ti, to)
+    network = order_inputs(network)
+    if taps:
+        network = tapped(network, OUT_WORDS)
+    network = batched(network, batch)
+    if token_block:
+        network = split_hidden(network, token_block)
+    network = split_groups(copies(fuse_norms(split_outputs(network, OUT_WORDS)), group), ti)
+    network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
+    network = tile_rotations(split_products(network, OPERAND_WORDS, to), to, math.gcd(ti, to))
+    return stream_biases(number(lengthen_starts(split_planes(extra_steps(bring_lists(network, to), ablation, ti, to)))))
 
 
 def _with_stages(config: EngineConfig, names: set[str]) -> EngineConfig:
