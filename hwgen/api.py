@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import time
 from typing import Any
@@ -20,16 +19,18 @@ from . import (
     layers,
     quantized_file,
     report as reporting,
+    reported,
     routers,
     show as shows,
     strict_json,
 )
 from .devices.board import load_board
 from .devices.memory import MemoryModel
-from .engines.protocol import Facts, Files
+from .engines.protocol import Files
 from .engines.registry import ENGINES
 from .errors import BuildVersionError, HwgenError, InputError
-from .frontend import Options, Planned, error_images, plan
+from .estimating import Estimate, estimate as estimate_on, targets_of
+from .frontend import Options, plan
 from .graph import Graph
 from .hostparts import Value
 from .importer import Checked
@@ -45,11 +46,10 @@ from .run.simulate import SimulationResult, simulate
 from .show import Shown
 
 __all__ = [
-    "Accelerator", "Checked", "Comparison", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check",
-    "compare", "compile", "load", "show",
+    "Accelerator", "Checked", "Comparison", "Estimate", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check",
+    "compare", "compile", "estimate", "load", "show",
 ]
 
-UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
 
 
@@ -68,7 +68,7 @@ def check(model: str | Path, shapes: dict[str, tuple[int, ...]] | None = None, *
         planned = plan(checked.imported, wanted, _say(progress))
     except HwgenError as error:
         return replace(checked, ok=False, error=error)
-    return replace(checked, onnx=planned.onnx.to_dict(), warnings=tuple(planned.warnings))
+    return replace(checked, onnx=planned.onnx.to_dict() if planned.onnx else None, warnings=tuple(planned.warnings))
 
 
 def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Path = "build", shapes=None,
@@ -98,7 +98,7 @@ def compile(model: str | Path, *, target: str = "sim", calib=None, out: str | Pa
     files: Files = {}
     for name, made in planned.plans.items():
         files |= ENGINES[name].files(made, quantized, Path(model).stem, board, images[:BENCH_IMAGES])
-    builds.write(Path(out), files, quantized, planned.plans.get("rtl"), _report(foreign.visible(Path(model).name), planned, options),
+    builds.write(Path(out), files, quantized, planned.plans.get("rtl"), reported.report(foreign.visible(Path(model).name), planned, options),
                  inputs=dict(planned.imported.model.tasks[0].inputs), target=board.name, clock_mhz=board.clock_mhz,
                  bytes_per_cycle=board.bytes_per_cycle(), host=planned.imported.host, padding=planned.imported.padding)
     return Accelerator(builds.load(out))
@@ -119,12 +119,18 @@ def _say(progress: Progress | None) -> Callable[[str], None]:
     return (lambda stage: progress(stage, 0, 0)) if progress else (lambda stage: None)
 
 
-def _judged(planned: Planned) -> dict:
-    """The comparison with the ONNX file, and that accuracy is unknown where no calibration images were given."""
-    onnx = planned.onnx.to_dict()
-    figures = {key: onnx.pop(key) for key in ("onnx_cosine", "onnx_max_abs_error")}
-    unknown = {"accuracy": UNKNOWN_ACCURACY} if planned.quantized.calibration == "random" else {}
-    return {**unknown, **figures, "onnx": {"stage": "float models", **onnx}}
+def estimate(model: str | Path, targets: str | Sequence[str | Path] = "sim", shapes: dict[str, tuple[int, ...]] | None = None, *,
+             progress: Progress | None = None, **options) -> list[Estimate]:
+    """Size and speed of an ONNX file on one board, several, or "all", in seconds; nothing is written and the file is not compared with.
+
+    options: as for `compile` but target; with calib also the error of the integers. Raises the errors of `compile`; a board that the network does
+    not fit has an error in its place, unless it is the only one.
+    """
+    wanted = Options(**options)
+    names = targets_of(targets) if isinstance(targets, str) else tuple(targets)
+    for name in names:
+        load_board(name)
+    return estimate_on(import_parts(model, shapes, wanted.allow_host, _say(progress)), names, wanted, _say(progress))
 
 
 def compare(builds: Sequence[str | Path]) -> Comparison:
@@ -317,50 +323,3 @@ class Accelerator:
         images = hostrun.checked(self.values, inputs, "input", InputError)
         (fed,) = (images if self.build.host is None else hostrun.before(self.build.host, images)).values()
         return fed
-
-
-def _report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
-    """What report.json holds."""
-    model, board = planned.quantized, planned.board
-    facts = {engine: ENGINES[engine].facts(made) for engine, made in planned.plans.items()}
-    costs = {engine: ENGINES[engine].cost(made, model, board) for engine, made in planned.plans.items()}
-    first = next(iter(facts.values()))
-    report = {
-        "version": __version__, "source": {"file": os.fsencode(planned.imported.path).decode(errors="replace"), "sha256": planned.imported.digest,
-                                            "command": options.command(planned.imported.path)},
-        "calibration": model.calibration, "precision": str(options.precision), "batch": first.batch,
-        "weight_bytes": first.weight_bytes,
-        "network": {"name": name, "tasks": len(model.tasks),
-                    "outputs": [o.name for network in model.tasks for o in network.outputs for _ in range(first.batch)],
-                    "useful_macs_per_image": first.useful_macs, "residual_scale": model.tasks[0].residual_scale},
-        "board": {"name": board.name, "part": board.part, "clock_mhz": board.clock_mhz, "memory_bytes_per_cycle": board.bytes_per_cycle(),
-                  "memory_efficiency": board.memory_efficiency, "ports": asdict(board.ports),
-                  "cells": {kind: getattr(board, kind) for kind in ("lut", "ff", "dsp", "bram36", "uram")}}}
-    if (sent := model.tasks[0].input[1]).sequence:
-        report["lengths"] = {"longest": sent.tokens, "input": planned.imported.padding and planned.imported.padding.name}
-    report |= costs.pop("rtl", {})
-    report |= _judged(planned)
-    if planned.imported.host:
-        report["host"] = planned.imported.host.to_dict()
-    report["quantization"] = _quantization(planned, options.random, first)
-    if planned.mixed is not None:
-        report["mixed"] = {"stage": "golden models, cycles estimate", **planned.mixed.to_dict()}
-    report["warnings"] = planned.warnings
-    for cost in costs.values():
-        report |= cost
-    return report
-
-
-def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any]:
-    """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
-    given = min(len(array) for array in planned.images.values())
-    known: dict[str, Any] = {} if random else {"images": min(error_images(planned.imported.model), given), "output_error": planned.output_error}
-    if planned.said is not None:
-        known["quantized_file"] = planned.said.to_dict()
-    scales = {what: sorted(name for name, rule in rules.items() if rule.scale is not None)
-              for what, rules in (("values", planned.rules.values), ("weights", planned.rules.weights))}
-    if any(scales.values()):
-        known["scales_given"] = scales
-    return {"stage": "golden models", **known, "weight_bytes": facts.weight_bytes, "weight_bytes_with_8_bits": facts.weight_bytes_with_8_bits,
-            "clipping": planned.findings.to_dict(), "layers": [error.to_dict() for error in planned.layers],
-            "routers": [router.to_dict() for router in planned.routers]}

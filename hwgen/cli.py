@@ -27,6 +27,7 @@ app.command(name="compile", epilog="Example: `hwgen compile model.onnx --target 
 app.command(epilog="Example: `hwgen simulate build/ --input test.npz --images 100 --task 1 --waves --json result.json`")(pipeline.simulate)
 app.command(epilog="Example: `hwgen verify build/ --input test.npz --images 20`")(pipeline.verify)
 app.command(epilog="Example: `hwgen report build/ --html report.html`")(look.report)
+app.command(epilog="Example: `hwgen estimate model.onnx --targets all`")(look.estimate)
 app.command(epilog="Example: `hwgen compare build8/ build4/ --html compare.html`")(look.compare)
 app.command(epilog="Example: `hwgen show build/ --stage steps --node attn`")(look.show)
 app.command(epilog="Example: `hwgen synth build/ --flow yosys --json synth.json`")(look.synth)

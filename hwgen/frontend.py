@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 import math
@@ -80,6 +81,10 @@ class Options:
         if self.method not in quantizer.METHODS:
             raise InputError(f"there is no method {self.method!r}", hint=quantizer.known_methods(self.method))
 
+    def on(self, target: str | Path) -> Options:
+        """The same for another board."""
+        return replace(self, target=target)
+
     def command(self, model: str | Path) -> str:
         """The line for a shell that compiles a file with these options; arrays and rules that came from Python have no file to name."""
         words = ["hwgen", "compile", plain(model)]
@@ -117,7 +122,7 @@ class Planned:
     """
 
     imported: Imported
-    onnx: Judgement
+    onnx: Judgement | None
     images: dict[str, np.ndarray]
     quantized: Quantized
     findings: quantizer.Findings
@@ -143,8 +148,30 @@ class Planned:
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
     """Everything of `compile` that can refuse a network that was read. Raises the errors of `hwgen.errors`, each with a next step."""
+    return on_board(quantized(imported, options, say), options, say)
+
+
+def quantized(imported: Imported, options: Options, say: Callable[[str], None], sketch: bool = False) -> Planned:
+    """The part of `plan` in front of the engines, which has no plans. sketch: what sizes and cycles need, without the comparison with the file, and
+    without calibration images on one of noise."""
+    with _next_steps():
+        return _quantized(imported, options, say, sketch)
+
+
+def on_board(planned: Planned, options: Options, say: Callable[[str], None]) -> Planned:
+    """With plans of the engines for the board of ``options``. Raises CapacityError, with a next step."""
+    with _next_steps():
+        say("schedule")
+        board = load_board(options.target)
+        plans = {name: ENGINES[name].plan(planned.quantized, board, wish) for name, wish in _wishes(options).items()}
+        return replace(planned, board=board, plans=plans)
+
+
+@contextmanager
+def _next_steps() -> Iterator[None]:
+    """Every refusal of a model says at least what is supported."""
     try:
-        return _plan(imported, options, say)
+        yield
     except HwgenError as error:
         for cause in (error, *error.others):
             if isinstance(cause, ModelError):
@@ -152,32 +179,39 @@ def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Pl
         raise
 
 
-def _plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:
+def _wishes(options: Options) -> dict[str, Wishes]:
+    """Of each engine of a build: of one with two engines, the first gets those of the user."""
+    wishes = {name: Wishes() for name in BACKENDS[options.backend]}
+    wishes[next(iter(wishes))] = Wishes(options.array, options.batch)
+    return wishes
+
+
+def _quantized(imported: Imported, options: Options, say: Callable[[str], None], sketch: bool) -> Planned:
     board = load_board(options.target)
     given, images = calibration_images(imported, options)
-    say("compare with the ONNX file")
-    judgement = judge(imported, None if options.random else given)
-    wishes = {name: Wishes() for name in BACKENDS[options.backend]}
-    wishes[next(iter(wishes))] = Wishes(options.array, options.batch)       # of a build with two engines, the first
+    judgement = None
+    if not sketch:
+        say("compare with the ONNX file")
+        judgement = judge(imported, None if options.random else given)
+    elif options.random:
+        images = {name: array[:1] for name, array in images.items()}
     chosen = None
     rules, notes, graphs, ranges = settled(imported, options, images)
     if options.precision == quantizer.Precision.MIXED:
         say("search for a mixed precision")
         rules = quantizer.chosen(graphs, ranges, images, options.method, options.precision, rules)
-        engine, wish = next(iter(wishes.items()))
+        engine, wish = next(iter(_wishes(options).items()))
         rules, chosen = _mixed(imported, graphs, options, rules, ranges, images, partial(_cycles, engine, board, wish))
     say("quantize")
-    quantized, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
+    integers, findings = quantizer.with_findings(imported.model, images, method=options.method, random=options.random,
                                                   precision=options.precision, recipe=rules, ranges=ranges)
     if options.lengths or imported.padding is not None:
-        quantized = replace(quantized, tasks=tuple(map(sequenced, quantized.tasks)))
-    said = quantized_file.compared(imported, quantized, rules, notes, images, options.random)
-    errors = {} if options.random else _output_error(imported, quantized, images)
-    by_layer = [] if options.random else _by_layer(graphs, quantized, images)
-    flips = [] if options.random else routers.router_flips(graphs.tasks, quantized.tasks, _some(imported, images))
-    say("schedule")
-    plans = {name: ENGINES[name].plan(quantized, board, wish) for name, wish in wishes.items()}
-    return Planned(imported, judgement, images, quantized, findings, errors, by_layer, flips, chosen, rules, board, plans, said)
+        integers = replace(integers, tasks=tuple(map(sequenced, integers.tasks)))
+    said = quantized_file.compared(imported, integers, rules, notes, images, options.random)
+    errors = {} if options.random else _output_error(imported, integers, images)
+    by_layer = [] if options.random else _by_layer(graphs, integers, images)
+    flips = [] if options.random else routers.router_flips(graphs.tasks, integers.tasks, _some(imported, images))
+    return Planned(imported, judgement, images, integers, findings, errors, by_layer, flips, chosen, rules, board, {}, said)
 
 
 def settled(imported: Imported, options: Options, images: dict[str, np.ndarray]

@@ -10,18 +10,21 @@ import typer
 
 from .. import report as reporting
 from ..arrays import parse_array, parse_shapes
-from ..choices import Method, Precision, Stage
+from ..choices import Backend, Method, Precision, Stage
 from ..output import write_file, write_json
 from ..progress import Bars
 from . import terminal
 from .options import (
     AllowHost,
     Array,
+    BackendOption,
     Batch,
     Build,
     Calib,
     Json,
+    Lengths,
     MethodOption,
+    Model,
     PrecisionOption,
     Quant,
     Shapes,
@@ -75,6 +78,32 @@ def compare(
     table("", *compared.names, rows=compared.lines())
     for note in compared.notes:
         say(terminal.out, f"note: {note}")
+
+
+def estimate(
+    model: Model,
+    target: Annotated[str | None, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file; otherwise `sim`.",
+                                               show_default=False)] = None,
+    targets: Annotated[str | None, typer.Option(metavar="all|NAME,NAME,…", help="Several boards in one table.", show_default=False)] = None,
+    calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
+    precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False, lengths: Lengths = False,
+    json: Json = None,
+) -> None:
+    """Say in seconds how fast a model would be on a board and whether it fits; with `--calib` also how accurate. Writes nothing."""
+    if target is not None and targets is not None:
+        raise typer.BadParameter("give --target or --targets, not both")
+    with Bars(terminal.err) as bars:
+        found = terminal.api().estimate(model, targets or target or "sim", parse_shapes(shape), calib=calib, array=parse_array(array),
+                                        method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant, allow_host=allow_host,
+                                        lengths=lengths, progress=bars)
+    if json:
+        write_json(json, {"model": str(model), "error_of_estimates": reporting.ERROR_OF_ESTIMATES, "boards": [one.to_dict() for one in found]})
+    if targets is None:
+        for line in reporting.summary(found[0].report):
+            say(terminal.out, line)
+    else:
+        table(*reporting.BOARDS, rows=[reporting.board_row(one.target, one.report, one.error) for one in found])
+    say(terminal.out, f"note: estimates; {reporting.ERROR_OF_ESTIMATES}. The network was not compared with the ONNX file: hwgen check does")
 
 
 def show(

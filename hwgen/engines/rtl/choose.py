@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from typing import Any
 
 from ...devices.board import Board
@@ -45,32 +44,30 @@ def choose(model: Quantized, board: Board, array: tuple[int, int] | None = None,
 
 
 def _choose(model: Quantized, board: Board, array: tuple[int, int] | None, batch: int, token_block: int = 0) -> Program:
-    found: list[tuple[float, float, int, Program, Callable[[], Program]]] = []
+    found: list[tuple[float, float, Program, Callable[..., Program]]] = []
     refusal: CapacityError | None = None
-    refused: set[tuple[int, int]] = set()               # these memories and cells do not depend on how fast tiles are loaded
-    for (ti, to), load_columns in product((array,) if array else board.arrays, (1, 2)):
-        if (ti, to) in refused:
-            continue
+    for ti, to in (array,) if array else board.arrays:
         scheduled = partial(schedule, model, ti=ti, to=to, axi_data_bits=board.axi_bits(to), fifo_beats=board.fifo_beats(to), packed=board.packed,
-                            batch=batch, load_columns=load_columns, token_block=token_block)
+                            batch=batch, token_block=token_block)
         try:
-            program = _fitted(scheduled(sketch=True), board)
+            sketch = _fitted(scheduled(sketch=True), board)
         except CapacityError as error:
             refusal = refusal or error
-            refused.add((ti, to))
             continue
-        best = program.estimate(board.best_bytes_per_cycle(), LATENCY)[-1].stop
-        found.append((cycles(program, board), best, load_columns, program, scheduled))
+        for load_columns in (1, 2):
+            program = replace(sketch, config=replace(sketch.config, load_columns=load_columns))
+            best = program.estimate(board.best_bytes_per_cycle(), LATENCY)[-1].stop
+            found.append((cycles(program, board), best, program, scheduled))
     if not found and refusal is not None:
         raise refusal
     limit = NEAR * min(own for own, *_ in found)
     near = [candidate for candidate in found if candidate[0] <= limit]
     chosen = near[0]
     for candidate in near[1:]:
-        if candidate[1] < (0.99 if candidate[2] == 2 else 1) * chosen[1]:
+        if candidate[1] < (0.99 if candidate[2].config.load_columns == 2 else 1) * chosen[1]:
             chosen = candidate
-    *_, program, whole = chosen
-    return replace(whole(), config=program.config)
+    *_, program, again = chosen
+    return replace(again(load_columns=program.config.load_columns), config=program.config)
 
 
 def cycles(program: Program, board: Board, ports: int = 1) -> int:

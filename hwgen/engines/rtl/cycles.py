@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, islice, repeat
 
 from ...engine import MIN_PASS, EngineConfig, burst_beats, retire_latency
@@ -19,6 +20,7 @@ LOAD_LATENCY = 3         # last vector of a tile -> the feed may take the tile
 TAKE = 2                 # the array takes a loaded tile -> the loader starts the next
 DELIVERY = 6             # a beat comes -> the loader may have its vector
 EDGE = 1e-6              # cycles: far more than rounding, far less than a beat
+KEPT = 8                 # estimates: of the chosen engine, which are asked for again
 BANK = 4                 # beats, as in templates/bench/main.cpp
 
 
@@ -97,8 +99,9 @@ class _Stream:
         return max((end for asked, end in self.flight if asked <= now), default=now)
 
 
-def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: int, bytes_per_cycle: float,
-             latency: int) -> list[Timing]:
+@lru_cache(maxsize=KEPT)
+def estimate(config: EngineConfig, instrs: tuple[Instr, ...], rows: tuple[int, ...], task: int, bytes_per_cycle: float,
+             latency: int) -> tuple[Timing, ...]:
     """Timing of every instruction of one frame of ``task``, from start = 0; rows: tokens streamed per tile (experts: dispatched)."""
     ti, to = config.ti, config.to
     load_cycles = to // config.load_columns                                     # of a column tile
@@ -108,7 +111,7 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
     loader, feed = 0.0, 0.0
     passed: deque[float] = deque([0.0] * 2)          # when the two tiles before are through the array
     retired: list[float] = []
-    result = []
+    result: list[Timing] = []
 
     def done(slack: int) -> float:
         """When all but ``slack`` instructions have retired."""
@@ -162,4 +165,4 @@ def estimate(config: EngineConfig, instrs: list[Instr], rows: list[int], task: i
                 passed.append(feed + retire - 16)
         retired.append(feed + retire)
         result.append(Timing(round(begin if begin is not None else feed), round(feed), round(wait_tile), round(wait_hazard)))
-    return result
+    return tuple(result)

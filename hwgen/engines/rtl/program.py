@@ -117,15 +117,15 @@ class Program:
         return [(dispatched or {}).get(pc, info.rows) for pc, info in enumerate(self.infos)]
 
     def estimate(self, bytes_per_cycle: float, latency: int, task: int = 0,
-                 dispatched: dict[int, int] | None = None, length: int = 0) -> list[cycles.Timing]:
+                 dispatched: dict[int, int] | None = None, length: int = 0) -> tuple[cycles.Timing, ...]:
         """Cycle model of one frame, stage "estimate"; of a sequence of ``length`` tokens, if not 0."""
         rows = self.rows(dispatched)
         if not length:
-            return cycles.estimate(self.config, list(self.instrs), rows, task, bytes_per_cycle, latency)
+            return cycles.estimate(self.config, self.instrs, tuple(rows), task, bytes_per_cycle, latency)
         short = self.shortened(length)
         rows = [-(-count * one.tokens // whole.tokens) if whole.gather or whole.scatter else min(count, one.tokens)
                 for count, one, whole in zip(rows, short, self.instrs, strict=True)]
-        return cycles.estimate(self.config, short, rows, task, bytes_per_cycle, latency)
+        return cycles.estimate(self.config, tuple(short), tuple(rows), task, bytes_per_cycle, latency)
 
     def shortened(self, length: int) -> list[Instr]:
         """The instructions for a sequence of ``length`` tokens; without tokens those that the engine passes over."""
