@@ -94,8 +94,8 @@ def estimate(
         raise typer.BadParameter("give --target or --targets, not both")
     with Bars(terminal.err) as bars:
         found = terminal.api().estimate(model, targets or target or "sim", parse_shapes(shape), calib=calib, array=parse_array(array),
-                                        method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant, allow_host=allow_host,
-                                        lengths=lengths, progress=bars)
+                                        method=method.value, backend=backend.value, precision=precision.value, batch=batch, quant=quant,
+                                        allow_host=allow_host, lengths=lengths, progress=bars)
     if json:
         write_json(json, {"model": str(model), "error_of_estimates": reporting.ERROR_OF_ESTIMATES, "boards": [one.to_dict() for one in found]})
     if targets is None:
