@@ -57,10 +57,10 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
              batch: int = 1, load_columns: int = 1, score_words: int = SCORE_WORDS, ablation: Ablation = NOTHING,
              taps: bool = False, engine: EngineConfig | None = None,
              token_block: int = 0, sketch: bool = False) -> Program:
-    """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a
-    score buffer, longer sequences are worked on in blocks of queries. engine: that exists already; the program is for it, and not for the
-    smallest one. token_block: hidden values are there for so many tokens at a time (0: all), see `split_hidden`. sketch: without the weight image, which takes the longest to make. Raises CapacityError when
-    the instruction set's limits, or those of ``engine``, are exceeded."""
+    """Schedule a network on an array of ti x to, ``batch`` images a frame; with ``taps`` all int8 values leave too. score_words: words of a score
+    buffer, longer sequences are worked on in blocks of queries. engine: that exists already; the program is for it, and not for the smallest one.
+    token_block: hidden values are there for so many tokens at a time (0: all), see `split_hidden`. sketch: without the weight image, which takes
+    the longest to make. Raises CapacityError when the instruction set's limits, or those of ``engine``, are exceeded."""
     if not 1 <= batch <= OUT_WORDS:
         raise CapacityError(f"a batch of {batch} images; 1 to {OUT_WORDS} are possible", where="option --batch",
                             hint=f"choose 1 to {OUT_WORDS}")
