@@ -80,7 +80,7 @@ def test_a_factor_goes_into_the_weights_in_front(path):
 NEAR = {
     "two values": (lambda net, x: net.op("Concat", x, net.linear(x, K, K), axis=1), "joins 2 computed values"),
     "channels": (lambda net, x: net.op("Concat", net.random(1, T, 2), x, axis=2), "does not put tokens side by side"),
-    "twice": (lambda net, x: net.op("Concat", x, x, axis=1), "does not take each of the 6 tokens"),
+    "twice": (lambda net, x: net.op("Concat", x, x, rows(net, 1), axis=1), "does not take each of the 6 tokens"),
     "one left out": (lambda net, x: net.op("Concat", rows(net, 1), part(net, x, 1, END), axis=1), "does not take each of the 6 tokens"),
     "reflected": (lambda net, x: net.op("Pad", x, net.ints(0, 1, 0, 0, 0, 0), mode="reflect"), "is not supported"),
 }

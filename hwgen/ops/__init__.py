@@ -12,6 +12,7 @@
     soft.py       SoftMoE             take.py        Take
     token_mix.py  TokenMix
 
+    convolved.py  convolutions inside a network: what they take, and a Linear
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
 
 """

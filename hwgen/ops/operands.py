@@ -13,6 +13,7 @@ from ..matching.opgraph import Ref, View
 from ..matching.trial import Affine, Bound, Mismatch, Trial, channels_of, close, in_order, inverse, is_whole
 from .select import Select
 from .slice import Slice
+from .take import of_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +47,14 @@ def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | No
     if not positions.size:
         raise Mismatch(f"reads nothing of {bound.value!r}: its operand has the shape {list(ref.shape)}", trial.op.name)
     if is_whole(positions) and positions.size == math.prod(bound.shape):
-        if positions.shape[-1] != channels:
+        if positions.shape[-1] % channels or positions.shape[-1] != channels and bound.node is None:
             raise Mismatch(f"reads {bound.value!r} {list(bound.shape)} reshaped to {list(ref.shape)}, which mixes tokens and "
                            "channels", trial.op.name)
-        if change is None:
-            trial.rounds(bound.value, ref, bound.factor)
-        return Operand(bound.value, bound.shape, factor, bound.node, change)
-    node = _chosen(trial, ref, bound, positions)
+        if positions.shape[-1] == channels:
+            if change is None:
+                trial.rounds(bound.value, ref, bound.factor)
+            return Operand(bound.value, bound.shape, factor, bound.node, change)
+    node = _chosen(trial, ref, bound, positions) or (None if change is not None else _taken(trial, bound, positions))
     if node is not None:
         trial.nodes.append(node)
         if change is None:
@@ -105,6 +107,11 @@ def _chosen(trial: Trial, ref: View, bound: Bound, positions: Array) -> Select |
     if len(tokens) == 1:
         return Select(name, trial.fresh(f"{bound.value}.token{first}"), bound.value, first)
     return Slice(name, trial.fresh(f"{bound.value}.tokens{first}"), bound.value, first, len(tokens), step)
+
+
+def _taken(trial: Trial, bound: Bound, positions: Array) -> Node | None:
+    """The node that takes these tokens, in any order or side by side; None when they are not whole. Not of an input, whose words the host orders."""
+    return None if bound.node is None else of_tokens(trial.op.name, trial.fresh(f"{bound.value}.for {trial.op.name}"), bound, positions, trial)
 
 
 def part_of(trial: Trial, bound: Bound, channels: Array) -> Node | None:

@@ -7,7 +7,7 @@ from importlib import import_module
 import pkgutil
 
 from ..matching.trial import Rule
-from . import __path__ as folder, affine
+from . import __path__ as folder, affine, convolved
 from .operator import Operator, Spellings
 
 
@@ -25,7 +25,7 @@ def operators() -> tuple[type[Operator], ...]:
 @cache
 def spellings() -> tuple[Spellings, ...]:
     """Of every operator, by rank; first the folding into a node that is there already."""
-    return affine.SPELLINGS, *sorted((operator.spellings() for operator in operators()), key=lambda known: known.rank)
+    return affine.SPELLINGS, *sorted((*(operator.spellings() for operator in operators()), convolved.SPELLINGS), key=lambda known: known.rank)
 
 
 @cache
