@@ -70,8 +70,9 @@ def short(seed: int, act: Act) -> tuple[Quantized, np.ndarray, list[int]]:
     """(network of a sequence, sequences, their lengths)."""
     rng = np.random.default_rng(seed)
     heads, tokens = int(rng.choice([1, 2, 3])), int(rng.integers(9, 17))
+    width = int(rng.choice([8, 12, 16]))
     model = sequence_nets.sequence_network(
-        seed, tokens=tokens, dim=heads * int(rng.choice([8, 12, 16])), heads=heads, hidden=int(rng.choice([16, 24, 40])),
+        seed, tokens=tokens, dim=heads * width, heads=heads, rotary=width != 12 and seed % 2 == 0, hidden=int(rng.choice([16, 24, 40])),
         experts=int(rng.integers(2, 6)), blocks=str(rng.choice(["d", "m", "g", "dm", "gd"])), end=str(rng.choice(sequence_nets.ENDS)), causal=bool(rng.integers(2)), act=act)
     return model, sequence_nets.sequences(model, IMAGES, seed), [int(length) for length in rng.integers(1, tokens + 1, IMAGES)]
 

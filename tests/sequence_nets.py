@@ -15,9 +15,10 @@ ENDS = ("mean", "first", "last", "all")
 
 def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int = 2, hidden: int = 24, experts: int = 4, top_k: int = 2,
                    blocks: str = "dm", end: str = "mean", causal: bool = False, act: Act = Act.GELU, classes: tuple[int, ...] = (5,),
-                   heads_norm: bool = False) -> Model:
+                   heads_norm: bool = False, rotary: bool = False) -> Model:
     """Pre-norm blocks over tokens [tokens, dim] of the host. blocks: one letter a block, "d" = dense MLP, "m" = mixture of experts, "x" = of gated experts,
-    "s" = soft one, "y" = of gated experts, "g" = gated; heads_norm: RMSNorms of q and k; end: what the classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
+    "s" = soft one, "y" = of gated experts, "g" = gated; heads_norm: RMSNorms of q and k; rotary: they are turned;
+    end: what the classes are made of, one of `ENDS`; classes: of each task, which share everything but heads."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int, gain: float = 1.0, offset: float = 0.0) -> np.ndarray:
@@ -29,6 +30,8 @@ def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int
     def norm(name: str, x: str) -> ops.LayerNorm:
         return ops.LayerNorm(name, name, x, draw(dim, gain=0.2, offset=1.0), draw(dim, gain=0.2), 1e-5)
     nodes: list[Node] = [linear("embed", "x", dim, dim), ops.AddConst("pos", "r0", "embed", draw(tokens, dim, gain=0.5))]
+    angles = np.outer(np.arange(tokens), 30.0 ** (-np.arange(0, dim // heads, 2) * heads / dim))
+    turns = tuple(np.tile(function(angles), (1, heads)).astype(np.float32) for function in (np.cos, np.sin))
     state = "r0"
     for i, kind in enumerate(blocks):
         b = f"block{i}"
@@ -36,7 +39,9 @@ def sequence_model(seed: int = 0, *, tokens: int = 12, dim: int = 16, heads: int
         nodes += [norm(f"{b}.norm1", state), *(linear(f"{b}.{letter}", f"{b}.norm1", dim, dim) for letter in "qkv"),
                   *(ops.HeadNorm(f"{b}.{letter}.norm", f"{b}.{letter}.normed", f"{b}.{letter}", draw(dim, gain=0.2, offset=1.0), draw(dim, gain=0.2),
                                  1e-5, heads, True) for letter in "qk" if heads_norm),
-                  ops.Attention(f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal),
+                  *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}{mark}", *turns) for letter in "qk" if rotary),
+                  ops.Attention(f"{b}.attention", f"{b}.attention", *(f"{b}.{letter}{'.turned' if rotary else mark}" for letter in "qk"), f"{b}.v",
+                                heads, (dim // heads) ** -0.5, causal),
                   linear(f"{b}.proj", f"{b}.attention", dim, dim), ops.Add(f"{b}.add1", f"{b}.mid", state, f"{b}.proj"),
                   norm(f"{b}.norm2", f"{b}.mid")]
         if kind in "mx":

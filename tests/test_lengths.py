@@ -31,6 +31,8 @@ def cut(model: Model, tokens: int) -> Model:
         match each:
             case ops.AddConst():
                 return replace(each, value=each.value[:tokens])
+            case ops.Rotate():
+                return replace(each, cos=each.cos[:tokens], sin=each.sin[:tokens])
             case ops.Select():
                 return replace(each, index=min(each.index, tokens - 1))
         return each
@@ -39,10 +41,12 @@ def cut(model: Model, tokens: int) -> Model:
                        for graph in model.tasks)).verify()
 
 
-@pytest.mark.parametrize("seed, end, blocks", [*((seed, end, "dm") for seed, end in enumerate(ENDS)), (5, "mean", "s")])
-def test_a_length_is_the_network_made_for_it(seed, end, blocks):
+@pytest.mark.parametrize("seed, end, blocks, options", [
+    *((seed, end, "dm", {}) for seed, end in enumerate(ENDS)), (5, "mean", "s", {}), (6, "all", "d", {"rotary": True}),
+    (7, "last", "d", {"rotary": True, "heads_norm": True})])
+def test_a_length_is_the_network_made_for_it(seed, end, blocks, options):
     """By the same ranges: every word, every step's work, and what the outputs are the mean of."""
-    model = sequence_model(seed, tokens=LONGEST, end=end, causal=end == "last", blocks=blocks)
+    model = sequence_model(seed, tokens=LONGEST, end=end, causal=end == "last", blocks=blocks, **options)
     ranges = calibration.collect(model, {"x": sequences(sequence_network(seed, tokens=LONGEST), 3)})
     network = sequenced(quantizer.from_ranges(model, ranges).tasks[0])
     images = np.random.default_rng(7).standard_normal((4, LONGEST, 16)).astype(np.float32)
@@ -86,6 +90,14 @@ def test_lengths_that_there_are_not(tokens):
         shortened(sequence_network(tokens=LONGEST).tasks[0], tokens)
 
 
+def test_cosines_and_sines_of_several_words_a_token_are_named():
+    model = sequence_network(tokens=LONGEST, dim=48, rotary=True)
+    with pytest.raises(CapacityError) as caught:
+        native_builds.schedule(model, ti=16, to=16, axi_data_bits=128)
+    assert "of 48 channels, more than the 16 lanes of a word" in caught.value.message
+    native_builds.schedule(model, ti=64, to=48, axi_data_bits=512)
+
+
 def test_a_network_that_was_not_asked_has_no_lengths():
     model = quantizer.quantize(sequence_model(), None, random=True)
     with pytest.raises(ValueError, match="runs no sequence of 3 tokens"):
@@ -120,15 +132,16 @@ def test_what_an_instruction_does_for_a_length(instr, length, wanted):
     assert followed(instr, length, 16, 8) == (None if wanted is None else replace(instr, **wanted))
 
 
-NETWORKS = (    # end, causal, blocks, tokens, dim, score_words: the last one has several blocks of queries
-    ("mean", False, "dm", 40, 32, 4096), ("last", True, "d", 40, 24, 4096), ("all", False, "g", 40, 24, 4096), ("first", True, "d", 150, 24, 128))
+NETWORKS = (    # end, causal, blocks, tokens, dim, score_words, q and k turned: the fourth one has several blocks of queries
+    ("mean", False, "dm", 40, 32, 4096, False), ("last", True, "d", 40, 24, 4096, False), ("all", False, "g", 40, 24, 4096, False),
+    ("first", True, "d", 150, 24, 128, False), ("all", True, "d", 40, 32, 4096, True))
 
 
 @pytest.fixture(scope="module")
 def programs():
     """Of `NETWORKS`, for one engine."""
-    made = [(sequence_network(seed, end=end, causal=causal, blocks=blocks, tokens=tokens, dim=dim, classes=(5, 3)[:1 + (end == "last")]),
-             {"score_words": words}) for seed, (end, causal, blocks, tokens, dim, words) in enumerate(NETWORKS)]
+    made = [(sequence_network(seed, end=end, causal=causal, blocks=blocks, tokens=tokens, dim=dim, classes=(5, 3)[:1 + (end == "last")], rotary=rotary),
+             {"score_words": words}) for seed, (end, causal, blocks, tokens, dim, words, rotary) in enumerate(NETWORKS)]
     array = {"ti": 16, "to": 16, "axi_data_bits": 128, "fifo_beats": 64}
     engine = covering(native_builds.schedule(model, **array, **options).config for model, options in made)
     return [(model, native_builds.schedule(model, **array, **options, engine=engine)) for model, options in made]

@@ -16,9 +16,9 @@ def executable(tmp_path_factory):
     return hls_networks.build(tmp_path_factory.mktemp("any"), (Act.GELU,))
 
 
-@pytest.mark.parametrize("seed, end", [*enumerate(ENDS)])
-def test_every_value_of_every_length(executable, seed, end, tmp_path):
-    network = sequence_network(seed, end=end, blocks=("dm", "g")[end == "all"], causal=end == "last", dim=(16, 40)[seed % 2], heads=(2, 5)[seed % 2], classes=(5, 3)[:1 + seed % 2])
+@pytest.mark.parametrize("seed, end, rotary", [*((seed, end, False) for seed, end in enumerate(ENDS)), (4, "last", True), (5, "all", True)])
+def test_every_value_of_every_length(executable, seed, end, rotary, tmp_path):
+    network = sequence_network(seed, end=end, rotary=rotary, blocks=("dm", "g")[end == "all"], causal=end == "last", dim=(16, 40)[seed % 2], heads=(2, 5)[seed % 2], classes=(5, 3)[:1 + seed % 2])
     images = sequences(network, len(LENGTHS))
     done, tasks = hls_networks.run(executable, tmp_path, network, images, LENGTHS)
     count, wrong = hls_networks.differing(network, images, done, tasks, LENGTHS)

@@ -8,7 +8,7 @@ from ...layout.image import Shape, constant
 from ...steps.format import WIDE
 from ...steps.stages import Add, Constant, Host, Identity, Normalize, Rescale
 from ...steps.tensor import Memory
-from .call import DEPTH, Call, part
+from .call import DEPTH, Call, Follow, part
 from .value import braces, words
 
 
@@ -96,6 +96,11 @@ class Operands(Constants):
     """A constant of 16 bits -> dst in the operand memory."""
 
     function, kind, memory = "operands", "OPERANDS", Memory.OPERAND
+
+    @property
+    def follows(self) -> int:
+        """All of it comes and stays in its place, however short the sequence is."""
+        return Follow(0)
 
     def weight_words(self, lanes: int) -> int:
         return 2 * self.dst.words(lanes)

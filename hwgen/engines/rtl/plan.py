@@ -29,7 +29,7 @@ from ...steps.passes.outputs import split_outputs
 from ...steps.passes.planes import split_planes
 from ...steps.passes.products import split_products
 from ...steps.passes.roles import copies
-from ...steps.passes.rotations import tile_rotations
+from ...steps.passes.rotations import check_lengths, tile_rotations
 from ...steps.passes.starts import lengthen_starts
 from ...steps.passes.taps import is_tap, taps as tapped
 from ...steps.step import Network, Quantized, Step
@@ -121,6 +121,7 @@ def _passes(network: Network, ti: int, to: int, batch: int, score_words: int, ab
     network = split_groups(copies(fuse_norms(split_outputs(network, OUT_WORDS)), group), ti)
     network = order_experts(split_heads(network, score_words, ti, ablation.query_block), ablation.moe_block)
     network = tile_rotations(split_products(network, OPERAND_WORDS, to), to, math.gcd(ti, to))
+    check_lengths(network, to)
     return stream_biases(number(lengthen_starts(split_planes(extra_steps(bring_lists(network, to), ablation, ti, to)))))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import ModelError
 from ..param import Param
-from ..stages import Add, Constant, Exp2, Keys, Mean, Values
+from ..stages import Add, Constant, Exp2, Keys, Mean, Rotate, Values
 from ..stages.tile import pairs
 from ..step import Network, Output, Step
 from ..tensor import Span, Tensor, View
@@ -36,6 +36,7 @@ def sequenced(network: Network) -> Network:
         for step in network.steps:
             if _follows(step, known):
                 known |= {sink.tensor for sink in step.sinks}
+    known |= {stage.view.tensor for step in network.steps if step.sink.tensor in known for stage in step.drain if isinstance(stage, Rotate)}
     marked = _marked(network, known)
     keys: dict[Tensor, bool] = {}                   # scores -> whether their columns are the sequence
     for step in marked.steps:

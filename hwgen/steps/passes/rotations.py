@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ...errors import ModelError
+from ...errors import CapacityError, ModelError
 from ..param import Param
 from ..stages import Constant, Diagonal, Rotate
 from ..step import Network, Step
@@ -58,6 +58,17 @@ def _by_heads(step: Step) -> list[Step]:
         raise ModelError("turns each head by angles of its own, beside queries or keys that are normalised head by head",
                          where=f"node {step.node!r}", hint="turn all heads alike, or normalise both")
     return parts(step, [Span(head * heads.dim, heads.dim) for head in range(heads.heads)])
+
+
+def check_lengths(network: Network, lanes: int) -> None:
+    """Cosines and sines are one word a token where a sequence may be shorter: further words would lie as far behind as the longest sequence has
+    tokens. Raises CapacityError, with the node."""
+    for step in network.steps:
+        stage = next((stage for stage in step.drain if isinstance(stage, Rotate)), None)
+        if stage is not None and stage.view.tensor.sequence and step.columns > lanes and period(step, lanes) != 1:
+            raise CapacityError(f"turns heads by cosines and sines of {stage.view.channels.count} channels, more than the {lanes} lanes of a word: "
+                                "of sequences of several lengths they are one word a token", where=f"node {step.node!r}",
+                                hint="choose an array with as many columns as a head has channels, or compile without run-time lengths")
 
 
 def _width(channels: int, columns: int, lanes: int) -> int:
