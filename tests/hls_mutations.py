@@ -60,6 +60,7 @@ MUTATIONS = (
     Mutation("a gated expert's factor is of all tokens", "engine.hpp", "job.gather = layer < 2;", "job.gather = layer == 1;"),
     Mutation("a gated expert's factor lies elsewhere", "engine.hpp", "job.dst = s.operand;", "job.dst = s.operand + 1;"),
     Mutation("two layers of weights for gated experts", "engine.hpp", "(s.target == Target::MULTIPLIED ? 2U : 1U)", "1U"),
+    Mutation("a norm turned the wrong way", "layer_norm.hpp", "(lane % 2 == 1 ? sine : -sine)", "(lane % 2 == 1 ? -sine : sine)"),
     Mutation("a head in other lanes", "layer_norm.hpp", "(lane + Config::LANES - first) %", "(lane + first) %"),
     Mutation("a head within one word", "layer_norm.hpp", "(lane < first ? tokens : 0U)", "0U * tokens"),
     Mutation("all heads at the first word", "layer_norm.hpp", "(to.first_token / Config::LANES + w)", "w"),

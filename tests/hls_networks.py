@@ -27,7 +27,7 @@ from hwgen.engines.hls.products import (
     behind,
 )
 from hwgen.engines.hls.project import tables
-from hwgen.engines.hls.scale import Scaled, ScaledHead
+from hwgen.engines.hls.scale import Scaled, ScaledHead, ScaledTurned
 from hwgen.engines.hls.start import LayerNorm, Rescaled, ResidualInit, Tokens
 from hwgen.functions import Act
 from hwgen.paths import data_dir
@@ -127,6 +127,9 @@ def _fields(step: Call) -> list[int]:
                           out_channels=place.tensor.channels, eps=feed.eps, **_factor("first", feed.mean),
                           **_factor("out", feed.out), keys=step.source.tokens.start, rows=step.source.tokens.count,
                           first_token=place.channels.start if isinstance(step, ScaledHead) else place.tokens.start, dst_tokens=place.tensor.tokens)
+            if isinstance(step, ScaledTurned):
+                turns = step.operands["operand"]
+                found |= {"operand": turns.address, "values": turns.tokens, "size": turns.channels, "frac": step.shift}
         case LinearActivated():
             found |= _factor("out", behind(part(step.steps[0], Table))) | {"function": _function(step), "frac": part(step.steps[0], Table).x.frac}
         case LinearMultiplied():

@@ -88,7 +88,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             if rotary:
                 angle = np.outer(np.arange(tokens), 30.0 ** (-np.arange(0, dim // heads, 2) / rotary)) * (np.arange(0, dim // heads, 2) < rotary)
                 cos, sin = (np.tile(function(angle), (1, heads)).astype(np.float32) for function in (np.cos, np.sin))
-                nodes[-3:-1] = [*nodes[-3:-1], *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}", cos, sin) for letter in "qk")]
+                nodes[-3:-1] = [*nodes[-3:-1], *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}{'.normed' * (heads_norm is not None)}",
+                                                              cos, sin) for letter in "qk")]
             mark = ".turned" if rotary else ".normed" if heads_norm is not None else ""
             attended = (f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal)
             if bias is not None:

@@ -60,6 +60,16 @@ def test_heads_of_values_with_a_width_of_their_own(executable, value_dim, tmp_pa
     assert wrong == [] and values >= 16
 
 
+@pytest.mark.parametrize("heads, dim, norm", [(2, 24, "layer"), (3, 60, "rms")])
+def test_norms_of_heads_that_are_turned(executable, heads, dim, norm, tmp_path):
+    """Heads within a word, and over the end of one."""
+    sizes = {"seed": heads, "tokens": 9, "dim": dim, "heads": heads, "hidden": 16, "blocks": "d", "heads_norm": norm, "rotary": 8, "act": Act.SILU}
+    network, images = random_qgraph(**sizes), random_images(random_model(**sizes), 2)
+    done, tasks = hls_networks.run(executable, tmp_path, network, images, functions=FUNCTIONS)
+    values, wrong = hls_networks.differing(network, images, done, tasks)
+    assert wrong == [] and values >= 16
+
+
 def test_scales_of_channels_in_the_csim(executable, tmp_path):
     """One experts' layer and two dense ones, each with multipliers of its columns."""
     model = random_model(4, tokens=9, dim=16, hidden=24, experts=3, blocks="dmd", act=Act.SILU)

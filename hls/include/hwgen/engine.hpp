@@ -206,8 +206,8 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             layer_norm<Config>(norm_job(s), m.residual, m.act, m.low);
             break;
         case Kind::SCALE:
-            scale<Config>(norm_job(s), ScaleJob{s.keys, s.rows, s.stream, s.dst_tokens, s.first_token, s.fresh, s.target == Target::ACT}, stream,
-                          m.residual, m.act);
+            scale<Config>(norm_job(s), ScaleJob{s.keys, s.rows, s.stream, s.dst_tokens, s.first_token, s.fresh, s.target == Target::ACT, s.size, s.operand,
+                                                      s.values, s.frac}, stream, m.residual, m.act, m.operand);
             break;
         case Kind::LINEAR:
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);

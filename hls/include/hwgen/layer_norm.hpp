@@ -38,6 +38,10 @@ struct ScaleJob {
     unsigned first_token;  ///< of the stream; or the first channel of the value
     bool fresh;            ///< the stream starts with it
     bool part;             ///< to a value at word `dst` of the norm's job
+    unsigned period;       ///< of a part that is turned: channels of the cosines and sines; 0: it is not
+    unsigned operand;      ///< their word address
+    unsigned operand_tokens;
+    unsigned shift;        ///< behind the products
 };
 
 /// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
@@ -145,7 +149,7 @@ void store_head(const Act word[Config::LANES], unsigned channels, unsigned first
 /// The same, each channel by itself on to another residual stream or to channels of a value; weights: the columns of its words.
 template <class Config>
 void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config::LANES>> &weights, Res residual[][Config::LANES],
-           Act act[][Config::LANES])
+           Act act[][Config::LANES], const Res operand[][Config::LANES])
 {
 #pragma HLS INLINE off
     static std::int32_t mean[Config::MAX_TOKENS];
@@ -164,17 +168,30 @@ void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config:
 #pragma HLS DEPENDENCE variable = residual inter false
 #pragma HLS DEPENDENCE variable = act inter false
             Act narrow[Config::LANES];
+            Res whole[Config::LANES];
 #pragma HLS ARRAY_PARTITION variable = narrow complete
+#pragma HLS ARRAY_PARTITION variable = whole complete
             for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
                 const unsigned row = to.first + t;
                 const Wide word = normal_word(residual[job.src + w * job.tokens + row][lane], mean[row], scale[row]);
                 const Acc acc = (columns[lane].turn ? ~word : word) + columns[lane].bias;
                 narrow[lane] = static_cast<Act>(requantize<8>(acc, columns[lane].scale));
+                whole[lane] = static_cast<Res>(requantize<16>(acc, columns[lane].scale));
                 if (!to.part) {
                     Res &place = residual[to.stream + w * to.dst_tokens + to.first_token + t][lane];
                     const int part = requantize<16>(acc, columns[lane].scale);
                     place = static_cast<Res>(w * Config::LANES + lane < job.channels ? saturate<16>((to.fresh ? 0 : place) + part) : 0);
+                }
+            }
+            if (Config::ROTATES && to.period != 0) {
+                for (unsigned lane = 0; lane < Config::LANES; ++lane) {
+#pragma HLS UNROLL
+                    const unsigned pair = (w * Config::LANES + (lane & ~1U)) % to.period;
+                    const Res *turn = operand[to.operand + pair / Config::LANES * to.operand_tokens + to.first + t];
+                    const std::int64_t sine = static_cast<std::int64_t>(whole[lane ^ 1U]) * turn[pair % Config::LANES + 1];
+                    const std::int64_t sum = static_cast<std::int64_t>(whole[lane]) * turn[pair % Config::LANES] + (lane % 2 == 1 ? sine : -sine);
+                    narrow[lane] = static_cast<Act>(saturate<8>(round_shift(sum, to.shift)));
                 }
             }
             if (to.part) {

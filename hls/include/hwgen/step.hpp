@@ -193,6 +193,16 @@ constexpr Step scale_head(Value dst, std::uint16_t first, std::uint16_t channels
     return s;
 }
 
+/// The same, pairs of its channels turned by cosines and sines in the operand memory.
+constexpr Step turned(Step step, Value operand, std::uint8_t shift)
+{
+    step.operand = operand.address;
+    step.values = operand.tokens;
+    step.size = operand.channels;
+    step.frac = shift;
+    return step;
+}
+
 /// src -> dst with the weights at `weights`.
 constexpr Step linear(Value dst, Value src, Weights weights)
 {

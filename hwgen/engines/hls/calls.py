@@ -27,14 +27,14 @@ from .products import (
     LinearRotated,
     Product,
 )
-from .scale import Scaled, ScaledFresh, ScaledHead
+from .scale import Scaled, ScaledFresh, ScaledHead, ScaledTurned
 from .start import Constants, LayerNorm, Operands, Patches, Rescaled, ResidualAdd, ResidualInit, Tokens
 
 MOST_TOKENS = 1 << 15        # whose numbers a list holds
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
-                                 ScaledHead, Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied, LinearGated,
-                                 LinearRotated, MixedLinear, MixedActivated, MixedResidual, MixedFresh, Head, Features, Attention, BiasedAttention,
-                                 Router, ScoreRouter, Experts, GatedExperts)
+                                 ScaledHead, ScaledTurned, Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied,
+                                 LinearGated, LinearRotated, MixedLinear, MixedActivated, MixedResidual, MixedFresh, Head, Features, Attention,
+                                 BiasedAttention, Router, ScoreRouter, Experts, GatedExperts)
 
 
 def calls(network: Network) -> list[Call]:

@@ -21,6 +21,7 @@ from .calls import calls
 from .experts import Router, ScoreRouter
 from .mixed import Mixed
 from .products import Head, LinearRotated, Product
+from .scale import ScaledTurned
 from .start import Patches, Tokens
 from .value import Value, words
 
@@ -67,7 +68,7 @@ class Plan:
     @property
     def rotates(self) -> bool:
         """Whether there are layers in which pairs of channels are turned."""
-        return any(isinstance(step, LinearRotated) for step in self.steps)
+        return any(isinstance(step, (LinearRotated, ScaledTurned)) for step in self.steps)
 
     @property
     def mixes(self) -> bool:

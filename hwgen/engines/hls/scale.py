@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from ...steps.format import INT8, WIDE
 from ...steps.passes.lengths import last_token
-from ...steps.stages import Add, Diagonal, Normalize, Requant
+from ...steps.stages import Add, Diagonal, Normalize, Requant, Rotate
+from ...steps.step import Step
 from ...steps.tensor import Memory, Span, View
 from ...steps.verify import failure
 from .call import DEPTH, Call, Follow, part
-from .value import braces, words
+from .value import Value, braces, words
 
 
 class Scaled(Call):
@@ -96,3 +97,25 @@ class ScaledHead(Scaled):
 
     def traced(self) -> tuple[str, int, int]:
         return INT8.stored, *self.dst.shape
+
+
+class ScaledTurned(ScaledHead):
+    """The same, pairs of channels turned by cosines and sines in the operand memory."""
+
+    form: ClassVar[tuple[tuple[type, ...], ...]] = ((Normalize, Diagonal, Requant, Rotate),)
+
+    @classmethod
+    def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
+        return super().find(steps) | {"operand": Value.of(part(steps[0], Rotate).view.tensor)}
+
+    @property
+    def shift(self) -> int:
+        """Behind the turn."""
+        return part(self.steps[0], Rotate).shift
+
+    @property
+    def code(self) -> str:
+        return f"turned(hwgen::{super().code}, {self.operands['operand'].code}, {self.shift})"
+
+    def about(self) -> str:
+        return f"{super().about()}, turned by {self.operands['operand']}"
