@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 import bert_nets
 from conv_nets import pooled, reduced, stem, tokens
+import decoder_nets
 from gate_nets import CONDITIONED, task_gate
 import gated_nets
 import masked_nets
@@ -130,6 +131,10 @@ FORMS: dict[str, dict[str, Form]] = {
         "src_key_padding_mask, true where hidden": partial(padded, end="all", spelling="key padding", kind=TensorProto.BOOL),
         "floating point": partial(padded, end="all", spelling="transformers", kind=TensorProto.FLOAT),
         "a number for each key, which is no mask": partial(padded, end="all", spelling="a number")},
+    "Attention to a second input": {
+        "nn.TransformerDecoder": partial(decoder_nets.saved, form="post"), "norm_first": partial(decoder_nets.saved, form="pre"),
+        "cross attention alone": partial(decoder_nets.saved, form="cross"), "a memory of other channels": partial(decoder_nets.saved, form="post", width=40),
+        "token ids beside the states of an encoder": partial(decoder_nets.saved, form="ids")},
     "Causal attention, by its mask": {name: partial(masked, spelling=name) for name in masked_nets.CAUSAL},
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),
