@@ -13,25 +13,31 @@ from hwgen.functions import Act
 from hwgen.graph import Graph, Model, Node, Role, evaluate
 from hwgen.quantizer import Recipe, Rule
 from hwgen.steps.step import Quantized
+from hwgen.steps.window import Window
 
 
 def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 2, hidden: int = 64, experts: int = 4,
                  top_k: int = 2, expert_hidden: int | None = None, blocks: str = "dm", classes: tuple[int, ...] = (10,),
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
-                 bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0) -> Model:
+                 bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0,
+                 groups: int = 1, beside: bool = False, stem: bool = False, present: bool = False) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
-    "y" = soft one of them, "t" = dense MLP behind an MLP on tokens instead of an attention.
+    "y" = soft one of them, "t" = dense MLP behind an MLP on tokens instead of an attention, "c" = an MLP whose first layer sees the tokens before and
+    behind, too.
 
     tokens: length of the sequence, class token included; image [channels, patch, patch * patches]. ``classes``: output
-    width of each task; tasks share everything but gates and heads. pool: "select" (token 0) or "mean" (patch tokens).
+    width of each task; tasks share everything but gates and heads. pool: "select" (token 0), "mean" (patch tokens), "query" (a learned query looks at
+    all tokens) or "slice" (three tokens leave).
     act: of every block, or of one after the other in turn. causal: no token sees one behind it. norms: "pre", "post" (behind each sum, and the embedding),
     "respost" (behind each branch) or "sandwich" (on both sides of it), with gammas of both signs; rms: they take no mean off.
     bias: of the scores, "heads", each its own, "all" the same, "mask": keys hidden at random.
     gates: "softmax", "sigmoid", or "biased" (sigmoids, and a bias for the choice) of every router.
     rotary: channels of each head of q and k that are turned, each token by its place. heads_norm: of each head of q and k, "layer" or "rms".
     value_dim: channels of a head of v, 0 for as many as q and k have.
+    groups: heads that share a key and a value. beside: beside every mixture an expert all tokens take, with a sigmoid of its own. stem: patches overlap, and
+    reach over the border. present: keys and values of the last block leave too, if it has some.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -56,12 +62,12 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                             1e-5)
 
     first = 1 if class_token else 0
-    patches = tokens - first
+    patches, kernel = tokens - first, 3 if stem else patch
     graphs = []
     for task, width in enumerate(classes):
         nodes: list[Node] = [ops.PatchEmbed(
-            "embed", "embed", "x", draw("embed.w", dim, channels, patch, patch, gain=1 / (patch * np.sqrt(channels))),
-            draw("embed.b", dim, gain=0.1))]
+            "embed", "embed", "x", draw("embed.w", dim, channels, kernel, kernel, gain=1 / (kernel * np.sqrt(channels))),
+            draw("embed.b", dim, gain=0.1), Window((3, 3), (patch, patch), (1, 1, 1, 1)) if stem else None)]
         if class_token:
             nodes.append(ops.ConcatTokens("concat", "concat", "embed", draw("cls", 1, dim, gain=0.5)))
         nodes.append(ops.AddConst("pos", "r0", nodes[-1].output, draw("pos", tokens, dim, gain=0.5)))
@@ -79,18 +85,22 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             b, function = f"block{i}", acts[i % len(acts)]
             read = normed(f"{b}.norm1", state, "pre", "sandwich")
             values, begin = heads * value_dim or dim, len(nodes)
-            for letter, gain, channels_of in (("q", 1.5, dim), ("k", 1.5, dim), ("v", 1.0, values)):
-                nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, *matrix(f"{b}.{letter}", dim, channels_of, gain)))
+            for letter, gain, columns_of in (("q", 1.5, dim), ("k", 1.5, dim), ("v", 1.0, values)):
+                weight, offset = matrix(f"{b}.{letter}", dim, columns_of, gain)
+                if groups > 1 and letter != "q":
+                    kept = np.arange(columns_of).reshape(heads, -1)[np.arange(heads) // groups * groups].ravel()
+                    weight, offset = weight[:, kept], offset[kept]
+                nodes.append(ops.Linear(f"{b}.{letter}", f"{b}.{letter}", read, weight, offset))
             if heads_norm is not None:
                 nodes[-3:-1] = [*nodes[-3:-1], *(ops.HeadNorm(f"{b}.{letter}.norm", f"{b}.{letter}.normed", f"{b}.{letter}", np.tile(draw(
                     f"{b}.{letter}.g", dim // heads, gain=0.2, offset=1.0) * np.where(np.arange(dim // heads) % 5 == 2, -1, 1), heads).astype(np.float32),
                     np.tile(draw(f"{b}.{letter}.beta", dim // heads, gain=0.2), heads), 1e-5, heads, heads_norm == "rms") for letter in "qk")]
+            normal = ".normed" if heads_norm is not None else ""
             if rotary:
                 angle = np.outer(np.arange(tokens), 30.0 ** (-np.arange(0, dim // heads, 2) / rotary)) * (np.arange(0, dim // heads, 2) < rotary)
                 cos, sin = (np.tile(function(angle), (1, heads)).astype(np.float32) for function in (np.cos, np.sin))
-                nodes[-3:-1] = [*nodes[-3:-1], *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}{'.normed' * (heads_norm is not None)}",
-                                                              cos, sin) for letter in "qk")]
-            mark = ".turned" if rotary else ".normed" if heads_norm is not None else ""
+                nodes[-3:-1] = [*nodes[-3:-1], *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}{normal}", cos, sin) for letter in "qk")]
+            mark = ".turned" if rotary else normal
             attended = (f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal)
             if bias is not None:
                 added = draw(f"{b}.bias", heads if bias == "heads" else 1, tokens, tokens)
@@ -120,18 +130,45 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 nodes.append(ops.Multiply(f"{b}.mul", f"{b}.hidden", f"{b}.looked" if kind == "g" else f"{b}.gate", f"{b}.up"))
                 nodes.append(ops.Linear(f"{b}.down", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
             else:
-                nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", read, *matrix(f"{b}.fc1", dim, hidden)))
+                taps = 3 if kind == "c" else 1
+                if kind == "c":
+                    order = np.arange(tokens) + np.arange(-1, 2)[:, None]
+                    nodes.append(ops.Take(f"{b}.take", f"{b}.taken", read, np.where(order < tokens, order, -1).astype(np.int32)))
+                    read = f"{b}.taken"
+                nodes.append(ops.Linear(f"{b}.fc1", f"{b}.fc1", read, *matrix(f"{b}.fc1", taps * dim, hidden)))
                 nodes.append(ops.Activation(f"{b}.act", f"{b}.hidden", f"{b}.fc1", function))
                 nodes.append(ops.Linear(f"{b}.fc2", f"{b}.mlp", f"{b}.hidden", *matrix(f"{b}.fc2", hidden, dim)))
             branch = f"{b}.mlp" if kind in "mx" else normed(f"{b}.behind2", f"{b}.mlp", "respost", "sandwich")
+            if beside and kind in "mx":
+                third = {} if kind == "m" else {"w3": draw(f"{b}.shared3.w", 1, dim, hidden, gain=dim ** -0.5), "b3": draw(f"{b}.shared3.b", 1, hidden, gain=0.1)}
+                nodes.append(ops.MoE(f"{b}.shared", f"{b}.shared", read, *matrix(f"{b}.sharedgate", dim, 1), draw(f"{b}.shared1.w", 1, dim, hidden, gain=dim ** -0.5),
+                                     draw(f"{b}.shared1.b", 1, hidden, gain=0.1), draw(f"{b}.shared2.w", 1, hidden, dim, gain=hidden ** -0.5),
+                                     draw(f"{b}.shared2.b", 1, dim, gain=0.1), function, 1, False, True, **third))
+                nodes.append(ops.Add(f"{b}.add3", f"{b}.with", state, f"{b}.shared"))
+                state = f"{b}.with"
             nodes.append(ops.Add(f"{b}.add2", f"{b}.out", state, branch))
             state = normed(f"{b}.post2", f"{b}.out", "post")
         last = normed("norm", state, "pre", "respost", "sandwich")
-        nodes.append(ops.Select("pool", "pool", last, tokens - 1 if causal else 0) if pool == "select" else ops.Mean("pool", "pool", last, first))
+        count = 1
+        match pool:
+            case "query":
+                nodes += [ops.Linear(f"pool.{letter}", f"pool.{letter}", last, *matrix(f"pool.{letter}", dim, dim)) for letter in "kv"]
+                nodes.append(ops.AttentionPool("pool", "pool", "pool.k", "pool.v", draw("pool.query", 1, dim, gain=(heads / dim) ** 0.5), heads))
+            case "slice":
+                count = min(3, tokens - first)
+                nodes.append(ops.Slice("pool", "pool", last, first, count))
+            case "select":
+                nodes.append(ops.Select("pool", "pool", last, tokens - 1 if causal else 0))
+            case _:
+                nodes.append(ops.Mean("pool", "pool", last, first))
         nodes.append(ops.Linear("head", "head", "pool", *matrix(f"head{task}", dim, width)))
         name = f"task{task}" if len(classes) > 1 else "logits"
-        graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), {name: "head"},
-                               {name: (1, width)}))
+        outputs, shapes = {name: "head"}, {name: (1, width) if count == 1 else (1, count, width)}
+        if present and blocks[-1] != "t":
+            b = f"block{len(blocks) - 1}"
+            outputs |= {f"{name}.key": f"{b}.k{mark}", f"{name}.value": f"{b}.v"}
+            shapes |= {f"{name}.key": (1, tokens, dim), f"{name}.value": (1, tokens, values)}
+        graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), outputs, shapes))
     return Model(tuple(graphs)).verify()
 
 

@@ -198,14 +198,18 @@ def _streams(table: list[_Entry], lanes: int) -> tuple[dict[str, int], int]:
 
 
 def _image(steps: list[Call], lanes: int) -> tuple[list[int], bytes]:
-    """(first word of each step's weights, image): in the order of use; what is used again is not stored again."""
-    places: dict[tuple[str, ...], int] = {(): 0}
-    parts: list[bytes] = []
+    """(first word of each step's weights, image): in the order of use. What is used again is not stored again, where its words are the same:
+    biases are others where 16 bits stream."""
+    found: dict[tuple[tuple[str, ...], bytes], int] = {((), b""): 0}
+    places, parts, size = [], [], 0
     for step in steps:
-        if step.params not in places:
-            places[step.params] = sum(map(len, parts)) // lanes
-            parts.append(step.data(Shape(lanes, lanes, lanes)))
-    return [places[step.params] for step in steps], b"".join(parts)
+        data = step.data(Shape(lanes, lanes, lanes))
+        if (step.params, data) not in found:
+            found[step.params, data] = size // lanes
+            parts.append(data)
+            size += len(data)
+        places.append(found[step.params, data])
+    return places, b"".join(parts)
 
 
 def _outputs(table: list[_Entry], tasks: int) -> tuple[list[int], tuple[tuple[tuple[str, int, int], ...], ...]]:

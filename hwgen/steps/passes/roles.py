@@ -60,14 +60,14 @@ def copies(network: Network, group: int) -> Network:
 
 
 def _apart(network: Network, group: int) -> dict[str, HeadMap]:
-    """Queries and keys, by name, of attentions in which one of the two is made head by head past the array: each head starts at a multiple
-    of ``group`` lanes, of both."""
+    """Queries, keys and keys that are data too, by name, of attentions in which one of the two is made head by head past the array: each head
+    starts at a multiple of ``group`` lanes, of all."""
     made = {step.sink.tensor for step in network.steps if not step.tile.mixes and not step.sink.all_channels}
     found: dict[str, HeadMap] = {}
     for step in network.steps:
         if isinstance(step.tile, Keys) and {step.source.tensor, step.tile.view.tensor} & made:
             heads = HeadMap(step.heads, step.source.channels.count // step.heads, group)
-            found |= {step.source.name: heads, f"{step.tile.view.name}.{Role.KEYS}": heads}
+            found |= dict.fromkeys((step.source.name, step.tile.view.name, f"{step.tile.view.name}.{Role.KEYS}"), heads)
     return found
 
 

@@ -16,9 +16,10 @@ TAP = "tap"
 def taps(network: Network, rows: int) -> Network:
     """Read each value through an identity matrix, right after it is complete, ``rows`` tokens at a time."""
     steps: list[Step] = []
-    for step in network.steps:
+    written = {step.sink.name: index for index, step in enumerate(network.steps)}       # by its last part
+    for index, step in enumerate(network.steps):
         steps.append(step)
-        if step.sink.tensor.memory is Memory.ACT and step.expert is None:
+        if step.sink.tensor.memory is Memory.ACT and step.expert is None and written[step.sink.name] == index:
             steps += _taps(step, rows)
     return replace(network, steps=tuple(steps))
 
