@@ -2,7 +2,7 @@
 
     python examples/demo.py [--images 100] [--target zcu104] [--output build/demo]
 
-Prints one table. Exit codes as of the hwgen command: 1 when one output word of the RTL differs from the integer model.
+Prints one table, and where the page of its report is. Exit codes as of the hwgen command: 1 when one output word of the RTL differs from the integer model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hwgen.arrays import accuracy
 from hwgen.errors import HwgenError
 from hwgen.graph import evaluate
 from hwgen.importer import import_model
+from hwgen.output import write_file
 from hwgen.progress import Bars
 
 MODEL = Path(__file__).resolve().parent / "m3vit_digits"
@@ -73,6 +74,10 @@ def run(images: int, target: str, build: Path) -> int:
     for row in rows(build, labels, floats, golden, rtl, waves, acc.build.report["all_ports"]):
         table.add_row(*row)
     Console().print(table)
+    acc.keep(rtl)
+    page = build / "report.html"
+    write_file(page, acc.page())
+    Console().print(f"a page with charts, timeline and tables: {page.resolve()}", soft_wrap=True, highlight=False)
     return 0 if rtl.bit_exact else 1
 
 

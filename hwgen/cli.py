@@ -16,7 +16,9 @@ from .commands import look, pipeline, terminal
 from .commands.terminal import say
 from .errors import HwgenError, OutputError
 
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+QUIET = ("-q", "--quiet")
+
+app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="From a trained transformer in ONNX to a hardware accelerator, proven bit-exact by simulation.",
                   epilog="Exit codes: 0 good, 1 a comparison failed, 2 bad input or a full disk, 3 a tool is missing or failed, "
@@ -42,7 +44,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback(invoke_without_command=True)
 def _options(context: typer.Context, version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
-                                                                           help="Print the version.")] = False):
+                                                                           help="Print the version.")] = False,
+             quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings, errors, and results that are to go to standard "
+                                                 "output; before or behind the command.")] = False):
+    terminal.out.quiet = quiet
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -53,7 +58,7 @@ def main(args: list[str] | None = None) -> None:
     ending.any_terminal()
     try:
         with ending.stopping():
-            app(args)
+            app(_quiet_first(sys.argv[1:] if args is None else args))
     except SystemExit as stop:
         if stop.code == 1 and isinstance(stop.__context__, BrokenPipeError):      # rich and typer make 1 of it
             ending.silence()
@@ -63,6 +68,11 @@ def main(args: list[str] | None = None) -> None:
         known = error if isinstance(error, HwgenError) else ending.explained(error)
         _last_words(f"error: {known or ending.fault(error)}")
         sys.exit(known.exit_code if known else ending.FAULT)
+
+
+def _quiet_first(args: list[str]) -> list[str]:
+    """``-q`` belongs to every command, so it may stand behind the command's name."""
+    return [arg for arg in args if arg in QUIET] + [arg for arg in args if arg not in QUIET]
 
 
 def _last_words(message: str) -> None:

@@ -320,3 +320,15 @@ def test_targets_lists_the_boards(run, tmp_path):
     assert f"{zcu104['dsp']:,}" in text and zcu104["clock_mhz"] > 0 and zcu104["sources"]
     assert zcu104["ports"] == {"number": 4, "bits": 128, "clock_mhz": 300}
     assert "port of 128 bits: 16 bytes a cycle; all 4: 42.7, not built" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("args", [("-q", "targets"), ("targets", "-q"), ("targets", "--quiet")])
+def test_quiet_leaves_out_what_people_read(run, args, tmp_path):
+    code, text, message = run(*args, "--json", tmp_path / "t.json")
+    assert (code, text, message) == (0, "", "") and json.loads((tmp_path / "t.json").read_text())["targets"]
+    assert run("targets")[1]                                            # and only that time
+    assert json.loads(run(*args, "--json", "-")[1])["targets"]
+
+
+def test_completion_of_the_shell(run):
+    assert "COMPLETE" in run("--show-completion", "bash")[1] or run("--show-completion")[0] == 0

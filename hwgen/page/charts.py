@@ -11,6 +11,7 @@ from .svg import Markup, element, join, label, line, picture, rectangle, title
 from .words import digits, percent, short
 
 WIDTH = 960
+DARK = (0, 3, 4)         # of them: words on these are white
 COLOURS = 8  # classes c0 .. c7 of page.css
 LEAST = 0.06  # share of a strip whose name is written inside
 MOST_LABELS = 12
@@ -36,7 +37,7 @@ def strip(pieces: Sequence[Piece], about: str, height: int = 34) -> Markup:
     x, drawn = 0.0, []
     for index, piece in enumerate(pieces):
         width = WIDTH * piece.amount / total
-        inside = label(x + 6, height / 2 + 5, piece.name[: int(width / 7.5)], class_="inside") if piece.amount / total > LEAST else ""
+        inside = label(x + 6, height / 2 + 5, piece.name[: int(width / 7.5)], class_="inside" if index % (2 * COLOURS) in DARK else "on-light") if piece.amount / total > LEAST else ""
         drawn.append(element("g", title(piece.about), rectangle(x, 0, width, height, class_=colour(index)), inside))
         x += width
     return picture(WIDTH, height, about, *drawn, class_="chart")
