@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named(written, name, change):
 
 
 @pytest.mark.parametrize("key, value, text", [
-    ("version", "0.0.1", "0.0.1"), ("format", ..., "has the format 1, this one reads 2"), ("format", 3, "has the format 3"),
+    ("version", "0.0.1", "0.0.1"), ("format", ..., "has the format 1, this one reads 3"), ("format", 2, "has the format 2"),
     ("format", [2], "has the format list"), ("program", None, "damaged"), ("engine", {"ti": 8}, "damaged"), ("inputs", None, "damaged"),
     ("target", ..., "damaged")])
 def test_a_manifest_that_was_changed(written, key, value, text):

@@ -34,7 +34,7 @@ SPENT = ("cycles", "issue", "wait_tile", "wait_hazard", "wait_output", "other") 
 JSON_BYTES = 1 << 26                # of the manifest and the kept simulation, at most
 FILE_BYTES = 1 << 30                # of any other file
 AGAIN = "compile the model again"
-FORMAT = 2                          # of a build: another number, another set of facts and records. Builds of the first one do not say it
+FORMAT = 3                          # of a build: another number, another set of facts and records. Builds of the first do not say it
 
 
 def known(name: str) -> bool:

@@ -30,7 +30,7 @@ from ..steps.tensor import HeadMap, Span, Tensor, View
 from ..steps.window import Window
 
 FORMAT = "hwgen.qmodel"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 RECORDS: dict[str, Any] = {cls.__name__: cls for cls in (
     Quantized, Network, Step, Output, Expert, Taken, Tensor, View, Span, HeadMap, Window, Factor, Columns, ShortColumns, *FEEDS, *TILES, *STAGES)}
 HINTS: dict[type, dict[str, Any]] = {cls: {f.name: typing.get_type_hints(cls)[f.name] for f in fields(cls)} for cls in RECORDS.values()}

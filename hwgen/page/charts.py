@@ -37,7 +37,8 @@ def strip(pieces: Sequence[Piece], about: str, height: int = 34) -> Markup:
     x, drawn = 0.0, []
     for index, piece in enumerate(pieces):
         width = WIDTH * piece.amount / total
-        inside = label(x + 6, height / 2 + 5, piece.name[: int(width / 7.5)], class_="inside" if index % (2 * COLOURS) in DARK else "on-light") if piece.amount / total > LEAST else ""
+        ground = "inside" if index % (2 * COLOURS) in DARK else "on-light"
+        inside = label(x + 6, height / 2 + 5, piece.name[: int(width / 7.5)], class_=ground) if piece.amount / total > LEAST else ""
         drawn.append(element("g", title(piece.about), rectangle(x, 0, width, height, class_=colour(index)), inside))
         x += width
     return picture(WIDTH, height, about, *drawn, class_="chart")
