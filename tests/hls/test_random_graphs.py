@@ -159,7 +159,8 @@ def test_soft_experts_in_the_csim(executable, blocks, experts, tmp_path):
 
 @pytest.mark.parametrize("make", [random_qgraph, wide_nets.random_wide])
 @pytest.mark.parametrize("options", [
-    {"blocks": "xd", "dim": 36, "heads": 3, "heads_norm": "rms", "classes": (3, 4), "top_k": 1}, {"blocks": "x", "dim": 40, "heads_norm": "layer", "gates": "biased"}])
+    {"blocks": "xd", "dim": 36, "heads": 3, "heads_norm": "rms", "classes": (3, 4), "top_k": 1}, {"blocks": "x", "dim": 40, "heads_norm": "layer", "gates": "biased"},
+    {"blocks": "xd", "dim": 16, "norms": "respost", "rotary": 4}])          # and a state that is read as it is
 def test_gated_experts_and_norms_of_heads_in_the_csim(executable, options, make, tmp_path):
     """Heads whose channels begin inside a word, and go on in the next."""
     options = {"tokens": 9, "hidden": 24, "experts": 5, "act": ACTS[0]} | options

@@ -158,7 +158,7 @@ class GatedExperts(Experts):
 
     @classmethod
     def find(cls, steps: tuple[Step, ...]) -> dict[str, Value]:
-        return super().find(steps) | {"operand": replace(Value.of(steps[0].sink.tensor), name=f"{steps[0].value}.operand")}
+        return super().find(steps) | {"operand": Value.of(steps[0].sink.tensor)}
 
     def factor(self, step: Step) -> Factor:
         return Factor(1, part(step, Multiply).shift)
