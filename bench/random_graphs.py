@@ -82,7 +82,7 @@ def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
 def sequence_options(rng: np.random.Generator, act: Act) -> dict:
     """Sizes of one random network of a sequence."""
     heads, width = int(rng.choice([1, 2, 3])), int(rng.choice([8, 12, 16]))
-    return {"tokens": int(rng.integers(9, 17)), "dim": heads * width, "heads": heads, "rotary": width != 12 and bool(rng.integers(2)), "hidden": int(rng.choice([16, 24, 40])),
+    return {"tokens": int(rng.integers(9, 17)), "dim": heads * width, "heads": heads, "rotary": width == 8 and bool(rng.integers(2)), "hidden": int(rng.choice([16, 24, 40])),
             "experts": int(rng.integers(2, 6)), "blocks": str(rng.choice(["d", "m", "g", "dm", "gd", "x", "y", "sd"])),
             "end": str(rng.choice(sequence_nets.ENDS)), "causal": bool(rng.integers(2)), "heads_norm": bool(rng.integers(2)), "act": act}
 
