@@ -60,9 +60,15 @@ def stacked(net: Net, x: str, given: np.ndarray, dim: int) -> str:
     return net.op("Reshape", both, net.ints(1, HEADS, TOKENS, dim))
 
 
+def of_onnxruntime(net: Net, x: str, given: np.ndarray, dim: int, neighbours: bool = False) -> str:
+    """The operator RotaryEmbedding of onnxruntime, of heads"""
+    places = net.const(np.arange(len(given))[None], np.int64)
+    return net.op("RotaryEmbedding", x, places, net.const(np.cos(given)), net.const(np.sin(given)), domain="com.microsoft", interleaved=int(neighbours))
+
+
 Turn = Callable[[Net, str, np.ndarray, int], str]
 TURNS: dict[str, Turn] = {"rotate half (GPT-NeoX, Llama)": half, "two halves (RotaryEmbedding)": split_half,
-                          "interleaved (EVA-02, GPT-J)": interleaved, "parts of complex numbers": stacked}
+                          "interleaved (EVA-02, GPT-J)": interleaved, "parts of complex numbers": stacked, "RotaryEmbedding of onnxruntime": of_onnxruntime}
 
 
 def attention(turn: Turn, given: Callable[[int, int], np.ndarray] = angles, part: int = HEAD, scale: float = 1.0, head: int = HEAD,

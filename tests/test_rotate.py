@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from hwgen import ops, quantizer
@@ -115,3 +117,48 @@ def test_what_is_no_rotation_is_named(change, text):
     with pytest.raises(ModelError) as caught:
         verify(replace(network, steps=tuple(steps)))
     assert text in caught.value.message
+
+
+def microsoft(form: str, folder):
+    """Attention whose q and k are turned by RotaryEmbedding of onnxruntime, [1, tokens, channels] or by heads."""
+    net = Net(20)
+    x = net.input("x", [1, TOKENS, DIM])
+    part = HEAD // 2 if "part" in form else HEAD
+    cos, sin = (net.const(function(angles(part))) for function in (np.cos, np.sin))
+    places = net.const([0], np.int64) if "offset" in form else net.const(np.arange(TOKENS)[None], np.int64)
+    options = {"interleaved": int("neighbours" in form), **({"num_heads": HEADS} if "heads" in form or "part" in form else {}),
+               **({"rotary_embedding_dim": part} if "part" in form else {})}
+
+    def heads(y: str, turned: bool) -> str:
+        y = net.op("RotaryEmbedding", y, places, cos, sin, domain="com.microsoft", **options) if turned else y
+        return net.op("Transpose", net.op("Reshape", y, net.ints(1, -1, HEADS, HEAD)), perm=[0, 2, 1, 3])
+    linears = [net.linear(x, DIM, DIM) for _ in range(3)]
+    q, k, v = (heads(y, place < 2) for place, y in enumerate(linears))
+    scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(HEAD ** -0.5))
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v, name="attention")
+    net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
+    model = net.model({"y": result(net)}, [1, TOKENS, DIM])
+    model.graph.value_info.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, TOKENS, DIM]) for name in linears[:2])
+    onnx.save(model, folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+@pytest.mark.parametrize("form", ["heads", "heads, offset", "heads, neighbours", "part", "part, neighbours, offset", "width of the table"])
+def test_the_operator_of_onnxruntime(form, tmp_path):
+    """onnxruntime itself judges at the import of `frontend`; here both are run on the same values."""
+    path = microsoft(form, tmp_path)
+    (graph,) = import_model(path).model.tasks
+    assert [type(node).__name__ for node in graph.nodes].count("Rotate") == 2
+    wanted = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]).run(None, {"x": X[:1]})[0]
+    assert np.abs(evaluate.run(graph, {"x": X[:1]})["y"].reshape(wanted.shape) - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("options, reason", [({"is_packed_batching": 1}, "packs sequences"), ({"scale": 2.0}, "has a scale"),
+                                             ({"rotary_embedding_dim": 4}, "says no number of heads")])
+def test_what_the_operator_of_onnxruntime_may_ask_for_is_refused(options, reason, tmp_path):
+    net = Net(20)
+    x = net.input("x", [1, TOKENS, DIM])
+    cos, sin = (net.const(function(angles(HEAD))) for function in (np.cos, np.sin))
+    net.op("RotaryEmbedding", x, net.const([0], np.int64), cos, sin, domain="com.microsoft", **options)
+    with pytest.raises(ModelError, match=reason):
+        read(net, tmp_path)

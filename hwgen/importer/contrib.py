@@ -6,7 +6,7 @@ in the file and is refused by its name, with a reason where `refusal` knows one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import onnx
 from onnx import helper
@@ -30,6 +30,7 @@ from .contrib_parts import (
     split,
     times,
 )
+from .contrib_rotary import rotary_embedding
 
 MICROSOFT = "com.microsoft"
 WRITTEN_OUT = "hwgen.contrib"           # domain of the functions, for as long as there are any
@@ -200,6 +201,7 @@ TEXTS: dict[tuple[str, str], Text] = {
         "LayerNormalization": _layer_normalization,
         "MultiHeadAttention": _multi_head_attention,
         "QuickGelu": _quick_gelu,
+        "RotaryEmbedding": rotary_embedding,
         "SimplifiedLayerNormalization": _simplified_layer_normalization,
         "SkipLayerNormalization": _skip_layer_normalization,
         "SkipSimplifiedLayerNormalization": _skip_simplified_layer_normalization,
@@ -245,11 +247,12 @@ def _text_of(node: onnx.NodeProto, opset: int) -> Text | None:
     return TEXTS.get((domain, node.op_type))
 
 
-def refusal(node: onnx.NodeProto, opset: int) -> str | None:
-    """Why a call was not written out; None when no text stands for its operator, or one does."""
+def refusal(node: onnx.NodeProto, opset: int, shapes: Mapping[str, tuple[int, ...] | None]) -> str | None:
+    """Why a call was not written out; None when no text stands for its operator, or one does. shapes: of values, as far as they are known."""
     text = _text_of(node, opset)
+    ranks = {value: len(shape) for value in node.input if (shape := shapes.get(value)) is not None}
     try:
-        for _ in text(Call(node, opset)) if text is not None else ():
+        for _ in text(Call(node, opset, ranks)) if text is not None else ():
             pass
     except Refused as error:
         return str(error)

@@ -128,7 +128,7 @@ class _Normalizer:
             if self._is_random(node, inputs):
                 self.declined[name] = "gives another result in every run: export the model in eval mode (model.eval())"
                 self._keep(node, name, inputs, types)
-            elif (reason := contrib.refusal(node, self.opsets.get("", 0))) is not None:
+            elif (reason := contrib.refusal(node, self.opsets.get("", 0), self.shapes)) is not None:
                 self.declined[name] = reason
                 self._keep(node, name, inputs, types)
             elif not (known and (self._fold(node, name, inputs, types) or self._simplify(node, name, inputs, types)
