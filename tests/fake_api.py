@@ -16,7 +16,7 @@ from hwgen.page import Made, page
 REPORT = {
     "version": "0.1.0", "calibration": "data", "weight_bytes": 253_952, "warnings": [], "onnx_cosine": 0.9999999, "onnx_max_abs_error": 1.5e-6,
     "onnx": {"stage": "float models", "images": 8, "images_set_apart": 1, "runtime": "onnxruntime 1", "note": None},
-    "network": {"name": "m3vit", "tasks": ["digit", "parity"], "tokens": 17},
+    "network": {"name": "m3vit", "tasks": 2, "tokens": 17},
     "array": {"ti": 64, "to": 32, "macs_per_cycle": 2048},
     "resources": {"stage": "estimate", "used": {"lut": 1000, "uram": 0}, "available": {"lut": 4000, "uram": 0}},
     "estimate": {"stage": "estimate", "cycles_per_image": 5000.0, "latency_ms": 0.0166, "utilization": 0.25,

@@ -330,5 +330,8 @@ def test_quiet_leaves_out_what_people_read(run, args, tmp_path):
     assert json.loads(run(*args, "--json", "-")[1])["targets"]
 
 
-def test_completion_of_the_shell(run):
-    assert "COMPLETE" in run("--show-completion", "bash")[1] or run("--show-completion")[0] == 0
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_the_shell(run, monkeypatch, shell):
+    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))
+    code, text, _ = run("--show-completion")
+    assert code == 0 and "_COMPLETE" in text

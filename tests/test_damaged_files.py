@@ -370,12 +370,15 @@ def chain(kind: str, count: int) -> onnx.ModelProto:
 @pytest.mark.parametrize("kind", ["Identity", "Reshape", "Transpose", "constants", "Elu", "Sigmoid", "Foo", "Relu", "MatMul", "Mul", "fan"])
 def test_no_pass_is_worse_than_linear(tmp_path, kind):
     """Four times the nodes take about four times as long, and 150,000 of them 10 CPU seconds: 0.13 s for 2,000, twice that here."""
-    times = []
-    for count in (1500, 6000):
+    def least(count: int) -> float:                 # of two: a collection of garbage of other tests is none of ours
         onnx.save(chain(kind, count), tmp_path / "net.onnx")
-        begin = time.process_time()
-        check_model(tmp_path / "net.onnx")
-        times.append(time.process_time() - begin)
+        spent = []
+        for _ in range(2):
+            begin = time.process_time()
+            check_model(tmp_path / "net.onnx")
+            spent.append(time.process_time() - begin)
+        return min(spent)
+    times = [least(count) for count in (1500, 6000)]
     assert times[1] < 8 * max(times[0], 0.05) and times[1] < 3.0
 
 

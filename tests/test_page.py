@@ -12,7 +12,7 @@ from hwgen.page import Made, Story, page, summary
 from hwgen.page.network import nodes_of
 from hwgen.page.svg import Markup, element, text
 from hwgen.page.time import slots, timeline
-from hwgen.page.words import decibels, digits, kilobytes, percent, short
+from hwgen.page.words import decibels, digits, kilobytes, percent, short, tail
 from hwgen.quantizer import quantize
 from qgraphs import random_model
 
@@ -125,14 +125,17 @@ def test_other_words():
         "4.10 kB",
         "2.10 MB",
     )
+    assert (tail("/a/blocks.0/attn/MatMul"), tail("node"), tail("x" * 40, 5)) == ("attn/MatMul", "node", "…xxxx")
     assert decibels(0.01) == pytest.approx(40) and decibels(0.0) == 200.0
 
 
 def test_the_six_answers():
     fast, fits, limit, accurate, worst, under = Story(DATA).answers
     assert fast.short == "0.00200 ms an image, 500,000 images a second" and "never simulated" in fast.long and fast.stage == "estimate"
-    assert fits.short == "yes: 90 % of DSP slices" and limit.short == "memory bandwidth" and "add 25 % to that" in limit.long
+    assert fits.short == "yes, by estimate: 90 % of the DSP slices"
+    assert limit.short == "memory bandwidth" and "takes 25 % more than that" in limit.long
     assert accurate.short == "40 dB" and "1 % of its size" in accurate.long
+    assert "leaves place and route little room" in fits.long
     assert worst.short == "a" and "44 dB" in worst.long  # not b, whose error came from before it
     assert (
         "200 MHz" in under.long and "16 bytes a cycle (1 of 4 ports) after 200 cycles" in under.long and "no tool has shown" in under.long

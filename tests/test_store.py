@@ -182,7 +182,7 @@ def steps(header) -> list:
 
 
 @pytest.mark.parametrize("change, text", [
-    (lambda h: h.update(version=1), "has format version 1, this hwgen reads 4"),
+    (lambda h: h.update(version=1), "has format version 1, this hwgen reads 5"),
     (lambda h: h.update(format="other"), "is not an hwgen model"),
     (lambda h: h.pop("params"), "is damaged"),
     (lambda h: h.update(params=3), "no list of different names"),

@@ -8,8 +8,10 @@ LAST = 2**31 - 1         # behind every channel
 
 
 def rotary_embedding(call: Call) -> Body:
-    """x [1, tokens, channels] or [1, heads, tokens, channels of a head], turned by rows of the tables x2 (cosines) and x3 (sines) [places, pairs]. x1: the
-    place of each token, or of the first one. The whole head is turned, or its first ``rotary_embedding_dim`` channels."""
+    """x [1, tokens, channels] or [1, heads, tokens, channels of a head], turned by rows of the tables x2 (cosines) and x3 (sines), [places, pairs].
+
+    x1: the place of each token, or of the first one. The whole head is turned, or its first ``rotary_embedding_dim`` channels.
+    """
     if call.attribute("is_packed_batching", 0) or call.attribute("scale", 1.0) != 1.0:
         raise Refused("packs sequences of several lengths, or has a scale")
     heads, part = call.attribute("num_heads", 0), call.attribute("rotary_embedding_dim", 0)
@@ -45,7 +47,8 @@ def _places(call: Call, tokens: int) -> Body:
     places = "x1"
     if rank == 1:
         if call.opset < RANGE:
-            raise Refused(f"counts its tokens, which cannot be written out with operator set {call.opset}: export with opset_version {RANGE} or later")
+            raise Refused(f"counts its tokens, which cannot be written out with operator set {call.opset}: export with opset_version {RANGE} "
+                          "or later")
         yield "sizes = Shape (x0)"
         for name, value in (("token_axis", tokens), ("zero", 0), ("one", 1)):
             yield index(name, value)

@@ -8,11 +8,14 @@ import math
 
 from .story import KINDS, NO_LOSS, Story
 from .svg import Markup, element, join, label, line, picture, rectangle, title
-from .words import digits, percent, short
+from .words import decibels, digits, percent, short, tail
 
 WIDTH = 960
-DARK = (0, 3, 4)         # of them: words on these are white
+DARK = ("c0", "c3", "c4")         # words on these are white
+LAYERS = ("c0", "c2", "c4", "c6")
+CAUSES = {"waiting for weights": "c1", "waiting for results": "c3", "waiting for the output": "c5", "input, output, pipeline": "c7"}      # others: c0
 COLOURS = 8  # classes c0 .. c7 of page.css
+NAMED = 4                # circles of the roofline that have a name beside them
 LEAST = 0.06  # share of a strip whose name is written inside
 MOST_LABELS = 12
 
@@ -22,24 +25,29 @@ def colour(index: int) -> str:
     return f"c{index % COLOURS}{' pale' * (index // COLOURS % 2)}"
 
 
+def apart(index: int) -> str:
+    """Class of a layer beside others: colours that stand for no cause of waiting."""
+    return LAYERS[index % len(LAYERS)]
+
+
 @dataclass(frozen=True)
 class Piece:
-    """Of a strip: what it is called, how much it is, what is shown when the pointer rests on it."""
+    """Of a strip: what it is called, how much it is, what is shown when the pointer rests on it, its colour (a class)."""
 
     name: str
     amount: float
     about: str
-
+    kind: str
 
 def strip(pieces: Sequence[Piece], about: str, height: int = 34) -> Markup:
     """One bar cut into its pieces, in their order."""
     total = sum(piece.amount for piece in pieces) or 1.0
     x, drawn = 0.0, []
-    for index, piece in enumerate(pieces):
+    for piece in pieces:
         width = WIDTH * piece.amount / total
-        ground = "inside" if index % (2 * COLOURS) in DARK else "on-light"
+        ground = "inside" if piece.kind in DARK else "on-light"
         inside = label(x + 6, height / 2 + 5, piece.name[: int(width / 7.5)], class_=ground) if piece.amount / total > LEAST else ""
-        drawn.append(element("g", title(piece.about), rectangle(x, 0, width, height, class_=colour(index)), inside))
+        drawn.append(element("g", title(piece.about), rectangle(x, 0, width, height, class_=piece.kind), inside))
         x += width
     return picture(WIDTH, height, about, *drawn, class_="chart")
 
@@ -50,17 +58,18 @@ def legend(pieces: Sequence[Piece], unit: str) -> Markup:
     rows = [
         element(
             "li",
-            element("i", class_=f"key {colour(index)}"),
+            element("i", class_=f"key {piece.kind}"),
             f"{piece.name}: {short(piece.amount)} {unit} ({percent(piece.amount / total)})",
         )
-        for index, piece in enumerate(pieces)
+        for piece in pieces
     ]
     return element("ul", *rows, class_="legend")
 
 
 def causes(story: Story) -> Markup:
     """Cycles of an image by what they were for."""
-    pieces = [Piece(name, amount, f"{name}: {digits(amount)} cycles") for name, amount in story.cycles_by_cause.items() if amount > 0]
+    pieces = [Piece(name, amount, f"{name}: {digits(amount)} cycles", CAUSES.get(name, "c0"))
+              for name, amount in story.cycles_by_cause.items() if amount > 0]
     return Markup(strip(pieces, "Cycles of a frame by what they were for") + legend(pieces, "cycles"))
 
 
@@ -68,8 +77,9 @@ def nodes(story: Story) -> Markup:
     """Cycles of an image by ONNX node, in the order of the program."""
     rows = [row for row in story.cycles_by_node if row["cycles"] > 0]
     pieces = [
-        Piece(row["node"], row["cycles"], f"{row['node']}: {digits(row['cycles'])} cycles, array used {percent(row['utilization'])}")
-        for row in rows
+        Piece(tail(row["node"]), row["cycles"], f"{row['node']}: {digits(row['cycles'])} cycles, array used {percent(row['utilization'])}",
+              apart(index))
+        for index, row in enumerate(rows)
     ]
     return strip(pieces, "Cycles of a frame by ONNX node, in the order of the program", 26)
 
@@ -121,8 +131,11 @@ def errors(story: Story) -> Markup:
     for index, layer in enumerate(layers):
         x = left + (index + 0.5) * step
         kind = "output" if layer.format == "output" else "worst" if layer is story.worst else "point"
-        about = f"{layer.node} ({layer.format}): {digits(layer.snr_db)} dB with everything before it"
-        drawn.append(element("circle", title(about), cx=x, cy=at(layer.snr_db), r=4.0, class_=kind))
+        error = decibels(story.output_errors[layer.value]) if layer.value in story.output_errors else layer.snr_db     # on more images
+        about = f"{layer.node} ({layer.format}): {digits(error)} dB, errors of earlier layers included"
+        drawn.append(element("circle", title(about), cx=x, cy=at(max(error, low)), r=4.0, class_=kind))
+        if layer.format == "output":
+            drawn.append(label(x - 8, at(max(error, low)) + 4, f"{layer.value}: {digits(error)} dB", text_anchor="end"))
         if layer.alone_db is not None and layer.alone_db < NO_LOSS:
             drawn.append(
                 rectangle(
@@ -144,8 +157,8 @@ def errors(story: Story) -> Markup:
         class_="chart",
     )
     keys = (
-        ("point", "there, everything before it included"),
-        ("alone", "of the outputs, this layer alone in integers"),
+        ("point", "at this layer, errors of earlier layers included"),
+        *((("alone", "at the outputs, if this layer alone were in integers"),) if any(layer.alone_db for layer in layers) else ()),
         ("worst", "the worst layer"),
         ("output", "an output"),
     )
@@ -190,7 +203,7 @@ def roofline(story: Story, spots: Sequence[Spot]) -> Markup:
         join(
             (
                 line(x_at(10.0**d), 10, x_at(10.0**d), height - bottom, class_="grid"),
-                label(x_at(10.0**d), height - bottom + 16, short(10.0**d), text_anchor="middle"),
+                label(x_at(10.0**d), height - bottom + 16, f"{10.0**d:,g}", text_anchor="middle"),
             )
         )
         for d in range(x_low, x_high + 1)
@@ -199,7 +212,7 @@ def roofline(story: Story, spots: Sequence[Spot]) -> Markup:
         join(
             (
                 line(left, y_at(10.0**d), WIDTH, y_at(10.0**d), class_="grid"),
-                label(left - 6, y_at(10.0**d) + 4, short(10.0**d), text_anchor="end"),
+                label(left - 6, y_at(10.0**d) + 4, f"{10.0**d:,g}", text_anchor="end"),
             )
         )
         for d in range(y_low, y_high + 1)
@@ -209,9 +222,10 @@ def roofline(story: Story, spots: Sequence[Spot]) -> Markup:
     drawn += [
         element("path", title(f"{digits(bandwidth)} bytes a cycle, {peak:,} multiply-accumulates a cycle"), d=roof, class_="roof"),
         label(WIDTH - 4, y_at(peak) - 6, f"array: {peak:,} MAC a cycle", text_anchor="end"),
-        label(x_at(start) + 8, y_at(start * bandwidth) - 10, f"memory: {digits(bandwidth)} B a cycle"),
+        label((x_at(start) + x_at(ridge)) / 2 + 14, (y_at(start * bandwidth) + y_at(peak)) / 2 + 14, f"memory: {digits(bandwidth)} B a cycle"),
     ]
     most = max(spot.cycles for spot in shown)
+    named: list[tuple[float, float]] = []
     for spot in sorted(shown, key=lambda s: -s.cycles):
         where = WIDTH - right / 2 if spot.intensity is None else x_at(spot.intensity)
         reads = "reads no weights" if spot.intensity is None else f"{digits(spot.intensity)} MAC a byte"
@@ -225,6 +239,10 @@ def roofline(story: Story, spots: Sequence[Spot]) -> Markup:
                 class_="spot",
             )
         )
+        place = (where, y_at(max(spot.macs_per_cycle, 10.0**y_low)))
+        if len(named) < NAMED and all(abs(place[1] - y) > 18 or abs(place[0] - x) > 240 for x, y in named):
+            named.append(place)
+            drawn.append(label(place[0] - 14, place[1] + 5, tail(spot.node, 26), text_anchor="end", class_="small"))
     drawn += [
         label(left, height - 6, "useful MAC for each byte read"),
         label(WIDTH - right / 2, height - 6, "no weights", text_anchor="middle"),

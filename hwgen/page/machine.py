@@ -9,9 +9,9 @@ from typing import Any
 from ..engine import EngineConfig
 from .story import Story
 from .svg import Markup, element, join, label, picture, rectangle, title
-from .words import kilobytes
+from .words import kilobytes, plural
 
-WIDTH, HEIGHT = 960, 422
+WIDTH, HEIGHT = 960, 428
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,20 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
             20,
             170,
             76,
-            "weight FIFO",
-            (f"{config.fifo_beats:,} beats of {config.axi_data_bits} bit", kilobytes(config.fifo_beats * config.axi_data_bits / 8)),
+            "FIFO",
+            (
+                "weights and inputs, in order",
+                f"{config.fifo_beats:,} x {config.axi_data_bits} bit, {kilobytes(config.fifo_beats * config.axi_data_bits / 8)}",
+            ),
             "memory",
         ),
-        Box(410, 20, 170, 76, "loader", (f"{config.load_columns} columns a cycle", f"{config.vector_bytes} B a cycle")),
-        Box(760, 20, 190, 76, "program, sequencer", (f"{config.program_words:,} words of 512 bit", "one instruction a layer"), "control"),
-        Box(10, 150, 170, 58, "activations", words(config.act_words, 8), "memory"),
-        Box(10, 214, 170, 58, "residual stream", words(config.res_words, 16), "memory"),
-        Box(10, 278, 170, 58, "scores", words(config.score_words, 16), "memory"),
-        Box(10, 342, 170, 58, "keys and values", words(config.kv_words, 8), "memory"),
-        Box(236, 190, 140, 100, "feed", (f"{ti} lanes", "norm, exponential", "a token a cycle")),
+        Box(410, 20, 170, 76, "loader", (f"{plural(config.load_columns, 'column')} a cycle", f"{config.vector_bytes} B a cycle")),
+        Box(760, 20, 190, 76, "program, sequencer", (f"{config.program_words:,} words of 512 bit", "control of every unit"), "control"),
+        Box(30, 150, 165, 58, "activations", words(config.act_words, 8), "memory"),
+        Box(30, 214, 165, 58, "residual stream", words(config.res_words, 16), "memory"),
+        Box(30, 278, 165, 58, "scores", words(config.score_words, 16), "memory"),
+        Box(30, 342, 165, 58, "keys and values", words(config.kv_words, 8), "memory"),
+        Box(244, 190, 140, 100, "feed", (f"{ti} lanes", "norm, exponential", "a token a cycle")),
         Box(
             410,
             150,
@@ -106,21 +109,15 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
                 150,
                 60,
                 "router",
-                (f"{config.max_experts} experts, top {config.max_top_k}", f"queues of {config.max_tokens:,} tokens"),
+                (f"{config.max_experts} experts, top {config.max_top_k}", "queues, read by the feed"),
             )
         )
     arrows = [
-        "M160 58H196",
-        "M370 58H406",
-        "M495 96V146",
-        "M180 240H232",
-        "M376 240H406",
-        "M580 240H616",
-        "M730 240H766",
-        "M785 310V422H95V404",
-        "M855 96V166",
-        "M180 371H495V334",
-        "M760 58H670V130H306V186",
+        "M160 58H196", "M370 58H406", "M495 96V146",                                        # weights
+        "M195 179H216V232H240", "M195 243H240", "M195 307H216V252H240", "M195 371H495V334",     # what the feed reads; keys and values
+        "M384 240H406", "M580 240H616", "M730 240H766", "M855 96V166",
+        "M785 310V430H10V179H26", "M10 243H26", "M10 307H26", "M10 371H26",                     # what the drain writes
+        "M790 170V112H745V8H85V16",                                                         # results
         *(("M875 310V326",) if config.max_experts else ()),
     ]
     about = (
@@ -133,6 +130,7 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
         _arrow_head(),
         *(box.draw() for box in boxes),
         *(element("path", d=path, class_="arrow", marker_end="url(#head)") for path in arrows),
+        label(600, 22, "results", class_="small"),
         class_="chart",
     )
 

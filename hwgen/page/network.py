@@ -10,10 +10,10 @@ from ..steps.step import Network
 from ..steps.walk import views
 from .story import NO_LOSS, Story
 from .svg import Markup, element, label, picture, rectangle, title
-from .words import digits, percent
+from .words import digits, percent, tail
 
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MOST_IN_A_ROW = 148, 22, 14, 16, 8
-CHARACTERS = 20
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MOST_IN_A_ROW = 210, 22, 14, 16, 6
+CHARACTERS = 30
 HOT = 0.08  # share of the cycles from which a node has the strongest colour
 SOUND, POOR = 40.0, 20.0  # dB: no mark from the first on, the strongest from the second down
 
@@ -67,9 +67,9 @@ def graph(story: Story, network: Network) -> Markup:
         mark = (
             ""
             if error >= SOUND
-            else rectangle(x, y, 5, BOX_HEIGHT, class_="error", opacity=round(min(1.0, (SOUND - error) / (SOUND - POOR)), 2))
+            else rectangle(x, y, 8, BOX_HEIGHT, class_="error", opacity=round(min(1.0, (SOUND - error) / (SOUND - POOR)), 2))
         )
-        shown = name if len(name) <= CHARACTERS else f"…{name[1 - CHARACTERS :]}"
+        shown = tail(name, CHARACTERS)
         boxes.append(
             element(
                 "g",
@@ -77,7 +77,7 @@ def graph(story: Story, network: Network) -> Markup:
                 rectangle(x, y, BOX_WIDTH, BOX_HEIGHT, rx=3, class_="node"),
                 rectangle(x, y, BOX_WIDTH, BOX_HEIGHT, rx=3, class_="heat", opacity=round(heat, 2)) if heat >= 0.01 else "",
                 mark,
-                label(x + 9, y + 15, shown, class_="name"),
+                label(x + 12, y + 15, shown, class_="name"),
             )
         )
     drawn = element("g", *edges, class_="edges")

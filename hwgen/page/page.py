@@ -99,13 +99,14 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
         (
             "roofline",
             "Roofline",
-            "Each circle is a layer, its area the cycles it takes. Under the slope the memory is the limit, under the flat roof the array.",
+            ("Each circle is a layer, its area the cycles it takes. Under the slope the memory is the limit, under the flat roof the array. "
+            "Weights are read ahead: a layer stands above the slope when its weights came while an earlier one ran."),
             lambda: charts.roofline(story, spots(story, program)) if program else Markup(),
             NO_RTL,
         ),
         (
             "resources",
-            "Cells of the board",
+            "Cells of the chip",
             "Estimate from the structure of the engine; no synthesis has run for this page (hwgen synth counts the cells).",
             lambda: charts.cells(story) if story.used else Markup(),
             "The report holds no numbers of cells.",
@@ -120,14 +121,15 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
         (
             "engine",
             "The engine",
-            "What was generated, with its sizes.",
+            "What was generated, with its sizes. Green: memories; blue: arithmetic; violet: control.",
             lambda: machine.rtl(story, program.config) if program else machine.hls(story) if story.hls else Markup(),
             "The report does not say what was generated.",
         ),
         (
             "network",
             "The network",
-            "ONNX nodes of the first task from input to output. Redder: more cycles. Mark on the left: more error.",
+            ("ONNX nodes of the first task from input to output. Redder: more of the cycles, full from 8 % on. Red bar on the left: less than 40 dB, "
+            "full from 20 dB down."),
             lambda: networks.graph(story, network) if network else Markup(),
             "The page was made from a report without its build.",
         ),
@@ -145,7 +147,14 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
             lambda: time.memories(program, slots) if program else Markup(),
             NO_RTL,
         ),
-        ("layers", "Layers", "Press a heading to sort.", lambda: layers(story), NO_RTL),
+        (
+            "layers",
+            "Layers",
+            (f"{len(story.cycles_by_node)} nodes; press a heading to sort. A wait may begin in the node before; an error is given where a value is "
+            "stored."),
+            lambda: layers(story),
+            NO_RTL,
+        ),
         (
             "assumptions",
             "Assumptions and provenance",

@@ -13,10 +13,12 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import BuildVersionError
-from .words import decibels, digits, percent, plural
+from .words import decibels, digits, kilobytes, percent, plural, short, tail
 
 UNKNOWN = "not known"
 BOUND_BY_MEMORY = 0.9  # of its cycles an HLS project takes with every port, if memory is its limit
+FULL = 0.85              # share of a kind of cell from which a clock near the fastest is not to be expected
+CROWDED = ", which leaves place and route little room"
 NO_LOSS = 200.0  # dB, of values without any error
 KINDS = {"lut": "LUT", "ff": "flip-flops", "dsp": "DSP slices", "bram36": "block RAM (36 kbit)", "uram": "UltraRAM"}
 CLOCK = "the clock of the board file: no tool has shown that the engine reaches it"
@@ -151,6 +153,18 @@ class Story:
         return {kind: (used[kind], available.get(kind)) for kind in KINDS if kind in used and (used[kind] or available.get(kind))}
 
     @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Further figures of the head of the page: (name with unit, value)."""
+        macs, read = self.data.get("network", {}).get("useful_macs_per_image"), self.data.get("weight_bytes")
+        found = [("useful multiply-accumulates an image", macs and short(macs)), ("weights read a frame", read and kilobytes(read)),
+                 ("array used", self.utilization and percent(self.utilization))]
+        if self.latency_ms and macs:
+            found.append(("useful multiply-accumulates a second", short(macs / self.latency_ms * 1e3)))
+        if self.speed and self.clock_mhz and self.speed.memory.get("bytes_per_cycle"):
+            found.append(("memory bandwidth counted on (GB/s)", digits(self.speed.memory["bytes_per_cycle"] * self.clock_mhz / 1e3)))
+        return [(name, str(value)) for name, value in found if value]
+
+    @property
     def fullest(self) -> tuple[str, float] | None:
         """(kind, share) of what the board has least to spare."""
         shares = [(kind, used / of) for kind, (used, of) in self.used.items() if of]
@@ -221,9 +235,9 @@ class Story:
         verdict = "yes" if share <= 1 else "no"
         return Answer(
             "Does it fit?",
-            f"{verdict}: {percent(share)} of {KINDS[kind]}",
+            f"{verdict}, by estimate: {percent(share)} of the {KINDS[kind]}",
             f"{verdict.capitalize()}, on {name}: the fullest kind of cell is "
-            f"{KINDS[kind]}, {percent(share)} of the chip's. No synthesis or place-and-route stands behind it.",
+            f"{KINDS[kind]}, {percent(share)} of the chip's{CROWDED if share > FULL else ''}. No synthesis or place-and-route stands behind it.",
             "estimate",
         )
 
@@ -251,8 +265,13 @@ class Story:
             f"weights takes {limits['memory_limit_cycles']:,}",
         }
         what = {"memory": "memory bandwidth", "array": "the array"}[by]
-        rest = f"; waiting and filling add {percent(over - 1)} to that" if over >= 1 else ""
-        return Answer("What limits it?", what, f"{what.capitalize()}: {reasons[by]}{rest}.", self.speed.stage)
+        rest = f"; the frame takes {percent(over - 1)} more than that" if over >= 1 else ""
+        every = self.data.get("all_ports", {})
+        more = ""
+        if by == "memory" and every.get("memory", {}).get("ports", 1) > 1:
+            ports = f"{every['memory']['ports']} ports of the board ({every['built']})"
+            more = f" Through all {ports} it would take {digits(every['cycles_per_image'])} cycles, by estimate."
+        return Answer("What limits it?", what, f"{what.capitalize()}: {reasons[by]}{rest}.{more}", self.speed.stage)
 
     @property
     def accuracy(self) -> Answer:
@@ -282,11 +301,12 @@ class Story:
         if layer is None:
             return Answer("Which layer is worst?", UNKNOWN, "No error by layer is known.", "")
         if layer.alone_db is None:
-            text = f"{layer.node}: {digits(layer.snr_db)} dB there, everything before it included"
+            text = (f"{layer.node} has the lowest signal to noise, {digits(layer.snr_db)} dB, but errors pile up and those of all layers before "
+                    "it are in that. Its own share was not computed, the network is large: acc.layer_errors(images) does")
         else:
             alone = f"if it alone were in integers ({layer.format})"
             text = f"{layer.node}: {alone}, the outputs would be {digits(layer.alone_db)} dB from the float network"
-        return Answer("Which layer is worst?", layer.node, f"{text}.", "golden model")
+        return Answer("Which layer is worst?", tail(layer.node), f"{text}.", "golden model")
 
     @property
     def assumptions(self) -> Answer:
@@ -313,6 +333,11 @@ class Story:
         )
         if self.data.get("lengths"):
             lines.append(f"sequences of {self.data['lengths']['longest']} tokens, the longest the build takes")
+        if (tasks := self.data.get("network", {}).get("tasks", 1)) > 1:
+            which = "their average" if self.speed and self.speed.images else "those of the first task"
+            lines.append(f"a frame is for one of {tasks} tasks, cycles are {which}")
+        if self.output_errors:
+            lines.append(f"accuracy is that on {plural(self.data['quantization']['images'], 'calibration image')}, not on others")
         lines.append("weights are read once a frame; host time is not counted")
         return lines
 

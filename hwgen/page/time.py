@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from ..engines.rtl.program import Program
-from .charts import COLOURS
+from .charts import COLOURS, apart
 from .svg import Markup, element, join, label, picture, rectangle, title
 from .words import kilobytes, short
 
@@ -59,10 +59,10 @@ def timeline(shown: Sequence[Slot]) -> Markup:
     if not shown:
         return Markup()
     total = max(slot.start + slot.cycles for slot in shown)
-    colours = {node: index % COLOURS for index, node in enumerate(dict.fromkeys(slot.node for slot in shown))}
+    colours = {node: apart(index) for index, node in enumerate(dict.fromkeys(slot.node for slot in shown))}
     paths: dict[str, list[str]] = defaultdict(list)
     for slot in shown:
-        paths[f"c{colours[slot.node]}"].append(f"M{slot.start} 2h{slot.cycles}v34h-{slot.cycles}z")
+        paths[colours[slot.node]].append(f"M{slot.start} 2h{slot.cycles}v34h-{slot.cycles}z")
         at = slot.start
         for cause, cycles in slot.waits.items():
             if drawn := min(round(cycles), slot.start + slot.cycles - at):
@@ -108,7 +108,8 @@ def timeline(shown: Sequence[Slot]) -> Markup:
             ),
             element("div", drawing, id="timeline-view", tabindex=0, role="group", aria_label="timeline; plus and minus zoom, arrows move"),
             element("div", marks, id="timeline-axis", class_="axis"),
-            element("p", "cycles from the start of the frame", class_="small"),
+            element("p", "cycles from the start of the frame; upper row: instructions, colours tell neighbours apart; lower row: stalls",
+                    class_="small"),
             element("ul", keys, class_="legend"),
             Markup(f'<script type="application/json" id="timeline-data">{_json(table)}</script>'),
         )
@@ -162,4 +163,5 @@ def memories(program: Program, shown: Sequence[Slot]) -> Markup:
                 )
             )
         panels.append(picture(WIDTH, height, f"{name}: words in use over the cycles of a frame", *drawn, class_="chart"))
-    return join(panels)
+    axis = element("div", *(element("span", f"{total * part / 4:,.0f}") for part in range(5)), class_="axis memories")
+    return join((*panels, axis, element("p", "cycles from the start of the frame; height: words of the memory", class_="small")))

@@ -45,3 +45,9 @@ def plural(count: int, noun: str) -> str:
 def decibels(ratio: float) -> float:
     """Signal to noise of a relative error (root mean square over that of the signal); 200 where there is none."""
     return 200.0 if ratio <= 0 else min(200.0, -20 * math.log10(ratio))
+
+
+def tail(name: str, most: int = 30) -> str:
+    """A node's name for a narrow place: the last two parts of a path, and of these the end."""
+    short_name = "/".join(name.strip("/").split("/")[-2:])
+    return short_name if len(short_name) <= most else f"…{short_name[1 - most:]}"
