@@ -98,7 +98,10 @@ def test_a_wrong_part_of_a_network_is_refused(path, monkeypatch, part, change):
 
 def test_a_wrong_order_is_refused(path, monkeypatch):
     """The nodes are right, and where their result stands in the ONNX value is not."""
-    with_rules(monkeypatch, "Conv", lambda op, trial: replace(found := rules()["Conv"][0](op, trial), positions=found.positions[::-1].copy()))
+    def turned(op, trial):
+        found = next(match for rule in rules()["Conv"] if (match := rule(op, trial)) is not None)
+        return replace(found, positions=found.positions[::-1].copy())
+    with_rules(monkeypatch, "Conv", turned)
     assert re.fullmatch(REFUSED, declined(vit(), path, rank=2)["conv_0"])
 
 

@@ -67,6 +67,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
     if batch > 1 and model.tasks[0].input[1].sequence:
         raise CapacityError("the sequences of a batch all have the compiled length: a run-time length is that of a frame", where="option --batch",
                             hint="compile without --batch, or without run-time lengths")
+    EngineConfig(ti, to, 16, 1, 1, 1, 1, 1, 0, 1, axi_data_bits, fifo_beats)            # refuses an array that cannot be
     networks = _passed(model, ti, to, batch, score_words, ablation, taps, token_block)
     slots = merge([list(network.steps) for network in networks], identity)
     _check(slots, to)
