@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hwgen.build import Build
+from hwgen.build.directory import SPENT
 from hwgen.devices.memory import MemoryModel
 from hwgen.engines.rtl import bench as rtl_bench
 from hwgen.engines.rtl.plan import schedule
@@ -39,7 +40,7 @@ def test_nothing_is_written_through_a_build(build, tmp_path, monkeypatch, what):
     victim.write_text("mine")
     for name in ("simulation.json", "waves.fst"):
         OTHERS[what](build.path / name, victim)
-    simulation = {"simulation": {"cycles_per_image": 9}, "stalls": {}, "layers": []}
+    simulation = {"simulation": {"cycles_per_image": 9, "images": 1, "memory": {}}, "stalls": dict.fromkeys(SPENT, 0), "layers": [], "timeline": []}
     limited(lambda _: build.keep(simulation), build.path)
     made = rtl_bench.Run([{output.name: np.zeros(10, np.int32) for output in build.model.tasks[0].outputs}], 1, 0.0, None, np.zeros(0, rtl_bench.EVENT))
     monkeypatch.setattr(rtl_bench, "build_bench", lambda files, trace: Path("bench"))
