@@ -23,6 +23,12 @@ class Estimate:
     report: dict[str, Any] | None
     error: CapacityError | None
 
+    def __repr__(self) -> str:
+        if self.report is None:
+            return foreign.visible(f"<Estimate for {self.target}: does not fit>", limit=foreign.REPR)
+        cycles = self.report.get("estimate", self.report.get("hls", {})).get("cycles_per_image", 0)
+        return foreign.visible(f"<Estimate for {self.target}: {cycles:,.0f} cycles an image>", limit=foreign.REPR)
+
     def to_dict(self) -> dict[str, Any]:
         return {"target": self.target, "error": self.error and self.error.to_dict(), "report": self.report}
 

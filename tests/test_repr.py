@@ -35,6 +35,7 @@ def made(tmp_path_factory) -> dict[str, object]:
         "float_graph": imported.model.tasks[0],
         "checked": hwgen.check(folder / "m.onnx"), "refused": check_model(refused(folder)), "result": acc.simulate({"x": images}, engine="golden"),
         "shown": acc.show("steps"), "layer error": acc.layer_errors({"x": images})[0],
+        "comparison": api.compare([folder / "build", folder / "build"]), "estimate": api.estimate(folder / "m.onnx")[0],
         "router": acc.router_flips({"x": images})[0],
         "simulated": acc.simulate({"x": images}, engine="csim"), "memory": hwgen.MemoryModel(),
         "run": Run([{}], 1000, 1.0, 5, np.zeros(1000, EVENT)), "csim": CsimRun([{"y": images}], [], 1.0),

@@ -9,6 +9,7 @@ import io
 from typing import Any
 
 from ..errors import InputError
+from ..foreign import REPR, visible
 from ..render import render
 from .charts import colour
 from .page import style, when
@@ -98,6 +99,9 @@ class Comparison:
     stories: tuple[Story, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return visible(f"<Comparison of {len(self.names)} builds: {', '.join(self.names)}>", limit=REPR)
 
     def to_dict(self) -> dict[str, Any]:
         """See docs/reference/json.md."""
