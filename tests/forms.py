@@ -25,6 +25,7 @@ import pooled_nets
 import quantized_nets
 import rotary_nets
 from soft_nets import SOFT
+import swin_nets
 import test_host_parts as hosted
 from test_importer_mixtures import network
 
@@ -98,6 +99,11 @@ def turned(folder: Path, turn: str, **options) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, rotary_nets.TOKENS, rotary_nets.DIM])
 
 
+def windowed(folder: Path, **options) -> Path:
+    made = swin_nets.swin(**options)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, "tokens", 3])
+
+
 def added(folder: Path, name: str) -> Path:
     made = Net()
     masked_nets.attention(made, masked_nets.ADDED[name])
@@ -135,6 +141,10 @@ FORMS: dict[str, dict[str, Form]] = {
         "nn.TransformerDecoder": partial(decoder_nets.saved, form="post"), "norm_first": partial(decoder_nets.saved, form="pre"),
         "cross attention alone": partial(decoder_nets.saved, form="cross"), "a memory of other channels": partial(decoder_nets.saved, form="post", width=40),
         "token ids beside the states of an encoder": partial(decoder_nets.saved, form="ids")},
+    "Windows, shifts, patch merging": {
+        "windows with a relative position bias; shifted, with a mask (Swin, timm)": partial(windowed, stages=1),
+        "the mask added to windows apart from images (Swin, transformers)": partial(windowed, stages=1, form="reshaped"),
+        "with neighbours merged behind them": partial(windowed)},
     "Causal attention, by its mask": {name: partial(masked, spelling=name) for name in masked_nets.CAUSAL},
     "Norms, factors, heads": {
         "LayerNorm written out": partial(net, norm=True), "LayerScale": partial(net, layer_scale=True),

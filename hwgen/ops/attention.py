@@ -15,12 +15,13 @@ import numpy as np
 from ..functions import softmax
 from ..graph import Array, FixedFormat, Inner, Role, Shape, Unit
 from ..matching.opgraph import Const, Op, Ref, View
-from ..matching.trial import Bound, Match, Mismatch, Trial, in_order, is_whole, split_operands
+from ..matching.trial import Match, Mismatch, Trial, in_order, is_whole, split_operands
 from ..steps.format import OCTAVE, SCORES, WIDE, Format
 from ..steps.stages import Bias, Constant, Exp2, Identity, Keys, Plain, Requant, Restore, RowFactor, Stage, Values
 from ..steps.stages.tile import pairs
 from ..steps.step import Keep, Step
 from ..steps.tensor import Memory, Tensor
+from .heads import Heads, heads_of, packed_positions, repeated, shared, unpacked
 from .linear import Linear
 from .masks import ALL, LEAST, Scores, operator_mask, scores_of
 from .norm import LayerNorm
@@ -47,6 +48,7 @@ class Attention(Operator):
     num_heads: int
     scale: float             # multiplies q @ k.T
     causal: bool = False     # token i sees itself and those before, else all
+    windows: int = 1         # the tokens are those of so many windows, one behind the other, and see those of their own
 
     VALUES: ClassVar[tuple[str, ...]] = ("q", "k", "v")
     TRUNK: ClassVar[bool] = True
@@ -56,18 +58,20 @@ class Attention(Operator):
         q, k, v = shapes
         if k[:-1] != v[:-1] or q[-1] != k[-1] or q[-1] % self.num_heads or v[-1] % self.num_heads:
             raise self.fail(f"q {q}, k {k}, v {v} do not form {self.num_heads} heads")
+        if q[0] % self.windows or k[0] % self.windows:
+            raise self.fail(f"{q[0]} queries and {k[0]} keys do not form {self.windows} windows")
         return *q[:-1], v[-1]
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         q, k, v = operands
-        return attend(q, k, v, self.num_heads, self.scale, inner, self.causal)
+        return attend(q, k, v, self.num_heads, self.scale, inner, self.causal, windows=self.windows)
 
     def formats(self) -> tuple[FixedFormat, ...]:
         return (FixedFormat("attention score", Unit.SCORE, Role.SCORE),)
 
     def lower(self, to: Lowering) -> None:
         q, k, v = words(to, self, {"the query": self.q, "the key": self.k, "the value": self.v})
-        products(to, self, q, k, v, self.num_heads, self.scale, int(self.causal), self.added())
+        products(to, self, q, k, v, self.num_heads, self.scale, int(self.causal), self.added(), self.windows)
 
     def added(self) -> Array | None:
         """What is added to the scores."""
@@ -83,17 +87,18 @@ class Attention(Operator):
 class BiasedAttention(Attention):
     """The same with a constant added to the scores: a position bias, or a mask."""
 
-    bias: Array = field(kw_only=True)            # [heads or 1, queries, keys], below `LEAST`: hidden
+    bias: Array = field(kw_only=True)            # [heads or 1, queries, keys] of a window, or [windows, heads or 1, queries, keys]; below `LEAST`: hidden
 
     def shape(self, *shapes: Shape) -> Shape:
         found = super().shape(*shapes)
-        if self.bias.shape[1:] != (shapes[0][0], shapes[1][0]) or self.bias.shape[0] not in (1, self.num_heads):
-            raise self.fail(f"a bias {self.bias.shape} does not fit {self.num_heads} heads of {shapes[0][0]} queries and {shapes[1][0]} keys")
+        queries, keys = (shape[0] // self.windows for shape in shapes[:2])
+        if self.bias.shape[-2:] != (queries, keys) or self.bias.shape[-3] not in (1, self.num_heads) or self.bias.shape[:-3] not in ((), (self.windows,)):
+            raise self.fail(f"a bias {self.bias.shape} does not fit {self.num_heads} heads of {queries} queries and {keys} keys")
         return found
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
         q, k, v = operands
-        return attend(q, k, v, self.num_heads, self.scale, inner, self.causal, self.bias)
+        return attend(q, k, v, self.num_heads, self.scale, inner, self.causal, self.bias, self.windows)
 
     def added(self) -> Array:
         return self.bias
@@ -103,9 +108,15 @@ class BiasedAttention(Attention):
         return Spellings()
 
 
-def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None, causal: bool = False, bias: Array | None = None) -> Array:
+def attend(q: Array, k: Array, v: Array, heads: int, scale: float, inner: Inner | None, causal: bool = False, bias: Array | None = None,
+           windows: int = 1) -> Array:
     """``softmax(scale * q @ k.T) @ v`` of each head: [B or 1, Q, heads * d], [B, T, heads * d], [B, T, heads * e] -> [B, Q, heads * e].
-    inner: gets the scores, 0 where they are not seen. causal: query i sees keys 0 to i. bias: [heads or 1, Q, T], added to the scores."""
+    inner: gets the scores, 0 where they are not seen. causal: query i sees keys 0 to i. bias: [heads or 1, Q, T], added to the scores. windows: each
+    for itself; Q and T of a bias are those of a window, which may have its own, [windows, heads or 1, Q, T]."""
+    if windows > 1:
+        x, y, z = (a.reshape(-1, a.shape[1] // windows, a.shape[2]) for a in (q, k, v))
+        of_each = np.tile(bias, (len(k), 1, 1, 1)) if bias is not None and bias.ndim == 4 else bias
+        return attend(x, y, z, heads, scale, inner, causal, of_each).reshape(len(k), -1, v.shape[2])
     q, k, v = (a.reshape(*a.shape[:2], heads, -1).transpose(0, 2, 1, 3) for a in (q, k, v))
     scores = q @ k.swapaxes(-1, -2) * np.float32(scale)
     hidden = np.tri(*scores.shape[-2:]) == 0 if causal else None
@@ -131,25 +142,38 @@ def words(to: Lowering, node: Operator, values: Mapping[str, str]) -> list[Words
 
 
 def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: int, scale: float, limit: int = 0,
-             bias: Array | None = None) -> None:
-    """Two steps: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the scale
-    of the values' channel, times what brings the largest of them to the scale of the result. limit: of `Keys`. bias: of `BiasedAttention`;
+             bias: Array | None = None, windows: int = 1) -> None:
+    """Two steps for each window: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the
+    scale of the values' channel, times what brings the largest of them to the scale of the result. limit: of `Keys`. bias: of `BiasedAttention`;
     its words are a constant that goes along with the scores."""
-    value, unit, form, queries, keys = node.output, to.scale(node.output), to.form(node.output), q.tokens.count, k.tokens.count
+    value, unit, form = node.output, to.scale(node.output), to.form(node.output)
     scored = to.point(value, Role.SCORE, Unit.SCORE, value) if bias is None else _beside_a_mask(to, node, bias)
-    added = list[Stage]() if bias is None else [_bias(to, node, bias, heads, scored)]
-    scores = Tensor(to.fresh(f"{value}.scores"), scored, queries, heads * keys, memory=Memory.SCORE)
-    out = replace(to.activations(value, queries, v.channels.count, unit, form), ratio=v.tensor.ratio)
-    seen, both = pairs(limit, queries, keys), q.tensor.units * k.tensor.units
+    out = replace(to.activations(value, q.tokens.count, v.channels.count, unit, form), ratio=v.tensor.ratio)
+    both = q.tensor.units * k.tensor.units
     if not np.allclose(both, both[0], rtol=SAME, atol=0):
         raise node.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
     product = to.factor(node, "scores", both[0] * scale / (scored.unit * OCTAVE))
-    to.emit(Step(value, node.name, Plain(), Keys(k, limit), (scores.view(),), q, (Requant(product, scored), *added), (Keep.ROW_MAX,),
-                 part="scores", heads=heads, macs=seen * q.channels.count, about="Q K"))
-    to.emit(Step(value, node.name, Exp2(limit), Values(v), (out.view(),), scores.view(),
-                 (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form)), heads=heads, macs=seen * v.channels.count,
-                 about="P V"))
+    added = [_bias(to, node, bias, heads, scored)] if bias is not None and bias.ndim == 3 else list[Stage]()
+    for window in range(windows):
+        of_window = "" if windows == 1 else f"window{window}"
+        part, place = f"scores.{of_window}".rstrip("."), "" if windows == 1 else f", window {window}"
+        some_q, some_k, some_v, some_out = (_of_window(view, window, windows) for view in (q, k, v, out.view()))
+        if bias is not None and bias.ndim == 4:
+            added = [_bias(to, node, bias[window], heads, scored, f"bias.{of_window}")]
+        queries, keys = some_q.tokens.count, some_k.tokens.count
+        seen = pairs(limit, queries, keys)
+        scores = Tensor(to.fresh(f"{value}.{part}"), scored, queries, heads * keys, memory=Memory.SCORE)
+        to.emit(Step(value, node.name, Plain(), Keys(some_k, limit), (scores.view(),), some_q, (Requant(product, scored), *added), (Keep.ROW_MAX,),
+                     part=part, heads=heads, macs=seen * q.channels.count, about=f"Q K{place}"))
+        weighed = (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form))
+        to.emit(Step(value, node.name, Exp2(limit), Values(some_v), (some_out,), scores.view(), weighed, part=of_window, heads=heads,
+                     macs=seen * v.channels.count, about=f"P V{place}"))
     to.define(value, out)
+
+
+def _of_window(view: Words, window: int, windows: int) -> Words:
+    count = view.tokens.count // windows
+    return replace(view, tokens=replace(view.tokens, start=view.tokens.start + window * count * view.tokens.step, count=count))
 
 
 def _beside_a_mask(to: Lowering, node: Operator, bias: Array) -> Format:
@@ -167,27 +191,16 @@ def _beside_a_mask(to: Lowering, node: Operator, bias: Array) -> Format:
     return min(fits, key=lambda form: form.unit)
 
 
-def _bias(to: Lowering, node: Operator, bias: Array, heads: int, scored: Format) -> Bias:
+def _bias(to: Lowering, node: Operator, bias: Array, heads: int, scored: Format, what: str = "bias") -> Bias:
     """The stage that adds a bias to the scores of all heads, and before it the step that brings its words."""
     words = np.clip(np.rint(bias.astype(np.float64) / (scored.unit * OCTAVE)), WIDE.lo, WIDE.hi)
     table = np.where(bias <= LEAST, WIDE.lo, words).astype(WIDE.dtype)
     _, queries, keys = table.shape
     flat = np.broadcast_to(table, (heads, queries, keys)).transpose(1, 0, 2).reshape(queries, heads * keys)
-    name = to.fresh(f"{node.output}.bias")
+    name = to.fresh(f"{node.output}.{what}")
     place = Tensor(name, WIDE, queries, heads * keys, memory=Memory.OPERAND).view()
     to.emit(Step(name, node.name, Constant(to.pool.add(name, flat)), Identity(), (place,), about="bias of the scores"))
     return Bias(place)
-
-
-@dataclass(frozen=True, eq=False)
-class Heads:
-    """q, k or v: columns [heads, head_dim] of the ir value ``bound``, all its tokens; ``factor`` times. ref: the operand."""
-
-    bound: Bound
-    columns: Array
-    tokens: int
-    factor: float
-    ref: View
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +236,7 @@ def matmul_attention(op: Op, trial: Trial) -> Match | None:
     if found is None or isinstance(found.scores.query, Const):
         return None
     scores, swapped = found.scores, found.scores.swapped
-    q, k, v = (heads_of(trial, ref, op, name, transposed) for ref, name, transposed in
+    q, k, v = (heads_of(trial, ref, op, name, transposed, windows=True) for ref, name, transposed in
                ((scores.query, "q", swapped), (scores.key, "k", not swapped), (op.operand(1), "v", False)))
     if q is None or k is None or v is None:
         return None
@@ -246,9 +259,9 @@ def plain_operator(op: Op) -> tuple[list[Ref | None], bool, bool, Array | None]:
     packed = len(op.shape(0)) == 3
     if packed:
         counts = op.integer("q_num_heads", 0), op.integer("kv_num_heads", 0)
-        refs = [_unpacked(ref, count) for ref, count in zip(refs, (counts[0], counts[1], counts[1]), strict=True)]
+        refs = [unpacked(ref, count) for ref, count in zip(refs, (counts[0], counts[1], counts[1]), strict=True)]
     if refs[0] is not None:
-        refs[1:] = [_repeated(ref, refs[0].shape[1]) for ref in refs[1:]]
+        refs[1:] = [repeated(ref, refs[0].shape[1]) for ref in refs[1:]]
     return refs, packed, causal, bias
 
 
@@ -257,7 +270,7 @@ def attention_operator(op: Op, trial: Trial) -> Match | None:
     refs, packed, causal, bias = plain_operator(op)
     if isinstance(refs[0], Const):
         return None
-    q, k, v = (heads_of(trial, ref, op, name, False) for ref, name in zip(refs, "qkv", strict=True))
+    q, k, v = (heads_of(trial, ref, op, name, False, windows=True) for ref, name in zip(refs, "qkv", strict=True))
     if q is None or k is None or v is None:
         return None
     scale = op.number("scale", 1 / math.sqrt(q.columns.shape[1]))
@@ -268,44 +281,6 @@ def _check_softmax(row_wise: Op, op: Op) -> None:
     rank = len(row_wise.shape(0))
     if row_wise.integer("axis", -1) % rank != rank - 1:
         raise Mismatch(f"has a Softmax {row_wise.name!r} over axis {row_wise.attrs['axis']}, not the last", op.name)
-
-
-def _unpacked(ref: Ref | None, heads: int) -> Ref | None:
-    """[B, T, heads * d] -> [B, heads, T, d]"""
-    if ref is None or not heads or ref.shape[2] % heads:
-        return ref
-    if isinstance(ref, Const):
-        return Const(ref.array.reshape(*ref.shape[:2], heads, -1).transpose(0, 2, 1, 3))
-    index = ref.positions().reshape(ref.shape[0], ref.shape[1], heads, -1).transpose(0, 2, 1, 3)
-    return replace(ref, shape=index.shape, index=index)
-
-
-def _repeated(ref: Ref | None, heads: int) -> Ref | None:
-    """[B, kv heads, T, d] -> [B, heads, T, d]: each one for as many query heads as follow each other."""
-    if not isinstance(ref, View) or len(ref.shape) != 4 or not ref.shape[1] or heads % ref.shape[1]:
-        return ref
-    index = np.repeat(ref.positions(), heads // ref.shape[1], axis=1)
-    return ref if heads == ref.shape[1] else replace(ref, shape=index.shape, index=index)
-
-
-def heads_of(trial: Trial, ref: Ref | None, op: Op, name: str, transposed: bool) -> Heads | None:
-    """Reads [1, heads, T, d] ([1, heads, d, T] if transposed) as columns of a token sequence; None if it is not bound."""
-    found = trial.where(ref)
-    if found is None or not isinstance(ref, View):
-        return None
-    bound, positions = found
-    if len(bound.shape) != 2 or positions.ndim < 3 or math.prod(positions.shape[:-3]) != 1:
-        raise Mismatch(f"has {name} {list(positions.shape)} of {bound.value!r} {list(bound.shape)}; expected are [1, heads, "
-                       "tokens, channels] of one token sequence", op.name)
-    positions = positions.reshape(positions.shape[-3:])
-    positions = positions.swapaxes(1, 2) if transposed else positions                   # [heads, T, d]
-    tokens, channels = bound.shape
-    columns = positions[:, 0, :]
-    expected = np.arange(tokens)[None, :, None] * channels + columns[:, None, :]
-    if columns.max() >= channels or not np.array_equal(positions, expected):
-        raise Mismatch(f"has {name} that does not take the tokens of {bound.value!r} {list(bound.shape)} whole and in order "
-                       "(windows, shifts and sequences of another length are not supported)", op.name)
-    return Heads(bound, columns, tokens, bound.factor * ref.scale, ref)
 
 
 def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float, *, tokens_first: bool = False, gates: Array | None = None,
@@ -320,6 +295,9 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
                        "as wide as those of k", op.name)
     if k.tokens != v.tokens:
         raise Mismatch(f"has {k.tokens} keys and {v.tokens} values", op.name)
+    windows = q.windows
+    if {k.windows, v.windows} != {windows}:
+        raise Mismatch(f"has q, k and v of {windows}, {k.windows} and {v.windows} windows; equal numbers are supported", op.name)
     scale *= q.factor * k.factor
     if not scale:
         raise Mismatch(f"multiplies the scores by {scale:.6g}", op.name)
@@ -334,22 +312,17 @@ def _attention(op: Op, trial: Trial, q: Heads, k: Heads, v: Heads, scale: float,
         x = _changed(op, trial, x, -np.ones(q.columns.size), "q")
     if gates is not None:
         z = gated(op, trial, z, gates, v)
-    if bias is not None and bias.shape[0] not in (1, heads):
+    if bias is not None and windows > 1 and len(bias) == windows * heads:
+        bias = bias.reshape(windows, heads, *bias.shape[1:])
+        bias = bias[0] if (bias == bias[:1]).all() else bias
+    if bias is not None and bias.shape[-3] not in (1, heads):
         raise Mismatch(f"adds a bias {list(bias.shape)} to the scores of {heads} heads", op.name)
-    node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale), causal) if bias is None else BiasedAttention(
-        op.name, op.outputs[0], x, y, z, heads, float(scale), causal, bias=trial.array(bias))
-    width = v.columns.shape[1]
-    return Match((node,), in_order(q.tokens, heads * width) if tokens_first else packed_positions(heads, q.tokens, width), factor=v.factor)
-
-
-def shared(part: Heads, heads: int) -> Heads:
-    """One head, for as many as there are of the query: as products broadcast."""
-    return replace(part, columns=np.repeat(part.columns, heads, axis=0)) if len(part.columns) == 1 else part
-
-
-def packed_positions(heads: int, tokens: int, head_dim: int) -> Array:
-    """Where each element of a result [tokens, heads * head_dim] stands in [heads, tokens, head_dim]."""
-    return in_order(heads, tokens, head_dim).transpose(1, 0, 2).reshape(tokens, heads * head_dim)
+    node = Attention(op.name, op.outputs[0], x, y, z, heads, float(scale), causal, windows) if bias is None else BiasedAttention(
+        op.name, op.outputs[0], x, y, z, heads, float(scale), causal, windows, bias=trial.array(bias))
+    width, rows = v.columns.shape[1], q.tokens // windows
+    places = in_order(q.tokens, heads * width) if tokens_first else (
+        packed_positions(heads, rows, width) + np.arange(windows)[:, None, None] * rows * heads * width).reshape(q.tokens, heads * width)
+    return Match((node,), places.astype(np.int32), factor=v.factor)
 
 
 def gated(op: Op, trial: Trial, value: str, gates: Array, v: Heads) -> str:

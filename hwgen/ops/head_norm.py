@@ -15,7 +15,8 @@ from ..steps.format import INT8, WIDE, Format
 from ..steps.stages import Requant, Stage
 from ..steps.step import Step
 from ..steps.tensor import Memory, Span, Tensor
-from .attention import Heads, columns
+from .attention import columns
+from .heads import Heads
 from .norm import normalized_words, over_last
 from .operator import SUPPORTED, Operator, Spellings
 from .rotate import Rotate

@@ -129,10 +129,16 @@ def _judged(op: Op, trial: Trial, found: Scores, chain: list[tuple[Op, View]], g
     return replace(found, scale=plain if math.isclose(scale, plain, rel_tol=SAME) else scale, causal=causal, bias=bias)
 
 
+def _as(scores: Array, ref: View) -> Array:
+    """The scores in the shape in which an operand has them, if they are all there."""
+    return scores.reshape(ref.shape) if scores.size == math.prod(ref.shape) else scores
+
+
 def _evaluated(trial: Trial, chain: list[tuple[Op, View]], scores: Array, given: View) -> Array:
     """What goes into the softmax for these scores."""
     for step, _ in chain:
-        operands = [ref.array if isinstance(ref, Const) else None if ref is None else scores * scores.dtype.type(ref.scale) for ref in step.inputs]
+        operands = [ref.array if isinstance(ref, Const) else None if ref is None else _as(scores, ref) * scores.dtype.type(ref.scale)
+                    for ref in step.inputs]
         results = trial.graph.evaluate(step, operands) if trial.graph.evaluate is not None else None
         if results is None:
             raise Mismatch(f"changes its scores in {step.kind} node {step.name!r}, which cannot be evaluated", trial.op.name)

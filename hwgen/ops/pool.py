@@ -17,7 +17,8 @@ from ..matching.trial import Match, Mismatch, Trial, in_order, is_whole, reduced
 from ..steps.format import INT8
 from ..steps.stages import Constant, Identity
 from ..steps.step import Step
-from .attention import Heads, attend, columns, gated, heads_of, packed_positions, plain_operator, products, shared, weighing, words
+from .attention import attend, columns, gated, plain_operator, products, weighing, words
+from .heads import Heads, heads_of, packed_positions, shared
 from .linear import Linear
 from .operator import Operator, Spellings
 

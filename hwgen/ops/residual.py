@@ -11,8 +11,10 @@ import numpy as np
 from ..graph import Array, Inner, Shape
 from ..matching.opgraph import Op, View
 from ..matching.trial import Bound, Match, Mismatch, Trial, close, in_order, inverse
-from .operands import plain
+from .linear import Linear
+from .operands import Operand, plain
 from .operator import Operator, Spellings
+from .take import Take
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -73,9 +75,10 @@ def add(op: Op, trial: Trial) -> Match | None:
     if not factor:
         raise Mismatch("adds a value times 0", op.name)
     order = inverse(px)
-    if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py) and close(*factors):
+    taken = any(isinstance(bound.node, Take) for bound in (x, y))
+    if order is not None and order.size == math.prod(x.shape) and x.shape == y.shape and np.array_equal(px, py) and close(*factors) and not taken:
         return Match((Add(op.name, op.outputs[0], x.value, y.value),), order.reshape(x.shape), factor=factor)
-    a, b = (plain(trial, replace(ref, scale=ref.scale / factor)) for ref in refs)
+    a, b = (_reordered(trial, plain(trial, replace(ref, scale=ref.scale / factor))) for ref in refs)
     if a is None or b is None:
         return None
     return Match((Add(op.name, op.outputs[0], a.value, b.value),), in_order(*a.shape), factor=factor)
@@ -84,3 +87,15 @@ def add(op: Op, trial: Trial) -> Match | None:
 def _takes_a_factor(bound: Bound) -> bool:
     width = bound.shape[-1]
     return bound.node is not None and bound.node.affine(np.ones(width), np.zeros(width)) is not None
+
+
+def _reordered(trial: Trial, x: Operand | None) -> Operand | None:
+    """An operand that is the tokens of a Linear in another order, as the Linear of tokens in that order: it is added where it is computed."""
+    take = None if x is None else x.node
+    linear = trial.made.get(take.x) if isinstance(take, Take) and len(take.order) == 1 else None
+    if x is None or not isinstance(take, Take) or not isinstance(linear, Linear):
+        return x
+    first = replace(take, output=trial.fresh(f"{linear.x}.ordered for {trial.op.name}"), x=linear.x)
+    then = replace(linear, x=first.output, output=trial.fresh(f"{linear.output}.ordered for {trial.op.name}"))
+    trial.nodes[:] = [*(node for node in trial.nodes if node is not take), first, then]
+    return replace(x, value=then.output, node=then)

@@ -72,4 +72,7 @@ def of_tokens(name: str, output: str, bound: Bound, positions: Array, trial: Tri
     tokens = rows[..., 0] // channels
     if not np.array_equal(rows, tokens[..., None] * channels + np.arange(channels)):
         return None
-    return Take(name, output, bound.value, trial.pool.array(tokens.T.astype(np.int32)))
+    value, order, before = bound.value, tokens.T.astype(np.int32), bound.node
+    if isinstance(before, Take) and len(before.order) == 1:            # one order instead of two
+        value, order = before.x, np.where(order == NOTHING, np.int32(NOTHING), before.order[0][order])
+    return Take(name, output, value, trial.pool.array(order))
