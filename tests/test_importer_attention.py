@@ -82,8 +82,8 @@ def test_a_computed_bias_on_the_scores_is_declined(path):
     (lambda net: {"scores": lambda s: net.op("Relu", s, name="relu")},
      "has a softmax that reads Relu node 'relu', not a product of q and k"),
     (lambda net: {"k": lambda k: net.op("Gather", k, net.ints(1, 2, 3, 4, 0), axis=1)},
-     ("has k that does not take the tokens of 'add_1.out' [5, 6] whole and in order (windows, shifts and sequences of another "
-      "length are not supported)")),
+     ("has k that does not take the tokens of 'add_1.out' [5, 6] whole and in order (supported are windows of whole tokens, put in order "
+      "in front of the Linear that gives q, k and v)")),
 ], ids=["axis", "zero", "relu", "shift"])
 def test_other_attentions_are_declined(path, change, reason):
     net = Net()

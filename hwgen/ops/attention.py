@@ -87,12 +87,13 @@ class Attention(Operator):
 class BiasedAttention(Attention):
     """The same with a constant added to the scores: a position bias, or a mask."""
 
-    bias: Array = field(kw_only=True)            # [heads or 1, queries, keys] of a window, or [windows, heads or 1, queries, keys]; below `LEAST`: hidden
+    bias: Array = field(kw_only=True)            # [heads or 1, queries, keys] of a window, or of each, [windows, ...]; below `LEAST`: hidden
 
     def shape(self, *shapes: Shape) -> Shape:
         found = super().shape(*shapes)
         queries, keys = (shape[0] // self.windows for shape in shapes[:2])
-        if self.bias.shape[-2:] != (queries, keys) or self.bias.shape[-3] not in (1, self.num_heads) or self.bias.shape[:-3] not in ((), (self.windows,)):
+        heads, windows = self.bias.shape[-3], self.bias.shape[:-3]
+        if self.bias.shape[-2:] != (queries, keys) or heads not in (1, self.num_heads) or windows not in ((), (self.windows,)):
             raise self.fail(f"a bias {self.bias.shape} does not fit {self.num_heads} heads of {queries} queries and {keys} keys")
         return found
 

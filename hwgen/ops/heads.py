@@ -14,8 +14,10 @@ from ..matching.trial import Bound, Mismatch, Trial, in_order
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """q, k or v: columns [heads, head_dim] of the ir value ``bound``, all its tokens, those of ``windows`` one behind the other; ``factor`` times. ref: the
-    operand."""
+    """q, k or v: columns [heads, head_dim] of the ir value ``bound``, all its tokens, those of ``windows`` one behind the other; ``factor`` times.
+
+    ref: the operand.
+    """
 
     bound: Bound
     columns: Array
