@@ -22,9 +22,11 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "m3vit_digits"
 def test_an_estimate_is_what_compile_says(tmp_path, monkeypatch):
     built = api.compile(EXAMPLE / "model.onnx", target="zcu104", calib=EXAMPLE / "calib.npz", out=tmp_path / "b").report()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(process, "run", lambda *_, **__: pytest.fail("a tool was started"))
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: pytest.fail("a tool was started"))      # every one starts there
     [one] = api.estimate(EXAMPLE / "model.onnx", "zcu104", calib=EXAMPLE / "calib.npz")
     assert one.error is None and sorted(path.name for path in tmp_path.iterdir()) == ["b"]
+    with pytest.raises(pytest.fail.Exception, match="a tool was started"):
+        api.check(EXAMPLE / "model.onnx")                               # which runs the file itself
     without = {"onnx", "onnx_cosine", "onnx_max_abs_error", "source"}
     assert {key: value for key, value in built.items() if key not in without} == {key: value for key, value in one.report.items() if key != "source"}
 
