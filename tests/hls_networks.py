@@ -44,8 +44,8 @@ KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED", "SCORES", "ROTATED")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
-          "wide_source", "wide_result", "frac", "causal", "operand", "follows", "rms", "fresh", "stream",
-          "biased", "value_size", "taps", "mixed")       # of hwgen::Step
+          "wide_source", "wide_result", "frac", "limit", "operand", "follows", "rms", "fresh", "stream",
+          "biased", "value_size", "taps", "key_rows", "mixed")       # of hwgen::Step
 LANES, QUERIES = 16, 4
 LIMITS = {"max_tokens": 64, "head_words": 5, "max_experts": 16, "max_top_k": 4, "act_words": 4096, "residual_words": 512, "logit_words": 64,
           "operand_words": 512, "list_size": 1024}
@@ -143,11 +143,12 @@ def _fields(step: Call) -> list[int]:
             found |= {"src": step.src.address, "first_token": 0 if step.taps else step.source.tokens.start, "dst": step.place,
                       "dst_tokens": step.streamed if isinstance(step, Features) else 1}
         case Attention():
-            found |= dict(tokens=step.keys.tokens, rows=step.src.tokens, count=step.heads, size=step.src.channels // step.heads,
+            found |= dict(tokens=step.held.tokens.count, rows=step.queries.tokens.count, dst_tokens=step.src.tokens, key_rows=step.held.tensor.tokens, count=step.heads, size=step.src.channels // step.heads,
                           **_factor("first", part(step.steps[0], Requant).factor), **_factor("out", part(step.steps[1], RowFactor).factor),
-                          frac=step.steps[0].sink.tensor.format.frac, causal=int(step.limit > 0), biased=int(isinstance(step, BiasedAttention)),
-                          value_size=step.dst.channels // step.heads)
-            found |= {"out_channels": step.src.tokens, "in_channels": step.keys.tokens} if isinstance(step, BiasedAttention) else {}
+                          frac=step.steps[0].sink.tensor.format.frac, limit=step.limit, biased=int(isinstance(step, BiasedAttention)),
+                          value_size=step.dst.channels // step.heads, first_token=step.queries.tokens.start)
+            found |= {role: found[role] + first for role, first in zip(("src", "keys", "values"), (step.queries.tokens.start, *(step.held.tokens.start,) * 2), strict=True)}
+            found |= {"out_channels": found["rows"], "in_channels": found["tokens"]} if isinstance(step, BiasedAttention) else {}
         case Router():
             found |= {"count": step.channels, "size": step.route.top_k, "renormalize": int(step.route.renormalize)}
             if isinstance(step, ScoreRouter):

@@ -21,7 +21,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  class_token: bool = True, act: Act | tuple[Act, ...] = Act.GELU, renormalize: bool = True, patch: int = 2,
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
                  bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0,
-                 groups: int = 1, beside: bool = False, stem: bool = False, present: bool = False) -> Model:
+                 groups: int = 1, beside: bool = False, stem: bool = False, present: bool = False,
+                 windows: int = 1) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
     "y" = soft one of them, "t" = dense MLP behind an MLP on tokens instead of an attention, "c" = an MLP whose first layer sees the tokens before and
@@ -38,6 +39,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     value_dim: channels of a head of v, 0 for as many as q and k have.
     groups: heads that share a key and a value. beside: beside every mixture an expert all tokens take, with a sigmoid of its own. stem: patches overlap, and
     reach over the border. present: keys and values of the last block leave too, if it has some.
+    windows: of so many tokens each, which see those of their own; each has its own mask, if there are masks. One, where that does not divide the tokens.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -62,6 +64,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                             1e-5)
 
     first = 1 if class_token else 0
+    windows = 1 if tokens % windows else windows
     patches, kernel = tokens - first, 3 if stem else patch
     graphs = []
     for task, width in enumerate(classes):
@@ -101,10 +104,11 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 cos, sin = (np.tile(function(angle), (1, heads)).astype(np.float32) for function in (np.cos, np.sin))
                 nodes[-3:-1] = [*nodes[-3:-1], *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}{normal}", cos, sin) for letter in "qk")]
             mark = ".turned" if rotary else normal
-            attended = (f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal)
+            attended = (f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal, windows)
             if bias is not None:
-                added = draw(f"{b}.bias", heads if bias == "heads" else 1, tokens, tokens)
-                unseen = (draw(f"{b}.mask", 1, tokens, tokens) > 0.5) & ~np.eye(tokens, dtype=bool)
+                size = tokens // windows
+                added = draw(f"{b}.bias", heads if bias == "heads" else 1, size, size)
+                unseen = (draw(f"{b}.mask", *(windows,) * (windows > 1), 1, size, size) > 0.5) & ~np.eye(size, dtype=bool)
                 nodes.append(ops.BiasedAttention(*attended, bias=np.where(unseen, np.float32(-1e5), 0 * added) if bias == "mask" else added))
             else:
                 nodes.append(ops.Attention(*attended))

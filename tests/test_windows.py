@@ -7,7 +7,6 @@ import onnxruntime
 import pytest
 
 from hwgen import api, ops, quantizer
-from hwgen.errors import ModelError
 from hwgen.importer import import_model
 from hwgen.steps import golden
 from hwgen.steps.verify import verify
@@ -46,8 +45,11 @@ def test_the_rtl_computes_it_word_by_word(tmp_path):
         assert run.bit_exact and run.words >= 48
 
 
-def test_hls_refuses_windows_by_their_node(tmp_path):
-    net = swin_nets.swin(stages=1)
-    path = net.save(tmp_path / "net.onnx", {"y": result(net)}, [1, 16, 3])
-    with pytest.raises(ModelError, match="is a part of a value"):
-        api.compile(path, calib={"x": IMAGES}, out=tmp_path / "b", backend="hls")
+def test_the_c_simulation_computes_it_word_by_word(tmp_path):
+    """Each window is a call of its own, some rows of every value."""
+    net = swin_nets.swin()
+    path = net.save(tmp_path / "net.onnx", {"y": result(net)}, [1, 4, 3])
+    built = api.compile(path, calib={"x": IMAGES}, out=tmp_path / "b", backend="hls")
+    program = (tmp_path / "b" / "hls" / "hwgen_program.hpp").read_text()
+    assert program.count("within(") == 2 * swin_nets.COUNT and f", {{12, {swin_nets.ROWS}}}, {{12, {swin_nets.ROWS}}})" in " ".join(program.split())
+    assert built.simulate({"x": IMAGES[:4]}, engine="csim").bit_exact

@@ -224,13 +224,15 @@ hwgen::AttentionJob attention_job()
     hwgen::AttentionJob job{};
     job.tokens = next_size();
     job.queries = next_size();
+    job.key_rows = job.tokens;
+    job.query_rows = job.queries;
     job.heads = next_size();
     job.head_dim = next_size();
     job.value_dim = next_size();
     job.score = next_factor();
     job.out = next_factor();
     job.frac = next_size();
-    job.causal = next_size() != 0;
+    job.limit = next_size();
     job.biased = next_size() != 0;
     const unsigned channels = job.heads * job.head_dim;
     const unsigned values = job.heads * job.value_dim;

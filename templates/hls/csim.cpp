@@ -66,7 +66,7 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
         dump_value(index, m, s.dst, in_words * s.tokens, s.wide_result);
         break;
     case hwgen::Kind::ATTENTION:
-        dump_value(index, m, s.dst, std::size_t{hwgen::words_of(1U * s.count * s.value_size, Config::LANES)} * s.rows, s.wide_result);
+        dump_value(index, m, s.dst, std::size_t{hwgen::words_of(1U * s.count * s.value_size, Config::LANES)} * s.dst_tokens, s.wide_result);
         break;
     case hwgen::Kind::RESIDUAL_INIT:
     case hwgen::Kind::RESIDUAL_ADD:

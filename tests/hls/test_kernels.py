@@ -204,7 +204,7 @@ ATTENTIONS = [(1, 1, 8), (2, 2, 16), (9, 3, 12), (40, 2, 24), (17, 4, 5)]
 
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("form", SCORES, ids=str)
-@pytest.mark.parametrize("limit", [0, 1], ids=["all keys", "causal"])
+@pytest.mark.parametrize("limit", [0, 1, 4], ids=["all keys", "causal", "some keys in front"])
 @pytest.mark.parametrize("tokens, heads, dim", ATTENTIONS)
 def test_attention(kernel, lanes, tokens, heads, dim, form, limit):
     """Heads inside a word, across words, fewer tokens than resident queries."""

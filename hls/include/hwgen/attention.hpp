@@ -31,8 +31,10 @@ constexpr unsigned MIN_PERIOD = 32;
 
 /// One attention layer. Head h occupies channels h * head_dim .. of q and k, h * value_dim .. of v and of the result.
 struct AttentionJob {
-    unsigned tokens;   ///< keys
-    unsigned queries;  ///< rows of q and of the result
+    unsigned tokens;   ///< keys that are looked at
+    unsigned queries;  ///< rows of q and of the result that are done
+    unsigned key_rows;  ///< of the whole of k, and of v
+    unsigned query_rows;
     unsigned heads;
     unsigned head_dim;
     unsigned value_dim;
@@ -44,7 +46,7 @@ struct AttentionJob {
     Factor out;
     bool wide_result;  ///< 16 bits
     unsigned frac;  ///< fraction bits of scores
-    bool causal;    ///< a query sees no key behind its own
+    unsigned limit;  ///< keys that the first query sees, each one more than that before it; 0: all see all
     bool biased;    ///< a constant is added to the scores: of head h and key k, channel h * bias_keys + k of the words from `operand` on
     unsigned operand;
     unsigned bias_queries;  ///< its rows, as many as there are queries or more
@@ -101,8 +103,8 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
 #pragma HLS PIPELINE II = 1
                 for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-                    keys[w][t][lane] = static_cast<Act>(w < key_words ? act[job.k + (first + w) * job.tokens + t][lane] : 0);
-                    values[w][t][lane] = static_cast<Act>(w < value_words ? act[job.v + (value_first + w) * job.tokens + t][lane] : 0);
+                    keys[w][t][lane] = static_cast<Act>(w < key_words ? act[job.k + (first + w) * job.key_rows + t][lane] : 0);
+                    values[w][t][lane] = static_cast<Act>(w < value_words ? act[job.v + (value_first + w) * job.key_rows + t][lane] : 0);
                 }
             }
         }
@@ -134,16 +136,16 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                     const unsigned channel = word * LANES + lane;
                     const bool mine = channel >= low && channel < high;
                     if (load < job.queries) {
-                        query[step][w][lane] = static_cast<Act>(mine ? act[job.q + word * job.queries + load][lane] : 0);
+                        query[step][w][lane] = static_cast<Act>(mine ? act[job.q + word * job.query_rows + load][lane] : 0);
                     }
                     const unsigned value = value_word * LANES + lane;
                     if (stores && value >= value_low && value < value_high) {
                         const Acc sum = weighted[step][w][lane];
                         const Wide wide = requantize<16>(sum, scale);
-                        act[job.dst + value_word * job.queries + store][lane] =
+                        act[job.dst + value_word * job.query_rows + store][lane] =
                             job.wide_result ? high_half(wide) : static_cast<Act>(requantize<8>(sum, scale));
                         if (job.wide_result) {
-                            low_halves[job.dst + value_word * job.queries + store][lane] = low_half(wide);
+                            low_halves[job.dst + value_word * job.query_rows + store][lane] = low_half(wide);
                         }
                     }
                     weighted[step][w][lane] = 0;
@@ -155,10 +157,10 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                     Slot &slot = slots[j];
                     // The query whose score is made now; the one that is weighed lies QUERIES before it.
                     const unsigned scored = row + j - (step < j ? QUERIES : 0);
-                    const bool limited = Config::CAUSAL && job.causal;
+                    const bool limited = Config::CAUSAL && job.limit != 0;
                     if (w == 0) {
                         const int distance = slot.last_maximum - scores[j][step];  // below 0 only before the first query
-                        const bool hidden = distance < 0 || (limited && step + QUERIES > scored);
+                        const bool hidden = distance < 0 || (limited && step + QUERIES >= scored + job.limit);
                         probability[j] = static_cast<std::uint8_t>(hidden ? 0 : exp2_p8(static_cast<unsigned>(distance), job.frac));
                         slot.row_sum += probability[j];
                         score[j] = 0;
@@ -184,7 +186,7 @@ void attention(const AttentionJob &job, Act act[][Config::LANES], Act low_halves
                         const int added = adds ? operand[job.operand + place / LANES * job.bias_queries + scored][place % LANES] : 0;
                         const auto s = static_cast<Res>(saturate<16>(plain + added));
                         scores[j][step] = s;
-                        slot.maximum = s > slot.maximum && !(limited && step > scored) ? s : slot.maximum;
+                        slot.maximum = s > slot.maximum && !(limited && step >= scored + job.limit) ? s : slot.maximum;
                     }
                 }
             }

@@ -213,8 +213,8 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
             break;
         case Kind::ATTENTION:
-            attention<Config>(AttentionJob{s.tokens, s.rows, s.count, s.size, s.value_size, s.src, s.keys, s.values, s.dst, s.first, s.out, s.wide_result,
-                                           s.frac, s.causal, s.biased, s.operand, s.out_channels,
+            attention<Config>(AttentionJob{s.tokens, s.rows, s.key_rows, s.dst_tokens, s.count, s.size, s.value_size, s.src, s.keys, s.values,
+                                           s.dst + s.first_token, s.first, s.out, s.wide_result, s.frac, s.limit, s.biased, s.operand, s.out_channels,
                                            s.in_channels},
                               m.act, m.low, m.operand);
             break;

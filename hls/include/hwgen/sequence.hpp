@@ -26,6 +26,7 @@ constexpr Step shortened(Step s, std::uint16_t length)
             s.first_token = static_cast<std::uint16_t>(s.first_token - (s.target == Target::OUTPUT ? back : 0));
         }
         s.tokens = (s.follows & FOLLOW_TOKENS) != 0 ? length : s.tokens;
+        s.key_rows = (s.follows & FOLLOW_TOKENS) != 0 ? length : s.key_rows;
         s.rows = (s.follows & FOLLOW_ROWS) != 0 ? length : s.rows;
         s.dst_tokens = (s.follows & FOLLOW_TARGET) != 0 ? length : s.dst_tokens;
     }

@@ -41,7 +41,7 @@ struct Step {
     bool wide_source = false;   ///< words of 16 bits; of an expert's second layer too
     bool wide_result = false;
     std::uint8_t frac = 0;      ///< fraction bits of scores, or of what an activation function is of
-    bool causal = false;        ///< a token sees no token behind itself
+    std::uint16_t limit = 0;    ///< keys that the first query sees, each one more than that before it; 0: all see all
     std::uint32_t operand = 0;  ///< word address of what a result is multiplied with, or scores are added to
     std::uint8_t follows = 0;   ///< of Follow: what is shorter in a shorter sequence
     bool rms = false;           ///< a norm that takes no mean off
@@ -50,6 +50,7 @@ struct Step {
     bool biased = false;        ///< scores are
     std::uint16_t value_size = 0;  ///< channels of a head of values and results
     std::uint16_t taps = 0;     ///< tokens of the source side by side in one of a product's result, by a list; 0: there is none
+    std::uint16_t key_rows = 0;  ///< of the whole values that keys are some of
     bool mixed = false;         ///< tokens of the activation memory are multiplied with, no weights
 };
 
@@ -294,6 +295,8 @@ constexpr Step attention(Value dst, Value q, Value k, Value v, std::uint16_t hea
     s.kind = Kind::ATTENTION;
     s.tokens = k.tokens;
     s.rows = q.tokens;
+    s.dst_tokens = q.tokens;
+    s.key_rows = k.tokens;
     s.count = heads;
     s.size = static_cast<std::uint16_t>(q.channels / heads);
     s.value_size = static_cast<std::uint16_t>(v.channels / heads);

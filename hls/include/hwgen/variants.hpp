@@ -86,10 +86,22 @@ constexpr Step biased(Step step, Value bias)
     return step;
 }
 
-/// An attention in which a token sees no token behind itself.
-constexpr Step causal(Step step)
+/// An attention of some queries to some keys.
+constexpr Step within(Step s, Rows queries, Rows keys)
 {
-    step.causal = true;
+    s.src += queries.first;
+    s.first_token = queries.first;
+    s.rows = queries.count;
+    s.keys += keys.first;
+    s.values += keys.first;
+    s.tokens = keys.count;
+    return s;
+}
+
+/// An attention whose first query sees `limit` keys, and each one more than that before it.
+constexpr Step causal(Step step, std::uint16_t limit = 1)
+{
+    step.limit = limit;
     return step;
 }
 

@@ -80,7 +80,7 @@ void read_network()
         read(s.wide_source);
         read(s.wide_result);
         read(s.frac);
-        read(s.causal);
+        read(s.limit);
         read(s.operand);
         read(s.follows);
         read(s.rms);
@@ -89,6 +89,7 @@ void read_network()
         read(s.biased);
         read(s.value_size);
         read(s.taps);
+        read(s.key_rows);
         read(s.mixed);
     }
     if (!read.at_end()) {

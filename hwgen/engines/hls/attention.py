@@ -7,6 +7,7 @@ from typing import ClassVar
 from ...steps.format import SCORE
 from ...steps.stages import Bias, Exp2, Keys, Plain, Requant, Restore, RowFactor, Values
 from ...steps.step import Step
+from ...steps.tensor import View
 from ...steps.verify import failure
 from .call import DEPTH, Call, Follow, part
 from .value import Value, braces
@@ -27,17 +28,27 @@ class Attention(Call):
 
     def check(self) -> None:
         super().check()
-        if self.limit > 1 or self.limit and self.keys.tokens != self.src.tokens:
-            raise failure(self.steps[0], f"the first of {self.src.tokens} rows sees {self.limit} of {self.keys.tokens} keys: in the HLS engine it "
-                          "sees all, or one of as many as there are rows")
+        values = part(self.steps[1], Values).view
+        if values.tokens != self.held.tokens or values.tensor.tokens != self.held.tensor.tokens or self.queries.tokens != self.steps[1].sink.tokens:
+            raise failure(self.steps[1], "the HLS engine has no step for it: keys and values, or queries and results, are not the same tokens")
 
     @property
-    def keys(self) -> Value:
-        return self.operands["keys"]
+    def queries(self) -> View:
+        """What streams."""
+        return self.steps[0].source
+
+    @property
+    def held(self) -> View:
+        """The keys."""
+        return part(self.steps[0], Keys).view
+
+    @property
+    def rows(self) -> tuple[View, ...]:
+        return self.queries, self.held, part(self.steps[1], Values).view, self.steps[1].sink
 
     @property
     def follows(self) -> int:
-        keys, queries = part(self.steps[0], Keys).view, self.steps[0].source
+        keys, queries = self.held, self.queries
         return Follow.TOKENS * keys.tensor.sequence | (Follow.ROWS | Follow.TARGET) * queries.tensor.sequence
 
     @property
@@ -47,7 +58,10 @@ class Attention(Call):
 
     @property
     def code(self) -> str:
-        return f"causal(hwgen::{super().code})" if self.limit else super().code
+        code, queries, keys = super().code, self.queries.tokens, self.held.tokens
+        if not (self.queries.whole and self.held.whole):
+            code = f"within(hwgen::{code}, {{{queries.start}, {queries.count}}}, {{{keys.start}, {keys.count}}})"
+        return f"causal(hwgen::{code}{f', {self.limit}' if self.limit > 1 else ''})" if self.limit else code
 
     @property
     def heads(self) -> int:
@@ -61,15 +75,16 @@ class Attention(Call):
     def arguments(self) -> list[str]:
         factors = part(self.steps[0], Requant).factor, part(self.steps[1], RowFactor).factor
         form = self.steps[0].sink.tensor.format
-        return [self.dst.code, self.src.code, self.keys.code, self.operands["values"].code, str(self.heads), *map(braces, factors),
+        return [self.dst.code, self.src.code, self.operands["keys"].code, self.operands["values"].code, str(self.heads), *map(braces, factors),
                 *([] if form == SCORE else [str(form.frac)])]
 
     def about(self) -> str:
-        return (f"{'causal ' if self.limit else ''}attention, {self.heads} heads, {self.src} -> {self.dst}, "
+        some = "" if self.queries.whole and self.held.whole else f", tokens {self.queries.tokens} to {self.held.tokens}"
+        return (f"{'causal ' if self.limit else ''}attention, {self.heads} heads, {self.src} -> {self.dst}{some}, "
                 f"scale {self.steps[-1].sink.tensor.scale:.5g}")
 
     def cycles(self, lanes: int, queries: int) -> int:
-        tokens, blocks = self.keys.tokens, -(-self.src.tokens // queries)
+        tokens, blocks = self.held.tokens.count, -(-self.queries.tokens.count // queries)
         period = max(tokens, queries, self.MIN_PERIOD)
         return sum(words * tokens + ((blocks + 1) * period + queries) * words + 2 * DEPTH for words in self.head_words(lanes))
 

@@ -47,7 +47,8 @@ def calls(network: Network) -> list[Call]:
     for _, group in groupby(network.steps, lambda step: (step.value, step.expert is None)):
         whole = tuple(group)
         function = _function(whole)
-        for steps in ([(step,) for step in whole] if issubclass(function, Product) else [whole]):          # parts of one value
+        size = len(function.form) if issubclass(function, (Product, Attention)) else len(whole)                # parts of one value
+        for steps in (whole[first:first + size] for first in range(0, len(whole), size)):
             found.append(function.of(steps, _identity(steps, places)))
             places |= {sink.name: len(found) - 1 for step in steps for sink in step.sinks}
     return found
