@@ -11,6 +11,7 @@ from onnx import TensorProto
 import bert_nets
 from conv_nets import pooled, reduced, stem, tokens
 import decoder_nets
+import early_nets
 from gate_nets import CONDITIONED, task_gate
 import gated_nets
 import masked_nets
@@ -104,6 +105,11 @@ def windowed(folder: Path, **options) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, "tokens", 3])
 
 
+def routed_early(folder: Path, build: Callable[[Net], str]) -> Path:
+    made = early_nets.network(build)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
 def added(folder: Path, name: str) -> Path:
     made = Net()
     masked_nets.attention(made, masked_nets.ADDED[name])
@@ -180,6 +186,7 @@ FORMS: dict[str, dict[str, Form]] = {
     "Mixtures of experts: sigmoid gates": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (PLAIN | BIASED).items()},
     "Mixtures of experts: gated experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (GATED | GATED_OTHERS).items()},
     "Mixtures of experts: shared experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, (spelling, _) in SHARED.items()},
+    "Mixtures of experts: a router that reads other tokens (pre-gating)": {name: partial(routed_early, build=build) for name, build in early_nets.EARLY.items()},
     "Tokens mixed by a matrix (MLP-Mixer)": {name: partial(mixing, spelling=spelling) for name, spelling in MIXINGS.items()},
     "Mixtures of experts: soft": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in SOFT.items()},
     "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},

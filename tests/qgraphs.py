@@ -6,6 +6,8 @@ range, neither saturated nor zero.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from hwgen import ops, quantizer
@@ -22,7 +24,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
                  bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0,
                  groups: int = 1, beside: bool = False, stem: bool = False, present: bool = False,
-                 windows: int = 1) -> Model:
+                 windows: int = 1, early: bool = False) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
     "y" = soft one of them, "t" = dense MLP behind an MLP on tokens instead of an attention, "c" = an MLP whose first layer sees the tokens before and
@@ -40,6 +42,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     groups: heads that share a key and a value. beside: beside every mixture an expert all tokens take, with a sigmoid of its own. stem: patches overlap, and
     reach over the border. present: keys and values of the last block leave too, if it has some.
     windows: of so many tokens each, which see those of their own; each has its own mask, if there are masks. One, where that does not divide the tokens.
+    early: routers read what the attention in front of their experts does.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -87,7 +90,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         for i, kind in enumerate(blocks):
             b, function = f"block{i}", acts[i % len(acts)]
             read = normed(f"{b}.norm1", state, "pre", "sandwich")
-            values, begin = heads * value_dim or dim, len(nodes)
+            before, values, begin = read, heads * value_dim or dim, len(nodes)
             for letter, gain, columns_of in (("q", 1.5, dim), ("k", 1.5, dim), ("v", 1.0, values)):
                 weight, offset = matrix(f"{b}.{letter}", dim, columns_of, gain)
                 if groups > 1 and letter != "q":
@@ -121,9 +124,10 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             if kind in "mx":
                 inner = expert_hidden or hidden
                 third = stack(f"{b}.third", dim, inner) if kind == "x" else ()
-                nodes.append(ops.MoE(f"{b}.moe", f"{b}.mlp", read, *matrix(f"{b}.gate{task}", dim, experts),
-                                    *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
-                                    renormalize, gates != "softmax", draw(f"{b}.choice", experts if gates == "biased" else 0, gain=0.3), *third))
+                made = partial(ops.EarlyMoE, early=before) if early else ops.MoE
+                nodes.append(made(f"{b}.moe", f"{b}.mlp", read, *matrix(f"{b}.gate{task}", dim, experts),
+                                  *stack(f"{b}.first", dim, inner), *stack(f"{b}.second", inner, dim), function, top_k,
+                                  renormalize, gates != "softmax", draw(f"{b}.choice", experts if gates == "biased" else 0, gain=0.3), *third))
             elif kind in "sy":
                 nodes.append(ops.SoftMoE(f"{b}.moe", f"{b}.mlp", read, draw(f"{b}.phi{task}", dim, 2 * experts, gain=0.4),
                                         *stack(f"{b}.first", dim, expert_hidden or hidden), *stack(f"{b}.second", expert_hidden or hidden, dim),

@@ -4,7 +4,7 @@
     operands.py   how a rule reads whole values; affine.py, factors and offsets that go into the weights of the node before
     embed.py      PatchEmbed          linear.py      Linear            norm.py       LayerNorm, RMSNorm
     head_norm.py  HeadNorm
-    activation.py Activation          attention.py   Attention         moe.py        MoE
+    activation.py Activation          attention.py   Attention         moe.py        MoE, EarlyMoE
     residual.py   Add                 position.py    AddConst          tokens.py     ConcatTokens
     select.py     Select              slice.py       Slice
     mean.py       Mean                pool.py        AttentionPool
@@ -25,7 +25,7 @@ from .embed import PatchEmbed
 from .head_norm import HeadNorm
 from .linear import Linear
 from .mean import Mean
-from .moe import MoE
+from .moe import EarlyMoE, MoE
 from .multiply import Multiply
 from .norm import LayerNorm, RMSNorm
 from .pool import AttentionPool
@@ -39,5 +39,5 @@ from .take import Take
 from .token_mix import TokenMix
 from .tokens import ConcatTokens
 
-__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "HeadNorm", "LayerNorm", "Linear",
-           "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take", "TokenMix"]
+__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "EarlyMoE", "HeadNorm", "LayerNorm",
+           "Linear", "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take", "TokenMix"]

@@ -1,8 +1,9 @@
 """What looks like a mixture of experts in an ONNX graph: its operators, and the layers of its experts, in whatever order they stand.
 
 A mixture is found by its router: a Linear whose results go into a softmax or a choice. From there to the one value that holds the sum it is a
-region that reads nothing but the router's logits and the router's input. Experts are products with constants in it, one behind another; how
-tokens are gathered for them, and how results are weighted and added, is not looked at here: `routing` evaluates it.
+region that reads nothing but the router's logits and one other value, which the experts read: the router's input, or any other tokens.
+Experts are products with constants in it, one behind another; how tokens are gathered for them, and how results are weighted and added, is
+not looked at here: `routing` evaluates it.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Expert:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """``xs``: ONNX values that hold the input, and what they are in the ir; scalars: the numbers in it, for factors that are one of them."""
+    """``xs``: ONNX values that hold what the experts read, and what they are in the ir; scalars: the numbers in it, for factors that are one of
+    them."""
 
     region: Region
     logits: Logits
@@ -107,6 +109,11 @@ class Mixture:
     mixes: bool                          # it multiplies tokens with what the router gives before an expert sees them
     changed: Op | None                   # what does something else to tokens before an expert sees them
     scalars: tuple[float, ...]
+
+    @property
+    def x(self) -> str:
+        """What the experts read, in the ir."""
+        return next(iter(self.xs.values())).value
 
     def has(self, *kinds: str) -> bool:
         """Whether the router has an operator of these kinds."""
@@ -119,17 +126,51 @@ def mixture(op: Op, trial: Trial) -> Mixture | None:
     if logits is None:
         return None
     xs = {name: bound for name, bound in trial.bound.items() if bound.value == logits.gate.x and bound.node is not None or name == logits.gate.x}
+    try:
+        found = _read(op, trial, logits, xs)
+    except Mismatch:
+        early = _early(op, trial, logits, xs)
+        if early is None:
+            raise
+        return early
+    if found is not None and (found.experts or found.has("TopK", "ArgMax")):     # an attention that is written out has a softmax too
+        return found
+    return _early(op, trial, logits, xs)
+
+
+def _read(op: Op, trial: Trial, logits: Logits, xs: Mapping[str, Bound]) -> Mixture | None:
+    """The mixture whose experts read the one ir value that ``xs`` hold; None when there is none."""
     found = region(trial.graph, op, {*xs, logits.value}.__contains__, LIMIT)
     xs = {name: bound for name, bound in xs.items() if found is not None and name in found.leaves}
-    if found is None or not found.closed(logits.value):
+    if found is None or not xs or not found.closed(logits.value) or found.leaves != {*xs, logits.value} \
+            or math.prod(op.shape(0)) != math.prod(next(iter(xs.values())).shape):
         return None
-    if not xs and len(found.leaves) > 1 and any(part.kind in ("TopK", "ArgMax") for part in found.ops):
-        raise Mismatch(f"has a router that reads {logits.gate.x!r}, and experts that read something else; its Linear must read what they read",
-                       op.name)
-    if not xs or found.leaves != {*xs, logits.value} or math.prod(op.shape(0)) != math.prod(next(iter(xs.values())).shape):
+    return _Reader(found, logits, xs, op).read()
+
+
+def _early(op: Op, trial: Trial, logits: Logits, xs: Mapping[str, Bound]) -> Mixture | None:
+    """The one whose experts read other tokens than its router: the last value that all of them read. Raises Mismatch where there is a choice of
+    experts, and they read something else than one such value."""
+    found = region(trial.graph, op, {*xs, logits.value}.__contains__, LIMIT)
+    if found is None or not found.closed(logits.value) or all(part.kind not in ("TopK", "ArgMax") for part in found.ops):
         return None
-    read = _Reader(found, logits, xs, op).read()
-    return read if read.experts or read.has("TopK", "ArgMax") else None           # an attention that is written out has a softmax too
+    places, producers = trial.graph.places, trial.graph.producers
+    open_values = {op.outputs[0]}
+    while made := [value for value in open_values if value in producers and value != logits.value]:
+        last = producers[max(made, key=lambda value: places[producers[value].name])]
+        open_values = open_values - {*last.outputs} | {ref.base for ref in last.inputs if isinstance(ref, View)}
+        read = {value: trial.bound.get(value) for value in open_values - {logits.value}}
+        known = {value: bound for value, bound in read.items() if bound is not None and (bound.node is not None or not bound.anchor)}
+        if len(known) == len(read) and len({bound.value for bound in known.values()}) == 1:
+            try:
+                mixture = _read(op, trial, logits, known)
+            except Mismatch:                                         # of what lies before the experts
+                continue
+            if mixture is not None and mixture.experts and mixture.changed is None and mixture.x != logits.gate.x:
+                return mixture
+    if len(found.leaves) > 1 and found.leaves.isdisjoint(xs):
+        raise Mismatch(f"has a router that reads {logits.gate.x!r}, and experts that read something else than tokens all of them share", op.name)
+    return None
 
 
 def _logits(op: Op, trial: Trial) -> Logits | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from .soft import SoftMoE
 from .softmix import Soft, soft
 
 if TYPE_CHECKING:
+    from ..quantizer.lowered import Lowered
     from ..quantizer.lowering import Lowering
     from ..steps.format import Format
     from ..steps.tensor import View as Place
@@ -81,10 +82,10 @@ class MoE(Operator):
         return self.w3.size > 0
 
     def shape(self, *shapes: Shape) -> Shape:
-        (x,) = shapes
+        x, routed = shapes[0], shapes[-1]
         e, d, h = self.w1.shape
-        if x[-1] != d or self.gate.shape != (d, e) or self.w2.shape != (e, h, d):
-            raise self.fail(f"input {x}, gate {self.gate.shape}, w1 {self.w1.shape}, w2 {self.w2.shape} do not fit")
+        if x[-1] != d or self.gate.shape != (routed[-1], e) or self.w2.shape != (e, h, d) or routed[:-1] != x[:-1]:
+            raise self.fail(f"input {x}, of the router {routed}, gate {self.gate.shape}, w1 {self.w1.shape}, w2 {self.w2.shape} do not fit")
         if not 1 <= self.top_k <= e:
             raise self.fail(f"top-{self.top_k} of {e} experts")
         if (self.w3.shape, self.b3.shape) not in (((0,), (0,)), ((e, d, h), (e, h))):
@@ -97,11 +98,10 @@ class MoE(Operator):
         return {key: value for key, value in super().attributes().items() if value or key != "sigmoid"}
 
     def evaluate(self, *operands: Array, inner: Inner | None = None) -> Array:
-        (x,) = operands
-        rows = x.reshape(-1, x.shape[-1])
+        x, rows = operands[0], _rows(operands[0])
         if inner is not None:
-            inner.append((Role.LOGIT, self.logits(rows)))
-        experts, scores = self.route(rows)
+            inner.append((Role.LOGIT, self.logits(_rows(operands[-1]))))
+        experts, scores = self.route(_rows(operands[-1]))
         y = np.zeros_like(rows)
         for e in range(self.num_experts):
             mine, place = np.nonzero(experts == e)       # rows routed to e, and the place (0..k-1) it has there
@@ -118,8 +118,13 @@ class MoE(Operator):
             y[mine] += scores[mine, place, None] * out
         return y.reshape(x.shape)
 
+    @property
+    def routed(self) -> str:
+        """What the router reads."""
+        return self.inputs[-1]
+
     def logits(self, rows: Array) -> Array:
-        """What the router makes scores of: [rows, experts]."""
+        """What the router makes scores of, of the rows it reads: [rows, experts]."""
         logits: Array = rows @ self.gate + self.gate_bias
         return logits
 
@@ -137,13 +142,11 @@ class MoE(Operator):
         return experts, chosen / chosen.sum(-1, keepdims=True) if self.renormalize else chosen
 
     def chosen(self, *operands: Array) -> Array:
-        (x,) = operands
-        experts, _ = self.route(x.reshape(-1, x.shape[-1]))
-        return experts.reshape(*x.shape[:-1], self.top_k)
+        experts, _ = self.route(_rows(operands[-1]))
+        return experts.reshape(*operands[-1].shape[:-1], self.top_k)
 
     def settled(self, *operands: Array) -> Array:
-        (x,) = operands
-        return (self.margins(x.reshape(-1, x.shape[-1])) >= TIE).reshape(x.shape[:-1])
+        return (self.margins(_rows(operands[-1])) >= TIE).reshape(operands[-1].shape[:-1])
 
     def margins(self, rows: Array) -> Array:
         """For each row the difference between what the last expert chosen has and the first one not; infinite if all are."""
@@ -177,17 +180,13 @@ class MoE(Operator):
 
     def lower_update(self, to: Lowering, output: str, place: Place) -> None:
         """The router, then expert by expert: its tokens are gathered, its results are added to the residual stream by their shares."""
-        to.narrow(self, self.x, "what experts read,")
-        x, hidden_form = to.operand(self, self.x), to.form(self.output)
-        if x.mean or not x.view.whole or not place.whole:
-            raise self.fail("routes some of the tokens of a value, or of a residual stream", hint=SUPPORTED)
-        if x.tensor.format != INT8:
-            x = to.as_lowered(to.plain(self, self.x).tensor)
+        hidden_form = to.form(self.output)
+        x, routed = (self._operand(to, value, place) for value in (self.x, self.routed))
         tokens, experts, narrow = x.tensor.tokens, self.num_experts, to.precision.narrow_experts
         queue = Tensor(to.fresh(f"{output}.queue"), SHARE, tokens, self.top_k, memory=Memory.ROUTER).view()
         form, unit, choose = self._router(to, output)
-        gate = to.weights(self, "gate", x, self.gate, self.gate_bias, unit, name=f"{output}.gate", role=Role.LOGIT)
-        to.product(output, self, x.tensor.view(), gate, (Requant(gate.factor, form), *choose), queue, part="gate", about="gate")
+        gate = to.weights(self, "gate", routed, self.gate, self.gate_bias, unit, name=f"{output}.gate", role=Role.LOGIT)
+        to.product(output, self, routed.tensor.view(), gate, (Requant(gate.factor, form), *choose), queue, part="gate", about="gate")
         pre = to.point(self.output, Role.PRE, Unit.PRE_ACT, self.output)
         given = to.units(self.output, self.b1.shape, Role.HIDDEN)
         given = np.broadcast_to(given, (experts, given.shape[-1]))
@@ -221,6 +220,14 @@ class MoE(Operator):
                          (Keep.MOMENTS,), part=f"expert{e}.layer2", macs=tokens * self.top_k * self.w2[e].size // experts,
                          about=f"expert {e}, layer 2", expert=expert))
 
+    def _operand(self, to: Lowering, value: str, place: Place) -> Lowered:
+        """All tokens of what the experts or the router read, in 8 bits."""
+        to.narrow(self, value, "what experts read,")
+        x = to.operand(self, value)
+        if x.mean or not x.view.whole or not place.whole:
+            raise self.fail("routes some of the tokens of a value, or of a residual stream", hint=SUPPORTED)
+        return x if x.tensor.format == INT8 else to.as_lowered(to.plain(self, value).tensor)
+
     def _router(self, to: Lowering, output: str) -> tuple[Format, float, tuple[Stage, ...]]:
         """Format of the logits, real value of their unit, and the stages behind them."""
         if not self.sigmoid:
@@ -240,19 +247,34 @@ class MoE(Operator):
         return Spellings(dict.fromkeys(SUMS, (moe,)), PARTS, rank=6, opens=CHOICES)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class EarlyMoE(MoE):
+    """The same with a router that reads other tokens than the experts: those of a layer before (pre-gating), or what another layer made of them.
+    Its queues are filled where the experts stand: until then what it reads is kept."""
+
+    early: str = ""
+
+    VALUES: ClassVar[tuple[str, ...]] = ("x", "early")
+    TAKES: ClassVar[bool] = False
+
+    @classmethod
+    def spellings(cls) -> Spellings:
+        return Spellings()                       # of `MoE`
+
+
 def moe(op: Op, trial: Trial) -> Match | None:
     """``sum over e of score[t, e] * expert_e(x[t])``, however it is written -> MoE."""
     found = mixture(op, trial)
     if found is None:
         return _gated(op, trial)
     try:
-        mixed = soft(found, op.name)
+        mixed = soft(found, op.name) if found.x == found.logits.gate.x else None
         if mixed is not None:
             return _soft(found, mixed, op, trial)
         whole = routed(found, op.name)
     except Unprovable:
         raise Mismatch("is a mixture of experts, but it has an operator that cannot be evaluated here", op.name) from None
-    logits, value = found.logits, found.logits.gate.x
+    logits, value = found.logits, found.x
     _absorb(found, op, trial)
     affines = [_affine_of(bound, bound.shape[-1]) for bound in found.xs.values()]
     if any(not np.array_equal(one, affines[0]) for one in affines):
@@ -263,15 +285,21 @@ def moe(op: Op, trial: Trial) -> Match | None:
     scale, offset = _affine_of(logits.bound, gate.shape[-1])
     if (scale * logits.factor != 1).any() or offset.any():
         gate, gate_bias = gate * (scale * logits.factor), (gate_bias * scale + offset) * logits.factor
-    node = MoE(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w.w1), b1=trial.array(w.b1),
+    made, read = _kind(value, logits.gate.x)
+    node = made(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w.w1), b1=trial.array(w.b1),
                w2=trial.array(w.w2), b2=trial.array(w.b2), w3=trial.array(w.w3), b3=trial.array(w.b3),
                act=whole.act, top_k=whole.routing.top_k, renormalize=whole.routing.renormalize,
-               sigmoid=whole.routing.sigmoid, choice=trial.array(whole.routing.choice))
+               sigmoid=whole.routing.sigmoid, choice=trial.array(whole.routing.choice), **read)
     for part in found.region.ops:                                    # what the second layers of experts read
         ref = part.operand(0)
         if part.kind in ("MatMul", "Gemm") and isinstance(ref, View) and ref.base not in found.region.leaves:
             trial.rounds(node.output, ref, 1 / ref.scale)
     return Match((node,), whole.positions, proved=found.mixes)            # a product over all tokens: a few of them tell nothing
+
+
+def _kind(x: str, routed: str) -> tuple[type[MoE], dict[str, Any]]:
+    """The operator whose experts and whose router read these values, and its fields beyond those of `MoE`."""
+    return (MoE, {}) if x == routed else (EarlyMoE, {"early": routed})
 
 
 def _absorb(found: Mixture, op: Op, trial: Trial) -> None:
@@ -330,18 +358,22 @@ def _one_expert(op: Op, trial: Trial, share: View, y: View) -> Match:
             and (third is None or isinstance(third, Linear)) and score is not None and times is not None and score.shape[0] == times.shape[0]):
         raise Mismatch(f"{named}; supported are a Linear of the token as its score, and as what it weighs two layers with an activation between "
                        "them, which may be gated", op.name)
-    if logit.x != first.x:
-        raise Mismatch(f"{named}, which is made of {logit.x!r}; it weighs what is made of {first.x!r}, and must read the same", op.name)
     if third is not None and third.x != first.x:
         raise Mismatch(f"{named}; it weighs a gated MLP whose halves read {first.x!r} and {third.x!r}, and must read the same", op.name)
     up = {} if third is None else {"w3": trial.array(third.weight[None]), "b3": trial.array(third.bias[None])}
     factor = score.factor * times.factor
-    node = MoE(op.name, op.outputs[0], first.x, gate=logit.weight, gate_bias=logit.bias, w1=trial.array(first.weight[None]),
+    made, read = _kind(first.x, logit.x)
+    node = made(op.name, op.outputs[0], first.x, gate=logit.weight, gate_bias=logit.bias, w1=trial.array(first.weight[None]),
                b1=trial.array(first.bias[None]), w2=trial.array(second.weight[None] * factor), b2=trial.array(second.bias[None] * factor),
-               act=act.kind, top_k=1, renormalize=False, sigmoid=True, **up)
+               act=act.kind, top_k=1, renormalize=False, sigmoid=True, **up, **read)
     for ref in (share, y):
         trial.absorb(trial.graph.producers[ref.base], ref)
     return Match((node,), in_order(*times.shape))
+
+
+def _rows(x: Array) -> Array:
+    """Tokens of a whole batch: [B, T, D] -> [B * T, D]."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _affine_of(bound: Bound, channels: int) -> tuple[Array, Array]:

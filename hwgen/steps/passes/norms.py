@@ -46,16 +46,19 @@ def _is_norm(step: Step) -> bool:
 
 
 def _stored(network: Network) -> set[Tensor]:
-    """Norms that have to lie in memory."""
+    """Norms that have to lie in memory: those that are read when the state has moved on, as keys or values, or by experts whose router reads
+    something else."""
     states: dict[Tensor, Tensor] = {}
     stale: set[Tensor] = set()
     found: set[Tensor] = set()
+    routed = {step.source.tensor for step in network.steps if step.routes}
     for step in network.steps:
         if _is_norm(step):
             states[step.sink.tensor] = step.source.tensor
             continue
         found |= {view.tensor for view in (step.tile.stationary,) if view is not None and view.tensor in states}
-        if step.source_view is not None and isinstance(step.feed, Plain) and step.source.tensor in stale:
+        if step.source_view is not None and step.source.tensor in states and (
+                step.source.tensor in stale if isinstance(step.feed, Plain) else step.source.tensor not in routed):
             found.add(step.source.tensor)
         stale |= {tensor for tensor, state in states.items() if any(sink.tensor == state for sink in step.sinks)}
     return found
