@@ -24,6 +24,8 @@ from . import (
     show as shows,
     strict_json,
 )
+from .choices import Grain
+from .describe import Description, describe
 from .devices.board import load_board
 from .devices.memory import MemoryModel
 from .engines.protocol import Files
@@ -285,6 +287,15 @@ class Accelerator:
     def show(self, stage: str | None = None, node: str | None = None, everything: bool = False) -> Shown:
         """The build at the stage "steps" or "program" (steps for a build without RTL), as text for a screen; see `api.show`."""
         return shows.shown(self.build, stage or ("program" if self.build.program else "steps"), node, everything)
+
+    def describe(self, grain: str = "summary") -> Description:
+        """The build in words at one grain, "summary", "block" or "signal", each description beside the text it describes (``print`` it).
+
+        Raises InputError for another grain, BuildVersionError.
+        """
+        if grain not in tuple(Grain):
+            raise InputError(f"there is no grain {grain!r}", hint=f"there are {', '.join(Grain)}")
+        return describe(self.build, Grain(grain))
 
     def synth(self, flow: str = "yosys", target: str | Path | None = None, progress: Progress | None = None) -> flows.Synthesis:
         """Synthesize the RTL and count cells. target: a board of the same family instead of the build's, by name or YAML file.

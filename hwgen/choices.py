@@ -50,3 +50,18 @@ class Stage(StrEnum):
     QUANT = "quant"          # how each value is kept in integers: rules by node, as `--quant` takes them
     STEPS = "steps"          # passes of the array, in integers
     PROGRAM = "program"      # instructions of the RTL engine, with addresses
+
+
+class Grain(StrEnum):
+    """How finely `hwgen describe` tells of a build."""
+
+    SUMMARY = "summary"      # network, engine, registers, memory map, program, figures
+    BLOCK = "block"          # each module or function, each step
+    SIGNAL = "signal"        # each port, register and wire; each argument and stream
+
+
+class Format(StrEnum):
+    """Of a description."""
+
+    MARKDOWN = "md"          # headings, text, code
+    JSONL = "jsonl"          # a line a pair of description and code

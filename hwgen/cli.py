@@ -32,6 +32,7 @@ app.command(epilog="Example: `hwgen report build/ --html report.html`")(look.rep
 app.command(epilog="Example: `hwgen estimate model.onnx --targets all`")(look.estimate)
 app.command(epilog="Example: `hwgen compare build8/ build4/ --html compare.html`")(look.compare)
 app.command(epilog="Example: `hwgen show build/ --stage steps --node attn`")(look.show)
+app.command(epilog="Example: `hwgen describe build/ --grain block --format jsonl -o pairs.jsonl`")(look.describe)
 app.command(epilog="Example: `hwgen synth build/ --flow yosys --json synth.json`")(look.synth)
 app.command(epilog="Example: `hwgen targets --json boards.json`")(look.targets)
 

@@ -46,6 +46,7 @@ BELOW = {
     "hwgen/engines/hls/": ("hwgen.importer", "hwgen.quantizer", "hwgen.engines.rtl", "hwgen_rtl"),
     "hwgen/build/": ("hwgen.importer", "hwgen.tools", "hwgen.run", "hwgen.api", "hwgen_rtl"),
     "hwgen/page/": ("hwgen.importer", "hwgen.matching", "hwgen.ops", "hwgen.quantizer", "hwgen.tools", "hwgen.run", "hwgen.api", "hwgen_rtl"),
+    "hwgen/describe/": ("hwgen.importer", "hwgen.matching", "hwgen.ops", "hwgen.quantizer", "hwgen.tools", "hwgen.run", "hwgen.api", "hwgen_rtl"),
     "hwgen/devices/": ("hwgen.graph", "hwgen.ops", "hwgen.importer", "hwgen.quantizer", "hwgen.engines", "hwgen.tools",
                        "hwgen_rtl"),
     "hwgen/tools/": ("hwgen.build", "hwgen.graph", "hwgen.ops", "hwgen.engines", "hwgen_rtl"),

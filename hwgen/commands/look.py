@@ -1,4 +1,4 @@
-"""Commands that look at a build or a board: report, show, synth, targets."""
+"""Commands that look at a build or a board: report, compare, estimate, show, describe, synth, targets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 
 from .. import report as reporting
 from ..arrays import parse_array, parse_shapes
-from ..choices import Backend, Method, Precision, Stage
-from ..output import write_file, write_json
+from ..choices import Backend, Format, Grain, Method, Precision, Stage
+from ..output import is_stdout, write_file, write_json
 from ..progress import Bars
 from . import terminal
 from .options import (
@@ -125,6 +125,27 @@ def show(
     if json:
         write_json(json, {"of": shown.of, "stage": shown.stage, "lines": shown.lines})
     say(terminal.out, shown.text.rstrip("\n"))
+
+
+def describe(
+    build: Build,
+    grain: Annotated[Grain, typer.Option(help="`summary`: the whole in a few pages. `block`: each module or C++ function and each step, with its "
+                                         "code. `signal`: each port, register and wire, or argument and stream, with what drives "
+                                         "it.")] = Grain.SUMMARY,
+    written: Annotated[Format, typer.Option("--format", help="Markdown, or `jsonl`: a line a description with the text that it "
+                                            "describes.")] = Format.MARKDOWN,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", callback=terminal.result, show_default=False,
+                                                help="Where it goes; otherwise to standard output.")] = None,
+    json: Json = None,
+) -> None:
+    """Tell in words what a build is: function, ports, protocol, timing, from its RTL or C++, its network and the comments of its sources."""
+    found = terminal.api().load(build).describe(grain)
+    if json:
+        write_json(json, found.to_dict())
+    if output or not (json and is_stdout(json)):
+        write_file(output or "-", found.to_jsonl() if written is Format.JSONL else found.to_markdown())
+    for entry, name in found.unknown:
+        say(terminal.err, f"warning: {entry} speaks of {name}, which is not in the build")
 
 
 def synth(

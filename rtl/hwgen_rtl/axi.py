@@ -227,7 +227,8 @@ class OutputWriter(wiring.Component):
                      first.eq(Mux(to_page < num_beats, to_page, num_beats))]
         words = SyncFIFOBuffered(width=width + len(first), depth=self.fifo_words)
         addrs = SyncFIFOBuffered(width=len(addr) + len(first), depth=self.fifo_words)
-        m.submodules.words, m.submodules.addrs = ResetInserter(self.clear)(words), ResetInserter(self.clear)(addrs)
+        m.submodules.words = ResetInserter(self.clear)(words)       # queue of words that wait for the bus, with the beats of their first burst
+        m.submodules.addrs = ResetInserter(self.clear)(addrs)       # queue of their addresses in beats, with the same
         num_words, num_addrs = Signal(range(self.fifo_words + 1)), Signal(range(self.fifo_words + 1))
         push = Signal()
         m.d.comb += [self.free.eq(self.fifo_words - Mux(num_words > num_addrs, num_words, num_addrs)),

@@ -59,14 +59,15 @@ class Feeder(wiring.Component):
     """Issues one token per cycle as long as the next stationary tile is loaded; no bubble between tiles or instructions.
 
     instr_*      from its own `Fetch` (skipped instructions left out)
-    token/source (`TOKEN`, `SOURCE` records) appear 2 cycles after issue, when the queue read has answered; with lists `LIST_LATENCY` later
+    token, source  records of `token_layout` and `source_layout`, 2 cycles after issue, when the queue read has answered; with lists
+                 `LIST_LATENCY` later
     q_*          expert queue: address now, token and score 1 cycle later; counts: 16 bits per expert
     list_*       list memory, where there is one: address now, To numbers of tokens 1 cycle later
     word_*       STREAM words from the loader; ``inject``: `token` belongs to a stream word this cycle (enters at the drain)
     context_*    instruction word to store for context ``context_id``
     out_free     free words of the output FIFO; out_push: one was written
     retire       pulse: one instruction has written everything;  retired: their number modulo 256
-    router_reset pulse at the start of an instruction that fills the queues
+    router_reset  pulse at the start of an instruction that fills the queues
     start_instr  an instruction is taken and starts;  frame_done: an END is taken, everything before it has retired
     drained      nothing is under way;  issue: a slot is issued
     wait_*       why no token is issued (counters)

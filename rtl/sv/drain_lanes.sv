@@ -34,19 +34,19 @@ module drain_lanes #(
   parameter [31:0] FINE = 3, parameter [31:0] WIDE = 0, parameter [31:0] OPERAND = 0, parameter [31:0] BYPASS = 0, parameter [31:0] BW = $clog2(BANKS), parameter [31:0] FW = FUNCTIONS > 1 ? $clog2(FUNCTIONS) : 1
 ) (
   input  logic               clk,
-  input  logic               load_en,
-  input  logic [BW-1:0]      load_bank,
-  input  logic [6:0]         load_index,
+  input  logic               load_en,       // a vector of column parameters is written
+  input  logic [BW-1:0]      load_bank,     // which of the BANKS
+  input  logic [6:0]         load_index,    // the vector of the bank
   input  logic [8*VB-1:0]    load_data,
-  input  logic               valid,
+  input  logic               valid,         // acc is a token's
   input  logic [32*TO-1:0]   acc,
-  input  logic [BW-1:0]      bank,
+  input  logic [BW-1:0]      bank,          // parameters of the columns, of those that were loaded
   input  logic               column_params,   // else mult, shift and no bias
   input  logic [15:0]        mult,
   input  logic [5:0]         shift,           // 1..47
-  input  logic               to16,
+  input  logic               to16,          // requantize to 16 bits, not 8
   input  logic               stream,          // take `data` as the requantized value
-  input  logic [16*TO-1:0]   data,
+  input  logic [16*TO-1:0]   data,          // words that do not come from the accumulators
   input  logic               through,         // with column_params and BYPASS: take `data` as the accumulators, the complement where the column says so
   input  logic               act,             // with to16 and second
   input  logic [FW-1:0]      which,           // function of act
@@ -62,13 +62,13 @@ module drain_lanes #(
   input  logic               fresh,
   input  logic [6:0]         lanes,
   input  logic               out,             // int32 output wanted
-  input  logic               mean,
-  input  logic               first_token,
-  input  logic               last_token,
+  input  logic               mean,          // add up the tokens
+  input  logic               first_token,   // with mean: starts the sum
+  input  logic               last_token,    // with mean: ends it
   output logic               out_valid,
   output logic [32*TO-1:0]   out_word,
   input  logic [16*TO-1:0]   old,
-  output logic               valid8,
+  output logic               valid8,        // word8 and word16 are a token's
   output logic [8*TO-1:0]    word8,
   output logic [16*TO-1:0]   word16,
   output logic signed [31:0] d_sum,

@@ -15,7 +15,7 @@ module feed_lanes #(
   parameter [31:0] BYPASS = 0, parameter [31:0] LISTS = 0
 ) (
   input  logic               clk,
-  input  logic               valid,
+  input  logic               valid,         // a token comes in this cycle
   input  logic [1:0]         mode,
   input  logic [1:0]         plane,
   input  logic [8*TI-1:0]    act,

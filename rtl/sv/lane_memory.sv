@@ -1,8 +1,10 @@
 // Memory of words of GROUPS x G lanes of W bits, banked by groups, so that a window of lanes that starts at any group is
 // written or read in one cycle: the groups that wrap round the end of the word come from address + stride (the next chunk).
 //
-// write: banks in wmask, whose data are in wdata (lane_window.sv puts them there), of a window that starts at group wgroup of word waddr
-// read : ROTATE: the whole word rotated so that group rgroup is first; else the word at raddr. rdata one cycle later
+// wen        the banks in wmask are written: a window that starts at group wgroup of word waddr
+// wdata      of the banks, as lane_window.sv puts them
+// wstride    from waddr to the next chunk, into which the window wraps round;  rstride: the same from raddr
+// ren, rdata   reads the word at raddr, with ROTATE rotated so that group rgroup is first; rdata one cycle later
 // A write and a read per cycle, no reset. Cost: GROUPS memories of DEPTH x G W bits; with ROTATE a multiplexer of GROUPS inputs
 // per bit (one LUT for up to four groups).
 module lane_memory #(

@@ -1,6 +1,7 @@
 // Window of WGROUPS groups of G lanes of W bits -> the banks of lane memories: group i of the window goes to bank (group + i) % GROUPS.
 //
-// bank_mask says which banks the window reaches, by its groups enabled in mask; the data of other banks mean nothing.
+// bank_mask    which banks the window reaches, by its groups enabled in mask
+// bank_data    a word of all banks, of which those in bank_mask mean something
 // Combinational. Cost: a multiplexer of WGROUPS inputs per bit of a word (one LUT for up to four); memories written alike share one.
 module lane_window #(
   parameter [31:0] W = 8, parameter [31:0] G = 16, parameter [31:0] GROUPS = 4, parameter [31:0] WGROUPS = 2,

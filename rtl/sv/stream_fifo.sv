@@ -1,9 +1,9 @@
 // Queue of DEPTH words of W bits between two handshakes of one clock: a block memory and a word that waits at the output.
 //
-// write: wdata when wen. There is no full flag: the writer counts (hwgen_rtl/axi.py holds a credit for every word), and at most DEPTH words
-//        may be in the queue, the one at the output included
-// read : rdata is the oldest word while rvalid; ren takes it, and the next one is there in the following cycle
-// rst  : empties the queue; a wen in the same cycle is lost
+// wen, wdata    writes a word. There is no full flag: the writer counts (hwgen_rtl/axi.py holds a credit for every word), and at most DEPTH words
+//               may be in the queue, the one at the output included
+// rvalid, rdata   the oldest word; ren: takes it, and the next one is there in the following cycle
+// rst           empties the queue; a wen in the same cycle is lost
 // From wen to rvalid of an empty queue: 2 cycles. A write and a read per cycle. The memory has no initial value: a word is written before it
 // is read. Cost: one memory of DEPTH x W bits (block RAM, or UltraRAM where the chip has it), two counters.
 module stream_fifo #(
