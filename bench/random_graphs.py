@@ -51,14 +51,15 @@ def options(rng: np.random.Generator, act: Act) -> dict:
 
     heads = pick(1, 2, 3, 4)
     experts = int(rng.integers(2, 9))
-    return {"tokens": int(rng.integers(9, 17)), "dim": heads * pick(4, 8, 12, 16), "heads": heads, "hidden": pick(16, 24, 40, 64), "experts": experts,
+    made = {"tokens": int(rng.integers(9, 17)), "dim": heads * pick(4, 8, 12, 16), "heads": heads, "hidden": pick(16, 24, 40, 64), "experts": experts,
             "top_k": int(rng.integers(1, min(3, experts) + 1)), "blocks": pick(*BLOCKS), "classes": pick((5,), (10,), (4, 7), (3, 3)),
             "class_token": pick(True, False), "renormalize": pick(True, False), "patch": pick(1, 2), "channels": pick(1, 2, 3), "act": act,
             "pool": pick("select", "mean", "query", "slice"), "causal": pick(True, False), "norms": pick("pre", "pre", "post", "respost", "sandwich"),
             "rms": pick(True, False), "bias": pick(None, "heads", "all", "mask"), "gates": pick("softmax", "sigmoid", "biased"), "rotary": pick(0, 0, 2, 4),
             "heads_norm": pick(None, "layer", "rms"), "groups": pick(1, 2), "beside": pick(True, False), "stem": pick(True, False),
             "present": pick(True, False, False), "value_dim": pick(0, 0, 4, 12, 20),
-            "windows": pick(1, 2, 3, 4), "early": pick(True, False)}
+            "windows": pick(1, 2, 3, 4), "early": pick(True, False), "near": pick(0, 0, 2, 0, 3)}
+    return made if made["bias"] is not None else made | {"near": 0}                # some attentions have no mask at all
 
 
 def network_model(seed: int, act: Act) -> Model:
@@ -71,10 +72,11 @@ def network(seed: int, act: Act) -> tuple[Quantized, np.ndarray, dict]:
     and there; these read the residual stream out too. Half of all take tokens by lists."""
     chosen = options(np.random.default_rng(seed), act)
     model = qgraphs.random_model(seed, **chosen)
-    if kind := seed // 4 % 3:
-        quantized = wide_nets.read_out(wide_nets.random_wide(seed, part=seed if kind == 2 else None, **chosen))
-    else:
-        quantized = qgraphs.random_qgraph(seed, **chosen)
+    with qgraphs.small_blocks():
+        if kind := seed // 4 % 3:
+            quantized = wide_nets.read_out(wide_nets.random_wide(seed, part=seed if kind == 2 else None, **chosen))
+        else:
+            quantized = qgraphs.random_qgraph(seed, **chosen)
     if seed // 12 % 2:
         quantized = taking(quantized, seed)
     return quantized, qgraphs.random_images(model, IMAGES, seed), chosen

@@ -19,6 +19,8 @@ VARIANTS: dict[str, Callable[[Node], bool]] = {
     "bias of the choice": lambda node: isinstance(node, ops.MoE) and node.choice.size > 0,
     "gated experts of a soft mixture": lambda node: isinstance(node, ops.SoftMoE) and node.w3.size > 0,
     "causal attention": lambda node: isinstance(node, ops.Attention) and node.causal,
+    "tokens near by": lambda node: isinstance(node, ops.BiasedAttention) and not node.causal and bool((node.bias[..., 0, -1] <= LEAST).all()),
+    "the last tokens": lambda node: isinstance(node, ops.BiasedAttention) and node.causal and bool((node.bias[..., -1, 0] <= LEAST).all()),
     "attention within windows": lambda node: isinstance(node, ops.Attention) and node.windows > 1,
     "bias of each window": lambda node: isinstance(node, ops.BiasedAttention) and node.bias.ndim == 4,
     "mask": lambda node: isinstance(node, ops.BiasedAttention) and bool((node.bias <= LEAST).any()),

@@ -17,13 +17,13 @@ def additive(shown: np.ndarray, least: float = -np.inf) -> np.ndarray:
     return np.where(shown, 0.0, least)
 
 
-def attention(net: Net, change: Callable[[Net, str], str], scale: float = HEAD ** -0.5) -> None:
-    """Attention of 7 tokens; ``change`` masks the scores."""
-    x = net.input("x", [1, COUNT, DIM])
+def attention(net: Net, change: Callable[[Net, str], str], scale: float = HEAD ** -0.5, tokens: int = COUNT) -> str:
+    """Attention of 7 tokens, or as many; ``change`` masks the scores."""
+    x = net.input("x", [1, tokens, DIM])
     q, k, v = (net.heads_of(net.linear(x, DIM, DIM)) for _ in range(3))
     scores = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(scale))
     y = net.op("MatMul", net.op("Softmax", change(net, scores), axis=-1), v, name="attention")
-    net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
+    return net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
 
 
 def ranges(net: Net) -> tuple[str, str]:

@@ -6,13 +6,17 @@ range, neither saturated nor zero.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 
 from hwgen import ops, quantizer
 from hwgen.functions import Act
 from hwgen.graph import Graph, Model, Node, Role, evaluate
+from hwgen.ops import parts
 from hwgen.quantizer import Recipe, Rule
 from hwgen.steps.step import Quantized
 from hwgen.steps.window import Window
@@ -24,7 +28,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
                  bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0,
                  groups: int = 1, beside: bool = False, stem: bool = False, present: bool = False,
-                 windows: int = 1, early: bool = False) -> Model:
+                 windows: int = 1, early: bool = False, near: int = 0) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
     "y" = soft one of them, "t" = dense MLP behind an MLP on tokens instead of an attention, "c" = an MLP whose first layer sees the tokens before and
@@ -43,6 +47,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     reach over the border. present: keys and values of the last block leave too, if it has some.
     windows: of so many tokens each, which see those of their own; each has its own mask, if there are masks. One, where that does not divide the tokens.
     early: routers read what the attention in front of their experts does.
+    near: a token sees so many up to itself, and if not causal as many behind, 0: all.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -108,11 +113,14 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 nodes[-3:-1] = [*nodes[-3:-1], *(ops.Rotate(f"{b}.{letter}.turn", f"{b}.{letter}.turned", f"{b}.{letter}{normal}", cos, sin) for letter in "qk")]
             mark = ".turned" if rotary else normal
             attended = (f"{b}.attention", f"{b}.attention", f"{b}.q{mark}", f"{b}.k{mark}", f"{b}.v", heads, (dim // heads) ** -0.5, causal, windows)
-            if bias is not None:
+            if bias is not None or near:
                 size = tokens // windows
                 added = draw(f"{b}.bias", heads if bias == "heads" else 1, size, size)
                 unseen = (draw(f"{b}.mask", *(windows,) * (windows > 1), 1, size, size) > 0.5) & ~np.eye(size, dtype=bool)
-                nodes.append(ops.BiasedAttention(*attended, bias=np.where(unseen, np.float32(-1e5), 0 * added) if bias == "mask" else added))
+                added = np.where(unseen, np.float32(-1e5), 0 * added) if bias == "mask" else 0 * added if bias is None else added
+                place = np.subtract.outer(np.arange(size), np.arange(size))
+                far = (np.where(causal, place, np.abs(place)) >= near) & (place >= 0 if causal else True) if near else False
+                nodes.append(ops.BiasedAttention(*attended, bias=np.where(far, np.float32(-1e5), added).astype(np.float32)))
             else:
                 nodes.append(ops.Attention(*attended))
             nodes.append(ops.Linear(f"{b}.proj", f"{b}.proj", f"{b}.attention", *matrix(f"{b}.proj", values, dim)))
@@ -178,6 +186,13 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             shapes |= {f"{name}.key": (1, tokens, dim), f"{name}.value": (1, tokens, values)}
         graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), outputs, shapes))
     return Model(tuple(graphs)).verify()
+
+
+@contextmanager
+def small_blocks() -> Iterator[None]:
+    """Attentions that are lowered within are cut into blocks of four queries, where a mask lets them."""
+    with patch.object(parts, "BLOCK", 4), patch.object(parts, "SETUP", 0):
+        yield
 
 
 def token_mlp(block: str, x: str, function: Act, layers: list[tuple[np.ndarray, np.ndarray]]) -> list[Node]:

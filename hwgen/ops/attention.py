@@ -27,6 +27,7 @@ from .masks import ALL, LEAST, Scores, operator_mask, scores_of
 from .norm import LayerNorm
 from .operands import picked, rescaled
 from .operator import Operator, Spellings
+from .parts import parts, some
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -144,9 +145,9 @@ def words(to: Lowering, node: Operator, values: Mapping[str, str]) -> list[Words
 
 def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: int, scale: float, limit: int = 0,
              bias: Array | None = None, windows: int = 1) -> None:
-    """Two steps for each window: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the
+    """Two steps for each part: scores, and their exponentials times the values, divided by the sum of each row. A channel of the result has the
     scale of the values' channel, times what brings the largest of them to the scale of the result. limit: of `Keys`. bias: of `BiasedAttention`;
-    its words are a constant that goes along with the scores."""
+    its words are a constant that goes along with the scores, which parts with equal ones share."""
     value, unit, form = node.output, to.scale(node.output), to.form(node.output)
     scored = to.point(value, Role.SCORE, Unit.SCORE, value) if bias is None else _beside_a_mask(to, node, bias)
     out = replace(to.activations(value, q.tokens.count, v.channels.count, unit, form), ratio=v.tensor.ratio)
@@ -154,27 +155,25 @@ def products(to: Lowering, node: Operator, q: Words, k: Words, v: Words, heads: 
     if not np.allclose(both, both[0], rtol=SAME, atol=0):
         raise node.fail("the scales of the channels of q and k do not cancel", hint="those of k are one number over those of q")
     product = to.factor(node, "scores", both[0] * scale / (scored.unit * OCTAVE))
-    added = [_bias(to, node, bias, heads, scored)] if bias is not None and bias.ndim == 3 else list[Stage]()
-    for window in range(windows):
-        of_window = "" if windows == 1 else f"window{window}"
-        part, place = f"scores.{of_window}".rstrip("."), "" if windows == 1 else f", window {window}"
-        some_q, some_k, some_v, some_out = (_of_window(view, window, windows) for view in (q, k, v, out.view()))
-        if bias is not None and bias.ndim == 4:
-            added = [_bias(to, node, bias[window], heads, scored, f"bias.{of_window}")]
-        queries, keys = some_q.tokens.count, some_k.tokens.count
-        seen = pairs(limit, queries, keys)
-        scores = Tensor(to.fresh(f"{value}.{part}"), scored, queries, heads * keys, memory=Memory.SCORE)
-        to.emit(Step(value, node.name, Plain(), Keys(some_k, limit), (scores.view(),), some_q, (Requant(product, scored), *added), (Keep.ROW_MAX,),
-                     part=part, heads=heads, macs=seen * q.channels.count, about=f"Q K{place}"))
+    brought: dict[tuple[Shape, bytes], Bias] = {}
+    for part in parts(q.tokens.count, k.tokens.count, windows, limit, bias):
+        added = list[Stage]()
+        if part.bias is not None:
+            key = part.bias.shape, part.bias.tobytes()
+            if key not in brought:
+                brought[key] = _bias(to, node, part.bias, heads, scored, f"bias.{part.name}".rstrip("."))
+            added = [brought[key]]
+        some_q, some_k, some_v, some_out = (some(view, span) for view, span in ((q, part.queries), (k, part.keys), (v, part.keys),
+                                                                                   (out.view(), part.queries)))
+        queries, keys = part.queries.count, part.keys.count
+        seen, name = pairs(part.limit, queries, keys), f"scores.{part.name}".rstrip(".")
+        scores = Tensor(to.fresh(f"{value}.{name}"), scored, queries, heads * keys, memory=Memory.SCORE)
+        to.emit(Step(value, node.name, Plain(), Keys(some_k, part.limit), (scores.view(),), some_q, (Requant(product, scored), *added),
+                     (Keep.ROW_MAX,), part=name, heads=heads, macs=seen * q.channels.count, about=f"Q K{part.about}"))
         weighed = (Restore(), RowFactor(to.factor(node, "output", v.tensor.scale / unit), form))
-        to.emit(Step(value, node.name, Exp2(limit), Values(some_v), (some_out,), scores.view(), weighed, part=of_window, heads=heads,
-                     macs=seen * v.channels.count, about=f"P V{place}"))
+        to.emit(Step(value, node.name, Exp2(part.limit), Values(some_v), (some_out,), scores.view(), weighed, part=part.name, heads=heads,
+                     macs=seen * v.channels.count, about=f"P V{part.about}"))
     to.define(value, out)
-
-
-def _of_window(view: Words, window: int, windows: int) -> Words:
-    count = view.tokens.count // windows
-    return replace(view, tokens=replace(view.tokens, start=view.tokens.start + window * count * view.tokens.step, count=count))
 
 
 def _beside_a_mask(to: Lowering, node: Operator, bias: Array) -> Format:

@@ -49,7 +49,7 @@ def calls(network: Network) -> list[Call]:
         function = _function(whole)
         size = len(function.form) if issubclass(function, (Product, Attention)) else len(whole)                # parts of one value
         for steps in (whole[first:first + size] for first in range(0, len(whole), size)):
-            found.append(function.of(steps, _identity(steps, places)))
+            found.append(_function(steps).of(steps, _identity(steps, places)))
             places |= {sink.name: len(found) - 1 for step in steps for sink in step.sinks}
     return found
 
