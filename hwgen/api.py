@@ -13,6 +13,7 @@ import numpy as np
 from . import (
     __version__,
     build as builds,
+    cores,
     flows,
     foreign,
     hostrun,
@@ -25,6 +26,8 @@ from . import (
     strict_json,
 )
 from .choices import Grain
+from .cores import folder
+from .cores.parameter import Value as Setting
 from .describe import Description, describe
 from .devices.board import load_board
 from .devices.memory import MemoryModel
@@ -49,7 +52,7 @@ from .show import Shown
 
 __all__ = [
     "Accelerator", "Checked", "Comparison", "Estimate", "LayerError", "MemoryModel", "RouterFlips", "Shown", "SimulationResult", "check",
-    "compare", "compile", "estimate", "load", "show",
+    "compare", "compile", "core", "estimate", "load", "show",
 ]
 
 BENCH_IMAGES = 2         # in the C simulation bench of an HLS project
@@ -133,6 +136,29 @@ def estimate(model: str | Path, targets: str | Sequence[str | Path] = "sim", sha
     for name in names:
         load_board(name)
     return estimate_on(import_parts(model, shapes, wanted.allow_host, _say(progress)), names, wanted, _say(progress))
+
+
+def core(name: str, backend: str = "rtl", out: str | Path | None = None, *, target: str = "zcu104", synth: bool = False,
+         progress: Progress | None = None, **settings: Setting) -> cores.Core:
+    """A single core as RTL or HLS C++, with golden model, bench and README, in the folder ``out`` (None: its name).
+
+    name, settings: of `cores.TEMPLATES`, as ``core("softmax", lanes=16)``. synth: Yosys counts its cells for the board ``target``. Raises
+    InputError for a core that is not possible, OutputError, ToolError; then nothing is written.
+    """
+    made, board, say = cores.plan(name, backend, settings), load_board(target), _say(progress)
+    place = Path(out or made.top)
+    folder.check(place)
+    cells = None
+    if synth:
+        if backend != "rtl":
+            raise InputError("Yosys counts the cells of RTL only", where="option --synth", hint="leave it out, or take --backend rtl")
+        say("generate")
+        sources = {file.removeprefix("rtl/"): text for file, text in folder.rtl(made).items() if file.endswith(".sv")}
+        say("count cells")
+        cells = flows.count(sources, made.top, board)
+    say("write")
+    folder.write(made, place, board, cells)
+    return made
 
 
 def compare(builds: Sequence[str | Path]) -> Comparison:

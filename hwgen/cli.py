@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, ending
-from .commands import look, pipeline, terminal
+from .commands import look, pipeline, take, terminal
 from .commands.terminal import say
 from .errors import HwgenError, OutputError
 
@@ -34,6 +34,7 @@ app.command(epilog="Example: `hwgen compare build8/ build4/ --html compare.html`
 app.command(epilog="Example: `hwgen show build/ --stage steps --node attn`")(look.show)
 app.command(epilog="Example: `hwgen describe build/ --grain block --format jsonl -o pairs.jsonl`")(look.describe)
 app.command(epilog="Example: `hwgen synth build/ --flow yosys --json synth.json`")(look.synth)
+app.command(epilog="Example: `hwgen core softmax --backend rtl --set lanes=16 --set length=256 -o softmax/`")(take.core)
 app.command(epilog="Example: `hwgen targets --json boards.json`")(look.targets)
 
 

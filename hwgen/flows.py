@@ -100,6 +100,20 @@ def synthesize(sources: Mapping[str, str], board: Board, name: str = "yosys", sa
     return run.run(name, board, estimate or {})
 
 
+def count(sources: Mapping[str, str], top: str, board: Board) -> Counts:
+    """Cells of one small design of the files ``sources`` with top module ``top``, flattened, so that what it does not use of its units is left out.
+
+    Raises InputError for a family that Yosys does not synthesize for, ToolError.
+    """
+    if board.family.yosys is None:
+        raise InputError(f"Yosys does not synthesize for the family of the board {board.name}: {board.family.name}", where="option --target",
+                         hint=f"choose a board of {', '.join(family.name for family in bundled_families() if family.yosys)}")
+    run = _Run({}, board.family.yosys, bool(board.uram), sources, _silent)
+    commands = [*(f"read_verilog -sv {name}" for name in sources), f"hierarchy -top {top}", "proc", "flatten", *run._commands(top)]
+    stat = json.loads(_yosys(commands, sources, ("stat.json",), run.children)["stat.json"])
+    return _rounded(run._counts(stat["design"]["num_cells_by_type"], top))
+
+
 def _silent(stage: str, done: float = 0, total: float = 0) -> None:
     """Progress that nobody watches."""
 

@@ -26,7 +26,7 @@ MUTATIONS = (
     Mutation("missing saturation", "requantize.hpp", "x < -LIMIT ? -LIMIT", "x < -LIMIT - 1 ? -LIMIT - 1"),
     Mutation("exponential table off by one", "softmax.hpp", "EXP_P8[place &", "EXP_P8[(place + 1) &"),
     Mutation("GELU without interpolation", "function.hpp", "slope * rest", "slope * (beyond ? rest : 0)"),
-    Mutation("swapped router scores", "router.hpp", "(t, chosen[i], score, queues)", "(t, chosen[job.top_k - 1 - i], score, queues)"),
+    Mutation("swapped router scores", "router.hpp", "(t, chosen[i], shares[i], queues)", "(t, chosen[job.top_k - 1 - i], shares[i], queues)"),
     Mutation("the bias of the choice counts for the share", "router.hpp", "best[i] - bias[chosen[i]];", "best[i];"),
     Mutation("a bias for all experts", "engine.hpp", "half_of<Config::LANES>(word, c));", "half_of<Config::LANES>(word, 0));"),
     Mutation("shares of scores without their division", "router.hpp", "job.renormalize ? part", "!job.renormalize ? part"),

@@ -60,7 +60,7 @@ def documented(heading: str) -> set[str]:
 
 def test_help_lists_all_commands_and_each_has_an_example(run):
     code, text, _ = run("--help")
-    commands = {"check", "compile", "simulate", "verify", "report", "compare", "estimate", "show", "describe", "synth", "targets"}
+    commands = {"check", "compile", "simulate", "verify", "report", "compare", "estimate", "show", "describe", "synth", "core", "targets"}
     assert code == 0 and all(name in text for name in commands) and "Exit codes" in text
     for name in commands:
         code, text, _ = run(name, "--help")

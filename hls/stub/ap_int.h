@@ -2,7 +2,7 @@
 //
 // ap_int<W>, ap_uint<W> up to 63 bits: an integer that wraps to W bits on every assignment; arithmetic happens in the built-in
 // integer it converts to, so an expression's result must be assigned to a type wide enough for it.
-// ap_uint<W> of more bits: a bus word; only assignment, comparison and range(high, low) of at most 32 bits.
+// ap_uint<W> of more bits: a bus word; only assignment, comparison and range(high, low) of at most 32 bits, which the others have too.
 #ifndef HWGEN_STUB_AP_INT_H
 #define HWGEN_STUB_AP_INT_H
 
@@ -76,6 +76,18 @@ public:
     constexpr int to_int() const { return static_cast<int>(value_); }
     constexpr unsigned to_uint() const { return static_cast<unsigned>(value_); }
     constexpr std::int64_t to_int64() const { return value_; }
+    hwgen_stub::Range<ap_uint> range(int high, int low) { return hwgen_stub::Range<ap_uint>(*this, high, low); }
+    hwgen_stub::Range<const ap_uint> range(int high, int low) const { return hwgen_stub::Range<const ap_uint>(*this, high, low); }
+
+    void set_bit(int bit, bool value)
+    {
+        const std::int64_t mask = std::int64_t{1} << bit;
+        value_ = value ? value_ | mask : value_ & ~mask;
+    }
+    std::uint64_t bits(int high, int low) const
+    {
+        return (static_cast<std::uint64_t>(value_) >> low) & ((std::uint64_t{1} << (high - low + 1)) - 1);
+    }
 
 private:
     std::int64_t value_;

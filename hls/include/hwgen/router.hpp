@@ -107,6 +107,40 @@ void choose(const RouterJob &job, const Res scores[][Config::LANES], const Res b
     }
 }
 
+/// The experts of token `t`, the best first, and their shares in unit 2**-16, up to 2**16.
+template <class Config>
+void route_token(const RouterJob &job, const Res logits[][Config::LANES], unsigned t, unsigned chosen[Config::MAX_TOP_K],
+                 std::int64_t shares[Config::MAX_TOP_K])
+{
+#pragma HLS INLINE
+    Res best[Config::MAX_TOP_K] = {};  // descending
+#pragma HLS ARRAY_PARTITION variable = best complete
+    OnlineSoftmax softmax;
+    for (unsigned e = 0; e < job.experts; ++e) {
+#pragma HLS PIPELINE
+        const Res x = logits[(e / Config::LANES) * job.tokens + t][e % Config::LANES];
+        if (e == 0) {
+            softmax.first(x);
+        } else {
+            softmax.next(x);
+        }
+        insert<Config::MAX_TOP_K>(x, e, best, chosen);
+    }
+    std::int64_t sum = softmax.sum;
+    if (job.renormalize) {
+        sum = 0;
+        for (unsigned i = 0; i < job.top_k; ++i) {
+            sum += exp2_q15(static_cast<unsigned>(softmax.bias - best[i]));
+        }
+    }
+    int exponent = 0;
+    const std::int64_t r = reciprocal(sum, exponent);
+    for (unsigned i = 0; i < job.top_k; ++i) {
+        const std::int64_t e = exp2_q15(static_cast<unsigned>(softmax.bias - best[i]));
+        shares[i] = round_shift(e * r, static_cast<unsigned>(15 + exponent));
+    }
+}
+
 /// Fills the queues from the logits.
 template <class Config>
 void route(const RouterJob &job, const Res logits[][Config::LANES], Queues<Config> &queues)
@@ -116,34 +150,13 @@ void route(const RouterJob &job, const Res logits[][Config::LANES], Queues<Confi
         queues.count[e] = 0;
     }
     for (unsigned t = 0; t < job.tokens; ++t) {
-        Res best[Config::MAX_TOP_K] = {};  // descending
         unsigned chosen[Config::MAX_TOP_K] = {};
-#pragma HLS ARRAY_PARTITION variable = best complete
+        std::int64_t shares[Config::MAX_TOP_K] = {};
 #pragma HLS ARRAY_PARTITION variable = chosen complete
-        OnlineSoftmax softmax;
-        for (unsigned e = 0; e < job.experts; ++e) {
-#pragma HLS PIPELINE
-            const Res x = logits[(e / Config::LANES) * job.tokens + t][e % Config::LANES];
-            if (e == 0) {
-                softmax.first(x);
-            } else {
-                softmax.next(x);
-            }
-            insert<Config::MAX_TOP_K>(x, e, best, chosen);
-        }
-        std::int64_t sum = softmax.sum;
-        if (job.renormalize) {
-            sum = 0;
-            for (unsigned i = 0; i < job.top_k; ++i) {
-                sum += exp2_q15(static_cast<unsigned>(softmax.bias - best[i]));
-            }
-        }
-        int exponent = 0;
-        const std::int64_t r = reciprocal(sum, exponent);
+#pragma HLS ARRAY_PARTITION variable = shares complete
+        route_token<Config>(job, logits, t, chosen, shares);
         for (unsigned i = 0; i < job.top_k; ++i) {
-            const std::int64_t e = exp2_q15(static_cast<unsigned>(softmax.bias - best[i]));
-            const std::int64_t score = round_shift(e * r, static_cast<unsigned>(15 + exponent));
-            enqueue<Config>(t, chosen[i], score, queues);
+            enqueue<Config>(t, chosen[i], shares[i], queues);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import metadata, resources
 import json
 from pathlib import Path
@@ -56,9 +57,14 @@ def files(config: EngineConfig) -> dict[str, str]:
     names = (*ARRAYS, *(("router_scores.sv",) if config.scores else ()), "pe_array_packed.sv" if config.packed else "pe_array.sv")
     result = {f"rtl/{name}": (data_dir("rtl/sv") / name).read_text() for name in sorted(names)}
     result[f"rtl/{TOP}.sv"] = cache.text("rtl", _key(config), lambda: _top(config), lambda text: f"module {TOP}" in text)
-    result["rtl/filelist.f"] = "".join(f"{name.removeprefix('rtl/')}\n" for name in result)
+    result |= file_list(result)
     result[f"rtl/{WAIVERS}"] = (data_dir("rtl/sv") / WAIVERS).read_text()
     return result
+
+
+def file_list(files: Iterable[str]) -> dict[str, str]:
+    """``rtl/filelist.f`` for files of the folder ``rtl``, in this order."""
+    return {"rtl/filelist.f": "".join(f"{name.removeprefix('rtl/')}\n" for name in files)}
 
 
 def _top(config: EngineConfig) -> str:

@@ -1,0 +1,111 @@
+"""What the folder of a core holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..devices.board import Board
+from ..engines.hls.project import tables
+from ..engines.rtl.verilog import WAIVERS, file_list, to_verilog
+from ..errors import OutputError
+from ..output import MANIFEST, OutputDir, check_target
+from ..paths import PACKAGE, data_dir
+from ..render import render
+from . import Core, facts
+from .parameter import shown
+from .template import constants
+
+SEED = 1
+OWN_IMPORT, STANDALONE = "from ... import numerics as nx\nfrom .words import", "import numerics as nx\nfrom words import"
+
+
+def write(core: Core, out: str | Path, board: Board, cells: Mapping[str, float] | None = None) -> None:
+    """The core's folder, whole or not at all. cells: what synthesis counted. Raises OutputError, ToolError."""
+    check(out)
+    with OutputDir(out) as folder:
+        for name, content in files(core, board, cells).items():
+            folder.write(name, content)
+        folder.manifest(core=core.name)
+
+
+def check(out: str | Path) -> None:
+    """Raises OutputError when no core can be written to ``out``."""
+    check_target(out)
+    manifest = Path(out) / MANIFEST
+    if manifest.is_file() and "core" not in json.loads(manifest.read_text()):
+        raise OutputError("the output directory holds the build of a network", where=str(out), hint="choose another directory with -o")
+
+
+def files(core: Core, board: Board, cells: Mapping[str, float] | None = None) -> dict[str, str]:
+    """All files by name."""
+    made = rtl(core) if core.backend == "rtl" else hls(core)
+    own = (PACKAGE / "cores" / "golden" / f"{core.template.golden}.py").read_text()
+    bench = {"test_core.py": "test_core.py", "run.py": "run_rtl.py"} if core.backend == "rtl" else {"run.py": "run_hls.py"}
+    return {**made, "core.json": facts(core), "golden.py": own.replace(OWN_IMPORT, STANDALONE),
+            "numerics.py": (PACKAGE / "numerics.py").read_text(), "words.py": (PACKAGE / "cores" / "golden" / "words.py").read_text(),
+            **{name: (data_dir("templates") / "cores" / file).read_text() for name, file in bench.items()},
+            "README.md": readme(core, board, cells)}
+
+
+def rtl(core: Core) -> dict[str, str]:
+    """Verilog, the list of its files, waivers for Verilator's lint."""
+    component = getattr(import_module(f"hwgen_rtl.cores.{core.template.header.removesuffix('.hpp')}"), core.template.rtl)(core.p)
+    arrays = {f"rtl/{name}.sv": (data_dir("rtl/sv") / f"{name}.sv").read_text() for name in core.template.arrays}
+    made = {**arrays, f"rtl/{core.top}.sv": to_verilog(component, core.top)}
+    return {**made, **file_list(made), f"rtl/{WAIVERS}": render("cores/waivers.vlt.j2", top=core.top)}
+
+
+def hls(core: Core) -> dict[str, str]:
+    """The C++ function, the kernels it is made of, their tables, a bench and a script for Vitis HLS."""
+    kernels, template = data_dir("hls"), core.template
+    inputs = [{"name": name, "bits": bits} for name, bits in core.ports.items() if name != "m_axis"]
+    function = core.p.function if template.golden == "activation" else "gelu"
+    common = {"version": __version__, "top": core.top, "inputs": inputs, "output": {"bits": core.ports["m_axis"]}, "title": template.title,
+              "command": core.command.removeprefix("hwgen core "), "guard": f"CORE_{core.top.upper()}_HPP", "header": template.header,
+              "function": template.function, "constants": constants(template, core.p),
+              "note": ["One call: " + calls(core)]}
+    return {
+        **{f"{core.top}.{kind}" if kind != "csim.cpp" else kind: render(f"cores/{'top.' * (kind != 'csim.cpp')}{kind}.j2", **common)
+           for kind in ("hpp", "cpp", "csim.cpp")},
+        "vitis_hls.tcl": render("cores/vitis_hls.tcl.j2", **common), template.header: (kernels / "cores" / template.header).read_text(),
+        "hwgen_tables.hpp": tables((str(function),)),
+        **{f"{folder}/{path.name}": path.read_text() for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}}
+
+
+def calls(core: Core) -> str:
+    """What a call of the C++ function takes and gives."""
+    count = core.template.words_per_call(core.p)
+    return f"{count} result{'s' * (count > 1)} on m_axis, for as many words as golden.py says on the other streams."
+
+
+def accuracy(core: Core) -> list[tuple[str, float, float]]:
+    """(case, largest, mean absolute error) against floating point, limited to what a result can be."""
+    golden, rng = core.golden, np.random.default_rng(SEED)
+    rows = []
+    for name, arrays in golden.cases(core.p, rng).items():
+        got, exact = golden.real(core.p, golden.golden(core.p, *arrays)), golden.reference(core.p, *arrays)
+        if "out_bits" in core.settings:
+            limit = golden.real(core.p, np.array((1 << core.p.out_bits - 1) - 1))
+            exact = np.clip(exact, -limit, limit)
+        error = np.abs(got - exact)
+        rows.append((name, float(error.max()), float(error.mean())))
+    return rows
+
+
+def readme(core: Core, board: Board, cells: Mapping[str, float] | None) -> str:
+    """README.md."""
+    template = core.template
+    about = (core.golden.__doc__ or "").strip()
+    parameters = [{"name": p.name, "value": shown(core.settings[p.name]), "range": p.range, "meaning": p.meaning} for p in template.parameters]
+    return render(
+        "cores/README.md.j2", version=__version__, title=template.title, top=core.top, name=core.name, backend=core.backend, command=core.command,
+        about=about, parameters=parameters, ports=[{"name": n, "bits": b} for n, b in core.ports.items() if n != "error"],
+        error="error" in core.ports, latency=template.latency(core.p), accuracy=[(n, f"{a:.3g}", f"{b:.3g}") for n, a, b in accuracy(core)],
+        limited="out_bits" in core.settings, board=board.name, cells=None if cells is None else {k: f"{n:,.0f}" for k, n in cells.items()},
+        calls=calls(core), sources=[f"rtl/{name}.sv" for name in template.arrays])

@@ -1,0 +1,180 @@
+"""`hwgen core`: what the folders hold, that golden model, C++ and RTL agree under pauses, and what is refused. bench/cores.py tries many more sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hwgen import api, cli, cores, numerics as nx
+from hwgen.cores import folder
+from hwgen.errors import InputError, OutputError, ToolError
+from hwgen.tools import cxx, icarus, verilator
+from hwgen_rtl import arrays
+from hwgen_rtl.cores import rows, streams
+
+TINY = {"softmax": {"length": 6, "lanes": 2, "out_bits": 16}, "activation": {"lanes": 2}, "layernorm": {"length": 8, "lanes": 2},
+        "moe-router": {"experts": 4, "top_k": 2}}
+
+
+def run(place: Path, *options: str) -> subprocess.CompletedProcess:
+    """The folder's own bench, with no hwgen of this checkout on the path."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run([sys.executable, place / "run.py", *options], capture_output=True, text=True, env=environment, check=False)
+
+
+def need(tool) -> None:
+    try:
+        tool()
+    except ToolError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """made("softmax", "rtl") -> its folder, made once."""
+    found = {}
+
+    def make(name: str, backend: str) -> Path:
+        if (name, backend) not in found:
+            found[name, backend] = tmp_path_factory.mktemp("core") / backend
+            api.core(name, backend, found[name, backend], **TINY[name])
+        return found[name, backend]
+    return make
+
+
+def test_every_template_is_tried():
+    assert set(TINY) == set(cores.TEMPLATES)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_rtl_is_bit_exact_under_pauses(name, made):
+    need(icarus.find)
+    done = run(made(name, "rtl"), "--sim", "icarus")
+    assert done.returncode == 0 and "bit-exact on icarus" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_c_code_is_bit_exact(name, made):
+    need(cxx.find)
+    done = run(made(name, "hls"))
+    assert done.returncode == 0 and "bit-exact in C simulation" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_verilator_has_nothing_to_say(name, made):
+    place = made(name, "rtl") / "rtl"
+    top = json.loads((place.parent / "core.json").read_text())["top"]
+    verilator.lint([place / file for file in (place / "filelist.f").read_text().split()], top, [place / "waivers.vlt"])
+
+
+def small_queue(depth, **ports):
+    """A queue with fewer places than are counted."""
+    return arrays.stream_fifo(max(2, depth // 4), **ports)
+
+
+@pytest.mark.parametrize("name, owner, attribute, value", [
+    ("softmax", rows, "STATISTICS", 8),                     # the maximum of a row without its last word
+    ("softmax", streams, "stream_fifo", small_queue),       # words that find no place
+    ("activation", rows, "DRAIN", 7),                       # tlast a word early
+    ("layernorm", rows, "FEED", 4),
+    ("moe-router", streams, "stream_fifo", small_queue)])
+def test_a_fault_of_the_ports_is_seen(name, owner, attribute, value, tmp_path, monkeypatch):
+    need(icarus.find)
+    monkeypatch.setattr(owner, attribute, value)
+    api.core(name, "rtl", tmp_path / "c", **TINY[name])
+    done = run(tmp_path / "c", "--sim", "icarus")
+    assert done.returncode == 1 and "tests failed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_a_fault_of_the_c_code_is_seen(tmp_path):
+    need(cxx.find)
+    api.core("softmax", "hls", tmp_path / "c", **TINY["softmax"])
+    source = tmp_path / "c" / "rows.hpp"
+    source.write_text(source.read_text().replace("Res top = -32767;", "Res top = 0;"))
+    assert "words differ" in run(tmp_path / "c").stdout
+
+
+def test_golden_needs_numpy_alone(made):
+    code = ("import sys, numpy as np, golden, words\np = words.parameters()\nx = np.array([[0, 64, 128, -64, 0, 0]])\n"
+            "print(golden.golden(p, x).tolist(), any(name.split('.')[0] == 'hwgen' for name in sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=made("softmax", "rtl"),
+                          env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, check=True)
+    shares = nx.exp2_p8(np.array([128, 64, 0, 192, 128, 128]))
+    want = nx.requantize(shares, *nx.softmax_factor(shares.sum(), 1 << 15, 0), 16)
+    assert done.stdout == f"[{want.tolist()}] False\n", done.stderr
+
+
+@pytest.mark.parametrize("name", [*cores.TEMPLATES, *cores.ALIASES])
+def test_golden_is_near_the_float_function(name):
+    for case, largest, mean in folder.accuracy(cores.plan(name)):
+        assert mean <= largest < 0.07, case
+
+
+def test_a_name_may_fix_a_parameter():
+    assert cores.plan("silu").p.function == "silu" and cores.plan("rmsnorm").p.rms
+    assert cores.plan("gelu", settings={"lanes": "16"}).command == "hwgen core gelu --backend rtl --set lanes=16"
+
+
+@pytest.mark.parametrize("name, settings, message, hint", [
+    ("softmx", {}, "no core 'softmx', did you mean softmax?", "softmax, "),
+    ("softmax", {"lane": "8"}, "no parameter 'lane', did you mean lanes?", "length, lanes, frac"),
+    ("softmax", {"lanes": "16", "length": "100"}, "lanes = 16 does not divide length = 100", "1, 2, 4"),
+    ("softmax", {"lanes": "3"}, "lanes = 3 is not possible", "1, 2, 4, 8"),
+    ("softmax", {"length": "5000"}, "length = 5000 is not possible", "1 .. 4095"),
+    ("softmax", {"length": "nan"}, "length = nan is not possible", "1 .. 4095"),
+    ("activation", {"function": "gleu"}, "function = gleu is not possible, did you mean gelu?", "silu"),
+    ("gelu", {"function": "silu"}, "contradicts the name gelu", "hwgen core activation"),
+    ("activation", {"out_scale": "1e-9"}, "out_scale = 1e-9 is not possible", "unit of the result"),
+    ("layernorm", {"eps": "1", "in_scale": "1e-6"}, "eps = 1 is too large", "2**48"),
+    ("layernorm", {"rms": "maybe"}, "rms = maybe is not possible", "on, off"),
+    ("layernorm", {"length": "1024", "out_bits": "16", "out_scale": "0.0001", "eps": "0"}, "out_scale = 0.0001 is too small", "eps"),
+    ("moe-router", {"top_k": "9"}, "top_k = 9 exceeds experts = 8", "at most"),
+    ("moe-router", {"experts": "65"}, "experts = 65 is not possible", "1 .. 64")])
+def test_what_is_not_possible_is_refused_with_what_is(name, settings, message, hint):
+    with pytest.raises(InputError) as refused:
+        cores.plan(name, "rtl", settings)
+    assert message in refused.value.message and hint in (refused.value.hint or "")
+
+
+def test_nothing_is_written_over_what_is_not_a_core(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "manifest.json").write_text(json.dumps({"generator": "hwgen", "version": "0", "files": {}}))
+    for place, message in (("full", "not a hwgen build"), ("build", "the build of a network")):
+        with pytest.raises(OutputError, match=message):
+            api.core("moe-router", "hls", tmp_path / place)
+    with pytest.raises(InputError):
+        api.core("moe-router", "hls", tmp_path / "new", experts=4, top_k=5)
+    with pytest.raises(InputError, match="RTL only"):
+        api.core("moe-router", "hls", tmp_path / "new", synth=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["build", "full"]
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(list(args))
+        shown = capsys.readouterr()
+        return int(stop.value.code or 0), shown.out, shown.err
+    code, text, _ = call("core", "--json", "list.json")
+    assert code == 0 and all(name in text for name in (*cores.TEMPLATES, *cores.ALIASES))
+    assert set(json.loads((tmp_path / "list.json").read_text())["cores"]) == set(cores.TEMPLATES)
+    code, text, _ = call("core", "relu", "--backend", "hls", "--set", "lanes=4", "--json", "core.json")
+    assert code == 0 and "python hwgen_relu/run.py" in text
+    told = json.loads((tmp_path / "core.json").read_text())
+    assert told["ports"] == {"s_axis": 64, "m_axis": 32} and told["parameters"]["function"] == "relu"
+    readme = (tmp_path / "hwgen_relu" / "README.md").read_text()
+    assert "hwgen core relu --backend hls --set lanes=4" in readme and "| x within -1 .. 1 |" in readme
+    for args, message in ((("--set", "lanes"), "'lanes' is no setting"), (("--set", "lanes=4", "--set", "lanes=8"), "lanes is set twice"),
+                          (("--backend", "vhdl"), "no backend 'vhdl'")):
+        code, _, text = call("core", "gelu", *args)
+        assert code == 2 and message in text
