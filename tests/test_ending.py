@@ -383,7 +383,7 @@ def test_a_result_is_kept_whole_or_not_at_all(place, tmp_path, monkeypatch):
     subprocess.run(["cp", "-r", place / "build", tmp_path / "b"], check=True)
     acc = api.load(tmp_path / "b")
     result = acc.simulate({name: np.zeros((1, *shape), np.float32) for name, shape in acc.inputs.items()}, engine="golden")
-    row = {"node": "a", "issue": 1, "wait_tile": 0, "wait_hazard": 0, "wait_output": 0, "useful_macs": 1, "cycles": 1}
+    row = {"node": "a", "share": 1, "issue": 1, "wait_tile": 0, "wait_hazard": 0, "wait_output": 0, "useful_macs": 1, "cycles": 1}
     object.__setattr__(result, "per_instruction", [row])
     monkeypatch.setattr(builds.Build, "need_rtl", lambda self: SimpleNamespace(config=SimpleNamespace(macs_per_cycle=1)))
     assert until_it_works(monkeypatch, lambda: acc.keep(result), lambda: files(tmp_path)) >= 3

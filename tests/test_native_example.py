@@ -51,6 +51,7 @@ def test_a_hundred_images_both_tasks(acc, test_set, golden, memory):
         assert (words.reshape(100, -1).argmax(1) == test_set[name][:100]).mean() > 0.95
     assert ("simulate RTL", 200, 200) in seen
     assert [frame["task"] for frame in result.frames] == [0, 1] * 100
+    assert sum(row["share"] * row["cycles"] for row in result.per_instruction) == pytest.approx(result.cycles_per_image, rel=0.01)
     assert result.cycles_per_image == pytest.approx(acc.build.program.estimate(64, 100)[-1].stop, rel=0.05 if memory == "random stalls" else 0.02)
 
 

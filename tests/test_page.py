@@ -131,7 +131,7 @@ def test_other_words():
 
 def test_the_six_answers():
     fast, fits, limit, accurate, worst, under = Story(DATA).answers
-    assert fast.short == "0.00200 ms an image, 500,000 images a second" and "never simulated" in fast.long and fast.stage == "estimate"
+    assert fast.short == "2 µs an image, 500,000 images a second" and "never simulated" in fast.long and fast.stage == "estimate"
     assert fits.short == "yes, by estimate: 90 % of the DSP slices"
     assert limit.short == "memory bandwidth" and "takes 25 % more than that" in limit.long
     assert accurate.short == "40 dB" and "1 % of its size" in accurate.long

@@ -73,12 +73,14 @@ def test_tracks_are_ordered_and_cover_the_run(rows):
 
 
 def test_layers_and_stalls():
-    row = {"issue": 10, "wait_tile": 1, "wait_hazard": 2, "wait_output": 0, "useful_macs": 100, "cycles": 20}
+    row = {"share": 1, "issue": 10, "wait_tile": 1, "wait_hazard": 2, "wait_output": 0, "useful_macs": 100, "cycles": 20}
     rows = [row | {"node": "a"}, row | {"node": "b", "cycles": 0}, row | {"node": "a"}, row | {"node": "", "useful_macs": 0}]
     a, b, end = trace.layers(rows, macs_per_cycle=8)
     assert (a["node"], a["instructions"], a["cycles"], a["utilization"]) == ("a", 2, 40, pytest.approx(200 / 320))
     assert (b["utilization"], end["node"]) == (0.0, "end of frame")
     assert trace.stalls(rows) == {"cycles": 60, "issue": 40, "wait_tile": 4, "wait_hazard": 8, "wait_output": 0, "other": 8}
+    rows[2] |= {"share": 0.5}                                       # one of two tasks has it
+    assert trace.stalls(rows)["cycles"] == 50 and trace.layers(rows, macs_per_cycle=8)[0]["cycles"] == 30
 
 
 def test_roofline():

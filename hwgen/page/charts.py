@@ -16,6 +16,7 @@ LAYERS = ("c0", "c2", "c4", "c6")
 CAUSES = {"waiting for weights": "c1", "waiting for results": "c3", "waiting for the output": "c5", "input, output, pipeline": "c7"}      # others: c0
 COLOURS = 8  # classes c0 .. c7 of page.css
 NAMED = 4                # circles of the roofline that have a name beside them
+LETTER = 7.2  # pixels, about
 LEAST = 0.06  # share of a strip whose name is written inside
 MOST_LABELS = 12
 
@@ -46,7 +47,8 @@ def strip(pieces: Sequence[Piece], about: str, height: int = 34) -> Markup:
     for piece in pieces:
         width = WIDTH * piece.amount / total
         ground = "inside" if piece.kind in DARK else "on-light"
-        inside = label(x + 6, height / 2 + 5, piece.name[: int(width / 7.5)], class_=ground) if piece.amount / total > LEAST else ""
+        fits = piece.amount / total > LEAST and len(piece.name) * LETTER + 12 <= width
+        inside = label(x + 6, height / 2 + 5, piece.name, class_=ground) if fits else ""
         drawn.append(element("g", title(piece.about), rectangle(x, 0, width, height, class_=piece.kind), inside))
         x += width
     return picture(WIDTH, height, about, *drawn, class_="chart")
@@ -135,7 +137,7 @@ def errors(story: Story) -> Markup:
         about = f"{layer.node} ({layer.format}): {digits(error)} dB, errors of earlier layers included"
         drawn.append(element("circle", title(about), cx=x, cy=at(max(error, low)), r=4.0, class_=kind))
         if layer.format == "output":
-            drawn.append(label(x - 8, at(max(error, low)) + 4, f"{layer.value}: {digits(error)} dB", text_anchor="end"))
+            drawn.append(label(x - 8, at(max(error, low)) + 4, f"{layer.value}: {digits(error)} dB", text_anchor="end", class_="halo"))
         if layer.alone_db is not None and layer.alone_db < NO_LOSS:
             drawn.append(
                 rectangle(
@@ -222,7 +224,8 @@ def roofline(story: Story, spots: Sequence[Spot]) -> Markup:
     drawn += [
         element("path", title(f"{digits(bandwidth)} bytes a cycle, {peak:,} multiply-accumulates a cycle"), d=roof, class_="roof"),
         label(WIDTH - 4, y_at(peak) - 6, f"array: {peak:,} MAC a cycle", text_anchor="end"),
-        label((x_at(start) + x_at(ridge)) / 2 + 14, (y_at(start * bandwidth) + y_at(peak)) / 2 + 14, f"memory: {digits(bandwidth)} B a cycle"),
+        label((x_at(start) + x_at(ridge)) / 2 + 14, (y_at(start * bandwidth) + y_at(peak)) / 2 + 14, f"memory: {digits(bandwidth)} B a cycle",
+              class_="halo"),
     ]
     most = max(spot.cycles for spot in shown)
     named: list[tuple[float, float]] = []
@@ -242,7 +245,7 @@ def roofline(story: Story, spots: Sequence[Spot]) -> Markup:
         place = (where, y_at(max(spot.macs_per_cycle, 10.0**y_low)))
         if len(named) < NAMED and all(abs(place[1] - y) > 18 or abs(place[0] - x) > 240 for x, y in named):
             named.append(place)
-            drawn.append(label(place[0] - 14, place[1] + 5, tail(spot.node, 26), text_anchor="end", class_="small"))
+            drawn.append(label(place[0] - 14, place[1] + 5, tail(spot.node, 26), text_anchor="end", class_="small halo"))
     drawn += [
         label(left, height - 6, "useful MAC for each byte read"),
         label(WIDTH - right / 2, height - 6, "no weights", text_anchor="middle"),

@@ -120,6 +120,8 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
         "M790 170V112H745V8H85V16",                                                         # results
         *(("M875 310V326",) if config.max_experts else ()),
     ]
+    array = next(box for box in boxes if box.name.startswith("array"))
+    cells = [rectangle(array.x + 19 + 11 * column, array.y + 102 + 11 * row, 9, 9, class_="cell") for row in range(6) for column in range(12)]
     about = (
         f"The engine: an array of {ti} by {to} between feed and drain, weights streaming in from external memory, activations kept on chip"
     )
@@ -129,6 +131,7 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
         about,
         _arrow_head(),
         *(box.draw() for box in boxes),
+        *cells,
         *(element("path", d=path, class_="arrow", marker_end="url(#head)") for path in arrows),
         label(600, 22, "results", class_="small"),
         class_="chart",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,6 +14,8 @@ from .words import digits, percent, tail
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MOST_IN_A_ROW = 210, 22, 14, 16, 6
 CHARACTERS = 30
+SIDE = 190  # pixels on either side of a row of one node: its figures stand there
+NOTHING = "no cycles of its own known"
 HOT = 0.08  # share of the cycles from which a node has the strongest colour
 SOUND, POOR = 40.0, 20.0  # dB: no mark from the first on, the strongest from the second down
 
@@ -56,14 +58,16 @@ def graph(story: Story, network: Network) -> Markup:
     total = sum(cycles.values()) or 1.0
     worst = {layer.node: layer.snr_db for layer in sorted(story.layers, key=lambda layer: -layer.snr_db)}
     places, width, height = _places(nodes.values())
+    rows = Counter(y for _, y in places.values())
     edges = [element("path", d=_edge(places[reader], places[node.name])) for node in nodes.values() for reader in node.reads]
     boxes = []
     for name, (x, y) in places.items():
         share = cycles.get(name, 0.0) / total
         error = worst.get(name, NO_LOSS)
         heat = min(1.0, share / HOT)
-        about = f"{name}: {percent(share)} of the cycles" if name in cycles else f"{name}: no cycles of its own known"
-        about += f", {digits(error)} dB" if error < NO_LOSS else ""
+        figures = [f"{digits(cycles[name])} cycles, {percent(share)}"] if name in cycles else []
+        figures += [f"{digits(error)} dB"] if error < NO_LOSS else []
+        about = f"{name}: {', '.join(figures) or NOTHING}"
         mark = (
             ""
             if error >= SOUND
@@ -78,6 +82,7 @@ def graph(story: Story, network: Network) -> Markup:
                 rectangle(x, y, BOX_WIDTH, BOX_HEIGHT, rx=3, class_="heat", opacity=round(heat, 2)) if heat >= 0.01 else "",
                 mark,
                 label(x + 12, y + 15, shown, class_="name"),
+                label(x + BOX_WIDTH + 10, y + 15, ", ".join(figures), class_="small") if rows[y] == 1 else "",
             )
         )
     drawn = element("g", *edges, class_="edges")
@@ -97,7 +102,7 @@ def _places(nodes: Iterable[Node]) -> tuple[dict[str, tuple[float, float]], floa
     for node in nodes:
         ranks[node.rank].append(node.name)
     columns = min(MOST_IN_A_ROW, max((len(names) for names in ranks.values()), default=1))
-    width = columns * (BOX_WIDTH + GAP_X) + GAP_X
+    width = max(columns * (BOX_WIDTH + GAP_X) + GAP_X, BOX_WIDTH + 2 * SIDE)
     places, y = {}, 8.0
     for rank in sorted(ranks):
         names = ranks[rank]

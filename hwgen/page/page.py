@@ -16,7 +16,7 @@ from ..steps.step import Network
 from . import charts, machine, network as networks, time
 from .charts import Spot
 from .story import Story, readable
-from .svg import Markup, element, join
+from .svg import Markup, element, join, text
 from .words import digits, percent
 
 BYTES_OF_PARAMS = 8  # bias, multiplier and shift of a column in the weight stream
@@ -75,9 +75,15 @@ def _rendered(story: Story, title: str, made: Made, program: Program | None, net
         parts=parts(story, made, program, network),
         details=details,
         made=made,
+        unbroken=unbroken,
         warnings=list(story.data.get("warnings", ())),
         **style(),
     )
+
+
+def unbroken(words: str) -> Markup:
+    """Text whose percentages keep to one line."""
+    return Markup(text(words).replace(" %", "&nbsp;%"))
 
 
 def style() -> dict[str, Markup]:
@@ -128,8 +134,8 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
         (
             "network",
             "The network",
-            ("ONNX nodes of the first task from input to output. Redder: more of the cycles, full from 8 % on. Red bar on the left: less than 40 dB, "
-            "full from 20 dB down."),
+            ("ONNX nodes of the first task from input to output, with cycles, share of the frame and error. Redder: more of the cycles, full from "
+            "8 % on. Red bar on the left: less than 40 dB, full from 20 dB down."),
             lambda: networks.graph(story, network) if network else Markup(),
             "The page was made from a report without its build.",
         ),

@@ -13,12 +13,14 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import BuildVersionError
-from .words import decibels, digits, kilobytes, percent, plural, short, tail
+from .words import decibels, digits, duration, kilobytes, percent, plural, short, tail
 
 UNKNOWN = "not known"
 BOUND_BY_MEMORY = 0.9  # of its cycles an HLS project takes with every port, if memory is its limit
 FULL = 0.85              # share of a kind of cell from which a clock near the fastest is not to be expected
 CROWDED = ", which leaves place and route little room"
+SUMMED = ("cycles", "wait_tile", "wait_hazard", "useful_macs")       # of the instructions of a node
+LEAST_OVER = 1.001       # times the limit, below which it counts as reached
 NO_LOSS = 200.0  # dB, of values without any error
 KINDS = {"lut": "LUT", "ff": "flip-flops", "dsp": "DSP slices", "bram36": "block RAM (36 kbit)", "uram": "UltraRAM"}
 CLOCK = "the clock of the board file: no tool has shown that the engine reaches it"
@@ -162,6 +164,7 @@ class Story:
             found.append(("useful multiply-accumulates a second", short(macs / self.latency_ms * 1e3)))
         if self.speed and self.clock_mhz and self.speed.memory.get("bytes_per_cycle"):
             found.append(("memory bandwidth counted on (GB/s)", digits(self.speed.memory["bytes_per_cycle"] * self.clock_mhz / 1e3)))
+        found.append(("energy", "not known"))
         return [(name, str(value)) for name, value in found if value]
 
     @property
@@ -206,7 +209,7 @@ class Story:
         if self.speed is None or self.latency_ms is None:
             return Answer("How fast is it?", UNKNOWN, "The build holds no figure of cycles.", "")
         rate = self.images_per_second or 0.0
-        words = f"{digits(self.latency_ms)} ms an image"
+        words = f"{duration(self.latency_ms)} an image"
         tile = f"{words}, {digits(rate)} images a second"
         exact: dict[bool | None, str] = {
             True: ", every output word equal to the integer model",
@@ -265,7 +268,7 @@ class Story:
             f"weights takes {limits['memory_limit_cycles']:,}",
         }
         what = {"memory": "memory bandwidth", "array": "the array"}[by]
-        rest = f"; the frame takes {percent(over - 1)} more than that" if over >= 1 else ""
+        rest = "" if over < 1 else f"; the frame takes {percent(over - 1) if over > LEAST_OVER else 'less than 0.1 %'} more than that"
         every = self.data.get("all_ports", {})
         more = ""
         if by == "memory" and every.get("memory", {}).get("ports", 1) > 1:
@@ -299,14 +302,24 @@ class Story:
     def worst_layer(self) -> Answer:
         layer = self.worst
         if layer is None:
-            return Answer("Which layer is worst?", UNKNOWN, "No error by layer is known.", "")
+            return Answer("Which layer is worst?", UNKNOWN, f"No error by layer is known.{self._slowest}", "")
         if layer.alone_db is None:
             text = (f"{layer.node} has the lowest signal to noise, {digits(layer.snr_db)} dB, but errors pile up and those of all layers before "
                     "it are in that. Its own share was not computed, the network is large: acc.layer_errors(images) does")
         else:
             alone = f"if it alone were in integers ({layer.format})"
             text = f"{layer.node}: {alone}, the outputs would be {digits(layer.alone_db)} dB from the float network"
-        return Answer("Which layer is worst?", tail(layer.node), f"{text}.", "golden model")
+        return Answer("Which layer is worst?", tail(layer.node), f"{text}.{self._slowest}", "golden model")
+
+    @property
+    def _slowest(self) -> str:
+        """A sentence on the node that takes most cycles, where they are known by node."""
+        rows = self.cycles_by_node
+        total = sum(row["cycles"] for row in rows)
+        if not total:
+            return ""
+        row = max(rows, key=lambda row: row["cycles"])
+        return f" Slowest is {row['node']}, with {percent(row['cycles'] / total)} of the cycles."
 
     @property
     def assumptions(self) -> Answer:
@@ -376,19 +389,10 @@ class Story:
         if not rows:
             sums: dict[str, dict[str, Any]] = {}
             for row in self.data.get("instructions", ()):
-                found = sums.setdefault(
-                    row["node"] or "end of frame",
-                    {
-                        "node": row["node"] or "end of frame",
-                        "instructions": 0,
-                        "cycles": 0,
-                        "wait_tile": 0,
-                        "wait_hazard": 0,
-                        "useful_macs": 0,
-                    },
-                )
+                name = row["node"] or "end of frame"
+                found = sums.setdefault(name, {"node": name, "instructions": 0, **dict.fromkeys(SUMMED, 0)})
                 found["instructions"] += 1
-                for key in ("cycles", "wait_tile", "wait_hazard", "useful_macs"):
+                for key in SUMMED:
                     found[key] += row[key]
             rows = list(sums.values())
         peak = self.macs_per_cycle

@@ -32,6 +32,11 @@ def percent(share: float) -> str:
     return f"{'99.9' if float(shown.replace(',', '')) == 100 and share < 1 else shown} %"
 
 
+def duration(milliseconds: float) -> str:
+    """1.26 ms; below a tenth of a millisecond in microseconds: 58.7 µs."""
+    return f"{digits(1e3 * milliseconds)} µs" if milliseconds < 0.1 else f"{digits(milliseconds)} ms"
+
+
 def kilobytes(count: float) -> str:
     """Bytes as kB (1,000 bytes) or MB."""
     return f"{digits(count / 1e6)} MB" if count >= 1e6 else f"{digits(count / 1e3)} kB"

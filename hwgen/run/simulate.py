@@ -252,10 +252,11 @@ def _instruction_table(program: Program, runs: list[np.ndarray]) -> list[dict]:
             row = sums.setdefault(int(event["pc"]), np.zeros(6))
             row += (1, cycles, event["issue"], event["wait_tile"], event["wait_hazard"], event["wait_output"])
     table = []
+    frames = max((row[0] for row in sums.values()), default=1)             # an instruction of all tasks runs in each
     for pc, (count, *values) in sorted(sums.items()):
         cycles, issue, tile, hazard, output = (value / count for value in values)
         macs = program.infos[pc].macs
-        table.append({"pc": pc, "instruction": program.instrs[pc].note, "node": program.infos[pc].node, "cycles": cycles,
+        table.append({"pc": pc, "instruction": program.instrs[pc].note, "node": program.infos[pc].node, "share": count / frames, "cycles": cycles,
                       "issue": issue, "wait_tile": tile, "wait_hazard": hazard, "wait_output": output, "useful_macs": macs,
                       "utilization": macs / (cycles * program.config.macs_per_cycle) if cycles else 0.0})
     return table

@@ -101,17 +101,17 @@ def _named(what: str, process: int, thread: int, name: str) -> dict:
 
 
 def layers(per_instruction: list[dict], macs_per_cycle: int) -> list[dict]:
-    """`SimulationResult.per_instruction` added up for each ONNX node, in the order of the program."""
+    """`SimulationResult.per_instruction` added up for each ONNX node, in the order of the program: of a frame, on the average of the tasks."""
     sums: dict[str, dict] = {}
     for row in per_instruction:
         found = sums.setdefault(row["node"], dict(node=row["node"] or "end of frame", instructions=0, **dict.fromkeys(SUMS, 0)))
         found["instructions"] += 1
         for key in SUMS:
-            found[key] += row[key]
+            found[key] += row["share"] * row[key]
     return [row | {"utilization": row["useful_macs"] / (row["cycles"] * macs_per_cycle) if row["cycles"] else 0.0} for row in sums.values()]
 
 
 def stalls(per_instruction: list[dict]) -> dict[str, float]:
-    """Cycles of a frame by what they were for: a token issued, each cause of a stall, and the rest (transfers, pipeline)."""
-    total = {key: sum(row[key] for row in per_instruction) for key in SUMS[:-1]}
+    """Cycles of a frame, the tasks' average, by what they were for: a token issued, each cause of a stall, and the rest (transfers, pipeline)."""
+    total = {key: sum(row["share"] * row[key] for row in per_instruction) for key in SUMS[:-1]}
     return total | {"other": total["cycles"] - sum(total[key] for key in SUMS[1:-1])}
