@@ -23,6 +23,10 @@ SETS: dict[str, tuple[dict[str, object], ...]] = {
                    {"function": "tanh", "frac": 10, "out_scale": 1 / 127}),
     "layernorm": ({}, {"length": 192, "lanes": 16, "out_bits": 16, "out_scale": 2.0 ** -12}, {"length": 7, "lanes": 1, "in_scale": 0.1, "out_scale": 0.02}),
     "rmsnorm": ({}, {"length": 576, "lanes": 32, "out_bits": 16, "out_scale": 2.0 ** -12}, {"length": 10, "lanes": 2, "eps": 1e-3}),
+    "linear": ({}, {"tokens": 5, "inputs": 16, "outputs": 24, "out_bits": 16}, {"tokens": 17, "inputs": 64, "outputs": 32, "lanes": 16},
+               {"tokens": 1, "inputs": 8, "outputs": 8}),
+    "attention": ({}, {"tokens": 9, "head_dim": 16, "causal": True, "frac": 8}, {"tokens": 33, "head_dim": 32, "lanes": 16, "out_scale": 2.0 ** -7},
+                  {"tokens": 1, "head_dim": 8}),
     "moe-router": ({}, {"experts": 3, "top_k": 3, "renormalize": False}, {"experts": 16, "top_k": 4}, {"experts": 64, "top_k": 8}),
 }
 RUNS = {"icarus": ("rtl", ("--sim", "icarus")), "verilator": ("rtl", ("--sim", "verilator")), "csim": ("hls", ())}

@@ -139,25 +139,29 @@ def estimate(model: str | Path, targets: str | Sequence[str | Path] = "sim", sha
 
 
 def core(name: str, backend: str = "rtl", out: str | Path | None = None, *, target: str = "zcu104", synth: bool = False,
-         progress: Progress | None = None, **settings: Setting) -> cores.Core:
+         simulate: bool = False, progress: Progress | None = None, **settings: Setting) -> cores.Core:
     """A single core as RTL or HLS C++, with golden model, bench and README, in the folder ``out`` (None: its name).
 
-    name, settings: of `cores.TEMPLATES`, as ``core("softmax", lanes=16)``. synth: Yosys counts its cells for the board ``target``. Raises
-    InputError for a core that is not possible, OutputError, ToolError; then nothing is written.
+    name, settings: of `cores.TEMPLATES`, as ``core("softmax", lanes=16)``. synth: Yosys counts its cells for the board ``target``; simulate: Icarus
+    counts cycles; both for the README. Raises InputError for a core that is not possible, OutputError, ToolError; then nothing is written.
     """
     made, board, say = cores.plan(name, backend, settings), load_board(target), _say(progress)
     place = Path(out or made.top)
     folder.check(place)
-    cells = None
+    cells = measured = None
+    for wanted, option in ((synth, "--synth"), (simulate, "--simulate")):
+        if wanted and backend != "rtl":
+            raise InputError("cells and cycles are counted of RTL only", where=f"option {option}", hint="leave it out, or take --backend rtl")
+    if simulate:
+        say("simulate RTL")
+        measured = folder.simulate(made, board)
     if synth:
-        if backend != "rtl":
-            raise InputError("Yosys counts the cells of RTL only", where="option --synth", hint="leave it out, or take --backend rtl")
         say("generate")
         sources = {file.removeprefix("rtl/"): text for file, text in folder.rtl(made).items() if file.endswith(".sv")}
         say("count cells")
         cells = flows.count(sources, made.top, board)
     say("write")
-    folder.write(made, place, board, cells)
+    folder.write(made, place, board, cells, measured)
     return made
 
 

@@ -16,10 +16,12 @@ from hwgen.cores import folder
 from hwgen.errors import InputError, OutputError, ToolError
 from hwgen.tools import cxx, icarus, verilator
 from hwgen_rtl import arrays
-from hwgen_rtl.cores import rows, streams
+from hwgen_rtl.cores import matrix, rows, streams
 
 TINY = {"softmax": {"length": 6, "lanes": 2, "out_bits": 16}, "activation": {"lanes": 2}, "layernorm": {"length": 8, "lanes": 2},
-        "moe-router": {"experts": 4, "top_k": 2}}
+        "moe-router": {"experts": 4, "top_k": 2}, "linear": {"tokens": 3, "inputs": 16, "outputs": 16, "out_bits": 16},
+        "attention": {"tokens": 5, "head_dim": 16, "causal": True}}
+FEW = ("--only", "bursts/behind=often|wrong_row")          # of a bench that takes long
 
 
 def run(place: Path, *options: str) -> subprocess.CompletedProcess:
@@ -55,7 +57,7 @@ def test_every_template_is_tried():
 @pytest.mark.parametrize("name", TINY)
 def test_the_rtl_is_bit_exact_under_pauses(name, made):
     need(icarus.find)
-    done = run(made(name, "rtl"), "--sim", "icarus")
+    done = run(made(name, "rtl"), "--sim", "icarus", *(FEW if cores.TEMPLATES[name].header == "matrix.hpp" else ()))
     assert done.returncode == 0 and "bit-exact on icarus" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -83,12 +85,13 @@ def small_queue(depth, **ports):
     ("softmax", streams, "stream_fifo", small_queue),       # words that find no place
     ("activation", rows, "DRAIN", 7),                       # tlast a word early
     ("layernorm", rows, "FEED", 4),
-    ("moe-router", streams, "stream_fifo", small_queue)])
+    ("moe-router", streams, "stream_fifo", small_queue),
+    ("linear", matrix, "position", lambda m, name, words, step: streams.position(m, name, words + 1, step))])        # tlast a word late
 def test_a_fault_of_the_ports_is_seen(name, owner, attribute, value, tmp_path, monkeypatch):
     need(icarus.find)
     monkeypatch.setattr(owner, attribute, value)
     api.core(name, "rtl", tmp_path / "c", **TINY[name])
-    done = run(tmp_path / "c", "--sim", "icarus")
+    done = run(tmp_path / "c", "--sim", "icarus", *FEW)
     assert done.returncode == 1 and "tests failed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
 
 
@@ -113,7 +116,7 @@ def test_golden_needs_numpy_alone(made):
 @pytest.mark.parametrize("name", [*cores.TEMPLATES, *cores.ALIASES])
 def test_golden_is_near_the_float_function(name):
     for case, largest, mean in folder.accuracy(cores.plan(name)):
-        assert mean <= largest < 0.07, case
+        assert mean <= largest < (0.51 if name == "linear" else 0.07), case          # its results are counted in their own unit
 
 
 def test_a_name_may_fix_a_parameter():
@@ -135,6 +138,9 @@ def test_a_name_may_fix_a_parameter():
     ("layernorm", {"rms": "maybe"}, "rms = maybe is not possible", "on, off"),
     ("layernorm", {"length": "1024", "out_bits": "16", "out_scale": "0.0001", "eps": "0"}, "out_scale = 0.0001 is too small", "eps"),
     ("moe-router", {"top_k": "9"}, "top_k = 9 exceeds experts = 8", "at most"),
+    ("linear", {"inputs": "20"}, "lanes = 8 does not divide inputs = 20", "8, 16, 32, 64"),
+    ("attention", {"lanes": "4"}, "lanes = 4 is not possible", "8, 16, 32, 64"),
+    ("attention", {"v_scale": "16", "out_scale": "1e-6"}, "v_scale / out_scale = 1.6e+07 is out of", "other scales"),
     ("moe-router", {"experts": "65"}, "experts = 65 is not possible", "1 .. 64")])
 def test_what_is_not_possible_is_refused_with_what_is(name, settings, message, hint):
     with pytest.raises(InputError) as refused:

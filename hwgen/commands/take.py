@@ -26,9 +26,10 @@ def core(
                                                 "of its name.")] = None,
     target: Annotated[str, typer.Option(help="Board whose family `--synth` counts for.")] = "zcu104",
     synth: Annotated[bool, typer.Option("--synth", help="Let Yosys count the cells, for the README.")] = False,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Let Icarus Verilog count the cycles, for the README.")] = False,
     json: Json = None,
 ) -> None:
-    """Take a single unit of the engine as a core of its own, with golden model, bench and README: softmax, activation, norm, router."""
+    """Take a single unit of the engine as a core of its own, with golden model, bench and README: softmax, norm, attention and others."""
     from .. import cores
     from ..cores.parameter import settings as read, shown
     if name == LIST:
@@ -44,7 +45,7 @@ def core(
             say(terminal.out, f"{template.name}: {template.title}" + (f"; also as {', '.join(others)}" if others else ""))
         return
     with Bars(terminal.err) as bars:
-        made = terminal.api().core(name, backend, output, target=target, synth=synth, progress=bars, **read(settings or []))
+        made = terminal.api().core(name, backend, output, target=target, synth=synth, simulate=simulate, progress=bars, **read(settings or []))
     place = output or Path(made.top)
     if json:
         write_json(json, {"core": made.name, "backend": made.backend, "top": made.top, "folder": str(place), "ports": made.ports,

@@ -14,12 +14,13 @@ from types import ModuleType, SimpleNamespace
 
 from ..errors import InputError
 from ..functions import FAMILIES, FUNCTIONS
+from .matrix import ATTENTION, LINEAR
 from .parameter import Value, nearest, shown, values
 from .rows import ACTIVATION, LAYERNORM, ROUTER, SOFTMAX
 from .template import Template
 
 BACKENDS = ("rtl", "hls")
-TEMPLATES: dict[str, Template] = {template.name: template for template in (SOFTMAX, ACTIVATION, LAYERNORM, ROUTER)}
+TEMPLATES: dict[str, Template] = {template.name: template for template in (SOFTMAX, ACTIVATION, LAYERNORM, ROUTER, ATTENTION, LINEAR)}
 ALIASES: dict[str, tuple[str, dict[str, Value]]] = {
     **{name: ("activation", {"function": name}) for name in (*FUNCTIONS, *FAMILIES)},
     "rmsnorm": ("layernorm", {"rms": True})}

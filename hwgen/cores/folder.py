@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 import json
 from pathlib import Path
+import sys
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from ..devices.board import Board
 from ..engines.hls.project import tables
 from ..engines.rtl.verilog import WAIVERS, file_list, to_verilog
 from ..errors import OutputError
-from ..output import MANIFEST, OutputDir, check_target
+from ..output import MANIFEST, OutputDir, check_target, work_folder
 from ..paths import PACKAGE, data_dir
 from ..render import render
+from ..tools import icarus
+from ..tools.process import run
 from . import Core, facts
 from .parameter import shown
 from .template import constants
@@ -25,13 +28,25 @@ SEED = 1
 OWN_IMPORT, STANDALONE = "from ... import numerics as nx\nfrom .words import", "import numerics as nx\nfrom words import"
 
 
-def write(core: Core, out: str | Path, board: Board, cells: Mapping[str, float] | None = None) -> None:
-    """The core's folder, whole or not at all. cells: what synthesis counted. Raises OutputError, ToolError."""
+def write(core: Core, out: str | Path, board: Board, cells: Mapping[str, float] | None = None, measured: Mapping[str, int] | None = None) -> None:
+    """The core's folder, whole or not at all. cells: what synthesis counted; measured: what simulation did. Raises OutputError, ToolError."""
     check(out)
     with OutputDir(out) as folder:
-        for name, content in files(core, board, cells).items():
+        for name, content in files(core, board, cells, measured).items():
             folder.write(name, content)
         folder.manifest(core=core.name)
+
+
+def simulate(core: Core, board: Board) -> dict[str, int]:
+    """Runs the core's own bench without pauses, in Icarus Verilog: {latency, cycles, words}. Raises ToolError."""
+    icarus.find()
+    with work_folder("hwgen_core_") as work:
+        for name, content in files(core, board).items():
+            (work / name).parent.mkdir(exist_ok=True)
+            (work / name).write_text(content)
+        run([sys.executable, work / "run.py", "--only", "never/behind=never"])
+        found: dict[str, int] = json.loads((work / "sim_icarus" / "measured.json").read_text())
+    return found
 
 
 def check(out: str | Path) -> None:
@@ -42,7 +57,7 @@ def check(out: str | Path) -> None:
         raise OutputError("the output directory holds the build of a network", where=str(out), hint="choose another directory with -o")
 
 
-def files(core: Core, board: Board, cells: Mapping[str, float] | None = None) -> dict[str, str]:
+def files(core: Core, board: Board, cells: Mapping[str, float] | None = None, measured: Mapping[str, int] | None = None) -> dict[str, str]:
     """All files by name."""
     made = rtl(core) if core.backend == "rtl" else hls(core)
     own = (PACKAGE / "cores" / "golden" / f"{core.template.golden}.py").read_text()
@@ -50,7 +65,7 @@ def files(core: Core, board: Board, cells: Mapping[str, float] | None = None) ->
     return {**made, "core.json": facts(core), "golden.py": own.replace(OWN_IMPORT, STANDALONE),
             "numerics.py": (PACKAGE / "numerics.py").read_text(), "words.py": (PACKAGE / "cores" / "golden" / "words.py").read_text(),
             **{name: (data_dir("templates") / "cores" / file).read_text() for name, file in bench.items()},
-            "README.md": readme(core, board, cells)}
+            "README.md": readme(core, board, cells, measured)}
 
 
 def rtl(core: Core) -> dict[str, str]:
@@ -90,7 +105,7 @@ def accuracy(core: Core) -> list[tuple[str, float, float]]:
     rows = []
     for name, arrays in golden.cases(core.p, rng).items():
         got, exact = golden.real(core.p, golden.golden(core.p, *arrays)), golden.reference(core.p, *arrays)
-        if "out_bits" in core.settings:
+        if "out_bits" in vars(core.p):
             limit = golden.real(core.p, np.array((1 << core.p.out_bits - 1) - 1))
             exact = np.clip(exact, -limit, limit)
         error = np.abs(got - exact)
@@ -98,7 +113,7 @@ def accuracy(core: Core) -> list[tuple[str, float, float]]:
     return rows
 
 
-def readme(core: Core, board: Board, cells: Mapping[str, float] | None) -> str:
+def readme(core: Core, board: Board, cells: Mapping[str, float] | None, measured: Mapping[str, int] | None) -> str:
     """README.md."""
     template = core.template
     about = (core.golden.__doc__ or "").strip()
@@ -106,6 +121,7 @@ def readme(core: Core, board: Board, cells: Mapping[str, float] | None) -> str:
     return render(
         "cores/README.md.j2", version=__version__, title=template.title, top=core.top, name=core.name, backend=core.backend, command=core.command,
         about=about, parameters=parameters, ports=[{"name": n, "bits": b} for n, b in core.ports.items() if n != "error"],
-        error="error" in core.ports, latency=template.latency(core.p), accuracy=[(n, f"{a:.3g}", f"{b:.3g}") for n, a, b in accuracy(core)],
-        limited="out_bits" in core.settings, board=board.name, cells=None if cells is None else {k: f"{n:,.0f}" for k, n in cells.items()},
+        error="error" in core.ports, latency=template.latency(core.p), measured=measured,
+        accuracy=[(n, f"{a:.3g}", f"{b:.3g}") for n, a, b in accuracy(core)],
+        limited="out_bits" in vars(core.p), board=board.name, cells=None if cells is None else {k: f"{n:,.0f}" for k, n in cells.items()},
         calls=calls(core), sources=[f"rtl/{name}.sv" for name in template.arrays])

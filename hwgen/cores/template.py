@@ -23,7 +23,7 @@ class Template:
     parameters: in the order in which they are listed. derive: what follows from their values, for golden model and hardware alike; raises InputError
     for values that do not go together. golden: file of `golden`. rtl: class in hwgen_rtl.cores. arrays: files of rtl/sv. header, function: of
     hls/cores. constants: (name, type, attribute) of the C++ configuration. ports: bits of s_* and m_axis. latency: cycles from the first word of
-    a frame to its first result without pauses, and what is meant. words_per_call: results that a call of the C++ function gives.
+    a row to its first result without pauses, or None: run.py says it. words_per_call: results that a call of the C++ function gives.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Template:
     function: str
     constants: tuple[tuple[str, str, str], ...]
     ports: Callable[[SimpleNamespace], dict[str, int]]
-    latency: Callable[[SimpleNamespace], int]
+    latency: Callable[[SimpleNamespace], int | None]
     words_per_call: Callable[[SimpleNamespace], int]
     rows: bool = False          # tlast is checked
 

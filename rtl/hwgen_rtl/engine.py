@@ -7,6 +7,8 @@ Time is counted from the cycle in which the feeder's token record is valid (T = 
     D0 + 9      statistics written         D0 + 10                 retired
 """
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
@@ -14,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen import numerics
 from hwgen.engine import LIST_LATENCY, EngineConfig
-from hwgen.isa import WORD_BITS, Dst, Half, Operand, Src, Stat
+from hwgen.isa import WORD_BITS, Dst, Half, Instr, Operand, Src, Stat
 from hwgen.registers import LENGTH_BITS, NUM_TASK_SLOTS
 
 from . import arrays
@@ -45,6 +47,7 @@ class Engine(wiring.Component):
     illegal      an unknown instruction was met; the engine stands still until cleared
     starved      the loader waits for a vector;  count_*: one pulse per event, for the counters of `Top`
     trace_*      for benches: pc of the instruction that starts, index (modulo 256) of the one that retires
+    result_*     with ``program``, which is then in the memory from the start on: results that go to the operands, as they come
 
     One token per cycle. From the issue of an instruction's last token to that of one that waits for it:
     `hwgen.engine.retire_latency` cycles, and those of the router behind a ROUTER. Reset: ``clear`` empties the delay lines, the
@@ -52,8 +55,8 @@ class Engine(wiring.Component):
     Cost: `hwgen.engines.rtl.cost.estimate`, unit by unit.
     """
 
-    def __init__(self, config: EngineConfig):
-        self.config = config
+    def __init__(self, config: EngineConfig, program: Sequence[Instr] = ()):
+        self.config, self.program = config, program
         self.pc_bits = max(1, (config.program_words - 1).bit_length())
         super().__init__({
             "start": In(1), "clear": In(1), "frames": In(16), "tasks": In(32),
@@ -63,7 +66,8 @@ class Engine(wiring.Component):
             "out_valid": Out(1), "out_word": Out(32 * config.to), "out_free": In(16),
             "frame_done": Out(1), "illegal": Out(1), "starved": Out(1),
             "trace_start": Out(1), "trace_pc": Out(self.pc_bits), "trace_retire": Out(1), "trace_retired": Out(8),
-            **{f"count_{name}": Out(1) for name in COUNTERS}})
+            **{f"count_{name}": Out(1) for name in COUNTERS},
+            **({"result_valid": Out(1), "result_word8": Out(8 * config.to), "result_word16": Out(16 * config.to)} if program else {})})
 
     def plane_of(self, fields):
         """What of a 16-bit result goes to the activation memory; the scores of a router are 16 bits behind an activation function too."""
@@ -80,7 +84,7 @@ class Engine(wiring.Component):
         m.submodules.feed_fetch = feed_fetch = Fetch(c.program_words, True, lengths)
         m.submodules.load_fetch = load_fetch = Fetch(c.program_words, False, lengths)
         for name, fetch in (("feed", feed_fetch), ("load", load_fetch)):
-            m.submodules[f"{name}_program"] = memory = Memory(shape=WORD_BITS, depth=c.program_words, init=[])
+            m.submodules[f"{name}_program"] = memory = Memory(shape=WORD_BITS, depth=c.program_words, init=[instr.encode() for instr in self.program])
             write, read = memory.write_port(granularity=32), memory.read_port()
             m.d.comb += [write.addr.eq(self.prog_addr), write.data.eq(self.prog_data.replicate(WORD_BITS // 32)),
                          write.en.eq(self.prog_we << self.prog_word),
@@ -305,6 +309,9 @@ class Engine(wiring.Component):
                          writes[name]["wstride"].eq(done.stride), writes[name]["wgroup"].eq(done.group), writes[name]["wmask"].eq(banked[bits][0]),
                          writes[name]["wdata"].eq(banked[bits][1])]
 
+        if self.program:
+            m.d.comb += [self.result_valid.eq(done.valid & (done.dst == Dst.OPERAND)), self.result_word8.eq(outputs["word8"]),
+                         self.result_word16.eq(outputs["word16"])]
         if c.operand_words:
             m.d.comb += [operand_write.addr.eq(done.operand), operand_write.data.eq(outputs["word16"]),
                          operand_write.en.eq(done.valid & (done.dst == Dst.OPERAND) & (~done.list if c.list_words else 1))]

@@ -25,6 +25,12 @@ def pack(rows: np.ndarray, lanes: int, bits: int) -> Words:
     return [(int.from_bytes(data[place:place + size], "little"), n % per_row == per_row - 1) for n, place in enumerate(range(0, len(data), size))]
 
 
+def chunks(frame: np.ndarray, lanes: int, bits: int) -> Words:
+    """[tokens, channels] as words of ``lanes`` channels of a token: the first chunk of all tokens, then the second; TLAST with the last word."""
+    tokens, channels = frame.shape
+    return pack(frame.reshape(tokens, channels // lanes, lanes).transpose(1, 0, 2).reshape(1, -1), lanes, bits)
+
+
 def unpack(words: Words, lanes: int, bits: int, signed: bool = True) -> np.ndarray:
     """The inverse, one row: [elements]."""
     data = b"".join(word.to_bytes(lanes * bits // 8, "little") for word, _ in words)

@@ -41,17 +41,18 @@ def stream_ports(name: str, flow, bits: int) -> dict:
 class Queue:
     """rtl/sv/stream_fifo.sv that counts its free places.
 
-    room       there is one;  take: it is taken, by a word that is on its way
+    empty      all are free;  room: there is one;  take: it is taken, by a word that is on its way
     push, data the word arrives, in whatever cycle
     valid, head   the oldest word;  pop: it leaves, and its place is free
     """
 
     def __init__(self, m: Module, name: str, bits: int, depth: int):
-        self.take, self.push, self.pop, self.valid, self.room = (Signal(name=f"{name}_{what}") for what in ("take", "push", "pop", "valid", "room"))
+        names = ("take", "push", "pop", "valid", "room", "empty")
+        self.take, self.push, self.pop, self.valid, self.room, self.empty = (Signal(name=f"{name}_{what}") for what in names)
         self.data, self.head = Signal(bits, name=f"{name}_data"), Signal(bits, name=f"{name}_head")
         free = Signal(range(depth + 1), init=depth, name=f"{name}_free")
         m.d.sync += free.eq(free - self.take + self.pop)
-        m.d.comb += self.room.eq(free != 0)
+        m.d.comb += [self.room.eq(free != 0), self.empty.eq(free == depth)]
         m.submodules[name] = stream_fifo(depth, rst=ResetSignal(), rvalid=self.valid, rdata=self.head, wen=self.push, wdata=self.data, ren=self.pop)
 
 
