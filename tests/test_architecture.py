@@ -23,7 +23,7 @@ FILES = {f"{name}/{path.relative_to(base).as_posix()}": path
 HOMES = {
     "onnx": ("hwgen/importer/",), "onnx_ir": ("hwgen/importer/",), "onnxscript": ("hwgen/importer/",),
     "onnxruntime": ("hwgen/importer/reference.py",),
-    "amaranth": ("hwgen_rtl/", "hwgen/engines/rtl/verilog.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
+    "amaranth": ("hwgen_rtl/", "hwgen_sim/formal/", "hwgen/engines/rtl/verilog.py"), "cocotb": ("hwgen_sim/",), "cocotbext": ("hwgen_sim/",),
     "cocotb_tools": ("hwgen_sim/",),
     "jinja2": ("hwgen/render.py",), "yaml": ("hwgen/strict_yaml.py",), "subprocess": ("hwgen/tools/",),
     "typer": ("hwgen/cli.py", "hwgen/commands/"), "rich": ("hwgen/commands/terminal.py", "hwgen/report.py", "hwgen/progress.py"),

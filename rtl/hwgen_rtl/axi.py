@@ -71,21 +71,24 @@ class StreamDma(wiring.Component):
         burst, beat = self.burst_beats, self.beat_bytes
         shift = beat.bit_length() - 1
         self.num_parts = num_parts = max(1, self.vector_bytes // beat)      # beats of an entry of the FIFO
-        pop, beat_in = Signal(), Signal()
-        entry_in, entry_valid, entry = Signal(), Signal(), Signal(8 * beat * num_parts)
+        beat_in = Signal()
+        self.pop = pop = Signal()
+        self.entry_in = entry_in = Signal()
+        self.entry_valid = entry_valid = Signal()
+        entry = Signal(8 * beat * num_parts)
         entry_data = Signal(8 * beat * num_parts)
         m.submodules.fifo = arrays.stream_fifo(self.fifo_beats // num_parts, rst=ResetSignal() | self.clear, wen=entry_in, wdata=entry_data,
                                                ren=pop, rvalid=entry_valid, rdata=entry)
 
         # issue: regions alternate input, weight, input, ...; addresses count beats
-        active, on_weight = Signal(), Signal(init=1)
-        frames_left = Signal(16)
+        self.active = active = Signal()
+        on_weight, frames_left = Signal(init=1), Signal(16)
         input_base, weight_base, addr = Signal(64 - shift), Signal(64 - shift), Signal(64 - shift)
         stride = Signal(32 - shift)
         input_beats, weight_beats, left = Signal(33 - shift), Signal(33 - shift), Signal(33 - shift)
-        credit = Signal(range(self.fifo_beats + 1), init=self.fifo_beats)
-        outstanding = Signal(range(self.read_bursts + 1))
-        dropping = Signal()
+        self.credit = credit = Signal(range(self.fifo_beats + 1), init=self.fifo_beats)
+        self.outstanding = outstanding = Signal(range(self.read_bursts + 1))
+        self.dropping = dropping = Signal()
         room, length = Signal(range(burst + 1)), Signal(range(burst + 1))
         issue, retire = Signal(), Signal()
         m.d.comb += [
@@ -102,7 +105,8 @@ class StreamDma(wiring.Component):
         if num_parts == 1:
             m.d.comb += [entry_data.eq(self.rdata), entry_in.eq(beat_in)]
         else:
-            part, held = Signal(range(num_parts)), Signal(8 * beat * (num_parts - 1))
+            self.part = part = Signal(range(num_parts))
+            held = Signal(8 * beat * (num_parts - 1))
             m.d.comb += [entry_data.eq(Cat(held, self.rdata)), entry_in.eq(beat_in & (part == num_parts - 1))]
             with m.If(beat_in):
                 m.d.sync += part.eq(part + 1)
@@ -192,12 +196,12 @@ class OutputWriter(wiring.Component):
 
     A word is one INCR burst of word_bits / axi_data_bits beats; a word that would cross 4 KB (only if its size is no power
     of two or its address is not aligned to it) is two. Addresses are computed as words are pushed, so frames may follow at
-    once. AW and W run independently, W data never before its address is offered. Up to 8 bursts outstanding; one beat per cycle.
+    once. AW and W run independently, W data never before its address is offered. Up to ``write_bursts`` outstanding; one beat per cycle.
     From ``in_valid`` to ``awvalid`` 3 cycles, to the first ``wvalid`` 4. Reset: idle, queue empty.
     Cost: one memory of fifo_words x word_bits, one of fifo_words x 64.
     """
 
-    def __init__(self, axi_data_bits: int, word_bits: int, fifo_words: int):
+    def __init__(self, axi_data_bits: int, word_bits: int, fifo_words: int, write_bursts: int = MAX_WRITES):
         beat = axi_data_bits // 8
         if axi_data_bits % 8 or not _power_of_two(beat) or beat > 128:
             raise ValueError(f"axi_data_bits = {axi_data_bits} is not 8, 16, ... 1024")
@@ -205,7 +209,9 @@ class OutputWriter(wiring.Component):
             raise ValueError(f"word_bits = {word_bits} is not 1 to 256 beats of {axi_data_bits} bits within 4 KB")
         if fifo_words < 2:
             raise ValueError(f"fifo_words = {fifo_words} is less than 2")
-        self.beat_bytes, self.num_beats, self.fifo_words = beat, word_bits // axi_data_bits, fifo_words
+        if write_bursts < 1:
+            raise ValueError(f"write_bursts = {write_bursts} is less than 1")
+        self.beat_bytes, self.num_beats, self.fifo_words, self.write_bursts = beat, word_bits // axi_data_bits, fifo_words, write_bursts
         super().__init__({
             "start": In(1), "out_addr": In(64), "out_stride": In(32), "in_valid": In(1), "in_data": In(word_bits),
             "free": Out(range(fifo_words + 1)), "next_frame": In(1), "idle": Out(1), "error": Out(1), "clear": In(1),
@@ -243,11 +249,11 @@ class OutputWriter(wiring.Component):
         m.d.sync += [num_words.eq(num_words + push - words.r_en), num_addrs.eq(num_addrs + push - addrs.r_en)]
 
         # AW
-        outstanding, ahead = Signal(range(MAX_WRITES + 1)), Signal(range(MAX_WRITES + 1))
+        outstanding, ahead = Signal(range(self.write_bursts + 1)), Signal(range(self.write_bursts + 1))
         second, offer, retire, begin = Signal(), Signal(), Signal(), Signal()
         aw_addr, aw_first = addrs.r_data[:len(addr)], addrs.r_data[len(addr):]
         split = aw_first != num_beats
-        m.d.comb += [offer.eq(addrs.r_rdy & (~self.awvalid | self.awready) & (outstanding != MAX_WRITES)),
+        m.d.comb += [offer.eq(addrs.r_rdy & (~self.awvalid | self.awready) & (outstanding != self.write_bursts)),
                      addrs.r_en.eq(offer & (second | ~split)), retire.eq(self.bvalid),
                      self.awsize.eq(shift), self.awburst.eq(INCR), self.bready.eq(1), self.wstrb.eq((1 << beat) - 1)]
         with m.If(self.awready):

@@ -101,20 +101,20 @@ class Feeder(wiring.Component):
 
         # hazards: instructions issued and not yet retired
         issued = Signal(8)
-        pending = Signal(8)
+        self.pending = pending = Signal(8)
         m.d.comb += pending.eq(issued - self.retired)
         m.d.sync += self.retired.eq(self.retired + self.retire)
         m.d.comb += self.drained.eq(pending == 0)
         safe = Signal()
         m.d.comb += safe.eq((pending <= new.slack) & (pending < NUM_CONTEXTS))
 
-        tiles = Signal(3)                       # loaded tiles not yet taken
+        self.tiles = tiles = Signal(3)          # loaded tiles not yet taken
         take_tile = Signal()
         m.d.sync += tiles.eq(tiles + self.tile_ready - take_tile)
         have_tile = Signal()
         m.d.comb += have_tile.eq(tiles != 0)
 
-        reserved = Signal(16)                   # output words under way
+        self.reserved = reserved = Signal(16)   # output words under way
         reserve = Signal(16)
         m.d.sync += reserved.eq(reserved + reserve - self.out_push)
 

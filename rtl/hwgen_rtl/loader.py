@@ -51,9 +51,11 @@ class Loader(wiring.Component):
         word = Signal(WORD_BITS)
         f, g = Fields(word), Fields(self.instr_word)
         active, index = Signal(), Signal(8)
-        j, k, n = Signal(12), Signal(12), Signal(7)
-        free = Signal(init=1)                   # the array has room for a tile
-        par_bank, par_free = Signal(2), Signal(3, init=NUM_PARAM_BANKS)
+        j, k = Signal(12), Signal(12)
+        self.count = n = Signal(7)              # of the tile's or bank's words: the next one
+        self.free = free = Signal(init=1)       # the array has room for a tile
+        par_bank = Signal(2)
+        self.banks = par_free = Signal(3, init=NUM_PARAM_BANKS)
         take_tile, take_par = Signal(), Signal()
         m.d.sync += [free.eq((free | self.tile_taken) & ~take_tile), par_free.eq(par_free + self.par_free - take_par)]
 
@@ -109,7 +111,8 @@ class Loader(wiring.Component):
         half = Signal()
         with m.If(self.word_valid & self.word_ready):
             m.d.sync += self.word_valid.eq(0)
-        with m.FSM():
+        with m.FSM() as fsm:
+            self.keys = fsm.ongoing("KV") | fsm.ongoing("DEPENDENCY")
             with m.State("IDLE"):
                 m.d.comb += self.instr_ready.eq(1)
                 with m.If(self.instr_valid):
