@@ -15,9 +15,7 @@ from playwright.sync_api import sync_playwright
 from hwgen import api
 from hwgen.arrays import read_npz
 from hwgen.errors import InputError
-from hwgen.page import Story, compare_page
-from hwgen.page.machine import rtl
-from hwgen.paths import data_dir
+from hwgen.page import compare_page
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -51,11 +49,7 @@ def _pages(folder: Path) -> dict[str, str]:
     first = next(iter(builds.values()))
     images = read_npz(EXAMPLE / "test.npz", "the input", InputError)["x"][:SIMULATED]
     first.keep(first.simulate({"x": images}))
-    style = (data_dir("templates") / "page.css").read_text()
-    drawing = rtl(Story(first.report()), first.build.need_rtl().config)
-    place = drawing.index(">") + 1
-    head = drawing[:place].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
-    (IMAGES / "engine.svg").write_text(f"{head}<style>{style} svg {{ background: var(--back) }}</style>{drawing[place:]}\n")
+    first.drawing("engine").save(IMAGES / "engine.svg")
     compared = api.compare([folder / name for name in builds])
     return {"report": first.page().replace(str(folder), "builds"), "compare": compare_page(compared, time.time()).replace(str(folder) + "/", "")}
 

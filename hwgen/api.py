@@ -41,7 +41,7 @@ from .hostparts import Value
 from .importer import Checked
 from .layers import LayerError
 from .output import MANIFEST, check_target
-from .page import Comparison, Made, compare_reports, page, readable, when
+from .page import Comparison, Drawing, Made, compare_reports, drawing, page, readable, when
 from .partition import import_parts, partitioned
 from .progress import Progress
 from .quantizer import Recipe, Rule, rotated
@@ -310,9 +310,20 @@ class Accelerator:
         Raises BuildVersionError for a report that hwgen did not write.
         """
         build, data = self.build, self.report()
-        built = (build.path / MANIFEST).stat().st_mtime
-        made = Made(data.get("source", {}).get("command", "not known"), when(built), when(time.time()), str(build.path), build.digest)
-        return page(data, f"hwgen: {build.path}", made, build.program, build.model.tasks[0], reporting.sections(data))
+        return page(data, f"hwgen: {build.path}", self._made(data), build.program, build.model.tasks[0], reporting.sections(data))
+
+    def drawing(self, name: str) -> Drawing:
+        """One of the page by itself, for a notebook or a file: "cycles", "roofline", "resources", "error", "engine", "network", "timeline", "memory".
+
+        Raises InputError for another one, or where the build has nothing for it; BuildVersionError for a report that hwgen did not write.
+        """
+        data = self.report()
+        return drawing(name, data, self._made(data), self.build.program, self.build.model.tasks[0])
+
+    def _made(self, data: dict) -> Made:
+        built = (self.build.path / MANIFEST).stat().st_mtime
+        command = data.get("source", {}).get("command", "not known")
+        return Made(command, when(built), when(time.time()), str(self.build.path), self.build.digest)
 
     def show(self, stage: str | None = None, node: str | None = None, everything: bool = False) -> Shown:
         """The build at the stage "steps" or "program" (steps for a build without RTL), as text for a screen; see `api.show`."""

@@ -50,6 +50,15 @@ def test_json_and_csv_hold_the_same():
     assert data["best"]["dsp_cells"] == ["a"] and data["pareto"]["dsp_cells"] == ["b", "a"] and "dsp_cells" in data["differs"] and json.dumps(data)
 
 
+def test_a_plot_by_itself():
+    compared = compare_reports(THREE)
+    assert compared.drawing("dsp_cells")._repr_svg_().startswith("<svg ") and "DSP" in compared.drawing("dsp_cells").svg
+    with pytest.raises(InputError, match="no drawing of 'cycles'"):
+        compared.drawing("cycles")
+    with pytest.raises(InputError, match="fewer than two builds"):
+        compare_reports([("a", build(400, 90)), ("b", build(1, 1, quantization={}))]).drawing("output_snr_db")
+
+
 def test_networks_and_stages_that_differ_are_said():
     other = build(1, 1, source={"sha256": "1"}, network={"name": "other", "useful_macs_per_image": 1}, calibration="random")
     simulated = build(1, 1, simulation={"cycles_per_image": 9, "memory": {"bytes_per_cycle": 1}, "images": 1, "bit_exact": True})

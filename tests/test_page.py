@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 import json
+from xml.etree import ElementTree
 
 import pytest
 
-from hwgen.errors import BuildVersionError
-from hwgen.page import Made, Story, page, summary
+from hwgen.errors import BuildVersionError, InputError
+from hwgen.page import Made, Story, drawing, page, summary
 from hwgen.page.network import nodes_of
 from hwgen.page.svg import Markup, element, text
 from hwgen.page.time import slots, timeline
@@ -219,3 +220,16 @@ def test_the_graph_goes_from_input_to_output():
 def test_a_report_that_hwgen_did_not_write_is_refused(broken):
     with pytest.raises(BuildVersionError, match="something else than this hwgen writes"):
         page(DATA | broken, "t", MADE)
+
+
+def test_a_drawing_by_itself(tmp_path):
+    """Valid XML with its own style, which reaches nothing outside of it."""
+    found = drawing("cycles", DATA, MADE, None, None)
+    found.save(tmp_path / "x.svg")
+    root = ElementTree.parse(tmp_path / "x.svg").getroot()
+    style = root.find("{http://www.w3.org/2000/svg}style").text
+    assert root.get("class") == "hwgen-drawing" and "var(--c0)" in style
+    assert all(part.strip().startswith(".hwgen-drawing") for rule in style.splitlines() for part in rule.partition("{")[0].split(","))
+    with pytest.raises(InputError, match="no drawing 'memory'") as error:
+        drawing("memory", DATA, MADE, None, None)
+    assert "cycles" in error.value.hint

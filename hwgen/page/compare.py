@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..foreign import REPR, visible
 from ..render import render
 from .charts import colour
+from .drawing import Drawing, alone
 from .page import style, when
 from .story import KINDS, Story
 from .svg import Markup, element, join, label, line, picture, title
@@ -135,6 +136,16 @@ class Comparison:
             for row in self.rows
             if any(value not in (None, "") for value in row.values)
         ]
+
+    def drawing(self, key: str) -> Drawing:
+        """Latency over one figure, `AXES`: a point a build by its number, those of the front joined. Raises InputError for another figure, and where
+        fewer than two builds have both."""
+        if key not in AXES:
+            raise InputError(f"there is no drawing of {key!r}", hint=f"there are {', '.join(AXES)}")
+        drawn = plot(self, key)
+        if not drawn:
+            raise InputError(f"fewer than two builds have {key} and a latency", hint="compare builds that have both")
+        return alone(drawn)
 
     def values(self, key: str) -> tuple[Number | str, ...]:
         """Of the figure with this key."""

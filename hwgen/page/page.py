@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..engines.rtl.program import Program
+from ..errors import InputError
 from ..isa import Op, Stat
 from ..paths import data_dir
 from ..render import render
 from ..steps.step import Network
 from . import charts, machine, network as networks, time
 from .charts import Spot
+from .drawing import Drawing, alone
 from .story import Story, readable
 from .svg import Markup, element, join, text
 from .words import digits, percent
@@ -173,6 +175,16 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
     return [
         Part(name, heading, what, draw() or element("p", otherwise, class_="missing")) for name, heading, what, draw, otherwise in drawn
     ]
+
+
+def drawing(name: str, data: Mapping[str, Any], made: Made, program: Program | None, network: Network | None) -> Drawing:
+    """The drawing of one part by itself. Raises InputError for a part that there is not, or that this build has nothing for."""
+    story = Story(data)
+    with readable(made.build):
+        found = {part.id: part.body for part in parts(story, made, program, network) if "<svg" in part.body}
+    if name not in found:
+        raise InputError(f"there is no drawing {name!r} of this build", hint=f"there are {', '.join(found)}")
+    return alone(found[name])
 
 
 def spots(story: Story, program: Program) -> list[Spot]:

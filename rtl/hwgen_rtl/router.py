@@ -23,7 +23,7 @@ class Router(wiring.Component):
     valid, token 16, logits   a token and its max_experts x int16 logits (unit 2**-8, log2 domain)
     last           pulse with or after the last token of the instruction, valid or not
     bias           with ``scores``: pulse, ``logits`` are the bias of the choice from now on; with no token inside
-    scored, biased with ``scores``, set before the first token: logits are scores in unit 2**-15; the choice is by score and bias, not score alone
+    scored, biased  with ``scores``, set before the first token: logits are scores in unit 2**-15; the choice is by score and bias, not score alone
     done           pulse, `latency` cycles after last: all tokens are in the queues
     q_expert 8, q_index 12      place in a queue; q_token 16, q_score 16 (unit 2**-16) one cycle later
     counts         16 bits per expert: length of its queue
