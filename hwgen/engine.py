@@ -161,3 +161,8 @@ def burst_beats(fifo_beats: int) -> int:
 def retire_latency(config: EngineConfig) -> int:
     """Cycles from the issue of an instruction's last token to the issue of one that waits for its results."""
     return 2 + LIST_LATENCY * (config.list_words > 0) + (NORM_LATENCY + 1) + (config.segment + 6) + 10 + 2
+
+
+def stream_latency(config: EngineConfig) -> int:
+    """The same from the last word of a STREAM, which goes in at the drain."""
+    return 2 + LIST_LATENCY * (config.list_words > 0) + 10 + 1

@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 
 from hwgen import api, ops, quantizer
+from hwgen.devices.memory import MemoryModel
 from hwgen.importer import import_model
 from hwgen.steps import golden
 from hwgen.steps.verify import verify
@@ -39,10 +40,12 @@ def test_the_rtl_computes_it_word_by_word(tmp_path):
     """Windows, a shift, and neighbours merged in front of a norm; also two images at once."""
     net = swin_nets.swin()
     path = net.save(tmp_path / "net.onnx", {"y": result(net)}, [1, 4, 3])
-    for batch in (1, 2):
+    for batch in (2, 1):
         built = api.compile(path, array=(8, 8), calib={"x": IMAGES}, out=tmp_path / f"b{batch}", batch=batch)
         run = built.simulate({"x": IMAGES[:4]})
         assert run.bit_exact and run.words >= 48
+    run = built.simulate({"x": IMAGES[:1]}, memory=MemoryModel(latency=50, bytes_per_cycle=64.0))             # biases come between steps of few cycles
+    assert built.build.program.estimate(64.0, 50)[-1].stop == pytest.approx(run.cycles_per_image, rel=0.01)
 
 
 def test_the_c_simulation_computes_it_word_by_word(tmp_path):

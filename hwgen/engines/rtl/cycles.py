@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, islice, repeat
 
-from ...engine import MIN_PASS, EngineConfig, burst_beats, retire_latency
+from ...engine import MIN_PASS, EngineConfig, burst_beats, retire_latency, stream_latency
 from ...isa import Instr, Op, Src, Stat
 
 LOAD_LATENCY = 3         # last vector of a tile -> the feed may take the tile
 TAKE = 2                 # the array takes a loaded tile -> the loader starts the next
+AHEAD = 2                # words of a STREAM that the loader has when the drain begins to take them
 DELIVERY = 6             # a beat comes -> the loader may have its vector
 EDGE = 1e-6              # cycles: far more than rounding, far less than a beat
 KEPT = 8                 # estimates: of the chosen engine, which are asked for again
@@ -106,9 +107,10 @@ def estimate(config: EngineConfig, instrs: tuple[Instr, ...], rows: tuple[int, .
     ti, to = config.ti, config.to
     load_cycles = to // config.load_columns                                     # of a column tile
     params = -(-8 * to // config.vector_bytes)
-    retire = retire_latency(config)
+    retire, streamed = retire_latency(config), stream_latency(config)
     stream = _Stream(config, bytes_per_cycle, latency)
     loader, feed = 0.0, 0.0
+    taken = 0.0                              # when the array has the tile that was loaded last
     passed: deque[float] = deque([0.0] * 2)          # when the two tiles before are through the array
     retired: list[float] = []
     result: list[Timing] = []
@@ -128,9 +130,9 @@ def estimate(config: EngineConfig, instrs: tuple[Instr, ...], rows: tuple[int, .
         if instr.op == Op.STREAM:
             count = instr.tokens * instr.n_tiles * (1 if instr.src == 0 or 2 * to <= config.vector_bytes else 2)
             start = max(feed, done(0))
-            loader = stream.take(count, max(loader + 2, start))
-            feed = max(loader, start)
-            retired.append(feed + retire - 20)
+            feed = max(stream.take(count, max(loader + 2, start)), start)
+            loader = feed - AHEAD
+            retired.append(feed + streamed)
             result.append(Timing(round(start), round(feed), 0, 0))
             continue
         past = instr.stat == Stat.BYPASS
@@ -146,7 +148,7 @@ def estimate(config: EngineConfig, instrs: tuple[Instr, ...], rows: tuple[int, .
         loader += 2
         for _ in range(instr.n_tiles):
             for k in range(instr.k_tiles):
-                room = max(loader + TAKE, passed.popleft())
+                room = max(loader, taken, passed.popleft())
                 if past:
                     loader = max(stream.take(params, loader), room) + 1
                 elif instr.stat == Stat.WEIGHTS:
@@ -155,6 +157,7 @@ def estimate(config: EngineConfig, instrs: tuple[Instr, ...], rows: tuple[int, .
                     loader = stream.take(load_cycles >> instr.w4, room, 1 + instr.w4)
                 else:
                     loader = room + 1 + (to if instr.stat == Stat.K_COLUMNS else ti + (instr.src == Src.ACT))
+                taken = loader + TAKE
                 hazard = done(instr.slack) if begin is None else 0.0
                 tile = max(feed, loader + LOAD_LATENCY, hazard)
                 wait_hazard += max(0.0, min(hazard, tile) - feed)
@@ -163,6 +166,6 @@ def estimate(config: EngineConfig, instrs: tuple[Instr, ...], rows: tuple[int, .
                     begin = tile
                 feed = tile + length
                 passed.append(feed + retire - 16)
-        retired.append(feed + retire)
+        retired.append(feed + retire - 1)
         result.append(Timing(round(begin if begin is not None else feed), round(feed), round(wait_tile), round(wait_hazard)))
     return tuple(result)
