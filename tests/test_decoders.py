@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from decoder_nets import DIM, MEMORY, TOKENS, attention, network, saved, sequences
 import hwgen
-from hwgen import quantizer
+from hwgen import hostrun, quantizer
 from hwgen.errors import InputError, ModelError
 from hwgen.importer import import_model
 from hwgen.importer.cut import SPLIT_OPERAND
@@ -30,6 +32,17 @@ def test_a_decoder(form, options, tmp_path):
     assert images.shape[1:] == (TOKENS + MEMORY, max(DIM, options.get("width", DIM)))
     found = host.dequantize(steps, golden.run(steps, images))["y"].reshape(right.shape)
     assert np.corrcoef(found.ravel(), right.ravel())[0, 1] > 0.998
+
+
+@pytest.mark.parametrize("form, factor, bits", [("cross", 30, "3.4 of 8"), ("cross", 1, ""), ("pre", 30, ""), ("pre", 10_000, "3.0 of 16")])
+def test_inputs_of_other_sizes_share_one_scale_which_is_said(form, factor, bits, tmp_path):
+    imported = import_parts(saved(tmp_path, form), None, False, lambda stage: None)
+    given = sequences(form, 8, 0)
+    joined = hostrun.before(imported.host, given | {"memory": np.float32(factor) * given["memory"]})
+    _, findings = quantizer.with_findings(imported.model, joined)
+    said = [line for line in findings.warnings if "enter with one scale" in line]
+    assert bool(said) == bool(bits)
+    assert not bits or re.match(rf"calibration input 'x\+memory': tokens (0:{TOKENS}|{TOKENS}:{TOKENS + MEMORY}) reach .* leaves the smaller ones {bits} bits: bring", said[0])
 
 
 def test_nothing_but_joining_runs_on_the_host(tmp_path):

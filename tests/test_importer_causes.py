@@ -66,6 +66,19 @@ def softmax_behind(net: Net):
     return net.op("Softmax", net.head(encoder(net)), axis=-1)
 
 
+def softsign_in_front_of_experts(net: Net):
+    def mlp(net, n):
+        tokens = net.op("Reshape", net.op("Softsign", n, name="culprit"), net.ints(-1, DIM))
+        top, index = net.op("TopK", net.op("Softmax", net.linear(tokens, DIM, EXPERTS), axis=-1), net.ints(2), outputs=2, axis=-1)
+        scores = net.op("ScatterElements", net.const(np.zeros((TOKENS, EXPERTS))), index, top, axis=1)
+        parts = [net.op("Mul", net.mlp(tokens), net.op("Gather", scores, net.ints(e), axis=1)) for e in range(EXPERTS)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = net.op("Add", total, part)
+        return net.op("Reshape", total, net.ints(1, -1, DIM))
+    return net.head(encoder(net, mlp=mlp))
+
+
 def dropout(net: Net):
     return net.head(net.op("Dropout", encoder(net), net.const(0.5), net.const(True, bool)))
 
@@ -92,6 +105,7 @@ CASES = {
     channels_last: ("the input is rearranged before the network proper", "channels first"),
     patches_by_reshape: ("the input is rearranged before the network proper", "a convolution whose stride is its kernel"),
     softmax_behind: ("belongs on the host: Softmax node", "export the logits"),
+    softsign_in_front_of_experts: ("Softsign node 'culprit' is not supported", "cut the network there"),
     dropout: ("the result depends on chance: Dropout node", "export in eval mode"),
     an_expert_is_missing: ("a mixture of experts in a form that is not read: Add node 'add_12' is not supported", "a sum over experts is read"),
 }

@@ -17,7 +17,8 @@ from ..ops.moe import GATE
 from .read import OnnxFile
 from .verdict import Status, Verdict
 
-BEHIND = ("belongs to ", "the shape of its result is not known, because")       # reasons that blame another node
+BEHIND = ("belongs to ", "is behind ", "the shape of its result is not known, because")       # reasons that blame another node
+BLAMED = re.compile(r"is behind '([^']*)'")            # one that is unsupported itself, in such a reason
 LEADING = {"Sub", "Div", "Mul", "Add", "Cast", "Transpose", "Identity"}           # preprocessing: operators before the network proper
 PASSING = {"Identity", "Cast", "Reshape", "Squeeze"}                              # a value goes through them as it is
 CONTROL = {"Loop", "If", "Scan", "NonZero", "GatherND", "ScatterND", "SequenceAt", "Compress"}
@@ -77,8 +78,10 @@ def unsupported(file: OnnxFile, verdicts: Sequence[Verdict]) -> ModelError:
 
 
 def _cause(group: list[Verdict], nodes: dict[str, onnx.NodeProto], facts: Facts) -> Cause:
-    """The first of a family, else the first that does not blame another node."""
-    roots = [verdict for verdict in group if not verdict.reason.startswith(BEHIND)] or group
+    """The first of a family, else the first that does not blame another node; where some are blamed by name, of these."""
+    blamed = {name for verdict in group for name in BLAMED.findall(verdict.reason)}
+    first = [verdict for verdict in group if not verdict.reason.startswith(BEHIND)]
+    roots = [verdict for verdict in group if verdict.node in blamed] or first or group
     for rank, family in enumerate(FAMILIES):
         found = next((v for v in roots if v.node in nodes and family.holds(v, nodes[v.node], facts)), None)
         if found is not None:
@@ -98,7 +101,8 @@ def _error(file: OnnxFile, cause: Cause, nodes: dict[str, onnx.NodeProto]) -> Mo
 
 def _together(verdicts: Sequence[Verdict], nodes: dict[str, onnx.NodeProto]) -> list[list[Verdict]]:
     """The unsupported nodes in groups, in the order of the file: of one group are nodes that read from each other, directly or by way of nodes
-    that only move data or are part of others. What follows a supported node is judged as if everything before it were there."""
+    that only move data or are part of others, or that blame each other. What follows a supported node is judged as if everything before it
+    were there."""
     joined: dict[str, str] = {}                             # unsupported node -> one it hangs together with, or itself
     makers: dict[str, str] = {}                             # ONNX value -> unsupported node it comes from
 
@@ -112,7 +116,7 @@ def _together(verdicts: Sequence[Verdict], nodes: dict[str, onnx.NodeProto]) -> 
         before = [makers[value] for value in node.input if value in makers]
         if verdict.status is Status.UNSUPPORTED:
             joined[verdict.node] = verdict.node
-            before.append(verdict.node)
+            before += [name for name in BLAMED.findall(verdict.reason) if name in joined] + [verdict.node]
         elif verdict.status not in (Status.FUSED, Status.FOLDED) or not before:
             continue
         for other in before:

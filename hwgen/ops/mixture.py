@@ -22,6 +22,7 @@ from ..matching.region import Region, region
 from ..matching.trial import Bound, Mismatch, Trial
 from .activation import Activation
 from .linear import Linear
+from .operands import unread
 
 SIGMOID = Act("sigmoid")
 LIMIT = 20_000                   # operators of a mixture
@@ -168,6 +169,8 @@ def _early(op: Op, trial: Trial, logits: Logits, xs: Mapping[str, Bound]) -> Mix
                 continue
             if mixture is not None and mixture.experts and mixture.changed is None and mixture.x != logits.gate.x:
                 return mixture
+    if (unsupported := unread(trial, logits.gate.x)) is not None:
+        raise Mismatch(f"is behind {unsupported!r}, which is not supported and which its router reads", op.name)
     if len(found.leaves) > 1 and found.leaves.isdisjoint(xs):
         raise Mismatch(f"has a router that reads {logits.gate.x!r}, and experts that read something else than tokens all of them share", op.name)
     return None

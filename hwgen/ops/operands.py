@@ -27,6 +27,12 @@ class Operand:
     affine: Affine | None = None
 
 
+def unread(trial: Trial, value: str) -> str | None:
+    """The ONNX node of an unsupported operator whose result, in a guessed layout, an ir value is; None where it is something else."""
+    unsupported = (bound for bound in trial.bound.values() if bound.node is None and bound.anchor)
+    return next((bound.anchor for bound in unsupported if value.startswith(f"{bound.value} [")), None)
+
+
 def operand(trial: Trial, ref: Ref | None, affine: bool = False) -> Operand | None:
     """A whole ir value in its own order, or some tokens of a sequence (makes the Select or the Slice); None if the value is not bound.
 

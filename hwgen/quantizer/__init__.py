@@ -17,7 +17,7 @@ from ..steps.step import Network, Quantized
 from ..steps.verify import verify
 from . import bias, calibration as calib
 from .balance import balanced, widened
-from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, large_values, output_warnings
+from .findings import Clip, Findings, clip_warnings, clipping, input_warnings, joined_warnings, large_values, output_warnings
 from .lowering import Lowering
 from .precision import Precision
 from .recipe import EMPTY, METHODS, Recipe, Rule, known_methods
@@ -64,6 +64,7 @@ def with_findings(model: Model, calibration: dict[str, np.ndarray] | None, *, me
     sites = calib.sites(model)
     clips = clipping(model, streams, sites, ranges, residual_scales(model, streams, ranges, sites), recipe)
     warnings = [] if random else [w for name, array in images.items() for w in input_warnings(name, array)]
+    warnings += [] if random else joined_warnings(model, images, quantized.tasks[0].input[1].format.bits)
     warnings += large_values(model, sites, ranges) + clip_warnings(clips)
     methods = {value: rule.method for value, rule in recipe.values.items() if rule.method and rule.method != asked.value(value).method}
     return quantized, Findings(tuple(clips), tuple(warnings), methods)

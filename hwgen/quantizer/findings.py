@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+import math
 from typing import Any
 
 import numpy as np
 
 from ..graph import FixedFormat, Model, Role
-from ..ops import MoE
+from ..ops import MoE, Slice
 from ..steps.format import WIDE, Format
 from .calibration import FORMS, Range, Site
 from .recipe import EMPTY, Recipe
@@ -24,6 +25,7 @@ CLIP_LIMIT = 1e-3                # share of clipped values above which a layer i
 ERROR_LIMIT = 0.1                # of the relative output error
 DEVIATION = (0.01, 10.0)         # of input values that a network was trained on
 OUTLIER = 100.0                  # largest value over that of the median image, or over the 95th percentile
+FEWEST = 4.0                     # bits that are left for the smaller ones of what enters together
 HUGE = 1e15                      # float32 squares overflow at 1.8e19
 
 
@@ -108,6 +110,25 @@ def large_values(model: Model, sites: list[dict[str, int]], ranges: dict[Site, R
             if top > HUGE:
                 return [f"values of {type(node).__name__} node {node.name!r} reach {top:.3g}: float32 is near its end there"]
     return []
+
+
+def joined_warnings(model: Model, images: Mapping[str, np.ndarray], bits: int) -> list[str]:
+    """A line for each input of which some tokens, that are read apart from the others, are so much smaller that one scale leaves them few of
+    its bits. images: float32 [B, tokens, channels]."""
+    found: dict[str, str] = {}
+    for node in (node for graph in model.tasks for node in graph.nodes if isinstance(node, Slice) and node.x in images):
+        tops = np.abs(images[node.x]).max((0, 2))
+        apart = np.zeros(len(tops), bool)
+        apart[node.span.slice] = True
+        inside, outside = (float(tops[some].max(initial=0)) for some in (apart, ~apart))
+        if not inside or not outside:
+            continue
+        left = bits - abs(math.log2(inside / outside))
+        if left < FEWEST:
+            text = f"tokens {node.span} reach {inside:.3g}, the others {outside:.3g}; they enter with one scale, which leaves the smaller ones"
+            found.setdefault(node.x, f"calibration input {node.x!r}: {text} {max(left, 0):.1f} of {bits} bits: bring them to one range in front of "
+                             "the network, and the factor into the weights that read them")
+    return list(found.values())
 
 
 def input_warnings(name: str, images: np.ndarray) -> list[str]:
