@@ -40,7 +40,7 @@ IMAGES = 2
 BLOCKS = ("d", "c", "mc", "t", "td", "mt", "m", "g", "x", "s", "y", "dm", "mg", "gb", "bm", "sm", "xd", "dx", "yb", "mx")
 ENGINE = {"max_experts": 8, "max_top_k": 3, "program_words": 512, "act_words": 4096, "kv_words": 1024, "score_words": 1024, "res_words": 1024, "wide": True,
           "causal": True, "operand_words": 512, "list_words": 512, "rotate": True, "bypass": True, "rms": True, "scores": True, "lengths": True,
-          "mixes": True}
+          "mixes": True, "picks": True}
 ARRAYS = {Act.GELU: (16, 16, False), Act.SILU: (16, 8, False), Act.GELU_TANH: (16, 16, True), Act.RELU: (8, 8, False)}      # columns, rows, packed
 
 
@@ -58,7 +58,7 @@ def options(rng: np.random.Generator, act: Act) -> dict:
             "rms": pick(True, False), "bias": pick(None, "heads", "all", "mask"), "gates": pick("softmax", "sigmoid", "biased"), "rotary": pick(0, 0, 2, 4),
             "heads_norm": pick(None, "layer", "rms"), "groups": pick(1, 2), "beside": pick(True, False), "stem": pick(True, False),
             "present": pick(True, False, False), "value_dim": pick(0, 0, 4, 12, 20),
-            "windows": pick(1, 2, 3, 4), "early": pick(True, False), "near": pick(0, 0, 2, 0, 3)}
+            "windows": pick(1, 2, 3, 4), "early": pick(True, False), "near": pick(0, 0, 2, 0, 3), "prune": pick(None, None, "ranked", "index")}
     return made if made["bias"] is not None else made | {"near": 0}                # some attentions have no mask at all
 
 

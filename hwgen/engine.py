@@ -17,7 +17,7 @@ MIN_PASS = 8             # a tile is streamed for at least so many cycles (read-
 BURST_BEATS = 16         # longest read burst; 16 beats of up to 256 bytes stay within 4 KB
 READ_BURSTS = 32         # in flight: at 64 bytes a beat 32 KB, which cover 500 cycles of latency at 64 bytes a cycle
 OUT_WORDS = 16           # words of the output queue: the most tokens of an OUT instruction without ``mean``
-LATER = ("wide", "causal", "operand_words", "rotate", "lengths", "bypass", "rms", "scores", "list_words", "mixes")          # of `EngineConfig`
+LATER = ("wide", "causal", "operand_words", "rotate", "lengths", "bypass", "rms", "scores", "list_words", "mixes", "picks")   # of `EngineConfig`
 LIST_LATENCY = 2         # from a token's place in a list to its number: every token takes it, where there are lists
 NORM_LATENCY = 11        # pipeline of the LayerNorm coefficients; every token takes it
 
@@ -64,6 +64,7 @@ class EngineConfig:
     scores: bool = False     # the router takes scores as they are, too, with a bias for the choice
     list_words: int = 0      # lists of tokens that are streamed, words of to numbers of 16 bits; 0 = none in the hardware
     mixes: bool = False      # activations can stream past tiles whose rows are tokens
+    picks: bool = False      # tokens are chosen by their scores
 
     def __repr__(self) -> str:
         """What came later where it is so, as in `to_dict`."""
@@ -131,7 +132,7 @@ class EngineConfig:
 
 SIZES = ("max_tokens", "act_words", "kv_words", "score_words", "res_words", "program_words", "max_experts", "max_top_k", "read_bursts",
          "operand_words", "list_words")
-CAN = ("w4", "wide", "causal", "rotate", "lengths", "bypass", "rms", "scores", "mixes")      # what an engine can do that another may not need
+CAN = ("w4", "wide", "causal", "rotate", "lengths", "bypass", "rms", "scores", "mixes", "picks")      # what another engine may not need
 
 
 def covering(configs: Iterable[EngineConfig]) -> EngineConfig:

@@ -87,7 +87,7 @@ FIELDS: tuple[tuple[str, int], ...] = (       # (name, bits), least significant 
     ("act_columns", 1), ("wide", 1), ("plane", 2), ("pre_frac", 2), ("score_frac", 2), ("limit", 16),
     ("operand", 2), ("op_base", 16), ("op_period", 4),
     ("follow", 2), ("keys_follow", 1), ("first", 12),
-    ("rms", 1), ("biased", 1), ("list", 1),
+    ("rms", 1), ("biased", 1), ("list", 1), ("pick", 1), ("ranked", 1),
 )
 WORD_BITS = 512
 LISTED = 14              # bits of the number of a token in a list
@@ -131,6 +131,10 @@ class Instr:
     list             MATMUL with weights or past the array: token t of reduction tile k is the one whose number stands in the list memory, place t
                      of the row at word stat_base + k // stat_count * stat_stride: with `ABSENT` zeros. The source's words begin anew with
                      each row. STREAM to OPERAND: words go to the list memory
+    pick             OPERAND: results are scores of tokens, of 16 bits, the one column of each token, or with BYPASS the columns of one token. The
+                     numbers of the stat_count largest, from stat_base on, go to the list memory from word op_base on, the lower number first
+                     among equals. The instruction behind it waits for it
+    ranked           the largest first; else the lower number
     act_columns      mult2 is that of the column, from the stream, and shift2 odd
     keep             ROUTER with NORM: the normalised words are also written to the activation memory, dst_base + source word,
                      where the experts gather them (the residual stream changes under their feet)
@@ -213,6 +217,8 @@ class Instr:
     rms: int = 0
     biased: int = 0
     list: int = 0
+    pick: int = 0
+    ranked: int = 0
     note: str = ""
 
     def encode(self) -> int:

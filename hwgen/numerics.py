@@ -357,3 +357,10 @@ def matmul(x: np.ndarray, w: np.ndarray, largest: int = 1 << 32) -> Ints:
     """Exact integer product through BLAS. largest: magnitude of a product of two words."""
     kind = exact(np.shape(x)[-1], largest)
     return np.asarray((np.asarray(x, kind) @ np.asarray(w, kind)).astype(np.int64))
+
+
+def best(scores: np.ndarray, count: int, ranked: bool) -> np.ndarray:
+    """Places of the ``count`` largest of scores [..., N], the lower place first among equals: [..., count], the largest first (``ranked``) or
+    in rising order."""
+    found = np.argsort(-np.asarray(scores, np.int64), axis=-1, kind="stable")[..., :count]
+    return found if ranked else np.sort(found, axis=-1)

@@ -29,6 +29,8 @@ VARIANTS: dict[str, Callable[[Node], bool]] = {
     "LayerNorm of heads": lambda node: isinstance(node, ops.HeadNorm) and not node.rms,
     "RMSNorm of heads": lambda node: isinstance(node, ops.HeadNorm) and node.rms,
     "values of a width of their own": lambda node: isinstance(node, ops.Linear) and node.name.endswith(".proj") and node.weight.shape[0] != node.weight.shape[1],
+    "tokens kept in the order of their scores": lambda node: isinstance(node, ops.Prune) and node.ranked,
+    "tokens kept as they stand": lambda node: isinstance(node, ops.Prune) and not node.ranked,
     "windows that overlap": lambda node: isinstance(node, ops.PatchEmbed) and node.sparse is not None,
     "factors of negative sign": lambda node: isinstance(node, ops.LayerNorm) and bool((node.gamma < 0).any()),
 }

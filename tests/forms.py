@@ -23,6 +23,7 @@ from moe_spellings import SPELLINGS, TOP_1
 import norm_nets
 from onnx_nets import CLASSES, DIM, Net, result, vit
 import pooled_nets
+import prune_nets
 import quantized_nets
 import rotary_nets
 from soft_nets import SOFT
@@ -110,6 +111,11 @@ def routed_early(folder: Path, build: Callable[[Net], str]) -> Path:
     return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
 
 
+def pruning(folder: Path, spelling: Callable[[Net, str, str], str]) -> Path:
+    made = prune_nets.network(spelling)
+    return made.save(folder / "net.onnx", {"y": result(made)}, [1, CLASSES])
+
+
 def added(folder: Path, name: str) -> Path:
     made = Net()
     masked_nets.attention(made, masked_nets.ADDED[name])
@@ -187,6 +193,7 @@ FORMS: dict[str, dict[str, Form]] = {
     "Mixtures of experts: gated experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (GATED | GATED_OTHERS).items()},
     "Mixtures of experts: shared experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, (spelling, _) in SHARED.items()},
     "Mixtures of experts: a router that reads other tokens (pre-gating)": {name: partial(routed_early, build=build) for name, build in early_nets.EARLY.items()},
+    "Tokens that are kept by their scores": {name: partial(pruning, spelling=spelling) for name, spelling in prune_nets.PRUNED.items()},
     "Tokens mixed by a matrix (MLP-Mixer)": {name: partial(mixing, spelling=spelling) for name, spelling in MIXINGS.items()},
     "Mixtures of experts: soft": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in SOFT.items()},
     "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},

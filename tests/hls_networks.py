@@ -14,6 +14,7 @@ from hwgen.engines.hls.attention import Attention, BiasedAttention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router, ScoreRouter
 from hwgen.engines.hls.mixed import Mixed
+from hwgen.engines.hls.pick import Moved, Picks
 from hwgen.engines.hls.plan import Plan, plan
 from hwgen.engines.hls.products import (
     Features,
@@ -40,7 +41,7 @@ from hwgen.steps.tensor import Memory
 from hwgen.tools import cxx
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE",
-         "CONSTANT", "SCALE", "OPERANDS", "CHOOSE")
+         "CONSTANT", "SCALE", "OPERANDS", "CHOOSE", "PICK")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED", "SCORES", "ROTATED")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
@@ -121,6 +122,13 @@ def _fields(step: Call) -> list[int]:
         case LayerNorm():
             feed = part(step.steps[0], Normalize)
             found |= dict(eps=feed.eps, **_factor("first", feed.mean), **_factor("out", feed.out))
+        case Moved():
+            place, rows = step.target_rows, step.source.tokens
+            found |= dict(tokens=step.source.tensor.tokens, in_channels=step.source.channels.count, out_channels=place.tensor.channels, eps=1, limit=1,
+                          **_factor("out", part(step.steps[0], Rescale).out), keys=0 if step.listed else rows.start, rows=step.steps[0].tokens,
+                          first_token=place.tokens.start, dst_tokens=place.tensor.tokens, taps=int(step.listed))
+        case Picks():
+            found |= {"count": 1, "size": step.pick.keep, "renormalize": int(step.pick.ranked), "keys": step.pick.first, "dst_tokens": step.src.tokens}
         case Scaled():
             feed, place, channels = part(step.steps[0], Normalize), step.target_rows, step.source.channels.count
             found |= dict(tokens=step.source.tensor.tokens, in_channels=channels,

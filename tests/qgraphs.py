@@ -28,7 +28,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                  channels: int = 1, pool: str = "select", causal: bool = False, norms: str = "pre", rms: bool = False,
                  bias: str | None = None, gates: str = "softmax", rotary: int = 0, heads_norm: str | None = None, value_dim: int = 0,
                  groups: int = 1, beside: bool = False, stem: bool = False, present: bool = False,
-                 windows: int = 1, early: bool = False, near: int = 0) -> Model:
+                 windows: int = 1, early: bool = False, near: int = 0, prune: str | None = None) -> Model:
     """A pre-norm (M³)ViT. ``blocks``: one letter a block, "d" = dense MLP, "m" = mixture of experts, "g" = gated MLP, "b" = the same
     without an activation, "s" = soft mixture of experts, two slots each, "x" = mixture of gated experts,
     "y" = soft one of them, "t" = dense MLP behind an MLP on tokens instead of an attention, "c" = an MLP whose first layer sees the tokens before and
@@ -48,6 +48,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     windows: of so many tokens each, which see those of their own; each has its own mask, if there are masks. One, where that does not divide the tokens.
     early: routers read what the attention in front of their experts does.
     near: a token sees so many up to itself, and if not causal as many behind, 0: all.
+    prune: behind the first block, of tokens that nothing has normalised, about half go on, "ranked" by their scores or "index", as they stand.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -73,6 +74,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
 
     first = 1 if class_token else 0
     windows = 1 if tokens % windows else windows
+    whole, windows_of_all = tokens, windows
     patches, kernel = tokens - first, 3 if stem else patch
     graphs = []
     for task, width in enumerate(classes):
@@ -82,7 +84,7 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         if class_token:
             nodes.append(ops.ConcatTokens("concat", "concat", "embed", draw("cls", 1, dim, gain=0.5)))
         nodes.append(ops.AddConst("pos", "r0", nodes[-1].output, draw("pos", tokens, dim, gain=0.5)))
-        state = "r0"
+        state, tokens, windows = "r0", whole, windows_of_all
 
         def normed(name: str, value: str, *places: str, nodes: list[Node] = nodes) -> str:
             """The norm of a value, where norms stand there."""
@@ -164,6 +166,11 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
                 state = f"{b}.with"
             nodes.append(ops.Add(f"{b}.add2", f"{b}.out", state, branch))
             state = normed(f"{b}.post2", f"{b}.out", "post")
+            if prune is not None and not i and norms != "post":
+                nodes += [norm("pruning.norm", state), ops.Linear("pruning.score", "pruning.score", "pruning.norm", *matrix("pruning.score", dim, 1))]
+                tokens, windows = first + (tokens - first + 1) // 2, 1
+                nodes.append(ops.Prune("pruning", "pruned", state, "pruning.score", first, tokens - first, prune == "ranked"))
+                state = "pruned"
         last = normed("norm", state, "pre", "respost", "sandwich")
         count = 1
         match pool:
@@ -183,7 +190,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
         if present and blocks[-1] != "t":
             b = f"block{len(blocks) - 1}"
             outputs |= {f"{name}.key": f"{b}.k{mark}", f"{name}.value": f"{b}.v"}
-            shapes |= {f"{name}.key": (1, tokens, dim), f"{name}.value": (1, tokens, values)}
+            seen = tokens if len(blocks) > 1 else whole
+            shapes |= {f"{name}.key": (1, seen, dim), f"{name}.value": (1, seen, values)}
         graphs.append(Graph(name, {"x": (channels, patch, patch * patches)}, tuple(nodes), outputs, shapes))
     return Model(tuple(graphs)).verify()
 

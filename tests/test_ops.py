@@ -15,7 +15,8 @@ from hwgen.matching.trial import Match
 from hwgen.ops.operator import Operator, Spellings
 from hwgen.ops.registry import operators, rules, spellings
 
-MACHINERY = {"affine", "convolved", "expert_weights", "gating", "heads", "joined", "masks", "mixture", "operands", "operator", "registry", "routing", "softmix", "spelled_activation", "spelled_norm"}     # files that hold no operator
+MACHINERY = {"affine", "convolved", "expert_weights", "gating", "heads", "joined", "masks", "mixture", "operands", "operator", "registry", "routing", "parts", "softmix", "spelled_activation", "spelled_norm",
+             "spelled_prune"}     # files that hold no operator
 
 
 def forgotten(operator: type[Operator]) -> list[str]:

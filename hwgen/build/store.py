@@ -25,14 +25,15 @@ from ..steps.format import FORMATS, Format
 from ..steps.param import Columns, Factor, Param, ShortColumns
 from ..steps.stages import FEEDS, STAGES, TILES
 from ..steps.step import Expert, Network, Output, Quantized, Step
-from ..steps.taken import Taken
+from ..steps.taken import Kept, Taken
 from ..steps.tensor import HeadMap, Span, Tensor, View
 from ..steps.window import Window
 
 FORMAT = "hwgen.qmodel"
 FORMAT_VERSION = 5
 RECORDS: dict[str, Any] = {cls.__name__: cls for cls in (
-    Quantized, Network, Step, Output, Expert, Taken, Tensor, View, Span, HeadMap, Window, Factor, Columns, ShortColumns, *FEEDS, *TILES, *STAGES)}
+    Quantized, Network, Step, Output, Expert, Taken, Kept, Tensor, View, Span, HeadMap, Window, Factor, Columns, ShortColumns,
+    *FEEDS, *TILES, *STAGES)}
 HINTS: dict[type, dict[str, Any]] = {cls: {f.name: typing.get_type_hints(cls)[f.name] for f in fields(cls)} for cls in RECORDS.values()}
 TIME_STAMP = (1980, 1, 1, 0, 0, 0)      # the least a zip file can hold
 HEADER = "model.npy"

@@ -67,8 +67,8 @@ def _heads(step: Step, shape: Shape, lanes: int) -> np.ndarray:
 
 def columns_of(step: Step) -> tuple[np.ndarray, int]:
     """(lane of each output channel from the first one on, lanes in all) of a step's result: with the padding between heads where the weights have
-    columns for it. A router's result is not stored."""
-    if step.routes:
+    columns for it. A router's result is not stored, nor are scores of tokens."""
+    if step.routes or step.picks:
         return np.arange(step.columns), step.columns
     return step.sink.positions - step.sink.position, step.sink.width if step.tile.by_columns else step.sink.channels.count
 

@@ -10,7 +10,7 @@
     mean.py       Mean                pool.py        AttentionPool
     multiply.py   Multiply            rotate.py      Rotate
     soft.py       SoftMoE             take.py        Take
-    token_mix.py  TokenMix
+    token_mix.py  TokenMix            prune.py       Prune
 
     convolved.py  convolutions inside a network: what they take, and a Linear
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
@@ -30,6 +30,7 @@ from .multiply import Multiply
 from .norm import LayerNorm, RMSNorm
 from .pool import AttentionPool
 from .position import AddConst
+from .prune import Prune
 from .residual import Add
 from .rotate import Rotate
 from .select import Select
@@ -40,4 +41,4 @@ from .token_mix import TokenMix
 from .tokens import ConcatTokens
 
 __all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "EarlyMoE", "HeadNorm", "LayerNorm",
-           "Linear", "Mean", "MoE", "Multiply", "PatchEmbed", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take", "TokenMix"]
+           "Linear", "Mean", "MoE", "Multiply", "PatchEmbed", "Prune", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take", "TokenMix"]

@@ -150,8 +150,8 @@ def _read(op: Op, trial: Trial, logits: Logits, xs: Mapping[str, Bound]) -> Mixt
 
 
 def _early(op: Op, trial: Trial, logits: Logits, xs: Mapping[str, Bound]) -> Mixture | None:
-    """The one whose experts read other tokens than its router: the last value that all of them read. Raises Mismatch where there is a choice of
-    experts, and they read something else than one such value."""
+    """The one whose experts read other tokens than its router: the last value that all of them read; None where there is no such value.
+    Raises Mismatch where its router reads what is not supported."""
     found = region(trial.graph, op, {*xs, logits.value}.__contains__, LIMIT)
     if found is None or not found.closed(logits.value) or all(part.kind not in ("TopK", "ArgMax") for part in found.ops):
         return None
@@ -171,8 +171,6 @@ def _early(op: Op, trial: Trial, logits: Logits, xs: Mapping[str, Bound]) -> Mix
                 return mixture
     if (unsupported := unread(trial, logits.gate.x)) is not None:
         raise Mismatch(f"is behind {unsupported!r}, which is not supported and which its router reads", op.name)
-    if len(found.leaves) > 1 and found.leaves.isdisjoint(xs):
-        raise Mismatch(f"has a router that reads {logits.gate.x!r}, and experts that read something else than tokens all of them share", op.name)
     return None
 
 

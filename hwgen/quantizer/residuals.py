@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Graph, Node
-from ..ops import Add as Sum, AddConst, ConcatTokens, LayerNorm, MoE, TokenMix
+from ..ops import Add as Sum, AddConst, ConcatTokens, LayerNorm, MoE, Prune, TokenMix
 from ..ops.operator import SUPPORTED
 from ..steps.format import WIDE
 from ..steps.stages import Add, Constant, Identity, Requant, Rescale
@@ -30,7 +30,7 @@ def advance(to: Lowering, node: Node) -> None:
     fresh = False
     if first and stream.source is None:
         embed, runs = to.producers[terms[0]], stream.runs
-        fresh = bare(to, stream) and not isinstance(embed, MoE)
+        fresh = not stream.table.any() if isinstance(embed, Prune) else bare(to, stream) and not isinstance(embed, MoE)
         if not fresh:
             start(to, stream, residual, embed, embed.output)
     to.versions[residual.name] += 1
@@ -59,6 +59,8 @@ def _add(to: Lowering, node: Node, term: str, value: str, tokens: Span | None, p
         _add_norm(to, node, term, value, tokens, place, fresh)
     elif isinstance(producer, MoE) and tokens is None:
         producer.lower_update(to, value, place)
+    elif isinstance(producer, Prune) and tokens is None:
+        producer.lower_update(to, value, place, fresh)
     elif x is None or x.linear is None:
         raise node.fail(f"adds {term!r} of {type(producer).__name__}, which is inside another step", hint=SUPPORTED)
     elif x.mean:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ModelError, combined
 from ..graph import Array, Graph, Node
-from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Mean, MoE
+from ..ops import Add, AddConst, ConcatTokens, LayerNorm, Mean, MoE, Prune
 from ..ops.operator import SUPPORTED
 from ..steps.tensor import Span
 
@@ -143,6 +143,8 @@ class _Search:
                 self._constant(node)
             case Add():
                 self._sum(node)
+            case Prune():                                            # 16-bit words as they were, not a product
+                self._begin(node.output, (node.output,))
             case _ if not node.CHOOSES and self._normalised(node.output):
                 self._begin(node.output, (node.output,))
 

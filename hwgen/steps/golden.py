@@ -66,7 +66,7 @@ def evaluate(network: Network, words: np.ndarray, inner: dict[str, np.ndarray] |
             _select(step.expert, state)
         state.seen = step.feed.evaluate(state)
         if step.taken is not None:
-            state.seen = step.taken.evaluate(state.seen)
+            state.seen = step.taken.evaluate(state.seen, values)
         result = (step.tile if tile is None else tile(state)).evaluate(state.seen, state)
         for stage in step.drain:
             result = stage.evaluate(result, state)

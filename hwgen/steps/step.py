@@ -15,7 +15,7 @@ from ..foreign import REPR, visible
 from .param import Param
 from .stages import Feed, Stage, Stationary, Tile
 from .stages.host import Host
-from .taken import Taken
+from .taken import Kept, Taken
 from .tensor import Memory, Plane, Tensor, View
 
 
@@ -80,7 +80,7 @@ class Step:
     expert: Expert | None = None
     half: int = 0
     plane: Plane | None = None
-    taken: Taken | None = None
+    taken: Taken | Kept | None = None
     macs: int = 0
     about: str = ""
 
@@ -130,6 +130,11 @@ class Step:
     def routes(self) -> bool:
         """Whether the result is the queues of experts."""
         return self.sink.tensor.memory is Memory.ROUTER and not self.feed.brings
+
+    @property
+    def picks(self) -> bool:
+        """Whether the result is a list of tokens."""
+        return self.sink.tensor.memory is Memory.LIST and not self.feed.brings
 
     @property
     def weights(self) -> Stationary | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from .format import WIDE
 from .param import Param
-from .tensor import Span, View
+from .tensor import Memory, Span, View
 
 NOTHING = -1            # in an order: a word of zeros
 
@@ -33,8 +35,8 @@ class Taken:
         """Of the result."""
         return int(self.order.array.shape[1])
 
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """What a feed gives of the source, integers [..., source tokens, C] -> what the array sees, [..., tokens, taps * C]."""
+    def evaluate(self, x: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What a feed gives of the source, integers [..., source tokens, C] -> what the array sees, [..., tokens, taps * C]. values: of tensors."""
         order = self.order.array
         words = np.where(order.T[..., None] == NOTHING, 0, x[..., order.T, :])
         return words.reshape(*x.shape[:-2], self.tokens, self.taps * x.shape[-1])
@@ -62,3 +64,36 @@ class Taken:
 
     def __str__(self) -> str:
         return f"{self.order.name} {list(self.order.array.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The tokens whose numbers a step before has put into a list (`stages.Pick`), one in each token of the result. place: that list, int16
+    [1, tokens], which holds numbers of tokens of the whole source."""
+
+    place: View
+    first: int = 0
+
+    @property
+    def taps(self) -> int:
+        """Tokens of the source in one of the result."""
+        return 1
+
+    @property
+    def tokens(self) -> int:
+        """Of the result."""
+        return self.place.channels.count
+
+    def evaluate(self, x: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What a feed gives of the source, integers [B, source tokens, C] -> what the array sees, [B, tokens, C]. values: of tensors."""
+        return np.take_along_axis(x, values[self.place.name][:, 0, :, None], axis=1)
+
+    def wrong(self, source: View) -> str | None:
+        """What keeps it from being a list of tokens of ``source``, or None."""
+        tensor = self.place.tensor
+        if tensor.memory is not Memory.LIST or tensor.format != WIDE or tensor.tokens != 1 or not self.place.whole:
+            return f"takes tokens by {self.place}, which is no list"
+        return None if source.whole else f"takes tokens of {source} by their numbers in the whole of it"
+
+    def __str__(self) -> str:
+        return f"{self.place}"

@@ -10,10 +10,10 @@ import numpy as np
 from ..errors import ModelError
 from ..foreign import visible
 from .format import ACCUMULATOR, INT8, OPERANDS, SCORES, SHARE, WIDE, Format
-from .stages import Add, Exp2, Feed, Identity, Keys, Mean, Route, Stage, Tile
+from .stages import Add, Exp2, Feed, Identity, Keys, Mean, Pick, Route, Stage, Tile
 from .stages.base import Interval
 from .step import Expert, Keep, Network, Output, Step
-from .taken import Taken
+from .taken import Kept, Taken
 from .tensor import Memory, Tensor, View
 from .text import line
 from .walk import views
@@ -100,7 +100,7 @@ def _check(step: Step) -> int:
     return worst
 
 
-def _takes(step: Step, taken: Taken) -> str | None:
+def _takes(step: Step, taken: Taken | Kept) -> str | None:
     """What keeps a step from taking its tokens by an order, or None."""
     if step.source_view is None or not step.tile.by_columns:
         return f"takes tokens by the order {taken}, which a product with weights does, not {step.feed.name} x {step.tile.brief}"
@@ -196,6 +196,11 @@ def _refers(step: Step, seen: _Seen) -> None:
         raise ValueError(f"weighs by {step.feed}, the row maxima of {step.source} are those of {tile}")
     if step.expert is not None:
         _chosen(step, step.expert, seen)
+    if isinstance(step.taken, Kept):
+        maker = seen.made[step.taken.place.name]
+        pick = next((stage for stage in maker.drain if isinstance(stage, Pick)), None)
+        if pick is None or pick.first + pick.scores(maker) > step.source.tokens.count:
+            raise ValueError(f"takes tokens of {step.source} by {step.taken}, which does not choose among them")
     if step.sink.tensor.memory is Memory.RES and not any(isinstance(stage, Add) for stage in step.drain) and seen.written.holds(step.sink):
         raise ValueError(f"overwrites {step.sink}, which is only added to")
     for view in sinks:

@@ -26,6 +26,7 @@ from .feeder import Feeder, source_layout, token_layout
 from .fetch import Fetch
 from .fields import BITS, Fields, Record
 from .loader import Loader
+from .picker import Picker
 from .router import Router
 
 COUNTERS = ("issue", "wait_tile", "wait_hazard", "wait_output", "starved", "loader_tiles", "instructions", "spare")
@@ -113,7 +114,7 @@ class Engine(wiring.Component):
                 "act_columns", "function", "pre_frac", "score_frac",
                 "norm_dim", "norm_eps", "inv_mult", "inv_shift", "norm_mult", "norm_shift", "dst_base", "dst_stride", "keep",
                 *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()), *(("stat",) if c.bypass else ()),
-                *(("rms",) if c.rms else ()), *(("list",) if c.list_words else ()))
+                *(("rms",) if c.rms else ()), *(("list",) if c.list_words else ()), *(("pick",) if c.picks else ()))
         contexts = [Record({k: BITS[k] for k in kept}, f"context{i}") for i in range(4)]
         word = Fields(feeder.context_word)
         for i, context in enumerate(contexts):
@@ -254,7 +255,7 @@ class Engine(wiring.Component):
         fields = context_fields(drain.context, "drain_fields", "dst", "act", "row_scale", "column_params", "mean", "to16", "scatter",
                                 "mult", "shift", "mult2", "shift2", "act_columns", "dst_stride", "function", "pre_frac",
                                 *(("plane",) if c.wide else ()), *(("operand",) if c.operand_words else ()), *(("stat",) if c.bypass else ()),
-                                *(("list",) if c.list_words else ()))
+                                *(("list",) if c.list_words else ()), *(("pick",) if c.picks else ()))
         drain_valid = Signal()
         m.d.comb += drain_valid.eq(drain.valid & drain.last_k)
         outputs = {"out_valid": self.out_valid, "out_word": self.out_word, "valid8": Signal(), "word8": Signal(8 * c.to),
@@ -285,11 +286,13 @@ class Engine(wiring.Component):
             old=words["old"][:16 * c.to], **outputs)
 
         # a stream word for the router is a bias, no token
-        more = {**({"operand": 16} if "operand" in pipe else {}), **({"bias": 1} if c.scores else {}), **({"list": 1} if c.list_words else {})}
+        more = {**({"operand": 16} if "operand" in pipe else {}), **({"bias": 1} if c.scores else {}), **({"list": 1} if c.list_words else {}),
+                **({"pick": 1} if c.picks else {})}
         done_layout = {"valid": 1, "instr_last": 1, "first_n": 1, "dst": 3, "stride": 16, "row": 16, "address": 20, "group": 3, "lanes": 7, **more}
         at_drain = Cat(drain_valid, drain.instr_last & (drain.last_k | ~drain.valid), drain.first_n, fields.dst, fields.dst_stride, drain.row,
                        drain.address, drain.group, drain.lanes, *((drain.operand,) if "operand" in pipe else ()),
-                       *((feeder.inject,) if c.scores else ()), *((fields.list & feeder.inject,) if c.list_words else ()))
+                       *((feeder.inject,) if c.scores else ()), *((fields.list & feeder.inject,) if c.list_words else ()),
+                       *((fields.pick & ~feeder.inject,) if c.picks else ()))
         m.d.comb += loader.par_free.eq(arrived.param_last)
         read_old = as_record(done_layout, at(at_drain, 6, "old_line"), "read_old")
         done = as_record(done_layout, at(read_old.word, 2, "done_line"), "done")
@@ -314,13 +317,27 @@ class Engine(wiring.Component):
                          self.result_word16.eq(outputs["word16"])]
         if c.operand_words:
             m.d.comb += [operand_write.addr.eq(done.operand), operand_write.data.eq(outputs["word16"]),
-                         operand_write.en.eq(done.valid & (done.dst == Dst.OPERAND) & (~done.list if c.list_words else 1))]
+                         operand_write.en.eq(done.valid & (done.dst == Dst.OPERAND) & (~done.list if c.list_words else 1)
+                                             & (~done.pick if c.picks else 1))]
         if c.list_words:
             m.submodules.lists = lists = Memory(shape=16 * c.to, depth=c.list_words, init=[])
             list_read, list_write = lists.read_port(), lists.write_port()
             m.d.comb += [list_read.addr.eq(feeder.list_addr), feeder.list_data.eq(list_read.data), list_read.en.eq(1),
                          list_write.addr.eq(done.operand), list_write.data.eq(outputs["word16"]),
                          list_write.en.eq(done.valid & (done.dst == Dst.OPERAND) & done.list)]
+        if c.picks:                             # scores of tokens; the list of those that are kept comes later, nothing else is under way then
+            m.submodules.picker = picker = Picker(c.bypass_lanes, c.to, c.max_tokens)
+            picks, by_row = (done.dst == Dst.OPERAND) & done.pick, word.stat == Stat.BYPASS
+            picking_row, picker_base = Signal(), Signal(16)
+            m.d.comb += [
+                picker.start.eq(feeder.context_write & word.pick), picker.keep.eq(word.stat_count), picker.first.eq(word.stat_base),
+                picker.base.eq(word.op_base), picker.ranked.eq(word.ranked), picker.by_row.eq(by_row),
+                picker.valid.eq(done.valid & picks), picker.count.eq(done.lanes), picker.last.eq(picks & done.instr_last),
+                picker.data.eq(outputs["word16"][:16 * c.bypass_lanes]), picker.index.eq(Mux(picking_row, done.operand - picker_base, done.row))]
+            with m.If(picker.start):
+                m.d.sync += [picking_row.eq(by_row), picker_base.eq(word.op_base)]
+            with m.If(picker.write):
+                m.d.comb += [list_write.addr.eq(picker.address), list_write.data.eq(picker.word), list_write.en.eq(1)]
 
         # the gate's normalised tokens, kept for the experts
         if c.max_experts:
@@ -346,8 +363,9 @@ class Engine(wiring.Component):
             max_write.data.eq(Mux(post.first_n | (outputs["lane_max"] > max_old.data), outputs["lane_max"], max_old.data))]
 
         # ---------------------------------------------------------------- router, retire
-        retire = Signal()
-        m.d.sync += retire.eq(post.instr_last & ((post.dst != Dst.ROUTER) | (post.bias if c.scores else 0) if c.max_experts else 1))
+        retire, late = Signal(), picker.done if c.picks else 0
+        m.d.sync += retire.eq(post.instr_last & ((post.dst != Dst.ROUTER) | (post.bias if c.scores else 0) if c.max_experts else 1)
+                              & (~post.pick if c.picks else 1))
         if c.max_experts:
             m.submodules.router = router = Router(c.max_experts, c.max_top_k, c.max_tokens, c.scores)
             routed = (done.dst == Dst.ROUTER) & ~done.bias if c.scores else done.dst == Dst.ROUTER
@@ -361,7 +379,7 @@ class Engine(wiring.Component):
                          router.token.eq(done.row), router.last.eq(done.instr_last & routed),
                          router.logits.eq(outputs["word16"][:16 * c.max_experts]),
                          router.q_expert.eq(feeder.q_expert), router.q_index.eq(feeder.q_index), feeder.q_token.eq(router.q_token),
-                         feeder.q_score.eq(router.q_score), feeder.counts.eq(router.counts), feeder.retire.eq(retire | router.done)]
+                         feeder.q_score.eq(router.q_score), feeder.counts.eq(router.counts), feeder.retire.eq(retire | router.done | late)]
         else:
-            m.d.comb += feeder.retire.eq(retire)
+            m.d.comb += feeder.retire.eq(retire | late)
         return m

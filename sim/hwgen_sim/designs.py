@@ -14,6 +14,7 @@ from hwgen_rtl.engine import Engine
 from hwgen_rtl.feeder import Feeder
 from hwgen_rtl.fetch import Fetch
 from hwgen_rtl.loader import Loader
+from hwgen_rtl.picker import Picker
 from hwgen_rtl.registers import AxiLiteRegisters
 from hwgen_rtl.router import Router
 
@@ -95,6 +96,10 @@ def _attention(config, name):
                        ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array"), config)
 
 
+def _picker(lanes, to, tokens, label):
+    return BenchDesign(f"picker_{label}", "tb.picker", lambda: Picker(lanes, to, tokens), (), None, {"lanes": lanes, "to": to, "max_tokens": tokens})
+
+
 def _router(experts, top_k, tokens, label, scores=False):
     return BenchDesign(f"router_{label}", "tb.router", lambda: Router(experts, top_k, tokens, scores),
                        ("delay", "router_chain", "router_scores") if scores else ("router_chain",), None,
@@ -156,6 +161,7 @@ DESIGNS: tuple[BenchDesign, ...] = (
     BenchDesign("feeder_three_quarters", "tb.feeder", lambda: Feeder(THREE_QUARTERS), (), THREE_QUARTERS),
     BenchDesign("feeder_operands", "tb.feeder", lambda: Feeder(OPERANDS), (), OPERANDS),
     _attention(ATTENTION, "attention"), _attention(replace(ATTENTION, causal=True), "attention_causal"),
+    _picker(8, 8, 32, "square"), _picker(16, 48, 64, "three_quarters"),
     _router(1, 1, 8, "one"), _router(5, 2, 32, "five"), _router(16, 4, 32, "sixteen"), _router(6, 6, 16, "all"), _router(64, 4, 8, "sixty_four"),
     _router(1, 1, 8, "score_of_one", True), _router(9, 5, 32, "scores_of_nine", True), _router(20, 7, 8, "scores_of_twenty", True),
     _fifo(16, 2, "two"), _fifo(72, 5, "five"), _fifo(64, 16, "sixteen"),

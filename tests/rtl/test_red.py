@@ -12,7 +12,7 @@ from amaranth.hdl import C, Mux
 
 from hwgen import numerics
 from hwgen.engine import EngineConfig
-from hwgen_rtl import axi, coefficients, engine, feeder, fetch, loader, registers
+from hwgen_rtl import axi, coefficients, engine, feeder, fetch, loader, picker, registers
 from hwgen_sim.designs import BY_NAME, DESIGNS
 from hwgen_sim.runner import Simulator, run
 
@@ -123,6 +123,8 @@ COMPONENT_FAULTS = (     # design, module, attribute of it, wrong value while th
     ("feeder_bypass_three_quarters", EngineConfig, "bypass_lanes", 48),                                 # a tile of two words
     ("norm_coefficients_rms", coefficients, "Mux", lambda *parts: Mux(*parts) if len(parts[0]) != 1 or "centred" not in repr(parts[0]) else parts[1]),
     ("feeder_three_quarters", feeder, "NUM_CONTEXTS", 5),                                               # contexts overwritten
+    ("picker_square", picker, "before", lambda lane, own: C(0)),                                        # ties within a word
+    ("picker_three_quarters", picker, "GROUP", 16),                                                     # a sum of 16 in four bits
     ("dma_equal", axi, "INCR", 2),
     ("dma_rate_32", axi, "burst_beats", lambda fifo_beats: 4),                                          # too little in flight
     ("writer_four", axi, "PAGE_BYTES", 8192),

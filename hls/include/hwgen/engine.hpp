@@ -9,13 +9,14 @@
 #include "hwgen/layer_norm.hpp"
 #include "hwgen/linear.hpp"
 #include "hwgen/patch_embed.hpp"
+#include "hwgen/pick.hpp"
 #include "hwgen/sequence.hpp"
 #include "hwgen/variants.hpp"
 
 namespace hwgen {
 
 /// Sizes of the whole engine; a generated struct replaces all of them.
-struct EngineConfig : LinearConfig, LayerNormConfig, AttentionConfig, PatchEmbedConfig {
+struct EngineConfig : LinearConfig, LayerNormConfig, AttentionConfig, PatchEmbedConfig, PickConfig {
     static constexpr unsigned LANES = 16;
     static constexpr unsigned MAX_TOKENS = 64;
     static constexpr unsigned ACT_WORDS = 1024;  ///< activation memory
@@ -34,6 +35,7 @@ struct Memories {
     Res logits[Config::LOGIT_WORDS][Config::LANES];
     Res operand[Config::OPERAND_WORDS][Config::LANES];
     Queues<Config> queues;
+    std::uint16_t kept[list_room<Config>()];
 };
 
 #ifndef __SYNTHESIS__
@@ -69,6 +71,7 @@ constexpr std::uint32_t weight_words(const Step &s)
                            : list_words(s.taps, s.rows, Config::LANES) +
                                  linear_words(s.taps * words_of(s.in_channels, Config::LANES) * Config::LANES, s.out_channels, Config::LANES);
     case Kind::ROUTE:
+    case Kind::PICK:
         return linear_words(s.in_channels, s.out_channels, Config::LANES);
     case Kind::CHOOSE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES) + (2U * words_of(s.count, Config::LANES));
@@ -110,7 +113,7 @@ inline LinearJob linear_job(const Step &s)
 inline LayerNormJob norm_job(const Step &s)
 {
 #pragma HLS INLINE
-    return LayerNormJob{s.tokens, s.in_channels, s.dst, s.eps, s.first, s.out, s.kind == Kind::RESCALE, s.wide_result, s.src, s.rms};
+    return LayerNormJob{s.tokens, s.in_channels, s.dst, s.eps, s.first, s.out, s.kind == Kind::RESCALE || (s.kind == Kind::SCALE && s.limit != 0), s.wide_result, s.src, s.rms};
 }
 
 /// The bias of the choice, then the choice by scores.
@@ -207,7 +210,7 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             break;
         case Kind::SCALE:
             scale<Config>(norm_job(s), ScaleJob{s.keys, s.rows, s.stream, s.dst_tokens, s.first_token, s.fresh, s.target == Target::ACT, s.size, s.operand,
-                                                      s.values, s.frac}, stream, m.residual, m.act, m.operand);
+                                                      s.values, s.frac, s.taps != 0}, stream, m.residual, m.act, m.operand, m.kept);
             break;
         case Kind::LINEAR:
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
@@ -226,6 +229,12 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
             if (Config::SCORES) {
                 choose_experts<Config>(s, stream, m);
+            }
+            break;
+        case Kind::PICK:
+            if (Config::PICKS) {
+                linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
+                pick<Config>(PickJob{s.rows, s.size, s.keys, s.renormalize, false, 0}, m.logits, m.kept);
             }
             break;
         case Kind::EXPERTS:

@@ -4,6 +4,7 @@
 #define HWGEN_LAYER_NORM_HPP
 
 #include "hwgen/linear.hpp"
+#include "hwgen/pick.hpp"
 #include "hwgen/softmax.hpp"
 
 namespace hwgen {
@@ -42,6 +43,7 @@ struct ScaleJob {
     unsigned operand;      ///< their word address
     unsigned operand_tokens;
     unsigned shift;        ///< behind the products
+    bool listed;           ///< the rows are those of the list of tokens that are kept
 };
 
 /// v >= 1 -> y in [2**15, 2**16) and exponent with 1/sqrt(v) = y * 2**-(23 + exponent).
@@ -149,7 +151,7 @@ void store_head(const Act word[Config::LANES], unsigned channels, unsigned first
 /// The same, each channel by itself on to another residual stream or to channels of a value; weights: the columns of its words.
 template <class Config>
 void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config::LANES>> &weights, Res residual[][Config::LANES],
-           Act act[][Config::LANES], const Res operand[][Config::LANES])
+           Act act[][Config::LANES], const Res operand[][Config::LANES], const std::uint16_t kept[])
 {
 #pragma HLS INLINE off
     static std::int32_t mean[Config::MAX_TOKENS];
@@ -173,7 +175,7 @@ void scale(const LayerNormJob &job, const ScaleJob &to, hls::stream<Word<Config:
 #pragma HLS ARRAY_PARTITION variable = whole complete
             for (unsigned lane = 0; lane < Config::LANES; ++lane) {
 #pragma HLS UNROLL
-                const unsigned row = to.first + t;
+                const unsigned row = Config::PICKS && to.listed ? kept[t] : to.first + t;
                 const Wide word = normal_word(residual[job.src + w * job.tokens + row][lane], mean[row], scale[row]);
                 const Acc acc = (columns[lane].turn ? ~word : word) + columns[lane].bias;
                 narrow[lane] = static_cast<Act>(requantize<8>(acc, columns[lane].scale));

@@ -11,7 +11,7 @@ namespace hwgen {
 
 /// What a step does.
 enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT, SCALE,
-                                 OPERANDS, CHOOSE };
+                                 OPERANDS, CHOOSE, PICK };
 
 constexpr std::int8_t ALL_TASKS = -1;
 
@@ -331,6 +331,15 @@ constexpr Step choose(Value src, Choice choice, Weights weights, Factor out, std
     s.out = out;
     s.function = function;
     s.frac = frac;
+    return s;
+}
+
+/// src -> the list of the `keep` rows with the largest results, numbers from `first` on.
+constexpr Step pick(Value src, std::uint16_t keep, std::uint16_t first, bool ranked, Weights weights)
+{
+    Step s = route(src, Choice{1, keep, ranked}, weights);
+    s.kind = Kind::PICK;
+    s.keys = first;
     return s;
 }
 

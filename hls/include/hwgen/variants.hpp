@@ -42,6 +42,20 @@ constexpr Step fresh(Step step)
     return step;
 }
 
+/// Rows of a residual stream as they are instead of their norm.
+constexpr Step as_it_is(Step step)
+{
+    step.limit = 1;
+    return step;
+}
+
+/// Rows of a residual stream by the list of tokens that are kept.
+constexpr Step listed(Step step)
+{
+    step.taps = 1;
+    return step;
+}
+
 /// A product of some rows of its source only.
 constexpr Step some(Step s, Rows rows)
 {

@@ -13,6 +13,7 @@ struct Config : hwgen::EngineConfig {
     static constexpr bool LENGTHS = true;
     static constexpr bool BIASED = true;
     static constexpr bool SCORES = true;
+    static constexpr bool PICKS = true;
     static constexpr bool ROTATES = true;
     static constexpr unsigned LIST_SIZE = 1024;
     static constexpr bool MIXES = true;

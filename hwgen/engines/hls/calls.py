@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import cycle, groupby
 
 from ...steps.step import Network, Step
+from ...steps.taken import Taken
 from ...steps.tensor import Tensor
 from ...steps.verify import failure
 from ...steps.walk import with_tensors
@@ -14,6 +15,7 @@ from .attention import Attention, BiasedAttention
 from .call import Call, does
 from .experts import Experts, GatedExperts, Router, ScoreRouter
 from .mixed import MixedActivated, MixedFresh, MixedLinear, MixedResidual
+from .pick import Moved, Picks
 from .products import (
     Features,
     Head,
@@ -34,7 +36,7 @@ MOST_TOKENS = 1 << 15        # whose numbers a list holds
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
                                  ScaledHead, ScaledTurned, Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied,
                                  LinearGated, LinearRotated, MixedLinear, MixedActivated, MixedResidual, MixedFresh, Head, Features, Attention,
-                                 BiasedAttention, Router, ScoreRouter, Experts, GatedExperts)
+                                 BiasedAttention, Router, ScoreRouter, Experts, GatedExperts, Picks, Moved)
 
 
 def calls(network: Network) -> list[Call]:
@@ -60,7 +62,7 @@ def _function(steps: tuple[Step, ...]) -> type[Call]:
     asked = [step.feed.hls for step in steps] + [stage.hls for stage in reversed(last.drain)] + [last.tile.hls]
     name = next(filter(None, asked), "")
     found = [call for call in CALLS if (call.asked or call.function) == name]
-    if any(step.taken is not None for step in steps) and not all(issubclass(call, Product) for call in found):
+    if any(isinstance(step.taken, Taken) for step in steps) and not all(issubclass(call, Product) for call in found):
         raise failure(last, "the HLS engine takes tokens by an order for products with weights only")
     if any(step.taken is not None and step.source.tokens.stop > MOST_TOKENS for step in steps):
         raise failure(last, f"the HLS engine takes tokens by an order of at most {MOST_TOKENS}")

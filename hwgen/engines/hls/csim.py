@@ -136,6 +136,7 @@ def read_trace(data: bytes, plan: Plan, tasks: list[int], lengths: Sequence[int]
         halves = 2 if step.wide[1] else 1
         words = np.frombuffer(data, kind, halves * held, place + 8).reshape(halves, -1, tokens, plan.lanes).transpose(0, 2, 1, 3)
         first, *rest = words.reshape(halves, tokens, -1)[..., :channels].astype(np.int64)
-        frames[-1][name] = 256 * first + rest[0] + LOW_OFFSET if rest else first
+        if name:                                                     # a part of a value completes none
+            frames[-1][name] = 256 * first + rest[0] + LOW_OFFSET if rest else first
         place += 8 + count
     return frames

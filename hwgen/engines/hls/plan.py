@@ -20,6 +20,7 @@ from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router, ScoreRouter
 from .mixed import Mixed
+from .pick import Picks
 from .products import Head, LinearRotated, Product
 from .scale import ScaledTurned
 from .start import Patches, Tokens
@@ -91,6 +92,11 @@ class Plan:
         return any(isinstance(step, ScoreRouter) for step in self.steps)
 
     @property
+    def picks(self) -> bool:
+        """Whether tokens are chosen by their scores."""
+        return any(isinstance(step, Picks) for step in self.steps)
+
+    @property
     def weight_words(self) -> int:
         return len(self.image) // self.lanes
 
@@ -134,6 +140,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
     starts = [(view.tensor.tokens, view.tensor.channels) for step in steps for part in step.steps for view in part.sinks
               if view.tensor.memory is Memory.RES]
     routers = [step for step in steps if isinstance(step, Router)]
+    scored = [step for step in steps if isinstance(step, (Router, Picks))]
     tokens = max([step.src.tokens for step in steps if "src" in step.operands]
                  + [step.streamed for step in steps if isinstance(step, Product)] + [count for count, _ in starts])
     _check_sizes(model)
@@ -143,7 +150,7 @@ def plan(model: Quantized, lanes: int = 32, queries: int = 8) -> Plan:
         max_experts=max((step.channels for step in routers), default=1), max_top_k=max((step.route.top_k for step in routers), default=1),
         act_words=used[Memory.ACT], low_words=used[Memory.ACT] if any(value.wide for value in values) else 1,
         residual_words=max(1, residual_words),
-        logit_words=max((step.src.tokens * words(step.channels, lanes) for step in routers), default=1),
+        logit_words=max((step.src.tokens * words(step.channels, lanes) for step in scored), default=1),
         input_words=next(step.input_words(lanes) for step in steps if isinstance(step, (Patches, Tokens))),
         output_words=max(map(_end, outputs)), operand_words=max(1, used[Memory.OPERAND]),
         lengths=sent.tokens if (sent := model.tasks[0].input[1]).sequence else 0)

@@ -13,7 +13,7 @@ from ...steps.format import PRE_ACTIVATION, WIDE
 from ...steps.param import UNIT, Factor, ShortColumns
 from ...steps.stages import Add, Mean, Multiply, Plain, Requant, Rotate, Stationary, Table
 from ...steps.step import Step
-from ...steps.taken import NOTHING
+from ...steps.taken import NOTHING, Taken
 from ...steps.tensor import Memory, View
 from .call import DEPTH, Call, part
 from .value import Value, braces, words
@@ -47,7 +47,7 @@ class Product(Call, ABC):
     def taps(self) -> int:
         """Tokens of the source in one of the result, by a list; 0: there is none."""
         taken = self.steps[0].taken
-        return 0 if taken is None else taken.taps
+        return taken.taps if isinstance(taken, Taken) else 0
 
     @property
     def streamed(self) -> int:
@@ -274,7 +274,7 @@ def list_words(taps: int, rows: int, lanes: int) -> int:
 
 def numbers(step: Step, shape: Shape) -> bytes:
     """The tokens that a step takes, a tap after the other: int16, those of the whole source, `NOTHING` for zeros; whole words of the stream."""
-    if step.taken is None:
+    if not isinstance(step.taken, Taken):
         return b""
     order, span = step.taken.order.array, step.source.tokens
     taken = np.where(order == NOTHING, NOTHING, span.start + span.step * order).ravel()

@@ -34,6 +34,7 @@ PAST_FEED, PAST_DRAIN = 0.35, 0.1         # what words that go past the array ad
 SCORE_EXPERT, SCORE_PLACE, SCORE_TOP = 0.4, 1.15, 5      # what a router of scores adds: experts, their places, and places alone, in router parts
 CAUSAL = 0.014           # what a limit of keys adds to the control: 80 LUTs, 52 flip-flops
 LISTS = 0.1              # counters of a list and stages of the feeder; the registers of its words, and of what a stream brings, are bytes of a stream
+PICKS, PICK_LANE = 0.1, 9    # what chooses tokens: its counters; a lane's comparison, registers of the words in bytes of a stream
 LENGTHS = 0.12           # what run-time lengths do: 700 LUTs, 520 flip-flops, half of them registers and their reading
 
 
@@ -172,6 +173,8 @@ def _memories(c: EngineConfig) -> list[_Memory]:
         _Memory("feed", ceil(c.ti / 2), 9, 1024, wide=False),               # exponentials, two lanes a table
         _Memory("drain", ceil(c.to / 2), 36, 1024 * len(c.functions), wide=False),         # knots of the activations, two lanes a table
         *router,
+        *([_Memory("choice of tokens", 2 * c.bypass_lanes, 16, ceil(c.max_tokens / c.bypass_lanes)),       # scores, two ports to read
+           _Memory("choice of tokens", 1, 16, c.max_tokens)] if c.picks else []),
     ]
 
 
@@ -185,6 +188,8 @@ def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
         ("sequencer", "control", 1 + c.causal * CAUSAL + c.lengths * LENGTHS), ("weight FIFO", "stream byte", c.ti + c.axi_data_bits // 8),
         *([("lists", "control", LISTS), ("lists", "stream byte", 6 * c.to)] if c.list_words else []),
     ]
+    if c.picks:
+        logic += [("choice of tokens", "control", PICKS), ("choice of tokens", "stream byte", PICK_LANE * c.bypass_lanes + 4 * c.to)]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual
         logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in (("activations", 8), ("keys and values", 8), ("residual", 32))]
     if c.max_experts:

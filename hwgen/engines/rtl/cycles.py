@@ -21,6 +21,7 @@ TAKE = 2                 # the array takes a loaded tile -> the loader starts th
 AHEAD = 2                # words of a STREAM that the loader has when the drain begins to take them
 DELIVERY = 6             # a beat comes -> the loader may have its vector
 EDGE = 1e-6              # cycles: far more than rounding, far less than a beat
+PICK_LATENCY = 15        # of the list of tokens that are kept, beside its comparisons and its numbers
 KEPT = 8                 # estimates: of the chosen engine, which are asked for again
 BANK = 4                 # beats, as in templates/bench/main.cpp
 
@@ -166,6 +167,13 @@ def estimate(config: EngineConfig, instrs: tuple[Instr, ...], rows: tuple[int, .
                     begin = tile
                 feed = tile + length
                 passed.append(feed + retire - 16)
-        retired.append(feed + retire - 1)
+        retired.append(feed + retire - 1 + (_pick(config, instr, tokens) if instr.pick else 0))
         result.append(Timing(round(begin if begin is not None else feed), round(feed), round(wait_tile), round(wait_hazard)))
     return tuple(result)
+
+
+def _pick(config: EngineConfig, instr: Instr, tokens: int) -> int:
+    """Cycles from the last score to the list of the tokens that are kept (`hwgen_rtl.picker`)."""
+    lanes = config.bypass_lanes
+    count = (instr.n_tiles - 1) * lanes + instr.n_last if instr.stat == Stat.BYPASS else tokens
+    return count * -(-count // lanes) + instr.stat_count + PICK_LATENCY

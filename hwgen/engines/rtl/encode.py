@@ -13,7 +13,7 @@ from ...steps.passes.lengths import last_token
 from ...steps.passes.lists import row_words
 from ...steps.passes.rotations import period
 from ...steps.step import Step
-from ...steps.taken import Taken
+from ...steps.taken import Kept, Taken
 from ...steps.tensor import Memory, Plane, Span, Tensor, View
 
 DESTINATION = {Memory.ACT: Dst.ACT, Memory.KV: Dst.KV, Memory.SCORE: Dst.SCORE, Memory.RES: Dst.RES_SET, Memory.ROUTER: Dst.ROUTER,
@@ -105,7 +105,7 @@ class Encoder:
             case Memory.OPERAND:
                 return {"op_base": self.bases[view.tensor]}
             case Memory.LIST:
-                return {"op_base": self.bases[view.tensor], "list": 1}
+                return {"op_base": self.bases[view.tensor], "list": int(step.feed.brings)}
             case Memory.ROUTER:
                 fields = {"dst_row": view.tokens.start}
                 if len(step.sinks) == 1:
@@ -121,7 +121,7 @@ class Encoder:
         return fields | {"dst_base": self._word(view) + low, "dst_stride": view.tensor.tokens * planes_of(view.tensor),
                          "dst_group": view.position % config.ti // config.group}
 
-    def _list(self, step: Step, taken: Taken, k_tiles: int) -> dict[str, int]:
+    def _list(self, step: Step, taken: Taken | Kept, k_tiles: int) -> dict[str, int]:
         """Of the numbers of the tokens that stream."""
         if taken.place is None:
             raise ValueError(f"step {step.name!r} has no list in a memory")

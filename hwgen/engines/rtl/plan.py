@@ -48,7 +48,7 @@ STAGES: dict[str, Callable[[Instr], bool]] = {       # of `EngineConfig`: which 
     "wide": lambda instr: bool(instr.wide or instr.plane or instr.src == Src.RES), "causal": lambda instr: instr.limit > 0,
     "rotate": lambda instr: instr.operand == Operand.ROTATE, "bypass": lambda instr: instr.stat == Stat.BYPASS, "rms": lambda instr: instr.rms > 0,
     "scores": lambda instr: bool(instr.act and instr.dst == Dst.ROUTER),
-    "mixes": lambda instr: instr.stat == Stat.V_ROWS and instr.src == Src.ACT}
+    "mixes": lambda instr: instr.stat == Stat.V_ROWS and instr.src == Src.ACT, "picks": lambda instr: instr.pick > 0}
 PLACED = (Memory.ACT, Memory.KV, Memory.SCORE, Memory.RES, Memory.OPERAND, Memory.LIST)
 BY_COLUMNS = (Memory.OPERAND, Memory.LIST)      # words of To lanes, of engines whose networks ask for them
 
@@ -80,7 +80,7 @@ def schedule(model: Quantized, *, ti: int, to: int, axi_data_bits: int, fifo_bea
         max_top_k=max((top_k for _, top_k in routers), default=0), axi_data_bits=axi_data_bits, fifo_beats=fifo_beats,
         activation=" ".join(_functions(slots)) or "gelu", packed=packed, load_columns=load_columns,
         w4=any(slot.step.weights is not None and slot.step.weights.format == INT4 for slot in slots),
-        wide=False, causal=False, rotate=False, bypass=False, rms=False, lengths=False, scores=False, mixes=False,
+        wide=False, causal=False, rotate=False, bypass=False, rms=False, lengths=False, scores=False, mixes=False, picks=False,
         **{f"{memory}_words": _round(words[memory]) if words[memory] else 0 for memory in BY_COLUMNS})
     if engine is not None:
         config = _with_stages(covering((engine, config)), set())
@@ -129,7 +129,7 @@ def _passes(network: Network, ti: int, to: int, batch: int, score_words: int, ab
 def _with_stages(config: EngineConfig, names: set[str]) -> EngineConfig:
     """With these of `STAGES` and no others."""
     return replace(config, wide="wide" in names, causal="causal" in names, rotate="rotate" in names, bypass="bypass" in names, rms="rms" in names,
-                   scores="scores" in names, mixes="mixes" in names, lengths=False)
+                   scores="scores" in names, mixes="mixes" in names, picks="picks" in names, lengths=False)
 
 
 def identity(step: Step) -> Hashable:
@@ -163,8 +163,9 @@ def _round(count: int) -> int:
 
 
 def _max_tokens(slots: list[Slot[Step]], rows: dict[Tensor, int]) -> int:
-    """Accumulators, and rows of statistics."""
-    tokens = max([slot.step.tokens for slot in slots] + [first + tensor.tokens for tensor, first in rows.items()])
+    """Accumulators, rows of statistics, scores that tokens are chosen by."""
+    tokens = max([slot.step.tokens for slot in slots] + [first + tensor.tokens for tensor, first in rows.items()]
+                 + [slot.step.tokens * slot.step.columns for slot in slots if slot.step.picks])
     return max(16, 1 << (tokens - 1).bit_length())
 
 

@@ -106,6 +106,8 @@ def _written(config: EngineConfig, instr: Instr) -> Iterator[Area]:
         yield Area(QUEUES, 0, 1, 0, instr.num_experts)
         if instr.keep:
             yield Area("act", (instr.dst_base + instr.src_base) % ADDRESSES, instr.k_tiles, instr.src_stride, instr.tokens, instr.step)
+    elif instr.pick:
+        yield Area("list", instr.op_base, 1, 0, -(-instr.stat_count // config.to))
     elif instr.dst == Dst.OPERAND:
         yield replace(_operand(instr, instr.n_tiles), memory="list" if instr.op == Op.STREAM and instr.list else "operand")
     elif instr.dst != Dst.OUT:

@@ -11,12 +11,12 @@ import numpy as np
 from ... import numerics
 from ...engine import OUT_WORDS, EngineConfig
 from ...errors import ModelError
-from ...isa import FIELDS, Dst, Follow, Half, Instr, Op, Operand, Src, Stat, followed
+from ...isa import ABSENT, FIELDS, Dst, Follow, Half, Instr, Op, Operand, Src, Stat, followed
 from .hazards import MAX_SLACK
-from .lists import Lists, beyond, wrong_list
+from .lists import Lists, wrong_list
 from .program import BufferInfo, Program
 from .text import line
-from .touched import MAXIMA, PLACED, Area, Touched, sizes_of, stream_bytes
+from .touched import MAXIMA, PLACED, Area, Touched, columns, sizes_of, stream_bytes
 
 ENUMS = {"op": len(Op), "src": len(Src), "stat": len(Stat), "dst": len(Dst), "plane": len(Half), "follow": len(Follow)}
 NEVER = -1
@@ -94,6 +94,8 @@ def _range(program: Program, pc: int, instr: Instr) -> str | None:
             return f"{name} = {value} is not in {low}..{'' if high is None else high}"
     if wrong := wrong_list(instr, config):
         return wrong
+    if (instr.pick or instr.ranked) and (wrong := _picks(instr, config)):
+        return wrong
     if instr.op == Op.STREAM:
         if instr.dst != Dst.OPERAND and instr.src == Src.NORM and instr.tokens == 1 and instr.n_tiles > 1:
             return "streams words of one token to the residual stream one after the other: its statistics are written later than they are read"
@@ -124,10 +126,10 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
                                             or instr.scatter and instr.dst != Dst.RES_ADD):
         return f"takes tokens of expert {instr.expert} of {config.max_experts}: gathers activations, scatters into the residual stream"
     if instr.dst == Dst.ROUTER:
-        columns = (instr.n_tiles - 1) * config.to + instr.n_last
-        if instr.n_tiles != 1 or columns != instr.num_experts or columns > config.max_experts \
-                or not 1 <= instr.top_k <= min(columns, config.max_top_k):
-            return (f"routes to {instr.top_k} of {instr.num_experts} experts by {columns} logits, the engine does {config.max_top_k} of "
+        logits = columns(config, instr)
+        if instr.n_tiles != 1 or logits != instr.num_experts or logits > config.max_experts \
+                or not 1 <= instr.top_k <= min(logits, config.max_top_k):
+            return (f"routes to {instr.top_k} of {instr.num_experts} experts by {logits} logits, the engine does {config.max_top_k} of "
                     f"{config.max_experts}")
         if (instr.act or instr.biased) and not config.scores or instr.biased and not instr.act:
             return "routes by scores or by a bias of the choice, and the engine does not, or by a bias of logits"
@@ -158,10 +160,25 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
     return None
 
 
+def _picks(instr: Instr, config: EngineConfig) -> str | None:
+    """What keeps an instruction from choosing tokens by its results, or None."""
+    if not config.picks or not config.list_words:
+        return "chooses tokens by their scores, the engine does not"
+    row = instr.stat == Stat.BYPASS
+    fits = instr.tokens == 1 if row else instr.stat == Stat.WEIGHTS and instr.n_tiles == instr.n_last == 1
+    if instr.op != Op.MATMUL or instr.dst != Dst.OPERAND or not instr.to16 or not fits or not instr.pick \
+            or instr.list or instr.gather or instr.scatter or instr.act or instr.operand or instr.follow or instr.src == Src.EXP:
+        return "chooses tokens by what is no score of 16 bits of each, one behind the other or side by side"
+    count = columns(config, instr) if row else instr.tokens
+    if not 1 <= instr.stat_count <= count <= config.max_tokens or instr.stat_base + count > ABSENT:
+        return f"keeps {instr.stat_count} of {count} tokens from number {instr.stat_base} on, the engine chooses among {config.max_tokens}"
+    return None
+
+
 def _operands(instr: Instr, config: EngineConfig) -> str | None:
     """What is wrong with how an instruction uses the operand memory, or None."""
     wanted = {Operand.MULTIPLY: (Dst.ACT, Dst.KV), Operand.ADD: (Dst.SCORE,), Operand.ROTATE: (Dst.ACT, Dst.KV)}
-    if instr.dst == Dst.OPERAND and not (config.operand_words and instr.to16):
+    if instr.dst == Dst.OPERAND and not instr.pick and not (config.operand_words and instr.to16):
         return "stores operands, which have 16 bits, or the engine has no memory for them"
     if instr.operand == Operand.NONE:
         return "repeats operands and has none" if instr.op_period else None
@@ -197,7 +214,7 @@ def _past(instr: Instr, config: EngineConfig) -> str | None:
         return "goes past the array, the engine has no such way"
     if instr.src not in (Src.NORM, Src.RES) or instr.k_tiles != 1 or instr.gather or instr.scatter or instr.keep or instr.act:
         return "goes past the array, which words of the residual stream do, alone and without an activation"
-    if instr.dst not in (Dst.ACT, Dst.KV, Dst.RES_SET, Dst.RES_ADD):
+    if instr.dst not in (Dst.ACT, Dst.KV, Dst.RES_SET, Dst.RES_ADD) and not instr.pick:
         return f"goes past the array to {Dst(instr.dst).name}"
     return f"the last of its tiles of {config.bypass_lanes} lanes has {instr.n_last}" if instr.n_last > config.bypass_lanes else None
 
@@ -242,7 +259,7 @@ def _replay(program: Program, task: int, length: int) -> None:
     for place, buffer in enumerate(program.buffers):
         born.setdefault(buffer.first, []).append(place)
         gone.setdefault(buffer.last, []).append(buffer)
-    replay, lists = _Replay(program.config, length), Lists(program)
+    replay, lists, behind = _Replay(program.config, length), Lists(program), False
     owner = {memory: np.full(len(replay.writer[memory]), NEVER, np.int32) for memory in PLACED}
     for pc, instr in enumerate(program.instrs):
         for place in born.get(pc, []):
@@ -252,8 +269,11 @@ def _replay(program: Program, task: int, length: int) -> None:
         if done is not None and (not instr.pred or instr.task == task):
             tokens = lists.tokens(done)
             touched = Touched.by(program.config, done, tokens)
+            if behind and done.slack and done.op == Op.MATMUL:
+                raise failure(pc, instr, f"slack = {done.slack} behind an instruction that chooses tokens, which is under way for longer than others")
             lists.bring(pc, done)
-            if wrong := beyond(done, tokens) or next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) \
+            behind = bool(done.pick)
+            if wrong := lists.beyond(done, tokens) or next(filter(None, (_dead(area, program, owner) for area in touched.all)), None) \
                     or replay.run(done, touched):
                 raise failure(pc, instr, wrong + (f", in a sequence of {length} tokens" if length else ""))
         for buffer in gone.get(pc, []):

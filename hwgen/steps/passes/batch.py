@@ -12,7 +12,7 @@ from ..format import WIDE
 from ..param import Param
 from ..stages import Add, Bias, Constant, Exp2, Host, Keys, Mean, Multiply, Requant, Rotate, Values
 from ..step import Network, Step
-from ..taken import Taken
+from ..taken import Kept, Taken
 from ..tensor import Memory, Span, Tensor, View
 from ..walk import with_tensors
 
@@ -26,6 +26,10 @@ def batch(network: Network, images: int) -> Network:
     """
     if images == 1:
         return network
+    chosen = next((step for step in network.steps if isinstance(step.taken, Kept)), None)
+    if chosen is not None:
+        raise CapacityError("keeps the tokens with the largest scores, which are others in each image: that is not done for several images at once",
+                            where=f"node {chosen.node!r}", hint="compile without --batch")
     embed, front = _embedding(network)
     patches = network.input[1]
     biases = {stage.view.tensor for step in network.steps for stage in step.drain if isinstance(stage, Bias)}          # of every image
@@ -47,7 +51,7 @@ def batch(network: Network, images: int) -> Network:
                 _start(table, embed, front, images) if embed is not None and step.sink.tensor == embed.sink.tensor else _tiled(table, images))))
         elif isinstance(step.tile, (Keys, Values)):
             steps += [_image(step, changed, index) for index in range(images)]
-        elif step.taken is not None:
+        elif isinstance(step.taken, Taken):
             steps += _taken(step, changed, images, step.taken, front if step.source.tensor == patches else 0)
         elif step.sink.tensor.memory is Memory.OUT or not step.source.whole:
             steps += _some(step, changed, images)

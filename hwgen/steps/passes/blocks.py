@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ..stages import Add, Requant, Table
 from ..step import Network, Step
+from ..taken import Taken
 from ..tensor import Memory, Span, Tensor
 from ..walk import tensors
 
@@ -67,7 +68,7 @@ def _some(step: Step, whole: Step, start: int, count: int, reads: bool) -> Step:
     view = whole.source if reads else whole.sink
     tokens = replace(view.tokens, start=view.tokens.start + start * view.tokens.step, count=count)
     place = replace(view, tokens=tokens)
-    changed = replace(step, taken=step.taken.some(Span(start, count))) if reads and step.taken is not None else replace(
+    changed = replace(step, taken=step.taken.some(Span(start, count))) if reads and isinstance(step.taken, Taken) else replace(
         step, source_view=place) if reads else replace(
         step, sinks=(place,), drain=tuple(Add(place) if isinstance(stage, Add) else stage for stage in step.drain))
     total = whole.sink.tokens.count

@@ -13,7 +13,7 @@ from ..format import WIDE
 from ..param import Param
 from ..stages import Constant, Identity
 from ..step import Network, Step
-from ..taken import NOTHING, Taken
+from ..taken import NOTHING, Kept, Taken
 from ..tensor import Memory, Tensor
 
 ROWS = 16               # words of the constant in a column of tiles: the least that fills a memory, so no accumulator is deeper for it
@@ -26,7 +26,7 @@ def bring_lists(network: Network, lanes: int) -> Network:
     parts: list[np.ndarray] = []
     words = 0
     for step in network.steps:
-        if step.taken is not None and (key := _key(step, step.taken)) not in found:
+        if isinstance(step.taken, Taken) and (key := _key(step, step.taken)) not in found:
             if step.source.tokens.stop > ABSENT:
                 raise CapacityError(f"takes tokens of {step.source.tensor} by an order, numbers of tokens have {ABSENT - 1} at most",
                                     where=f"node {step.node!r}", hint="use a smaller image")
@@ -42,14 +42,14 @@ def bring_lists(network: Network, lanes: int) -> Network:
     table = np.ascontiguousarray(table.reshape(count, ROWS, lanes).transpose(1, 0, 2).reshape(ROWS, count * lanes))
     digest = hashlib.sha256(table.tobytes()).hexdigest()[:12]
     place = Tensor("lists", WIDE, ROWS, count * lanes, memory=Memory.LIST).view()
-    first = next(step for step in network.steps if step.taken is not None)
+    first = next(step for step in network.steps if isinstance(step.taken, Taken))
     brings = Step("lists", first.node, Constant(Param(f"orders.{digest}", table)), Identity(), (place,), about="orders of tokens")
-    steps = [step if step.taken is None else replace(step, taken=replace(step.taken, place=place, first=found[_key(step, step.taken)]))
+    steps = [replace(step, taken=replace(step.taken, place=place, first=found[_key(step, step.taken)])) if isinstance(step.taken, Taken) else step
              for step in network.steps]
     return replace(network, steps=(steps[0], brings, *steps[1:]))
 
 
-def row_words(taken: Taken, lanes: int) -> int:
+def row_words(taken: Taken | Kept, lanes: int) -> int:
     """Words of a tap."""
     return -(-taken.tokens // lanes)
 

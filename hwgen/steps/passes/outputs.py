@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..stages import Mean
 from ..step import Network, Step
+from ..taken import Taken
 from ..tensor import Memory, Span, View
 
 
@@ -22,7 +23,8 @@ def _pieces(step: Step, rows: int) -> Iterator[Step]:
         return
     for first in range(0, tokens, rows):
         count = min(rows, tokens - first)
-        reads = {"source_view": _some(step.source, first, count)} if step.taken is None else {"taken": step.taken.some(Span(first, count))}
+        reads = {"taken": step.taken.some(Span(first, count))} if isinstance(step.taken, Taken) else {
+            "source_view": _some(step.source, first, count)}
         yield replace(step, **reads, sinks=(_some(step.sink, first, count),),
                       part=f"{step.part}.tokens{first}".lstrip("."), macs=step.macs * count // tokens,
                       about=f"{step.about}, tokens {first}..")

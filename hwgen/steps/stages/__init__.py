@@ -11,6 +11,7 @@ from .host import Host
 from .mean import Mean
 from .multiply import Multiply
 from .normalize import Normalize
+from .pick import Pick
 from .plain import Plain
 from .requant import Requant
 from .rescale import Rescale
@@ -24,8 +25,8 @@ from .tile import Diagonal, Identity, Keys, Stationary, Tile, Values
 
 FEEDS: tuple[type[Feed], ...] = (Plain, Host, Constant, Normalize, Rescale, Exp2, Gather)
 TILES: tuple[type[Tile], ...] = (Stationary, Diagonal, Keys, Values, Identity)
-STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Rotate, Bias, Score, Add, Mean, Route, Choose)
+STAGES: tuple[type[Stage], ...] = (Requant, Restore, RowFactor, Table, Multiply, Rotate, Bias, Score, Add, Mean, Route, Choose, Pick)
 
 __all__ = ["FEEDS", "STAGES", "TILES", "Add", "Bias", "Choose", "Constant", "Diagonal", "Exp2", "Feed", "Gather", "Host", "Identity", "Keys",
-           "Mean", "Multiply", "Normalize", "Plain", "Queue", "Requant", "Rescale", "Restore", "Rotate", "Route", "RowFactor", "Run", "Score",
-           "Stage", "Stationary", "Table", "Tile", "Values"]
+           "Mean", "Multiply", "Normalize", "Pick", "Plain", "Queue", "Requant", "Rescale", "Restore", "Rotate", "Route", "RowFactor", "Run",
+           "Score", "Stage", "Stationary", "Table", "Tile", "Values"]

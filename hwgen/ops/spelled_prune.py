@@ -1,0 +1,145 @@
+"""Pruning of tokens by score as ONNX files spell it: TopK, and whatever gathers tokens by its indices, found by what it computes.
+
+What is between the indices and the result is evaluated on random tokens and indices, what is between a Linear and the indices on random logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from ..functions import Act
+from ..graph import Array
+from ..matching.opgraph import Op
+from ..matching.region import Region, Unprovable, region
+from ..matching.trial import Bound, Mismatch, Trial
+from .activation import Activation
+from .linear import Linear
+
+KINDS = ("Concat", "GatherElements", "Gather", "GatherND")             # what may give the tokens that are kept
+LIMIT = 200                      # operators between a score and the tokens that are kept
+DRAWS = 4
+RISING = (Act("sigmoid"), Act("tanh"))             # functions that keep an order
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """``front`` tokens of the ir value ``bound`` and ``keep`` of the others, as `Prune` has them; top: the TopK; ops: all that is between."""
+
+    bound: Bound
+    front: int
+    keep: int
+    ranked: bool
+    top: Op
+    ops: tuple[Op, ...]
+
+
+def choice(op: Op, trial: Trial) -> Choice | None:
+    """What tokens ``op`` gives, by a TopK; None when it is not that. Raises Mismatch where it gives tokens in another way."""
+    near = region(trial.graph, op, lambda value: known(trial, value), LIMIT) if "TopK" in trial.graph.operators else None
+    top = None if near is None else next((part for part in near.ops[:-1] if part.kind == "TopK"), None)
+    if near is None or top is None or len(top.outputs) < 2 or any(shape is None for shape in (*top.shapes, *op.shapes)):
+        return None
+    index = top.outputs[1]
+    moves = region(trial.graph, op, lambda value: value == index or known(trial, value), LIMIT)
+    values = {value: trial.bound[value] for value in (moves.leaves if moves is not None else ()) if value != index and value in trial.bound}
+    if moves is None or index not in moves.leaves or len(values) != len(moves.leaves) - 1 or len({bound.value for bound in values.values()}) != 1:
+        return None
+    bound = next(iter(values.values()))
+    known_best = math.prod(top.shape(1))
+    count = top.ref(0).shape[top.integer("axis", -1)]
+    if len(bound.shape) != 2 or bound.affine is not None or math.prod(top.ref(0).shape) != count or op.shape(0)[-1] != bound.shape[1] \
+            or math.prod(op.shape(0)) % bound.shape[1]:
+        return None
+    orders = _orders(count, known_best)
+    rows = [_rows(moves, op, values, bound, index, top.shape(1), order, seed) for seed, order in enumerate(orders)]
+    numbers = [row for row in rows if row is not None]
+    if len(numbers) < len(rows):
+        return None
+    front = bound.shape[0] - count
+    keep = len(numbers[0]) - front
+    if not 1 <= keep <= known_best or any(not np.array_equal(row[:front], np.arange(front)) for row in numbers):
+        raise Mismatch(f"gives {len(numbers[0])} tokens of {bound.value!r} {list(bound.shape)} by scores of {count}; supported are the tokens in "
+                       "front that have no score, then those with the largest scores", op.name)
+    ranked = all(np.array_equal(row[front:] - front, order[:keep]) for row, order in zip(numbers, orders, strict=True))
+    if not ranked and any(not np.array_equal(row[front:] - front, np.sort(order[:keep])) for row, order in zip(numbers, orders, strict=True)):
+        raise Mismatch(f"keeps {keep} of {count} tokens of {bound.value!r} in an order that is neither that of their scores nor their own", op.name)
+    return Choice(bound, front, keep, ranked, top, near.ops)
+
+
+def known(trial: Trial, value: str) -> bool:
+    """Whether it is a value of the network."""
+    bound = trial.bound.get(value)
+    return bound is not None and (bound.node is not None or not bound.anchor)
+
+
+def linear_score(trial: Trial, found: Choice) -> tuple[str, Array | None]:
+    """The ir value whose one result is the score of each token, or rises with it; or a Linear, and the column [results] that it is times its
+    weight. Raises Mismatch when it is made otherwise, and Unprovable."""
+    part = region(trial.graph, found.top, lambda value: known(trial, value), LIMIT)
+    bounds = {value: trial.bound[value] for value in (part.leaves if part is not None else ()) if value in trial.bound}
+    if part is None or len(bounds) != 1:
+        raise Mismatch(f"keeps tokens by scores of {found.top.name!r} that are made of {len(bounds)} values; supported is what one Linear gives",
+                       found.top.name)
+    (value, bound), = bounds.items()
+    count = found.bound.shape[0] - found.front
+    if len(bound.shape) != 2 or not count <= bound.shape[0] <= found.bound.shape[0] or bound.affine is not None:
+        raise Mismatch(f"keeps tokens by {value!r} {list(bound.shape)}, which is no score of each of {count} tokens", found.top.name)
+    for column in _columns(bound.shape[1]):
+        if all(_chooses(part, found, value, bound, column, seed) for seed in range(DRAWS)):
+            name, node = bound.value, bound.node
+            while isinstance(node, Activation) and node.kind in RISING:
+                name, node = node.x, trial.made.get(node.x)
+            if node is bound.node and column.tolist() == [1.0]:
+                return name, None
+            if isinstance(node, Linear):
+                return name, column
+            break
+    raise Mismatch(f"keeps tokens by what is made of {value!r} {list(bound.shape)}, which is no result of a Linear, no difference of two and nothing "
+                   "that rises with one", found.top.name)
+
+
+def _columns(count: int) -> Iterator[Array]:
+    """What of so many results may be the score: one of them, or less another one, or the other way round."""
+    for first in range(min(count, 8)):
+        for sign in (1.0, -1.0):
+            column = np.zeros(count)
+            column[first] = sign
+            yield column
+            for second in range(min(count, 8)):
+                if first < second:
+                    other = column.copy()
+                    other[second] = -sign
+                    yield other
+
+
+def _chooses(part: Region, found: Choice, value: str, bound: Bound, column: Array, seed: int) -> bool:
+    """Whether the indices are those of the largest of random results times the column."""
+    results = np.random.default_rng(seed).normal(0, 1, bound.shape).astype(np.float32)
+    flat = bound.onnx(results).astype(np.float32).reshape(part.graph.shapes[value])
+    index = part.run({value: flat}, {found.top.outputs[1]})[found.top.outputs[1]].ravel()[:found.keep]
+    count = found.bound.shape[0] - found.front
+    right = np.argsort(-(results @ column)[len(results) - count:], kind="stable")[:found.keep]
+    return np.array_equal(index, right) if found.ranked else np.array_equal(np.sort(index), np.sort(right))
+
+
+def _orders(count: int, keep: int) -> list[Array]:
+    return [np.random.default_rng(seed).permutation(count)[:keep] for seed in range(DRAWS)]
+
+
+def _rows(moves: Region, op: Op, values: Mapping[str, Bound], bound: Bound, index: str, shape: tuple[int, ...], order: Array,
+          seed: int) -> Array | None:
+    """Which token of random ones each row of the result is; None where one is none of them."""
+    x = np.random.default_rng(seed).normal(0, 1, bound.shape).astype(np.float32)
+    given = {value: one.onnx(x).reshape(moves.graph.shapes[value]) for value, one in values.items()}
+    try:
+        y = moves.run({**given, index: order.astype(np.int64).reshape(shape)}, {op.outputs[0]})[op.outputs[0]]
+    except Unprovable:
+        return None
+    rows = np.asarray(y, np.float32).reshape(-1, bound.shape[1])
+    places = {row.tobytes(): place for place, row in enumerate(np.ascontiguousarray(x * np.float32(bound.factor)))}
+    numbers = [places.get(row.tobytes()) for row in np.ascontiguousarray(rows)]
+    return None if None in numbers else np.array(numbers)

@@ -1,0 +1,142 @@
+"""Pruning of tokens by score: read as exporters spell it, and what it computes in numpy, RTL and C++."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from hwgen import api, numerics, ops
+from hwgen.engines.rtl.plan import schedule
+from hwgen.engines.rtl.verify import verify as verify_program
+from hwgen.errors import CapacityError, ModelError
+from hwgen.graph import evaluate
+from hwgen.importer import check_model, import_model
+from hwgen.isa import Op, Stat
+from hwgen.quantizer import quantize
+from hwgen.steps import golden
+from hwgen.steps.stages import Pick
+from hwgen.steps.taken import Kept
+from hwgen.steps.verify import verify
+from onnx_nets import CLASSES, DIM, Net, result
+import prune_nets
+from prune_nets import KEEP, PRUNED, gathered, network, patches, top
+from qgraphs import random_qgraph
+
+IMAGES = np.random.default_rng(7).normal(size=(12, 1, prune_nets.SIDE, prune_nets.SIDE)).astype(np.float32)
+
+
+def saved(net: Net, path):
+    return net.save(path, {"y": result(net)}, [1, CLASSES])
+
+
+@pytest.mark.parametrize("spelling", PRUNED.values(), ids=PRUNED)
+def test_pruning_is_read(spelling, tmp_path):
+    """As onnxruntime computes it; in integers another token is kept where scores are close, which the accuracy shows."""
+    path = saved(network(spelling, "mean"), tmp_path / "net.onnx")
+    graph = import_model(path).model.tasks[0]
+    (node,) = (node for node in graph.nodes if isinstance(node, ops.Prune))
+    assert (node.front, node.keep, node.ranked) == (1, KEEP, spelling.__name__ != "sorted_as_they_stand")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"x": image[None]})[0] for image in IMAGES])
+    np.testing.assert_allclose(evaluate.run(graph, {"x": IMAGES})["y"], wanted, atol=2e-5)
+    quantized = quantize(import_model(path).model, {"x": IMAGES}).tasks[0]
+    verify(quantized)
+    error = golden.run(quantized, IMAGES)["y"] * quantized.outputs[0].scale.array / quantized.outputs[0].tokens - wanted
+    assert 10 * np.log10((wanted ** 2).sum() / (error ** 2).sum()) > 15
+
+
+def test_ties_go_to_the_token_in_front():
+    scores = np.array([[3, 5, 3, 5, -32767, 3]])
+    assert numerics.best(scores, 4, True).tolist() == [[1, 3, 0, 2]] and numerics.best(scores, 4, False).tolist() == [[0, 1, 2, 3]]
+    quantized = random_qgraph(3, blocks="dd", tokens=11, prune="index").tasks[0]
+    pick = next(stage for step in quantized.steps for stage in step.drain if isinstance(stage, Pick))
+    assert (pick.first, pick.keep, pick.ranked) == (1, 5, False)
+
+
+@pytest.mark.parametrize("array", [(8, 8), (32, 16)])
+def test_the_rtl_computes_it_word_by_word(array, tmp_path):
+    path = saved(network(PRUNED["log softmax of two"]), tmp_path / "net.onnx")
+    run = api.compile(path, array=array, calib={"x": IMAGES}, out=tmp_path / "b").simulate({"x": IMAGES[:3]})
+    assert run.bit_exact and run.words == 3 * CLASSES
+
+
+def refused(build, folder) -> str:
+    net = Net()
+    t = prune_nets.embed(net)
+    t = net.add(t, net.attention(net.norm(t)))
+    t = build(net, t, net.norm(t))
+    net.head(net.norm(net.add(t, net.mlp(net.norm(t)))))
+    checked = check_model(saved(net, folder / "net.onnx"))
+    assert not checked.ok
+    return str(checked.error)
+
+
+def by_a_softmax_of_three(net: Net, t: str, x: str) -> str:
+    probabilities = net.op("Softmax", net.linear(patches(net, x), DIM, 3), axis=-1)
+    return gathered(net, t, top(net, net.op("Gather", probabilities, net.const(0, np.int64), axis=2)))
+
+
+def back_to_front(net: Net, t: str, x: str) -> str:
+    index = top(net, prune_nets.flat(net, net.linear(patches(net, x), DIM, 1)))
+    turned = net.op("Slice", index, net.ints(-1), net.ints(-KEEP - 1), net.ints(1), net.ints(-1))
+    return gathered(net, t, turned)
+
+
+def without_the_first(net: Net, t: str, x: str) -> str:
+    index = top(net, prune_nets.flat(net, net.linear(patches(net, x), DIM, 1)))
+    wide = net.op("Expand", net.op("Unsqueeze", index, net.ints(-1)), net.ints(1, KEEP, DIM))
+    second = net.op("Slice", t, net.ints(1), net.ints(2), net.ints(1))
+    return net.op("Concat", second, net.op("GatherElements", patches(net, t), wide, axis=1), axis=1)
+
+
+@pytest.mark.parametrize("build, reason", [
+    (by_a_softmax_of_three, "which is no result of a Linear, no difference of two and nothing that rises with one"),
+    (back_to_front, "in an order that is neither that of their scores nor their own"),
+    (without_the_first, "supported are the tokens in front that have no score, then those with the largest scores")])
+def test_other_choices_are_refused(build, reason, tmp_path):
+    error = refused(build, tmp_path)
+    assert reason in error and "node" in error, error
+
+
+def test_several_images_at_once_are_refused():
+    with pytest.raises(CapacityError, match="keeps the tokens with the largest scores, which are others in each image"):
+        schedule(random_qgraph(3, blocks="dd", prune="ranked"), ti=8, to=8, axi_data_bits=64, batch=2)
+
+
+PROGRAM = schedule(random_qgraph(1, blocks="dd", tokens=11, prune="ranked"), ti=8, to=8, axi_data_bits=64)
+PLACE = next(pc for pc, instr in enumerate(PROGRAM.instrs) if instr.pick)
+
+
+@pytest.mark.parametrize("fields, config, text", [
+    ({}, {"picks": False}, "the engine does not"), ({"to16": 0}, {}, "no score of 16 bits"), ({"n_last": 2}, {}, "no score of 16 bits"),
+    ({"stat_count": 0}, {}, "keeps 0 of 10 tokens"), ({"stat_count": 11}, {}, "keeps 11 of 10 tokens"), ({"pick": 0}, {}, "no score of 16 bits"),
+    ({"stat_base": 1 << 14}, {}, "from number 16384 on"), ({"stat_base": 5}, {}, "takes token 14 of a source of 11 tokens"),
+    ({"op_base": 4000}, {}, "touches word 4000 of list"), ({"stat": int(Stat.BYPASS), "k_hi": 8, "k_tiles": 1}, {}, "no score of 16 bits")])
+def test_programs_that_choose_tokens(fields, config, text):
+    verify_program(PROGRAM)
+    instrs = [replace(instr, **fields) if pc == PLACE else instr for pc, instr in enumerate(PROGRAM.instrs)]
+    with pytest.raises(ModelError, match=text):
+        verify_program(replace(PROGRAM, instrs=tuple(instrs), config=replace(PROGRAM.config, **config)))
+
+
+def test_the_instruction_behind_a_choice_waits_for_it():
+    """It is under way for longer than any other: what came behind it would retire before it."""
+    assert PROGRAM.instrs[PLACE + 1].op == Op.MATMUL and PROGRAM.instrs[PLACE + 1].slack == 0
+    instrs = [replace(instr, slack=1) if pc == PLACE + 1 else instr for pc, instr in enumerate(PROGRAM.instrs)]
+    with pytest.raises(ModelError, match="behind an instruction that chooses tokens"):
+        verify_program(replace(PROGRAM, instrs=tuple(instrs)))
+
+
+@pytest.mark.parametrize("change, text", [
+    (lambda step: replace(step, drain=(step.drain[0], replace(step.drain[1], keep=11))), "keeps 11 of 10 tokens"),
+    (lambda step: replace(step, drain=(step.drain[0], replace(step.drain[1], first=2))), "does not choose among them")])
+def test_steps_that_choose_tokens(change, text):
+    network_of = random_qgraph(1, blocks="dd", tokens=11, prune="ranked").tasks[0]
+    with pytest.raises(ModelError, match=text):
+        verify(replace(network_of, steps=tuple(change(step) if step.picks else step for step in network_of.steps)))
+    assert sum(isinstance(step.taken, Kept) for step in network_of.steps) == 1
+
+
