@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .steps.step import Network, Quantized, Step
+from .steps.taken import NOTHING, Taken
 
 RUNS = ("it runs, but this engine is made for attention. A convolution takes a pass of the array for each of its taps, a depthwise one uses a "
         "diagonal of each tile")
@@ -25,7 +28,11 @@ def notes(model: Quantized) -> list[str]:
 
 
 def _convolves(step: Step) -> bool:
-    return step.taken is not None and step.taken.taps > 1
+    """Whether it takes tokens again and again, or zeros beside them; neighbours that are merged, each once, are none."""
+    if not isinstance(step.taken, Taken) or step.taken.taps == 1:
+        return False
+    order = step.taken.order.array
+    return np.unique(order).size < order.size or bool((order == NOTHING).any())
 
 
 def _multiplied(step: Step) -> int:

@@ -1,4 +1,4 @@
-"""Routers: how often the integer network sends a token to other experts than the float network does."""
+"""Routers: how often the integer network sends a token to other experts than the float network does, or keeps another token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK = 2                   # images worked on at a time
 
 @dataclass(frozen=True, repr=False)
 class RouterFlips:
-    """What one router of one task decides.
+    """What one router of one task decides, or one choice of tokens: there a token's expert is whether it is kept.
 
     task: name of the network; node: ONNX name. decisions: tokens it chose experts for, over all images. flips: those whose set of experts is
     another one in the integer network than in the float network, each on the values of its own network. reordered: those whose experts are the
@@ -49,7 +49,7 @@ def router_flips(graphs: Sequence[Graph], networks: Sequence[Network], images: d
 
 def _flips(graph: Graph, network: Network, images: dict[str, Array]) -> list[RouterFlips]:
     """Of one task: the routing steps of a node's name are its routers, in order."""
-    if not any(step.routes for step in network.steps):
+    if not any(step.routes or step.picks for step in network.steps):
         return []
     counts: dict[str, tuple[str, Array]] = {}
     for start in range(0, len(next(iter(images.values()))), CHUNK):
@@ -58,7 +58,7 @@ def _flips(graph: Graph, network: Network, images: dict[str, Array]) -> list[Rou
         words = golden.trace(network, next(iter(some.values())), detail=True)
         queued: dict[str, list[Array]] = {}
         for step in network.steps:
-            if step.routes:
+            if step.routes or step.picks:
                 queued.setdefault(step.node, []).append(words[f"{step.value}.experts"])
         for node in graph.nodes:
             right = node.chosen(*(values[value] for value in node.inputs))

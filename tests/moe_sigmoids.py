@@ -48,6 +48,19 @@ def sigmoids_of_the_chosen(m: Mix) -> str:
 
 
 @spelling(PLAIN)
+def one_over_one_plus_exp(m: Mix) -> str:
+    """1 / (1 + exp(-x))"""
+    one = m.net.const(1.0)
+    return weighed(m, *top_of(m, m.op("Div", one, m.op("Add", one, m.op("Exp", m.op("Neg", m.logits()))))))
+
+
+@spelling(PLAIN)
+def reciprocal_of_exp(m: Mix) -> str:
+    raised = m.op("Exp", m.op("Mul", m.logits(), m.net.const(-1.0)))
+    return weighed(m, *top_of(m, m.op("Reciprocal", m.op("Add", raised, m.net.const(1.0)))))
+
+
+@spelling(PLAIN)
 def masked_by_the_kth(m: Mix) -> str:
     scores = m.op("Sigmoid", m.logits())
     top, _ = top_of(m, scores)

@@ -16,6 +16,7 @@ from hwgen.graph import evaluate
 from hwgen.importer import check_model, import_model
 from hwgen.isa import Op, Stat
 from hwgen.quantizer import quantize
+from hwgen.routers import router_flips
 from hwgen.steps import golden
 from hwgen.steps.stages import Pick
 from hwgen.steps.taken import Kept
@@ -46,6 +47,21 @@ def test_pruning_is_read(spelling, tmp_path):
     verify(quantized)
     error = golden.run(quantized, IMAGES)["y"] * quantized.outputs[0].scale.array / quantized.outputs[0].tokens - wanted
     assert 10 * np.log10((wanted ** 2).sum() / (error ** 2).sum()) > 15
+
+
+def test_tokens_that_the_float_network_does_not_keep_are_counted(tmp_path):
+    path = saved(network(PRUNED["gather elements"]), tmp_path / "net.onnx")
+    model = import_model(path).model
+    quantized = quantize(model, {"x": IMAGES})
+    (found,) = router_flips(model.tasks, quantized.tasks, {"x": IMAGES})
+    (node,) = (node for node in model.tasks[0].nodes if isinstance(node, ops.Prune))
+    values = evaluate.trace(model.tasks[0], {"x": IMAGES})
+    right = node.chosen(values[node.x], values[node.score])
+    step = next(step for step in quantized.tasks[0].steps if step.picks)
+    kept = golden.trace(quantized.tasks[0], IMAGES)[step.value][:, 0]
+    mine = np.zeros(right.shape[:2], int)
+    np.put_along_axis(mine, kept - 1, 1, axis=1)
+    assert found.decisions == right.size == len(IMAGES) * prune_nets.COUNT and found.flips == (mine != right[..., 0]).sum() < found.decisions / 4
 
 
 def test_ties_go_to_the_token_in_front():

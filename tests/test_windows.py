@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from hwgen import api, ops, quantizer
+from hwgen import api, convolutions, ops, quantizer
 from hwgen.devices.memory import MemoryModel
 from hwgen.importer import import_model
 from hwgen.steps import golden
@@ -30,6 +30,7 @@ def test_windows_and_shifts(options, tmp_path):
         assert len(orders) == (4 if options.get("stages") == 1 else 5)             # in front of q, k and v, and of the projection, each block; merging
     network = quantizer.quantize(model, {"x": IMAGES}).tasks[0]
     verify(network)
+    assert convolutions.share(network) == 0                         # neighbours that are merged are no convolution
     session, (output,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), network.outputs
     wanted = np.concatenate([session.run(None, {"x": IMAGES[i:i + 1]})[0] for i in range(8)]).reshape(8, -1)
     found = golden.run(network, IMAGES[:8])["y"] * np.tile(output.scale.array, wanted.shape[1] // 3) / output.tokens

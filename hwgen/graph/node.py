@@ -94,7 +94,7 @@ class Node(ABC):
         return None
 
     def chosen(self, *operands: Array) -> Array | None:
-        """The experts each token is sent to, int64 [B, tokens, k], the largest score first; None where nothing is routed."""
+        """The experts each token is sent to, int64 [B, tokens, k], the largest score first, or whether it is kept; None where nothing is routed."""
         return None
 
     def formats(self) -> tuple[FixedFormat, ...]:

@@ -283,8 +283,8 @@ def moe(op: Op, trial: Trial) -> Match | None:
     w = whole.weights.behind(scale, offset)
     gate, gate_bias = logits.gate.weight, logits.gate.bias
     scale, offset = _affine_of(logits.bound, gate.shape[-1])
-    if (scale * logits.factor != 1).any() or offset.any():
-        gate, gate_bias = gate * (scale * logits.factor), (gate_bias * scale + offset) * logits.factor
+    if (scale * whole.factor != 1).any() or offset.any():
+        gate, gate_bias = gate * (scale * whole.factor), (gate_bias * scale + offset) * whole.factor
     made, read = _kind(value, logits.gate.x)
     node = made(op.name, op.outputs[0], value, gate=trial.array(gate), gate_bias=trial.array(gate_bias), w1=trial.array(w.w1), b1=trial.array(w.b1),
                w2=trial.array(w.w2), b2=trial.array(w.b2), w3=trial.array(w.w3), b3=trial.array(w.b3),

@@ -58,6 +58,13 @@ class Prune(Operator):
         order = np.argsort(-score[:, score.shape[1] - (x.shape[1] - self.front):, 0], axis=-1, kind="stable")[:, :self.keep]
         return order if self.ranked else np.sort(order, axis=-1)
 
+    def chosen(self, *operands: Array) -> Array:
+        """1 for the tokens with scores that are kept, 0 for others, [B, tokens, 1]."""
+        kept = self.kept(*operands)
+        found = np.zeros((len(kept), operands[0].shape[1] - self.front, 1), np.int64)
+        np.put_along_axis(found[..., 0], kept, 1, axis=-1)
+        return found
+
     def lower(self, to: Lowering) -> None:
         """Its steps come with the residual stream that starts with it."""
 

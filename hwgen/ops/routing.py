@@ -8,7 +8,7 @@ routing the hardware has. Logits closer than an order of additions can turn are 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 import math
 
@@ -26,6 +26,7 @@ ROWS = 48                        # of random logits, at least
 APART = 1e-3                     # difference of scores, at least
 FAR = 30.0                       # of a logit above all others
 TOLERANCE = 1e-4                 # of the largest value
+SIGMOIDS = ("Sigmoid", "Exp")    # operators that a sigmoid is made of
 ABSENT = "an expert that no token chose when the network was traced"     # nobody can run what is not there
 
 
@@ -50,17 +51,28 @@ class Routing:
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """The weights as the operator MoE has them, in the order of the router; factor: of every score; positions: of `Match`."""
+    """The weights as the operator MoE has them, in the order of the router; factor: of the logits; positions: of `Match`."""
 
     weights: Weights
     act: Act
     routing: Routing
     positions: Array
+    factor: float
 
 
 def routed(found: Mixture, name: str) -> Routed:
-    """Raises Mismatch with what does not fit, and Unprovable where an operator cannot be evaluated. name: of the result, for messages."""
-    return Router(found, name).run()
+    """Raises Mismatch with what does not fit, and Unprovable where an operator cannot be evaluated. name: of the result, for messages. What
+    takes an exponential of the logits' opposite may be a sigmoid of them."""
+    try:
+        return Router(found, name).run()
+    except Mismatch:
+        if not found.has("Exp") or found.has("Softmax"):
+            raise
+        try:
+            return Router(replace(found, logits=replace(found.logits, factor=-found.logits.factor)), name).run()
+        except Mismatch:
+            pass
+        raise
 
 
 class Router:
@@ -93,7 +105,7 @@ class Router:
         places, scale = placed
         weights = weights.of(places)
         routing = self._routing(weights, act, scale)
-        return Routed(weights.times(scale), act, routing, self.positions)
+        return Routed(weights.times(scale), act, routing, self.positions, self.found.logits.factor)
 
     # ---------------------------------------------------------------- running it
 
@@ -203,7 +215,7 @@ class Router:
     def _favours(self, expert: int) -> Array:
         """A row of logits where one stands far above the others, as many times as there are runs for all."""
         row = -1.0 * self.rng.permutation(self.count)
-        if self.found.has("Sigmoid"):                        # of which all count, however far below the largest
+        if self.found.has(*SIGMOIDS):                        # of which all count, however far below the largest
             row -= FAR
         row[expert] = FAR
         return row[None] / self.found.logits.factor
@@ -262,7 +274,7 @@ class Router:
         sums = [(op.kind, ref.array.reshape(-1)) for op in self.found.region.ops if op.kind in ("Add", "Sub") for ref in op.inputs
                 if isinstance(ref, Const) and ref.array.size == self.count > 1 and ref.array.dtype.kind == "f"]
         biases = [np.zeros(0), *(array.astype(np.float64) * (-1 if kind == "Sub" else 1) for kind, array in sums)]
-        kinds = [(False, np.zeros(0)), *((True, bias) for bias in biases if self.found.has("Sigmoid"))]
+        kinds = [(False, np.zeros(0)), *((True, bias) for bias in biases if self.found.has(*SIGMOIDS))]
         for (sigmoid, bias), k, renormalize in product(kinds, range(1, self.count + 1), (False, True)):
             yield Routing(k, renormalize, sigmoid, bias)
 

@@ -30,8 +30,11 @@ class Pick(Stage):
     def evaluate(self, x: np.ndarray, run: Run) -> np.ndarray:
         """Scores [B, tokens, 1] or [B, 1, tokens] -> [B, 1, keep]"""
         scores = x.reshape(len(x), -1)
-        run.inner.update(scores=scores)
-        return self.first + numerics.best(scores, self.keep, self.ranked)[:, None]
+        kept = numerics.best(scores, self.keep, self.ranked)
+        chosen = np.zeros((*scores.shape, 1), np.int64)
+        np.put_along_axis(chosen[..., 0], kept, 1, axis=-1)
+        run.inner.update(scores=scores, experts=chosen)              # of two: those that are kept
+        return self.first + kept[:, None]
 
     def shape(self, tokens: int, channels: int) -> tuple[int, int]:
         return 1, self.keep
