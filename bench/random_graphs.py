@@ -58,7 +58,7 @@ def options(rng: np.random.Generator, act: Act) -> dict:
             "rms": pick(True, False), "bias": pick(None, "heads", "all", "mask"), "gates": pick("softmax", "sigmoid", "biased"), "rotary": pick(0, 0, 2, 4),
             "heads_norm": pick(None, "layer", "rms"), "groups": pick(1, 2), "beside": pick(True, False), "stem": pick(True, False),
             "present": pick(True, False, False), "value_dim": pick(0, 0, 4, 12, 20),
-            "windows": pick(1, 2, 3, 4), "early": pick(True, False), "near": pick(0, 0, 2, 0, 3), "prune": pick(None, None, "ranked", "index")}
+            "windows": pick(1, 2, 3, 4), "early": pick(True, False), "near": pick(0, 0, 2, 0, 3), "prune": pick(None, None, "ranked", "index", "looked")}
     return made if made["bias"] is not None else made | {"near": 0}                # some attentions have no mask at all
 
 

@@ -193,7 +193,9 @@ FORMS: dict[str, dict[str, Form]] = {
     "Mixtures of experts: gated experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, spelling in (GATED | GATED_OTHERS).items()},
     "Mixtures of experts: shared experts": {name: partial(mixture, spelling=spelling, renormalize=True, k=2) for name, (spelling, _) in SHARED.items()},
     "Mixtures of experts: a router that reads other tokens (pre-gating)": {name: partial(routed_early, build=build) for name, build in early_nets.EARLY.items()},
-    "Tokens that are kept by their scores": {name: partial(pruning, spelling=spelling) for name, spelling in prune_nets.PRUNED.items()},
+    "Tokens that are kept by their scores": {name: partial(pruning, spelling=spelling) for name, spelling in prune_nets.PRUNED.items()} | {
+        "by the attention of the class token, the mean of the heads (EViT)": lambda folder: prune_nets.by_class_attention(made := Net()).save(
+            folder / "net.onnx", {"y": result(made)}, [1, CLASSES])},
     "Tokens mixed by a matrix (MLP-Mixer)": {name: partial(mixing, spelling=spelling) for name, spelling in MIXINGS.items()},
     "Mixtures of experts: soft": {name: partial(mixture, spelling=spelling, renormalize=False, k=1) for name, spelling in SOFT.items()},
     "Mixtures of experts: a task embedding enters the gate": {name: partial(task_gated, spelling=spelling) for name, spelling in CONDITIONED.items()},

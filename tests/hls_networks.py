@@ -14,7 +14,7 @@ from hwgen.engines.hls.attention import Attention, BiasedAttention
 from hwgen.engines.hls.call import Call, part
 from hwgen.engines.hls.experts import Experts, Router, ScoreRouter
 from hwgen.engines.hls.mixed import Mixed
-from hwgen.engines.hls.pick import Moved, Picks
+from hwgen.engines.hls.pick import Attended as AttendedCall, Moved, Picks, RowPicks
 from hwgen.engines.hls.plan import Plan, plan
 from hwgen.engines.hls.products import (
     Features,
@@ -41,7 +41,7 @@ from hwgen.steps.tensor import Memory
 from hwgen.tools import cxx
 
 KINDS = ("PATCHES", "RESIDUAL_INIT", "LAYER_NORM", "LINEAR", "ATTENTION", "ROUTE", "EXPERTS", "TOKENS", "RESIDUAL_ADD", "RESCALE",
-         "CONSTANT", "SCALE", "OPERANDS", "CHOOSE", "PICK")
+         "CONSTANT", "SCALE", "OPERANDS", "CHOOSE", "PICK", "ATTENDED")
 TARGETS = ("ACT", "ACTIVATED", "RESIDUAL", "WEIGHED", "LOGITS", "OUTPUT", "OPERAND", "MULTIPLIED", "SCORES", "ROTATED")
 FIELDS = ("kind", "task", "target", "renormalize", "tokens", "dst_tokens", "first_token", "rows", "in_channels", "out_channels", "count",
           "size", "src", "keys", "values", "dst", "first.mult", "first.shift", "out.mult", "out.shift", "eps", "weights", "function",
@@ -127,6 +127,15 @@ def _fields(step: Call) -> list[int]:
             found |= dict(tokens=step.source.tensor.tokens, in_channels=step.source.channels.count, out_channels=place.tensor.channels, eps=1, limit=1,
                           **_factor("out", part(step.steps[0], Rescale).out), keys=0 if step.listed else rows.start, rows=step.steps[0].tokens,
                           first_token=place.tokens.start, dst_tokens=place.tensor.tokens, taps=int(step.listed))
+        case RowPicks():
+            found |= {"count": 1, "size": step.pick.keep, "renormalize": int(step.pick.ranked), "keys": step.pick.first, "tokens": step.tokens, "rows": step.tokens,
+                      "dst_tokens": step.tokens, "out_channels": 1, "limit": 1, "src": step.read, "target": TARGETS.index("LOGITS"), "stream": 0}
+        case AttendedCall():
+            keys = step.operands["keys"]
+            found |= dict(tokens=keys.tokens, key_rows=keys.tokens, rows=step.src.tokens, first_token=step.steps[0].source.tokens.start,
+                          limit=keys.tokens - step.columns, count=step.heads, size=step.src.channels // step.heads, in_channels=0, dst_tokens=0,
+                          frac=step.steps[0].sink.tensor.format.frac, **_factor("first", part(step.steps[0], Requant).factor),
+                          **_factor("out", part(step.steps[1], RowFactor).factor))
         case Picks():
             found |= {"count": 1, "size": step.pick.keep, "renormalize": int(step.pick.ranked), "keys": step.pick.first, "dst_tokens": step.src.tokens}
         case Scaled():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import math
 
 import numpy as np
 from onnx import TensorProto
 
-from onnx_nets import DIM, HIDDEN, INDEX_END, PATCH, Net
+from onnx_nets import DIM, HEADS, HIDDEN, INDEX_END, PATCH, Net
 
 SIDE = 12                           # of the image
 COUNT = (SIDE // PATCH) ** 2       # patches
@@ -101,4 +102,20 @@ def network(pruned: Spelling, pool: str = "class token") -> Net:
     t = net.add(t, net.attention(net.norm(t)))
     t = net.add(t, net.mlp(net.norm(t)))
     net.head(net.norm(t), pool=pool)
+    return net
+
+
+def by_class_attention(net: Net) -> Net:
+    """EViT: the class token's attention, the mean of the heads, keeps tokens behind the attention it is of."""
+    t = embed(net)
+    x = net.norm(t)
+    d = DIM // HEADS
+    q, k, v = net.heads(x, "slice")
+    scores = net.op("Div", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(math.sqrt(d)))
+    weights = net.op("Softmax", scores, axis=-1)
+    t = net.add(t, net.linear(net.merged(net.op("MatMul", weights, v)), DIM, DIM))
+    seen = net.op("Slice", weights, net.ints(0, 1), net.ints(1, INDEX_END), net.ints(2, 3))          # [1, heads, 1, COUNT]
+    t = gathered(net, t, top(net, flat(net, net.mean(seen, axis=1, keepdims=0))))
+    t = net.add(t, net.mlp(net.norm(t)))
+    net.head(net.norm(net.add(t, net.attention(net.norm(t)))))
     return net

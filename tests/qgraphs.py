@@ -48,7 +48,8 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
     windows: of so many tokens each, which see those of their own; each has its own mask, if there are masks. One, where that does not divide the tokens.
     early: routers read what the attention in front of their experts does.
     near: a token sees so many up to itself, and if not causal as many behind, 0: all.
-    prune: behind the first block, of tokens that nothing has normalised, about half go on, "ranked" by their scores or "index", as they stand.
+    prune: behind the first block, of tokens that nothing has normalised, about half go on, "ranked" by their scores or "index", as they stand; "looked"
+    at by the first token of the block's attention, if it has one.
     """
     acts = act if isinstance(act, tuple) else (act,)
     rng = np.random.default_rng(seed)
@@ -167,9 +168,12 @@ def random_model(seed: int = 0, *, tokens: int = 9, dim: int = 32, heads: int = 
             nodes.append(ops.Add(f"{b}.add2", f"{b}.out", state, branch))
             state = normed(f"{b}.post2", f"{b}.out", "post")
             if prune is not None and not i and norms != "post":
-                nodes += [norm("pruning.norm", state), ops.Linear("pruning.score", "pruning.score", "pruning.norm", *matrix("pruning.score", dim, 1))]
+                if prune == "looked" and kind != "t":
+                    nodes.append(ops.Attended("pruning.score", "pruning.score", f"{b}.q{mark}", f"{b}.k{mark}", heads, (dim // heads) ** -0.5, 0, first))
+                else:
+                    nodes += [norm("pruning.norm", state), ops.Linear("pruning.score", "pruning.score", "pruning.norm", *matrix("pruning.score", dim, 1))]
                 tokens, windows = first + (tokens - first + 1) // 2, 1
-                nodes.append(ops.Prune("pruning", "pruned", state, "pruning.score", first, tokens - first, prune == "ranked"))
+                nodes.append(ops.Prune("pruning", "pruned", state, "pruning.score", first, tokens - first, prune != "index"))
                 state = "pruned"
         last = normed("norm", state, "pre", "respost", "sandwich")
         count = 1

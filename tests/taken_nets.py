@@ -8,7 +8,7 @@ import numpy as np
 
 from hwgen.steps.format import INT8
 from hwgen.steps.param import Param
-from hwgen.steps.stages import Stationary
+from hwgen.steps.stages import Exp2, Stationary
 from hwgen.steps.step import Network, Quantized, Step
 from hwgen.steps.taken import NOTHING, Taken
 from hwgen.steps.tensor import Memory
@@ -27,7 +27,7 @@ def taking(quantized: Quantized, seed: int = 0, share: float = 0.7, most: int = 
 
 def _step(step: Step, seed: int, share: float, most: int, made: dict[str, Taken | None]) -> Step:
     tile = step.tile
-    if step.taken is not None or not isinstance(tile, Stationary) or tile.format != INT8 or step.expert is not None or step.routes or step.picks or len(step.sinks) > 1:
+    if step.taken is not None or not isinstance(tile, Stationary) or tile.format != INT8 or step.expert is not None or step.routes or step.picks or isinstance(step.feed, Exp2) or len(step.sinks) > 1:
         return step
     label = f"{seed} {tile.weight.name} {step.tokens} {step.source.tensor.memory}"
     rng = np.random.default_rng(list(label.encode()))

@@ -72,9 +72,26 @@ def test_ties_go_to_the_token_in_front():
     assert (pick.first, pick.keep, pick.ranked) == (1, 5, False)
 
 
+def test_the_attention_of_the_class_token_is_read(tmp_path):
+    """EViT: the mean of the heads; q and k are those of the attention, and only one token looks."""
+    path = saved(prune_nets.by_class_attention(Net()), tmp_path / "net.onnx")
+    graph = import_model(path).model.tasks[0]
+    (node,) = (node for node in graph.nodes if isinstance(node, ops.Attended))
+    (attention, _) = (node for node in graph.nodes if isinstance(node, ops.Attention))
+    assert (node.q, node.k, node.query, node.first) == (attention.q, attention.k, 0, 1)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"x": image[None]})[0] for image in IMAGES])
+    np.testing.assert_allclose(evaluate.run(graph, {"x": IMAGES})["y"], wanted, atol=2e-5)
+    quantized = quantize(import_model(path).model, {"x": IMAGES})
+    (flips,) = router_flips((graph,), quantized.tasks, {"x": IMAGES})
+    assert flips.flips <= flips.decisions / 20
+    assert 10 * np.log10((wanted ** 2).sum() / ((golden.run(quantized.tasks[0], IMAGES)["y"] * quantized.tasks[0].outputs[0].scale.array - wanted) ** 2).sum()) > 20
+
+
 @pytest.mark.parametrize("array", [(8, 8), (32, 16)])
-def test_the_rtl_computes_it_word_by_word(array, tmp_path):
-    path = saved(network(PRUNED["log softmax of two"]), tmp_path / "net.onnx")
+@pytest.mark.parametrize("make", [lambda: network(PRUNED["log softmax of two"]), lambda: prune_nets.by_class_attention(Net())], ids=["predictor", "EViT"])
+def test_the_rtl_computes_it_word_by_word(make, array, tmp_path):
+    path = saved(make(), tmp_path / "net.onnx")
     run = api.compile(path, array=array, calib={"x": IMAGES}, out=tmp_path / "b").simulate({"x": IMAGES[:3]})
     assert run.bit_exact and run.words == 3 * CLASSES
 
@@ -108,7 +125,15 @@ def without_the_first(net: Net, t: str, x: str) -> str:
     return net.op("Concat", second, net.op("GatherElements", patches(net, t), wide, axis=1), axis=1)
 
 
+def by_the_largest_head(net: Net, t: str, x: str) -> str:
+    q, k, _ = net.heads(x, "slice")
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    seen = net.op("Slice", weights, net.ints(0, 1), net.ints(1, 99), net.ints(2, 3))
+    return gathered(net, t, top(net, prune_nets.flat(net, net.op("ReduceMax", seen, net.ints(1), keepdims=0))))
+
+
 @pytest.mark.parametrize("build, reason", [
+    (by_the_largest_head, "and not by the mean over the heads of those of one token"),
     (by_a_softmax_of_three, "which is no result of a Linear, no difference of two and nothing that rises with one"),
     (back_to_front, "in an order that is neither that of their scores nor their own"),
     (without_the_first, "supported are the tokens in front that have no score, then those with the largest scores")])

@@ -391,8 +391,7 @@ def test_names_of_records_are_different():
 
 
 def test_every_record_is_in_some_network(network):                      # so that the refusals above meet all of them
-    steps = (*network.steps, *attention(4, 4).steps, *random_qgraph(blocks="gm", norms="post", bias="all", gates="biased", rotary=8).tasks[0].steps,
-             *random_qgraph(blocks="dd", prune="index").tasks[0].steps)
+    steps = (*network.steps, *attention(4, 4).steps, *random_qgraph(blocks="gm", norms="post", bias="all", gates="biased", rotary=8).tasks[0].steps, *random_qgraph(blocks="dd", prune="index").tasks[0].steps)
     assert set(RECORDS) == {type(record) for step in steps for record in (step.feed, step.tile, *step.drain)}
 
 

@@ -10,7 +10,7 @@
     mean.py       Mean                pool.py        AttentionPool
     multiply.py   Multiply            rotate.py      Rotate
     soft.py       SoftMoE             take.py        Take
-    token_mix.py  TokenMix            prune.py       Prune
+    token_mix.py  TokenMix            prune.py       Prune             attended.py   Attended
 
     convolved.py  convolutions inside a network: what they take, and a Linear
     mixture.py    what of a file looks like a mixture of experts, its layers; routing.py, which mixture it is, by evaluating it
@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 from .activation import Activation
+from .attended import Attended
 from .attention import Attention, BiasedAttention
 from .embed import PatchEmbed
 from .head_norm import HeadNorm
@@ -40,5 +41,6 @@ from .take import Take
 from .token_mix import TokenMix
 from .tokens import ConcatTokens
 
-__all__ = ["Activation", "Add", "AddConst", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "EarlyMoE", "HeadNorm", "LayerNorm",
-           "Linear", "Mean", "MoE", "Multiply", "PatchEmbed", "Prune", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take", "TokenMix"]
+__all__ = ["Activation", "Add", "AddConst", "Attended", "Attention", "AttentionPool", "BiasedAttention", "ConcatTokens", "EarlyMoE", "HeadNorm",
+           "LayerNorm", "Linear", "Mean", "MoE", "Multiply", "PatchEmbed", "Prune", "RMSNorm", "Rotate", "Select", "Slice", "SoftMoE", "Take",
+           "TokenMix"]

@@ -19,7 +19,7 @@ from ..steps.taken import Kept
 from ..steps.tensor import Memory, Span, Tensor
 from .linear import Linear
 from .operator import SUPPORTED, Operator, Spellings
-from .spelled_prune import KINDS, choice, linear_score
+from .spelled_prune import KINDS, choice, class_score, linear_score
 
 if TYPE_CHECKING:
     from ..quantizer.lowering import Lowering
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False, repr=False)
 class Prune(Operator):
     """``[T, D] -> [front + keep, D]``: the first ``front`` tokens of x, then of the others the ``keep`` with the largest scores, the one in front
-    among equals. score: [tokens, 1], of those behind the first ones, or of more in front of them. ranked: in falling order of score, else as they
-    stand in x."""
+    among equals. score: [tokens, 1], of those behind the first ones, or of more in front of them; or [1, tokens]. ranked: in falling order of
+    score, else as they stand in x."""
 
     x: str
     score: str
@@ -43,8 +43,9 @@ class Prune(Operator):
 
     def shape(self, *shapes: Shape) -> Shape:
         x, score = shapes
-        if len(x) != 2 or self.front < 0 or not 1 <= self.keep <= x[0] - self.front or len(score) != 2 or score[1] != 1 \
-                or not x[0] - self.front <= score[0] <= x[0]:
+        count = x[0] - self.front
+        fits = len(score) == 2 and (score[1] == 1 and count <= score[0] <= x[0] or score == (1, count))
+        if len(x) != 2 or self.front < 0 or not 1 <= self.keep <= count or not fits:
             raise self.fail(f"keeps {self.front} and {self.keep} tokens of {list(x)} by scores {list(score)}")
         return self.front + self.keep, x[1]
 
@@ -54,8 +55,8 @@ class Prune(Operator):
 
     def kept(self, *operands: Array) -> Array:
         """Which tokens behind the first ones, in their order in the result, int64 [B, keep]."""
-        x, score = operands
-        order = np.argsort(-score[:, score.shape[1] - (x.shape[1] - self.front):, 0], axis=-1, kind="stable")[:, :self.keep]
+        x, score = operands[0], operands[1].reshape(len(operands[1]), -1)
+        order = np.argsort(-score[:, score.shape[1] - (x.shape[1] - self.front):], axis=-1, kind="stable")[:, :self.keep]
         return order if self.ranked else np.sort(order, axis=-1)
 
     def chosen(self, *operands: Array) -> Array:
@@ -97,14 +98,20 @@ class Prune(Operator):
 
     def _pick(self, to: Lowering, output: str, count: int) -> Tensor:
         """The list, from the scores of the last ``count`` tokens."""
+        kept = Tensor(to.fresh(f"{output}.kept"), WIDE, 1, self.keep, memory=Memory.LIST)
+        pick = Pick(self.keep, self.front, self.ranked)
+        row = to.operands.get(self.score)
+        if row is not None and row.tensor.memory is Memory.RES:
+            tile, factor = to.diagonal(self, np.ones(count), np.zeros(count), row.tensor.scale, row.tensor.scale, f"{output}.score")
+            to.emit(Step(kept.name, self.name, Rescale(EXACT), tile, (kept.view(),), row.view, (Requant(factor, WIDE), pick),
+                         about="scores of tokens"))
+            return kept
         x = to.result(self.score)
         if x is None or not isinstance(x.linear, Linear) or x.mean or x.taken is not None or x.function is not None:
             raise self.fail(f"chooses by {self.score!r}, which no Linear gives", hint="let a Linear with one result give the score of each token")
         linear, rows = x.linear, x.of(Span(x.rows - count, count)) if x.rows > count else x
         w = to.weights(linear, "linear", rows, linear.weight, linear.bias, to.fine_unit(self.score), name=f"{output}.score")
-        kept = Tensor(to.fresh(f"{output}.kept"), WIDE, 1, self.keep, memory=Memory.LIST)
-        drain = Requant(w.factor, WIDE), Pick(self.keep, self.front, self.ranked)
-        to.product(kept.name, self, rows, w, drain, kept.view(), about="scores of tokens")
+        to.product(kept.name, self, rows, w, (Requant(w.factor, WIDE), pick), kept.view(), about="scores of tokens")
         return kept
 
     @classmethod
@@ -118,10 +125,11 @@ def pruned(op: Op, trial: Trial) -> Match | None:
     if found is None:
         return None
     try:
-        score, column = linear_score(trial, found)
+        seen = class_score(op, trial, found)
+        score, column = linear_score(trial, found) if seen is None else (seen.output, None)
     except Unprovable:
         raise Mismatch(f"keeps tokens by scores of {found.top.name!r}, which has an operator that cannot be evaluated here", op.name) from None
-    nodes: list[Operator] = []
+    nodes: list[Operator] = [] if seen is None else [seen]
     linear = trial.made.get(score)
     if column is not None and isinstance(linear, Linear):
         nodes.append(replace(linear, output=trial.fresh(f"{score}.for {op.name}"), weight=trial.array((linear.weight @ column)[:, None]),

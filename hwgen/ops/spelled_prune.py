@@ -13,11 +13,15 @@ import numpy as np
 
 from ..functions import Act
 from ..graph import Array
-from ..matching.opgraph import Op
+from ..matching.opgraph import Op, View
 from ..matching.region import Region, Unprovable, region
 from ..matching.trial import Bound, Mismatch, Trial
 from .activation import Activation
+from .attended import Attended
+from .attention import columns
+from .heads import heads_of
 from .linear import Linear
+from .masks import scores_of
 
 KINDS = ("Concat", "GatherElements", "Gather", "GatherND")             # what may give the tokens that are kept
 LIMIT = 200                      # operators between a score and the tokens that are kept
@@ -100,6 +104,58 @@ def linear_score(trial: Trial, found: Choice) -> tuple[str, Array | None]:
             break
     raise Mismatch(f"keeps tokens by what is made of {value!r} {list(bound.shape)}, which is no result of a Linear, no difference of two and nothing "
                    "that rises with one", found.top.name)
+
+
+def class_score(op: Op, trial: Trial, found: Choice) -> Attended | None:
+    """The mean over the heads of what one token pays attention to, if that is the score. Raises Mismatch for other choices by attention weights,
+    and Unprovable."""
+    part = region(trial.graph, found.top, lambda value: known(trial, value), LIMIT)
+    steps = () if part is None else part.ops
+    row_wise = [step for step in steps if step.kind == "Softmax"]
+    if len(row_wise) != 1 or not isinstance(row_wise[0].operand(0), View) or not any(step.kind == "MatMul" for step in steps):
+        return None
+    soft = row_wise[0]
+    shape = soft.shape(0)
+    if len(shape) < 3 or soft.integer("axis", -1) % len(shape) != len(shape) - 1:
+        return None
+    scores = scores_of(op, trial, soft.view(0))
+    if scores.causal or scores.bias is not None:
+        raise Mismatch(f"keeps tokens by the attention weights of {soft.name!r}, which have a mask or a bias", found.top.name)
+    q, k = (heads_of(trial, ref, op, name, transposed) for ref, name, transposed in
+            ((scores.query, "q", scores.swapped), (scores.key, "k", not scores.swapped)))
+    if q is None or k is None or k.tokens != found.bound.shape[0] or len(q.columns) != len(k.columns):
+        raise Mismatch(f"keeps tokens by the attention weights of {soft.name!r}, which are not those of the same tokens", found.top.name)
+    behind = region(trial.graph, found.top, lambda value: value == soft.outputs[0] or known(trial, value), LIMIT)
+    query = None if behind is None or behind.leaves != {soft.outputs[0]} else next(
+        (row for row in range(q.tokens) if all(_looks(behind, found, soft.outputs[0], row, seed) for seed in range(DRAWS))), None)
+    if query is None:
+        raise Mismatch(f"keeps tokens by the attention weights of {soft.name!r}, and not by the mean over the heads of those of one token",
+                       found.top.name)
+    queries, keys = (_shared(trial, columns(op, trial, heads, name)) for heads, name in ((q, "q"), (k, "k")))
+    return Attended(op.name, trial.fresh(f"{found.top.outputs[1]}.score"), queries, keys, len(q.columns), scores.scale * q.factor * k.factor, query,
+                    found.front)
+
+
+def _shared(trial: Trial, value: str) -> str:
+    """The value of an equal Linear that is there already, of the attention, instead of a new one."""
+    new = trial.nodes[-1] if trial.nodes and trial.nodes[-1].output == value else None
+    if not isinstance(new, Linear):
+        return value
+    for node in trial.made.values():
+        if isinstance(node, Linear) and node.x == new.x and np.array_equal(node.weight, new.weight) and np.array_equal(node.bias, new.bias):
+            trial.nodes.pop()
+            return node.output
+    return value
+
+
+def _looks(part: Region, found: Choice, value: str, row: int, seed: int) -> bool:
+    """Whether the indices are those of the largest of random weights of a query."""
+    shape = part.graph.shapes[value] or ()
+    weights = np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
+    index = part.run({value: weights}, {found.top.outputs[1]})[found.top.outputs[1]].ravel()[:found.keep]
+    mean = weights.reshape(-1, *shape[-2:]).astype(np.float64).mean(0)[row, found.front:]
+    right = np.argsort(-mean, kind="stable")[:found.keep]
+    return np.array_equal(index, right) if found.ranked else np.array_equal(np.sort(index), np.sort(right))
 
 
 def _columns(count: int) -> Iterator[Array]:

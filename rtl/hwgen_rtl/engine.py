@@ -269,11 +269,11 @@ class Engine(wiring.Component):
             asked = as_record({"valid": 1, "address": 16}, at(wanted, 1, "operand_line"), "asked")
             m.d.comb += [operand_read.addr.eq(asked.address), operand_read.en.eq(asked.valid)]
             m.d.sync += operand_word.eq(operand_read.data)
-        scaled = fields.act | operand[0]
+        scaled, columns = fields.act | operand[0], fields.column_params & (~fields.row_scale if c.picks else 1)
         is_residual = (fields.dst == Dst.RES_ADD) | (fields.dst == Dst.RES_SET)
         m.submodules.drain_lanes = arrays.drain_lanes(
             c, load_en=loader.par_en, load_bank=loader.par_bank, load_index=loader.par_index, load_data=loader.par_data,
-            valid=drain_valid, acc=acc, bank=drain.param_bank, column_params=fields.column_params & ~feeder.inject,
+            valid=drain_valid, acc=acc, bank=drain.param_bank, column_params=columns & ~feeder.inject,
             mult=Mux(fields.row_scale, factor_read.data[:16], fields.mult), shift=Mux(fields.row_scale, factor_read.data[16:], fields.shift),
             to16=fields.to16, stream=feeder.inject, data=stream_word if through is None else Mux(feeder.inject, stream_word, through),
             through=(fields.stat == Stat.BYPASS) & ~feeder.inject if c.bypass else C(0, 1),

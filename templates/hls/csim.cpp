@@ -84,6 +84,9 @@ void observe(unsigned index, const hwgen::Memories<Config> &m)
     case hwgen::Kind::OPERANDS:
         dump(index, m.operand[s.dst], in_words * s.tokens * sizeof m.operand[0]);
         break;
+    case hwgen::Kind::ATTENDED:
+        dump(index, m.residual[s.stream], hwgen::words_of(s.tokens - s.limit, Config::LANES) * sizeof m.residual[0]);
+        break;
     case hwgen::Kind::PICK:
         dump(index, m.kept, std::size_t{hwgen::words_of(s.size, Config::LANES)} * Config::LANES * sizeof m.kept[0]);
         break;

@@ -24,7 +24,7 @@ NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "to
             {"seed": 3, "blocks": "dm", "experts": 6, "top_k": 3, "dim": 24, "tokens": 6, "gates": "biased"},
             {"seed": 7, "blocks": "t", "dim": 24, "tokens": 9},
             {"seed": 11, "blocks": "d", "dim": 48, "tokens": 12, "windows": 3, "bias": "mask"},
-            {"seed": 12, "blocks": "dd", "dim": 24, "tokens": 9, "prune": "index"},
+            {"seed": 12, "blocks": "dd", "dim": 24, "tokens": 9, "prune": "index"}, {"seed": 13, "blocks": "d", "dim": 24, "tokens": 9, "prune": "looked"},
             {"seed": 9, "blocks": "d", "dim": 24, "tokens": 7, "heads_norm": "rms", "rotary": 8},
             {"seed": 6, "blocks": "xd", "experts": 5, "dim": 48, "heads": 4, "tokens": 7, "heads_norm": "layer"})
 

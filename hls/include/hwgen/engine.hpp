@@ -5,6 +5,7 @@
 #ifndef HWGEN_ENGINE_HPP
 #define HWGEN_ENGINE_HPP
 
+#include "hwgen/attended.hpp"
 #include "hwgen/attention.hpp"
 #include "hwgen/layer_norm.hpp"
 #include "hwgen/linear.hpp"
@@ -70,8 +71,9 @@ constexpr std::uint32_t weight_words(const Step &s)
         return s.taps == 0 ? linear_words(s.in_channels, s.out_channels, Config::LANES)
                            : list_words(s.taps, s.rows, Config::LANES) +
                                  linear_words(s.taps * words_of(s.in_channels, Config::LANES) * Config::LANES, s.out_channels, Config::LANES);
-    case Kind::ROUTE:
     case Kind::PICK:
+        return s.limit != 0 ? 0 : linear_words(s.in_channels, s.out_channels, Config::LANES);
+    case Kind::ROUTE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES);
     case Kind::CHOOSE:
         return linear_words(s.in_channels, s.out_channels, Config::LANES) + (2U * words_of(s.count, Config::LANES));
@@ -232,9 +234,17 @@ void run_steps(const Step steps[], unsigned num_steps, hls::stream<Word<Config::
             }
             break;
         case Kind::PICK:
-            if (Config::PICKS) {
+            if (Config::PICKS && s.limit == 0) {
                 linear<Config>(linear_job(s), stream, m.act, m.low, m.residual, m.logits, m.operand, m.queues, output);
-                pick<Config>(PickJob{s.rows, s.size, s.keys, s.renormalize, false, 0}, m.logits, m.kept);
+            }
+            if (Config::PICKS) {
+                pick<Config>(PickJob{s.rows, s.size, s.keys, s.renormalize, s.limit != 0, s.src}, s.limit != 0 ? m.residual : m.logits, m.kept);
+            }
+            break;
+        case Kind::ATTENDED:
+            if (Config::PICKS) {
+                attended<Config>(AttendedJob{s.tokens, s.key_rows, s.first_token, s.rows, s.limit, s.count, s.size, s.src, s.keys, s.stream, s.first,
+                                             s.out, s.frac}, m.act, m.residual);
             }
             break;
         case Kind::EXPERTS:

@@ -11,7 +11,7 @@ namespace hwgen {
 
 /// What a step does.
 enum class Kind : std::uint8_t { PATCHES, RESIDUAL_INIT, LAYER_NORM, LINEAR, ATTENTION, ROUTE, EXPERTS, TOKENS, RESIDUAL_ADD, RESCALE, CONSTANT, SCALE,
-                                 OPERANDS, CHOOSE, PICK };
+                                 OPERANDS, CHOOSE, PICK, ATTENDED };
 
 constexpr std::int8_t ALL_TASKS = -1;
 
@@ -340,6 +340,34 @@ constexpr Step pick(Value src, std::uint16_t keep, std::uint16_t first, bool ran
     Step s = route(src, Choice{1, keep, ranked}, weights);
     s.kind = Kind::PICK;
     s.keys = first;
+    return s;
+}
+
+/// The same of scores that lie side by side in a residual stream of one row.
+constexpr Step pick_row(std::uint16_t tokens, std::uint16_t keep, std::uint16_t first, bool ranked)
+{
+    Step s = pick(Value{0, tokens, 0}, keep, first, ranked, Weights{0});
+    s.limit = 1;
+    return s;
+}
+
+/// How much row `rows.first` of q looks at k, from row `rows.count` on: a residual stream of one row.
+constexpr Step attended(Value q, Value k, std::uint16_t heads, Rows rows, Factor score, Factor out, std::uint8_t frac)
+{
+    Step s;
+    s.kind = Kind::ATTENDED;
+    s.tokens = k.tokens;
+    s.key_rows = k.tokens;
+    s.rows = q.tokens;
+    s.first_token = rows.first;
+    s.limit = rows.count;
+    s.count = heads;
+    s.size = static_cast<std::uint16_t>(q.channels / heads);
+    s.src = q.address;
+    s.keys = k.address;
+    s.first = score;
+    s.out = out;
+    s.frac = frac;
     return s;
 }
 

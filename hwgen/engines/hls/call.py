@@ -69,11 +69,16 @@ class Call(ABC):
     names: tuple[str, ...] = ()
 
     @classmethod
+    def fits(cls, steps: tuple[Step, ...]) -> bool:
+        """Whether the steps are made as the function's are."""
+        return all(does(step, form) for step, form in zip(steps, cycle(cls.form), strict=False))
+
+    @classmethod
     def of(cls, steps: tuple[Step, ...], identity: Hashable) -> Call:
         """The call that does these steps. Raises ModelError when the function does something else."""
-        for step, form in zip(steps, cycle(cls.form), strict=False):
-            if not does(step, form):
-                raise failure(step, "the HLS engine has no step for it")
+        if not cls.fits(steps):
+            raise failure(next((step for step, form in zip(steps, cycle(cls.form), strict=False) if not does(step, form)), steps[0]),
+                          "the HLS engine has no step for it")
         if len(steps) % len(cls.form) or steps[-1].sink.tensor.memory is not cls.memory:
             raise failure(steps[-1], "the HLS engine has no step for it")
         call = cls(steps=steps, operands=cls.find(steps), identity=identity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from itertools import cycle, groupby
+from itertools import groupby
 
 from ...steps.step import Network, Step
 from ...steps.taken import Taken
@@ -12,10 +12,10 @@ from ...steps.tensor import Tensor
 from ...steps.verify import failure
 from ...steps.walk import with_tensors
 from .attention import Attention, BiasedAttention
-from .call import Call, does
+from .call import Call
 from .experts import Experts, GatedExperts, Router, ScoreRouter
 from .mixed import MixedActivated, MixedFresh, MixedLinear, MixedResidual
-from .pick import Moved, Picks
+from .pick import Attended, Moved, Picks, RowPicks
 from .products import (
     Features,
     Head,
@@ -36,7 +36,7 @@ MOST_TOKENS = 1 << 15        # whose numbers a list holds
 CALLS: tuple[type[Call], ...] = (Patches, Tokens, ResidualInit, ResidualAdd, Constants, Operands, LayerNorm, Rescaled, Scaled, ScaledFresh,
                                  ScaledHead, ScaledTurned, Linear, LinearActivated, LinearResidual, LinearFresh, LinearOperand, LinearMultiplied,
                                  LinearGated, LinearRotated, MixedLinear, MixedActivated, MixedResidual, MixedFresh, Head, Features, Attention,
-                                 BiasedAttention, Router, ScoreRouter, Experts, GatedExperts, Picks, Moved)
+                                 BiasedAttention, Router, ScoreRouter, Experts, GatedExperts, Picks, RowPicks, Moved, Attended)
 
 
 def calls(network: Network) -> list[Call]:
@@ -66,7 +66,7 @@ def _function(steps: tuple[Step, ...]) -> type[Call]:
         raise failure(last, "the HLS engine takes tokens by an order for products with weights only")
     if any(step.taken is not None and step.source.tokens.stop > MOST_TOKENS for step in steps):
         raise failure(last, f"the HLS engine takes tokens by an order of at most {MOST_TOKENS}")
-    for call in (*(call for call in found if all(map(does, steps, cycle(call.form))) and last.sink.tensor.memory is call.memory), *found):
+    for call in (*(call for call in found if call.fits(steps) and last.sink.tensor.memory is call.memory), *found):
         return call
     raise failure(last, "the HLS engine has no step for it")
 

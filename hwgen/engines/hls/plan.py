@@ -20,7 +20,7 @@ from .call import ALL_TASKS, Call
 from .calls import calls
 from .experts import Router, ScoreRouter
 from .mixed import Mixed
-from .pick import Picks
+from .pick import Picks, RowPicks
 from .products import Head, LinearRotated, Product
 from .scale import ScaledTurned
 from .start import Patches, Tokens
@@ -94,7 +94,7 @@ class Plan:
     @property
     def picks(self) -> bool:
         """Whether tokens are chosen by their scores."""
-        return any(isinstance(step, Picks) for step in self.steps)
+        return any(isinstance(step, (Picks, RowPicks)) for step in self.steps)
 
     @property
     def weight_words(self) -> int:

@@ -120,7 +120,8 @@ def _kinds(instr: Instr, config: EngineConfig) -> str | None:
     if loaded and not 1 <= instr.stat_count <= held:
         return f"{instr.stat_count} keys do not fit its tiles"
     mixes = config.mixes and instr.src == Src.ACT and not instr.wide and instr.stat == Stat.V_ROWS
-    if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS) and not mixes:
+    each = config.picks and instr.src == Src.EXP and instr.stat == Stat.WEIGHTS and instr.to16 and instr.dst in (Dst.RES_SET, Dst.RES_ADD)
+    if bool(instr.row_scale) != (instr.src == Src.EXP) or (instr.src == Src.EXP) != (instr.stat == Stat.V_ROWS) and not (mixes or each):
         return "exponentials, values and the division by the sum of a row go together, or the engine does not mix tokens"
     if (instr.gather or instr.scatter) and (instr.expert >= config.max_experts or instr.gather and instr.src != Src.ACT
                                             or instr.scatter and instr.dst != Dst.RES_ADD):

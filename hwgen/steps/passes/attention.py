@@ -55,9 +55,9 @@ def split_heads(network: Network, words: int, lanes: int, most: int = 0) -> Netw
     for index, step in enumerate(network.steps):
         if step.sink.tensor in biases.whole:
             continue
-        if isinstance(step.tile, Keys):
+        if isinstance(step.tile, Keys) and isinstance(network.steps[index + 1].tile, Values):
             found.append((step, network.steps[index + 1]))
-        elif isinstance(step.feed, Exp2):
+        elif isinstance(step.feed, Exp2) and isinstance(step.tile, Values):
             following = network.steps[index + 1] if index + 1 < len(network.steps) else None
             if following is None or following.value != step.value or not isinstance(following.tile, Keys):   # images of a batch: one run
                 steps += _split(found, words, lanes, most, biases)

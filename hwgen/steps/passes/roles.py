@@ -37,7 +37,7 @@ def copies(network: Network, group: int) -> Network:
     for step in network.steps:
         value = step.sink.tensor
         read = _read(step, padded, maps)
-        if isinstance(step.feed, Exp2):
+        if isinstance(step.feed, Exp2) and isinstance(step.tile, Values):
             if set(roles.get(value, ())) - {Role.DATA}:
                 raise ModelError("its result is used as keys or values of another attention without a Linear in between",
                                  where=f"node {step.node!r}")
@@ -65,7 +65,7 @@ def _apart(network: Network, group: int) -> dict[str, HeadMap]:
     made = {step.sink.tensor for step in network.steps if not step.tile.mixes and not step.sink.all_channels}
     found: dict[str, HeadMap] = {}
     for step in network.steps:
-        if isinstance(step.tile, Keys) and {step.source.tensor, step.tile.view.tensor} & made:
+        if isinstance(step.tile, Keys) and step.source.all_channels and {step.source.tensor, step.tile.view.tensor} & made:
             heads = HeadMap(step.heads, step.source.channels.count // step.heads, group)
             found |= dict.fromkeys((step.source.name, step.tile.view.name, f"{step.tile.view.name}.{Role.KEYS}"), heads)
     return found

@@ -11,7 +11,7 @@ from ... import numerics
 from ...isa import Src
 from ..format import INT8, PROBABILITY, SCORES, WIDE, Format
 from .base import Feed, Run, need
-from .tile import Values, limited, seen
+from .tile import Stationary, Values, limited, seen
 
 if TYPE_CHECKING:
     from ..step import Step
@@ -50,7 +50,10 @@ class Exp2(Feed):
         return {"src": Src.EXP, "score_frac": SCORES.index(step.source.tensor.format), "limit": self.limit}
 
     def wrong(self, step: Step) -> str | None:
-        return None if isinstance(step.tile, Values) else "attention weights are multiplied with something else than values"
+        if isinstance(step.tile, Values):
+            return None
+        each = isinstance(step.tile, Stationary) and not self.limit and not step.tile.bias.array.any() and step.heads == 1
+        return None if each else "attention weights are multiplied with something else than values"
 
     @property
     def brief(self) -> str:

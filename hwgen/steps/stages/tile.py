@@ -299,7 +299,7 @@ class Diagonal(Tile):
             return "only words of the residual stream go past the array"
         if step.source.tensor == step.sink.tensor:
             return f"changes {step.sink} while it is read"
-        if not np.array_equal(step.sink.positions - step.sink.position, np.arange(len(sign))):
+        if not step.picks and not np.array_equal(step.sink.positions - step.sink.position, np.arange(len(sign))):
             return f"its channels lie apart in {step.sink}"
         return None
 
