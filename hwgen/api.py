@@ -171,8 +171,10 @@ def compare(builds: Sequence[str | Path]) -> Comparison:
     Raises InputError, BuildVersionError for one that cannot be read or is of another version.
     """
     reports = [(str(build), _report_of(Path(build))) for build in builds]
-    with readable(", ".join(name for name, _ in reports)):
-        return compare_reports(reports)
+    for name, data in reports:
+        with readable(name):
+            compare_reports([(name, data), (name, data)])               # by itself first: a message is of one file
+    return compare_reports(reports)
 
 
 def _report_of(path: Path) -> dict[str, Any]:
@@ -190,6 +192,8 @@ def _report_of(path: Path) -> dict[str, Any]:
         written = str(data["version"])[:40]
         raise BuildVersionError(f"the report was written by hwgen {written}, this is hwgen {__version__}", where=str(path),
                                 hint="compile the model again, and write the report with this version")
+    if not data["network"]:
+        raise InputError("the report holds no figures", where=str(path), hint="write it with hwgen report BUILD --json FILE")
     return data
 
 

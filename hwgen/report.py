@@ -123,7 +123,9 @@ def summary(data: dict) -> list[str]:
         return page.summary(page.Story(data))
 
 
-ERROR_OF_ESTIMATES = ("cycles were off by 0.07 % at most from RTL simulations of DeiT-T and M³ViT-T under 24 memories (bench/memory.py); "
+ERROR_OF_ESTIMATES = ("cycles were off by 0.07 % at most from RTL simulations of DeiT-T and M³ViT-T under 24 memories (bench/memory.py), by "
+                      "more for small networks: 1.3 % for the bundled one (make demo), 6 % for one of 3,000 cycles "
+                      "(docs/decisions/0014-tokens-by-a-list.md); "
                       "cells are counted by hwgen synth")
 NO_LIMIT = 1e-4         # share of the cells of a board from which it has limits at all
 BOARDS = ("board", "array", "cycles", "ms", "images/s", "array used", "limited by", "fullest", "outputs (dB)")

@@ -88,11 +88,20 @@ def test_one_build_is_no_comparison():
 @pytest.mark.parametrize("content, error, words", [
     ("[1", InputError, "cannot be read"), ("[1]", InputError, "no report"), ('{"a": NaN}', InputError, "cannot be read"),
     (json.dumps({"version": "9.9", "network": {}}), BuildVersionError, "written by hwgen 9.9"),
+    (json.dumps({"version": __version__, "network": {}}), InputError, "holds no figures"),
     (json.dumps({"version": __version__, "network": 3}), BuildVersionError, "something else")])
 def test_files_that_are_no_reports(tmp_path, content, error, words):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(error, match=words):
         api.compare([tmp_path / "r.json", tmp_path / "r.json"])
+
+
+def test_the_file_that_is_wrong_is_named(tmp_path):
+    (tmp_path / "good.json").write_text(json.dumps(THREE[0][1] | {"version": __version__}))
+    (tmp_path / "bad.json").write_text(json.dumps(THREE[0][1] | {"version": __version__, "board": []}))
+    with pytest.raises(BuildVersionError, match="something else") as error:
+        api.compare([tmp_path / "good.json", tmp_path / "bad.json"])
+    assert error.value.where == str(tmp_path / "bad.json")
 
 
 def test_reports_as_files(tmp_path):

@@ -197,8 +197,12 @@ def test_bad_input_is_one_message(run, build, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run("describe", tmp_path / "empty")[0] == 2 and run("describe", tmp_path / "none")[0] == 2
     (tmp_path / "file").write_bytes(b"\0garbage")
-    code, out, err = run("describe", tmp_path / "file", "-o", tmp_path / "out.md")
-    assert code == 2 and out == "" and "error:" in err and not (tmp_path / "out.md").exists()
+    for command in ("describe", "report", "simulate"):
+        more = ["-o", tmp_path / "out.md"] if command == "describe" else ["--input", tmp_path / "file"] if command == "simulate" else []
+        code, out, err = run(command, tmp_path / "file", *more)
+        assert code == 2 and out == "" and "a file, not a build directory" in err and not (tmp_path / "out.md").exists()
+    code, _, err = run("estimate", tmp_path / "empty")
+    assert code == 2 and "give the ONNX file" in err
     assert run("describe", build.build.path, "--grain", "bit")[0] == 2
     with pytest.raises(InputError, match="no grain 'bit'"):
         build.describe("bit")

@@ -89,6 +89,9 @@ def read_manifest(path: str | os.PathLike) -> tuple[dict, str]:
     Raises InputError for something that is no build, BuildVersionError for a build of another version or a damaged one.
     """
     root = Path(path)
+    if root.exists() and not root.is_dir():
+        raise InputError("this is a file, not a build directory", where=str(root),
+                         hint="give the directory hwgen compile wrote with -o; hwgen compare also takes what hwgen report --json wrote")
     if not root.is_dir():
         raise InputError("there is no such build directory", where=str(root), hint="make one with hwgen compile ... -o DIRECTORY")
     try:

@@ -113,7 +113,8 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]], enter: Callable[..., E
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot read the model: {error.strerror}", where=str(path), hint="check the path") from error
+        raise ModelError(f"cannot read the model: {error.strerror}", where=str(path),
+                         hint="give the ONNX file" if path.is_dir() else "check the path") from error
     try:
         proto = onnx.load_model_from_string(data)
     except DecodeError as error:
