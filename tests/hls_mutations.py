@@ -81,6 +81,10 @@ MUTATIONS = (
     Mutation("a list within one word", "linear.hpp", "numbers[i * (LANES / 2) + c] =", "numbers[c] ="),
     Mutation("a bias of mixed tokens in other units", "linear.hpp", "row == count ? 1 : 127)", "row == count ? 1 : 126)"),
     Mutation("mixed tokens of another output tile", "linear.hpp", "job.held + n * job.period + row", "job.held + n + row"),
+    Mutation("rows of a value begin at the first one", "linear.hpp", "act[job.dst + word + (rotated ? t : row)][c]", "act[job.dst + word + t][c]"),
+    Mutation("only the last token of a mean", "linear.hpp", "total[c] += acc[c];", "total[c] = acc[c];"),
+    Mutation("a state that is read as it is, normalised", "layer_norm.hpp", "job.rescale ? scale_of(job.out)", "false ? scale_of(job.out)"),
+    Mutation("a row divided by another sum", "attention.hpp", "slot.last_sum = slot.row_sum;", "slot.last_sum = slot.row_sum / 2;"),
     Mutation("class token overwritten", "linear.hpp", ": job.first_token + t;\n        switch", ": t;\n        switch"),
 )
 

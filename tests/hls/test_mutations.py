@@ -22,6 +22,7 @@ NETWORKS = ({"seed": 1, "blocks": "dm", "experts": 8, "top_k": 2, "dim": 32, "to
             {"seed": 3, "blocks": "dd", "dim": 24, "tokens": 7, "norms": "respost", "rms": True}, {"seed": 4, "blocks": "d", "dim": 16, "norms": "post"},
             {"seed": 5, "blocks": "gb", "bias": "heads", "dim": 24, "tokens": 9, "rotary": 6},
             {"seed": 3, "blocks": "dm", "experts": 6, "top_k": 3, "dim": 24, "tokens": 6, "gates": "biased"},
+            {"seed": 5, "blocks": "s", "experts": 3, "dim": 16, "tokens": 9},
             {"seed": 7, "blocks": "t", "dim": 24, "tokens": 9},
             {"seed": 11, "blocks": "d", "dim": 48, "tokens": 12, "windows": 3, "bias": "mask"},
             {"seed": 12, "blocks": "dd", "dim": 24, "tokens": 9, "prune": "index"}, {"seed": 13, "blocks": "d", "dim": 24, "tokens": 9, "prune": "looked"},
