@@ -48,7 +48,9 @@ class Case:
 
 CASES = (Case("norms in front"),
          Case("norms behind the sums", {"norms": "post"}, 0.02),
-         Case("RMS norms behind the sums", {"norms": "post", "rms": True}, 0.02))
+         Case("RMS norms behind the sums", {"norms": "post", "rms": True}, 0.02),
+         Case("one mask for all layers", {"near": 64}, 0.005), Case("a mask a layer", {"bias": "mask"}, 0.005),
+         Case("a bias a head and layer", {"bias": "heads"}, 0.005))
 
 
 WHOLE = (Case("BERT-base", BERT | {"norms": "post"}, 0.0, "BERT-base", 1.05),)
