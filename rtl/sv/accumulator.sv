@@ -30,7 +30,7 @@ module accumulator #(
     assign next[32*g +: 32] = (high_q ? {sum_q[32*g +: 24], 8'd0} : sum_q[32*g +: 32]) + (first_q ? 32'd0 : old[32*g +: 32]);
   end
 
-  always_ff @(posedge clk) begin
+  always @(posedge clk) begin
     valid_q <= valid;
     acc_valid <= valid_q & last_q;
     if (valid) begin

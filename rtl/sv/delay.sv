@@ -12,7 +12,7 @@ module delay #(parameter [31:0] W = 8, parameter [31:0] N = 1) (
     q = 0;
   end
   /* verilator lint_off BLKSEQ */
-  always_ff @(posedge clk)
+  always @(posedge clk)
     if (rst) begin
       for (int unsigned i = 0; i < N; i++) line[i] = 0;
       q <= 0;

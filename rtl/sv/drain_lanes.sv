@@ -178,8 +178,8 @@ module drain_lanes #(
     assign read_late = seconds[c4.bank];
     logic unused_bits;
     assign unused_bits = &{1'b0, read};
-    always_ff @(posedge clk) if (load_en && 32'(load_index) == v / PER_VECTOR) banks[load_bank] <= columns;
-    always_ff @(posedge clk) if (load4.en && 32'(load4.index) == v / PER_VECTOR) seconds[load4.bank] <= late;
+    always @(posedge clk) if (load_en && 32'(load_index) == v / PER_VECTOR) banks[load_bank] <= columns;
+    always @(posedge clk) if (load4.en && 32'(load4.index) == v / PER_VECTOR) seconds[load4.bank] <= late;
   end
   for (genvar v = 0; v < TO; v = v + 2) begin : g_pair                // two lanes read one table
     (* rom_style = "block", ram_style = "block" *) logic [35:0] knots [0:KNOT_WORDS-1];
@@ -220,7 +220,7 @@ module drain_lanes #(
   end
 
   /* verilator lint_off BLKSEQ */
-  always_ff @(posedge clk) begin               // last stage first
+  always @(posedge clk) begin               // last stage first
     if (c8.valid) begin
       for (int unsigned j = 0; j < TO; j++) begin
         change = 17'($signed(n8[j][15:0])) - 17'($signed(o8[j][15:0]));

@@ -108,7 +108,7 @@ module feed_lanes #(
   end
 
   /* verilator lint_off BLKSEQ */
-  always_ff @(posedge clk) begin              // last stage first: every stage reads what the one before held
+  always @(posedge clk) begin              // last stage first: every stage reads what the one before held
     if (v4) begin
       pair4 = {1'b0, sum4[2], 1'b0, sum4[0]} + {1'b0, sum4[3], 1'b0, sum4[1]};
       psum <= 32'(pair4[25:13]) + 32'(pair4[12:0]);

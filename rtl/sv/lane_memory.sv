@@ -45,7 +45,7 @@ module lane_memory #(
       for (int unsigned i = 0; i < DEPTH; i++) mem[i] = 0;
       q = 0;
     end
-    always_ff @(posedge clk) begin
+    always @(posedge clk) begin
       if (wen & wmask[b]) mem[wa] <= wdata[b*N +: N];
       if (ren) q <= mem[ra];
     end
@@ -57,7 +57,7 @@ module lane_memory #(
   end else begin : g_rotate
     logic [GW-1:0] rgroup_q;
     initial rgroup_q = 0;
-    always_ff @(posedge clk) if (ren) rgroup_q <= rgroup;
+    always @(posedge clk) if (ren) rgroup_q <= rgroup;
     for (genvar b = 0; b < GROUPS; b = b + 1) begin : g_group
       logic [GW-1:0] from;
       assign from = GW'(b) + rgroup_q;

@@ -59,7 +59,7 @@ module pe_array #(
   initial begin
     last_q = 0; idle = '1; tile = 0; loaded = 0;
   end
-  always_ff @(posedge clk)
+  always @(posedge clk)
     if (rst) begin
       last_q <= 0; idle <= '1; tile <= 0; loaded <= 0;
     end else begin
@@ -81,7 +81,7 @@ module pe_array #(
   end
 
   /* verilator lint_off BLKSEQ */
-  always_ff @(posedge clk) begin
+  always @(posedge clk) begin
     // sums of the segments and the column correction (p as it was before this edge)
     for (int unsigned j = 0; j < TO; j++) total[j] = column[j] + p[SEG-1][j];
     if (swap[SEG]) for (int unsigned j = 0; j < TO; j++) column[j] = next_column[j];

@@ -63,7 +63,7 @@ module pe_array_packed #(
   initial begin
     last_q = 0; idle = '1; tile = 0; loaded = 0;
   end
-  always_ff @(posedge clk)
+  always @(posedge clk)
     if (rst) begin
       last_q <= 0; idle <= '1; tile <= 0; loaded <= 0;
     end else begin
@@ -106,7 +106,7 @@ module pe_array_packed #(
   endfunction
 
   /* verilator lint_off BLKSEQ */
-  always_ff @(posedge clk) begin
+  always @(posedge clk) begin
     // sums of the segments and the column correction (p as it was before this edge)
     for (int unsigned j = 0; j < TO; j++) total[j] = column[j];
     if (swap[SEG]) for (int unsigned j = 0; j < TO; j++) column[j] = next_column[j];

@@ -102,7 +102,7 @@ module router_chain #(
       logic [16:0] q;
       assign t_word[17*h +: 17] = q;
       initial q = 0;
-      always_ff @(posedge clk) if (run) q <= exp_table[a_word[11*h +: 11]];
+      always @(posedge clk) if (run) q <= exp_table[a_word[11*h +: 11]];
     end
   end
   initial for (int unsigned i = 0; i < 256; i++) recip_table[i] = RECIP_TABLE[16*i +: 16];
@@ -119,7 +119,7 @@ module router_chain #(
       for (int unsigned i = 0; i < 2**IW; i++) line[i] = 0;
       q = 0;
     end
-    always_ff @(posedge clk)
+    always @(posedge clk)
       if (run) begin
         line[at[IW-1:0]] <= logits[16*g +: N];
         q <= line[ago[g-1]];
@@ -128,7 +128,7 @@ module router_chain #(
       logic [15:0] late;
       assign x_late[16*g + 16 +: 16] = late;
       initial late = 0;
-      always_ff @(posedge clk) if (run) late <= q[16 +: 16];
+      always @(posedge clk) if (run) late <= q[16 +: 16];
     end
   end
   assign e_late[67:0] = {e3, e_word[50:0]};
@@ -142,7 +142,7 @@ module router_chain #(
       for (int unsigned i = 0; i < 2**IW; i++) line[i] = 0;
       q = 0;
     end
-    always_ff @(posedge clk)
+    always @(posedge clk)
       if (run) begin
         line[at[IW-1:0]] <= e_word[17*g +: N];
         q <= line[ago[g-3]];
@@ -151,7 +151,7 @@ module router_chain #(
       logic [16:0] late;
       assign e_late[17*g + 17 +: 17] = late;
       initial late = 0;
-      always_ff @(posedge clk) if (run) late <= q[17 +: 17];
+      always @(posedge clk) if (run) late <= q[17 +: 17];
     end
   end
   (* ram_style = "block" *)
@@ -171,7 +171,7 @@ module router_chain #(
     chosen_late = 0; place_late = 0; token_late = 0; at = 0; x1 = 0; e3 = 0;
     for (int unsigned i = 0; i < E; i++) ago[i] = IW'(32'd0 - i);
   end
-  always_ff @(posedge clk)
+  always @(posedge clk)
     if (run) begin
       at <= at + 1'b1;
       ago[1] <= at[IW-1:0];
@@ -203,7 +203,7 @@ module router_chain #(
   end
 
   /* verilator lint_off BLKSEQ */
-  always_ff @(posedge clk) begin               // last step first: every step reads what the one before held
+  always @(posedge clk) begin               // last step first: every step reads what the one before held
     if (run) begin
       // step 2 E + 7: scores; the reciprocal is at most 65535 and the exponential at most 1, so nothing saturates
       out_token <= token_late;

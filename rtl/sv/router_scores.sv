@@ -86,7 +86,7 @@ module router_scores #(
   end
 
   /* verilator lint_off BLKSEQ */
-  always_ff @(posedge clk) begin               // last step first: every step reads what the one before held
+  always @(posedge clk) begin               // last step first: every step reads what the one before held
     // step 13 behind the list: shares
     for (int unsigned j = 0; j < K; j++) begin
       high = 18'(p12[j] >> 15) >> ex12;

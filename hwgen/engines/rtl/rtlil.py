@@ -26,6 +26,7 @@ REDUCE = frozenset({"$reduce_and", "$reduce_or", "$reduce_xor", "$reduce_xnor", 
 LEFT = frozenset({"$shl", "$sshl"})
 RIGHT = frozenset({"$shr", "$sshr", "$shift"})
 # widths are equal by definition
+_ZEROS = re.compile(r"^(    parameter \\INIT) \d+'0+\n", re.MULTILINE)
 AS_THEY_ARE = frozenset({"$mux", "$bmux", "$dff", "$dffe", "$sdff", "$sdffe", "$sdffce", "$mem_v2"})
 
 _WIRE = re.compile(r"  wire (.*?)([\\$]\S+)\n")
@@ -101,6 +102,12 @@ def format_signal(signal: Signal) -> str:
 def resized(signal: Signal, width: int, signed: bool) -> Signal:
     """Cut to ``width`` bits, or extended with zeros or the sign bit."""
     return signal[:width] + (signal[-1] if signed else "0",) * (width - len(signal))
+
+
+def without_zeros(text: str) -> str:
+    """Memories that begin with zeros begin with anything: what is not a table is written before it is read, and a chip's large memories
+    cannot be set."""
+    return _ZEROS.sub(r"\1 1'x\n", text)
 
 
 def explicit_widths(text: str) -> str:

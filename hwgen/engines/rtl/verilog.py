@@ -40,11 +40,11 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     """
     from amaranth.back import rtlil
 
-    from .rtlil import explicit_widths
+    from .rtlil import explicit_widths, without_zeros
     with uncollected():                                            # Amaranth makes a million objects
         text = rtlil.convert(component, name=name, emit_src=False)
     lowered, _ = yosys.script(LOWER, {"design.il": text}, ("lower.il",))
-    outputs, _ = yosys.script(WRITE, {"lower.il": explicit_widths(lowered["lower.il"])}, ("design.sv",))
+    outputs, _ = yosys.script(WRITE, {"lower.il": explicit_widths(without_zeros(lowered["lower.il"]))}, ("design.sv",))
     return outputs["design.sv"]
 
 
