@@ -34,7 +34,7 @@ PAST_FEED, PAST_DRAIN = 0.35, 0.1         # what words that go past the array ad
 SCORE_EXPERT, SCORE_PLACE, SCORE_TOP = 0.4, 1.15, 5      # what a router of scores adds: experts, their places, and places alone, in router parts
 CAUSAL = 0.014           # what a limit of keys adds to the control: 80 LUTs, 52 flip-flops
 LISTS = 0.1              # counters of a list and stages of the feeder; the registers of its words, and of what a stream brings, are bytes of a stream
-PICKS, PICK_LANE = 0.1, 9    # what chooses tokens: its counters; a lane's comparison, registers of the words in bytes of a stream
+PICKS, PICK_LANE = 0.05, 3   # what chooses tokens (Yosys: 796 LUTs and 2,009 flip-flops at 16 lanes): its counters; a lane, in bytes of a stream
 LENGTHS = 0.12           # what run-time lengths do: 700 LUTs, 520 flip-flops, half of them registers and their reading
 
 
@@ -189,7 +189,7 @@ def _logic(c: EngineConfig) -> list[tuple[str, str, float]]:
         *([("lists", "control", LISTS), ("lists", "stream byte", 6 * c.to)] if c.list_words else []),
     ]
     if c.picks:
-        logic += [("choice of tokens", "control", PICKS), ("choice of tokens", "stream byte", PICK_LANE * c.bypass_lanes + 4 * c.to)]
+        logic += [("choice of tokens", "control", PICKS), ("choice of tokens", "stream byte", PICK_LANE * c.bypass_lanes + c.to)]
     if c.groups > 1:        # written windows of 8 and of 16 bits, read ones of keys and values and of the residual
         logic += [(unit, "memory lane bit", bits * c.ti) for unit, bits in (("activations", 8), ("keys and values", 8), ("residual", 32))]
     if c.max_experts:
