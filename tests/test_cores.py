@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import pytest
 from hwgen import api, cli, cores, numerics as nx
 from hwgen.cores import folder
 from hwgen.errors import InputError, OutputError, ToolError
-from hwgen.tools import cxx, icarus, verilator
+from hwgen.tools import cxx, icarus, verilator, yosys
 from hwgen_rtl import arrays
 from hwgen_rtl.cores import matrix, rows, streams
 
@@ -59,6 +60,8 @@ def test_the_rtl_is_bit_exact_under_pauses(name, made):
     need(icarus.find)
     done = run(made(name, "rtl"), "--sim", "icarus", *(FEW if cores.TEMPLATES[name].header == "matrix.hpp" else ()))
     assert done.returncode == 0 and "bit-exact on icarus" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    said = (made(name, "rtl") / "sim_icarus" / "build.log").read_text().splitlines()
+    assert [line for line in said if "warning" in line and "to be synthesized in an always_ff process" not in line] == []
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -73,6 +76,15 @@ def test_verilator_has_nothing_to_say(name, made):
     place = made(name, "rtl") / "rtl"
     top = json.loads((place.parent / "core.json").read_text())["top"]
     verilator.lint([place / file for file in (place / "filelist.f").read_text().split()], top, [place / "waivers.vlt"])
+
+
+def test_yosys_reads_it(made):
+    """All it has to say is that small arrays become registers."""
+    place = made("moe-router", "rtl") / "rtl"
+    names = (place / "filelist.f").read_text().split()
+    commands = [*(f"read_verilog -sv {name}" for name in names), "hierarchy -check -top hwgen_moe_router", "proc", "check -assert"]
+    log = yosys.script(commands, {name: (place / name).read_text() for name in names}, ())[1]
+    assert [line for line in log.splitlines() if not re.match(r"Warning: Replacing memory .* with list of registers", line)] == []
 
 
 def small_queue(depth, **ports):
@@ -139,6 +151,7 @@ def test_a_name_may_fix_a_parameter():
     ("layernorm", {"length": "1024", "out_bits": "16", "out_scale": "0.0001", "eps": "0"}, "out_scale = 0.0001 is too small", "eps"),
     ("moe-router", {"top_k": "9"}, "top_k = 9 exceeds experts = 8", "at most"),
     ("linear", {"inputs": "20"}, "lanes = 8 does not divide inputs = 20", "8, 16, 32, 64"),
+    ("attention", {"tokens": "1024"}, "a frame of scores takes 131,072 words, at most 65,536", "more lanes"),
     ("attention", {"lanes": "4"}, "lanes = 4 is not possible", "8, 16, 32, 64"),
     ("attention", {"v_scale": "16", "out_scale": "1e-6"}, "v_scale / out_scale = 1.6e+07 is out of", "other scales"),
     ("moe-router", {"experts": "65"}, "experts = 65 is not possible", "1 .. 64")])
@@ -146,6 +159,12 @@ def test_what_is_not_possible_is_refused_with_what_is(name, settings, message, h
     with pytest.raises(InputError) as refused:
         cores.plan(name, "rtl", settings)
     assert message in refused.value.message and hint in (refused.value.hint or "")
+
+
+def test_cycles_are_counted_where_they_are_wanted(tmp_path):
+    need(icarus.find)
+    api.core("linear", "rtl", tmp_path / "c", simulate=True, **TINY["linear"])
+    assert re.search(r"to its first result \| \d\d \| measured in simulation, without pauses", (tmp_path / "c" / "README.md").read_text())
 
 
 def test_nothing_is_written_over_what_is_not_a_core(tmp_path):

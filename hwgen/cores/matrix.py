@@ -11,6 +11,7 @@ from .template import OUT_BITS, Derived, Template, factor
 
 ARRAYS = ("accumulator", "delay", "drain_lanes", "feed_lanes", "lane_memory", "lane_window", "pe_array", "stream_fifo")
 LANES = Parameter("lanes", 8, "rows and columns of the array, channels a word", choices=(8, 16, 32, 64))
+MOST_WORDS = 1 << 16     # of one memory
 TOKENS = Parameter("tokens", 16, "of a frame", low=1, high=1024)
 
 
@@ -21,13 +22,24 @@ def _divided(p: SimpleNamespace, *names: str) -> None:
                              hint=f"choose a multiple of the lanes, and fill up with zeros; lanes may be {LANES.range}")
 
 
+def _room(words: int, what: str) -> None:
+    """Raises InputError for a memory that is too long."""
+    if words > MOST_WORDS:
+        raise InputError(f"{what} takes {words:,} words, at most {MOST_WORDS:,} are possible", where="option --set",
+                         hint="choose more lanes, fewer tokens or fewer channels")
+
+
 def _linear(p: SimpleNamespace) -> Derived:
     _divided(p, "inputs", "outputs")
+    _room(p.tokens * p.inputs // p.lanes, "a frame of tokens")
+    _room(p.tokens * p.outputs // p.lanes, "a frame of results")
     return {"words": p.tokens * p.outputs // p.lanes}
 
 
 def _attention(p: SimpleNamespace) -> Derived:
     _divided(p, "head_dim")
+    _room(2 * p.tokens * p.head_dim // p.lanes, "a frame of k and v")
+    _room(-(-p.tokens // p.lanes) * p.tokens, "a frame of scores")
     score = p.q_scale * p.k_scale * math.log2(math.e) / math.sqrt(p.head_dim) * 2.0 ** p.frac
     hint = "choose other scales"
     score_mult, score_shift = factor(score, "the factor of the scores", hint)

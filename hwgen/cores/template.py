@@ -21,9 +21,10 @@ class Template:
     """One kind of core.
 
     parameters: in the order in which they are listed. derive: what follows from their values, for golden model and hardware alike; raises InputError
-    for values that do not go together. golden: file of `golden`. rtl: class in hwgen_rtl.cores. arrays: files of rtl/sv. header, function: of
-    hls/cores. constants: (name, type, attribute) of the C++ configuration. ports: bits of s_* and m_axis. latency: cycles from the first word of
-    a row to its first result without pauses, or None: run.py says it. words_per_call: results that a call of the C++ function gives.
+    for values that do not go together. golden: file of `golden`. arrays: files of rtl/sv. header, function: of hls/cores; rtl: class in the
+    file of the header's name in hwgen_rtl.cores. constants: (name, type, attribute) of the C++ configuration. ports: bits of s_* and m_axis.
+    latency: cycles from the first word of a row to its first result without pauses, or None: run.py says it. words_per_call: results that a call of
+    the C++ function gives.
     """
 
     name: str
