@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -23,10 +25,16 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+@lru_cache(64)
+def _parsed(text: str) -> object:
+    """One text is parsed once: a compiler asks for the same board again and again."""
+    return yaml.load(text, _Once)
+
+
 def read(path: Path, wrong: Callable[[str], HwgenError]) -> dict[object, object]:
     """The mapping in the file. wrong: ("cannot be read: …") -> the error that is raised for anything else."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Once)
+        data = deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise wrong(f"cannot be read: {error.strerror}") from error
     except RecursionError as error:

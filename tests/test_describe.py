@@ -9,7 +9,7 @@ import re
 import pytest
 
 from hwgen import cli
-from hwgen.api import compile as compile_model, load
+from hwgen.api import compile as compile_model
 from hwgen.choices import Grain
 from hwgen.describe import Description, rtl
 from hwgen.describe.comments import amaranth_units, parsed
@@ -36,9 +36,15 @@ def build(tmp_path_factory):
                          out=tmp_path_factory.mktemp("describe") / "build")
 
 
+@pytest.fixture(scope="module")
+def told_of(build) -> dict[str, Description]:
+    """Every grain, once."""
+    return {grain: build.describe(grain) for grain in Grain}
+
+
 @pytest.fixture(scope="module", params=list(Grain))
-def described(request, build) -> Description:
-    return build.describe(request.param)
+def described(request, told_of) -> Description:
+    return told_of[request.param]
 
 
 def texts(build) -> str:
@@ -83,9 +89,9 @@ def test_both_forms_hold_the_same(described):
     assert len({(e.kind, e.name) for e in described.entries}) == len(described.entries)
 
 
-def test_nothing_of_a_build_is_left_out(build):
+def test_nothing_of_a_build_is_left_out(build, told_of):
     """Every module in use, every instruction, every port."""
-    block, signal = build.describe("block"), build.describe("signal")
+    block, signal = told_of["block"], told_of["signal"]
     sources = {name: data.decode() for name, data in build.build.read(build.build.rtl).items()}
     found = modules(sources)
     used = {"hwgen_top"} | {one.module for module in found.values() for one in module.instances}
@@ -98,14 +104,14 @@ def test_nothing_of_a_build_is_left_out(build):
     assert {"hwgen_top.engine.feeder.retired", "hwgen_top.engine.router.queue_0", "pe_array.skew", "drain_lanes.word8"} <= names
 
 
-def test_what_is_said_of_known_things(build):
+def test_what_is_said_of_known_things(told_of):
     """Against what the sources hold, seen by people."""
-    block = {e.name: e for e in build.describe("block").entries}
+    block = {e.name: e for e in told_of["block"].entries}
     feeder, array = block["hwgen_top.engine.feeder"], block["pe_array"]
     assert "one token per cycle" in feeder.description and "| `issue` | output | 1 | a slot is issued |" in feeder.description
     assert array.facts["parameters"]["TI"] == "8" and {"name": "sum", "direction": "output", "bits": 256}.items() <= array.facts["ports"][-1].items()
     assert "SEG + 1 cycles after the token" in array.description
-    signal = {e.name: e for e in build.describe("signal").entries}
+    signal = {e.name: e for e in told_of["signal"].entries}
     retired = signal["hwgen_top.engine.feeder.retired"]
     assert "an output, 8 bits. Their number modulo 256" in retired.description and "rising edge" in retired.description
     assert "always_ff @(posedge clk)\n    retired <=" in retired.code
@@ -178,11 +184,11 @@ def run(capsys):
     return call
 
 
-def test_the_command(run, build, tmp_path):
+def test_the_command(run, build, told_of, tmp_path):
     path = build.build.path
-    assert run("describe", path) == (0, build.describe().to_markdown(), "")
+    assert run("describe", path) == (0, told_of["summary"].to_markdown(), "")
     code, out, _ = run("describe", path, "--grain", "block", "--format", "jsonl", "-o", tmp_path / "pairs.jsonl")
-    assert (code, out) == (0, "") and (tmp_path / "pairs.jsonl").read_text() == load(path).describe("block").to_jsonl()
+    assert (code, out) == (0, "") and (tmp_path / "pairs.jsonl").read_text() == told_of["block"].to_jsonl()
 
 
 def test_json_has_the_documented_keys(run, build, tmp_path):
