@@ -140,14 +140,15 @@ def estimate(model: str | Path, targets: str | Sequence[str | Path] = "sim", sha
 
 def core(name: str, backend: str = "rtl", out: str | Path | None = None, *, target: str = "zcu104", synth: bool = False,
          simulate: bool = False, progress: Progress | None = None, **settings: Setting) -> cores.Core:
-    """A single core as RTL or HLS C++, with golden model, bench and README, in the folder ``out`` (None: its name).
+    """A single core as RTL or HLS C++, with golden model, bench and README, in the folder ``out`` (None: `Core.folder`).
 
     name, settings: of `cores.TEMPLATES`, as ``core("softmax", lanes=16)``. synth: Yosys counts its cells for the board ``target``; simulate: Icarus
     counts cycles; both for the README. Raises InputError for a core that is not possible, OutputError, ToolError; then nothing is written.
+    The same core is replaced, unless somebody has changed it: that is an OutputError, as is a folder with another core or backend.
     """
     made, board, say = cores.plan(name, backend, settings), load_board(target), _say(progress)
-    place = Path(out or made.top)
-    folder.check(place)
+    place = Path(out or made.folder)
+    folder.check(made, place)
     cells = measured = None
     for wanted, option in ((synth, "--synth"), (simulate, "--simulate")):
         if wanted and backend != "rtl":

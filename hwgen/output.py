@@ -45,16 +45,17 @@ class OutputDir:
     whose content is the same keeps its modification time, and files hwgen did not write (objects compiled there, waveforms)
     stay, so make rebuilds only what changed.
 
-    Raises OutputError when the target is a file, a directory that holds something else, or not writable.
+    Raises OutputError when the target is a file, a directory that holds something else, or not writable. core: it is for a single core
+    (`hwgen.cores`), not for a network; neither replaces the other.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.target = Path(path).resolve()
+    def __init__(self, path: str | os.PathLike, core: bool = False):
+        self.target, self.core = Path(path).resolve(), core
         self.work: Path | None = None
         self._extra: dict = {}
 
     def __enter__(self) -> Self:
-        check_target(self.target)
+        check_target(self.target, self.core)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self.work = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".part", dir=self.target.parent))
@@ -157,16 +158,20 @@ def _umask() -> int:
     return mask
 
 
-def check_target(path: str | os.PathLike) -> None:
-    """Raises OutputError when a build cannot be written to ``path``; to be asked before long work."""
+def check_target(path: str | os.PathLike, core: bool = False) -> None:
+    """Raises OutputError when a build, or a core, cannot be written to ``path``; to be asked before long work."""
     try:
         target = Path(path).resolve()
     except OSError as error:                                        # the current folder is gone
         raise _not_writable(Path(path), error) from error
     if target.is_dir():
-        if any(target.iterdir()) and not _is_build(target):
+        manifest = written(target)
+        if any(target.iterdir()) and manifest is None:
             raise OutputError("the output directory already holds something that is not a hwgen build", where=str(target),
                               hint="choose another directory with -o, or empty this one")
+        if manifest is not None and ("core" in manifest) != core:
+            raise OutputError(f"the output directory holds {'the build of a network' if core else 'a core of hwgen core'}", where=str(target),
+                              hint="choose another directory with -o")
     elif target.exists():
         raise OutputError("the output directory is a file", where=str(target), hint="choose another directory with -o")
     parent = target.parent
@@ -179,12 +184,14 @@ def check_target(path: str | os.PathLike) -> None:
         raise OutputError(f"{parent} is not writable", where=str(target), hint="choose another directory with -o")
 
 
-def _is_build(path: Path) -> bool:
+def written(path: Path) -> dict | None:
+    """manifest.json of a build or a core; None where there is none, or somebody else's."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("generator") == GENERATOR and isinstance(manifest.get("files"), dict)
+        return None
+    good = isinstance(manifest, dict) and manifest.get("generator") == GENERATOR and isinstance(manifest.get("files"), dict)
+    return manifest if good else None
 
 
 def _not_writable(path: str | os.PathLike, error: Exception) -> OutputError:

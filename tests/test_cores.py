@@ -15,6 +15,7 @@ import pytest
 from hwgen import api, cli, cores, numerics as nx
 from hwgen.cores import folder
 from hwgen.errors import InputError, OutputError, ToolError
+from hwgen.output import check_target
 from hwgen.tools import cxx, icarus, verilator, yosys
 from hwgen_rtl import arrays
 from hwgen_rtl.cores import matrix, rows, streams
@@ -182,6 +183,44 @@ def test_nothing_is_written_over_what_is_not_a_core(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["build", "full"]
 
 
+def test_a_changed_core_is_not_replaced(tmp_path):
+    place = tmp_path / "c"
+    api.core("moe-router", "hls", place, experts=4)
+    (place / "mine.txt").write_text("kept")
+    (place / "run.py").unlink()                                 # what is gone comes again
+    api.core("moe-router", "hls", place, experts=5)             # the same with other parameters
+    assert "experts=5" in (place / "README.md").read_text() and (place / "mine.txt").exists() and (place / "run.py").exists()
+    with (place / "rows.hpp").open("a") as file:
+        file.write("// mine")
+    edited = (place / "rows.hpp").read_text()
+    for name, backend, message in (("moe-router", "hls", "was changed, which would be lost: rows.hpp\n"),
+                                   ("moe-router", "rtl", "another core: moe-router, backend hls"), ("gelu", "hls", "another core: moe-router")):
+        with pytest.raises(OutputError, match=message):
+            api.core(name, backend, place)
+    assert (place / "rows.hpp").read_text() == edited and "experts=5" in (place / "README.md").read_text()
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    place = tmp_path / "c"
+    api.core("moe-router", "rtl", place)
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["files"]["words.py"], manifest["files"]["rtl/delay.sv"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(OutputError, match="lost: rtl/delay.sv, words.py\n"):
+        api.core("moe-router", "rtl", place)
+
+
+def test_networks_and_cores_do_not_replace_each_other(tmp_path, capsys):
+    api.core("moe-router", "hls", tmp_path / "c")
+    with pytest.raises(OutputError, match="holds a core"):
+        check_target(tmp_path / "c")
+    for command in (("report",), ("verify",), ("synth",), ("show",), ("describe",), ("compare", str(tmp_path / "c"))):
+        with pytest.raises(SystemExit):
+            cli.main([*command, str(tmp_path / "c")])
+        said = capsys.readouterr().err
+        assert "this is a core, not the build of a network" in said and f"{tmp_path / 'c' / 'run.py'}" in said, command
+
+
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -194,11 +233,15 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert code == 0 and all(name in text for name in (*cores.TEMPLATES, *cores.ALIASES))
     assert set(json.loads((tmp_path / "list.json").read_text())["cores"]) == set(cores.TEMPLATES)
     code, text, _ = call("core", "relu", "--backend", "hls", "--set", "lanes=4", "--json", "core.json")
-    assert code == 0 and "python hwgen_relu/run.py" in text
+    assert code == 0 and "written to hwgen_relu_hls" in text and "python hwgen_relu_hls/run.py" in text
     told = json.loads((tmp_path / "core.json").read_text())
     assert told["ports"] == {"s_axis": 64, "m_axis": 32} and told["parameters"]["function"] == "relu"
-    readme = (tmp_path / "hwgen_relu" / "README.md").read_text()
+    readme = (tmp_path / "hwgen_relu_hls" / "README.md").read_text()
     assert "hwgen core relu --backend hls --set lanes=4" in readme and "| x within -1 .. 1 |" in readme
+    code, text, _ = call("core", "relu", "--backend", "hls")
+    assert code == 0 and "replaced in hwgen_relu_hls" in text
+    code, text, _ = call("core", "relu")
+    assert code == 0 and "written to hwgen_relu," in text and (tmp_path / "hwgen_relu" / "rtl").is_dir()
     for args, message in ((("--set", "lanes"), "'lanes' is no setting"), (("--set", "lanes=4", "--set", "lanes=8"), "lanes is set twice"),
                           (("--backend", "vhdl"), "no backend 'vhdl'")):
         code, _, text = call("core", "gelu", *args)

@@ -105,6 +105,9 @@ def read_manifest(path: str | os.PathLike) -> tuple[dict, str]:
     if not isinstance(manifest, dict) or manifest.get("generator") != GENERATOR:
         raise InputError(f"not a hwgen build: its {MANIFEST} was written by something else", where=str(root),
                          hint="give the directory hwgen compile wrote with -o")
+    if "core" in manifest:
+        raise InputError("this is a core, not the build of a network", where=str(root),
+                         hint=f"its bench is {root / 'run.py'}, its README says what it does; builds are what hwgen compile wrote with -o")
     if manifest.get("version") != __version__:
         raise BuildVersionError(f"the build was made by hwgen {short(manifest.get('version')).strip(chr(39))}, this is hwgen {__version__}",
                                 where=str(root), hint="compile again, or install that version")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..output import write_json
+from ..output import write_json, written
 from ..progress import Bars
 from . import terminal
 from .options import Json
@@ -22,10 +22,11 @@ def core(
     backend: Annotated[str, typer.Option(metavar="rtl|hls", help="Verilog with AXI4-Stream ports, or a C++ function with streams.")] = "rtl",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", show_default=False, help="A parameter, as `--set lanes=16`. "
                                                        "May be given several times.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", show_default=False, help="Where the core goes; otherwise a folder "
-                                                "of its name.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", show_default=False, help="Where the core goes; otherwise "
+                                                "`hwgen_NAME`, in C++ `hwgen_NAME_hls`. The same core is replaced there, unless it was "
+                                                "changed.")] = None,
     target: Annotated[str, typer.Option(help="Board whose family `--synth` counts for.")] = "zcu104",
-    synth: Annotated[bool, typer.Option("--synth", help="Let Yosys count the cells, for the README.")] = False,
+    synth: Annotated[bool, typer.Option("--synth", help="Let Yosys count the cells, for the README: takes minutes.")] = False,
     simulate: Annotated[bool, typer.Option("--simulate", help="Let Icarus Verilog count the cycles, for the README.")] = False,
     json: Json = None,
 ) -> None:
@@ -44,12 +45,15 @@ def core(
             others = [alias for alias, (base, _) in cores.ALIASES.items() if base == template.name]
             say(terminal.out, f"{template.name}: {template.title}" + (f"; also as {', '.join(others)}" if others else ""))
         return
+    chosen = read(settings or [])
+    place = output or Path(cores.plan(name, backend, chosen).folder)
+    again = written(place) is not None
     with Bars(terminal.err) as bars:
-        made = terminal.api().core(name, backend, output, target=target, synth=synth, simulate=simulate, progress=bars, **read(settings or []))
-    place = output or Path(made.top)
+        made = terminal.api().core(name, backend, place, target=target, synth=synth, simulate=simulate, progress=bars, **chosen)
     if json:
         write_json(json, {"core": made.name, "backend": made.backend, "top": made.top, "folder": str(place), "ports": made.ports,
                           "parameters": made.settings})
     say(terminal.out, f"{made.template.title}: {', '.join(f'{key} = {shown(value)}' for key, value in made.settings.items())}")
     run = ["run.py --sim icarus", "run.py --sim verilator"] if made.backend == "rtl" else ["run.py"]
-    say(terminal.out, f"written to {place}, compared with its golden model by: {'   or: '.join(f'python {place}/{line}' for line in run)}")
+    say(terminal.out, f"{'replaced in' if again else 'written to'} {place}, compared with its golden model by: "
+        + "   or: ".join(f"python {place}/{line}" for line in run))

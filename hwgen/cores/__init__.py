@@ -43,6 +43,11 @@ class Core:
         return f"hwgen_{self.name.replace('-', '_')}"
 
     @property
+    def folder(self) -> str:
+        """Where it goes if nothing else is said."""
+        return self.top + "_hls" * (self.backend == "hls")
+
+    @property
     def golden(self) -> ModuleType:
         """The module of `golden`."""
         return import_module(f".golden.{self.template.golden}", __name__)

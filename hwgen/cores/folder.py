@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 import json
+import os
 from pathlib import Path
 import sys
 
@@ -15,7 +16,8 @@ from ..devices.board import Board
 from ..engines.hls.project import tables
 from ..engines.rtl.verilog import WAIVERS, file_list, to_verilog
 from ..errors import OutputError
-from ..output import MANIFEST, OutputDir, check_target, work_folder
+from ..foreign import visible
+from ..output import OutputDir, check_target, sha256, work_folder, written
 from ..paths import PACKAGE, data_dir
 from ..render import render
 from ..tools import icarus
@@ -25,14 +27,17 @@ from .parameter import shown
 from .template import constants
 
 SEED = 1
+VITIS = "vitis_hls.tcl"             # of a core in C++ alone
+SHOWN = 4                           # names in a message
 OWN_IMPORT, STANDALONE = "from ... import numerics as nx\nfrom .words import", "import numerics as nx\nfrom words import"
 
 
 def write(core: Core, out: str | Path, board: Board, cells: Mapping[str, float] | None = None, measured: Mapping[str, int] | None = None) -> None:
     """The core's folder, whole or not at all. cells: what synthesis counted; measured: what simulation did. Raises OutputError, ToolError."""
-    check(out)
-    with OutputDir(out) as folder:
-        for name, content in files(core, board, cells, measured).items():
+    made = files(core, board, cells, measured)
+    check(core, out, made)
+    with OutputDir(out, core=True) as folder:
+        for name, content in made.items():
             folder.write(name, content)
         folder.manifest(core=core.name)
 
@@ -49,12 +54,35 @@ def simulate(core: Core, board: Board) -> dict[str, int]:
     return found
 
 
-def check(out: str | Path) -> None:
-    """Raises OutputError when no core can be written to ``out``."""
-    check_target(out)
-    manifest = Path(out) / MANIFEST
-    if manifest.is_file() and "core" not in json.loads(manifest.read_text()):
-        raise OutputError("the output directory holds the build of a network", where=str(out), hint="choose another directory with -o")
+def check(core: Core, out: str | Path, names: Iterable[str] = ()) -> None:
+    """That the core can be written to ``out``: it may hold the same core, with any parameters, as long as nobody has changed it.
+
+    names: of files to be written. Raises OutputError for a folder with another core, with a changed one or with files that are not the core's
+    under these names, and for a place where nothing can be written.
+    """
+    check_target(out, core=True)
+    root = Path(out)
+    manifest = written(root)
+    if manifest is None:
+        return
+    held, backend = str(manifest["core"]), "hls" if VITIS in manifest["files"] else "rtl"
+    if (held, backend) != (core.name, core.backend):
+        raise OutputError(f"the output directory holds another core: {visible(held)}, backend {backend}", where=str(out),
+                          hint="choose another directory with -o, or delete this one")
+    listed = {name: digest for name, digest in manifest["files"].items() if os.path.lexists(root / name)}
+    edited = [name for name, digest in listed.items() if not _unchanged(root / name, digest)]
+    edited += [name for name in names if name not in listed and os.path.lexists(root / name)]
+    if edited:
+        more = f" and {len(edited) - SHOWN} more" if len(edited) > SHOWN else ""
+        raise OutputError(f"the core in the output directory was changed, which would be lost: {', '.join(map(visible, edited[:SHOWN]))}{more}",
+                          where=str(out), hint="choose another directory with -o, or delete this one")
+
+
+def _unchanged(path: Path, digest: object) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink() and sha256(path) == digest
+    except OSError:
+        return False
 
 
 def files(core: Core, board: Board, cells: Mapping[str, float] | None = None, measured: Mapping[str, int] | None = None) -> dict[str, str]:
@@ -88,7 +116,7 @@ def hls(core: Core) -> dict[str, str]:
     return {
         **{f"{core.top}.{kind}" if kind != "csim.cpp" else kind: render(f"cores/{'top.' * (kind != 'csim.cpp')}{kind}.j2", **common)
            for kind in ("hpp", "cpp", "csim.cpp")},
-        "vitis_hls.tcl": render("cores/vitis_hls.tcl.j2", **common), template.header: (kernels / "cores" / template.header).read_text(),
+        VITIS: render("cores/vitis_hls.tcl.j2", **common), template.header: (kernels / "cores" / template.header).read_text(),
         "hwgen_tables.hpp": tables((str(function),)),
         **{f"{folder}/{path.name}": path.read_text() for folder in ("include/hwgen", "stub") for path in sorted((kernels / folder).iterdir())}}
 
