@@ -47,7 +47,7 @@ MUTATIONS = (
     Mutation("keys lie as close as those of a window", "attention.hpp", "(first + w) * job.key_rows + t", "(first + w) * job.tokens + t"),
     Mutation("values lie as close as those of a window", "attention.hpp", "(value_first + w) * job.key_rows + t", "(value_first + w) * job.tokens + t"),
     Mutation("a shorter sequence is streamed whole", "sequence.hpp", "(s.follows & FOLLOW_ROWS) != 0 ? length", "(s.follows & FOLLOW_ROWS) > 9 ? length"),
-    Mutation("its keys are those of the longest", "sequence.hpp", "(s.follows & FOLLOW_TOKENS) != 0 ? length", "(s.follows & FOLLOW_TOKENS) > 9 ? length"),
+    Mutation("its keys are those of the longest", "sequence.hpp", "s.tokens = (s.follows & FOLLOW_TOKENS) != 0", "s.tokens = (s.follows & FOLLOW_TOKENS) > 9"),
     Mutation("the last token is that of the longest", "sequence.hpp", "(s.follows & FOLLOW_LAST) != 0)", "(s.follows & FOLLOW_LAST) > 9)"),
     Mutation("the last constant of a sequence is dropped", "patch_embed.hpp", "token < size.kept", "token + 1 < size.kept"),
     Mutation("a score is greater than itself", "pick.hpp", "other > own ||", "other >= own ||"),
