@@ -116,8 +116,9 @@ class Planned:
 
     images: calibration images, float32 [images, ...] of the engine's input. output_error: for each output, of the integer to the float model on
     `error_images` of them, relative root mean square; the largest of the tasks that have it. layers: the error by layer on `layers.CHUNK` of
-    them. routers: how often a token goes to other experts, on `error_images`. All three are empty with noise. mixed: how the values in 16 bits
-    were chosen; rules: what went before calibration. warnings: what calibration found, for people. plans: of the engines of the build, by name.
+    them, of the outputs as in output_error. routers: how often a token goes to other experts, on `error_images`. All three are empty with
+    noise. mixed: how the values in 16 bits were chosen; rules: what went before calibration. warnings: what calibration found, for
+    people. plans: of the engines of the build, by name.
     said: what of a quantized file is not as it says, and how near the integer network comes to it.
     """
 
@@ -209,7 +210,7 @@ def _quantized(imported: Imported, options: Options, say: Callable[[str], None],
         integers = replace(integers, tasks=tuple(map(sequenced, integers.tasks)))
     said = quantized_file.compared(imported, integers, rules, notes, images, options.random)
     errors = {} if options.random else _output_error(imported, integers, images)
-    by_layer = [] if options.random else _by_layer(graphs, integers, images)
+    by_layer = [] if options.random else _by_layer(graphs, integers, images, errors)
     flips = [] if options.random else routers.router_flips(graphs.tasks, integers.tasks, _some(imported, images))
     return Planned(imported, judgement, images, integers, findings, errors, by_layer, flips, chosen, rules, board, {}, said)
 
@@ -328,10 +329,12 @@ def _output_error(imported: Imported, quantized: Quantized, images: dict[str, np
     return errors
 
 
-def _by_layer(model: Model, quantized: Quantized, images: dict[str, np.ndarray]) -> list[LayerError]:
+def _by_layer(model: Model, quantized: Quantized, images: dict[str, np.ndarray], outputs: dict[str, float]) -> list[LayerError]:
+    """See `Planned`; outputs: their errors, by which they are listed: one figure for each."""
     some = {name: array[:layers.CHUNK] for name, array in images.items()}
     graphs, networks = model.tasks, quantized.tasks
-    return layers.layer_errors(graphs, networks, some, alone=layers.cost(graphs, networks) * layers.CHUNK <= layers.ALONE_MACS)
+    found = layers.layer_errors(graphs, networks, some, alone=layers.cost(graphs, networks) * layers.CHUNK <= layers.ALONE_MACS)
+    return [replace(error, snr_db=layers.decibel(1.0, outputs[error.value] ** 2)) if error.format == "output" else error for error in found]
 
 
 def _remedy(errors: list[LayerError]) -> str:

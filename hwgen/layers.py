@@ -31,15 +31,16 @@ class LayerError:
     node, value: ONNX names. format: as `steps.format.Format` is written. unit: the real value of one unit, the largest of its channels.
     range: largest magnitude on these images; limit: largest the format holds; clipped: share of the values beyond that. snr_db: signal to
     noise ratio of the integer network here, all that came before included. alone_db: of the worst output, if this value alone were rounded
-    and clipped and all else were float; None where that was not computed, or no output depends on it.
+    and clipped and all else were float; None where that was not computed, or no output depends on it. Outputs are real values: unit, range and
+    limit are None.
     """
 
     node: str
     value: str
     format: str
-    unit: float
-    range: float
-    limit: float
+    unit: float | None
+    range: float | None
+    limit: float | None
     clipped: float
     snr_db: float
     alone_db: float | None
@@ -133,7 +134,7 @@ def _errors(graph: Graph, network: Network, images: dict[str, Array], alone: boo
         yield LayerError(nodes[name].name, name, str(tensor.format), unit, total.top, tensor.format.hi * unit, total.beyond / max(total.count, 1),
                          decibel(total.signal, total.error), min(ratios) if ratios else None)
     for output, source in graph.outputs.items():
-        yield LayerError(nodes[source].name if source in nodes else source, output, "output", 0.0, 0.0, 0.0, 0.0,
+        yield LayerError(nodes[source].name if source in nodes else source, output, "output", None, None, None, 0.0,
                          decibel(out_signal[output], out_error[output]), None)
 
 

@@ -106,9 +106,13 @@ def _section(key: str, value: dict) -> Section:
 
 
 def named(data: dict, name: str) -> list[Section]:
-    """The sections of this name (their title up to the stage, in any case), "all" for every one. Raises InputError."""
+    """The sections of this name (their title up to the stage, in any case; where there is none, those that end in it), "all" for every one.
+    Raises InputError."""
     every = sections(data)
-    wanted = [section for section in every if name == "all" or section.title.partition(" (")[0].lower() == name.lower()]
+    asked = name.lower().replace("_", " ")
+    titles = [section.title.partition(" (")[0].lower() for section in every]
+    wanted = every if asked == "all" else [section for section, title in zip(every, titles, strict=True) if title == asked]
+    wanted = wanted or [section for section, title in zip(every, titles, strict=True) if title.endswith(f" {asked}")]      # quantization layers
     if not wanted:
         names = [section.title.partition(" (")[0] for section in every]
         near = get_close_matches(name, names, 1)
@@ -159,7 +163,7 @@ def brief(data: dict) -> dict:
         shown["quantization"] = shown["quantization"] | {"clipping": [row for row in rows if row["clipped"] > 0]}
     if rows := data.get("quantization", {}).get("layers"):
         inner = [row for row in rows if row["format"] != "output"]
-        inner.sort(key=lambda row: row["snr_db"] if row["alone_db"] is None else row["alone_db"])
+        inner.sort(key=lambda row: (row["alone_db"] is None, row["snr_db"] if row["alone_db"] is None else row["alone_db"]))
         shown["quantization"]["layers"] = inner[:WORST] + [row for row in rows if row["format"] == "output"]
     return shown
 

@@ -10,6 +10,7 @@ from . import __version__
 from .engines.protocol import Facts
 from .engines.registry import ENGINES
 from .frontend import Options, Planned, error_images
+from .layers import CHUNK
 
 UNKNOWN_ACCURACY = "unknown: calibrated with seeded noise; give --calib FILE.npz"
 
@@ -49,7 +50,8 @@ def report(name: str, planned: Planned, options: Options) -> dict[str, Any]:
 def _quantization(planned: Planned, random: bool, facts: Facts) -> dict[str, Any]:
     """What precision costs and buys: the integer model against the float one on calibration images, and bytes of the weight image."""
     given = min(len(array) for array in planned.images.values())
-    known: dict[str, Any] = {} if random else {"images": min(error_images(planned.imported.model), given), "output_error": planned.output_error}
+    known: dict[str, Any] = {} if random else {"images": min(error_images(planned.imported.model), given),
+                                              "layer_images": min(CHUNK, given), "output_error": planned.output_error}
     if planned.said is not None:
         known["quantized_file"] = planned.said.to_dict()
     scales = {what: sorted(name for name, rule in rules.items() if rule.scale is not None)

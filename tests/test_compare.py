@@ -66,6 +66,18 @@ def test_networks_and_stages_that_differ_are_said():
     assert "different networks or files: other, net" in notes and "simulated, of others estimated" in notes and "no accuracy" in notes
 
 
+def test_none_is_best_across_stages():
+    simulated = {"cycles_per_image": 390, "memory": {"bytes_per_cycle": 1}, "images": 1, "bit_exact": True}
+    compared = compare_reports([("a", build(400, 90)), ("b", build(400, 90, simulation=simulated))])
+    assert row(compared, "cycles_per_image").differs and not any(row.best for row in compared.rows) and compared.to_dict()["best"] == {}
+    assert front(compared, "dsp_cells") == [1, 0] and 'class="front"' not in compared.drawing("dsp_cells").svg
+
+
+def test_an_axis_of_one_value_has_one_mark():
+    drawn = compare_reports([("a", build(400, 90)), ("b", build(300, 90))]).drawing("dsp_cells").svg
+    assert drawn.count(">90<") == 1 and ">DSP slices<" in drawn
+
+
 def test_what_a_build_does_not_know_is_left_open():
     bare = {key: value for key, value in DATA.items() if key not in ("resources", "quantization", "estimate")}
     compared = compare_reports([("a", bare), ("a", DATA)])

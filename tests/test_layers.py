@@ -71,7 +71,9 @@ def test_of_a_build(tmp_path):
     images = {"x": np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)}
     built = hwgen.compile(path, calib=images, out=tmp_path / "build")
     reported, found = built.report()["quantization"]["layers"], built.layer_errors({name: array[:2] for name, array in images.items()})
-    assert reported == [error.to_dict() for error in found] and reported[-1]["value"] == "y"
+    assert reported[:-1] == [error.to_dict() for error in found[:-1]] and reported[-1]["value"] == "y" and reported[-1]["unit"] is None
+    quantization = built.report()["quantization"]                            # one figure for an output, on as many images
+    assert reported[-1]["snr_db"] == pytest.approx(-20 * np.log10(quantization["output_error"]["y"])) and quantization["layer_images"] == 2
     moved = path.rename(tmp_path / "moved.onnx")
     with pytest.raises(InputError, match="the ONNX file of the build is not at"):
         built.layer_errors(images)

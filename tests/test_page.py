@@ -143,6 +143,31 @@ def test_the_six_answers():
     )
 
 
+def test_routers_and_ties_are_said():
+    first, second = DATA["quantization"]["layers"]
+    routers = [{"flips": 5, "decisions": 136}, {"flips": 4, "decisions": 136}]
+    story = Story(DATA | {"quantization": DATA["quantization"] | {"routers": routers, "layers": [first, second | {"alone_db": 44.03}]}})
+    assert "Of 272 router decisions 9 (3.31 %) choose other experts" in story.accuracy.long and "needs labels" in story.accuracy.long
+    assert "practically tied with b (44.03)" in story.worst_layer.long
+    assert "tied" not in Story(DATA).worst_layer.long and "router" not in Story(DATA).accuracy.long
+
+
+def test_nodes_of_other_tasks_are_skipped_and_the_end_is_no_node():
+    more = [{**ROWS[1], "node": "other", "task": 1, "useful_macs": 0}, {**ROWS[1], "node": "", "useful_macs": 0}]
+    data = DATA | {"instructions": ROWS + more}
+    assert [row["skipped"] for row in Story(data).cycles_by_node] == [False, False, True, False]
+    shown = Reader(page(data, "t", MADE)).sections["layers"]
+    assert "3 nodes with cycles" in shown and "other: skipped (other task)" in shown and "end of frame (no node)" in shown
+
+
+def test_a_node_without_cycles_has_its_error_in_the_table():
+    norm = {"node": "norm", "value": "norm", "format": "s8", "clipped": 0.0, "snr_db": 29.0, "alone_db": 43.5}
+    first, second = DATA["quantization"]["layers"]
+    shown = Reader(page(DATA | {"quantization": DATA["quantization"] | {"layers": [first, norm, second], "layer_images": 2}}, "t", MADE)).sections
+    assert shown["layers"].index("norm") < shown["layers"].index("b300") and "43.5" in shown["layers"]
+    assert "layers on 2 calibration images, outputs on 8" in shown["error"] and "norm" in shown["error"]        # named at its mark
+
+
 def test_a_simulation_takes_the_place_of_the_estimate():
     simulated = DATA | {
         "simulation": {
@@ -155,7 +180,8 @@ def test_a_simulation_takes_the_place_of_the_estimate():
     }
     story = Story(simulated)
     assert story.how_fast.stage == "rtl simulation" and "RTL simulation of 3 images, every output word equal" in story.how_fast.long
-    assert "stalling in 30 % of the cycles" in story.assumptions.long and sum(story.cycles_by_cause.values()) == 410
+    assert "stalling in 30 % of the cycles" in story.assumptions.long
+    assert "ports" not in story.assumptions.long and sum(story.cycles_by_cause.values()) == 410
 
 
 @pytest.mark.parametrize(
@@ -172,6 +198,11 @@ def test_what_a_report_does_not_hold_is_said_to_be_unknown(without, question, an
     story = Story({key: value for key, value in DATA.items() if key != without})
     assert next(a.short for a in story.answers if a.question == question).startswith(answer)
     assert set(PARTS) <= Reader(page(story.data, "t", MADE)).sections.keys()
+
+
+def test_a_simulation_through_as_much_memory_as_planned_names_the_ports():
+    simulated = {"cycles_per_image": 410.0, "images": 3, "bit_exact": True, "memory": {"bytes_per_cycle": 16.0, "latency": 9}}
+    assert "16 bytes a cycle (1 of 4 ports) after 9 cycles" in Story(DATA | {"simulation": simulated}).assumptions.long
 
 
 def test_every_part_has_an_id_and_content():

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from hwgen import report
+from hwgen.errors import InputError
 
 
 @pytest.mark.parametrize("key, value, shown", [
@@ -55,6 +56,22 @@ def test_compile_shows_the_formats_that_clip():
     data = {"version": "1", "warnings": ["x is y"], "instructions": [{"pc": 0}], **CLIPPING}
     assert report.brief(data) == {"version": "1", "quantization": CLIPPING["quantization"] | {"clipping": [{"node": "a", "clipped": 0.00012}]}}
     assert report.brief({"version": "1"}) == {"version": "1"}
+
+
+def test_a_section_by_its_short_name():
+    data = {"version": "1", "memory": {"activations": 8}, "quantization": {"images": 8, "layers": [{"node": "a"}]}}
+    [section] = report.named(data, "layers")
+    assert section.title == "quantization layers" and report.named(data, "quantization_layers") == [section]
+    assert [section.title for section in report.named(data | {"layers": [{"node": "b"}]}, "layers")] == ["layers"]      # of a simulation
+    with pytest.raises(InputError, match="no section 'ayers'"):
+        report.named(data, "ayers")
+
+
+def test_compile_shows_the_layers_that_cost_most_by_themselves_first():
+    rows = [{"node": node, "format": "s8", "snr_db": snr, "alone_db": alone} for node, snr, alone in
+            [("sum", 28.0, None), ("a", 30.0, 51.0), ("b", 31.0, 44.0)]]
+    shown = report.brief({"quantization": {"layers": rows}})["quantization"]["layers"]
+    assert [row["node"] for row in shown] == ["b", "a", "sum"]
 
 
 def test_show_takes_names_literally_and_leaves_out():

@@ -37,7 +37,7 @@ def report(
     build: Build,
     html: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write one self-contained HTML page.")] = None,
     section: Annotated[str | None, typer.Option(metavar="NAME|all", show_default=False, help="Print this table instead, as `layers`, `resources` or "
-                                                "`instructions`; `all` prints every one.")] = None,
+                                                "`instructions`, also by the end of its name; `all` prints every one.")] = None,
     json: Json = None,
 ) -> None:
     """Say how fast a build is, whether it fits, what limits it and how accurate it is; after `simulate` with the cycles of the simulation."""
@@ -59,14 +59,15 @@ def report(
 
 
 def compare(
-    builds: Annotated[list[Path], typer.Argument(metavar="BUILD BUILD...", help="Build directories, or JSON files that `hwgen report --json` wrote.",
+    builds: Annotated[list[Path], typer.Argument(metavar="BUILD", help="Two or more build directories, or JSON files that `hwgen report "
+                                                 "--json` wrote.",
                                                  show_default=False)],
     html: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write one self-contained HTML page with "
                                               "Pareto plots.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", callback=terminal.result, help="Also write a line a build.")] = None,
     json: Json = None,
 ) -> None:
-    """Put builds side by side: cycles, latency, cells, accuracy; `*` marks what differs, `<` what is best."""
+    """Put builds side by side: cycles, latency, cells, accuracy; `*` marks what differs, `<` what is best of figures of one stage."""
     from ..page import compare_page
     compared = terminal.api().compare(builds)
     if html:
@@ -82,7 +83,8 @@ def compare(
 
 def estimate(
     model: Model,
-    target: Annotated[str | None, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file; otherwise `sim`.",
+    target: Annotated[str | None, typer.Option(help="Board: a name from `hwgen targets`, or a YAML file; otherwise `sim`, which is no "
+                                               "board: 64 bytes a cycle and no limits.",
                                                show_default=False)] = None,
     targets: Annotated[str | None, typer.Option(metavar="all|NAME,NAME,…", help="Several boards in one table.", show_default=False)] = None,
     calib: Calib = None, shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,

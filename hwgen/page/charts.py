@@ -8,7 +8,7 @@ import math
 
 from .story import KINDS, NO_LOSS, Story
 from .svg import Markup, element, join, label, line, picture, rectangle, title
-from .words import decibels, digits, percent, short, tail
+from .words import digits, percent, short, tail
 
 WIDTH = 960
 DARK = ("c0", "c3", "c4")         # words on these are white
@@ -133,11 +133,14 @@ def errors(story: Story) -> Markup:
     for index, layer in enumerate(layers):
         x = left + (index + 0.5) * step
         kind = "output" if layer.format == "output" else "worst" if layer is story.worst else "point"
-        error = decibels(story.output_errors[layer.value]) if layer.value in story.output_errors else layer.snr_db     # on more images
-        about = f"{layer.node} ({layer.format}): {digits(error)} dB, errors of earlier layers included"
-        drawn.append(element("circle", title(about), cx=x, cy=at(max(error, low)), r=4.0, class_=kind))
+        about = f"{layer.node} ({layer.format}): {digits(layer.snr_db)} dB, errors of earlier layers included"
+        drawn.append(element("circle", title(about), cx=x, cy=at(max(layer.snr_db, low)), r=4.0, class_=kind))
         if layer.format == "output":
-            drawn.append(label(x - 8, at(max(error, low)) + 4, f"{layer.value}: {digits(error)} dB", text_anchor="end", class_="halo"))
+            drawn.append(label(x - 8, at(max(layer.snr_db, low)) + 4, f"{layer.value}: {digits(layer.snr_db)} dB", text_anchor="end", class_="halo"))
+        if layer is story.worst:
+            place = at(max(layer.snr_db if layer.alone_db is None else layer.alone_db, low))
+            side = (x - 9, "end") if x > WIDTH / 2 else (x + 9, "start")
+            drawn.append(label(side[0], place + 4, tail(layer.node), text_anchor=side[1], class_="halo"))
         if layer.alone_db is not None and layer.alone_db < NO_LOSS:
             drawn.append(
                 rectangle(
@@ -243,9 +246,11 @@ def roofline(story: Story, spots: Sequence[Spot]) -> Markup:
             )
         )
         place = (where, y_at(max(spot.macs_per_cycle, 10.0**y_low)))
+        slope = spot.intensity is not None and spot.macs_per_cycle < spot.intensity * bandwidth and where < WIDTH - right - 200  # left of it
         if len(named) < NAMED and all(abs(place[1] - y) > 18 or abs(place[0] - x) > 240 for x, y in named):
             named.append(place)
-            drawn.append(label(place[0] - 14, place[1] + 5, tail(spot.node, 26), text_anchor="end", class_="small halo"))
+            drawn.append(label(place[0] + (14 if slope else -14), place[1] + 5, tail(spot.node, 26), text_anchor="start" if slope else "end",
+                               class_="small halo"))
     drawn += [
         label(left, height - 6, "useful MAC for each byte read"),
         label(WIDTH - right / 2, height - 6, "no weights", text_anchor="middle"),

@@ -69,6 +69,8 @@ FIGURES = (
     Figure("bound_by", "limited by", 0, lambda story: story.data.get("limits", {}).get("bound_by")),
 )
 
+OF_SPEED = ("cycles_per_image", "latency_ms", "images_per_second", "utilization")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -157,7 +159,7 @@ def compare(reports: Sequence[tuple[str, dict[str, Any]]]) -> Comparison:
     if len(reports) < 2:
         raise InputError(f"{len(reports)} build is given, and a comparison takes two or more", hint="hwgen compare BUILD BUILD ...")
     stories = tuple(Story(data) for _, data in reports)
-    rows = tuple(_row(figure, stories) for figure in FIGURES)
+    rows = tuple(_row(figure, stories, of_speed=figure.key in OF_SPEED) for figure in FIGURES)
     return Comparison(_names([name for name, _ in reports]), stories, rows, tuple(_notes(stories)))
 
 
@@ -166,7 +168,8 @@ def _names(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(name if given.count(name) == 1 else f"{name} #{index + 1}" for index, name in enumerate(given))
 
 
-def _row(figure: Figure, stories: Sequence[Story]) -> Row:
+def _row(figure: Figure, stories: Sequence[Story], of_speed: bool) -> Row:
+    """of_speed: a figure that comes from cycles; estimated and simulated ones have no best among them."""
     values = tuple(figure.of(story) for story in stories)
     numbers = [value for value in values if isinstance(value, (int, float))]
     best = (
@@ -174,7 +177,13 @@ def _row(figure: Figure, stories: Sequence[Story]) -> Row:
         if numbers
         else set()
     )
-    return Row(figure, values, frozenset(best if len(set(values)) > 1 else ()))
+    alike = not of_speed or len(_stages(stories)) < 2
+    return Row(figure, values, frozenset(best if alike and len(set(values)) > 1 else ()))
+
+
+def _stages(stories: Sequence[Story]) -> set[str]:
+    """Where their cycles come from."""
+    return {story.speed.stage for story in stories if story.speed}
 
 
 def _notes(stories: Sequence[Story]) -> list[str]:
@@ -182,8 +191,8 @@ def _notes(stories: Sequence[Story]) -> list[str]:
     found = []
     if len({story.data.get("source", {}).get("sha256") for story in stories}) > 1:
         found.append(f"the builds are of different networks or files: {', '.join(dict.fromkeys(story.name for story in stories))}")
-    if len({story.speed.stage for story in stories if story.speed}) > 1:
-        found.append("cycles of some builds are simulated, of others estimated")
+    if len(_stages(stories)) > 1:
+        found.append("cycles of some builds are simulated, of others estimated: none is the best in time, and none beats one of the other stage")
     if len({tuple(sorted(story.speed.memory.items())) for story in stories if story.speed and story.speed.stage == "rtl simulation"}) > 1:
         found.append("the simulations had different memories")
     if any(story.data.get("calibration") == "random" for story in stories):
@@ -198,19 +207,21 @@ AXES = {"dsp_cells": -1, "lut_cells": -1, "output_snr_db": 1}
 
 
 def front(comparison: Comparison, key: str) -> list[int]:
-    """Builds that no other beats in latency and in this figure, by latency."""
+    """Builds that no other with cycles of the same stage beats in latency and in this figure, by latency."""
     better = AXES[key]
+    stages = comparison.values("stage")
     points = [
         (latency, -better * value, index)
         for index, (latency, value) in enumerate(zip(comparison.values("latency_ms"), comparison.values(key), strict=True))
         if isinstance(latency, (int, float)) and isinstance(value, (int, float))
     ]
-    return [index for x, y, index in sorted(points) if not any(a <= x and b <= y and (a, b) != (x, y) for a, b, _ in points)]
+    return [index for x, y, index in sorted(points) if not any(a <= x and b <= y and (a, b) != (x, y) and stages[i] == stages[index]
+                                                                for a, b, i in points)]
 
 
 def plot(comparison: Comparison, key: str) -> Markup:
     """Latency over one figure: a point a build, those of the front joined. Empty where fewer than two builds have both."""
-    width, height, left, bottom = 460, 300, 70, 44
+    width, height, left, bottom = 320, 240, 60, 44
     latency, values = comparison.values("latency_ms"), comparison.values(key)
     points = {
         index: (float(x), float(y))
@@ -229,17 +240,15 @@ def plot(comparison: Comparison, key: str) -> Markup:
         )
 
     drawn = []
-    for part in range(5):
-        x, y = x_low + (x_high - x_low) * part / 4, y_low + (y_high - y_low) * part / 4
-        across, up = place((x, y))
-        drawn += [
-            line(across, 10, across, height - bottom, class_="grid"),
-            line(left, up, width - 16, up, class_="grid"),
-            label(across, height - bottom + 16, digits(x), text_anchor="end" if part == 4 else "middle", class_="small"),
-            label(left - 6, up + 4, digits(y), text_anchor="end", class_="small"),
-        ]
+    for x in _ticks([x for x, _ in points.values()], 3):
+        across, _ = place((x, y_low))
+        drawn += [line(across, 10, across, height - bottom, class_="grid"),
+                  label(across, height - bottom + 16, digits(x, 4), text_anchor="middle", class_="small")]
+    for y in _ticks([y for _, y in points.values()], 5):
+        _, up = place((x_low, y))
+        drawn += [line(left, up, width - 16, up, class_="grid"), label(left - 6, up + 4, digits(y), text_anchor="end", class_="small")]
     best = front(comparison, key)
-    if len(best) > 1:
+    if len(best) > 1 and len(_stages(comparison.stories)) == 1:
         drawn.append(
             element("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(points[index]) for index in best)), class_="front")
         )
@@ -251,8 +260,14 @@ def plot(comparison: Comparison, key: str) -> Markup:
             label(x + 8, y - 7, str(index + 1), class_="small"),
         ]
     name = next(figure.name for figure in FIGURES if figure.key == key)
-    drawn.append(label(left, height - 8, f"latency (ms) against {name}"))
+    drawn += [label(width - 16, height - 8, "latency (ms)", text_anchor="end", class_="small"), label(0, 12, name, class_="small halo")]
     return picture(width, height, f"Latency against {name}; builds that no other beats are joined", *drawn, class_="chart")
+
+
+def _ticks(values: Sequence[float], most: int) -> list[float]:
+    """Marks of an axis: so many from the least to the largest, one where all are the same."""
+    low, high = min(values), max(values)
+    return [low + (high - low) * part / (most - 1) for part in range(most)] if high > low else [low]
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

@@ -46,6 +46,8 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
     ports: Mapping[str, Any] = story.board.get("ports", {})
     bandwidth = story.data.get("board", {}).get("memory_bytes_per_cycle")
 
+    beats = max(1, 8 * config.vector_bytes // config.axi_data_bits)      # of a word of the FIFO
+
     def words(count: int, bits: int) -> tuple[str, ...]:
         return f"{count:,} words of {ti} x {bits} bit", kilobytes(count * ti * bits / 8)
 
@@ -66,8 +68,9 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
             76,
             "FIFO",
             (
-                "weights and inputs, in order",
-                f"{config.fifo_beats:,} x {config.axi_data_bits} bit, {kilobytes(config.fifo_beats * config.axi_data_bits / 8)}",
+                "weights and inputs",
+                f"{config.fifo_beats // beats:,} x {config.axi_data_bits * beats:,} bit",
+                kilobytes(config.fifo_beats * config.axi_data_bits / 8),
             ),
             "memory",
         ),
@@ -109,7 +112,7 @@ def rtl(story: Story, config: EngineConfig) -> Markup:
                 150,
                 60,
                 "router",
-                (f"{config.max_experts} experts, top {config.max_top_k}", "queues, read by the feed"),
+                (f"{config.max_experts} experts, top {config.max_top_k}", "queues for the feed"),
             )
         )
     arrows = [

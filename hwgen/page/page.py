@@ -17,9 +17,10 @@ from ..steps.step import Network
 from . import charts, machine, network as networks, time
 from .charts import Spot
 from .drawing import Drawing, alone
+from .nodes import END, SKIPPED, counted
 from .story import Story, readable
 from .svg import Markup, element, join, text
-from .words import digits, percent
+from .words import digits, percent, plural
 
 BYTES_OF_PARAMS = 8  # bias, multiplier and shift of a column in the weight stream
 NO_RTL = "The build has no RTL, and the HLS estimate is not split: compile with --backend rtl or both."
@@ -122,7 +123,7 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
         (
             "error",
             "Error by layer",
-            "Signal to noise ratio of the integers against the float network, on calibration images; higher is better, 6 dB are one bit.",
+            f"Signal to noise ratio of the integers against the float network: {_measured(story)}; higher is better, 6 dB are one bit.",
             lambda: charts.errors(story),
             "Not known: calibrated with seeded noise. Give real images with --calib FILE.npz.",
         ),
@@ -136,8 +137,8 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
         (
             "network",
             "The network",
-            ("ONNX nodes of the first task from input to output, with cycles, share of the frame and error. Redder: more of the cycles, full from "
-            "8 % on. Red bar on the left: less than 40 dB, full from 20 dB down."),
+            ("ONNX nodes of the first task from input to output, with cycles, share of the frame and error; the box scrolls. Redder: more of the "
+             "cycles, full from 8 % on. Red bar on the left: less than 40 dB, full from 20 dB down."),
             lambda: networks.graph(story, network) if network else Markup(),
             "The page was made from a report without its build.",
         ),
@@ -158,8 +159,9 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
         (
             "layers",
             "Layers",
-            (f"{len(story.cycles_by_node)} nodes; press a heading to sort. A wait may begin in the node before; an error is given where a value is "
-            "stored."),
+            (f"{plural(len(counted(story.cycles_by_node)), 'node')} with cycles; press a heading to sort. A wait may begin in the node before. An "
+             f"error is given where a value is stored ({_measured(story)}); a node with – as its cycles works inside the one behind or before it. "
+             "The box scrolls."),
             lambda: layers(story),
             NO_RTL,
         ),
@@ -175,6 +177,15 @@ def parts(story: Story, made: Made, program: Program | None, network: Network | 
     return [
         Part(name, heading, what, draw() or element("p", otherwise, class_="missing")) for name, heading, what, draw, otherwise in drawn
     ]
+
+
+def _measured(story: Story) -> str:
+    """On how many images which errors were taken."""
+    found = story.data.get("quantization", {})
+    if not found.get("images"):
+        return "not known"
+    inner = plural(found["layer_images"], "calibration image") if "layer_images" in found else "calibration images"
+    return f"layers on {inner}, outputs on {found['images']:,}"
 
 
 def drawing(name: str, data: Mapping[str, Any], made: Made, program: Program | None, network: Network | None) -> Drawing:
@@ -220,31 +231,45 @@ COLUMNS = (
 )
 
 
+def _with_errors(story: Story) -> list[dict[str, Any]]:
+    """`Story.cycles_by_node`, and between them those that have an error but no cycles of their own: before the node whose value comes next."""
+    rows: list[dict[str, Any]] = list(story.cycles_by_node)
+    names, place = {row["node"] for row in rows}, len(counted(rows))
+    for layer in reversed(story.layers):
+        if layer.node not in names:
+            rows.insert(place, {"node": layer.node})
+            names.add(layer.node)
+        place = next(index for index, row in enumerate(rows) if row["node"] == layer.node)
+    return rows
+
+
 def layers(story: Story) -> Markup:
     """The layer table: a row an ONNX node, every figure with its unit in the heading."""
-    rows = story.cycles_by_node
-    if not rows:
+    rows = _with_errors(story)
+    if not story.cycles_by_node:
         return Markup()
-    total = sum(row["cycles"] for row in rows) or 1
+    total = sum(row["cycles"] for row in story.cycles_by_node) or 1
     snr = {layer.node: layer.snr_db for layer in story.layers}
     alone = {layer.node: layer.alone_db for layer in story.layers}
     body = []
     for row in rows:
         node = row["node"]
+        known = "cycles" in row
         values = (
-            row["cycles"],
-            100 * row["cycles"] / total,
-            100 * row["utilization"],
-            row["wait_tile"],
-            row["wait_hazard"],
-            row["useful_macs"],
+            row.get("cycles"),
+            100 * row["cycles"] / total if known else None,
+            100 * row["utilization"] if known else None,
+            row.get("wait_tile"),
+            row.get("wait_hazard"),
+            row.get("useful_macs"),
             snr.get(node),
             alone.get(node),
         )
         cells = (
             element("td", "–" if value is None else digits(value), data_value=-1 if value is None else f"{value:.6g}") for value in values
         )
-        body.append(element("tr", element("th", node, scope="row"), *cells))
+        name = f"{node}: {SKIPPED}" if row.get("skipped") else f"{END} (no node)" if node == END else node
+        body.append(element("tr", element("th", name, scope="row"), *cells))
     head = [
         element("th", element("button", heading, type="button", data_column=index), scope="col", aria_sort="none")
         for index, (_, heading, _) in enumerate(COLUMNS)

@@ -13,16 +13,18 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import BuildVersionError
+from .nodes import counted, rows_of
 from .words import decibels, digits, duration, kilobytes, percent, plural, short, tail
 
 UNKNOWN = "not known"
 BOUND_BY_MEMORY = 0.9  # of its cycles an HLS project takes with every port, if memory is its limit
 FULL = 0.85              # share of a kind of cell from which a clock near the fastest is not to be expected
 CROWDED = ", which leaves place and route little room"
-SUMMED = ("cycles", "wait_tile", "wait_hazard", "useful_macs")       # of the instructions of a node
 LEAST_OVER = 1.001       # times the limit, below which it counts as reached
 NO_LOSS = 200.0  # dB, of values without any error
+TIE = 0.1  # dB, within which the worst layers are as bad
 KINDS = {"lut": "LUT", "ff": "flip-flops", "dsp": "DSP slices", "bram36": "block RAM (36 kbit)", "uram": "UltraRAM"}
+RIGHT = "How many answers are right needs labels: hwgen simulate --input with an array named like the output prints it."
 CLOCK = "the clock of the board file: no tool has shown that the engine reaches it"
 
 
@@ -211,10 +213,8 @@ class Story:
         rate = self.images_per_second or 0.0
         words = f"{duration(self.latency_ms)} an image"
         tile = f"{words}, {digits(rate)} images a second"
-        exact: dict[bool | None, str] = {
-            True: ", every output word equal to the integer model",
-            False: ", with output words that differ from the integer model",
-        }
+        exact: dict[bool | None, str] = {True: ", every output word equal to the integer model",
+                                         False: ", with output words that differ from the integer model"}
         source = (
             f"RTL simulation of {plural(self.speed.images, 'image')}{exact.get(self.speed.bit_exact, '')}"
             if self.speed.images
@@ -231,9 +231,7 @@ class Story:
     def fits(self) -> Answer:
         name = self.board.get("name", "the board")
         if not self.fullest:
-            return Answer(
-                "Does it fit?", "no limits stated", f"{name} states no numbers of cells, or they are not in the report.", "estimate"
-            )
+            return Answer("Does it fit?", "no limits stated", f"{name} states no numbers of cells, or they are not in the report.", "estimate")
         kind, share = self.fullest
         verdict = "yes" if share <= 1 else "no"
         return Answer(
@@ -281,12 +279,8 @@ class Story:
         cosine = self.data.get("onnx_cosine")
         file = f" The float network equals the ONNX file (smallest cosine {cosine:.7f})." if cosine is not None else ""
         if not self.output_errors:
-            return Answer(
-                "How accurate is it?",
-                "unknown: calibrated with seeded noise",
-                "Give real images: hwgen compile --calib FILE.npz." + file,
-                "",
-            )
+            return Answer("How accurate is it?", "unknown: calibrated with seeded noise",
+                          "Give real images: hwgen compile --calib FILE.npz." + file, "")
         worst = max(self.output_errors, key=lambda name: self.output_errors[name])
         error = self.output_errors[worst]
         images = self.data["quantization"]["images"]
@@ -294,9 +288,18 @@ class Story:
             "How accurate is it?",
             f"{digits(decibels(error))} dB",
             f"The integers are {digits(decibels(error))} dB from the float network: the error of "
-            f"output {worst} is {percent(error)} of its size (root mean square, {plural(images, 'calibration image')}).{file}",
+            f"output {worst} is {percent(error)} of its size (root mean square, {plural(images, 'calibration image')}).{self._flips} {RIGHT}{file}",
             "golden model",
         )
+
+    @property
+    def _flips(self) -> str:
+        """A sentence on the routers, where there are any."""
+        routers = self.data["quantization"].get("routers", ())
+        flips, decisions = (sum(row[key] for row in routers) for key in ("flips", "decisions"))
+        if not decisions:
+            return ""
+        return f" Of {decisions:,} router decisions {flips:,} ({percent(flips / decisions)}) choose other experts than in the float network."
 
     @property
     def worst_layer(self) -> Answer:
@@ -308,15 +311,20 @@ class Story:
                     "it are in that. Its own share was not computed, the network is large: acc.layer_errors(images) does")
         else:
             alone = f"if it alone were in integers ({layer.format})"
-            text = f"{layer.node}: {alone}, the outputs would be {digits(layer.alone_db)} dB from the float network"
+            text = f"{layer.node}: {alone}, the outputs would be {digits(layer.alone_db)} dB from the float network{self._tied(layer.alone_db)}"
         return Answer("Which layer is worst?", tail(layer.node), f"{text}.{self._slowest}", "golden model")
+
+    def _tied(self, least: float) -> str:
+        """Other nodes whose share is nearly that of the worst."""
+        near = [other for other in self.layers if other is not self.worst and other.alone_db is not None and other.alone_db < least + TIE]
+        return f", practically tied with {', '.join(f'{one.node} ({digits(one.alone_db or 0.0, 4)})' for one in near[:3])}" if near else ""
 
     @property
     def _slowest(self) -> str:
         """A sentence on the node that takes most cycles, where they are known by node."""
-        rows = self.cycles_by_node
-        total = sum(row["cycles"] for row in rows)
-        if not total:
+        rows = counted(self.cycles_by_node)
+        total = sum(row["cycles"] for row in self.cycles_by_node)
+        if not total or not rows:
             return ""
         row = max(rows, key=lambda row: row["cycles"])
         return f" Slowest is {row['node']}, with {percent(row['cycles'] / total)} of the cycles."
@@ -336,7 +344,9 @@ class Story:
         lines = [f"{digits(self.clock_mhz or 0.0)} MHz, {CLOCK}"]
         if self.speed:
             memory = self.speed.memory
-            ports = f" ({memory['ports']} of {self.board['ports']['number']} ports)" if "ports" in memory and "ports" in self.board else ""
+            planned = self.data.get("estimate", {}).get("memory", {})
+            used = memory.get("ports") or (planned.get("ports") if planned.get("bytes_per_cycle") == memory.get("bytes_per_cycle") else None)
+            ports = f" ({used} of {self.board['ports']['number']} ports)" if used and "ports" in self.board else ""
             stall = f", stalling in {percent(memory['stall'])} of the cycles" if memory.get("stall") else ""
             lines.append(
                 f"memory gives {self._memory('bytes_per_cycle')} bytes a cycle{ports} after {self._memory('latency')} cycles of latency{stall}"
@@ -384,16 +394,6 @@ class Story:
     @cached_property
     def cycles_by_node(self) -> list[dict[str, Any]]:
         """Cycles, useful multiply-accumulates and waits of each ONNX node, in the order of the program: node, cycles, useful_macs, wait_tile,
-        wait_hazard, utilization. Simulated if there was a simulation; empty without RTL."""
-        rows = self.data.get("layers")
-        if not rows:
-            sums: dict[str, dict[str, Any]] = {}
-            for row in self.data.get("instructions", ()):
-                name = row["node"] or "end of frame"
-                found = sums.setdefault(name, {"node": name, "instructions": 0, **dict.fromkeys(SUMMED, 0)})
-                found["instructions"] += 1
-                for key in SUMMED:
-                    found[key] += row[key]
-            rows = list(sums.values())
-        peak = self.macs_per_cycle
-        return [{**row, "utilization": row["useful_macs"] / (row["cycles"] * peak) if row["cycles"] and peak else 0.0} for row in rows]
+        wait_hazard, utilization, skipped (its task is not the one of the cycles); `END` for what belongs to no node. Simulated if there was a
+        simulation; empty without RTL."""
+        return rows_of(self.data, self.macs_per_cycle)

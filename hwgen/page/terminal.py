@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .nodes import counted
 from .story import Story
 from .words import digits, percent
 
@@ -24,10 +25,10 @@ def summary(story: Story) -> list[str]:
         ]
     if nodes:
         whole = sum(row["cycles"] for row in nodes)
-        lines.append(f"slowest of {len(nodes)} nodes{'':18} cycles    share  array used")
+        lines.append(f"slowest of {len(counted(nodes))} nodes{'':18} cycles    share  array used")
         lines += [
             f"  {_short(row['node']):{NAME}} {digits(row['cycles']):>8} {percent(row['cycles'] / whole):>8} {percent(row['utilization']):>8}"
-            for row in sorted(nodes, key=lambda row: -row["cycles"])[:SLOWEST]
+            for row in sorted(counted(nodes), key=lambda row: -row["cycles"])[:SLOWEST]
         ]
     return [*lines, "under: " + "; ".join(story.conditions)]
 

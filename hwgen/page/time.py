@@ -163,5 +163,5 @@ def memories(program: Program, shown: Sequence[Slot]) -> Markup:
                 )
             )
         panels.append(picture(WIDTH, height, f"{name}: words in use over the cycles of a frame", *drawn, class_="chart"))
-    axis = element("div", *(element("span", f"{total * part / 4:,.0f}") for part in range(5)), class_="axis memories")
+    axis = element("div", *(element("span", f"{int(total * part / 4 + 0.5):,}") for part in range(5)), class_="axis memories")
     return join((*panels, axis, element("p", "cycles from the start of the frame; height: words of the memory", class_="small")))

@@ -57,7 +57,7 @@ class RtlEngine:
         ends = [*(t.start for t in timing[1:]), timing[-1].stop]
         instructions = [{"pc": pc, "instruction": instr.note or "end of frame", "node": info.node, "task": instr.task if instr.pred else None,
                          "start": t.start, "cycles": end - t.start, "wait_tile": t.wait_tile, "wait_hazard": t.wait_hazard,
-                         "useful_macs": info.macs}
+                         "useful_macs": 0 if instr.pred and instr.task else info.macs}
                         for pc, (instr, info, t, end) in enumerate(zip(plan.instrs, plan.infos, timing, ends, strict=True))]
         return {
             "array": {"ti": config.ti, "to": config.to, "packed": config.packed, "fabric_columns": config.fabric_columns,
