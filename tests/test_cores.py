@@ -140,7 +140,12 @@ def test_a_name_may_fix_a_parameter():
 @pytest.mark.parametrize("name, settings, message, hint", [
     ("softmx", {}, "no core 'softmx', did you mean softmax?", "softmax, "),
     ("softmax", {"lane": "8"}, "no parameter 'lane', did you mean lanes?", "length, lanes, frac"),
-    ("softmax", {"lanes": "16", "length": "100"}, "lanes = 16 does not divide length = 100", "1, 2, 4"),
+    ("softmax", {"lanes": "16", "length": "100"}, "lanes = 16 does not divide length = 100", "1, 2, 4; or fill rows up with -32768"),
+    ("layernorm", {"length": "197"}, "lanes = 8 does not divide length = 197", "1; rows cannot be filled up"),
+    ("softmax", {"lanes": "16.0"}, "lanes = 16.0 is not possible", "1, 2, 4, 8"),
+    ("softmax", {"lanes": 16.0}, "lanes = 16.0 is not possible", "1, 2, 4, 8"),
+    ("softmax", {"lanes": True}, "lanes = True is not possible", "1, 2, 4, 8"),
+    ("softmax", {"length": "1_0"}, "length = 1_0 is not possible", "1 .. 4095"),
     ("softmax", {"lanes": "3"}, "lanes = 3 is not possible", "1, 2, 4, 8"),
     ("softmax", {"length": "5000"}, "length = 5000 is not possible", "1 .. 4095"),
     ("softmax", {"length": "nan"}, "length = nan is not possible", "1 .. 4095"),
@@ -162,10 +167,37 @@ def test_what_is_not_possible_is_refused_with_what_is(name, settings, message, h
     assert message in refused.value.message and hint in (refused.value.hint or "")
 
 
+@pytest.mark.parametrize("frac", [4, 6, 8, 10])
+def test_rows_of_the_softmax_may_be_filled_up(frac):
+    """From the largest score on that the error names; below it they may not."""
+    with pytest.raises(InputError) as refused:
+        cores.plan("softmax", settings={"length": 197, "lanes": 8, "frac": frac})
+    border = int(re.search(r"largest score of a row is (-?\d+) or more", refused.value.hint)[1])
+    row, full = (cores.plan("softmax", settings={"length": length, "lanes": 1, "frac": frac, "out_bits": 16}) for length in (197, 200))
+    scores = np.random.default_rng(1).integers(-32767, border + 1, (4, 197))
+    for largest, same in ((border, True), (border - (1 << frac), False)):
+        x = np.minimum(scores, largest)
+        x[:, 5] = largest
+        filled = full.golden.golden(full.p, np.pad(x, ((0, 0), (0, 3)), constant_values=-32768))
+        assert np.array_equal(filled[:, :197], row.golden.golden(row.p, x)) == same and (not same or not filled[:, 197:].any())
+
+
+@pytest.mark.parametrize("name, backend", [("moe-router", "rtl"), ("softmax", "rtl"), ("softmax", "hls")])
+def test_the_folder_says_what_it_is(name, backend, made):
+    place = made(name, backend)
+    for file in json.loads((place / "manifest.json").read_text())["files"]:
+        first = (place / file).read_text().split("\n", 1)[0]
+        assert "SPDX-License-Identifier: Apache-2.0" in first or file.endswith((".json", ".md", ".f", ".vlt")), file
+    readme = " ".join((place / "README.md").read_text().split())
+    assert "Apache-2.0" in readme and "times log2(e)" in readme
+    assert ("active high: connect `!aresetn`" in readme) == (backend == "rtl") == ("| by formula, without pauses;" in readme)
+    assert ("The result of a word has the `tlast` of the word" in readme) == (name == "moe-router") == ("all logits of a token" in readme)
+
+
 def test_cycles_are_counted_where_they_are_wanted(tmp_path):
     need(icarus.find)
     api.core("linear", "rtl", tmp_path / "c", simulate=True, **TINY["linear"])
-    assert re.search(r"to its first result \| \d\d \| measured in simulation, without pauses", (tmp_path / "c" / "README.md").read_text())
+    assert re.search(r"to the first result \| \d\d \| measured in simulation, without pauses", (tmp_path / "c" / "README.md").read_text())
 
 
 def test_nothing_is_written_over_what_is_not_a_core(tmp_path):
@@ -243,6 +275,6 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     code, text, _ = call("core", "relu")
     assert code == 0 and "written to hwgen_relu," in text and (tmp_path / "hwgen_relu" / "rtl").is_dir()
     for args, message in ((("--set", "lanes"), "'lanes' is no setting"), (("--set", "lanes=4", "--set", "lanes=8"), "lanes is set twice"),
-                          (("--backend", "vhdl"), "no backend 'vhdl'")):
+                          (("-o", ""), "the name of the directory is empty"), (("--backend", "vhdl"), "no backend 'vhdl'")):
         code, _, text = call("core", "gelu", *args)
         assert code == 2 and message in text

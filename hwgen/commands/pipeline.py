@@ -70,7 +70,7 @@ def check(model: Model, target: Target = "sim", calib: Calib = None, shape: Shap
 
 def compile_command(
     model: Model, target: Target = "sim", calib: Calib = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the build goes.")] = Path("build"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", parser=terminal.folder, help="Where the build goes.")] = Path("build"),
     shape: Shapes = None, array: Array = None, method: MethodOption = Method.MINMAX, backend: BackendOption = Backend.RTL,
     precision: PrecisionOption = Precision.W8A8, batch: Batch = 1, quant: Quant = None, allow_host: AllowHost = False,
     lengths: Lengths = False, target_snr: TargetSnr = None, target_accuracy: TargetAccuracy = None, json: Json = None,

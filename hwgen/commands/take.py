@@ -22,7 +22,8 @@ def core(
     backend: Annotated[str, typer.Option(metavar="rtl|hls", help="Verilog with AXI4-Stream ports, or a C++ function with streams.")] = "rtl",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", show_default=False, help="A parameter, as `--set lanes=16`. "
                                                        "May be given several times.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", show_default=False, help="Where the core goes; otherwise "
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", parser=terminal.folder, show_default=False,
+                                                help="Where the core goes; otherwise "
                                                 "`hwgen_NAME`, in C++ `hwgen_NAME_hls`. The same core is replaced there, unless it was "
                                                 "changed.")] = None,
     target: Annotated[str, typer.Option(help="Board whose family `--synth` counts for.")] = "zcu104",

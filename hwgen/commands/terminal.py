@@ -11,7 +11,7 @@ from rich.text import Text
 import typer
 
 from .. import ending
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..foreign import visible
 from ..output import is_stdout
 
@@ -31,6 +31,13 @@ class Terminal(Console):
 
 
 out, err = Terminal(), Terminal(stderr=True)
+
+
+def folder(text: str | Path) -> Path:
+    """The value of an option that names a directory to write. Raises InputError for an empty one, which would be the current directory."""
+    if not str(text):
+        raise InputError("the name of the directory is empty", where="option --output", hint="give a name, or leave the option out")
+    return Path(text)
 
 
 def result(path: Path | None) -> Path | None:

@@ -27,6 +27,8 @@ from .parameter import shown
 from .template import constants
 
 SEED = 1
+LICENCE = "SPDX-License-Identifier: Apache-2.0"
+COMMENTS = {".sv": "//", ".hpp": "//", ".cpp": "//", ".h": "//", ".py": "#", ".tcl": "#"}
 VITIS = "vitis_hls.tcl"             # of a core in C++ alone
 SHOWN = 4                           # names in a message
 OWN_IMPORT, STANDALONE = "from ... import numerics as nx\nfrom .words import", "import numerics as nx\nfrom words import"
@@ -90,10 +92,17 @@ def files(core: Core, board: Board, cells: Mapping[str, float] | None = None, me
     made = rtl(core) if core.backend == "rtl" else hls(core)
     own = (PACKAGE / "cores" / "golden" / f"{core.template.golden}.py").read_text()
     bench = {"test_core.py": "test_core.py", "run.py": "run_rtl.py"} if core.backend == "rtl" else {"run.py": "run_hls.py"}
-    return {**made, "core.json": facts(core), "golden.py": own.replace(OWN_IMPORT, STANDALONE),
-            "numerics.py": (PACKAGE / "numerics.py").read_text(), "words.py": (PACKAGE / "cores" / "golden" / "words.py").read_text(),
-            **{name: (data_dir("templates") / "cores" / file).read_text() for name, file in bench.items()},
-            "README.md": readme(core, board, cells, measured)}
+    found = {**made, "core.json": facts(core), "golden.py": own.replace(OWN_IMPORT, STANDALONE),
+             "numerics.py": (PACKAGE / "numerics.py").read_text(), "words.py": (PACKAGE / "cores" / "golden" / "words.py").read_text(),
+             **{name: (data_dir("templates") / "cores" / file).read_text() for name, file in bench.items()},
+             "README.md": readme(core, board, cells, measured)}
+    return {name: licensed(name, content) for name, content in found.items()}
+
+
+def licensed(name: str, content: str) -> str:
+    """With the licence in the first line, where a file of this kind has comments."""
+    mark = COMMENTS.get(Path(name).suffix)
+    return content if mark is None else f"{mark} {LICENCE}\n{content}"
 
 
 def rtl(core: Core) -> dict[str, str]:
@@ -149,7 +158,7 @@ def readme(core: Core, board: Board, cells: Mapping[str, float] | None, measured
     return render(
         "cores/README.md.j2", version=__version__, title=template.title, top=core.top, name=core.name, backend=core.backend, command=core.command,
         about=about, parameters=parameters, ports=[{"name": n, "bits": b} for n, b in core.ports.items() if n != "error"],
-        error="error" in core.ports, latency=template.latency(core.p), measured=measured,
+        error="error" in core.ports, rows=template.rows, latency=template.latency(core.p), measured=measured,
         accuracy=[(n, f"{a:.3g}", f"{b:.3g}") for n, a, b in accuracy(core)],
         limited="out_bits" in vars(core.p), board=board.name, cells=None if cells is None else {k: f"{n:,.0f}" for k, n in cells.items()},
         calls=calls(core), sources=[f"rtl/{name}.sv" for name in template.arrays])

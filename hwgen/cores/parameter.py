@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import difflib
 import math
+import re
 
 from ..errors import InputError
 
 Value = int | float | bool | str
 ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+WHOLE = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ class Parameter:
             return word in ON
         if isinstance(self.default, str):
             return str(text)
+        if isinstance(self.default, int):
+            if isinstance(text, bool) or not WHOLE.fullmatch(str(text)):
+                raise ValueError(text)
+            return int(text)
         number = float(text)
-        if not math.isfinite(number) or isinstance(self.default, int) and number != int(number):
+        if not math.isfinite(number):
             raise ValueError(text)
-        return int(number) if isinstance(self.default, int) else number
+        return number
 
     def _refused(self, text: object, near: str | None = None) -> InputError:
         meant = f", did you mean {near}?" if near else ""

@@ -31,11 +31,12 @@ def _activation(p: SimpleNamespace) -> Derived:
 
 
 def _softmax(p: SimpleNamespace) -> Derived:
-    return {"words": words_of_row(p), "mult": 1 << 15, "shift": 16 - p.out_bits}
+    fill = f"or fill rows up with -32768 to a multiple, which has weight 0 as long as the largest score of a row is {9 * 2 ** p.frac - 32767} or more"
+    return {"words": words_of_row(p, fill), "mult": 1 << 15, "shift": 16 - p.out_bits}
 
 
 def _norm(p: SimpleNamespace) -> Derived:
-    words = words_of_row(p)
+    words = words_of_row(p, "rows cannot be filled up, since what fills them counts in mean and variance")
     eps = max(1, round(p.length ** 2 * p.eps / p.in_scale ** 2))
     if eps >= 1 << 48:
         raise InputError(f"eps = {p.eps:g} is too large for in_scale = {p.in_scale:g} and length = {p.length}", where="option --set",

@@ -52,12 +52,12 @@ def factor(ratio: float, what: str, hint: str) -> tuple[int, int]:
                          hint=hint) from error
 
 
-def words_of_row(p: SimpleNamespace) -> int:
-    """Raises InputError when the lanes do not divide a row."""
+def words_of_row(p: SimpleNamespace, otherwise: str) -> int:
+    """Raises InputError when the lanes do not divide a row. otherwise: what to do for other lanes than divide it."""
     if p.length % p.lanes:
         possible = [n for n in LANES.choices if isinstance(n, int) and p.length % n == 0]
         raise InputError(f"lanes = {p.lanes} does not divide length = {p.length}", where="option --set",
-                         hint=f"for this length lanes may be {', '.join(map(str, possible))}")
+                         hint=f"for this length lanes may be {', '.join(map(str, possible))}; {otherwise}")
     return int(p.length // p.lanes)
 
 

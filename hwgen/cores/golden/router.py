@@ -1,7 +1,9 @@
 """Router of a mixture of experts: softmax of a token's logits in one pass, the top_k largest, the lowest number first where two are equal.
 
-    x   int16 [tokens, experts]   logits in the log2 domain, unit 2**-8; -32768 counts as -32767
+    x   int16 [tokens, experts]   logits times log2(e), for they count in the log2 domain, unit 2**-8; -32768 counts as -32767
     y   int   [tokens, top_k]     expert + 65536 * score, the best first; scores in unit 2**-16, 1.0 saturated; with renormalize shares of the chosen
+
+A word has all logits of a token, a result all experts chosen for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Softmax of rows: exponentials 255 * 2**(s - max) in 8 bits, their sum, one division a row.
 
-    x   int16 [rows, length]   scores in the log2 domain, in unit 2**-frac; -32768 counts as -32767
+    x   int16 [rows, length]   scores times log2(e), for they count in the log2 domain, in unit 2**-frac; -32768 counts as -32767
     y   int   [rows, length]   2**s / sum of 2**s, in unit 2**-7 (out_bits 8) or 2**-15 (out_bits 16), 1.0 saturated
 """
 
