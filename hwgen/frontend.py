@@ -144,7 +144,8 @@ class Planned:
         notes = self.said.notes if self.said else ()
         plans = [note for name, made in self.plans.items() for note in ENGINES[name].facts(made).notes]
         return [*notes, *plans, *convolutions.notes(self.quantized), *self.findings.warnings,
-                *quantizer.output_warnings(self.output_error, _remedy(self.layers)), *planning]
+                *quantizer.output_warnings(self.output_error, _remedy(self.layers)),
+                *routers.choice_warnings(self.routers, self.quantized.tasks), *planning]
 
 
 def plan(imported: Imported, options: Options, say: Callable[[str], None]) -> Planned:

@@ -2,8 +2,8 @@
 
 Equal means a cosine of at least `MIN_COSINE`, and no value off by more than `MAX_ERROR` of the largest one; the same channel by channel, and
 where a channel hardly moves around a constant, what moves is held to `MAX_MOVING_ERROR`: a large constant hides nothing. A token on
-which a router meets a tie closer than `TIE` may be sent to another expert by another order of additions: an image whose first
-difference is such a token is set apart and counted.
+which a router meets a tie closer than `TIE` may be sent to another expert by another order of additions, and a choice of tokens may keep another
+one of equal scores (a Sigmoid that is 1): an image whose first difference is such a token is set apart and counted.
 
 With host parts, what is compared are the values at the cuts, and the file's outputs behind prefix, float network and suffix. Whole numbers
 (a class) are the same where the values they are made of are: one that differs stands for a tie, and its image is set apart and counted.
@@ -22,7 +22,7 @@ from .graph import Graph, evaluate
 from .hostparts import PREFIX, HostParts, Value
 from .hostrun import BYTES_PER_VALUE
 from .importer import Imported, Origin
-from .ops import Attention, AttentionPool, MoE
+from .ops import Attention, AttentionPool, MoE, Prune
 from .ops.moe import TIE
 from .tools.reference import MEMORY_PER_BYTE, OnnxRun, run_onnx
 
@@ -31,6 +31,10 @@ MIN_ROUNDED_COSINE = 0.99       # of a quantized file to itself, read and rounde
 MAX_ERROR = 1e-3                 # of the largest value of the output
 MAX_MOVING_ERROR = 1e-2          # of how far the output moves between images, beyond NOISE
 NOISE = 2e-5                     # of the largest value of a channel, or of a usual channel: what float32 loses on the way
+TIED = f"a router chooses between experts whose scores differ by less than {TIE:g}"
+HINTS = (("does a Sigmoid or Softmax in front of the choice give exactly 0 or 1 for many tokens? Scale the scores as in training, "
+          "or choose by what it reads"),
+         "are two experts of the router the same? Train or initialise the router differently")
 CALIBRATION_IMAGES = NOISE_IMAGES = 4
 
 
@@ -83,13 +87,14 @@ def judge(imported: Imported, calibration: dict[str, np.ndarray] | None) -> Judg
                                  hint="give the operators that fusing tools have written operands of one shape, or export without such a tool")
         different = {name: _different(found[name].reshape(value.shape), value, usable) for name, value in read.items()}
         bad = np.logical_or.reduce(list(different.values()))
-        tied = {int(i) for i in np.flatnonzero(bad) if _tied(imported, graph, origin, images, fed, int(i))}
+        ties = {int(i): _tied(imported, graph, origin, images, fed, int(i)) for i in np.flatnonzero(bad)}
+        tied = {i for i, tie in ties.items() if tie}
         tied |= {i for value in chosen for i in usable if not np.array_equal(found[value][i].ravel(), chosen[value][i].ravel()) and not bad[i]}
         kept = [i for i in usable if i not in tied]
         if not kept:
-            raise ModelError(f"the network cannot be compared with the file: on each of {len(usable)} images a router chooses between experts "
-                             f"whose scores differ by less than {TIE:g}, or a class between two alike", where=str(imported.path),
-                             hint="are two experts of the router the same? Train or initialise the router differently")
+            what = next((tie for tie in ties.values() if tie), TIED)
+            raise ModelError(f"the network cannot be compared with the file: on each of {len(usable)} images {what}, or a class between two alike",
+                             where=str(imported.path), hint=HINTS[what == TIED])
         apart |= tied
         for name, value in read.items():
             a, b = found[name].reshape(value.shape)[kept].astype(np.float64), value[kept].astype(np.float64)
@@ -247,21 +252,50 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum()) / product if product else float(not a.any() and not b.any())
 
 
-def _tied(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], fed: dict[str, np.ndarray], image: int) -> bool:
-    """Whether the first values of this image that differ are tokens of a mixture of experts on which its router meets a tie."""
-    if not any(isinstance(node, MoE) for node in graph.nodes):
-        return False
+def _tied(imported: Imported, graph: Graph, origin: Origin, images: dict[str, np.ndarray], fed: dict[str, np.ndarray], image: int) -> str:
+    """Which tie the first values of this image that differ are of, in words: tokens of a mixture of experts on which its router meets one, or
+    tokens that a choice keeps where their scores in the file are the same. Empty when it is none."""
+    if not any(isinstance(node, (MoE, Prune)) for node in graph.nodes):
+        return ""
     trace = evaluate.trace(graph, {name: array[image:image + 1] for name, array in fed.items()})
-    for name, array in _values(imported, origin, images, image).outputs.items():
+    values = _values(imported, origin, images, image).outputs
+    for name, array in values.items():
         bound = origin.bound.get(name)
         if bound is None or not _departs(array, bound, trace):
             continue
-        if not isinstance(bound.node, MoE):
-            return False
+        if not isinstance(bound.node, (MoE, Prune)):
+            return ""
         right = array.ravel() if bound.order is None else array.ravel()[np.argsort(bound.order)]
         right = right.reshape(trace[bound.value].shape[1:])
+        if isinstance(bound.node, Prune):
+            alike = _alike(bound.node, right / bound.factor, trace, list(values.values()))
+            return f"the choice of tokens {bound.node.name!r} meets scores that are the same" if alike else ""
         off = np.abs(right - bound.factor * trace[bound.value][0]).max(-1) > MAX_ERROR * np.abs(right).max()
-        return bool((bound.node.margins(trace[bound.node.x][0].reshape(-1, bound.node.gate.shape[0]))[off.ravel()] < TIE).all())
+        rows = trace[bound.node.routed][0].reshape(-1, bound.node.gate.shape[0])
+        return TIED if (bound.node.margins(rows)[off.ravel()] < TIE).all() else ""
+    return ""
+
+
+def _alike(node: Prune, right: np.ndarray, trace: dict[str, np.ndarray], values: list[np.ndarray]) -> bool:
+    """Whether the file keeps other tokens only where they have equal scores. right: what it keeps, [front + keep, D]. The scores are a value of
+    the file that does not fall where those of the graph rise; where all are the same, the first tokens are kept."""
+    x, mine = trace[node.x][0][node.front:], node.kept(*(trace[value] for value in node.inputs))[0]
+    distance = np.array([np.abs(x - row).max(-1) for row in right])
+    kept = distance[node.front:].argmin(-1)
+    if np.abs(trace[node.x][0][:node.front] - right[:node.front]).max(initial=0.0) > MAX_ERROR * np.abs(right).max() \
+            or distance[node.front:].min(-1).max() > MAX_ERROR * np.abs(right).max() or len(np.unique(kept)) < len(kept):
+        return False
+    order = np.argsort(trace[node.score].ravel()[-len(x):], kind="stable")
+    for value in values:
+        scores = value.ravel()[-len(x):].astype(np.float64)
+        if value.dtype.kind != "f" or value.size not in (len(x), len(x) + node.front) or not np.isfinite(scores).all():
+            continue
+        slack = TIE * np.ptp(scores)
+        for sign in (1, -1):
+            both = [scores[mine], scores[kept]] if node.ranked else [np.sort(scores[mine]), np.sort(scores[kept])]
+            if (slack or np.array_equal(kept, np.arange(node.keep))) and (sign * np.diff(scores[order]) >= -slack).all() \
+                    and np.abs(both[0] - both[1]).max() <= slack:
+                return True
     return False
 
 

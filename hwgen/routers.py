@@ -69,3 +69,11 @@ def _flips(graph: Graph, network: Network, images: dict[str, Array]) -> list[Rou
                 before = counts.get(node.output, (node.name, np.zeros(3, int)))[1]
                 counts[node.output] = node.name, before + [flips.size, flips.sum(), reordered.sum()]
     return [RouterFlips(graph.name, name, *map(int, counted)) for name, counted in counts.values()]
+
+
+def choice_warnings(found: Sequence[RouterFlips], networks: Sequence[Network]) -> list[str]:
+    """A line for every choice of tokens that does not keep those of the float network. found: of `router_flips` on calibration images."""
+    choices = {(network.name, step.node) for network in networks for step in network.steps if step.picks}
+    return [f"the choice of tokens by node {one.node!r} is another one than in float for {one.flips:,} of {one.decisions:,} tokens of calibration "
+            "images (kept instead of dropped, or the other way round): their scores are closer than the integers tell apart"
+            for one in found if one.flips and (one.task, one.node) in choices]

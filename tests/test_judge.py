@@ -103,10 +103,10 @@ def test_what_a_tie_explains_is_set_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(judging.evaluate, "run", flipped)
     with pytest.raises(MismatchError):                               # no value in front of it differs
         judge(imported, images())
-    monkeypatch.setattr(judging, "_tied", lambda *args: args[-1] == 2)
+    monkeypatch.setattr(judging, "_tied", lambda *args: judging.TIED if args[-1] == 2 else "")
     found = judge(imported, images())
     assert (found.images, found.images_set_apart) == (10, 1) and found.onnx_cosine > 0.9999999
-    monkeypatch.setattr(judging, "_tied", lambda *args: True)
+    monkeypatch.setattr(judging, "_tied", lambda *args: judging.TIED)
     monkeypatch.setattr(judging.evaluate, "run", lambda graph, inputs: {"y": -right(graph, inputs)["y"]})
     with pytest.raises(ModelError, match="on each of 11 images a router chooses between experts"):
         judge(imported, images())

@@ -11,12 +11,13 @@ import pytest
 from hwgen import api, numerics, ops
 from hwgen.engines.rtl.plan import schedule
 from hwgen.engines.rtl.verify import verify as verify_program
-from hwgen.errors import CapacityError, ModelError
+from hwgen.errors import CapacityError, MismatchError, ModelError
 from hwgen.graph import evaluate
 from hwgen.importer import check_model, import_model
 from hwgen.isa import Op, Stat
+from hwgen.judge import judge
 from hwgen.quantizer import quantize
-from hwgen.routers import router_flips
+from hwgen.routers import choice_warnings, router_flips
 from hwgen.steps import golden
 from hwgen.steps.stages import Pick
 from hwgen.steps.taken import Kept
@@ -132,14 +133,90 @@ def by_the_largest_head(net: Net, t: str, x: str) -> str:
     return gathered(net, t, top(net, prune_nets.flat(net, net.op("ReduceMax", seen, net.ints(1), keepdims=0))))
 
 
+def behind(*operators, **attrs):
+    """Scores of a Linear, laid out as a row, behind these operators."""
+    def build(net: Net, t: str, x: str) -> str:
+        score = prune_nets.flat(net, net.linear(patches(net, x), DIM, 1))
+        for operator, *constants in operators:
+            score = net.op(operator, score, *map(net.const, constants), **attrs)
+        return gathered(net, t, top(net, score))
+    return build
+
+
+def by_an_input(net: Net, t: str, x: str) -> str:
+    return gathered(net, t, top(net, net.input("s", [1, prune_nets.COUNT])))
+
+
+def by_attention(change, scale=1.0):
+    """The mean over the heads of what the first token looks at, changed."""
+    def build(net: Net, t: str, x: str) -> str:
+        q, k, _ = net.heads(x, "slice")
+        product = net.op("Mul", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), net.const(scale))
+        seen = net.op("Slice", net.op("Softmax", product, axis=-1), net.ints(0, 1), net.ints(1, 99), net.ints(2, 3))
+        return gathered(net, t, top(net, change(net, prune_nets.flat(net, net.mean(seen, axis=1, keepdims=0)))))
+    return build
+
+
 @pytest.mark.parametrize("build, reason", [
+    (behind(("HardSigmoid",), alpha=1 / 6, beta=0.5), "may be flat or fall somewhere, by HardSigmoid"),
+    (behind(("Clip", -50.0, 50.0)), "may be flat or fall somewhere, by Clip"), (behind(("Relu",)), "nothing that rises with one"),
+    (behind(("Exp",), ("Sub", 1e4), ("Reciprocal",), ("Neg",)), "that falls somewhere"),
+    (by_attention(lambda net, s: net.op("Max", s, net.const(0.05))), "may be flat or fall somewhere, by Max"),
+    (by_attention(lambda net, s: s, -1.0), "scores that are multiplied by -1; a positive scale is supported"),
+    (by_attention(lambda net, s: net.op("Add", s, net.const(np.arange(prune_nets.COUNT)[None] * 1e-6))),
+     "constants that are not the same for all tokens, of Add node"), (by_an_input, "keeps tokens by 's', an input of the network"),
     (by_the_largest_head, "and not by the mean over the heads of those of one token"),
     (by_a_softmax_of_three, "which is no result of a Linear, no difference of two and nothing that rises with one"),
     (back_to_front, "in an order that is neither that of their scores nor their own"),
     (without_the_first, "supported are the tokens in front that have no score, then those with the largest scores")])
 def test_other_choices_are_refused(build, reason, tmp_path):
     error = refused(build, tmp_path)
-    assert reason in error and "node" in error, error
+    assert reason in error and "node" in error and "mixture of experts" not in error and "choice of tokens in a form that is not read" in error, error
+
+
+def test_one_number_gathered_by_a_choice_is_refused(tmp_path):
+    def scalar(net: Net, t: str, x: str) -> str:
+        index = top(net, prune_nets.flat(net, net.linear(patches(net, x), DIM, 1)))
+        first = net.op("Gather", net.op("Reshape", index, net.ints(-1)), net.const(0, np.int64), axis=0)
+        return net.op("Add", t, net.op("Gather", net.op("Reshape", t, net.ints(-1)), first, axis=0))
+    assert "topk_0" in refused(scalar, tmp_path)
+
+
+def chosen_by(score, folder):
+    net = Net()
+    t = prune_nets.embed(net)
+    t = net.add(t, net.attention(net.norm(t)))
+    t = gathered(net, t, top(net, prune_nets.flat(net, score(net, patches(net, net.norm(t))))))
+    net.head(net.norm(net.add(t, net.mlp(net.norm(t)))), pool="mean")
+    return import_model(saved(net, folder / "net.onnx"))
+
+
+def steep(net: Net, x: str, factor: float) -> str:
+    return net.op("MatMul", x, net.const(net.rng.normal(size=(DIM, 1)) * factor))
+
+
+def test_scores_that_a_sigmoid_makes_equal_are_a_tie(tmp_path):
+    """The file keeps the first of those that are 1, the network those with the largest scores; a wrong reading is none."""
+    imported = chosen_by(lambda net, x: net.op("Sigmoid", steep(net, x, 30.0)), tmp_path)
+    found = judge(imported, {"x": IMAGES})
+    assert found.images_set_apart > 0 and found.images > 0
+    graph = imported.model.tasks[0]
+    linear = next(node for node in graph.nodes if node.output == next(n.score for n in graph.nodes if isinstance(n, ops.Prune)))
+    nodes = tuple(replace(node, weight=-node.weight) if node is linear else node for node in graph.nodes)
+    wrong = replace(imported, model=replace(imported.model, tasks=(replace(graph, nodes=nodes),)))
+    with pytest.raises(MismatchError):
+        judge(wrong, {"x": IMAGES})
+    with pytest.raises(ModelError, match="the choice of tokens .* meets scores that are the same"):
+        judge(chosen_by(lambda net, x: net.op("Sigmoid", net.op("Add", steep(net, x, 1.0), net.const([200.0]))), tmp_path), {"x": IMAGES})
+
+
+def test_what_all_scores_have_in_common_takes_no_bits(tmp_path):
+    imported = chosen_by(lambda net, x: net.op("Add", steep(net, x, 1e-3), net.const([50.0])), tmp_path)
+    quantized = quantize(imported.model, {"x": IMAGES})
+    (found,) = router_flips(imported.model.tasks, quantized.tasks, {"x": IMAGES})
+    assert found.flips < found.decisions / 10
+    assert choice_warnings([replace(found, flips=3)], quantized.tasks)[0].startswith(f"the choice of tokens by node {found.node!r} is another one")
+    assert not choice_warnings([replace(found, flips=0), replace(found, flips=3, node="a router")], quantized.tasks)
 
 
 def test_several_images_at_once_are_refused():

@@ -27,6 +27,7 @@ QUOTED = re.compile(r"'[^']*'")                     # names in a reason
 ROUTER_PARTS = CONTROL | CHOICE | {"Softmax", "Einsum", "Gather", "GatherElements", "Equal", "Where", "ReduceMax", "ReduceSum", "MatMul", "Mul"}
 
 OF_EXPERTS = ("its experts", " experts that ", " experts for ", " experts of ", "but no experts", "gated experts", "its router", "a router that ")
+OF_TOKENS = ("keeps tokens by ", " by scores of ", "neither that of their scores nor their own")          # reasons of `Prune`
 EXPERTS = ("a sum over experts is read, each times its score: the experts are two layers with an activation between them, the scores those of a "
            "top-k of a softmax of one Linear; docs/how-to/bring-your-own-model.md shows forms in torch")
 
@@ -187,6 +188,10 @@ def _is_router(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return facts.choice and node.op_type in ROUTER_PARTS and "attention" not in verdict.reason.replace("as part of an attention or", "")
 
 
+def _is_pruning(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
+    return any(words in verdict.reason for words in OF_TOKENS)
+
+
 def _is_shared(verdict: Verdict, node: onnx.NodeProto, facts: Facts) -> bool:
     return facts.choice and GATE in verdict.reason
 
@@ -213,5 +218,8 @@ FAMILIES = (
            "those up to itself (causal), or those of a constant mask", _is_mask),
     Family("a shared expert beside the routed ones has a gate of its own",
            "leave out its gate and train on: a dense expert beside the routed ones is taken, its result added as it is", _is_shared),
+    Family("a choice of tokens in a form that is not read",
+           "tokens in front that are always kept, then those with the largest scores, are read; a score is what one Linear gives each token, or the "
+           "mean over the heads of what one token pays attention to, or rises with it everywhere", _is_pruning),
     Family("a mixture of experts in a form that is not read", EXPERTS, _is_router),
 )

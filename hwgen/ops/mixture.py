@@ -221,7 +221,7 @@ def _no_linear(op: Op, trial: Trial, near: Region) -> None:
     """Raises Mismatch for a router that chooses by what no Linear gives."""
     for part in near.ops:
         bound = trial.bound.get(part.inputs[0].base) if part.kind in CHOICES | BY_HAND and isinstance(part.inputs[0], View) else None
-        if bound is not None and bound.node is not None:
+        if bound is not None and bound.node is not None and bound.shape[0] > 1:         # of a row of scores tokens are chosen, not experts
             kind = getattr(bound.node, "kind", None)
             raise Mismatch(f"has a router that takes {kind.function.title if kind else type(bound.node).__name__} of its logits before it chooses; "
                            "supported is a softmax of what a Linear gives", op.name)

@@ -131,9 +131,9 @@ def pruned(op: Op, trial: Trial) -> Match | None:
         raise Mismatch(f"keeps tokens by scores of {found.top.name!r}, which has an operator that cannot be evaluated here", op.name) from None
     nodes: list[Operator] = [] if seen is None else [seen]
     linear = trial.made.get(score)
-    if column is not None and isinstance(linear, Linear):
+    if column is not None and isinstance(linear, Linear) and (column.tolist() != [1.0] or linear.bias.any()):      # what all tokens have orders none
         nodes.append(replace(linear, output=trial.fresh(f"{score}.for {op.name}"), weight=trial.array((linear.weight @ column)[:, None]),
-                             bias=trial.array(np.array([linear.bias @ column]))))
+                             bias=trial.array(np.zeros(1))))
         score = nodes[-1].output
     for part in found.ops[:-1]:
         trial.absorb(part)

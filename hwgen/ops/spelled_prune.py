@@ -13,8 +13,8 @@ import numpy as np
 
 from ..functions import Act
 from ..graph import Array
-from ..matching.opgraph import Op, View
-from ..matching.region import Region, Unprovable, region
+from ..matching.opgraph import Const, Op, View
+from ..matching.region import Region, Unprovable, moved, region
 from ..matching.trial import Bound, Mismatch, Trial
 from .activation import Activation
 from .attended import Attended
@@ -26,7 +26,13 @@ from .masks import scores_of
 KINDS = ("Concat", "GatherElements", "Gather", "GatherND")             # what may give the tokens that are kept
 LIMIT = 200                      # operators between a score and the tokens that are kept
 DRAWS = 4
-RISING = (Act("sigmoid"), Act("tanh"))             # functions that keep an order
+PROBES = 16
+RISING = (Act("sigmoid"), Act("tanh"))             # functions that keep an order, as operators of their own
+MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+# What is not the same for different scores if it changes with them at all.
+NEVER_FLAT = MOVES | {"Add", "Atan", "Cast", "Div", "Elu", "Exp", "LeakyRelu", "Log", "LogSoftmax", "Mean", "Mul", "Neg", "Pow", "Reciprocal",
+                      "ReduceMean", "ReduceSum", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh"}
+FLOATS = (1, 10, 11, 16)            # of Cast
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +61,7 @@ def choice(op: Op, trial: Trial) -> Choice | None:
     bound = next(iter(values.values()))
     known_best = math.prod(top.shape(1))
     count = top.ref(0).shape[top.integer("axis", -1)]
-    if len(bound.shape) != 2 or bound.affine is not None or math.prod(top.ref(0).shape) != count or op.shape(0)[-1] != bound.shape[1] \
+    if len(bound.shape) != 2 or bound.affine is not None or math.prod(top.ref(0).shape) != count or op.shape(0)[-1:] != bound.shape[1:] \
             or math.prod(op.shape(0)) % bound.shape[1]:
         return None
     orders = _orders(count, known_best)
@@ -83,24 +89,26 @@ def known(trial: Trial, value: str) -> bool:
 def linear_score(trial: Trial, found: Choice) -> tuple[str, Array | None]:
     """The ir value whose one result is the score of each token, or rises with it; or a Linear, and the column [results] that it is times its
     weight. Raises Mismatch when it is made otherwise, and Unprovable."""
-    part = region(trial.graph, found.top, lambda value: known(trial, value), LIMIT)
+    part = region(trial.graph, found.top, lambda value: known(trial, value) and not _rises(trial.bound[value]), LIMIT)
     bounds = {value: trial.bound[value] for value in (part.leaves if part is not None else ()) if value in trial.bound}
     if part is None or len(bounds) != 1:
         raise Mismatch(f"keeps tokens by scores of {found.top.name!r} that are made of {len(bounds)} values; supported is what one Linear gives",
                        found.top.name)
     (value, bound), = bounds.items()
     count = found.bound.shape[0] - found.front
+    if bound.node is None:
+        raise Mismatch(f"keeps tokens by {value!r}, an input of the network; supported is what one Linear gives", found.top.name)
     if len(bound.shape) != 2 or not count <= bound.shape[0] <= found.bound.shape[0] or bound.affine is not None:
         raise Mismatch(f"keeps tokens by {value!r} {list(bound.shape)}, which is no score of each of {count} tokens", found.top.name)
     for column in _columns(bound.shape[1]):
         if all(_chooses(part, found, value, bound, column, seed) for seed in range(DRAWS)):
-            name, node = bound.value, bound.node
-            while isinstance(node, Activation) and node.kind in RISING:
-                name, node = node.x, trial.made.get(node.x)
-            if node is bound.node and column.tolist() == [1.0]:
-                return name, None
-            if isinstance(node, Linear):
-                return name, column
+            _never_flat(part, found, value)
+            if not all(_keeps_order(part, found, value, bound, column, seed) for seed in range(PROBES)):
+                raise Mismatch(f"keeps tokens by a function of {value!r} that falls somewhere; one that rises is supported", found.top.name)
+            if isinstance(bound.node, Linear):
+                return bound.value, column
+            if column.tolist() == [1.0]:
+                return bound.value, None
             break
     raise Mismatch(f"keeps tokens by what is made of {value!r} {list(bound.shape)}, which is no result of a Linear, no difference of two and nothing "
                    "that rises with one", found.top.name)
@@ -128,12 +136,16 @@ def class_score(op: Op, trial: Trial, found: Choice) -> Attended | None:
     behind = region(trial.graph, found.top, lambda value: value == soft.outputs[0] or known(trial, value), LIMIT)
     query = None if behind is None or behind.leaves != {soft.outputs[0]} else next(
         (row for row in range(q.tokens) if all(_looks(behind, found, soft.outputs[0], row, seed) for seed in range(DRAWS))), None)
-    if query is None:
+    if behind is None or query is None:
         raise Mismatch(f"keeps tokens by the attention weights of {soft.name!r}, and not by the mean over the heads of those of one token",
                        found.top.name)
+    _never_flat(behind, found, soft.outputs[0])
+    factor = scores.scale * q.factor * k.factor
+    if factor <= 0:
+        raise Mismatch(f"keeps tokens by attention weights of scores that are multiplied by {factor:.6g}; a positive scale is supported",
+                       found.top.name)
     queries, keys = (_shared(trial, columns(op, trial, heads, name)) for heads, name in ((q, "q"), (k, "k")))
-    return Attended(op.name, trial.fresh(f"{found.top.outputs[1]}.score"), queries, keys, len(q.columns), scores.scale * q.factor * k.factor, query,
-                    found.front)
+    return Attended(op.name, trial.fresh(f"{found.top.outputs[1]}.score"), queries, keys, len(q.columns), factor, query, found.front)
 
 
 def _shared(trial: Trial, value: str) -> str:
@@ -180,6 +192,44 @@ def _chooses(part: Region, found: Choice, value: str, bound: Bound, column: Arra
     count = found.bound.shape[0] - found.front
     right = np.argsort(-(results @ column)[len(results) - count:], kind="stable")[:found.keep]
     return np.array_equal(index, right) if found.ranked else np.array_equal(np.sort(index), np.sort(right))
+
+
+def _rises(bound: Bound) -> bool:
+    """Whether it is a function of what to look at instead: it keeps the order, or stands behind the scores laid out as a row."""
+    return isinstance(bound.node, Activation) and (bound.node.kind in RISING or bound.shape[0] == 1)
+
+
+def _never_flat(part: Region, found: Choice, value: str) -> None:
+    """Raises Mismatch for what may be the same for different scores, or gives the tokens something of their own, where it may be too little for
+    the random ones."""
+    behind = {value}
+    for op in part.ops[:-1]:
+        if not any(isinstance(ref, View) and ref.base in behind for ref in op.inputs):
+            continue
+        behind.update(op.outputs)
+        if op.kind not in NEVER_FLAT or op.kind == "Cast" and op.integer("to", 1) not in FLOATS:
+            raise Mismatch(f"keeps tokens by a function of {value!r} that may be flat or fall somewhere, by {op.kind} node {op.name!r}; supported "
+                           "are functions that rise everywhere, such as Sigmoid, Tanh and a Softmax of two", found.top.name)
+        if op.kind not in MOVES and any(ref.array.size > 1 and np.ptp(ref.array) for ref in op.inputs if isinstance(ref, Const)):
+            raise Mismatch(f"keeps tokens by scores with constants that are not the same for all tokens, of {op.kind} node {op.name!r}",
+                           found.top.name)
+
+
+def _keeps_order(part: Region, found: Choice, value: str, bound: Bound, column: Array, seed: int) -> bool:
+    """Whether what the TopK reads does not fall where random results of any size, times the column, rise."""
+    rng = np.random.default_rng(seed)
+    results = (rng.choice([-1.0, 1.0], bound.shape) * 10 ** rng.uniform(-2, 4, bound.shape)).astype(np.float32)
+    ref = found.top.ref(0)
+    with np.errstate(all="ignore"):
+        flat = bound.onnx(results).astype(np.float32).reshape(part.graph.shapes[value])
+        made = moved(part.graph, ref, part.run({value: flat}, {ref.base} if isinstance(ref, View) else ())).ravel().astype(np.float64)
+    own = results[len(results) - made.size:].astype(np.float64)
+    order = np.argsort(own @ column, kind="stable")
+    order = order[np.isfinite(made[order])]
+    made, rounding = made[order], 4e-7 * np.abs(own).max(1)[order]
+    step = np.diff(made) if found.top.integer("largest", 1) else -np.diff(made)
+    slack = np.maximum(np.abs(made[1:]), np.abs(made[:-1])) * 1e-6 + np.maximum(rounding[1:], rounding[:-1])
+    return bool((step >= -slack).all())
 
 
 def _orders(count: int, keep: int) -> list[Array]:
