@@ -14,6 +14,7 @@ from hwgen.choices import Grain
 from hwgen.describe import Description, rtl
 from hwgen.describe.comments import amaranth_units, parsed
 from hwgen.describe.cpp import functions
+from hwgen.describe.dataflow import assignments
 from hwgen.describe.entry import TICKED, told
 from hwgen.describe.hardware import Hardware, evaluated
 from hwgen.describe.verilog import identifiers, modules
@@ -116,6 +117,72 @@ def test_what_is_said_of_known_things(told_of):
     assert "an output, 8 bits. Their number modulo 256" in retired.description and "rising edge" in retired.description
     assert "always_ff @(posedge clk)\n    retired <=" in retired.code
     assert "weights" in signal["hwgen_top.task"].description or signal["hwgen_top.task"].facts["type"] == "int"
+
+
+def occurrences(text: str) -> dict[str, set[str]]:
+    """{name: left sides that it decides}, line by line: names behind ``=`` or ``<=``. An independent look at what ``dataflow`` finds."""
+    found: dict[str, set[str]] = {}
+    for line in re.sub(r"//[^\n]*|^ *(?:parameter|localparam|for)\b[^\n]*", "", text, flags=re.MULTILINE).splitlines():
+        match = re.match(r"\s*(?:assign |end else |else )?([\w$]+) *(?:\[[^=]*\])? *<?= (?!=)(.*);$", line)
+        for name in re.findall(r"(?<![\w$.'])[A-Za-z_$][\w$]*", match[2]) if match and "; " not in line else ():
+            found.setdefault(name, set()).add(match[1])
+    return found
+
+
+def test_drivers_and_readers_are_true(build, told_of):
+    """Against the text of the whole build: each port of an instance by the direction of its module, each name on a right side."""
+    sources = {name: data.decode() for name, data in build.build.read(build.build.rtl).items()}
+    bodies = {found[1]: found[0] for text in sources.values() for found in re.finditer(r"^module ([\w$.]+).*?^endmodule", text.replace("\\", ""), re.DOTALL | re.MULTILINE)}
+    facts = {entry.name: entry.facts for entry in told_of["signal"].entries if "module" in entry.facts}
+    directions = {(module, name): way for module, body in bodies.items()
+                  for way, name in re.findall(r"^ *(input|output)\b(?: +logic| +signed| *\[[^]]*\])* *([\w$]+)", body, re.MULTILINE)}
+    ends = rights = 0
+    for module, body in bodies.items():
+        for kind, instance, ports in re.findall(r"^ +([\w$.]+) +(?:#\((?:[^()]|\([^()]*\))*\) )?([\w$]+) \(\n((?: +\.[^\n]*\n)+) *\);", body, re.MULTILINE):
+            for port, net in re.findall(r"\.([\w$]+) *\(([\w$]+) *(?:\[[\d:]+\])? *\)", ports):
+                if kind in bodies and (own := facts.get(f"{module}.{net}")):
+                    output = directions[kind, port] == "output"
+                    assert [f"{instance}.{port}" in own[what] for what in ("driven by", "read by")] == [output, not output], (module, net)
+                    ends += 1
+        decides = occurrences(body)
+        for name in decides:
+            lefts, waiting = set(), {name}
+            while waiting - lefts:  # through nets without names
+                lefts |= (waiting := {left for one in waiting if one == name or f"{module}.{one}" not in facts for left in decides.get(one, ())} - lefts)
+            own = facts.get(f"{module}.{name}")
+            for left in lefts - {name} if own else ():
+                assert f"{module}.{left}" not in facts or left in own["read by"], (module, name, left)
+                rights += f"{module}.{left}" in facts
+    assert ends > 300 and rights > 400
+    for name, own in facts.items():
+        assert not {*own["driven by"]} & {*own["read by"]}
+        assert all(name.rpartition(".")[2] in facts[f"{own['module']}.{other}"]["read by"] for other in own["reads"])
+
+
+def test_sources_of_known_signals(told_of):
+    """A value at the start is no source; a condition and an index are."""
+    facts = {entry.name: entry.facts for entry in told_of["signal"].entries}
+    assert facts["feed_lanes.from2"]["reads"] == ["fine1", "mode1"]
+    assert facts["drain_lanes.out_valid"]["reads"] == ["c1", "last1", "mean1", "out1"]
+    assert facts["delay.q"]["reads"] == ["line", "rst"] and facts["delay.q"]["read by"] == []
+    assert facts["feed_lanes.exp_rom"]["reads"] == [] and "bank_data" in facts["lane_window.q"]["read by"]
+    assert "load_program" in facts["hwgen_top.engine.prog_we"]["read by"] and facts["hwgen_top.dma.input_addr"]["read by"]
+
+
+@pytest.mark.parametrize(("text", "made"), [
+    ("initial begin a = 0; b = c; end", {"a": set(), "b": set()}),
+    ("always_ff @(posedge clk) if (en) m[at] <= d; else if (s.v) q <= 8'hd0;",
+     {"m": {"clk", "en", "at", "d"}, "q": {"clk", "en", "s"}}),
+    ("always_comb begin x = y <= z; case (k) 2'd1: {u, v[i]} = w; default: u = 0; endcase end",
+     {"x": {"y", "z"}, "u": {"k", "w", "i"}, "v": {"k", "w", "i"}}),
+    ("for (genvar g = 0; g < N; g++) begin : g_a assign o[g] = p[8*g +: 8]; end", {"o": {"g", "N", "p"}}),
+    ("logic [3:0] e = f, h;", {"e": {"f"}}), ("s += t;", {"s": {"s", "t"}}), (r"assign \a.b [2] = \c$1 ;", {"a.b": {"c$1"}})])
+def test_an_assignment_is_taken_apart(text, made):
+    found: dict[str, set[str]] = {}
+    for one in assignments(text):
+        for target in one.targets:
+            found.setdefault(target, set()).update(one.reads)
+    assert found == made
 
 
 @pytest.fixture(scope="module")

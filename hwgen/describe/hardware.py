@@ -10,6 +10,7 @@ import re
 from ..paths import data_dir
 from . import comments
 from .comments import Docs
+from .dataflow import read_of, targets_of
 from .entry import told
 from .verilog import Instance, Module, Signal, identifiers, modules
 
@@ -126,16 +127,29 @@ class Hardware:
                     found[instance.module] = Docs(found[name].place, beside, names=found[name].names)
         return found
 
-    def drivers(self, module: Module) -> dict[str, tuple[Instance, str]]:
-        """{signal of a module: (instance that drives it, its port)}."""
-        found = {}
+    def drivers(self, module: Module) -> dict[str, list[tuple[Instance, str]]]:
+        """{signal of a module: instances that drive it or a part of it, each with its port}."""
+        found: dict[str, list[tuple[Instance, str]]] = {}
+        for instance, port, expression in self._connections(module, "output"):
+            for name in sorted(targets_of(expression) & module.signals.keys()):
+                found.setdefault(name, []).append((instance, port))
+        return found
+
+    def into(self, module: Module) -> dict[str, list[tuple[Instance, str]]]:
+        """{signal of a module: instances that read it, or what is made of it without another name, each with its port}."""
+        found: dict[str, list[tuple[Instance, str]]] = {}
+        for instance, port, expression in self._connections(module, "input"):
+            for name in sorted(module.through(read_of(expression))[1]):
+                found.setdefault(name, []).append((instance, port))
+        return found
+
+    def _connections(self, module: Module, kind: str) -> Iterator[tuple[Instance, str, str]]:
+        """(instance, port, expression) of one direction."""
         for instance in module.instances:
             inner = self.modules.get(instance.module)
             for port in inner.ports if inner else ():
-                if port.kind == "output":
-                    for name in identifiers(instance.ports.get(port.name, "")) & module.signals.keys():
-                        found[name] = instance, port.name
-        return found
+                if port.kind == kind and instance.ports.get(port.name):
+                    yield instance, port.name, instance.ports[port.name]
 
     def outside(self, unit: Unit, port: str) -> list[tuple[str, str]]:
         """(module, expression) that a port is connected to."""

@@ -7,7 +7,7 @@ import re
 
 from .entry import Entry, table, told
 from .hardware import TOP, Hardware, Unit
-from .verilog import Signal, is_temporary
+from .verilog import Instance, Signal, is_temporary
 
 LANGUAGE = "systemverilog"
 MANY = 6  # instances that are named
@@ -80,8 +80,8 @@ def _width(unit: Unit, signal: Signal) -> str:
 def _ends(hardware: Hardware, unit: Unit, port: Signal) -> str:
     """Of a port of which no source speaks: Yosys names some after nets. What it is connected to."""
     outside = dict.fromkeys(f"`{parent}`" for parent, _ in hardware.outside(unit, port.name))
-    _, read = unit.module.cone(port.name, {}) if port.kind == "output" else ([], set())
-    inside = _listed(sorted(read))
+    read = unit.module.cone(port.name, {}).read if port.kind == "output" else frozenset()
+    inside = _listed(sorted(read - {port.name, "clk"}))
     return f"a net {'to' if port.kind == 'output' else 'from'} {', '.join(outside) or 'outside'}" + (
         f", made of {inside}" if inside else ""
     )
@@ -90,27 +90,27 @@ def _ends(hardware: Hardware, unit: Unit, port: Signal) -> str:
 def signals(hardware: Hardware) -> Iterator[Entry]:
     """An entry a port and a named signal of each module: what it is, when it changes, what it is made of, and who reads it."""
     for unit in hardware.units.values():
-        drivers = hardware.drivers(unit.module)
-        cones = {
-            s.name: unit.module.cone(s.name, {name: drivers[name] for name in drivers}) for s in (*unit.module.ports, *unit.module.named)
-        }
+        drivers, into = hardware.drivers(unit.module), hardware.into(unit.module)
+        told_of = (*unit.module.ports, *unit.module.named)
+        cones = {signal.name: unit.module.cone(signal.name, drivers) for signal in told_of}
         readers: dict[str, list[str]] = {}
-        for name, (_, read) in cones.items():
-            for other in read:
+        for name, cone in cones.items():
+            for other in cone.read - {name}:
                 readers.setdefault(other, []).append(name)
-        into = _into(unit)
-        for signal in (*unit.module.ports, *unit.module.named):
-            code, read = cones[signal.name]
+        for signal in told_of:
+            cone = cones[signal.name]
+            read = sorted(cone.read - {signal.name, "clk"})
             meaning = hardware.meaning(unit, signal.name)
             text = [
                 f"`{signal.name}` of `{unit.name}`: {_kind(unit, signal)}." + (f" {_sentence(meaning)}" if meaning else ""),
-                _when(unit, signal, signal.name in drivers),
+                _when(unit, signal, bool(read), bool(cone.ports)),
             ]
             if read:
-                text.append(f"It is made of {_listed(sorted(read))}.")
-            if signal.name in drivers:
-                text.append(f"It is driven by the port `{drivers[signal.name][1]}` of `{drivers[signal.name][0].name}`.")
-            used = [f"`{name}`" for name in readers.get(signal.name, ())] + into.get(signal.name, [])
+                text.append(f"It is made of {_listed(read)}.")
+            if cone.ports:
+                text.append(f"It is driven by {_named([_port(*end) for end in cone.ports])}.")
+            reads_it = readers.get(signal.name, [])
+            used = [f"`{name}`" for name in reads_it] + [f"`{one.name}` (`{port}`)" for one, port in into.get(signal.name, ())]
             if used:
                 text.append(f"Read by {_named(used)}.")
             facts: dict[str, object] = {
@@ -120,20 +120,23 @@ def signals(hardware: Hardware) -> Iterator[Entry]:
                 "range": signal.range,
                 "reset": signal.reset,
                 "meaning": meaning,
-                "reads": sorted(read),
+                "reads": read,
+                "driven by": [f"{one.name}.{port}" for one, port in cone.ports],
+                "read by": [*reads_it, *(f"{one.name}.{port}" for one, port in into.get(signal.name, ()))],
             }
             yield Entry(
-                "signal", signal.kind, f"{unit.name}.{signal.name}", " ".join(text), "\n".join([signal.line, *code]), LANGUAGE, facts
+                "signal",
+                signal.kind,
+                f"{unit.name}.{signal.name}",
+                " ".join(filter(None, text)),
+                "\n".join([signal.line, *cone.shown]),
+                LANGUAGE,
+                facts,
             )
 
 
-def _into(unit: Unit) -> dict[str, list[str]]:
-    """{signal: ports of instances that read it by its name alone}."""
-    found: dict[str, list[str]] = {}
-    for one in unit.module.instances:
-        for port, expression in one.ports.items():
-            found.setdefault(expression.removeprefix("\\").strip(), []).append(f"`{one.name}` (`{port}`)")
-    return found
+def _port(instance: Instance, port: str) -> str:
+    return f"the port `{port}` of `{instance.name}`"
 
 
 def _kind(unit: Unit, signal: Signal) -> str:
@@ -150,18 +153,18 @@ def _kind(unit: Unit, signal: Signal) -> str:
     return f"{named}, {size}"
 
 
-def _when(unit: Unit, signal: Signal, driven: bool) -> str:
+def _when(unit: Unit, signal: Signal, reads: bool, driven: bool) -> str:
     """When its value holds."""
+    if unit.module.fixed(signal.name):
+        return "Its values are given at the start, and nothing changes them."
     if signal.kind == "memory" or (unit.module.clocked(signal.name) and signal.words):
         return "It is written at the rising edge of `clk`."
     if unit.module.clocked(signal.name):
         start = f"; it starts at {signal.reset}" if signal.reset else ""
         return f"It holds from one rising edge of `clk` to the next: a value is there in the cycle after that in which it was made{start}."
-    if signal.kind == "input" or driven:
+    if signal.kind == "input" or not unit.module.assigned.get(signal.name):
         return ""
-    if unit.module.assigned.get(signal.name):
-        return "It follows what it is made of within the cycle."
-    return ""
+    return "It follows what it is made of within the cycle." if reads else "" if driven else "It is constant."
 
 
 def _sentence(text: str) -> str:

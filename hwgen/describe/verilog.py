@@ -5,11 +5,13 @@ It reads the two styles that a build holds, and no other: the modules of ``rtl/s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 import re
+
+from .dataflow import Assignment, assignments
 
 NAME = r"(?:\\\S+|[A-Za-z_]\w*)"
 MODULE = re.compile(rf"^module\s+({NAME})(.*?)^endmodule", re.MULTILINE | re.DOTALL)
@@ -109,7 +111,8 @@ class Module:
         """Every port and declared signal by name, the ports first."""
         ports = [line for line in self.head.splitlines() if DIRECTION.match(line.strip())]
         found: dict[str, Signal] = {}
-        for line in (*ports, *(line for s in self.statements for line in s.splitlines())):
+        inside = (s for s in self.statements if not re.match(r"\s*(typedef|function)\b", without_comments(s).lstrip()))
+        for line in (*ports, *(line for s in inside for line in s.splitlines())):
             for signal in _declared(line):
                 known = found.get(signal.name)
                 if known is None:
@@ -147,43 +150,79 @@ class Module:
         return tuple(found)
 
     @cached_property
+    def _flow(self) -> tuple[tuple[Assignment, ...], ...]:
+        """What the statements assign."""
+        return tuple(() if INSTANCE.match(plain.strip()) else tuple(assignments(plain)) for plain in map(without_comments, self.statements))
+
+    @cached_property
     def assigned(self) -> dict[str, list[int]]:
         """{signal: numbers of the statements that assign to it}."""
         found: dict[str, list[int]] = {}
-        for number, statement in enumerate(self.statements):
-            for line in without_comments(statement).splitlines():
-                for target in _targets(line):
-                    if number not in found.setdefault(target, []):
-                        found[target].append(number)
+        for number, made in enumerate(self._flow):
+            for target in dict.fromkeys(target for one in made for target in one.targets):
+                found.setdefault(target, []).append(number)
+        return found
+
+    @cached_property
+    def _reads(self) -> dict[str, frozenset[str]]:
+        """{signal or function: what its assignments read}."""
+        found: dict[str, frozenset[str]] = {}
+        for one in (one for made in self._flow for one in made):
+            for target in one.targets:
+                found[target] = found.get(target, frozenset()) | one.reads
         return found
 
     def clocked(self, name: str) -> bool:
         """Whether the signal changes at clock edges."""
         return any("posedge" in self.statements[number] for number in self.assigned.get(name, ()))
 
-    def cone(self, name: str, outputs: Mapping[str, tuple[Instance, str]]) -> tuple[list[str], set[str]]:
-        """(statements that drive a signal, through signals without a name of their own; named signals they read). outputs: instance and port by the
-        signals that they drive. Of a long block only the lines that assign."""
-        shown: list[str] = []
+    def fixed(self, name: str) -> bool:
+        """Whether it has values at the start, and nothing changes them."""
+        texts = [self.statements[number].lstrip() for number in self.assigned.get(name, ())]
+        return bool(texts) and all(text.startswith("initial") for text in texts)
+
+    def has_name(self, name: str) -> bool:
+        """Whether it is a port, or a signal with a name that people gave."""
+        return name in self.signals and (self.signals[name].kind in ("input", "output") or not is_temporary(name))
+
+    def through(self, names: Iterable[str]) -> tuple[list[str], set[str]]:
+        """(signals and functions without a name of their own, signals that have one) of what is read, to where names begin."""
+        inner: dict[str, None] = {}
         read: set[str] = set()
-        waiting, seen = [name], {name}
-        while waiting and len(shown) < MOST:
+        waiting = sorted(names)
+        while waiting:
             now = waiting.pop(0)
-            if now in outputs:
-                shown += [_connected(*outputs[now])]
-            for number in self.assigned.get(now, ()):
-                text = _lines_of(self.statements[number], now)
-                if text not in shown:
-                    shown.append(text)
-                for other in sorted(identifiers(text) & self.signals.keys()):
-                    if not is_temporary(other):
-                        read.add(other)
-                    elif other not in seen:
-                        seen.add(other)
-                        waiting.append(other)
-        if waiting:
-            shown.append(f"  // and {len(waiting)} more signals without names")
-        return shown, read - {name}
+            if self.has_name(now):
+                read.add(now)
+            elif now not in inner and (now in self.signals or now in self._reads):
+                inner[now] = None
+                waiting += sorted(self._reads.get(now, ()))
+        return list(inner), read
+
+    def cone(self, name: str, outputs: Mapping[str, Sequence[tuple[Instance, str]]]) -> Cone:
+        """What drives a signal. outputs: (instance, port) by the signals that they drive. Of a long block only the lines that assign are shown."""
+        inner, read = self.through(self._reads.get(name, ()))
+        shown: list[str] = []
+        left = 0
+        for now in (name, *inner):
+            texts = [_connected(*end) for end in outputs.get(now, ())]
+            texts += [_lines_of(self.statements[number], now) for number in self.assigned.get(now, ())]
+            left += len(shown) >= MOST
+            shown += [text for text in dict.fromkeys(texts) if text not in shown and len(shown) < MOST]
+        if left:
+            shown.append(f"  // and {left} more signals without names")
+        ports = [end for now in (name, *inner) for end in outputs.get(now, ())]
+        return Cone(tuple(shown), frozenset(read), tuple(ports))
+
+
+@dataclass(frozen=True)
+class Cone:
+    """Of a signal. shown: statements that drive it, through signals without a name of their own; read: named signals they read, itself too where
+    it is kept; ports: outputs of instances that come in."""
+
+    shown: tuple[str, ...]
+    read: frozenset[str]
+    ports: tuple[tuple[Instance, str], ...]
 
 
 def modules(files: Mapping[str, str]) -> dict[str, Module]:
