@@ -169,6 +169,22 @@ def test_sources_of_known_signals(told_of):
     assert "load_program" in facts["hwgen_top.engine.prog_we"]["read by"] and facts["hwgen_top.dma.input_addr"]["read by"]
 
 
+def test_a_meaning_is_of_that_very_name(told_of):
+    """What two signals of a module share is said of both together, of another unit's net, or of one value cycle by cycle; else nothing is said."""
+    shared: dict[tuple[str, str], set[str]] = {}
+    meanings = {}
+    for entry in told_of["signal"].entries:
+        if "module" in entry.facts and (said := entry.facts["meaning"]):
+            meanings[entry.name] = said
+            shared.setdefault((entry.facts["module"], said), set()).add(re.sub(r"__?\d+$", "", entry.name.rpartition(".")[2]))
+    assert {key: names for key, names in shared.items()
+            if len(names) > 1 and not re.search(r"… together|^[\w, ]+ together: |^AXI |\(`.*` of `", key[1])} == {} and len(meanings) > 500
+    assert meanings["router_chain.token"] == "number of the token, which goes along" and meanings["delay.q"] == "d of N cycles before"
+    assert meanings["lane_memory.raddr"] == "word that is read" and "never 0" in meanings["hwgen_top.registers.frames"]
+    assert meanings["hwgen_top.registers.weight_addr"] == "weight_… together: the registers as they stand: to be sampled at `start`"
+    assert not {"feed_lanes.over_t2", "feed_lanes.over_u2", "hwgen_top.registers.wr_before"} & meanings.keys()
+
+
 @pytest.mark.parametrize(("text", "made"), [
     ("initial begin a = 0; b = c; end", {"a": set(), "b": set()}),
     ("always_ff @(posedge clk) if (en) m[at] <= d; else if (s.v) q <= 8'hd0;",
@@ -197,7 +213,7 @@ def test_every_port_of_every_unit_has_a_meaning(whole):
     sources, names = whole
     hardware = Hardware(sources, names)
     silent = {f"{unit.name}.{port.name}" for unit in hardware.units.values() for port in unit.module.ports if not hardware.meaning(unit, port.name)}
-    assert {name for name in silent if not re.search(r"\$\d+$|_\d+$", name)} == set()
+    assert {name for name in silent if not re.search(r"\$\d+$|_\d+$|\.stage0_", name)} == set()
     assert all(unit.docs.function for unit in hardware.units.values())
     assert {unit.name for unit in hardware.units.values() if unit.name != "hwgen_top" and not (unit.docs.timing or unit.docs.tables)} <= {
         "hwgen_top.writer.addrs", "hwgen_top.writer.words", "lane_window"}
@@ -219,7 +235,7 @@ def test_a_comment_is_taken_apart():
     docs = parsed("here", ["Adds.", "", "a, b 8   what is added;  done: pulse", "c        the sum,", "         of both", "s_*      all of these", "",
                            "cycle 2   c   is there", "From a to c: 2 cycles. Cost: an adder."], {"a", "b", "c", "done", "s_x"})
     assert docs.function == "Adds." and docs.ports["a"] == docs.ports["b"] == "what is added" and docs.ports["done"] == "pulse"
-    assert docs.ports["c"] == "the sum, of both; cycle 2: is there" and docs.family("s_x") == "all of these"
+    assert docs.ports["c"] == "the sum, of both; cycle 2: is there" and docs.family("s_x") == "s_… together: all of these"
     assert docs.timing == "From a to c: 2 cycles." and docs.cost == "Cost: an adder."
 
 

@@ -7,6 +7,7 @@ The source is the only place where these things are written: the comment in fron
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +21,7 @@ KEY = re.compile(r"^([A-Za-z_]\w*\*?)(?:\s+([\d][\w.]*|signed \d+))?$")
 CYCLE = re.compile(r"^(cycle \d+)\s+(\S.*?)\s{2,}(\S.*)$")
 INLINE = re.compile(r"^`*([A-Za-z_][\w ,*]*?)`*:\s+(\S.*)$")
 LINE = re.compile(r"^(\S.*?)(?:\s{2,}|\s*:\s+)(\S.*)$")
+CHANNEL = ("valid", "ready", "addr", "len", "size", "burst", "data", "strb", "last", "resp", "id")
 CONTINUED = 6  # columns that a line is indented by which goes on with a port
 TIMING = re.compile(r"\b(cycles?|latency|interval|[Rr]eset|combinational|stall|bubble)\b|\bonce\b", re.IGNORECASE)
 
@@ -27,7 +29,8 @@ TIMING = re.compile(r"\b(cycles?|latency|interval|[Rr]eset|combinational|stall|b
 @dataclass(frozen=True)
 class Docs:
     """What a source says of a unit. function: what it does; ports: {name, which may end in ``*``: meaning}; timing, cost: sentences; tables: lines
-    that stand as they are; names: every name in the source, for what its text speaks of; lines: {signal: comment beside it}."""
+    that stand as they are; names: every name in the source, for what its text speaks of; lines: {signal: comment beside it}; groups: {port: ports that
+    have its meaning together}."""
 
     place: str
     function: str = ""
@@ -37,29 +40,28 @@ class Docs:
     tables: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
     lines: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def meaning(self, name: str) -> str:
         """What is said of a port or signal by its name, or beside it; "" where nothing is."""
-        for known in dict.fromkeys((name, re.sub(r"\$\d+$|__?\d+$", "", name))):
+        for known in dict.fromkeys((name, re.sub(r"__?\d+$", "", name))):
             if known in self.ports or known in self.lines:
-                return self.ports.get(known) or self.lines[known]
+                together = f"{', '.join(self.groups[known])} together: " if known in self.groups else ""
+                return together + (self.ports.get(known) or self.lines[known])
         return ""
 
     def family(self, name: str) -> str:
-        """What is said of all signals that begin alike."""
-        return next((text for key, text in self.ports.items() if key.endswith("*") and name.startswith(key[:-1])), "")
-
-    def spoken(self, name: str) -> str:
-        """The part of the text that has the name in it."""
-        plain = re.sub(r"\$\d+$|__?\d+$", "", name)
-        texts = (*self.ports.values(), *self.lines.values(), self.function, self.timing)
-        return next((found for text in texts if (found := _clause(text, plain))), "")
+        """What is said of all signals that begin alike; a short beginning, as ``w*``, is that of a channel of AXI."""
+        return next(
+            (f"{key[:-1]}… together: {text}" for key, text in self.ports.items() if key.endswith("*") and _begins(name, key[:-1])), ""
+        )
 
 
 def parsed(
     place_of: str, text: Sequence[str], known: Collection[str], names: Collection[str] = (), lines: dict[str, str] | None = None
 ) -> Docs:
     """The lines of a comment or docstring. known: names of ports and parameters, which may stand in front of their meaning."""
+    groups: dict[str, tuple[str, ...]] = {}
     ports: dict[str, list[tuple[str, list[str]]]] = {}  # {name: (value of it that is spoken of, lines)}
     prose: list[list[str]] = [[]]
     tables: list[str] = []
@@ -70,10 +72,13 @@ def parsed(
         if row := CYCLE.match(line):  # of a table of what happens when
             tables.append(line)
             last = [f"{row[1]}: {row[3]}"]
-            for name, value in _keys(row[2], known):
+            keys = _keys(row[2], known)
+            groups |= _together(keys)
+            for name, value in keys:
                 ports.setdefault(name, []).append((value, last))
         elif found and keys:
             last = [found[2]]
+            groups |= _together(keys)
             for name, value in keys:
                 ports.setdefault(name, []).append((value, last))
         elif not line.strip():
@@ -117,11 +122,23 @@ def parsed(
         tuple(tables),
         frozenset(names),
         lines or {},
+        groups,
     )
+
+
+def _together(keys: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """{name: all names} of several in front of one meaning."""
+    every = tuple(name for name, _ in keys)
+    return dict.fromkeys(every, every) if len(every) > 1 else {}
+
+
+def _begins(name: str, key: str) -> bool:
+    return name.startswith(key) and (key.endswith("_") or name.removeprefix(key) in CHANNEL)
 
 
 def _taken_apart(text: str, known: Collection[str]) -> tuple[str, list[tuple[str, str]]]:
     """A meaning without its widths and what it says of other ports; (port, meaning) of these."""
+    text = re.sub(r"^(\d+|signed \d+),\s+", "", text)
     wide = re.match(r"^\d+((?:,\s+\w+\s\d+)*):\s+(.*)$", text)
     others: list[tuple[str, str]] = []
     if wide:
@@ -133,7 +150,7 @@ def _taken_apart(text: str, known: Collection[str]) -> tuple[str, list[tuple[str
         found = INLINE.match(clause) or re.match(r"^(\w+\*)\s+(.*)$", clause)
         keys = _keys(found[1], known) if found else []
         if found and keys and kept:
-            into = [found[2]]
+            into = [(f"{', '.join(name for name, _ in keys)} together: " if len(keys) > 1 else "") + found[2]]
             others += [(name, into) for name, _ in keys]  # type: ignore[misc]
         elif into is not None:
             into.append(clause)
@@ -172,14 +189,6 @@ def _sorted(paragraphs: list[str]) -> tuple[str, str, str]:
     return " ".join(function), " ".join(timing), " ".join(cost)
 
 
-def _clause(text: str, name: str) -> str:
-    """The part between semicolons, or else the sentence, that has a name in it."""
-    for piece in re.split(r"(?<=\w);\s+|(?<=[.:])\s+(?=[A-Z])", text):
-        if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w*])", piece):
-            return re.sub(rf"^`*{re.escape(name)}`*:\s*", "", piece.strip())
-    return ""
-
-
 @cache
 def amaranth_units() -> dict[str, tuple[str, ast.ClassDef, str]]:
     """{class: (file, its syntax, its source file as text)} of every unit of `hwgen_rtl`."""
@@ -195,8 +204,8 @@ def amaranth_units() -> dict[str, tuple[str, ast.ClassDef, str]]:
 
 def of_unit(name: str, ports: Collection[str]) -> Docs:
     """Of an Amaranth unit by its class. ports: of its module in the build."""
-    file, node, source = amaranth_units()[name]
-    beside = {key: text for key, text in _beside(file, source).items() if any(key == own for own in _assigned(node))}
+    file, node, _ = amaranth_units()[name]
+    beside = _beside(name)
     options = {arg.arg for item in node.body if isinstance(item, ast.FunctionDef) for arg in item.args.args}
     known = set(ports) | options | {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)}
     return parsed(f"{name} in {file}", (ast.get_docstring(node) or "").splitlines(), known, python_names(file), beside)
@@ -241,17 +250,6 @@ def _name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def _assigned(node: ast.ClassDef) -> set[str]:
-    return {
-        leaf.id
-        for item in ast.walk(node)
-        if isinstance(item, ast.Assign)
-        for target in item.targets
-        for leaf in ast.walk(target)
-        if isinstance(leaf, ast.Name)
-    }
-
-
 @cache
 def _comments(source: str) -> dict[int, str]:
     """{line: comment on it}."""
@@ -263,18 +261,22 @@ def _comments(source: str) -> dict[int, str]:
 
 
 @cache
-def _beside(file: str, source: str) -> dict[str, str]:
-    """{signal: comment beside the line that makes it, or on the line before}."""
+def _beside(unit: str) -> dict[str, str]:
+    """{signal: comment beside the line that makes it, or on the line before}, of lines that make one, and names that are made once."""
+    _, node, source = amaranth_units()[unit]
     comments, lines = _comments(source), source.splitlines()
+    made = [
+        (item, [leaf.id for target in item.targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)])
+        for item in ast.walk(node)
+        if isinstance(item, ast.Assign)
+    ]
+    times = Counter(name for _, names in made for name in names)
     found: dict[str, str] = {}
-    for item in ast.walk(ast.parse(source)):
-        if not isinstance(item, ast.Assign):
-            continue
-        names = [leaf.id for target in item.targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
+    for item, names in made:
         before = item.lineno - 1
         text = comments.get(item.lineno, "") or (
             comments[before] if before in comments and lines[before - 1].lstrip().startswith("#") else ""
         )
-        if text and not text.startswith("-----") and len(names) <= 3:
-            found |= {name: text for name in names if name not in found}
+        if text and not text.startswith("-----") and len(names) == 1 and times[names[0]] == 1:
+            found[names[0]] = text
     return found

@@ -14,6 +14,7 @@ BLOCK = re.compile(r"\bg_\w+(?:\[[^]]*\])?\.")
 NAMED = re.compile(r"\\|[A-Za-z_]")
 ASSIGN = frozenset({"=", "<=", "+=", "-=", "*=", "|=", "&=", "^="})
 TYPES = frozenset({"wire", "reg", "logic", "input", "output", "int", "integer", "genvar"})
+WORDS = TYPES | {"unsigned", "signed", "posedge", "negedge", "or", "default", "automatic"}
 CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -53,7 +54,7 @@ def _tokens(text: str) -> list[str]:
 def _names(tokens: list[str]) -> Iterator[str]:
     before = ""
     for token in tokens:
-        if NAMED.match(token) and before != ".":
+        if NAMED.match(token) and before != "." and token not in WORDS:
             yield token.removeprefix("\\")
         before = token
 
@@ -121,7 +122,7 @@ class _Reader:
             self.take()
             if self.now == "@":
                 self.take()
-                around |= set(_names(self.bracket() if self.now == "(" else [self.take()])) - {"posedge", "negedge", "or"}
+                around |= set(_names(self.bracket() if self.now == "(" else [self.take()]))
             return self.statement(around)
         if word in ("if", "for"):
             self.take()
@@ -154,7 +155,7 @@ class _Reader:
             choice = self.until(":") if self.now != "default" else [self.take()]
             if self.now == ":":
                 self.take()
-            found += self.statement(inside | (set(_names(choice)) - {"default"}))
+            found += self.statement(inside | set(_names(choice)))
         self.take()
         return found
 
@@ -176,7 +177,7 @@ class _Reader:
             inner = _Reader(piece)
             left = inner.until("=")
             right = inner.tokens[inner.place :]
-            if right and (names := [name for name in _names(left) if name not in TYPES]):
+            if right and (names := list(_names(left))):
                 found.append(Assignment((names[-1],), frozenset(_names(right))))
         return found
 

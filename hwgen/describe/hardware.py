@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,7 +99,8 @@ class Hardware:
     def _plain(self, module: Module) -> Docs:
         """Of a SystemVerilog module: the comment in front of it, and those behind its lines."""
         known = {*module.signals, *module.parameters}
-        beside = {signal.name: signal.note for signal in module.signals.values() if signal.note}
+        alone = Counter(signal.line for signal in module.signals.values())
+        beside = {signal.name: signal.note for signal in module.signals.values() if signal.note and alone[signal.line] == 1}
         beside |= {name: note for name, (_, note) in module.parameters.items() if note}
         own = comments.parsed(module.file, module.header, known, identifiers(module.text), beside)
         other = re.search(r"\bports\b[^.]* of (\w+)\.sv", own.function)
@@ -106,7 +108,14 @@ class Hardware:
             return own
         twin = modules({other[1]: (data_dir("rtl/sv") / f"{other[1]}.sv").read_text()})[other[1]]
         like = comments.parsed(twin.file, twin.header, known, identifiers(twin.text))
-        return replace(own, ports=like.ports | own.ports, timing=own.timing or like.timing, lines=own.lines, names=own.names | like.names)
+        return replace(
+            own,
+            ports=like.ports | own.ports,
+            groups=like.groups | own.groups,
+            timing=own.timing or like.timing,
+            lines=own.lines,
+            names=own.names | like.names,
+        )
 
     def _amaranth(self) -> dict[str, Docs]:
         """{module: docs of its unit}, along the tree of instances from the top."""
@@ -162,12 +171,12 @@ class Hardware:
             return PLAIN[name]
         if name in ("clk", "rst"):
             return PLAIN[name]
+        family = unit.docs.family(name) if name in {port.name for port in unit.module.ports} else ""
         for docs, said in (
             (unit.docs, unit.docs.meaning(name)),
-            (unit.docs, _axi(name) if unit.docs.family(name) else ""),
-            (unit.docs, unit.docs.family(name)),
+            (unit.docs, _axi(name) if family else ""),
+            (unit.docs, family),
             *self._elsewhere(unit, name),
-            (unit.docs, unit.docs.spoken(name)),
         ):
             if said:
                 return told(said, self.names, docs.names)
@@ -181,16 +190,22 @@ class Hardware:
                 net = expression.removeprefix("\\").strip()
                 if parent in self.units and net in self.modules[parent].signals:
                     above = self.units[parent]
-                    yield above.docs, above.docs.meaning(net)
+                    yield above.docs, _quoted(above, net)
                     yield from self._elsewhere(above, net, ways - 1)
         for instance in unit.module.instances:
             inner = self.units.get(instance.module)
             if inner is not None and len(inner.instances) == 1:
                 yield from (
-                    (inner.docs, inner.docs.meaning(port))
+                    (inner.docs, _quoted(inner, port))
                     for port, expression in instance.ports.items()
                     if expression.removeprefix("\\").strip() == name
                 )
+
+
+def _quoted(unit: Unit, name: str) -> str:
+    """What the source of another unit says of the net that has this name there, and of it alone."""
+    said = "" if name in unit.docs.groups else unit.docs.meaning(name)
+    return said and f"{said} (`{name}` of `{unit.name}`)"
 
 
 def _axi(name: str) -> str:

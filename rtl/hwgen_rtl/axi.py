@@ -31,9 +31,11 @@ class StreamDma(wiring.Component):
 
     start          pulse while idle: samples the settings below and begins; may come together with ``clear``
     frames         16: number of frames, 0 reads nothing
-    input_addr     64, input_bytes 32, input_stride 32: frame f is at input_addr + f * input_stride
-    weight_addr    64, weight_bytes 32: read again for each frame
-                   addresses and stride: multiples of a beat; byte counts: multiples of vector_bytes, may be 0
+    input_addr 64    of the input of frame 0, a multiple of a beat
+    input_stride 32  from the input of a frame to that of the next, a multiple of a beat
+    input_bytes 32   of the input of a frame, a multiple of vector_bytes, may be 0
+    weight_addr 64   of the weights, which are read again for each frame; a multiple of a beat
+    weight_bytes 32  a multiple of vector_bytes, may be 0
     ar*, r*        AXI4 read channels, one ID
     vec_valid, vec_ready, vec_data   8 * vector_bytes, first byte in the low bits; data holds until taken
     idle           nothing outstanding and nothing more to read (vectors may still be in the FIFO)
@@ -185,7 +187,9 @@ class StreamDma(wiring.Component):
 class OutputWriter(wiring.Component):
     """Words -> AXI4 write bursts at rising addresses, frame f from out_addr + f * out_stride on.
 
-    start          pulse while idle: out_addr 64, out_stride 32 (multiples of a beat) are sampled, frame 0 begins
+    start          pulse while idle: out_addr and out_stride are sampled, frame 0 begins
+    out_addr 64    where frame 0 goes, a multiple of a beat
+    out_stride 32  from a frame to the next, a multiple of a beat
     in_valid, in_data   one word of word_bits per cycle; the sender looks at ``free`` first, a word without room is lost
     free           words the queue can take
     next_frame     pulse with or after the last word of a frame: following words go to the next frame

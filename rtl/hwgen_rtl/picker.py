@@ -17,8 +17,12 @@ def before(lane, own):
 class Picker(wiring.Component):
     """Scores in, numbers of tokens out: numerics.best, bit for bit.
 
-    start        pulse: ``keep`` 16, ``first`` 16 (the number of the first token), ``base`` 16 (word of the list), ``ranked``, ``by_row`` are taken;
-                 no scores are there
+    start        pulse: ``keep``, ``first``, ``base``, ``ranked`` and ``by_row`` are taken; no scores are there
+    keep 16      tokens that go on
+    first 16     number of the first token
+    base 16      word of the list where it starts
+    ranked       the list is in the order of the scores
+    by_row       scores come a word of them at a time
     valid, index 16, count 7, data   the int16 score of token ``index`` in lane 0; with ``by_row`` word ``index`` of the scores, ``count`` of its
                  lanes
     last         with the last of them, or behind it

@@ -27,6 +27,8 @@ class AxiLiteRegisters(wiring.Component):
 
     aw*, w*, b*, ar*, r*   AXI4-Lite; address bits 1:0 are ignored; a write is taken when address and data are both there
     start          pulse, one cycle, only when not busy; ``tasks`` and ``frames`` (never 0) hold from here to the next start
+    tasks          eight 4-bit task numbers, that of frame 0 in the low bits
+    frames         of a run, never 0
     lengths        of an engine that has them: sampled like ``tasks``
     input_*, weight_*, output_*   the registers as they stand: to be sampled at ``start``
     done           pulse from the engine: busy falls, STATUS.DONE rises
@@ -34,6 +36,9 @@ class AxiLiteRegisters(wiring.Component):
     counters, frames_done   read as they stand
     busy           high from ``start`` until ``done``; irq: STATUS.DONE and IRQ_ENABLE, level
     prog_we        pulse: 32-bit granule ``prog_word`` of instruction ``prog_addr`` is ``prog_data``; never while busy
+    prog_addr      number of the instruction that is written
+    prog_word      which 32-bit granule of it
+    prog_data      the granule
 
     Write: 1 cycle from both valids to ``bvalid``; read: 1 cycle to ``rvalid``; each at most every second cycle.
     Reset: every register 0. Cost: about 500 flip-flops and one read multiplexer, no memory, no DSP.

@@ -3,8 +3,8 @@
 module delay #(parameter [31:0] W = 8, parameter [31:0] N = 1) (
   input  logic         clk,
   input  logic         rst,      // clears the line
-  input  logic [W-1:0] d,
-  output logic [W-1:0] q
+  input  logic [W-1:0] d,                  // what comes in
+  output logic [W-1:0] q         // d of N cycles before
 );
   logic [W-1:0] line [0:N-1];            // the last one is q itself
   initial begin

@@ -7,7 +7,7 @@
 // cycle 7   old                    residual word to add to (read by the control outside)
 // cycle 8   word8, word16          result (int8 / int16); with WIDE and plane 1 or 2 word8 is the high or low half of
 //                                  int16 (numerics.planes); with `residual` sat16(old + y); with `fresh` y alone
-// cycle 9   d_sum, d_squares       change of the token's sum and sum of squares over lanes < lanes;  lane_max
+// cycle 9   d_sum, d_squares       change of the token's sum and sum of squares over lanes < lanes
 //
 // Column parameters arrive through load_*: VB/8 columns per vector of VB bytes, 64 bits each: bias[31:0], mult[47:32], shift[53:48], code[63:54]
 // of a second multiplier, (64 + code[5:0]) << (9 - code[9:6]) with code[9:6] up to 9 (numerics.short_multiplier). It is needed four cycles
@@ -37,12 +37,12 @@ module drain_lanes #(
   input  logic               load_en,       // a vector of column parameters is written
   input  logic [BW-1:0]      load_bank,     // which of the BANKS
   input  logic [6:0]         load_index,    // the vector of the bank
-  input  logic [8*VB-1:0]    load_data,
+  input  logic [8*VB-1:0]    load_data,    // parameters of VB/8 columns
   input  logic               valid,         // acc is a token's
   input  logic [32*TO-1:0]   acc,
   input  logic [BW-1:0]      bank,          // parameters of the columns, of those that were loaded
   input  logic               column_params,   // else mult, shift and no bias
-  input  logic [15:0]        mult,
+  input  logic [15:0]        mult,         // without column_params: multiplier of the requantization
   input  logic [5:0]         shift,           // 1..47
   input  logic               to16,          // requantize to 16 bits, not 8
   input  logic               stream,          // take `data` as the requantized value
@@ -52,15 +52,15 @@ module drain_lanes #(
   input  logic [FW-1:0]      which,           // function of act
   input  logic [1:0]         frac,            // fraction bits of its argument: 8, 10, 12, 7
   input  logic               second,          // multiply by mult2 / 2**shift2 (activation scale or router score)
-  input  logic [15:0]        mult2,
+  input  logic [15:0]        mult2,        // multiplier of the second product
   input  logic [5:0]         shift2,          // 1..47; without act 16
   input  logic               act_columns,     // with act, column_params and an odd shift2: instead of mult2 that of the column
   input  logic [1:0]         plane,           // with to16; then act gives 16 bits
   input  logic [1:0]         operand,         // with to16: 1 multiply, 2 add, 3 rotate
   input  logic [16*TO-1:0]   other,
-  input  logic               residual,
-  input  logic               fresh,
-  input  logic [6:0]         lanes,
+  input  logic               residual,     // the result is added to the residual word
+  input  logic               fresh,        // with residual: to 0 instead of that word
+  input  logic [6:0]         lanes,        // lanes that count in the sums and the maximum
   input  logic               out,             // int32 output wanted
   input  logic               mean,          // add up the tokens
   input  logic               first_token,   // with mean: starts the sum
@@ -73,7 +73,7 @@ module drain_lanes #(
   output logic [16*TO-1:0]   word16,
   output logic signed [31:0] d_sum,
   output logic signed [47:0] d_squares,
-  output logic signed [15:0] lane_max
+  output logic signed [15:0] lane_max      // largest result of the lanes that count
 );
   localparam [31:0] PER_VECTOR = VB / 8;
   localparam [31:0] UNIT = 1 << FINE;          // a lane shifts by multiples of it

@@ -17,18 +17,18 @@ module feed_lanes #(
   input  logic               clk,
   input  logic               valid,         // a token comes in this cycle
   input  logic [1:0]         mode,
-  input  logic [1:0]         plane,
-  input  logic [8*TI-1:0]    act,
-  input  logic [16*TI-1:0]   res,
-  input  logic [16*TI-1:0]   score,
+  input  logic [1:0]         plane,        // of 16 bits: 1 the high half, 2 the low one
+  input  logic [8*TI-1:0]    act,          // TI activations
+  input  logic [16*TI-1:0]   res,          // TI values of the residual stream
+  input  logic [16*TI-1:0]   score,        // TI scores
   input  logic signed [20:0] mean,
   input  logic [15:0]        mult,
-  input  logic [5:0]         shift,
-  input  logic signed [16:0] top,
-  input  logic [1:0]         frac,
-  input  logic [6:0]         lanes,
-  input  logic               none,
-  output logic [8*TI-1:0]    a,
+  input  logic [5:0]         shift,        // of the product, to the right
+  input  logic signed [16:0] top,          // largest score of the row, raised
+  input  logic [1:0]         frac,         // fraction bits of the scores: 6, 8, 10, 4
+  input  logic [6:0]         lanes,        // lanes that are used
+  input  logic               none,         // with LISTS: no token, all zeros
+  output logic [8*TI-1:0]    a,            // to the array
   output logic [16*TI-1:0]   b,          // with BYPASS: a, and with plane 2 all 16 bits; else 0
   output logic [31:0]        psum
 );

@@ -14,15 +14,15 @@ module lane_memory #(
 ) (
   input  logic                  clk,
   input  logic                  wen,
-  input  logic [AW-1:0]         waddr,
+  input  logic [AW-1:0]         waddr,     // word that is written
   input  logic [AW-1:0]         wstride,
-  input  logic [GW-1:0]         wgroup,
-  input  logic [GROUPS-1:0]     wmask,
+  input  logic [GW-1:0]         wgroup,    // group of it where the window starts
+  input  logic [GROUPS-1:0]     wmask,     // banks that are written
   input  logic [GROUPS*G*W-1:0] wdata,
   input  logic                  ren,
-  input  logic [AW-1:0]         raddr,
+  input  logic [AW-1:0]         raddr,     // word that is read
   input  logic [AW-1:0]         rstride,
-  input  logic [GW-1:0]         rgroup,
+  input  logic [GW-1:0]         rgroup,    // with ROTATE: group of it that comes first
   output logic [GROUPS*G*W-1:0] rdata
 );
   localparam [31:0] N = G*W;

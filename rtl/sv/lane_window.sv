@@ -7,9 +7,9 @@ module lane_window #(
   parameter [31:0] W = 8, parameter [31:0] G = 16, parameter [31:0] GROUPS = 4, parameter [31:0] WGROUPS = 2,
   parameter [31:0] GW = GROUPS > 1 ? $clog2(GROUPS) : 1
 ) (
-  input  logic [GW-1:0]          group,
-  input  logic [WGROUPS-1:0]     mask,
-  input  logic [WGROUPS*G*W-1:0] data,
+  input  logic [GW-1:0]          group,    // bank of the window's group 0
+  input  logic [WGROUPS-1:0]     mask,     // groups of the window that are there
+  input  logic [WGROUPS*G*W-1:0] data,     // the window, group 0 in the low bits
   output logic [GROUPS-1:0]      bank_mask,
   output logic [GROUPS*G*W-1:0]  bank_data
 );

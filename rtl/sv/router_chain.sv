@@ -18,10 +18,10 @@ module router_chain #(
 ) (
   input  logic            clk,
   input  logic            run,
-  input  logic [7:0]      num_experts,
-  input  logic [3:0]      top_k,
-  input  logic            renorm,
-  input  logic [TW-1:0]   token,
+  input  logic [7:0]      num_experts,     // experts there are
+  input  logic [3:0]      top_k,           // of which a token takes so many
+  input  logic            renorm,          // their scores add up to 1
+  input  logic [TW-1:0]   token,           // number of the token, which goes along
   input  logic [16*E-1:0] logits,
   output logic [TW-1:0]   out_token,
   output logic [8*K-1:0]  out_expert,

@@ -14,9 +14,9 @@ module router_scores #(
   parameter [31:0] E = 16, parameter [31:0] K = 2, parameter [256*16-1:0] RECIP_TABLE = '0
 ) (
   input  logic            clk,
-  input  logic [7:0]      num_experts,
-  input  logic [3:0]      top_k,
-  input  logic            renorm,
+  input  logic [7:0]      num_experts,     // experts there are
+  input  logic [3:0]      top_k,           // of which a token takes so many
+  input  logic            renorm,          // their scores add up to 1
   input  logic [16*E-1:0] scores,
   input  logic [16*E-1:0] bias,
   output logic [8*K-1:0]  out_expert,
