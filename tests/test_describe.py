@@ -201,6 +201,28 @@ def test_an_assignment_is_taken_apart(text, made):
     assert found == made
 
 
+def test_steps_are_told_as_the_program_has_them(told_of):
+    """Memories are those that the instructions write; no remark of a docstring is left that is of another step."""
+    entries = [entry for entry in told_of["block"].entries if entry.kind == "step"]
+    with_instructions = 0
+    for entry in entries:
+        said = {memory for pair in re.findall(r"memory ([\w ]+)\)", entry.description) for memory in pair.split(" and ")}
+        written = {word.partition("_")[0] for word in re.findall(r"^ *\d+ \w+ (\w+) *<-", entry.code, re.MULTILINE)}
+        assert not entry.facts["instructions"] or said == written, entry.name
+        with_instructions += bool(entry.facts["instructions"])
+        assert "PRE_ACTIVATIONS" not in entry.description and "None: " not in entry.description and "limit:" not in entry.description
+    assert with_instructions > 30
+    found = {entry.name: entry.description for entry in entries}
+    assert found["node_linear"].count("memory kv") == 2 and "no instruction of its own for it: those that stream" in found["node_layer_norm"]
+    assert "function = gelu" in found["node_linear_2"]
+
+
+def test_the_summary_says_things_once(told_of):
+    text = told_of["summary"].to_markdown()
+    assert "```json" not in text and text.count("byte address of the weight image, low half") == 1 and text.count("%3 x weights [64, 64]") < 4
+    assert text.count("\n") < 330
+
+
 @pytest.fixture(scope="module")
 def whole() -> tuple[dict[str, str], frozenset[str]]:
     """Sources of an engine that can do everything, and their names."""
@@ -292,7 +314,9 @@ def test_bad_input_is_one_message(run, build, tmp_path):
         assert code == 2 and out == "" and "a file, not a build directory" in err and not (tmp_path / "out.md").exists()
     code, _, err = run("estimate", tmp_path / "empty")
     assert code == 2 and "give the ONNX file" in err
-    assert run("describe", build.build.path, "--grain", "bit")[0] == 2
+    for option, word, there in (("--grain", "bit", "summary, block, signal"), ("--format", "xml", "md, jsonl")):
+        code, _, err = run("describe", build.build.path, option, word)
+        assert code == 2 and f"there is no {option[2:]} '{word}'" in err and f"there are {there}" in err
     with pytest.raises(InputError, match="no grain 'bit'"):
         build.describe("bit")
 

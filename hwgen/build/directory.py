@@ -91,7 +91,7 @@ def read_manifest(path: str | os.PathLike) -> tuple[dict, str]:
     root = Path(path)
     if root.exists() and not root.is_dir():
         raise InputError("this is a file, not a build directory", where=str(root),
-                         hint="give the directory hwgen compile wrote with -o; hwgen compare also takes what hwgen report --json wrote")
+                         hint="give the directory hwgen compile wrote with -o")
     if not root.is_dir():
         raise InputError("there is no such build directory", where=str(root), hint="make one with hwgen compile ... -o DIRECTORY")
     try:

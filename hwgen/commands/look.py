@@ -29,6 +29,7 @@ from .options import (
     Quant,
     Shapes,
     Target,
+    chosen,
 )
 from .terminal import say, table
 
@@ -131,10 +132,12 @@ def show(
 
 def describe(
     build: Build,
-    grain: Annotated[Grain, typer.Option(help="`summary`: the whole in a few pages. `block`: each module or C++ function and each step, with its "
+    grain: Annotated[Grain, typer.Option(parser=chosen(Grain), metavar="|".join(Grain),
+                                         help="`summary`: the whole in a few pages. `block`: each module or C++ function and each step, with its "
                                          "code. `signal`: each port, register and wire, or argument and stream, with what drives "
                                          "it.")] = Grain.SUMMARY,
-    written: Annotated[Format, typer.Option("--format", help="Markdown, or `jsonl`: a line a description with the text that it "
+    written: Annotated[Format, typer.Option("--format", parser=chosen(Format), metavar="|".join(Format),
+                                            help="Markdown, or `jsonl`: a line a description with the text that it "
                                             "describes.")] = Format.MARKDOWN,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", callback=terminal.result, show_default=False,
                                                 help="Where it goes; otherwise to standard output.")] = None,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from ..choices import Backend, Method, Precision
+from ..errors import InputError
 from . import terminal
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 Json = Annotated[
     Path | None,
@@ -62,3 +67,12 @@ Lengths = Annotated[
     bool, typer.Option("--lengths", help="A run says how many tokens of its sequence there are, and takes the cycles of so many.")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images worked on together: weights are read once for all of them.")]
+
+
+def chosen(kind: type[Choice]) -> Callable[[str], Choice]:
+    """A parser of one of a few words; another word is an InputError with these."""
+    def parse(text: str) -> Choice:
+        if text not in tuple(kind):
+            raise InputError(f"there is no {kind.__name__.lower()} {text!r}", hint=f"there are {', '.join(kind)}")
+        return kind(text)
+    return parse

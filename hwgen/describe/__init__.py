@@ -30,7 +30,7 @@ def describe(build: Build, grain: Grain) -> Description:
 
 def _entries(build: Build, grain: Grain, sources: dict[str, str], project: dict[str, str], known: frozenset[str]) -> chain[Entry]:
     if grain is Grain.SUMMARY:
-        return chain(network.summary(build, known))
+        return chain(network.summary(build))
     hardware = Hardware(sources, known)
     if grain is Grain.BLOCK:
         return chain(rtl.blocks(hardware, known), cpp.blocks(project, known), network.steps(build, known), cpp.rows(project, known))

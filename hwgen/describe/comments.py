@@ -29,8 +29,8 @@ TIMING = re.compile(r"\b(cycles?|latency|interval|[Rr]eset|combinational|stall|b
 @dataclass(frozen=True)
 class Docs:
     """What a source says of a unit. function: what it does; ports: {name, which may end in ``*``: meaning}; timing, cost: sentences; tables: lines
-    that stand as they are; names: every name in the source, for what its text speaks of; lines: {signal: comment beside it}; groups: {port: ports that
-    have its meaning together}."""
+    that stand as they are; names: every name in the source, for what its text speaks of; lines: {signal: comment beside it}; groups: {port:
+    ports that have its meaning together}."""
 
     place: str
     function: str = ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 import inspect
-import json
 from pathlib import Path
 import re
 import sys
@@ -17,11 +17,14 @@ from ..isa import FIELDS, Dst, Op, Src, Stat
 from ..page.words import digits, percent, plural
 from ..registers import REGISTERS, registers_of
 from ..steps import text as steps_text
+from ..steps.format import Format
 from ..steps.stages import FEEDS, STAGES, TILES
-from ..steps.step import Step
+from ..steps.step import Network, Step
+from ..steps.tensor import Memory, Tensor
 from .entry import Entry, table, told
 
 FIGURES = ("estimate", "simulation", "limits", "resources", "hls", "quantization")  # of a report
+SETTINGS = 5  # of an engine, on a line
 MEMORIES = {
     "act_words": "activations, 8 bits",
     "kv_words": "keys and values, 8 bits",
@@ -47,11 +50,11 @@ def names(build: Build) -> set[str]:
     return found | {build.report.get("network", {}).get("name", "")}
 
 
-def summary(build: Build, known: Collection[str]) -> Iterator[Entry]:
+def summary(build: Build) -> Iterator[Entry]:
     """Network, engine, registers, memory map, program, figures with their stages."""
     yield _network(build)
     if build.program is not None:
-        yield from (_engine(build), _registers(build, known), _memory(build), _program(build))
+        yield from (_engine(build), _registers(build), _memory(build), _program(build))
     if build.has_hls:
         yield _hls(build)
     yield _figures(build)
@@ -71,7 +74,18 @@ def _network(build: Build) -> Entry:
     )
     whole = f"{text}\n\n{table(('task', 'steps', 'multiply-accumulates of an image', 'outputs'), rows)}"
     tasks = [{"name": n.name, "steps": len(n.steps), "macs": n.useful_macs} for n in networks]
-    return Entry("summary", "network", name, whole, "\n".join(map(steps_text.text, networks)), "text", {"tasks": tasks})
+    return Entry("summary", "network", name, whole, _listing(networks), "text", {"tasks": tasks})
+
+
+def _listing(networks: Sequence[Network]) -> str:
+    """The steps of the first task, and of the others those that are not like one of it."""
+    lines = steps_text.text(networks[0]).splitlines()
+    first = {line.partition(" ; ")[0].rstrip() for line in lines}
+    for network in networks[1:]:
+        own = steps_text.text(network).splitlines()
+        other = [line for line in own[1:] if line.partition(" ; ")[0].rstrip() not in first and "… these" not in line]
+        lines += [own[0], *other, f"the other lines are those of {networks[0].name}"]
+    return "\n".join(lines)
 
 
 def _engine(build: Build) -> Entry:
@@ -86,18 +100,24 @@ def _engine(build: Build) -> Entry:
     more = f"Activation functions: {', '.join(c.functions)}."
     more += f" The router takes up to {c.max_experts} experts, {c.max_top_k} a token." if c.max_experts else ""
     whole = f"{text}\n\n{table(('memory', 'words', 'what'), rows)}\n\n{more}"
-    return Entry(
-        "summary", "engine", f"{c.ti}x{c.to} for {build.target}", whole, json.dumps(c.to_dict(), indent=1), "json", {"digest": c.digest}
-    )
+    return Entry("summary", "engine", f"{c.ti}x{c.to} for {build.target}", whole, _settings(c.to_dict()), "text", {"digest": c.digest})
 
 
-def _registers(build: Build, known: Collection[str]) -> Entry:
+def _registers(build: Build) -> Entry:
     registers = registers_of(build.need_rtl().config)
-    rows = [(f"`{r.name}`", f"{r.offset:#x}", r.access.value, told(r.doc, known)) for r in registers]
-    text = f"{plural(len(registers), 'register')} of 32 bits behind AXI4-Lite.\n\n{table(('register', 'byte offset', 'access', 'meaning'), rows)}"
+    text = (
+        f"{plural(len(registers), 'register')} of 32 bits behind AXI4-Lite, each below with its byte offset, access and meaning: "
+        f"{', '.join(f'`{r.name}`' for r in registers)}."
+    )
     header = build.read(["driver/registers.h"])["driver/registers.h"].decode()
     facts = {"registers": [[r.name, r.offset, r.access.value] for r in registers]}
     return Entry("summary", "registers", "of the accelerator", text, header, "c", facts)
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    """Those that are set, as ``name = value``, several on a line."""
+    pieces = [f"{name} = {value}" for name, value in values.items() if value not in (0, False, "", None)]
+    return "\n".join("   ".join(pieces[start : start + SETTINGS]) for start in range(0, len(pieces), SETTINGS))
 
 
 def _program(build: Build) -> Entry:
@@ -175,7 +195,7 @@ def _figures(build: Build) -> Entry:
     text = "No figure is of hardware that was built: an estimate is computed, a simulation counts cycles."
     text += "" if "simulation" in data else " This build was not simulated yet."
     whole = f"{text}\n\n{table(('figure', 'value', 'stage'), rows)}"
-    return Entry("summary", "figures", "with their stages", whole, json.dumps(figures, indent=1), "json", figures)
+    return Entry("summary", "figures", "with their stages", whole, "", "text", figures)
 
 
 def steps(build: Build, known: Collection[str]) -> Iterator[Entry]:
@@ -184,19 +204,39 @@ def steps(build: Build, known: Collection[str]) -> Iterator[Entry]:
     for step in (step for network in build.model.tasks for step in network.steps):
         groups.setdefault(step.note, {}).setdefault(steps_text.line(step), step)
     free = dict(enumerate(build.program.instrs)) if build.program else {}
+    roles = _roles(build)
     for note, members in groups.items():
         own = [pc for pc, instr in free.items() if instr.note == note or instr.note.startswith((f"{note}, ", f"{note} "))]
         code = [*members, *(["", *(f"{pc:4} {free.pop(pc)}" for pc in own)] if own else [])]
         several = list(members.values())
         facts = {"steps": [s.name for s in several], "node": several[0].node, "macs": sum(s.macs for s in several), "instructions": own}
-        yield Entry("block", "step", note, "\n\n".join(_step(step, known) for step in several), "\n".join(code), "text", facts)
+        yield Entry(
+            "block",
+            "step",
+            note,
+            "\n\n".join(_step(step, known, roles, build.program is not None and not own) for step in several),
+            "\n".join(code),
+            "text",
+            facts,
+        )
     for pc, instr in free.items():
         text = f"Instruction {pc}: {instr.note or 'the frame ends'}."
         yield Entry("block", "instruction", f"{pc} {instr.note}".rstrip(), text, f"{pc:4} {instr}", "text", {"instructions": [pc]})
 
 
-def _step(step: Step, known: Collection[str]) -> str:
-    """A step in words."""
+def _roles(build: Build) -> dict[Tensor, dict[str, None]]:
+    """{value: memories of the RTL engine that it goes to} of those that are read in several ways: as data, or as keys and values."""
+    found: dict[Tensor, dict[str, None]] = {}
+    for step in (step for network in build.model.tasks if build.program for step in network.steps):
+        if step.source_view is not None:
+            found.setdefault(step.source_view.tensor, {})[step.source_view.tensor.memory] = None
+        if step.tile.stationary is not None:
+            found.setdefault(step.tile.stationary.tensor, {})[Memory.KV] = None
+    return found
+
+
+def _step(step: Step, known: Collection[str], roles: Mapping[Tensor, Collection[str]], passed: bool) -> str:
+    """A step in words. roles: memories of values; passed: the program has no instruction for it."""
     text = [
         f"The step `{step.name}`"
         + (f" is of the ONNX node `{step.node}`" + (f" ({step.about})" if step.about else "") if step.node else f": {step.about}")
@@ -212,19 +252,37 @@ def _step(step: Step, known: Collection[str]) -> str:
     text.append(f"Feed `{step.feed.name}`: {_doc(step.feed, known)}")
     text.append(f"Stationary operand, {step.tile}: {_doc(step.tile, known)}")
     text += [f"Stage {number}, `{stage.name}`: {_doc(stage, known)}" for number, stage in enumerate(step.drain, 1)]
+    on_the_way = passed and step.source_view is not None and not step.tile.multiplies and not step.drain
     sinks = ", ".join(
-        f"`{s.tensor.name}` ({s.tensor.format} [{s.tokens.count}, {s.channels.count}], memory {s.tensor.memory})" for s in step.sinks
+        f"`{s.tensor.name}` ({s.tensor.format} [{s.tokens.count}, {s.channels.count}]"
+        + ("" if on_the_way else f", memory {' and '.join(roles.get(s.tensor, (s.tensor.memory,)))}")
+        + ")"
+        for s in step.sinks
     )
     text.append(f"The result goes to {sinks}." + (f" Kept of it: {', '.join(step.keeps)}." if step.keeps else ""))
+    if passed:
+        text.append("The program has no instruction of its own for it" + (": those that stream its result do it." if on_the_way else "."))
     text += [f"{step.macs:,} multiply-accumulates of an image."] if step.macs else []
     return " ".join(text)
 
 
 def _doc(record: object, known: Collection[str]) -> str:
-    """What the source of a feed, an operand or a stage says of it: its first paragraph."""
+    """What the source of a feed, an operand or a stage says of it: its first paragraph, of its fields only names, formats and numbers, with what
+    the source says of a number that is not 0."""
     kind = type(record)
+    names = [field.name for field in fields(record)] if is_dataclass(record) else []
     paragraph = " ".join(inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].split())
-    return told(paragraph + ("" if paragraph.endswith(".") else "."), known, _source_names(kind.__module__))
+    text, *pieces = re.split(rf"(?:^|(?<=[.;])\s)`*({'|'.join(names)})`*:\s", paragraph) if names else [paragraph]
+    meant = dict(zip(pieces[::2], (piece.rstrip(".;") for piece in pieces[1::2]), strict=True))
+    values = []
+    for name in names:
+        value = getattr(record, name)
+        if isinstance(value, int) and value:
+            values.append(f"{name} = {value}" + (f" ({meant[name]})" if name in meant else ""))
+        elif isinstance(value, (str, Format)):
+            values.append(f"{name} = {value}")
+    whole = f"{text.rstrip('.;')}{'; here ' if values else ''}{', '.join(values)}."
+    return told(whole, known, _source_names(kind.__module__))
 
 
 @cache

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Constant(Feed):
-    """table: [T, D], int16 for the residual stream and for operands of the drain, int8 for the activation memory."""
+    """Tokens that are the same for every input. table: [T, D], int16 for the residual stream and for operands of the
+    drain, int8 for the activation memory."""
 
     table: Param
 

@@ -22,7 +22,7 @@ RECIPROCAL_FRAC = 31                # of `numerics.reciprocal`
 
 @dataclass(frozen=True, slots=True)
 class RowFactor(Stage):
-    """factor: scale of the values over that of the result; the row's own factor is `numerics.softmax_factor` of it."""
+    """Each row times its own factor, `numerics.softmax_factor` of its sum. factor: scale of the values over that of the result."""
 
     factor: Factor
     to: Format = INT8

@@ -27,9 +27,8 @@ def _results(function: str, x: Format) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Table(Stage):
-    """function: a name `knots` knows. factor: from the table's unit to that of the result, or to that of each channel; None: as `TABLE`, for
-    `Multiply`.
-    x: of the pre-activations, one of `PRE_ACTIVATIONS`."""
+    """An activation by the table of its knots. function: a name `knots` knows. factor: from the table's unit to that of the result, or to that
+    of each channel; None: as `TABLE`, for `Multiply`. x: of the pre-activations, one of `PRE_ACTIVATIONS`."""
 
     function: str
     factor: Factor | ShortColumns | None
