@@ -54,11 +54,11 @@ def step_of(network: Network, name: str) -> Step:
 
 def test_tokens_stand_side_by_side():
     x = np.arange(8).reshape(1, 4, 2) + 1
-    found = order().evaluate(x)
+    found = order().evaluate(x, {})
     assert found.tolist() == [[[5, 6, 1, 2], [1, 2, 0, 0], [3, 4, 5, 6], [0, 0, 3, 4], [5, 6, 7, 8]]]
-    assert order().some(Span(1, 2)).evaluate(x).tolist() == [[[1, 2, 0, 0], [3, 4, 5, 6]]]
+    assert order().some(Span(1, 2)).evaluate(x, {}).tolist() == [[[1, 2, 0, 0], [3, 4, 5, 6]]]
     two = np.concatenate([x, x + 10], axis=1)
-    np.testing.assert_array_equal(order().images(2, 4).evaluate(two)[0], np.concatenate([found[0], order().evaluate(x + 10)[0]]))
+    np.testing.assert_array_equal(order().images(2, 4).evaluate(two, {})[0], np.concatenate([found[0], order().evaluate(x + 10, {})[0]]))
 
 
 def test_a_product_by_an_order_is_the_product_of_what_it_takes(network):
@@ -71,7 +71,7 @@ def test_a_product_by_an_order_is_the_product_of_what_it_takes(network):
     assert usage[hidden.name] == bound.max() / (2 ** 31 - 1)
     images = random_images(random_model(5, blocks="dm", tokens=5, dim=16, hidden=24, experts=3, top_k=2), 3)
     before, after = golden.trace(network, images, detail=True), golden.trace(changed, images, detail=True)
-    seen = taken.evaluate(before["block0.norm2"]) @ weight.astype(np.int64) + hidden.tile.bias.array
+    seen = taken.evaluate(before["block0.norm2"], {}) @ weight.astype(np.int64) + hidden.tile.bias.array
     np.testing.assert_array_equal(after["block0.hidden.pre"], hidden.drain[0].factor.apply(seen, hidden.drain[0].to))
     assert (after["block0.hidden"] != before["block0.hidden"]).any()
 

@@ -40,6 +40,7 @@ SEEN = {           # feed, tile, stage or variant -> its fault in the RTL (a tex
     "Mean": ("mean1 && !first1", "only the last token of a mean"),
     "Route": ("value[i-1][j] < x)", "highest expert wins a tie"),
     "Choose": ("- bias1[j]", "a bias for all experts"),
+    "Pick": ("picker_square before", "a score is greater than itself"),
     "16 bits": ("{WIDE != 0 && plane == 2, 7'd0} : act_i[i]", "high half counts too little"),
     "causal": ("feeder_causal at_most", "a key behind the query counts for the maximum"),
     "lists": ("feeder_lists next_row", "the tokens of the first tap for all"),
